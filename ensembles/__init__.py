@@ -1,0 +1,1 @@
+"""Declared ensembles, pre- and postprocessing steps, example deployments and the model zoo."""

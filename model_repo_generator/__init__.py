@@ -1,0 +1,1 @@
+"""Plan to Triton model repositories: render (pure), then write."""

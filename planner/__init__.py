@@ -1,0 +1,1 @@
+"""Control plane: profiles in, plans out."""

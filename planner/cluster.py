@@ -1,0 +1,119 @@
+"""The inventory: GPU classes, the servers that hold them, the links between servers.
+
+A GPU may be cut into equal slices (MPS); `slices_per_gpu` 1 is the whole GPU, and counts are never zero-based.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Executor(Enum):
+    """What a stage worker of a GPU class does with a batch."""
+
+    CUDA = "cuda"
+    CPU = "cpu"
+    EMULATED = "emulated"
+    """Real tensors through the real path; the worker is held for the profiled latency instead of computing."""
+
+
+@dataclass(frozen=True)
+class StatedSpeed:
+    """A GPU class described by a small roofline instead of a measurement: for demos, tests and emulation.
+
+    A block takes flops / gflop_per_s + bytes moved / gbyte_per_s + overhead_us. A CPU executor of such a class
+    computes and then holds its worker until the stated latency is over.
+    """
+
+    gflop_per_s: float
+    gbyte_per_s: float
+    overhead_us: float = 0.0
+
+
+@dataclass(frozen=True)
+class GpuClass:
+    """A kind of interchangeable GPUs. `memory_bytes` None: memory is not modelled."""
+
+    name: str
+    max_slices_per_gpu: int = 1
+    memory_bytes: int | None = None
+    executor: Executor = Executor.CUDA
+    stated: StatedSpeed | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """One tritonserver and the GPUs that it owns. `gpu` names a GpuClass; `host` is where the other servers reach it."""
+
+    name: str
+    gpu: str
+    gpu_count: int
+    bandwidth_gbps: float
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+
+
+@dataclass(frozen=True)
+class EntryServer:
+    """The CPU server of dispatchers, pre- and postprocessing and public ensembles."""
+
+    name: str = "entry"
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+    feedback_port: int = 0
+    """UDP port on which the dispatchers take notices of completion from the stages."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Everything that a plan may use. Server and class names are unique; checked on construction."""
+
+    gpu_classes: tuple[GpuClass, ...]
+    servers: tuple[Server, ...]
+    entry: EntryServer = EntryServer()
+
+    def __post_init__(self) -> None:
+        names = [gpu_class.name for gpu_class in self.gpu_classes]
+        _require_unique("gpu_classes", names)
+        _require_unique("servers", [server.name for server in self.servers] + [self.entry.name])
+        for server in self.servers:
+            if server.gpu not in names:
+                raise ValueError(f"server {server.name}: unknown GPU class {server.gpu!r}; known: {', '.join(names)}")
+            if server.gpu_count < 1:
+                raise ValueError(f"server {server.name}: gpu_count {server.gpu_count} must be at least 1")
+            if not server.bandwidth_gbps > 0:
+                raise ValueError(f"server {server.name}: bandwidth_gbps {server.bandwidth_gbps} must be above 0")
+
+    def gpu_class(self, name: str) -> GpuClass:
+        """The class called `name`. Raises KeyError."""
+        for gpu_class in self.gpu_classes:
+            if gpu_class.name == name:
+                return gpu_class
+        raise KeyError(f"unknown GPU class {name!r}; known: {', '.join(c.name for c in self.gpu_classes)}")
+
+    def servers_of(self, gpu: str) -> tuple[Server, ...]:
+        """The servers of one GPU class, in declared order."""
+        return tuple(server for server in self.servers if server.gpu == gpu)
+
+    def gpu_count(self, gpu: str) -> int:
+        """GPUs of one class in the whole cluster."""
+        return sum(server.gpu_count for server in self.servers_of(gpu))
+
+    def gpus_per_server(self, gpu: str) -> int:
+        """The most GPUs of this class that share one server's links; 1 for a class without servers."""
+        return max((server.gpu_count for server in self.servers_of(gpu)), default=1)
+
+    def bandwidth_gbps(self, sender: str, receiver: str) -> float:
+        """Bandwidth to plan with between two GPU classes: the slowest link of either."""
+        return min(server.bandwidth_gbps for gpu in (sender, receiver) for server in self.servers_of(gpu))
+
+
+def _require_unique(field: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{field}: the name {name!r} is used {names.count(name)} times; names must be unique")

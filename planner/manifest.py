@@ -1,0 +1,89 @@
+"""deployment.json: every name and address of a generated deployment. The generator writes it, the run time reads it.
+
+Names are made once, in model_repo_generator.naming; nothing else derives one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from planner.cluster import Executor
+from planner.profile import TensorSpec
+from planner.serving import ServedModel
+
+MANIFEST_NAME = "deployment.json"
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """A tritonserver and the repository folder that it serves, relative to the manifest's folder."""
+
+    name: str
+    group: str
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    repository: str
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """One exported stage: a torch.export program, shared by path by all workers of the stage.
+
+    inputs and outputs are in the program's positional order, without the batch dimension. `program` is relative to the
+    manifest's folder; '' for emulated stages.
+    """
+
+    program: str
+    program_sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    executor: Executor
+    max_batch_size: int
+    padded: bool = False
+    """True: hold the worker until the profiled latency is over (class with a stated speed)."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model: public names, tensors, and per pipeline and stage the program that its workers run."""
+
+    model: str
+    ensemble: str
+    dispatcher: str
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    served: ServedModel
+    programs: tuple[tuple[StageProgram, ...], ...]
+    """programs[pipeline][stage]"""
+
+
+@dataclass(frozen=True)
+class DeploymentManifest:
+    """Everything that a dispatcher, a stage, the launcher and the bench must agree on."""
+
+    deployment: str
+    epoch: int
+    plan_hash: str
+    entry: ServerAddress
+    feedback_host: str
+    feedback_port: int
+    servers: tuple[ServerAddress, ...]
+    models: tuple[ModelEntry, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def server(self, name: str) -> ServerAddress:
+        """The server called `name`, the entry server included. Raises KeyError."""
+        for server in (self.entry, *self.servers):
+            if server.name == name:
+                return server
+        raise KeyError(f"no server {name!r} in deployment {self.deployment!r}")
+
+    def model(self, name: str) -> ModelEntry:
+        """The model called `name`. Raises KeyError."""
+        for model in self.models:
+            if model.model == name:
+                return model
+        raise KeyError(f"no model {name!r} in deployment {self.deployment!r}")

@@ -1,0 +1,58 @@
+"""A planning problem: cluster, profiles, what is wanted of each model, and options. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from planner.cluster import Cluster
+from planner.profile import Profile
+
+
+class Objective(Enum):
+    """What the planner optimises."""
+
+    MAX_RATE = "max-rate"
+    """Largest z with every model's throughput >= weight * z (the paper's)."""
+    MIN_COST = "min-cost"
+    """Cheapest GPUs that serve each model's rate_rps."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is wanted of one model. `weight` for MAX_RATE, `rate_rps` for MIN_COST; a rate alone is also used as the weight."""
+
+    model: str
+    slo_us: int
+    weight: float | None = None
+    rate_rps: float | None = None
+    slo_margin: float | None = None
+    """Overrides the options' margin for this model."""
+    batch_build_rps: float | None = None
+    """Rate at which a batch is assumed to fill (the paper's estimated_rps); None: NP's throughput without that term."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Knobs of the planner; defaults are the paper's, but for the margin, which the paper guesses at 0.4."""
+
+    objective: Objective = Objective.MAX_RATE
+    max_stages: int = 2
+    slo_margin: float = 0.4
+    batch_build_factor: float = 1.3
+    pipelines_per_class_pair: int | None = None
+    """At most this many pipelines of a model per ordered tuple of GPU classes; None: any number. The paper: 1."""
+    per_stage_batch: bool = False
+    gpu_cost: Mapping[str, float] = field(default_factory=dict)
+    """Cost of one GPU per class, for MIN_COST; 1.0 where absent."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything a planner needs. Every demand has a profile; checked by planner.formulation with explanations."""
+
+    cluster: Cluster
+    profile: Profile
+    demands: tuple[Demand, ...]
+    options: PlanOptions = PlanOptions()

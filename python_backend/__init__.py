@@ -1,0 +1,1 @@
+"""Data plane: the scheduler core and what runs it, live on Triton or in virtual time."""

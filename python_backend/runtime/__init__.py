@@ -1,0 +1,1 @@
+"""The scheduler core on real time: clock, queue thread, transports, health, metrics."""

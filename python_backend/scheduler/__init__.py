@@ -1,0 +1,1 @@
+"""Pure scheduler core: events in, actions out. No clock, no I/O, no threads."""
