@@ -83,11 +83,15 @@ class Cluster:
         _require_unique("servers", [server.name for server in self.servers] + [self.entry.name])
         for server in self.servers:
             if server.gpu not in names:
-                raise ValueError(f"server {server.name}: unknown GPU class {server.gpu!r}; known: {', '.join(names)}")
+                raise ValueError(
+                    f"server {server.name}: unknown GPU class {server.gpu!r}; known: {', '.join(names)}"
+                )
             if server.gpu_count < 1:
                 raise ValueError(f"server {server.name}: gpu_count {server.gpu_count} must be at least 1")
             if not server.bandwidth_gbps > 0:
-                raise ValueError(f"server {server.name}: bandwidth_gbps {server.bandwidth_gbps} must be above 0")
+                raise ValueError(
+                    f"server {server.name}: bandwidth_gbps {server.bandwidth_gbps} must be above 0"
+                )
 
     def gpu_class(self, name: str) -> GpuClass:
         """The class called `name`. Raises KeyError."""
@@ -116,4 +120,6 @@ class Cluster:
 def _require_unique(field: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{field}: the name {name!r} is used {names.count(name)} times; names must be unique")
+            raise ValueError(
+                f"{field}: the name {name!r} is used {names.count(name)} times; names must be unique"
+            )

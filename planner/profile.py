@@ -55,14 +55,24 @@ class LatencyTable:
         where = f"latency table of {self.gpu} in {self.slices_per_gpu} slices"
         if self.slices_per_gpu < 1:
             raise ValueError(f"{where}: slices_per_gpu must be at least 1")
-        if not self.batch_sizes or list(self.batch_sizes) != sorted(set(self.batch_sizes)) or self.batch_sizes[0] < 1:
-            raise ValueError(f"{where}: batch_sizes {self.batch_sizes} must be ascending, unique and at least 1")
+        if (
+            not self.batch_sizes
+            or list(self.batch_sizes) != sorted(set(self.batch_sizes))
+            or self.batch_sizes[0] < 1
+        ):
+            raise ValueError(
+                f"{where}: batch_sizes {self.batch_sizes} must be ascending, unique and at least 1"
+            )
         for block, row in enumerate(self.latency_us):
             if len(row) != len(self.batch_sizes):
-                raise ValueError(f"{where}: block {block} has {len(row)} latencies for {len(self.batch_sizes)} batch sizes")
+                raise ValueError(
+                    f"{where}: block {block} has {len(row)} latencies for {len(self.batch_sizes)} batch sizes"
+                )
             for batch, value in zip(self.batch_sizes, row, strict=True):
                 if not (math.isfinite(value) and value >= 0):
-                    raise ValueError(f"{where}: block {block} at batch {batch}: latency {value} us is not a finite number >= 0")
+                    raise ValueError(
+                        f"{where}: block {block} at batch {batch}: latency {value} us is not a finite number >= 0"
+                    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,9 @@ class ModelProfile:
         keys = [(table.gpu, table.slices_per_gpu) for table in self.tables]
         for key in keys:
             if keys.count(key) > 1:
-                raise ValueError(f"profile of {self.model}: {key[0]} in {key[1]} slices is listed more than once")
+                raise ValueError(
+                    f"profile of {self.model}: {key[0]} in {key[1]} slices is listed more than once"
+                )
 
     @property
     def block_count(self) -> int:

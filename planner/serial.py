@@ -54,7 +54,7 @@ def loads(cls: type[T], text: str, where: str = "") -> T:
         plain = json.loads(text)
     except json.JSONDecodeError as error:
         raise FormatError(f"{where or cls.__name__}: not JSON: {error}") from error
-    return from_plain(cls, plain, where or cls.__name__)
+    return typing.cast(T, from_plain(cls, plain, where or cls.__name__))
 
 
 def load(cls: type[T], path: Path) -> T:
@@ -73,7 +73,9 @@ def from_plain(cls: Any, plain: Any, where: str) -> Any:
         return _tuple(cls, plain, where)
     if origin is typing.Literal:
         if plain not in typing.get_args(cls):
-            raise FormatError(f"{where}: {plain!r} is not one of {', '.join(map(repr, typing.get_args(cls)))}")
+            raise FormatError(
+                f"{where}: {plain!r} is not one of {', '.join(map(repr, typing.get_args(cls)))}"
+            )
         return plain
     if origin is not None and issubclass(origin, Mapping):
         return _mapping(cls, plain, where)
@@ -125,7 +127,9 @@ def _tuple(cls: Any, plain: Any, where: str) -> Any:
         return tuple(from_plain(args[0], item, f"{where}[{index}]") for index, item in enumerate(plain))
     if len(args) != len(plain):
         raise FormatError(f"{where}: {len(plain)} items where {len(args)} belong")
-    return tuple(from_plain(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, plain, strict=True)))
+    return tuple(
+        from_plain(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, plain, strict=True))
+    )
 
 
 def _mapping(cls: Any, plain: Any, where: str) -> Any:
@@ -152,4 +156,6 @@ def _scalar(cls: Any, plain: Any, where: str) -> Any:
         return float(plain)
     if isinstance(cls, type) and isinstance(plain, cls) and (cls is bool or not isinstance(plain, bool)):
         return plain
-    raise FormatError(f"{where}: {plain!r} is not {'a' if cls is not int else 'an'} {getattr(cls, '__name__', cls)}")
+    raise FormatError(
+        f"{where}: {plain!r} is not {'a' if cls is not int else 'an'} {getattr(cls, '__name__', cls)}"
+    )

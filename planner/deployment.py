@@ -1,0 +1,349 @@
+"""deployment.yaml: what a user writes. Validated here, then turned into the frozen types that everything else uses.
+
+Every message names the field, the value and what is allowed; unknown fields are refused, with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from planner.cluster import (
+    Cluster,
+    EntryServer,
+    Executor,
+    GpuClass,
+    Server,
+    StatedSpeed,
+)
+from planner.problem import Demand, Objective, PlanOptions
+from planner.profile import DTYPE_BYTES, TensorSpec
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$")]
+"""Safe as a folder, a Triton model name and a Kubernetes label; '..' is refused where names are made."""
+PORTS_PER_SERVER = 3
+ENTRY_PORTS = 4
+
+
+class DeploymentError(ValueError):
+    """A deployment file that cannot be used; the message has one line per fault."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StatedSpeedSpec(_Strict):
+    """See planner.cluster.StatedSpeed."""
+
+    gflop_per_s: float = Field(gt=0)
+    gbyte_per_s: float = Field(gt=0)
+    overhead_us: float = Field(default=0.0, ge=0)
+
+
+class GpuClassSpec(_Strict):
+    """A GPU class. `executor: cpu` with `stated` is a padded class; `executor: emulated` needs `stated` or a profile."""
+
+    name: Name
+    max_slices_per_gpu: int = Field(default=1, ge=1, le=16)
+    memory_gib: float | None = Field(default=None, gt=0)
+    executor: Literal["cuda", "cpu", "emulated"] = "cuda"
+    stated: StatedSpeedSpec | None = None
+    cost: float = Field(default=1.0, gt=0)
+
+
+class ServerSpec(_Strict):
+    """Address of one server; ports left out are given out from base_port."""
+
+    name: Name
+    host: str = "127.0.0.1"
+    http_port: int = Field(default=0, ge=0, le=65535)
+    grpc_port: int = Field(default=0, ge=0, le=65535)
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+
+
+class ServerGroupSpec(_Strict):
+    """Equal servers of one GPU class: either a list of addresses or a count of servers on `host`."""
+
+    gpu: Name
+    gpus_per_server: int = Field(ge=1, le=64)
+    count: int | None = Field(default=None, ge=1, le=10_000)
+    host: str = "127.0.0.1"
+    servers: tuple[ServerSpec, ...] = ()
+    bandwidth_gbps: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _count_or_list(self) -> ServerGroupSpec:
+        if (self.count is None) == (not self.servers):
+            raise ValueError(f"group of {self.gpu!r}: give either 'count' or a list of 'servers'")
+        return self
+
+
+class EntrySpec(_Strict):
+    """Address of the entry server."""
+
+    host: str = "127.0.0.1"
+    http_port: int = Field(default=0, ge=0, le=65535)
+    grpc_port: int = Field(default=0, ge=0, le=65535)
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    feedback_port: int = Field(default=0, ge=0, le=65535)
+
+
+class ClusterSpec(_Strict):
+    """Classes, server groups, the entry server. `base_port`: local ports are given out upwards from here."""
+
+    gpu_classes: tuple[GpuClassSpec, ...] = Field(min_length=1)
+    groups: tuple[ServerGroupSpec, ...] = Field(min_length=1)
+    entry: EntrySpec = EntrySpec()
+    bandwidth_gbps: float = Field(default=10.0, gt=0)
+    base_port: int = Field(default=18000, ge=1024, le=60000)
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> ClusterSpec:
+        names = [gpu_class.name for gpu_class in self.gpu_classes]
+        for group in self.groups:
+            if group.gpu not in names:
+                near = difflib.get_close_matches(group.gpu, names, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise ValueError(
+                    f"groups: unknown GPU class {group.gpu!r}{hint}; gpu_classes has {', '.join(names)}"
+                )
+        return self
+
+
+class TensorSpecModel(_Strict):
+    """One input tensor of one frame, without the batch dimension."""
+
+    name: Name
+    dtype: str = "FP32"
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+
+    @model_validator(mode="after")
+    def _known_dtype(self) -> TensorSpecModel:
+        if self.dtype not in DTYPE_BYTES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_BYTES)}")
+        return self
+
+
+class ProgramSpec(_Strict):
+    """Where the network comes from: an importable factory 'package.module:callable', or a saved .pt2 file."""
+
+    factory: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    state_dict: Path | None = None
+    seed: int = 0
+    pt2: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ProgramSpec:
+        if (self.factory is None) == (self.pt2 is None):
+            raise ValueError("program: give either 'factory' (package.module:callable) or 'pt2' (a file)")
+        return self
+
+
+class PreprocessSpec(_Strict):
+    """Encoded or raw frames to the model's input: decode, resize, scale to [0, 1], normalise per channel."""
+
+    kind: Literal["jpeg", "raw"] = "jpeg"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class PostprocessSpec(_Strict):
+    """Model output to an answer. classification: top-k indices, scores and labels."""
+
+    task: Literal["classification"] = "classification"
+    top_k: int = Field(default=5, ge=1, le=1000)
+    labels: Path | None = None
+
+
+class ModelSpec(_Strict):
+    """One served model. `late`: what happens to frames that can no longer meet their deadline."""
+
+    name: Name
+    program: ProgramSpec
+    input: TensorSpecModel
+    slo_ms: float = Field(gt=0)
+    weight: float | None = Field(default=None, gt=0)
+    rate_rps: float | None = Field(default=None, gt=0)
+    slo_margin: float | None = Field(default=None, ge=0, lt=1)
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1, 2, 4, 8)
+    blocks: int = Field(default=10, ge=1, le=100)
+    preprocess: PreprocessSpec | None = None
+    postprocess: PostprocessSpec | None = None
+    late: Literal["drop", "serve"] = "drop"
+
+
+class PlannerSpec(_Strict):
+    """Planner options; see planner.problem.PlanOptions."""
+
+    objective: Literal["max-rate", "min-cost"] = "max-rate"
+    max_stages: int = Field(default=2, ge=1, le=4)
+    slo_margin: float = Field(default=0.4, ge=0, lt=1)
+    batch_build_factor: float = Field(default=1.3, ge=0)
+    per_stage_batch: bool = False
+
+
+class Deployment(_Strict):
+    """A whole deployment.yaml."""
+
+    name: Name
+    cluster: ClusterSpec
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    planner: PlannerSpec = PlannerSpec()
+
+    @model_validator(mode="after")
+    def _unique_models(self) -> Deployment:
+        names = [model.name for model in self.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"models: the name {twice[0]!r} is used more than once")
+        return self
+
+    def to_cluster(self) -> Cluster:
+        """Servers with names and ports: entry first, then group by group, ports upwards from base_port."""
+        spec = self.cluster
+        port = spec.base_port
+        entry = EntryServer(
+            host=spec.entry.host,
+            http_port=spec.entry.http_port or port,
+            grpc_port=spec.entry.grpc_port or port + 1,
+            metrics_port=spec.entry.metrics_port or port + 2,
+            feedback_port=spec.entry.feedback_port or port + 3,
+        )
+        port += ENTRY_PORTS
+        servers = []
+        for group, server in _grouped_servers(spec):
+            servers.append(
+                Server(
+                    name=server.name,
+                    gpu=group.gpu,
+                    gpu_count=group.gpus_per_server,
+                    bandwidth_gbps=group.bandwidth_gbps or spec.bandwidth_gbps,
+                    host=server.host,
+                    http_port=server.http_port or port,
+                    grpc_port=server.grpc_port or port + 1,
+                    metrics_port=server.metrics_port or port + 2,
+                )
+            )
+            port += PORTS_PER_SERVER
+        return Cluster(
+            gpu_classes=tuple(_gpu_class(gpu_class) for gpu_class in spec.gpu_classes),
+            servers=tuple(servers),
+            entry=entry,
+        )
+
+    def to_demands(self) -> tuple[Demand, ...]:
+        """What is wanted of each model; a model with neither weight nor rate has weight 1."""
+        return tuple(
+            Demand(
+                model=model.name,
+                slo_us=round(model.slo_ms * 1000),
+                weight=1.0 if model.weight is None and model.rate_rps is None else model.weight,
+                rate_rps=model.rate_rps,
+                slo_margin=model.slo_margin,
+            )
+            for model in self.models
+        )
+
+    def to_options(self) -> PlanOptions:
+        """The planner's options."""
+        return PlanOptions(
+            objective=Objective(self.planner.objective),
+            max_stages=self.planner.max_stages,
+            slo_margin=self.planner.slo_margin,
+            batch_build_factor=self.planner.batch_build_factor,
+            per_stage_batch=self.planner.per_stage_batch,
+            gpu_cost={gpu_class.name: gpu_class.cost for gpu_class in self.cluster.gpu_classes},
+        )
+
+    def model(self, name: str) -> ModelSpec:
+        """The model called `name`. Raises KeyError."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(f"no model {name!r} in deployment {self.name!r}")
+
+
+def input_spec(model: ModelSpec) -> TensorSpec:
+    """The model's input as the run time's type."""
+    return TensorSpec(name=model.input.name, dtype=model.input.dtype, shape=model.input.shape)
+
+
+def load_deployment(path: Path) -> Deployment:
+    """Read and validate a deployment file. Raises DeploymentError, with one line per fault."""
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DeploymentError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DeploymentError(f"{path}: not YAML: {error}") from error
+    return parse_deployment(plain, str(path))
+
+
+def parse_deployment(plain: Any, where: str) -> Deployment:
+    """Validate plain data. Raises DeploymentError."""
+    try:
+        return Deployment.model_validate(plain)
+    except pydantic.ValidationError as error:
+        lines = [_fault(where, fault) for fault in error.errors()]
+        raise DeploymentError("\n".join(lines)) from error
+
+
+def _fault(where: str, fault: Any) -> str:
+    field = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+    value = fault["input"]
+    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | type(None)) else ""
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: {field}: unknown field{_nearest(fault['loc'])}"
+    return f"{where}: {field}: {fault['msg']}{shown}"
+
+
+def _nearest(loc: tuple[Any, ...]) -> str:
+    owner = _owner_of(loc)
+    if owner is None:
+        return ""
+    near = difflib.get_close_matches(str(loc[-1]), owner.model_fields, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"; {hint}allowed: {', '.join(owner.model_fields)}"
+
+
+def _owner_of(loc: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The spec class whose field list `loc` ends in."""
+    owners: dict[str, type[BaseModel]] = {
+        "cluster": ClusterSpec, "gpu_classes": GpuClassSpec, "groups": ServerGroupSpec, "servers": ServerSpec,
+        "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec, "input": TensorSpecModel,
+        "program": ProgramSpec, "preprocess": PreprocessSpec, "postprocess": PostprocessSpec, "planner": PlannerSpec,
+    }  # fmt: skip
+    named = [part for part in loc[:-1] if isinstance(part, str)]
+    return owners.get(named[-1]) if named else Deployment
+
+
+def _grouped_servers(spec: ClusterSpec) -> Iterator[tuple[ServerGroupSpec, ServerSpec]]:
+    for group in spec.groups:
+        for server in _servers_of(group):
+            yield group, server
+
+
+def _servers_of(group: ServerGroupSpec) -> tuple[ServerSpec, ...]:
+    if group.servers:
+        return group.servers
+    return tuple(
+        ServerSpec(name=f"{group.gpu}-{index}", host=group.host) for index in range(group.count or 0)
+    )
+
+
+def _gpu_class(spec: GpuClassSpec) -> GpuClass:
+    return GpuClass(
+        name=spec.name,
+        max_slices_per_gpu=spec.max_slices_per_gpu,
+        memory_bytes=None if spec.memory_gib is None else round(spec.memory_gib * 2**30),
+        executor=Executor(spec.executor),
+        stated=None if spec.stated is None else StatedSpeed(**spec.stated.model_dump()),
+    )
