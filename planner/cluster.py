@@ -1,6 +1,6 @@
 """The inventory: GPU classes, the servers that hold them, the links between servers.
 
-A GPU may be cut into equal slices (MPS); `slices_per_gpu` 1 is the whole GPU, and counts are never zero-based.
+A GPU may be cut into equal slices (MPS): `slices_per_gpu` 1 is the whole GPU; counts are never zero-based.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ class Executor(Enum):
     CUDA = "cuda"
     CPU = "cpu"
     EMULATED = "emulated"
-    """Real tensors through the real path; the worker is held for the profiled latency instead of computing."""
+    """Real tensors through the real path; the worker is held for the profiled latency, nothing computed."""
 
 
 @dataclass(frozen=True)
 class StatedSpeed:
     """A GPU class described by a small roofline instead of a measurement: for demos, tests and emulation.
 
-    A block takes flops / gflop_per_s + bytes moved / gbyte_per_s + overhead_us. A CPU executor of such a class
-    computes and then holds its worker until the stated latency is over.
+    A block takes flops / gflop_per_s + bytes moved / gbyte_per_s + overhead_us. A CPU executor of such a
+    class computes and then holds its worker until the stated latency is over.
     """
 
     gflop_per_s: float
@@ -44,7 +44,7 @@ class GpuClass:
 
 @dataclass(frozen=True)
 class Server:
-    """One tritonserver and the GPUs that it owns. `gpu` names a GpuClass; `host` is where the other servers reach it."""
+    """One tritonserver and its GPUs. `gpu` names a GpuClass; `host` is where the other servers reach it."""
 
     name: str
     gpu: str
@@ -66,7 +66,7 @@ class EntryServer:
     grpc_port: int = 0
     metrics_port: int = 0
     feedback_port: int = 0
-    """UDP port on which the dispatchers take notices of completion from the stages."""
+    """First of as many UDP ports as there are models: each dispatcher takes its stages' notices on one."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""deployment.yaml: what a user writes. Validated here, then turned into the frozen types that everything else uses.
+"""deployment.yaml: what a user writes. Validated here, then turned into the frozen types that all else uses.
 
-Every message names the field, the value and what is allowed; unknown fields are refused, with the nearest known name.
+Every message names the field, the value and what is allowed; an unknown field is refused with the nearest name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from planner.profile import DTYPE_BYTES, TensorSpec
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$")]
 """Safe as a folder, a Triton model name and a Kubernetes label; '..' is refused where names are made."""
 PORTS_PER_SERVER = 3
-ENTRY_PORTS = 4
+ENTRY_PORTS = 3
 
 
 class DeploymentError(ValueError):
@@ -48,7 +48,7 @@ class StatedSpeedSpec(_Strict):
 
 
 class GpuClassSpec(_Strict):
-    """A GPU class. `executor: cpu` with `stated` is a padded class; `executor: emulated` needs `stated` or a profile."""
+    """A GPU class. `executor: cpu` with `stated` is padded; `executor: emulated` needs `stated` or a profile."""
 
     name: Name
     max_slices_per_gpu: int = Field(default=1, ge=1, le=16)
@@ -217,7 +217,7 @@ class Deployment(_Strict):
             metrics_port=spec.entry.metrics_port or port + 2,
             feedback_port=spec.entry.feedback_port or port + 3,
         )
-        port += ENTRY_PORTS
+        port += ENTRY_PORTS + len(self.models)
         servers = []
         for group, server in _grouped_servers(spec):
             servers.append(
@@ -319,7 +319,8 @@ def _owner_of(loc: tuple[Any, ...]) -> type[BaseModel] | None:
     owners: dict[str, type[BaseModel]] = {
         "cluster": ClusterSpec, "gpu_classes": GpuClassSpec, "groups": ServerGroupSpec, "servers": ServerSpec,
         "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec, "input": TensorSpecModel,
-        "program": ProgramSpec, "preprocess": PreprocessSpec, "postprocess": PostprocessSpec, "planner": PlannerSpec,
+        "program": ProgramSpec, "preprocess": PreprocessSpec, "postprocess": PostprocessSpec,
+        "planner": PlannerSpec,
     }  # fmt: skip
     named = [part for part in loc[:-1] if isinstance(part, str)]
     return owners.get(named[-1]) if named else Deployment

@@ -1,4 +1,4 @@
-"""deployment.json: every name and address of a generated deployment. The generator writes it, the run time reads it.
+"""deployment.json: every name and address of a deployment. The generator writes it, the run time reads it.
 
 Names are made once, in model_repo_generator.naming; nothing else derives one.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from planner.cluster import Executor
 from planner.profile import TensorSpec
@@ -26,14 +27,16 @@ class ServerAddress:
     grpc_port: int
     metrics_port: int
     repository: str
+    models: tuple[str, ...] = ()
+    """The Triton models that this server loads; servers of one group share a repository folder."""
 
 
 @dataclass(frozen=True)
 class StageProgram:
     """One exported stage: a torch.export program, shared by path by all workers of the stage.
 
-    inputs and outputs are in the program's positional order, without the batch dimension. `program` is relative to the
-    manifest's folder; '' for emulated stages.
+    inputs and outputs are in the program's positional order, without the batch dimension. `program` is relative
+    to the manifest's folder; '' for emulated stages.
     """
 
     program: str
@@ -55,6 +58,9 @@ class ModelEntry:
     dispatcher: str
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
+    feedback_port: int
+    """UDP port of this model's dispatcher, on the entry server's host, for notices from stages."""
+    late: Literal["drop", "serve"]
     served: ServedModel
     programs: tuple[tuple[StageProgram, ...], ...]
     """programs[pipeline][stage]"""
@@ -68,8 +74,6 @@ class DeploymentManifest:
     epoch: int
     plan_hash: str
     entry: ServerAddress
-    feedback_host: str
-    feedback_port: int
     servers: tuple[ServerAddress, ...]
     models: tuple[ModelEntry, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
