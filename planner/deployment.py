@@ -1,6 +1,7 @@
 """deployment.yaml: what a user writes. Validated here, then turned into the frozen types that all else uses.
 
-Every message names the field, the value and what is allowed; an unknown field is refused with the nearest name.
+Every message names the field, the value and what is allowed; an unknown field is refused with the nearest
+name.
 """
 
 from __future__ import annotations

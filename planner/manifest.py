@@ -35,7 +35,8 @@ class ServerAddress:
 class StageProgram:
     """One exported stage: a torch.export program, shared by path by all workers of the stage.
 
-    inputs and outputs are in the program's positional order, without the batch dimension. `program` is relative
+    inputs and outputs are in the program's positional order, without the batch dimension. `program` is
+    relative
     to the manifest's folder; '' for emulated stages.
     """
 

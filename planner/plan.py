@@ -54,7 +54,9 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The pipelines of one model and what binds them: any of 'gpus', 'links', 'slo', or '' with a reason in `note`."""
+    """The pipelines of one model and what binds them: any of 'gpus', 'links', 'slo', or '' with a reason in
+    `note`.
+    """
 
     model: str
     slo_us: int
@@ -67,9 +69,11 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole plan. upper_bound bounds the objective of every plan of the problem; gap = (bound - objective) / objective.
+    """A whole plan. upper_bound bounds the objective of every plan of the problem; gap = (bound - objective)
+    / objective.
 
-    gpu_price: objective gained by one more GPU of a class (LP dual). utilisation: busy share of a class at planned rates.
+    gpu_price: objective gained by one more GPU of a class (LP dual). utilisation: busy share of a class at
+    planned rates.
     """
 
     planner: str

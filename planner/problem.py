@@ -21,7 +21,9 @@ class Objective(Enum):
 
 @dataclass(frozen=True)
 class Demand:
-    """What is wanted of one model. `weight` for MAX_RATE, `rate_rps` for MIN_COST; a rate alone is also used as the weight."""
+    """What is wanted of one model. `weight` for MAX_RATE, `rate_rps` for MIN_COST; a rate alone is also used
+    as the weight.
+    """
 
     model: str
     slo_us: int
@@ -30,7 +32,9 @@ class Demand:
     slo_margin: float | None = None
     """Overrides the options' margin for this model."""
     batch_build_rps: float | None = None
-    """Rate at which a batch is assumed to fill (the paper's estimated_rps); None: NP's throughput without that term."""
+    """Rate at which a batch is assumed to fill (the paper's estimated_rps); None: NP's throughput without
+    that term.
+    """
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class PlanOptions:
     slo_margin: float = 0.4
     batch_build_factor: float = 1.3
     pipelines_per_class_pair: int | None = None
-    """At most this many pipelines of a model per ordered tuple of GPU classes; None: any number. The paper: 1."""
+    """At most this many pipelines of a model per ordered tuple of GPU classes; None: any number. The paper:
+    1.
+    """
     per_stage_batch: bool = False
     gpu_cost: Mapping[str, float] = field(default_factory=dict)
     """Cost of one GPU per class, for MIN_COST; 1.0 where absent."""
@@ -50,7 +56,9 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything a planner needs. Every demand has a profile; checked by planner.formulation with explanations."""
+    """Everything a planner needs. Every demand has a profile; checked by planner.formulation with
+    explanations.
+    """
 
     cluster: Cluster
     profile: Profile

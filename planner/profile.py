@@ -1,6 +1,8 @@
-"""Measurements of a model split into blocks: latency per GPU class, slices, block and batch; bytes across each cut.
+"""Measurements of a model split into blocks: latency per GPU class, slices, block and batch; bytes across
+each cut.
 
-Blocks are numbered from 0; cut k lies after block k, so a model of n blocks has n - 1 cuts. Latencies are microseconds
+Blocks are numbered from 0; cut k lies after block k, so a model of n blocks has n - 1 cuts. Latencies are
+microseconds
 for a whole batch, bytes are per frame. Only data: making it is planner.profiling's work.
 """
 
@@ -23,7 +25,9 @@ class Source(Enum):
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A named tensor of one frame. `dtype` is Triton's name (FP32, FP16, UINT8, ...); `shape` has no batch dimension."""
+    """A named tensor of one frame. `dtype` is Triton's name (FP32, FP16, UINT8, ...); `shape` has no batch
+    dimension.
+    """
 
     name: str
     dtype: str
@@ -43,7 +47,9 @@ DTYPE_BYTES: Mapping[str, int] = {
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Block latencies on one kind of worker: `latency_us[block][i]` is for a batch of `batch_sizes[i]` frames."""
+    """Block latencies on one kind of worker: `latency_us[block][i]` is for a batch of `batch_sizes[i]`
+    frames.
+    """
 
     gpu: str
     slices_per_gpu: int
@@ -71,13 +77,15 @@ class LatencyTable:
             for batch, value in zip(self.batch_sizes, row, strict=True):
                 if not (math.isfinite(value) and value >= 0):
                     raise ValueError(
-                        f"{where}: block {block} at batch {batch}: latency {value} us is not a finite number >= 0"
+                        f"{where}: block {block} at batch {batch}: {value} us is not a finite number >= 0"
                     )
 
 
 @dataclass(frozen=True)
 class Overheads:
-    """Cost outside the blocks: per stage execution, and per hop a fixed part and one per byte. Zero in the paper's problems."""
+    """Cost outside the blocks: per stage execution, and per hop a fixed part and one per byte. Zero in the
+    paper's problems.
+    """
 
     stage_us: float = 0.0
     hop_us: float = 0.0
@@ -89,7 +97,8 @@ class ModelProfile:
     """One model's split and measurements.
 
     cut_bytes[k]: bytes per frame across the cut after block k, each tensor counted once.
-    weight_bytes[block], activation_bytes[block]: memory of a block's weights, and its peak activations per frame;
+    weight_bytes[block], activation_bytes[block]: memory of a block's weights, and its peak activations per
+    frame;
     empty tuples mean that memory was not profiled.
     split: identifies the split; profiles can only be merged when it is equal.
     """
@@ -112,7 +121,7 @@ class ModelProfile:
             if len(table.latency_us) != self.block_count:
                 raise ValueError(
                     f"profile of {self.model}: {len(table.latency_us)} blocks timed on {table.gpu} "
-                    f"({table.slices_per_gpu} slices) where {len(self.cut_bytes)} cuts make {self.block_count}"
+                    f"({table.slices_per_gpu} slices), but {len(self.cut_bytes)} cuts make {self.block_count}"
                 )
         keys = [(table.gpu, table.slices_per_gpu) for table in self.tables]
         for key in keys:

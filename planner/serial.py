@@ -1,6 +1,7 @@
 """Frozen dataclasses to JSON and back, with errors that name the field.
 
-Rules: output is canonical (same data, same bytes, on any machine); input is checked against the annotations, and an
+Rules: output is canonical (same data, same bytes, on any machine); input is checked against the annotations,
+and an
 unknown or missing field is an error, because a silently dropped field of a plan is a wrong plan.
 Only the standard library, so that GPU servers need nothing else to read a manifest.
 """
@@ -63,7 +64,9 @@ def load(cls: type[T], path: Path) -> T:
 
 
 def from_plain(cls: Any, plain: Any, where: str) -> Any:
-    """Build `cls`, any annotation made of dataclasses, tuples, mappings, optionals and scalars, from plain data."""
+    """Build `cls`, any annotation made of dataclasses, tuples, mappings, optionals and scalars, from plain
+    data.
+    """
     origin = typing.get_origin(cls)
     if dataclasses.is_dataclass(cls):
         return _record(cls, plain, where)

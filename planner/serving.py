@@ -1,7 +1,10 @@
-"""What the run time must know of one model's plan: integer tables of latency and transfer, workers and their links.
+"""What the run time must know of one model's plan: integer tables of latency and transfer, workers and their
+links.
 
-The scheduler core, the simulator and the live dispatcher all start from a ServedModel, so what is simulated is what
-runs. All times are integer microseconds; tables are indexed by batch size - 1 and end at the largest usable batch.
+The scheduler core, the simulator and the live dispatcher all start from a ServedModel, so what is simulated
+is what
+runs. All times are integer microseconds; tables are indexed by batch size - 1 and end at the largest usable
+batch.
 """
 
 from __future__ import annotations

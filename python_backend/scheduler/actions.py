@@ -23,7 +23,9 @@ class DropReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One stage of a ticket: a worker's reserved interval and the transfer into it (empty interval for stage 0)."""
+    """One stage of a ticket: a worker's reserved interval and the transfer into it (empty interval for stage
+    0).
+    """
 
     worker: str
     transfer_start_us: int

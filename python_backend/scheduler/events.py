@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RequestArrived:
-    """A frame wants an answer by `deadline_us`. Ids are the driver's, unique per core; higher priority is served first."""
+    """A frame wants an answer by `deadline_us`. Ids are the driver's, unique per core; higher priority is
+    served first.
+    """
 
     request_id: int
     deadline_us: int
