@@ -49,7 +49,7 @@ class StatedSpeedSpec(_Strict):
 
 
 class GpuClassSpec(_Strict):
-    """A GPU class. `executor: cpu` with `stated` is padded; `executor: emulated` needs `stated` or a profile."""
+    """A GPU class. `executor: cpu` with `stated` is padded; `emulated` needs `stated` or a profile."""
 
     name: Name
     max_slices_per_gpu: int = Field(default=1, ge=1, le=16)
@@ -110,7 +110,7 @@ class ClusterSpec(_Strict):
         names = [gpu_class.name for gpu_class in self.gpu_classes]
         for group in self.groups:
             if group.gpu not in names:
-                near = difflib.get_close_matches(group.gpu, names, n=1)
+                near = difflib.get_close_matches(group.gpu, names, n=1, cutoff=0.5)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise ValueError(
                     f"groups: unknown GPU class {group.gpu!r}{hint}; gpu_classes has {', '.join(names)}"
@@ -205,6 +205,7 @@ class Deployment(_Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"models: the name {twice[0]!r} is used more than once")
+        self.to_cluster()  # its own checks: unique names of classes and servers
         return self
 
     def to_cluster(self) -> Cluster:
@@ -303,7 +304,7 @@ def _fault(where: str, fault: Any) -> str:
     shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | type(None)) else ""
     if fault["type"] == "extra_forbidden":
         return f"{where}: {field}: unknown field{_nearest(fault['loc'])}"
-    return f"{where}: {field}: {fault['msg']}{shown}"
+    return f"{where}: {field}: {fault['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def _nearest(loc: tuple[Any, ...]) -> str:

@@ -23,7 +23,7 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class StageCompleted:
-    """Stage `stage` of a batch ended on its worker at `ended_us`; of the last stage, the batch is answered."""
+    """Stage `stage` of a batch ended on its worker at `ended_us`; after the last stage the batch is done."""
 
     batch_id: int
     attempt: int

@@ -1,0 +1,139 @@
+"""deployment.yaml: what is accepted, what each fault is told, and how ports and demands come out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.cluster import Executor, StatedSpeed
+from planner.deployment import DeploymentError, load_deployment, parse_deployment
+
+EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
+
+PLAIN: dict[str, Any] = {
+    "name": "fleet",
+    "cluster": {
+        "base_port": 20000,
+        "gpu_classes": [
+            {
+                "name": "L4",
+                "executor": "emulated",
+                "stated": {"gflop_per_s": 20, "gbyte_per_s": 2},
+                "cost": 2,
+            },
+            {"name": "T4", "max_slices_per_gpu": 4, "memory_gib": 16},
+        ],
+        "groups": [
+            {"gpu": "L4", "count": 2, "gpus_per_server": 4},
+            {
+                "gpu": "T4",
+                "gpus_per_server": 2,
+                "bandwidth_gbps": 5,
+                "servers": [{"name": "t-a", "grpc_port": 9}],
+            },
+        ],
+    },
+    "models": [
+        {
+            "name": "net",
+            "program": {"factory": "package.module:make"},
+            "input": {"name": "image", "shape": [3, 8, 8]},
+            "slo_ms": 50.5,
+            "rate_rps": 100,
+        }
+    ],
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """PLAIN with the field at a dotted path set."""
+    plain = copy.deepcopy(PLAIN)
+    target: Any = plain
+    *parents, last = path.split(".")
+    for part in parents:
+        target = target[int(part)] if part.isdigit() else target[part]
+    target[last] = value
+    return plain
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_valid(path: Path) -> None:
+    deployment = load_deployment(path)
+    assert deployment.to_cluster().servers
+    assert deployment.to_demands()
+
+
+def test_cluster_demands_and_options() -> None:
+    deployment = parse_deployment(PLAIN, "f")
+    cluster = deployment.to_cluster()
+    assert [(s.name, s.gpu, s.gpu_count, s.bandwidth_gbps) for s in cluster.servers] == [
+        ("L4-0", "L4", 4, 10.0),
+        ("L4-1", "L4", 4, 10.0),
+        ("t-a", "T4", 2, 5.0),
+    ]
+    assert cluster.gpu_class("L4").executor is Executor.EMULATED
+    assert cluster.gpu_class("L4").stated == StatedSpeed(gflop_per_s=20, gbyte_per_s=2)
+    assert cluster.gpu_class("T4").memory_bytes == 16 * 2**30
+    (demand,) = deployment.to_demands()
+    assert (demand.slo_us, demand.weight, demand.rate_rps) == (50_500, None, 100.0)
+    assert deployment.to_options().gpu_cost == {"L4": 2.0, "T4": 1.0}
+
+
+def test_ports_are_given_out_upwards_and_never_twice() -> None:
+    cluster = parse_deployment(PLAIN, "f").to_cluster()
+    entry = cluster.entry
+    assert (entry.http_port, entry.grpc_port, entry.metrics_port, entry.feedback_port) == (
+        20000,
+        20001,
+        20002,
+        20003,
+    )
+    ports = [port for s in cluster.servers for port in (s.http_port, s.grpc_port, s.metrics_port)]
+    assert ports == [20004, 20005, 20006, 20007, 20008, 20009, 20010, 9, 20012]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "cluster.groups.0.gpu",
+            "L5",
+            r"unknown GPU class 'L5' \(did you mean 'L4'\?\); gpu_classes has L4, T4",
+        ),
+        ("cluster.groups.0.count", 0, r"cluster\.groups\.0\.count: .*greater than or equal to 1 \(got 0\)"),
+        ("cluster.groups.1.count", 2, "give either 'count' or a list of 'servers'"),
+        ("cluster.gpu_classes.0.stated", {"gflops": 1}, r"stated\.gflops: unknown field; .*gflop_per_s"),
+        ("cluster.gpu_classes.0.executor", "gpu", r"executor: .*'cuda', 'cpu' or 'emulated'.*\(got 'gpu'\)"),
+        ("cluster.groups.1.servers.0.name", "L4-0", "servers: the name 'L4-0' is used 2 times"),
+        ("models.0.slo_ms", -1, r"models\.0\.slo_ms: .*greater than 0 \(got -1\)"),
+        ("models.0.slo", 3, r"models\.0\.slo: unknown field; did you mean 'slo_ms'\?"),
+        ("models.0.input.dtype", "FP8", r"dtype 'FP8' is not one of BOOL"),
+        ("models.0.input.shape", [3, 0], r"models\.0\.input\.shape\.1"),
+        ("models.0.program", {}, "give either 'factory'"),
+        ("models.0.program", {"factory": "no_colon"}, r"models\.0\.program\.factory"),
+        ("models.0.name", "../etc", r"models\.0\.name: .*'\.\./etc'"),
+        ("planner", {"max_stages": 9}, r"planner\.max_stages: .*less than or equal to 4 \(got 9\)"),
+        ("models", [PLAIN["models"][0]] * 2, "the name 'net' is used more than once"),
+    ],
+)
+def test_a_fault_names_field_value_and_what_is_allowed(path: str, value: Any, message: str) -> None:
+    with pytest.raises(DeploymentError, match=message):
+        parse_deployment(changed(path, value), "f")
+
+
+def test_a_file_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
+    with pytest.raises(DeploymentError, match=r"none\.yaml: No such file"):
+        load_deployment(tmp_path / "none.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [", encoding="utf-8")
+    with pytest.raises(DeploymentError, match="not YAML"):
+        load_deployment(bad)
+
+
+def test_a_class_named_twice() -> None:
+    classes = [*PLAIN["cluster"]["gpu_classes"], {"name": "L4"}]
+    with pytest.raises(DeploymentError, match="gpu_classes: the name 'L4' is used 2 times"):
+        parse_deployment(changed("cluster.gpu_classes", classes), "f")
