@@ -94,7 +94,9 @@ def hops_us(profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage]) ->
 
 
 def assemble(profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage]) -> Pipeline:
-    """The pipeline of these stages, hops and throughput computed; the stages' latencies are taken as they are."""
+    """The pipeline of these stages, hops and throughput computed; the stages' latencies are taken as they
+    are.
+    """
     hops = hops_us(profile, cluster, stages)
     rates = worker_rates_rps(cluster, stages, hops)
     throughput = min(stage.workers * rate for stage, rate in zip(stages, rates, strict=True))

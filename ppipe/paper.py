@@ -1,8 +1,8 @@
 """Reads a data folder in the format of the paper's artifact figures: problems and the reference's own plans.
 
-Files: models.json (profiles), settings.json (planning problems of several models), three_stage.json (problems of
-one model). The folder is an argument, never part of this project. Block latencies below 1 us are clipped up to
-1 us, as the reference does; the SLO is cut to whole microseconds.
+Files: models.json (profiles), settings.json (planning problems of several models), three_stage.json (problems
+of one model). The folder is an argument, never part of this project. Block latencies below 1 us are clipped
+up to 1 us, as the reference does; the SLO is cut to whole microseconds.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def load_three_stage(data_dir: Path) -> tuple[PaperSetting, ...]:
 
 
 def reference_plan(setting: PaperSetting, planner: str) -> Plan:
-    """The artifact's own plan; `planner` is 'ppipe', 'np' or 'dart_r'. Raises PaperDataError if it has none."""
+    """The artifact's own plan; `planner` is 'ppipe', 'np' or 'dart_r'. Raises PaperDataError if it has
+    none.
+    """
     raw = setting.reference.get(planner)
     if not isinstance(raw, dict) or "pipelines" not in raw:
         raise PaperDataError(

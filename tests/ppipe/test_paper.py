@@ -1,4 +1,6 @@
-"""The paper's data through our types: our arithmetic must give the reference's planned rates for its own plans."""
+"""The paper's data through our types: our arithmetic must give the reference's planned rates for its own
+plans.
+"""
 
 from __future__ import annotations
 
