@@ -43,6 +43,8 @@ class Ticket:
     pipeline: int
     deadline_us: int
     hops: tuple[Hop, ...]
+    first_stage: int = 0
+    """The stage of hops[0]: above 0 only under policies that queue at every stage (in simulation)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,99 @@
+"""The default policy: bind late, choose pipelines by what the deadline still allows, drop only what nothing
+can save.
+
+- A batch is sent when a worker of a first stage is free, not when its frames arrive.
+- Each free pipeline takes the most urgent frames that it can still finish in time; more urgent ones are
+  left to faster pipelines.
+- A batch smaller than planned is held back only while no frame in it is in danger.
+- A frame is dropped as soon as no pipeline can meet its deadline any more, and not before.
+"""
+
+from __future__ import annotations
+
+from python_backend.scheduler.policy import Policy, shed
+from python_backend.scheduler.state import State
+from python_backend.scheduler.timelines import NEVER, PipelineTimelines
+from python_backend.scheduler.waiting import Level
+
+
+class AdaptivePolicy(Policy):
+    """See the module."""
+
+    name = "adaptive"
+
+    def __init__(self) -> None:
+        self.wake_us: int = NEVER
+
+    def schedule(self, state: State, now_us: int) -> int:
+        """Serve what can be served, drop what nothing can serve, and say when that changes."""
+        self.wake_us = NEVER
+        while state.waiting.count > 0 and self._serve_one(state, now_us):
+            self.wake_us = NEVER
+        if state.waiting.count > 0:
+            self._drop_hopeless(state, now_us)
+        return self.wake_us if state.waiting.count > 0 else NEVER
+
+    def _serve_one(self, state: State, now_us: int) -> bool:
+        """Send one batch on some free pipeline."""
+        for pipeline in state.pipelines:
+            pool = pipeline.pools[0]
+            worker = pool.earliest()
+            while worker >= 0 and pool.free_us[worker] <= now_us and stalls(pool.outstanding[worker], now_us):
+                pool.set_usable(worker, False, True)
+                worker = pool.earliest()
+            if worker < 0:
+                continue
+            if pool.free_us[worker] > now_us:
+                self.wake_us = min(self.wake_us, pool.free_us[worker])
+            elif self._serve_on(state, pipeline, now_us):
+                return True
+        return False
+
+    def _serve_on(self, state: State, pipeline: PipelineTimelines, now_us: int) -> bool:
+        alone_us = state.finish_us(pipeline, 1, now_us)
+        if alone_us < 0:
+            return False
+        alone_us += state.guard_us
+        for level in state.waiting.levels:
+            index = level.first_from(alone_us)
+            count = len(level.frames) - index
+            if count > 0:
+                return self._send(state, pipeline, level, index, count, now_us)
+        return False
+
+    def _send(
+        self, state: State, pipeline: PipelineTimelines, level: Level, index: int, count: int, now_us: int
+    ) -> bool:
+        deadline_us = level.frames[index].deadline_us - state.guard_us
+        size = min(count, pipeline.batch_size)
+        while size > 1 and state.finish_us(pipeline, size, now_us) > deadline_us:
+            size -= 1
+        if size == count and size < pipeline.batch_size:
+            spare_us = deadline_us - state.finish_us(pipeline, size + 1, now_us)
+            if spare_us > 0:
+                self.wake_us = min(self.wake_us, now_us + spare_us)
+                return False
+        quote = state.quote(pipeline, size, now_us)
+        if quote is None:
+            return False
+        state.commit(quote, state.waiting.take(level, index, size))
+        return True
+
+    def _drop_hopeless(self, state: State, now_us: int) -> None:
+        """Drop every frame that the best pipeline, as reserved now, would finish too late."""
+        best_us = NEVER
+        for pipeline in state.pipelines:
+            finish_us = state.finish_us(pipeline, 1, now_us)
+            if finish_us >= 0:
+                best_us = min(best_us, finish_us)
+        best_us += state.guard_us
+        for level in state.waiting.levels:
+            hopeless = level.first_from(best_us) - level.head
+            if hopeless > 0:
+                for request in state.waiting.take(level, level.head, hopeless):
+                    shed(state, request, now_us)
+
+
+def stalls(outstanding: list, now_us: int) -> bool:  # type: ignore[type-arg]
+    """Whether a worker has two batches overdue: it is given no more until it shows a sign of life."""
+    return len(outstanding) >= 2 and outstanding[1].end_us <= now_us

@@ -1,0 +1,90 @@
+"""What the core remembers of frames and of batches under way.
+
+A frame is in exactly one place: waiting in the queue (`batch` None) or in one batch. A batch holds one
+reservation per stage of its ticket. Native classes, not dataclasses, so that the compiled core makes them
+cheaply.
+"""
+
+from __future__ import annotations
+
+
+class Request:
+    """One frame. `attempts` counts the batches it was in that failed."""
+
+    __slots__ = (
+        "arrived_us",
+        "attempts",
+        "batch",
+        "deadline_us",
+        "priority",
+        "request_id",
+        "sequence",
+        "stage",
+    )
+
+    def __init__(
+        self, request_id: int, deadline_us: int, priority: int, sequence: int, arrived_us: int
+    ) -> None:
+        self.request_id: int = request_id
+        self.deadline_us: int = deadline_us
+        self.priority: int = priority
+        self.sequence: int = sequence
+        self.arrived_us: int = arrived_us
+        self.attempts: int = 0
+        self.stage: int = 0
+        """The stage whose queue it waits in: above 0 only under policies without reservations."""
+        self.batch: Batch | None = None
+
+
+class Reservation:
+    """A worker's interval [start, end) for one stage of a batch, and the transfer into it (empty for a
+    first stage)."""
+
+    __slots__ = (
+        "batch",
+        "duration_us",
+        "end_us",
+        "stage",
+        "start_us",
+        "transfer_end_us",
+        "transfer_start_us",
+        "worker",
+    )
+
+    def __init__(self, stage: int, worker: int, duration_us: int) -> None:
+        self.batch: Batch | None = None
+        self.stage: int = stage
+        self.worker: int = worker
+        self.duration_us: int = duration_us
+        self.transfer_start_us: int = 0
+        self.transfer_end_us: int = 0
+        self.start_us: int = 0
+        self.end_us: int = 0
+
+
+class Batch:
+    """Frames that travel together under one ticket; `hops[i]` is stage `first_stage + i`, None once it is
+    completed."""
+
+    __slots__ = ("attempt", "batch_id", "deadline_us", "first_stage", "hops", "last", "pipeline", "requests")
+
+    def __init__(
+        self,
+        batch_id: int,
+        attempt: int,
+        pipeline: int,
+        first_stage: int,
+        requests: list[Request],
+        hops: list[Reservation],
+    ) -> None:
+        self.batch_id: int = batch_id
+        self.attempt: int = attempt
+        self.pipeline: int = pipeline
+        self.first_stage: int = first_stage
+        self.requests: list[Request] = requests
+        self.hops: list[Reservation | None] = list(hops)
+        self.last: Reservation = hops[-1]
+        deadline_us = requests[0].deadline_us
+        for request in requests:
+            deadline_us = min(deadline_us, request.deadline_us)
+        self.deadline_us: int = deadline_us

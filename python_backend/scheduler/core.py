@@ -1,0 +1,214 @@
+"""The scheduler core: events in, actions out. One core schedules one model.
+
+Rules: pure (no clock, no I/O, no threads); integer microseconds on the driver's one clock, and a time
+before the last one is taken as the last one; ids come from a counter of the instance. The simulator and the
+live dispatcher run this same object, and the same events give the same actions.
+
+Use:
+    core = SchedulerCore(served)
+    for action in core.handle(RequestArrived(request_id=7, deadline_us=now_us + served.slo_us), now_us): ...
+"""
+
+from __future__ import annotations
+
+from planner.serving import ServedModel
+from python_backend.scheduler.actions import Action, DropReason, WakeAt
+from python_backend.scheduler.batches import Batch, Request
+from python_backend.scheduler.events import (
+    BatchFailed,
+    Event,
+    RequestArrived,
+    RequestCancelled,
+    StageCompleted,
+    TimerFired,
+    WorkerBack,
+    WorkerLost,
+)
+from python_backend.scheduler.invariants import check_state
+from python_backend.scheduler.policies import make_policy
+from python_backend.scheduler.policy import Policy
+from python_backend.scheduler.state import State
+from python_backend.scheduler.timelines import NEVER
+
+
+class SchedulerCore:
+    """Schedules the frames of one model on the workers of its plan.
+
+    `policy` is a name (see policies.POLICIES) or a Policy of its own; batch ids count up from
+    `batch_ids_from`.
+    """
+
+    def __init__(
+        self, served: ServedModel, policy: str | Policy = "adaptive", batch_ids_from: int = 0
+    ) -> None:
+        if not served.pipelines:
+            raise ValueError(f"model {served.model!r} has no pipeline, so nothing can serve it")
+        self.served_model: ServedModel = served
+        self._state: State = State(served, batch_ids_from)
+        self._policy: Policy = make_policy(policy) if isinstance(policy, str) else policy
+        self._policy.attach(self._state)
+        self._wake_us: int = NEVER
+        """The wake-up that the driver was last asked for and has not delivered."""
+
+    def handle(self, event: Event, now_us: int) -> list[Action]:
+        """Everything to do because of `event` at `now_us`, in order. Raises ValueError for events that make
+        no sense."""
+        state = self._state
+        now_us = max(now_us, state.now_us)
+        state.now_us = now_us
+        actions: list[Action] = []
+        state.actions = actions
+        if isinstance(event, RequestArrived):
+            self._arrived(event, now_us)
+        elif isinstance(event, StageCompleted):
+            self._completed(event, now_us)
+        elif isinstance(event, TimerFired):
+            if self._wake_us <= now_us:
+                self._wake_us = NEVER
+        elif isinstance(event, BatchFailed):
+            self._failed(event)
+        elif isinstance(event, RequestCancelled):
+            self._cancelled(event.request_id)
+        elif isinstance(event, WorkerLost):
+            self._worker(event.worker, True)
+        elif isinstance(event, WorkerBack):
+            self._worker(event.worker, False)
+        if state.waiting.count > 0:
+            self._schedule(now_us)
+        return actions
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError when the state contradicts itself. Costs a walk over everything: for tests."""
+        check_state(self._state)
+
+    # What metrics read
+
+    @property
+    def policy_name(self) -> str:
+        """Name of the policy in use."""
+        return self._policy.name
+
+    @property
+    def queue_length(self) -> int:
+        """Frames that wait."""
+        return self._state.waiting.count
+
+    @property
+    def in_flight(self) -> int:
+        """Batches sent and not answered."""
+        return len(self._state.batches)
+
+    @property
+    def unfinished(self) -> int:
+        """Frames that have not ended: waiting or under way."""
+        return len(self._state.requests)
+
+    @property
+    def served(self) -> int:
+        """Frames answered, late ones included."""
+        return self._state.served
+
+    @property
+    def late(self) -> int:
+        """Frames answered after their deadline."""
+        return self._state.late
+
+    @property
+    def dispatched_batches(self) -> int:
+        """Batches sent so far."""
+        return self._state.dispatched_batches
+
+    @property
+    def guard_us(self) -> int:
+        """Time that predictions are now given to be wrong by."""
+        return self._state.guard_us
+
+    def drops(self) -> dict[DropReason, int]:
+        """Frames dropped so far, by reason."""
+        return dict(self._state.drops)
+
+    def worker_busy_until_us(self) -> dict[str, int]:
+        """When each worker will have done all that is reserved on it."""
+        return {
+            name: pool.free_us[worker]
+            for pipeline in self._state.pipelines
+            for pool in pipeline.pools
+            for worker, name in enumerate(pool.names)
+        }
+
+    def lost_workers(self) -> list[str]:
+        """Workers that take no work."""
+        return [
+            name
+            for pipeline in self._state.pipelines
+            for pool in pipeline.pools
+            for worker, name in enumerate(pool.names)
+            if pool.lost[worker]
+        ]
+
+    # Events
+
+    def _arrived(self, event: RequestArrived, now_us: int) -> None:
+        state = self._state
+        if event.request_id in state.requests:
+            raise ValueError(
+                f"request_id {event.request_id} arrived while it is still being served; ids must be unique"
+            )
+        request = Request(event.request_id, event.deadline_us, event.priority, state.sequence, now_us)
+        state.sequence += 1
+        state.requests[event.request_id] = request
+        state.waiting.insert(request)
+
+    def _completed(self, event: StageCompleted, now_us: int) -> None:
+        batch = self._batch(event.batch_id, event.attempt)
+        if batch is None:
+            return
+        index = event.stage - batch.first_stage
+        if not 0 <= index < len(batch.hops):
+            raise ValueError(
+                f"stage {event.stage} of batch {event.batch_id}: its ticket has {len(batch.hops)} stages"
+            )
+        hop = batch.hops[index]
+        if hop is not None:
+            self._state.complete(batch, hop, min(event.ended_us, now_us))
+        elif index == len(batch.hops) - 1:
+            self._state.retire(batch, min(event.ended_us, now_us))
+
+    def _failed(self, event: BatchFailed) -> None:
+        batch = self._batch(event.batch_id, event.attempt)
+        if batch is None:
+            return
+        for request in self._state.fail(batch):
+            self._state.waiting.insert(request)
+
+    def _batch(self, batch_id: int, attempt: int) -> Batch | None:
+        """The batch under way, or None for one that has ended or was tried again since."""
+        batch = self._state.batches.get(batch_id)
+        return batch if batch is not None and batch.attempt == attempt else None
+
+    def _cancelled(self, request_id: int) -> None:
+        state = self._state
+        request = state.requests.get(request_id)
+        if request is None:
+            return
+        if request.batch is None:
+            state.waiting.remove(request)
+            self._policy.forget(request)
+        request.batch = None
+        state.drop(request, DropReason.CANCELLED)
+
+    def _worker(self, name: str, lost: bool) -> None:
+        place = self._state.by_worker.get(name)
+        if place is None:
+            raise ValueError(f"unknown worker {name!r} of model {self.served_model.model!r}")
+        pipeline, stage, worker = place
+        pool = self._state.pipelines[pipeline].pools[stage]
+        if pool.lost[worker] != lost:
+            self._state.version += 1
+            pool.set_usable(worker, lost, False)
+
+    def _schedule(self, now_us: int) -> None:
+        wake_us = self._policy.schedule(self._state, now_us)
+        if wake_us != NEVER and wake_us != self._wake_us:
+            self._wake_us = wake_us
+            self._state.actions.append(WakeAt(wake_us))

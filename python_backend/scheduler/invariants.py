@@ -1,0 +1,85 @@
+"""What must hold of the state after every event. For tests: a walk over everything."""
+
+from __future__ import annotations
+
+from python_backend.scheduler.state import State
+
+
+def check_state(state: State) -> None:
+    """Raise AssertionError naming what contradicts what."""
+    _check_requests(state)
+    _check_batches(state)
+    _check_workers(state)
+
+
+def _check_requests(state: State) -> None:
+    waiting = state.waiting.all()
+    assert len(waiting) == state.waiting.count, "the queue's count is wrong"
+    ids = {request.request_id for request in waiting}
+    assert len(ids) == len(waiting), "a frame waits twice"
+    travelling: set[int] = set()
+    for batch in state.batches.values():
+        for request in batch.requests:
+            if request.batch is batch:
+                assert request.request_id not in travelling, (
+                    f"request {request.request_id} travels in two batches"
+                )
+                travelling.add(request.request_id)
+    assert not ids & travelling, f"requests {ids & travelling} wait and travel"
+    assert ids | travelling == set(state.requests), (
+        "a frame that has not ended is nowhere, or one that has is somewhere"
+    )
+    order = [(-request.priority, request.deadline_us, request.sequence) for request in waiting]
+    assert order == sorted(order), "the queue is out of order"
+
+
+def _check_batches(state: State) -> None:
+    for batch in state.batches.values():
+        end_us = -1
+        for hop in batch.hops:
+            if hop is None:
+                continue
+            assert hop.batch is batch, "a reservation belongs to another batch"
+            assert end_us <= hop.transfer_start_us, (
+                f"batch {batch.batch_id}: transfer before the stage before it ends"
+            )
+            assert hop.transfer_start_us <= hop.transfer_end_us <= hop.start_us <= hop.end_us, (
+                "times out of order"
+            )
+            end_us = hop.end_us
+
+
+def _check_workers(state: State) -> None:
+    for pipeline in state.pipelines:
+        for stage, pool in enumerate(pipeline.pools):
+            for worker, name in enumerate(pool.names):
+                end_us = pool.done_us[worker]
+                for hop in pool.outstanding[worker]:
+                    batch = hop.batch
+                    assert batch is not None, f"{name}: reserved for nobody"
+                    assert state.batches.get(batch.batch_id) is batch, f"{name}: reserved for a dead batch"
+                    assert (hop.stage, hop.worker) == (stage, worker), (
+                        f"{name}: reservation of another worker"
+                    )
+                    assert hop.start_us >= end_us, f"{name}: intervals overlap"
+                    end_us = hop.end_us
+                assert pool.free_us[worker] >= end_us, (
+                    f"{name}: said to be free before its last reservation ends"
+                )
+            assert pool.usable == pool.lost.count(False), "the count of usable workers is wrong"
+            for group in range(len(pool.groups)):
+                _check_group(state, pipeline.index, stage, group)
+
+
+def _check_group(state: State, pipeline: int, stage: int, group: int) -> None:
+    pool = state.pipelines[pipeline].pools[stage]
+    members = [
+        w
+        for w in range(len(pool.names))
+        if pool.worker_group[w] == group and not pool.lost[w] and not pool.stalled[w]
+    ]
+    top = pool.top_of(group)
+    if not members:
+        assert top < 0, "a lost worker is offered"
+        return
+    assert pool.free_us[top] == min(pool.free_us[w] for w in members), "not the earliest worker is offered"

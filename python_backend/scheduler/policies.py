@@ -1,0 +1,15 @@
+"""The policies by name."""
+
+from __future__ import annotations
+
+from python_backend.scheduler.adaptive import AdaptivePolicy
+from python_backend.scheduler.policy import Policy
+
+POLICIES = ("adaptive",)
+
+
+def make_policy(name: str) -> Policy:
+    """A new policy of that name. Raises ValueError."""
+    if name == "adaptive":
+        return AdaptivePolicy()
+    raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")

@@ -1,0 +1,51 @@
+"""What a scheduling policy is: a rule that looks at the state whenever something happened, and commits,
+drops or waits.
+
+A policy decides only through State.commit and State.drop, so whatever it does the invariants hold.
+`schedule` returns the time at which it wants to look again although nothing happened (NEVER for not at
+all).
+"""
+
+from __future__ import annotations
+
+from python_backend.scheduler.actions import DropReason
+from python_backend.scheduler.batches import Request
+from python_backend.scheduler.state import State
+from python_backend.scheduler.timelines import NEVER
+
+
+class Policy:
+    """Base of all policies. One instance serves one core."""
+
+    name = ""
+
+    def attach(self, state: State) -> None:
+        """Called once, before the first event."""
+
+    def schedule(self, state: State, now_us: int) -> int:
+        """Decide everything that can be decided at `now_us`; returns when to look again."""
+        raise NotImplementedError
+
+    def forget(self, request: Request) -> None:
+        """A waiting frame has ended for another reason (cancelled)."""
+
+
+def shed(state: State, request: Request, now_us: int) -> None:
+    """Drop a frame, already taken from the queue, that no pipeline can serve in time, with the reason that
+    fits."""
+    state.drop(request, shed_reason(state, request, now_us))
+
+
+def shed_reason(state: State, request: Request, now_us: int) -> DropReason:
+    """Why nothing can serve it: no workers, a failed attempt, too late from the start, or queueing."""
+    fastest_us = NEVER
+    for pipeline in state.pipelines:
+        if pipeline.usable():
+            fastest_us = min(fastest_us, pipeline.path_us[0])
+    if fastest_us == NEVER:
+        return DropReason.NO_WORKER
+    if request.attempts > 0:
+        return DropReason.FAILED
+    if request.arrived_us + fastest_us > request.deadline_us:
+        return DropReason.EXPIRED
+    return DropReason.OVERLOAD

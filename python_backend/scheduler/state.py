@@ -1,0 +1,309 @@
+"""The scheduler's state and the only functions that change it: quote, commit, drop, complete, fail.
+
+Rules: `quote` reads timelines, `commit` alone reserves and refuses a stale quote. A frame ends exactly
+once: served by the last stage's completion, or dropped with a reason. Actions are collected in `actions` in
+the order decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from planner.serving import ServedModel
+from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Hop, Ticket
+from python_backend.scheduler.batches import Batch, Request, Reservation
+from python_backend.scheduler.timelines import Links, PipelineTimelines, Pool
+from python_backend.scheduler.waiting import WaitingQueue
+
+
+class Quote:
+    """A predicted run of `batch_size` frames through stages first_stage ... of a pipeline, valid until the
+    next commit."""
+
+    __slots__ = ("batch_size", "finish_us", "first_stage", "hops", "pipeline", "version", "work_us")
+
+    def __init__(self, pipeline: int, first_stage: int, batch_size: int, version: int) -> None:
+        self.pipeline: int = pipeline
+        self.first_stage: int = first_stage
+        self.batch_size: int = batch_size
+        self.version: int = version
+        self.hops: list[Reservation] = []
+        self.finish_us: int = 0
+        self.work_us: int = 0
+        """Sum of transfers and stage latencies: what is left of the run without queueing."""
+
+
+class StaleQuoteError(RuntimeError):
+    """A quote was committed after the timelines that it read had changed."""
+
+
+class State:
+    """One model's queue, timelines, frames and batches under way, and counts for metrics."""
+
+    __slots__ = (
+        "actions", "batches", "by_worker", "completed_batches", "dispatched_batches", "dispatched_frames",
+        "drops", "guard_us", "late", "links", "next_batch_id", "now_us", "pipelines", "requests", "sequence",
+        "served", "slo_us", "stage_done", "version", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, served: ServedModel, batch_ids_from: int) -> None:
+        self.slo_us: int = served.slo_us
+        self.now_us: int = 0
+        self.links: Links = Links()
+        self.pipelines: list[PipelineTimelines] = [
+            PipelineTimelines(index, pipeline, self.links) for index, pipeline in enumerate(served.pipelines)
+        ]
+        self.waiting: WaitingQueue = WaitingQueue()
+        self.requests: dict[int, Request] = {}
+        """Every frame that has not ended."""
+        self.batches: dict[int, Batch] = {}
+        self.by_worker: dict[str, tuple[int, int, int]] = {}
+        """(pipeline, stage, worker) by name."""
+        for pipeline in self.pipelines:
+            for stage, pool in enumerate(pipeline.pools):
+                for worker, name in enumerate(pool.names):
+                    self.by_worker[name] = (pipeline.index, stage, worker)
+        self.next_batch_id: int = batch_ids_from
+        self.sequence: int = 0
+        self.version: int = 0
+        self.guard_us: int = 0
+        """Time that a quote must leave before the deadline: what predictions were found to be wrong by."""
+        self.actions: list[Action] = []
+        self.stage_done: Callable[[Batch], None] | None = None
+        """Set by policies that queue at every stage: takes over a batch whose only stage has ended."""
+        self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
+        self.served: int = 0
+        self.late: int = 0
+        self.dispatched_batches: int = 0
+        self.dispatched_frames: int = 0
+        self.completed_batches: int = 0
+
+    # Reading
+
+    def finish_us(self, pipeline: PipelineTimelines, batch_size: int, now_us: int) -> int:
+        """When `batch_size` frames sent at `now_us` would be through, or -1 when a stage has no worker."""
+        pools = pipeline.pools
+        pool = pools[0]
+        worker = pool.earliest()
+        if worker < 0:
+            return -1
+        time_us = max(now_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
+        for stage in range(1, len(pools)):
+            uplink = pool.uplinks[worker]
+            pool = pools[stage]
+            worker = pool.earliest()
+            if worker < 0:
+                return -1
+            time_us = max(time_us, self.links.up_free[uplink], self.links.down_free[pool.downlinks[worker]])
+            time_us += pipeline.transfer_us[stage - 1][batch_size - 1]
+            time_us = max(time_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
+        return time_us
+
+    def quote(self, pipeline: PipelineTimelines, batch_size: int, now_us: int) -> Quote | None:
+        """The same, with the intervals to commit; None when a stage has no worker."""
+        quote = Quote(pipeline.index, 0, batch_size, self.version)
+        before: Reservation | None = None
+        uplink = 0
+        for stage in range(len(pipeline.pools)):
+            pool = pipeline.pools[stage]
+            worker = pool.earliest()
+            if worker < 0:
+                return None
+            hop = Reservation(stage, worker, pool.latency_us[batch_size - 1])
+            transfer_us = 0 if before is None else pipeline.transfer_us[stage - 1][batch_size - 1]
+            place_hop(hop, pool, before, uplink, transfer_us, now_us)
+            quote.hops.append(hop)
+            quote.work_us += transfer_us + hop.duration_us
+            before = hop
+            uplink = pool.uplinks[worker]
+            quote.finish_us = hop.end_us
+        return quote
+
+    # Changing
+
+    def commit(self, quote: Quote, requests: list[Request]) -> Batch:
+        """Reserve what was quoted for these frames, already taken from the queue, and emit the Dispatch.
+
+        Raises StaleQuoteError when something was committed since.
+        """
+        if quote.version != self.version:
+            raise StaleQuoteError(
+                f"quote of version {quote.version} where the timelines are at {self.version}"
+            )
+        self.version += 1
+        attempt = 0
+        for request in requests:
+            attempt = max(attempt, request.attempts)
+        batch = Batch(self.next_batch_id, attempt, quote.pipeline, quote.first_stage, requests, quote.hops)
+        self.next_batch_id += 1
+        self.batches[batch.batch_id] = batch
+        for request in requests:
+            request.batch = batch
+        self.dispatched_batches += 1
+        self.dispatched_frames += len(requests)
+        self._reserve(batch, quote.hops)
+        self.actions.append(self._dispatch(batch, quote.hops))
+        return batch
+
+    def _reserve(self, batch: Batch, hops: list[Reservation]) -> None:
+        pools = self.pipelines[batch.pipeline].pools
+        uplink = -1
+        for hop in hops:
+            pool = pools[hop.stage]
+            hop.batch = batch
+            pool.outstanding[hop.worker].append(hop)
+            pool.set_free(hop.worker, hop.end_us)
+            if uplink >= 0:
+                self.links.up_free[uplink] = hop.transfer_end_us
+                self.links.down_free[pool.downlinks[hop.worker]] = hop.transfer_end_us
+            uplink = pool.uplinks[hop.worker]
+
+    def _dispatch(self, batch: Batch, hops: list[Reservation]) -> Dispatch:
+        pools = self.pipelines[batch.pipeline].pools
+        ticket = Ticket(
+            batch_id=batch.batch_id,
+            attempt=batch.attempt,
+            pipeline=batch.pipeline,
+            deadline_us=batch.deadline_us,
+            hops=tuple(
+                [
+                    Hop(
+                        pools[hop.stage].names[hop.worker],
+                        hop.transfer_start_us,
+                        hop.transfer_end_us,
+                        hop.start_us,
+                        hop.end_us,
+                    )
+                    for hop in hops
+                ]
+            ),
+            first_stage=batch.first_stage,
+        )
+        return Dispatch(ticket, tuple([request.request_id for request in batch.requests]))
+
+    def drop(self, request: Request, reason: DropReason) -> None:
+        """End a frame that is no longer in the queue."""
+        del self.requests[request.request_id]
+        self.drops[reason] += 1
+        self.actions.append(Drop(request.request_id, reason))
+
+    def complete(self, batch: Batch, hop: Reservation, ended_us: int) -> None:
+        """A stage ended: free its worker, correct what was predicted from it, and end the frames after the
+        last one.
+
+        Notices can be lost: workers serve in reserved order and stages follow one another, so whatever was
+        to end before this hop has ended too.
+        """
+        for earlier in batch.hops:
+            if earlier is not None and earlier.stage < hop.stage:
+                self._release(batch, earlier, min(earlier.end_us, ended_us))
+        self._release(batch, hop, ended_us)
+        if hop is batch.last:
+            self.retire(batch, ended_us)
+
+    def _release(self, batch: Batch, hop: Reservation, ended_us: int) -> None:
+        pool = self.pipelines[batch.pipeline].pools[hop.stage]
+        outstanding = pool.outstanding[hop.worker]
+        while outstanding:
+            first = outstanding.pop(0)
+            if first is hop:
+                break
+            if first.batch is not None:
+                first.batch.hops[first.stage - first.batch.first_stage] = None
+        batch.hops[hop.stage - batch.first_stage] = None
+        pool.done_us[hop.worker] = max(pool.done_us[hop.worker], ended_us)
+        if pool.stalled[hop.worker]:
+            pool.set_usable(hop.worker, pool.lost[hop.worker], False)
+        if ended_us != hop.end_us:
+            self.version += 1
+            hop.end_us = ended_us
+            self._follow(batch, hop)
+            self.rechain(batch.pipeline, hop.stage, hop.worker)
+
+    def retire(self, batch: Batch, ended_us: int) -> None:
+        del self.batches[batch.batch_id]
+        self.completed_batches += 1
+        if self.stage_done is not None:
+            self.stage_done(batch)
+            return
+        for request in batch.requests:
+            if request.batch is batch:
+                request.batch = None
+                del self.requests[request.request_id]
+                self.served += 1
+                if ended_us > request.deadline_us:
+                    self.late += 1
+
+    def _follow(self, batch: Batch, hop: Reservation) -> None:
+        """Move the next hop of a batch back when its transfer cannot start as reserved. (It is not moved
+        forward: the links were reserved for others in between.)"""
+        index = hop.stage - batch.first_stage + 1
+        if index >= len(batch.hops):
+            return
+        following = batch.hops[index]
+        if following is None or following.transfer_start_us >= hop.end_us:
+            return
+        delay_us = hop.end_us - following.transfer_start_us
+        following.transfer_start_us += delay_us
+        following.transfer_end_us += delay_us
+        uplink = self.pipelines[batch.pipeline].pools[hop.stage].uplinks[hop.worker]
+        downlink = self.pipelines[batch.pipeline].pools[following.stage].downlinks[following.worker]
+        self.links.up_free[uplink] = max(self.links.up_free[uplink], following.transfer_end_us)
+        self.links.down_free[downlink] = max(self.links.down_free[downlink], following.transfer_end_us)
+        if following.transfer_end_us > following.start_us:
+            self.rechain(batch.pipeline, following.stage, following.worker)
+
+    def rechain(self, pipeline: int, stage: int, worker: int) -> None:
+        """Predict anew the intervals that a worker still has to run, in reserved order."""
+        pool = self.pipelines[pipeline].pools[stage]
+        end_us = pool.done_us[worker]
+        for hop in pool.outstanding[worker]:
+            start_us = max(hop.transfer_end_us, end_us)
+            end_us = start_us + hop.duration_us
+            if start_us != hop.start_us:
+                hop.start_us = start_us
+                hop.end_us = end_us
+                if hop.batch is not None:
+                    self._follow(hop.batch, hop)
+        if end_us != pool.free_us[worker]:
+            pool.set_free(worker, end_us)
+
+    def fail(self, batch: Batch) -> list[Request]:
+        """Give up a batch: what it still reserved is freed; returns its frames that somebody still waits
+        for."""
+        self.version += 1
+        del self.batches[batch.batch_id]
+        for hop in batch.hops:
+            if hop is not None:
+                pool = self.pipelines[batch.pipeline].pools[hop.stage]
+                pool.outstanding[hop.worker].remove(hop)
+                if hop.start_us < self.now_us:
+                    pool.done_us[hop.worker] = max(pool.done_us[hop.worker], min(self.now_us, hop.end_us))
+                if pool.stalled[hop.worker]:
+                    pool.set_usable(hop.worker, pool.lost[hop.worker], False)
+                self.rechain(batch.pipeline, hop.stage, hop.worker)
+        orphans = [request for request in batch.requests if request.batch is batch]
+        for request in orphans:
+            request.batch = None
+            request.attempts += 1
+        return orphans
+
+
+def place_hop(
+    hop: Reservation, pool: Pool, before: Reservation | None, uplink: int, transfer_us: int, now_us: int
+) -> None:
+    """Fill in the times of a hop on its worker: after the hop before it, its transfer and the worker's free
+    time."""
+    ready_us = now_us
+    if before is not None:
+        ready_us = max(
+            before.end_us, pool.links.up_free[uplink], pool.links.down_free[pool.downlinks[hop.worker]]
+        )
+        hop.transfer_start_us = ready_us
+        ready_us += transfer_us
+        hop.transfer_end_us = ready_us
+    else:
+        hop.transfer_start_us = now_us
+        hop.transfer_end_us = now_us
+    hop.start_us = max(ready_us, pool.free_us[hop.worker])
+    hop.end_us = hop.start_us + hop.duration_us

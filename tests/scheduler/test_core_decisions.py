@@ -1,0 +1,217 @@
+"""What the core decides in situations small enough to know the answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+from python_backend.scheduler.actions import Dispatch, Drop, DropReason, Hop, Ticket, WakeAt
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.events import (
+    BatchFailed,
+    RequestArrived,
+    RequestCancelled,
+    StageCompleted,
+    TimerFired,
+    WorkerBack,
+    WorkerLost,
+)
+
+
+def stage(name: str, latency_us: tuple[int, ...], workers: int) -> ServedStage:
+    """A pool whose workers each have links of their own."""
+    return ServedStage(
+        gpu="G",
+        slices_per_gpu=1,
+        latency_us=latency_us,
+        workers=tuple(
+            ServedWorker(
+                name=f"{name}.w{i}", server=f"{name}{i}", uplink=f"{name}.up{i}", downlink=f"{name}.down{i}"
+            )
+            for i in range(workers)
+        ),
+    )
+
+
+def two_stages(slo_us: int = 1_000, workers: int = 1, batch_size: int = 1) -> ServedModel:
+    """100 us, a hop of 10 us, 200 us (batch 2: 150, 20, 300)."""
+    pipeline = ServedPipeline(
+        batch_size=batch_size,
+        stages=(stage("a", (100, 150), workers), stage("b", (200, 300), workers)),
+        transfer_us=((10, 20),),
+    )
+    return ServedModel(model="m", slo_us=slo_us, planned_rps=5_000.0, pipelines=(pipeline,))
+
+
+def one_stage(latency_us: tuple[int, ...] = (100,), workers: int = 1, batch_size: int = 1) -> ServedModel:
+    pipeline = ServedPipeline(
+        batch_size=batch_size, stages=(stage("a", latency_us, workers),), transfer_us=()
+    )
+    return ServedModel(model="m", slo_us=1_000, planned_rps=5_000.0, pipelines=(pipeline,))
+
+
+def test_an_idle_pipeline_takes_a_frame_at_once() -> None:
+    core = SchedulerCore(two_stages())
+    hops = (Hop("a.w0", 50, 50, 50, 150), Hop("b.w0", 150, 160, 160, 360))
+    ticket = Ticket(batch_id=0, attempt=0, pipeline=0, deadline_us=1_050, hops=hops)
+    assert core.handle(RequestArrived(7, deadline_us=1_050), 50) == [Dispatch(ticket, (7,))]
+    core.check_invariants()
+    assert (core.queue_length, core.in_flight, core.unfinished) == (0, 1, 1)
+    assert core.worker_busy_until_us() == {"a.w0": 150, "b.w0": 360}
+
+
+def test_a_frame_waits_for_the_first_worker_and_no_longer() -> None:
+    core = SchedulerCore(two_stages())
+    core.handle(RequestArrived(1, deadline_us=1_000), 0)
+    assert core.handle(RequestArrived(2, deadline_us=1_000), 0) == [WakeAt(100)]
+    (dispatch,) = core.handle(TimerFired(), 100)
+    assert isinstance(dispatch, Dispatch)
+    assert dispatch.request_ids == (2,)
+    assert dispatch.ticket.hops == (Hop("a.w0", 100, 100, 100, 200), Hop("b.w0", 200, 210, 310, 510))
+
+
+def test_a_frame_that_nothing_can_serve_is_dropped_at_once() -> None:
+    core = SchedulerCore(two_stages())
+    assert core.handle(RequestArrived(1, deadline_us=309), 0) == [Drop(1, DropReason.EXPIRED)]
+    core.handle(RequestArrived(2, deadline_us=1_000), 0)
+    # Behind frame 2 it could end at 510 at the earliest: stage b is taken until 310.
+    assert core.handle(RequestArrived(3, deadline_us=509), 0) == [Drop(3, DropReason.OVERLOAD)]
+    assert core.drops()[DropReason.OVERLOAD] == 1
+    assert core.unfinished == 1
+
+
+def test_the_urgent_frame_gets_the_fast_pipeline() -> None:
+    slow = ServedPipeline(batch_size=1, stages=(stage("slow", (500,), 1),), transfer_us=())
+    fast = ServedPipeline(batch_size=1, stages=(stage("fast", (100,), 1),), transfer_us=())
+    core = SchedulerCore(ServedModel(model="m", slo_us=1_000, planned_rps=1.0, pipelines=(slow, fast)))
+    (first,) = core.handle(RequestArrived(1, deadline_us=150), 0)
+    assert isinstance(first, Dispatch)
+    assert first.ticket.hops[0].worker == "fast.w0"
+
+
+def test_an_early_end_frees_the_worker_early() -> None:
+    core = SchedulerCore(one_stage())
+    core.handle(RequestArrived(1, deadline_us=1_000), 0)
+    core.handle(RequestArrived(2, deadline_us=1_000), 0)
+    (dispatch,) = core.handle(StageCompleted(0, 0, 0, ended_us=60), 60)
+    assert isinstance(dispatch, Dispatch)
+    assert dispatch.ticket.hops == (Hop("a.w0", 60, 60, 60, 160),)
+    assert core.served == 1
+
+
+def test_a_late_end_moves_what_follows() -> None:
+    core = SchedulerCore(two_stages())
+    core.handle(RequestArrived(1, deadline_us=5_000), 0)
+    core.handle(StageCompleted(0, 0, 0, ended_us=180), 180)
+    core.check_invariants()
+    assert core.worker_busy_until_us() == {"a.w0": 180, "b.w0": 390}
+
+
+def test_unknown_and_old_attempts_are_ignored() -> None:
+    core = SchedulerCore(two_stages(), batch_ids_from=40)
+    (dispatch,) = core.handle(RequestArrived(1, deadline_us=5_000), 0)
+    assert isinstance(dispatch, Dispatch)
+    assert dispatch.ticket.batch_id == 40
+    (again,) = core.handle(BatchFailed(40, 0, 0), 20)
+    assert isinstance(again, Dispatch)
+    assert (again.ticket.batch_id, again.ticket.attempt, again.request_ids) == (41, 1, (1,))
+    assert core.handle(StageCompleted(40, 0, 1, ended_us=30), 30) == []
+    assert core.handle(StageCompleted(41, 0, 1, ended_us=30), 30) == []
+    assert core.served == 0
+    core.handle(StageCompleted(41, 1, 1, ended_us=400), 400)
+    assert core.served == 1
+
+
+def test_the_answer_counts_although_notices_were_lost() -> None:
+    core = SchedulerCore(two_stages())
+    core.handle(RequestArrived(1, deadline_us=5_000), 0)
+    core.handle(StageCompleted(0, 0, 1, ended_us=310), 310)
+    core.check_invariants()
+    assert (core.served, core.in_flight) == (1, 0)
+    assert core.handle(StageCompleted(0, 0, 0, ended_us=100), 320) == []
+
+
+def test_a_failed_frame_without_time_left_is_dropped() -> None:
+    core = SchedulerCore(two_stages())
+    core.handle(RequestArrived(1, deadline_us=400), 0)
+    assert core.handle(BatchFailed(0, 0, 0), 150) == [Drop(1, DropReason.FAILED)]
+    core.check_invariants()
+
+
+def test_frames_are_refused_while_all_workers_are_lost_and_served_again_after() -> None:
+    core = SchedulerCore(two_stages())
+    core.handle(WorkerLost("b.w0"), 0)
+    assert core.handle(RequestArrived(1, deadline_us=1_000), 10) == [Drop(1, DropReason.NO_WORKER)]
+    core.handle(WorkerBack("b.w0"), 20)
+    (dispatch,) = core.handle(RequestArrived(2, deadline_us=1_000), 30)
+    assert isinstance(dispatch, Dispatch)
+    core.check_invariants()
+
+
+def test_losing_the_last_worker_drops_what_waits() -> None:
+    core = SchedulerCore(one_stage())
+    core.handle(RequestArrived(1, deadline_us=1_000), 0)
+    core.handle(RequestArrived(2, deadline_us=1_000), 0)
+    assert core.handle(WorkerLost("a.w0"), 10) == [Drop(2, DropReason.NO_WORKER)]
+    assert core.handle(BatchFailed(0, 0, 0), 11) == [Drop(1, DropReason.NO_WORKER)]
+    assert core.unfinished == 0
+
+
+def test_cancelled_frames_end_once() -> None:
+    core = SchedulerCore(one_stage())
+    core.handle(RequestArrived(1, deadline_us=1_000), 0)
+    core.handle(RequestArrived(2, deadline_us=1_000), 0)
+    assert core.handle(RequestCancelled(2), 5) == [Drop(2, DropReason.CANCELLED)]
+    assert core.handle(RequestCancelled(1), 6) == [Drop(1, DropReason.CANCELLED)]
+    assert core.handle(RequestCancelled(1), 7) == []
+    core.check_invariants()
+    core.handle(StageCompleted(0, 0, 0, ended_us=100), 100)
+    assert (core.served, core.unfinished, core.in_flight) == (0, 0, 0)
+
+
+def test_higher_priority_goes_first() -> None:
+    core = SchedulerCore(one_stage())
+    core.handle(RequestArrived(1, deadline_us=1_000), 0)
+    core.handle(RequestArrived(2, deadline_us=500), 0)
+    core.handle(RequestArrived(3, deadline_us=900, priority=1), 0)
+    (dispatch, *_) = core.handle(StageCompleted(0, 0, 0, ended_us=100), 100)
+    assert isinstance(dispatch, Dispatch)
+    assert dispatch.request_ids == (3,)
+
+
+def test_a_worker_that_shows_no_sign_of_life_is_given_one_batch_and_no_more() -> None:
+    core = SchedulerCore(one_stage(workers=2))
+    core.handle(RequestArrived(1, deadline_us=100_000), 0)
+    core.handle(RequestArrived(2, deadline_us=100_000), 0)
+    sent = []
+    for request_id in range(3, 8):
+        now_us = request_id * 1_000
+        for action in core.handle(RequestArrived(request_id, deadline_us=100_000), now_us):
+            if isinstance(action, Dispatch):
+                sent.append(action.ticket.hops[0].worker)
+                if sent[-1] == "a.w1":
+                    core.handle(StageCompleted(action.ticket.batch_id, 0, 0, now_us + 100), now_us + 100)
+    core.check_invariants()
+    assert sent.count("a.w0") == 1
+    assert sent.count("a.w1") == 4
+
+
+def test_time_that_steps_back_is_taken_as_the_last_time() -> None:
+    core = SchedulerCore(one_stage())
+    core.handle(TimerFired(), 500)
+    (dispatch,) = core.handle(RequestArrived(1, deadline_us=1_000), 100)
+    assert isinstance(dispatch, Dispatch)
+    assert dispatch.ticket.hops[0].start_us == 500
+
+
+def test_bad_input_is_named() -> None:
+    core = SchedulerCore(one_stage())
+    core.handle(RequestArrived(1, deadline_us=1_000), 0)
+    with pytest.raises(ValueError, match="request_id 1 arrived while"):
+        core.handle(RequestArrived(1, deadline_us=1_000), 0)
+    with pytest.raises(ValueError, match="unknown worker 'z'"):
+        core.handle(WorkerLost("z"), 0)
+    with pytest.raises(ValueError, match="unknown policy 'x'"):
+        SchedulerCore(one_stage(), policy="x")
+    with pytest.raises(ValueError, match="no pipeline"):
+        SchedulerCore(ServedModel(model="m", slo_us=1, planned_rps=0.0, pipelines=()))
