@@ -65,6 +65,11 @@ class ModelEntry:
     served: ServedModel
     programs: tuple[tuple[StageProgram, ...], ...]
     """programs[pipeline][stage]"""
+    tensor_ensemble: str = ""
+    """The way in for clients that preprocess themselves: takes `input`, gives `outputs`."""
+    public_inputs: tuple[TensorSpec, ...] = ()
+    """Of `ensemble`; dtype BYTES for encoded images, -1 for any size."""
+    public_outputs: tuple[TensorSpec, ...] = ()
 
 
 @dataclass(frozen=True)
