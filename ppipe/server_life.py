@@ -1,0 +1,185 @@
+"""One life of one tritonserver process, from its start to its end.
+
+Rules
+- It serves once each of its models has answered a real question.
+- It ends with ServerDied, whose text says why, or with StopAsked; the process is gone when the context is
+  left.
+- A stub that died leaves its callers waiting. In a server with dispatchers only the end of the process
+  releases them, so that is what happens; elsewhere callers get an error after a second, and the one model is
+  loaded anew.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from ppipe.guard import sweep
+from ppipe.probe import Probe, Prober, Verdict
+from ppipe.processes import GuardedProcess, stubs_of
+
+TICK_S = 0.2
+CHECK_S = 1.0
+HEALTH_TIMEOUT_S = 5.0
+SILENCES_ALLOWED = 3
+PROBE_TIMEOUT_S = 20.0
+RELOAD_TIMEOUT_S = 30.0
+_LOG_TAIL_BYTES = 65_536
+_HARMLESS = ("CudaDriverHelper has not been initialized.",)
+"""Error lines that every server without a GPU writes."""
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """How to run one server. `dispatchers`: those of its models that hold callers until they answer them."""
+
+    name: str
+    address: str
+    models: tuple[str, ...]
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: Path
+    shm_prefix: str
+    dispatchers: tuple[str, ...] = ()
+    start_timeout_s: float = 180.0
+
+
+class ServerDied(Exception):
+    """The server process has ended, or cannot go on."""
+
+
+class StopAsked(Exception):
+    """The server is wanted no longer."""
+
+
+class ServerLife:
+    """A context: the process runs inside it. Used by one thread; `stopping` may be set by any."""
+
+    def __init__(self, plan: ServerPlan, stopping: threading.Event, note: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._stopping = stopping
+        self._note = note
+        self._deadline_s = time.monotonic() + plan.start_timeout_s
+        self._log_start = plan.log.stat().st_size if plan.log.exists() else 0
+        self._stubs: frozenset[str] = frozenset()
+        self._silences = 0
+
+    def __enter__(self) -> ServerLife:
+        plan = self._plan
+        self._process = GuardedProcess.start(
+            plan.command, log=plan.log, environment=plan.environment, shm_prefixes=[plan.shm_prefix]
+        )
+        self._prober = Prober(plan.address)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._prober.close()
+        if kind is not StopAsked:
+            self._process.kill()
+        self._process.stop()
+        # The guard has done this, unless it was itself killed.
+        sweep(self._plan.shm_prefix)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the tritonserver."""
+        return self._process.pid
+
+    def wait_until_loaded(self) -> None:
+        """Returns when the server calls itself ready, which is when its models are loaded."""
+        while not self._prober.is_server_ready(HEALTH_TIMEOUT_S):
+            self._step("it has not loaded its models")
+
+    def wait_until_answering(self, answered: Callable[[int], None]) -> None:
+        """Returns when every model has answered; `answered` hears how many have."""
+        for count, model in enumerate(self._plan.models, start=1):
+            probe = self._prober.ask(model, PROBE_TIMEOUT_S)
+            while probe.verdict is not Verdict.ANSWERS:
+                if probe.verdict is Verdict.REFUSED:
+                    raise ServerDied(f"model {model!r} refuses what its metadata asks for: {probe.detail}")
+                if probe.verdict is Verdict.STUB_DEAD:
+                    raise ServerDied(f"the Python process of model {model!r} died: {probe.detail}")
+                self._step(f"model {model!r} does not answer ({probe.detail or probe.verdict.value})")
+                probe = self._prober.ask(model, PROBE_TIMEOUT_S)
+            answered(count)
+        self._stubs = frozenset(self._living_stubs())
+
+    def watch(self) -> None:
+        """Only ever raises."""
+        next_check_s = 0.0
+        while True:
+            self._step(None)
+            if time.monotonic() >= next_check_s:
+                self._check_stubs()
+                self._check_health()
+                next_check_s = time.monotonic() + CHECK_S
+
+    def _step(self, waiting_for: str | None) -> None:
+        """Let a little time pass, unless something has ended."""
+        if self._stopping.wait(TICK_S):
+            raise StopAsked
+        status = self._process.poll()
+        if status is not None:
+            raise ServerDied(f"it ended with status {status}{self._last_words()}")
+        if waiting_for is not None and time.monotonic() > self._deadline_s:
+            raise ServerDied(f"after {self._plan.start_timeout_s:.0f} s {waiting_for}{self._last_words()}")
+
+    def _living_stubs(self) -> set[str]:
+        pid = self._process.pid
+        return set() if pid is None else set(stubs_of(pid))
+
+    def _check_stubs(self) -> None:
+        for model in sorted(self._stubs - self._living_stubs()):
+            self._stub_died(model)
+
+    def _stub_died(self, model: str) -> None:
+        if self._process.poll() is not None:
+            raise ServerDied(f"it ended{self._last_words()}")
+        if self._plan.dispatchers:
+            raise ServerDied(f"the Python process of model {model!r} died; its callers need the server's end")
+        self._note(f"the Python process of model {model!r} died: loading it again")
+        probe = self._prober.reload(model, RELOAD_TIMEOUT_S)
+        if probe.verdict is Verdict.ANSWERS:
+            probe = self._prober.ask(model, PROBE_TIMEOUT_S)
+        if probe.verdict is not Verdict.ANSWERS:
+            raise ServerDied(f"the Python process of model {model!r} died and would not load: {probe.detail}")
+        self._note(f"model {model!r} was loaded again")
+
+    def _check_health(self) -> None:
+        probes = [self._prober.ask_hopeless(name, HEALTH_TIMEOUT_S) for name in self._plan.dispatchers]
+        for probe in probes or [self._prober.ask_live(HEALTH_TIMEOUT_S)]:
+            self._judge(probe)
+
+    def _judge(self, probe: Probe) -> None:
+        if probe.verdict is Verdict.STUB_DEAD:
+            raise ServerDied(f"a dispatcher's Python process died: {probe.detail}")
+        self._silences = self._silences + 1 if probe.verdict is Verdict.SILENT else 0
+        if self._silences >= SILENCES_ALLOWED:
+            raise ServerDied(f"no answer to {SILENCES_ALLOWED} probes of {HEALTH_TIMEOUT_S:.0f} s each")
+
+    def _last_words(self) -> str:
+        """The errors that this life wrote into the log, and where the log is."""
+        with self._plan.log.open("rb") as log:
+            size = log.seek(0, 2)
+            log.seek(max(self._log_start, size - _LOG_TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+        said = "".join(f"\n    {line}" for line in log_errors(text))
+        return f"; its log {self._plan.log} says:{said}" if said else f"; see its log {self._plan.log}"
+
+
+def log_errors(text: str, most: int = 6) -> list[str]:
+    """The lines of a tritonserver log that tell what went wrong: error lines, the first ones, each once."""
+    found: dict[str, None] = {}
+    for line in text.splitlines():
+        match = re.match(r"E\d{4} [\d:.]+ \d+ [\w.]+:\d+\] (.*)", line)
+        message = match[1].strip('"') if match else line if line.startswith("error:") else ""
+        if message and message not in _HARMLESS:
+            found.setdefault(message)
+    return list(found)[:most]

@@ -1,0 +1,136 @@
+"""Starting, watching and ending real tritonservers, with a hand-made deployment that needs no plan."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from planner.manifest import DeploymentManifest
+from ppipe.guard import SHM, children_of
+from ppipe.launcher import ServedDeployment, ServeError
+from ppipe.ports import PortInUse
+from ppipe.probe import Prober, Verdict
+from ppipe.processes import stubs_of
+from ppipe.supervisor import ServerState, ServerStatus
+from tests.live.handmade import free_ports, write_deployment
+
+pytestmark = pytest.mark.live
+
+FAILING = "raise RuntimeError('no such weights')"
+SERVE_FOREVER = """
+import sys, time
+from pathlib import Path
+from ppipe.launcher import ServedDeployment
+with ServedDeployment(Path(sys.argv[1]), Path(sys.argv[1]) / "logs") as served:
+    served.start()
+    print("serving", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[ServedDeployment]:
+    write_deployment(tmp_path, free_ports(9))
+    with ServedDeployment(tmp_path, tmp_path / "logs") as deployment:
+        deployment.start()
+        yield deployment
+    assert left_behind(os.getpid()) == ([], [])
+
+
+def left_behind(owner: int) -> tuple[list[int], list[str]]:
+    """Children of `owner`, and shared-memory files that carry its number."""
+    return children_of(owner), [path.name for path in SHM.glob(f"ppipe_{owner}_*")]
+
+
+def status_of(served: ServedDeployment, name: str) -> ServerStatus:
+    return next(status for status in served.statuses if status.name == name)
+
+
+def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def asks(manifest: DeploymentManifest, server: str, model: str) -> Verdict:
+    address = manifest.server(server)
+    with Prober(f"{address.host}:{address.grpc_port}") as prober:
+        return prober.ask(model, timeout_s=5.0).verdict
+
+
+def test_every_model_answers_once_it_is_started(served: ServedDeployment) -> None:
+    assert [(status.name, status.state) for status in served.statuses] == [
+        ("slow-0", ServerState.SERVING),
+        ("slow-1", ServerState.SERVING),
+        ("entry", ServerState.SERVING),
+    ]
+    assert asks(served.manifest, "entry", "double") is Verdict.ANSWERS
+    assert asks(served.manifest, "slow-1", "double.w1") is Verdict.ANSWERS
+    assert asks(served.manifest, "slow-1", "double.w0") is Verdict.NOT_YET, (
+        "a server has its own models alone"
+    )
+
+
+def test_dead_servers_and_dead_stubs_come_back(served: ServedDeployment) -> None:
+    server, other = status_of(served, "slow-0").pid, status_of(served, "slow-1").pid
+    assert server is not None
+    assert other is not None
+    os.kill(server, signal.SIGKILL)
+    stub = stubs_of(other)["double.w1"].pid
+    os.kill(stub, signal.SIGKILL)
+    wait_for(lambda: status_of(served, "slow-0").restarts == 1)
+    wait_for(lambda: "loaded again" in status_of(served, "slow-1").detail)
+    served.wait_until_serving()
+    assert asks(served.manifest, "slow-0", "double.w0") is Verdict.ANSWERS
+    assert asks(served.manifest, "slow-1", "double.w1") is Verdict.ANSWERS
+    assert status_of(served, "slow-1").pid == other, "one dead stub costs no restart of a stage server"
+    assert stubs_of(other)["double.w1"].pid != stub
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_one_who_serves(tmp_path: Path, number: signal.Signals) -> None:
+    write_deployment(tmp_path, free_ports(9))
+    command = [sys.executable, "-c", SERVE_FOREVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "serving\n"
+        guards = children_of(owner.pid)
+        below = [child for guard in guards for child in children_of(guard)]
+        stubs = [stub for server in below for stub in children_of(server)]
+        assert (len(guards), len(below), len(stubs)) == (3, 3, 3)
+        owner.send_signal(number)
+        owner.wait(timeout=20)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (*guards, *below, *stubs)), 10.0)
+    assert left_behind(owner.pid)[1] == []
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
+    ports = free_ports(9)
+    write_deployment(tmp_path, ports)
+    fault = rf"server 'slow-0': grpc_port: port {ports[4]} on 127.0.0.1 is in use by process {os.getpid()}"
+    with (
+        socket.create_server(("127.0.0.1", ports[4])),
+        ServedDeployment(tmp_path, tmp_path / "logs") as deployment,
+        pytest.raises(PortInUse, match=fault),
+    ):
+        deployment.start()
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_model_that_cannot_load_is_reported_with_its_reason(tmp_path: Path) -> None:
+    write_deployment(tmp_path, free_ports(9), code=FAILING)
+    with (
+        ServedDeployment(tmp_path, tmp_path / "logs") as deployment,
+        pytest.raises(ServeError, match=r"(?s)server 'slow-\d'.*no such weights"),
+    ):
+        deployment.start()
+    assert left_behind(os.getpid()) == ([], [])

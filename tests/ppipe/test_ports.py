@@ -1,0 +1,65 @@
+"""ppipe.ports against real sockets on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from ppipe.ports import PortInUse, PortUse, check, free_base, holder, is_free
+
+
+def use(port: int, field: str = "grpc_port", owner: str = "entry", udp: bool = False) -> PortUse:
+    return PortUse(owner=owner, field=field, host="127.0.0.1", port=port, udp=udp)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_listening_port_is_reported_with_server_field_and_holder(host: str) -> None:
+    with socket.create_server((host, 0)) as server:
+        port = server.getsockname()[1]
+        assert not is_free(port)
+        assert holder(port) == os.getpid()
+        with pytest.raises(
+            PortInUse, match=rf"server 'entry': grpc_port: port {port} .* process {os.getpid()}"
+        ):
+            check([use(port)])
+    assert is_free(port)
+    check([use(port)])
+
+
+def test_tcp_and_udp_ports_are_told_apart() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        assert is_free(port)
+        assert not is_free(port, udp=True)
+        with pytest.raises(PortInUse, match=rf"feedback_port: UDP port {port}"):
+            check([use(port), use(port, field="feedback_port", udp=True)])
+
+
+def test_every_fault_has_its_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(PortInUse) as caught:
+            check([use(port), use(port, field="http_port", owner="slow-0")])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert "server 'slow-0': http_port" in lines[1]
+    assert "is also grpc_port of server 'entry'" in lines[1]
+
+
+def test_a_port_whose_old_connections_linger_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _ = server.accept()
+            accepted.close()  # we close first, so TIME_WAIT is on our side
+    assert is_free(port)
+
+
+def test_a_free_base_skips_a_run_with_one_port_taken() -> None:
+    base = free_base(20_000, 10)
+    with socket.create_server(("127.0.0.1", base + 9)):
+        assert free_base(base, 10) > base
+        assert free_base(base, 9) == base

@@ -1,0 +1,87 @@
+"""The parts of serving that need no process: back-off, command line, prefixes, reading a log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner.manifest import DeploymentManifest, ServerAddress
+from ppipe.backoff import BackOff
+from ppipe.binaries import TritonInstall
+from ppipe.server_command import (
+    NotLocal,
+    server_command,
+    server_environment,
+    shm_bytes_per_stub,
+    shm_prefixes,
+    started_servers,
+    wanted_ports,
+)
+from ppipe.server_life import log_errors
+
+INSTALL = TritonInstall(Path("/opt/tritonserver"), None, {"A": "b"})
+STAGE = ServerAddress(
+    name="slow-0", group="slow", host="127.0.0.1", http_port=1, grpc_port=2, metrics_port=3,
+    repository="groups/slow", models=("m.p0.s0.w0", "m.p0.s0.w1"),
+)  # fmt: skip
+ENTRY = replace(STAGE, name="entry", group="entry", repository="groups/entry", models=("m",))
+MANIFEST = DeploymentManifest(deployment="d", epoch=1, plan_hash="", entry=ENTRY, servers=(STAGE,), models=())
+
+
+def test_back_off_doubles_up_to_a_limit_and_forgets_after_a_healthy_run() -> None:
+    back_off = BackOff(first_s=1, most_s=4, healthy_s=10)
+    assert [back_off.after(0.0) for _ in range(4)] == [1, 2, 4, 4]
+    assert [back_off.after(10.0), back_off.after(9.9)] == [1, 2]
+
+
+def test_a_server_loads_its_own_models_and_listens_where_the_manifest_says() -> None:
+    command = server_command(INSTALL, Path("/r"), STAGE, "ppipe_1_x_0_", 1 << 20)
+    assert command[0] == "/opt/tritonserver"
+    assert [word for word in command if word.startswith("--load-model")] == [
+        "--load-model=m.p0.s0.w0",
+        "--load-model=m.p0.s0.w1",
+    ]
+    for service in ("http", "grpc", "metrics"):
+        assert f"--{service}-address=127.0.0.1" in command
+    assert "--model-control-mode=explicit" in command
+    assert "--disable-auto-complete-config" in command
+    assert server_environment(INSTALL, "ppipe_1_x_0_") == {"A": "b", "PPIPE_SHM_PREFIX": "ppipe_1_x_0_"}
+
+
+def test_no_prefix_starts_another() -> None:
+    servers = [replace(STAGE, name=f"s{index}") for index in range(12)]
+    prefixes = list(shm_prefixes(servers).values())
+    assert all(a is b or not b.startswith(a) for a in prefixes for b in prefixes)
+    assert set(prefixes).isdisjoint(shm_prefixes(servers).values()), "another run has other prefixes"
+
+
+def test_shared_memory_fits_what_there_is() -> None:
+    assert 1 << 20 <= shm_bytes_per_stub([STAGE]) <= 32 << 20
+    assert shm_bytes_per_stub([replace(STAGE, models=("m",) * 10**7)]) == 1 << 20
+
+
+def test_servers_without_models_are_not_started() -> None:
+    assert started_servers(MANIFEST) == (STAGE, ENTRY)
+    assert started_servers(replace(MANIFEST, entry=replace(ENTRY, models=()))) == (STAGE,)
+    assert len(wanted_ports(MANIFEST)) == 6
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "gpu-node-3"])
+def test_a_server_elsewhere_cannot_be_started_here(host: str) -> None:
+    with pytest.raises(NotLocal, match=f"server 'slow-0': host '{host}' is not this machine"):
+        started_servers(replace(MANIFEST, servers=(replace(STAGE, host=host),)))
+
+
+def test_the_error_lines_of_a_log_are_told_once() -> None:
+    log = """I1122 16:31:00.100000 12 server.cc:674] loading
+E1122 16:31:00.100001 12 cuda_driver.cc:1] "CudaDriverHelper has not been initialized."
+E1122 16:31:00.200000 12 model_lifecycle.cc:642] "failed to load 'm' version 1: Internal: no such weights"
+E1122 16:31:00.300000 12 model_lifecycle.cc:642] "failed to load 'm' version 1: Internal: no such weights"
+error: creating server: Internal - failed to load all models
+"""
+    assert log_errors(log) == [
+        "failed to load 'm' version 1: Internal: no such weights",
+        "error: creating server: Internal - failed to load all models",
+    ]
