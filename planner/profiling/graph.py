@@ -1,0 +1,172 @@
+"""An exported program as a line of operators, and the values that live across each place between two of them.
+
+Rules
+- `operators` are the nodes that depend on the frame, in the program's own order. Weights, constants, and
+  whatever is computed from them and the batch size alone belong to no stage: each stage that needs them
+  computes them again.
+- A cut is valid when all that lives across it are tensors with the batch first and every other dimension
+  fixed.
+- A value is counted once per cut, however many later operators read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from planner.profiling.costs import is_heavy, tensor_bytes
+from planner.profiling.export import TRITON_DTYPES
+
+AFTER_ALL = 1 << 60
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where a stage may end: after operator `position`.
+
+    `tensors` live across it, in order of definition.
+    """
+
+    position: int
+    tensors: tuple[Node, ...]
+
+    @cached_property
+    def bytes_per_frame(self) -> int:
+        """Bytes of one frame across the cut."""
+        return sum(tensor_bytes(node.meta["val"]) for node in self.tensors)
+
+
+class ModelGraph:
+    """A functional program with one input, seen as a line of operators."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        nodes = {node.name: node for node in program.graph.nodes}
+        self.input: Node = nodes[str(program.graph_signature.user_inputs[0])]
+        names = _weight_names(program)
+        values: Mapping[str, Any] = {**program.constants, **program.state_dict}
+        self.weight_names: Mapping[Node, str] = {nodes[node]: name for node, name in names.items()}
+        self.weights: Mapping[Node, torch.Tensor] = {
+            nodes[node]: values[name] for node, name in names.items()
+        }
+        self.batch: sympy.Expr = self.input.meta["val"].shape[0].node.expr
+        carried = self._carried()
+        self.operators: tuple[Node, ...] = tuple(
+            node for node in program.graph.nodes if node.op == "call_function" and node in carried
+        )
+        self.outputs: tuple[Any, ...] = tuple(program.graph.output_node().args[0])
+        self.carried = carried
+        self._index = {node: index for index, node in enumerate(self.operators)}
+        self._last_use = {node: self._last_use_of(node) for node in (self.input, *self.operators)}
+
+    def _carried(self) -> frozenset[Node]:
+        """The input and every used node whose value depends on it other than through the batch size."""
+        carried = {self.input}
+        for node in self.program.graph.nodes:
+            if node.op != "call_function" or not node.users:
+                continue
+            if self.batch_multiple(node) is None and any(arg in carried for arg in node.all_input_nodes):
+                carried.add(node)
+        return frozenset(carried)
+
+    def batch_multiple(self, node: Node) -> tuple[int, int] | None:
+        """(a, b) where the value is the number a * batch + b, which any stage can compute; else None."""
+        value = node.meta.get("val")
+        if not isinstance(value, torch.SymInt):
+            return None
+        expression = sympy.expand(value.node.expr)
+        slope = expression.coeff(self.batch, 1)
+        rest = sympy.expand(expression - slope * self.batch)
+        return (int(slope), int(rest)) if slope.is_Integer and rest.is_Integer else None
+
+    def _last_use_of(self, node: Node) -> int:
+        if node in self.outputs:
+            return AFTER_ALL
+        return max((self._index[user] for user in node.users if user in self._index), default=-1)
+
+    def live_after(self, position: int) -> tuple[Node, ...]:
+        """Values defined up to operator `position` and read after it, in order of definition."""
+        defined = (self.input, *self.operators[: position + 1])
+        return tuple(node for node in defined if self._last_use[node] > position)
+
+    def crossable(self, node: Node) -> bool:
+        """Whether the value can travel between stages: a tensor, batch first, other dimensions fixed."""
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor) or value.dtype not in TRITON_DTYPES or value.dim() == 0:
+            return False
+        first, *rest = value.shape
+        batched = isinstance(first, torch.SymInt) and first.node.expr == self.batch
+        return batched and not any(isinstance(size, torch.SymInt) for size in rest) and 0 not in rest
+
+    @cached_property
+    def valid_cuts(self) -> tuple[Cut, ...]:
+        """Every place where the program may be cut, in order."""
+        cuts = []
+        for position in range(len(self.operators) - 1):
+            live = self.live_after(position)
+            if live and all(self.crossable(node) for node in live):
+                cuts.append(Cut(position=position, tensors=live))
+        return tuple(cuts)
+
+    @cached_property
+    def candidate_cuts(self) -> tuple[Cut, ...]:
+        """The cheapest cut between each two heavy operators, the last of equals: activations stay in front.
+
+        A program without heavy operators may be cut at every valid place.
+        """
+        best: dict[int, Cut] = {}
+        heavy_before = [0]
+        for node in self.operators:
+            heavy_before.append(heavy_before[-1] + is_heavy(node))
+        total = heavy_before[-1]
+        if total == 0:
+            return self.valid_cuts
+        for cut in self.valid_cuts:
+            segment = heavy_before[cut.position + 1]
+            if 0 < segment < total and (
+                segment not in best or cut.bytes_per_frame <= best[segment].bytes_per_frame
+            ):
+                best[segment] = cut
+        return tuple(best[segment] for segment in sorted(best))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of operators, arguments and shapes, not of weights; the same on any machine."""
+        text = "\n".join(_describe(node) for node in self.program.graph.nodes)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def module_path(node: Node) -> str:
+    """The path of the module that the operator belongs to ('features.stage1.unit1'), or ''."""
+    stack = node.meta.get("nn_module_stack")
+    return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
+def is_getitem(node: Node) -> bool:
+    """Whether the node picks one result of an operator that has several."""
+    return node.target is operator.getitem
+
+
+def _weight_names(program: ExportedProgram) -> dict[str, str]:
+    signature = program.graph_signature
+    return {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+
+
+def _describe(node: Node) -> str:
+    arguments = ", ".join(map(str, (*node.args, *sorted(node.kwargs.items()))))
+    value = node.meta.get("val")
+    shape = f"{value.dtype}{list(value.shape)}" if isinstance(value, torch.Tensor) else ""
+    return f"{node.name} = {node.op} {node.target if node.op == 'call_function' else ''}({arguments}) {shape}"
