@@ -1,0 +1,88 @@
+"""Declared ensemble graphs: which Triton model's tensor feeds which. Data only; the generator writes config.
+
+Rules
+- An ensemble takes one frame per request (max_batch_size 1): Triton itself refuses a client's larger batch.
+- Every ensemble tensor is made once and used, or Triton refuses the ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from planner.profile import TensorSpec
+
+FRAMES_PER_REQUEST = 1
+JPEG_INPUT = "jpeg"
+RAW_INPUT = "frame"
+CLASSES, SCORES, LABELS = "classes", "scores", "labels"
+
+
+@dataclass(frozen=True)
+class EnsembleStep:
+    """One model of an ensemble. inputs and outputs: name in the model -> name in the ensemble."""
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EnsembleGraph:
+    """An ensemble and its public tensors, no batch dimension; dtype BYTES for encoded frames and labels."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    steps: tuple[EnsembleStep, ...]
+    max_batch_size: int = FRAMES_PER_REQUEST
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """A pre- or postprocessing model and its tensors."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def frame_input(kind: str) -> TensorSpec:
+    """What a client sends: an encoded image, or an RGB frame of any size (uint8, height x width x 3)."""
+    if kind == "jpeg":
+        return TensorSpec(name=JPEG_INPUT, dtype="BYTES", shape=(1,))
+    return TensorSpec(name=RAW_INPUT, dtype="UINT8", shape=(-1, -1, 3))
+
+
+def classification_outputs(top_k: int, labelled: bool) -> tuple[TensorSpec, ...]:
+    """The best `top_k` classes, best first, their softmax scores, and their labels where there are any."""
+    plain = (
+        TensorSpec(name=CLASSES, dtype="INT32", shape=(top_k,)),
+        TensorSpec(name=SCORES, dtype="FP32", shape=(top_k,)),
+    )
+    return (*plain, TensorSpec(name=LABELS, dtype="BYTES", shape=(top_k,))) if labelled else plain
+
+
+def entry_graph(
+    name: str,
+    dispatch: StepModel,
+    preprocess: StepModel | None = None,
+    postprocess: StepModel | None = None,
+) -> EnsembleGraph:
+    """[preprocess ->] dispatch [-> postprocess], the model's own outputs always among the ensemble's."""
+    steps = [_step(part) for part in (preprocess, dispatch, postprocess) if part is not None]
+    return EnsembleGraph(
+        name=name,
+        inputs=(preprocess or dispatch).inputs,
+        outputs=dispatch.outputs + (postprocess.outputs if postprocess else ()),
+        steps=tuple(steps),
+    )
+
+
+def _step(part: StepModel) -> EnsembleStep:
+    """Inside the entry ensembles a tensor has the name that it has in its model."""
+    return EnsembleStep(
+        model=part.name,
+        inputs={tensor.name: tensor.name for tensor in part.inputs},
+        outputs={tensor.name: tensor.name for tensor in part.outputs},
+    )

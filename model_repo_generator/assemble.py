@@ -1,0 +1,172 @@
+"""A placed plan -> DeploymentManifest: which server loads which Triton models, which program a stage runs.
+
+Rules
+- Groups are GPU classes: servers of one class share a repository folder and load only their own workers.
+- Servers without work are left out: nothing would be started there.
+- A stage's tensors are the profile's: cut k lies after block k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from model_repo_generator import naming
+from model_repo_generator.entry import EntryModels
+from planner import serial
+from planner.cluster import Cluster, Executor
+from planner.deployment import Deployment, ModelSpec
+from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.plan import BlockRange, Plan
+from planner.profile import ModelProfile, Profile, TensorSpec
+from planner.serving import ServedModel
+
+
+def build_manifest(
+    deployment: Deployment,
+    profile: Profile,
+    plan: Plan,
+    served: Mapping[str, ServedModel],
+    entries: Mapping[str, EntryModels],
+    *,
+    epoch: int,
+    program_hashes: Mapping[str, str],
+    versions: Mapping[str, str],
+) -> DeploymentManifest:
+    """Everything that the run time must agree on. The plan must have passed checks.check_plan."""
+    cluster = deployment.to_cluster()
+    return DeploymentManifest(
+        deployment=deployment.name,
+        epoch=epoch,
+        plan_hash=serial.content_hash(plan),
+        entry=_entry_address(cluster, entries),
+        servers=server_addresses(cluster, worker_names(served)),
+        models=tuple(
+            _model_entry(spec, index, cluster, profile, plan, served[spec.name], entries, program_hashes)
+            for index, spec in enumerate(deployment.models)
+        ),
+        versions=versions,
+    )
+
+
+def stage_inputs(profile: ModelProfile, blocks: BlockRange) -> tuple[TensorSpec, ...]:
+    """Live tensors at the stage's front, in its program's positional order."""
+    return profile.inputs if blocks.start == 0 else profile.cut_tensors[blocks.start - 1]
+
+
+def stage_outputs(profile: ModelProfile, blocks: BlockRange) -> tuple[TensorSpec, ...]:
+    """Live tensors at the stage's end, in its program's positional order."""
+    return profile.outputs if blocks.end == profile.block_count else profile.cut_tensors[blocks.end - 1]
+
+
+def stage_program(
+    profile: ModelProfile,
+    blocks: BlockRange,
+    cluster: Cluster,
+    gpu: str,
+    max_batch_size: int,
+    program_hashes: Mapping[str, str],
+) -> StageProgram:
+    """What the workers of a stage of blocks [start, end) on class `gpu` run."""
+    gpu_class = cluster.gpu_class(gpu)
+    emulated = gpu_class.executor is Executor.EMULATED
+    path = "" if emulated else naming.program_path(profile.model, blocks.start, blocks.end)
+    return StageProgram(
+        program=path,
+        program_sha256=program_hashes.get(path, ""),
+        inputs=stage_inputs(profile, blocks),
+        outputs=stage_outputs(profile, blocks),
+        executor=gpu_class.executor,
+        max_batch_size=max_batch_size,
+        padded=gpu_class.stated is not None and not emulated,
+    )
+
+
+def worker_names(served: Mapping[str, ServedModel]) -> Mapping[str, tuple[str, ...]]:
+    """Per server, the Triton models of its workers, in (model, pipeline, stage, worker) order."""
+    names: dict[str, list[str]] = {}
+    for model in served.values():
+        for pipeline in model.pipelines:
+            for stage in pipeline.stages:
+                for worker in stage.workers:
+                    names.setdefault(worker.server, []).append(worker.name)
+    return {server: tuple(workers) for server, workers in names.items()}
+
+
+def server_addresses(cluster: Cluster, workers: Mapping[str, tuple[str, ...]]) -> tuple[ServerAddress, ...]:
+    """The servers that have workers, in the cluster's order."""
+    return tuple(
+        ServerAddress(
+            name=server.name,
+            group=server.gpu,
+            host=server.host,
+            http_port=server.http_port,
+            grpc_port=server.grpc_port,
+            metrics_port=server.metrics_port,
+            repository=naming.group_folder(server.gpu),
+            models=workers[server.name],
+        )
+        for server in cluster.servers
+        if server.name in workers
+    )
+
+
+def entry_address(cluster: Cluster, models: tuple[str, ...]) -> ServerAddress:
+    """The entry server and what it loads."""
+    entry = cluster.entry
+    return ServerAddress(
+        name=entry.name,
+        group=naming.ENTRY_GROUP,
+        host=entry.host,
+        http_port=entry.http_port,
+        grpc_port=entry.grpc_port,
+        metrics_port=entry.metrics_port,
+        repository=naming.group_folder(naming.ENTRY_GROUP),
+        models=models,
+    )
+
+
+def _entry_address(cluster: Cluster, entries: Mapping[str, EntryModels]) -> ServerAddress:
+    return entry_address(cluster, tuple(name for model in entries for name in entries[model].names(model)))
+
+
+def _model_entry(
+    spec: ModelSpec,
+    index: int,
+    cluster: Cluster,
+    profile: Profile,
+    plan: Plan,
+    served: ServedModel,
+    entries: Mapping[str, EntryModels],
+    program_hashes: Mapping[str, str],
+) -> ModelEntry:
+    measured = profile.model(spec.name)
+    public, tensors = entries[spec.name].ensembles(spec.name)
+    return ModelEntry(
+        model=spec.name,
+        ensemble=public.name,
+        dispatcher=entries[spec.name].dispatch.name,
+        input=measured.inputs[0],
+        outputs=measured.outputs,
+        feedback_port=cluster.entry.feedback_port + index,
+        late=spec.late,
+        served=served,
+        programs=tuple(
+            tuple(
+                stage_program(
+                    measured,
+                    planned.blocks,
+                    cluster,
+                    planned.gpu,
+                    len(stage.latency_us),
+                    program_hashes,
+                )
+                for planned, stage in zip(pipeline.stages, served_pipeline.stages, strict=True)
+            )
+            for pipeline, served_pipeline in zip(
+                plan.model(spec.name).pipelines, served.pipelines, strict=True
+            )
+        ),
+        tensor_ensemble=tensors.name,
+        public_inputs=public.inputs,
+        public_outputs=public.outputs,
+    )

@@ -1,0 +1,129 @@
+"""`ppipe generate`: plan in, model repositories on disk out. Place if need be, export, render, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from model_repo_generator.checks import PlanFault, check_pipelines, check_placement
+from model_repo_generator.export import export_programs, hashes, stage_ranges
+from model_repo_generator.render import Rendered, render
+from model_repo_generator.write import Content, FileCopy, check_ours, write
+from planner.deployment import Deployment
+from planner.manifest import DeploymentManifest
+from planner.placement import place
+from planner.plan import Plan
+from planner.problem import Problem
+from planner.profile import Profile
+from planner.serving import ServedModel
+from planner.serving_build import served_model
+
+TRITON_VERSION = "2.51.0"
+"""What the repositories were tried with; a server of another version is worth a look at the release notes."""
+
+
+def generate(
+    deployment: Deployment,
+    profile: Profile,
+    plan: Plan,
+    out_dir: Path,
+    *,
+    epoch: int = 1,
+    force: bool = False,
+    export: bool = True,
+    base: Path = Path(),
+) -> DeploymentManifest:
+    """Write the repositories of `plan` to `out_dir` and return what deployment.json says.
+
+    Without `export` the programs are named and not made: for a look, not for a server. `base`: folder that
+    relative paths of the deployment file start from. Raises ValueError (PlanFault, NameFault, EntryFault,
+    ExportFault), WriteFault.
+    """
+    out_dir = Path(out_dir)
+    check_ours(out_dir, force)  # before minutes of export, and again when it is written
+    plan = placed(plan, deployment, profile)
+    render_once(deployment, profile, plan, epoch=epoch, base=base)  # a plan's faults too
+    with tempfile.TemporaryDirectory(prefix="ppipe-export-") as folder:
+        ranges = stage_ranges(deployment, plan) if export else ()
+        programs = export_programs(deployment, profile, ranges, Path(folder))
+        rendered = render_once(
+            deployment, profile, plan, epoch=epoch, base=base, program_hashes=hashes(programs)
+        )
+        files: dict[str, Content] = dict(rendered.files)
+        files.update({path: FileCopy(file) for path, file in programs.items()})
+        write(files, out_dir, force)
+    return rendered.manifest
+
+
+def render_once(
+    deployment: Deployment,
+    profile: Profile,
+    plan: Plan,
+    *,
+    epoch: int = 1,
+    base: Path = Path(),
+    program_hashes: Mapping[str, str] | None = None,
+) -> Rendered:
+    """What `generate` would write but for the programs: label files are read, nothing is written."""
+    return render(
+        deployment,
+        profile,
+        plan,
+        serving_tables(deployment, profile, plan),
+        epoch=epoch,
+        program_hashes=program_hashes,
+        labels=read_labels(deployment, base),
+        versions=versions(),
+    )
+
+
+def placed(plan: Plan, deployment: Deployment, profile: Profile) -> Plan:
+    """The plan with a placement. Raises PlanFault."""
+    check_pipelines(deployment, profile, plan)
+    if plan.placement is None:
+        plan = dataclasses.replace(plan, placement=place(plan, deployment.to_cluster()))
+    check_placement(deployment, plan)
+    return plan
+
+
+def serving_tables(deployment: Deployment, profile: Profile, plan: Plan) -> Mapping[str, ServedModel]:
+    """What each dispatcher must know. Raises PlanFault where plan, profile and cluster do not fit."""
+    problem = Problem(
+        cluster=deployment.to_cluster(),
+        profile=profile,
+        demands=deployment.to_demands(),
+        options=deployment.to_options(),
+    )
+    try:
+        return {
+            model.model: served_model(plan, problem, model.model, links="placed") for model in plan.models
+        }
+    except (KeyError, ValueError, IndexError, StopIteration) as error:
+        raise PlanFault(f"the plan does not fit its profile or the deployment: {error}") from error
+
+
+def read_labels(deployment: Deployment, base: Path) -> Mapping[str, tuple[str, ...]]:
+    """The lines of each model's label file. Raises PlanFault for a file that cannot be read."""
+    labels = {}
+    for spec in deployment.models:
+        if spec.postprocess is not None and spec.postprocess.labels is not None:
+            path = base / spec.postprocess.labels
+            try:
+                labels[spec.name] = tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise PlanFault(f"models.{spec.name}.postprocess.labels: {path}: {error}") from error
+    return labels
+
+
+def versions() -> Mapping[str, str]:
+    """What a server must match to run the programs: recorded in the manifest, checked when a stage loads."""
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        # The build tag (+cpu, +cu126) belongs to a machine, not to the program.
+        "torch": importlib.metadata.version("torch").partition("+")[0],
+        "triton": TRITON_VERSION,
+    }

@@ -1,0 +1,108 @@
+"""Names of Triton models, folders and files: made here, and written to deployment.json for all others.
+
+Rules
+- Names of workers come with planner.serving_build's ServedModel (`<model>.p<pipeline>.s<stage>.w<worker>`).
+- Every name is one path component of ASCII letters, digits, '_', '.', '-', and none says '..'.
+- No two Triton models of a deployment have one name, not even on a file system that ignores case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+ENTRY_GROUP = "entry"
+GROUPS = "groups"
+PROGRAMS = "programs"
+LABELS_FILE = "labels.txt"
+MAX_NAME = 120
+"""Characters of a Triton model's name. File systems end at 255 bytes; names are parts of longer ones."""
+
+_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class NameFault(ValueError):
+    """A name that Triton or a file system would refuse or mix up."""
+
+
+def dispatcher(model: str) -> str:
+    """The scheduler plugin of one model."""
+    return f"{model}_dispatch"
+
+
+def preprocess(model: str) -> str:
+    """Frames to the model's input."""
+    return f"{model}_preprocess"
+
+
+def postprocess(model: str) -> str:
+    """The model's output to an answer."""
+    return f"{model}_postprocess"
+
+
+def public_ensemble(model: str) -> str:
+    """What clients call: the model's own name."""
+    return model
+
+
+def tensor_ensemble(model: str) -> str:
+    """The way in for clients that preprocess themselves."""
+    return f"{model}_tensor"
+
+
+def plain_worker(model: str, worker: int) -> str:
+    """A whole unsplit model on one GPU, without PPipe."""
+    return f"{model}.plain.w{worker}"
+
+
+def program_path(model: str, start: int, end: int) -> str:
+    """The exported program of blocks [start, end), relative to deployment.json's folder."""
+    return f"{PROGRAMS}/{model}.b{start}-{end}.pt2"
+
+
+def group_folder(group: str) -> str:
+    """The model repository of one server group, relative to deployment.json's folder."""
+    return f"{GROUPS}/{group}"
+
+
+def check_component(name: str, where: str) -> None:
+    """Raises NameFault unless `name` can be a folder, a file name's start and a Triton model."""
+    if len(name) > MAX_NAME:
+        raise NameFault(
+            f"{where}: {name[:40]!r}... has {len(name)} characters; at most {MAX_NAME} are allowed"
+        )
+    if ".." in name or name.endswith(".") or not _COMPONENT.fullmatch(name):
+        raise NameFault(
+            f"{where}: {name!r} cannot name a folder and a Triton model; allowed are ASCII letters, digits, "
+            "'_', '-' and single '.', with a letter or digit first and no '.' last"
+        )
+
+
+def check_distinct(owners: Iterable[tuple[str, str]]) -> None:
+    """`owners` are (name, who wants it). Raises NameFault where two want one name, case ignored."""
+    seen: dict[str, tuple[str, str]] = {}
+    for name, owner in owners:
+        other = seen.setdefault(name.lower(), (name, owner))
+        if other[1] != owner:
+            raise NameFault(
+                f"{owner} and {other[1]} would both be called {name!r}"
+                + ("" if name == other[0] else f" ({other[0]!r} differs in case only)")
+                + ": rename one of the models"
+            )
+
+
+def check_groups(groups: Iterable[str]) -> None:
+    """Raises NameFault for GPU classes that cannot be folders side by side, the entry group among them."""
+    owners = [(ENTRY_GROUP, "the entry server's group")]
+    for group in groups:
+        check_component(group, "cluster.gpu_classes: name")
+        owners.append((group, f"GPU class {group!r}"))
+    check_distinct(owners)
+
+
+def check_models(names: Mapping[str, Iterable[str]]) -> None:
+    """`names`: per model of the deployment, every Triton model made for it. Raises NameFault."""
+    for model, made in names.items():
+        for name in made:
+            check_component(name, f"model {model!r}: Triton model")
+    check_distinct((name, f"model {model!r}") for model, made in names.items() for name in made)

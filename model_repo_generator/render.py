@@ -1,0 +1,180 @@
+"""A placed plan -> {path: text} of all model repositories. Pure: same arguments, same bytes; no I/O.
+
+Layout (paths relative to deployment.json's folder)
+    deployment.json                                   names and addresses (planner.manifest)
+    programs/<model>.b<start>-<end>.pt2               not rendered: exported by model_repo_generator.export
+    groups/<GPU class>/<worker>/config.pbtxt, 1/model.py
+    groups/entry/<model>[_dispatch|_preprocess|_postprocess|_tensor]/...
+model.py files are fixed texts; all that comes from the deployment is data in config.pbtxt or deployment.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ensembles.graphs import StepModel
+from model_repo_generator import config, naming
+from model_repo_generator.assemble import build_manifest
+from model_repo_generator.checks import check_plan
+from model_repo_generator.entry import (
+    EntryModels,
+    entry_models,
+    postprocess_parameters,
+    preprocess_parameters,
+)
+from model_repo_generator.shims import VERSION_FOLDER, ensemble_version, model_py, stage_py
+from planner import serial
+from planner.deployment import Deployment, ModelSpec
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, StageProgram
+from planner.plan import Plan, Stage
+from planner.profile import Profile, TensorSpec
+from planner.serving import ServedModel
+
+Files = dict[str, str]
+MANIFEST_FROM_MODEL = f"../../../{MANIFEST_NAME}"
+"""From groups/<group>/<Triton model>/ to the manifest."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """All texts by path, deployment.json included, and what that one says."""
+
+    manifest: DeploymentManifest
+    files: Mapping[str, str]
+
+
+def render(
+    deployment: Deployment,
+    profile: Profile,
+    plan: Plan,
+    served: Mapping[str, ServedModel],
+    *,
+    epoch: int = 1,
+    program_hashes: Mapping[str, str] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Rendered:
+    """`program_hashes`: SHA-256 by program path; `labels`: per model, the lines of its label file.
+
+    Raises PlanFault, NameFault, EntryFault: all are ValueErrors that name what is wrong.
+    """
+    labels = labels or {}
+    naming.check_groups(gpu_class.name for gpu_class in deployment.cluster.gpu_classes)
+    check_plan(deployment, profile, plan, served)
+    entries = {
+        spec.name: entry_models(
+            spec,
+            profile.model(spec.name).inputs,
+            profile.model(spec.name).outputs,
+            labels.get(spec.name, ()),
+        )
+        for spec in deployment.models
+    }
+    naming.check_models({name: _all_names(name, entries[name], served[name]) for name in entries})
+    manifest = build_manifest(
+        deployment,
+        profile,
+        plan,
+        served,
+        entries,
+        epoch=epoch,
+        program_hashes=program_hashes or {},
+        versions=versions or {},
+    )
+    files: Files = {MANIFEST_NAME: serial.dumps(manifest)}
+    for spec in deployment.models:
+        files.update(_entry_files(spec, manifest, entries[spec.name], labels.get(spec.name, ())))
+        files.update(_stage_files(manifest.model(spec.name), plan, manifest.plan_hash))
+    return Rendered(manifest=manifest, files=files)
+
+
+def merge_outputs(final: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """A stage answers with the model's outputs when it forwards, else with its own; a tensor may be both."""
+    names = {tensor.name for tensor in final}
+    return (*final, *(tensor for tensor in own if tensor.name not in names))
+
+
+def _all_names(model: str, entry: EntryModels, served: ServedModel) -> list[str]:
+    workers = [
+        worker.name for pipeline in served.pipelines for stage in pipeline.stages for worker in stage.workers
+    ]
+    return [*entry.names(model), *workers]
+
+
+def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str) -> Iterator[tuple[str, str]]:
+    assert plan.placement is not None
+    for seat in plan.placement.workers:
+        if seat.model != entry.model:
+            continue
+        stage = plan.model(seat.model).pipelines[seat.pipeline].stages[seat.stage]
+        worker = entry.served.pipelines[seat.pipeline].stages[seat.stage].workers[seat.worker]
+        folder = f"{naming.group_folder(stage.gpu)}/{worker.name}"
+        parameters = {
+            "manifest": MANIFEST_FROM_MODEL,
+            "plan_hash": plan_hash,
+            "model": seat.model,
+            "pipeline": str(seat.pipeline),
+            "stage": str(seat.stage),
+            "worker": str(seat.worker),
+            "worker_name": worker.name,
+            "planned_batch": str(stage.batch_size),
+        }
+        program = entry.programs[seat.pipeline][seat.stage]
+        text = _stage_config(entry, worker.name, program, seat.gpu_id, parameters)
+        yield f"{folder}/config.pbtxt", text
+        yield f"{folder}/{VERSION_FOLDER}/model.py", stage_py(_mps_percentage(stage, program))
+
+
+def _stage_config(
+    entry: ModelEntry, name: str, program: StageProgram, gpu_id: int, parameters: Mapping[str, str]
+) -> str:
+    return config.stage_config(
+        name,
+        program.inputs,
+        merge_outputs(entry.outputs, program.outputs),
+        program.max_batch_size,
+        program.executor,
+        gpu_id,
+        parameters,
+    )
+
+
+def _mps_percentage(stage: Stage, program: StageProgram) -> int | None:
+    """Share of a GPU's threads that one slice may use; None where there is no GPU or no slice."""
+    if program.executor.value != "cuda" or stage.slices_per_gpu == 1:
+        return None
+    return 100 // stage.slices_per_gpu
+
+
+def _entry_files(
+    spec: ModelSpec, manifest: DeploymentManifest, models: EntryModels, labels: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    root = naming.group_folder(naming.ENTRY_GROUP)
+    shared = {"manifest": MANIFEST_FROM_MODEL, "plan_hash": manifest.plan_hash, "model": spec.name}
+    dispatch = models.dispatch
+    yield from _python_model(
+        root, dispatch, config.dispatcher_config(*_tensors(dispatch), shared), "dispatcher"
+    )
+    if models.preprocess is not None and spec.preprocess is not None:
+        step = models.preprocess
+        text = config.preprocess_config(*_tensors(step), preprocess_parameters(spec.preprocess))
+        yield from _python_model(root, step, text, "preprocess")
+    if models.postprocess is not None and spec.postprocess is not None:
+        step = models.postprocess
+        text = config.postprocess_config(*_tensors(step), postprocess_parameters(spec.postprocess, labels))
+        yield from _python_model(root, step, text, "postprocess")
+        if labels:
+            yield f"{root}/{step.name}/{naming.LABELS_FILE}", "".join(f"{label}\n" for label in labels)
+    for graph in models.ensembles(spec.name):
+        yield f"{root}/{graph.name}/config.pbtxt", config.ensemble_config(graph)
+        yield from ensemble_version(f"{root}/{graph.name}")
+
+
+def _tensors(step: StepModel) -> tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    return step.name, step.inputs, step.outputs
+
+
+def _python_model(root: str, step: StepModel, text: str, adapter: str) -> Iterator[tuple[str, str]]:
+    yield f"{root}/{step.name}/config.pbtxt", text
+    yield f"{root}/{step.name}/{VERSION_FOLDER}/model.py", model_py(adapter)

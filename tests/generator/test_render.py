@@ -1,0 +1,275 @@
+"""What a plan's repositories say, read back by Triton's own protobuf."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2 as triton
+
+from model_repo_generator import config, naming
+from model_repo_generator.checks import PlanFault
+from model_repo_generator.entry import EntryFault
+from model_repo_generator.generate import placed, render_once
+from planner import serial
+from planner.cluster import Executor
+from planner.deployment import Deployment, DeploymentError, parse_deployment
+from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.plan import BlockRange, Plan
+from planner.profile import Profile, TensorSpec
+
+
+@pytest.fixture
+def files(deployment: Deployment, profile: Profile, plan: Plan) -> Mapping[str, str]:
+    return render(deployment, profile, plan)
+
+
+def render(deployment: Deployment, profile: Profile, plan: Plan) -> Mapping[str, str]:
+    return render_once(deployment, profile, placed(plan, deployment, profile)).files
+
+
+def parsed(text: str) -> Any:
+    return text_format.Parse(text, triton.ModelConfig())
+
+
+def parameters(model: Any) -> dict[str, str]:
+    return {key: value.string_value for key, value in model.parameters.items()}
+
+
+def test_there_is_one_triton_model_per_worker_and_the_entry_group(files: Mapping[str, str]) -> None:
+    models = sorted(path.removesuffix("/config.pbtxt") for path in files if path.endswith("/config.pbtxt"))
+    assert models == [
+        "groups/entry/net",
+        "groups/entry/net_dispatch",
+        "groups/entry/net_postprocess",
+        "groups/entry/net_preprocess",
+        "groups/entry/net_tensor",
+        "groups/fast/net.p0.s0.w0",
+        "groups/fast/net.p1.s0.w0",
+        "groups/slow/net.p0.s1.w0",
+        "groups/slow/net.p0.s1.w1",
+        "groups/slow/net.p0.s1.w2",
+    ]
+    for path in models:
+        assert parsed(files[f"{path}/config.pbtxt"]).name == path.rsplit("/", 1)[1]
+        assert any(other.startswith(f"{path}/1/") for other in files), "Triton wants a version folder"
+
+
+def test_a_first_stage_takes_the_input_and_gives_final_or_cut_tensors(files: Mapping[str, str]) -> None:
+    model = parsed(files["groups/fast/net.p0.s0.w0/config.pbtxt"])
+    assert [(tensor.name, list(tensor.dims)) for tensor in model.input] == [("image", [3, 8, 8])]
+    assert [tensor.name for tensor in model.output] == ["logits", "relu_1", "pool_1"]
+    assert model.max_batch_size == 4
+    assert not model.HasField("dynamic_batching")
+    assert [(group.count, group.kind) for group in model.instance_group] == [
+        (1, triton.ModelInstanceGroup.KIND_CPU)
+    ]
+    assert parameters(model) == {
+        "manifest": "../../../deployment.json",
+        "model": "net",
+        "pipeline": "0",
+        "stage": "0",
+        "worker": "0",
+        "worker_name": "net.p0.s0.w0",
+        "planned_batch": "2",
+        "plan_hash": parameters(model)["plan_hash"],
+    }
+
+
+def test_a_slice_of_a_gpu_names_its_gpu_and_limits_its_threads_before_torch(
+    files: Mapping[str, str],
+) -> None:
+    model = parsed(files["groups/slow/net.p0.s1.w2/config.pbtxt"])
+    (group,) = model.instance_group
+    assert (group.count, group.kind) == (1, triton.ModelInstanceGroup.KIND_GPU)
+    gpus = [
+        parsed(files[f"groups/slow/net.p0.s1.w{worker}/config.pbtxt"]).instance_group[0].gpus[0]
+        for worker in range(3)
+    ]
+    assert sorted(gpus) in ([0, 0, 1], [0, 1, 1])
+    assert [tensor.name for tensor in model.input] == ["relu_1", "pool_1"]
+    assert [tensor.name for tensor in model.output] == ["logits"]
+    code = files["groups/slow/net.p0.s1.w2/1/model.py"]
+    assert code.index('"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "50"') < code.index("python_backend")
+    assert "CUDA" not in files["groups/fast/net.p0.s0.w0/1/model.py"]
+
+
+def test_the_manifest_says_the_same_as_the_folders(files: Mapping[str, str]) -> None:
+    manifest = serial.loads(DeploymentManifest, files[MANIFEST_NAME])
+    for server in (manifest.entry, *manifest.servers):
+        for model in server.models:
+            assert f"{server.repository}/{model}/config.pbtxt" in files
+    assert {server.name: server.models for server in manifest.servers}["slow-0"] == (
+        "net.p0.s1.w0",
+        "net.p0.s1.w1",
+        "net.p0.s1.w2",
+    )
+    (entry,) = manifest.models
+    assert entry.programs[0][0].program == "programs/net.b0-2.pt2"
+    assert entry.programs[0][0].padded
+    assert not entry.programs[0][1].padded
+    assert [tensor.name for tensor in entry.public_inputs] == ["jpeg"]
+    assert [tensor.name for tensor in entry.public_outputs] == ["logits", "classes", "scores"]
+    assert entry.feedback_port == 21003
+
+
+def test_the_public_ensemble_wraps_the_dispatcher(files: Mapping[str, str]) -> None:
+    model = parsed(files["groups/entry/net/config.pbtxt"])
+    assert model.platform == "ensemble"
+    assert model.max_batch_size == 1, "one frame per request"
+    steps = [(step.model_name, dict(step.input_map)) for step in model.ensemble_scheduling.step]
+    assert steps == [
+        ("net_preprocess", {"jpeg": "jpeg"}),
+        ("net_dispatch", {"image": "image"}),
+        ("net_postprocess", {"logits": "logits"}),
+    ]
+    assert [tensor.name for tensor in model.output] == ["logits", "classes", "scores"]
+    dispatcher = parsed(files["groups/entry/net_dispatch/config.pbtxt"])
+    assert dispatcher.HasField("dynamic_batching")
+    assert dispatcher.max_batch_size >= 8
+
+
+def test_a_model_without_steps_is_served_by_its_dispatcher_alone(
+    data: dict[str, Any], profile: Profile, plan: Plan
+) -> None:
+    del data["models"][0]["preprocess"], data["models"][0]["postprocess"]
+    files = render(parse_deployment(data, "test"), profile, plan)
+    model = parsed(files["groups/entry/net/config.pbtxt"])
+    assert [step.model_name for step in model.ensemble_scheduling.step] == ["net_dispatch"]
+    assert not any("process" in path for path in files)
+
+
+def test_rendering_twice_gives_the_same_bytes(deployment: Deployment, profile: Profile, plan: Plan) -> None:
+    again = parse_deployment(json.loads(deployment.model_dump_json()), "test")
+    assert render(deployment, profile, plan) == render(again, profile, plan)
+
+
+def test_an_emulated_class_runs_no_program(data: dict[str, Any], profile: Profile, plan: Plan) -> None:
+    for gpu_class in data["cluster"]["gpu_classes"]:
+        gpu_class["executor"] = "emulated"
+    manifest = serial.loads(
+        DeploymentManifest, render(parse_deployment(data, "test"), profile, plan)[MANIFEST_NAME]
+    )
+    programs = [program for pipeline in manifest.models[0].programs for program in pipeline]
+    assert {(each.program, each.executor) for each in programs} == {("", Executor.EMULATED)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "said"),
+    [
+        (0, {"gpu": "A100"}, "unknown GPU class 'A100'; the deployment has fast, slow"),
+        (0, {"blocks": BlockRange(0, 1)}, "starts at block 2 where 1 is next"),
+        (1, {"blocks": BlockRange(2, 9)}, "ends at block 9, but the profile has 3 blocks"),
+        (1, {"slices_per_gpu": 5}, "slices_per_gpu 5 is not in 1..2"),
+        (1, {"batch_size": 64}, "batch_size 64 is not in the profiled 1..4"),
+        (1, {"workers": 0}, "workers 0 must be at least 1"),
+        (1, {"workers": 5}, "the plan uses 3 GPUs of slow; the cluster has 2"),
+    ],
+)
+def test_a_plan_edited_into_nonsense_is_refused(
+    deployment: Deployment,
+    profile: Profile,
+    change_stage: Callable[..., Plan],
+    stage: int,
+    fields: dict[str, Any],
+    said: str,
+) -> None:
+    with pytest.raises(ValueError, match="plan") as fault:
+        render(deployment, profile, change_stage(0, stage, **fields))
+    assert said in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"server": "nowhere"}, "unknown server 'nowhere'"),
+        ({"gpu_id": 7}, "gpu_id 7 is not in 0..1 of server 'slow-0'"),
+        ({"slice_index": 2}, "slice_index 2 is not in 0..1"),
+        ({"server": "fast-0", "gpu_id": 0}, "has GPUs of class 'fast', not 'slow'"),
+        ({"worker": 3}, "worker 3 of stage 1 of pipeline 0 of 'net' is placed and not planned"),
+        ({"worker": 0}, "worker 0 of stage 1 of pipeline 0 of 'net' is placed 2 times"),
+    ],
+)
+def test_a_placement_edited_into_nonsense_is_refused(
+    deployment: Deployment, profile: Profile, plan: Plan, fields: dict[str, Any], said: str
+) -> None:
+    good = placed(plan, deployment, profile)
+    assert good.placement is not None
+    workers = [
+        dataclasses.replace(worker, **fields) if (worker.stage, worker.worker) == (1, 2) else worker
+        for worker in good.placement.workers
+    ]
+    bad = dataclasses.replace(good, placement=dataclasses.replace(good.placement, workers=tuple(workers)))
+    with pytest.raises(PlanFault) as fault:
+        render(deployment, profile, bad)
+    assert said in str(fault.value)
+
+
+def test_plan_profile_and_deployment_of_different_models_are_refused(
+    data: dict[str, Any], profile: Profile, plan: Plan
+) -> None:
+    data["models"][0]["name"] = "other"
+    with pytest.raises(PlanFault, match="the plan has model 'net', which is not in the deployment"):
+        render(parse_deployment(data, "test"), profile, plan)
+
+
+def test_a_profile_of_another_input_is_refused(data: dict[str, Any], profile: Profile, plan: Plan) -> None:
+    data["models"][0]["input"]["shape"] = [3, 16, 16]
+    with pytest.raises(PlanFault, match="profile again"):
+        render(parse_deployment(data, "test"), profile, plan)
+
+
+@pytest.mark.parametrize(
+    ("postprocess", "said"),
+    [({"top_k": 6}, "top_k: 6 is more than the model's 5 classes")],
+)
+def test_postprocessing_that_does_not_fit_is_refused(
+    data: dict[str, Any], profile: Profile, plan: Plan, postprocess: dict[str, Any], said: str
+) -> None:
+    data["models"][0]["postprocess"] = postprocess
+    with pytest.raises(EntryFault, match=said):
+        render(parse_deployment(data, "test"), profile, plan)
+
+
+def test_a_class_called_as_the_entry_group_is_refused(
+    data: dict[str, Any], profile: Profile, plan: Plan
+) -> None:
+    data["cluster"]["gpu_classes"].append({"name": "Entry"})
+    with pytest.raises(naming.NameFault, match="the entry server's group"):
+        render(parse_deployment(data, "test"), profile, plan)
+
+
+def test_two_models_that_want_one_name_are_refused() -> None:
+    with pytest.raises(naming.NameFault, match="model 'a_dispatch' and model 'a' would both be called"):
+        naming.check_models({"a": ["a", "a_dispatch"], "a_dispatch": ["A_Dispatch"]})
+
+
+@pytest.mark.parametrize("name", ["", "..", "a..b", "a b", "-a", "é", "a/b", "a.", "a\n", 'a"b', "x" * 121])
+def test_names_that_triton_or_a_file_system_would_refuse(name: str) -> None:
+    with pytest.raises(naming.NameFault, match="allowed"):
+        naming.check_component(name, "models.name")
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "a\nb", "été", "x" * 65])
+def test_a_deployment_file_cannot_bring_such_a_name(data: dict[str, Any], name: str) -> None:
+    data["models"][0]["name"] = name
+    with pytest.raises(DeploymentError, match=r"models\.0\.name"):
+        parse_deployment(data, "test")
+
+
+@given(st.text(), st.text())
+def test_no_text_breaks_out_of_its_field(name: str, value: str) -> None:
+    value = value.encode(errors="ignore").decode()
+    name = name.encode(errors="ignore").decode()
+    text = config.dispatcher_config(
+        name, [TensorSpec(name=value, dtype="FP32", shape=(1,))], [], {"key": value}
+    )
+    model = parsed(text)
+    assert (model.name, model.input[0].name, model.parameters["key"].string_value) == (name, value, value)
+    assert len(model.input) == 1
+    assert not model.output
+    assert model.backend == "python"
