@@ -1,0 +1,1 @@
+"""Offline linter for any Triton repository: field-level messages with file and line."""
