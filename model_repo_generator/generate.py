@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from model_repo_generator.checks import PlanFault, check_pipelines, check_placement
@@ -43,16 +43,38 @@ def generate(
     relative paths of the deployment file start from. Raises ValueError (PlanFault, NameFault, EntryFault,
     ExportFault), WriteFault.
     """
-    out_dir = Path(out_dir)
-    check_ours(out_dir, force)  # before minutes of export, and again when it is written
     plan = placed(plan, deployment, profile)
-    render_once(deployment, profile, plan, epoch=epoch, base=base)  # a plan's faults too
+    return export_and_write(
+        deployment,
+        profile,
+        plan,
+        out_dir,
+        lambda program_hashes: render_once(
+            deployment, profile, plan, epoch=epoch, base=base, program_hashes=program_hashes
+        ),
+        force=force,
+        export=export,
+    )
+
+
+def export_and_write(
+    deployment: Deployment,
+    profile: Profile,
+    plan: Plan,
+    out_dir: Path,
+    renderer: Callable[[Mapping[str, str]], Rendered],
+    *,
+    force: bool,
+    export: bool,
+) -> DeploymentManifest:
+    """`renderer`: SHA-256 by program path -> texts. Faults of any kind show before minutes of export."""
+    out_dir = Path(out_dir)
+    check_ours(out_dir, force)
+    renderer({})
     with tempfile.TemporaryDirectory(prefix="ppipe-export-") as folder:
         ranges = stage_ranges(deployment, plan) if export else ()
         programs = export_programs(deployment, profile, ranges, Path(folder))
-        rendered = render_once(
-            deployment, profile, plan, epoch=epoch, base=base, program_hashes=hashes(programs)
-        )
+        rendered = renderer(hashes(programs))
         files: dict[str, Content] = dict(rendered.files)
         files.update({path: FileCopy(file) for path, file in programs.items()})
         write(files, out_dir, force)

@@ -1,0 +1,147 @@
+"""The comparison without PPipe: the unsplit model on every GPU that meets the SLO, batched by Triton itself.
+
+Which GPUs and which batch: plain_plan. Here:
+- Queue delay: what the SLO leaves beside two batches, but at most a twentieth of the SLO.
+- A frame that has waited so long that its batch would end after the SLO is rejected by Triton's queue policy.
+There is no entry server: clients call the workers, each in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from model_repo_generator import config, naming
+from model_repo_generator.assemble import entry_address, server_addresses, stage_program, worker_names
+from model_repo_generator.generate import export_and_write, serving_tables, versions
+from model_repo_generator.plain_plan import plain_plan
+from model_repo_generator.render import MANIFEST_FROM_MODEL, Rendered
+from model_repo_generator.shims import VERSION_FOLDER, model_py
+from planner import serial
+from planner.cluster import Cluster
+from planner.deployment import Deployment
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry
+from planner.plan import ModelPlan, Plan
+from planner.profile import ModelProfile, Profile
+from planner.serving import ServedModel
+
+DELAY_SHARE = 20
+"""The queue delay is at most the SLO over this."""
+
+
+def render_plain(
+    deployment: Deployment, profile: Profile, *, program_hashes: Mapping[str, str] | None = None
+) -> Rendered:
+    """Repositories of `<model>.plain.w<i>`. The manifest's entry server loads nothing and need not run."""
+    plan = plain_plan(deployment, profile)
+    served = {name: _renamed(tables) for name, tables in serving_tables(deployment, profile, plan).items()}
+    naming.check_groups(gpu_class.name for gpu_class in deployment.cluster.gpu_classes)
+    cluster = deployment.to_cluster()
+    manifest = DeploymentManifest(
+        deployment=deployment.name,
+        epoch=1,
+        plan_hash=serial.content_hash(plan),
+        entry=entry_address(cluster, ()),
+        servers=server_addresses(cluster, worker_names(served)),
+        models=tuple(
+            _model_entry(
+                profile.model(model.model), model, served[model.model], cluster, program_hashes or {}
+            )
+            for model in plan.models
+        ),
+        versions=versions(),
+    )
+    files = {MANIFEST_NAME: serial.dumps(manifest)}
+    for entry in manifest.models:
+        files.update(_worker_files(entry, plan, manifest.plan_hash))
+    return Rendered(manifest=manifest, files=files)
+
+
+def generate_plain(
+    deployment: Deployment, profile: Profile, out_dir: Path, *, force: bool = False, export: bool = True
+) -> DeploymentManifest:
+    """Write the repositories of the comparison; arguments and errors as those of generate.generate."""
+    return export_and_write(
+        deployment,
+        profile,
+        plain_plan(deployment, profile),
+        out_dir,
+        lambda hashes: render_plain(deployment, profile, program_hashes=hashes),
+        force=force,
+        export=export,
+    )
+
+
+def _renamed(served: ServedModel) -> ServedModel:
+    """Workers count through all classes: `<model>.plain.w<i>`; tables end at the largest batch allowed."""
+    pipelines = []
+    count = 0
+    for pipeline in served.pipelines:
+        (stage,) = pipeline.stages
+        workers = []
+        for worker in stage.workers:
+            workers.append(dataclasses.replace(worker, name=naming.plain_worker(served.model, count)))
+            count += 1
+        stage = dataclasses.replace(
+            stage, workers=tuple(workers), latency_us=stage.latency_us[: pipeline.batch_size]
+        )
+        pipelines.append(dataclasses.replace(pipeline, stages=(stage,)))
+    return dataclasses.replace(served, pipelines=tuple(pipelines))
+
+
+def _model_entry(
+    profile: ModelProfile, plan: ModelPlan, served: ServedModel, cluster: Cluster, hashes: Mapping[str, str]
+) -> ModelEntry:
+    programs = []
+    for pipeline in plan.pipelines:
+        (stage,) = pipeline.stages
+        programs.append((stage_program(profile, stage.blocks, cluster, stage.gpu, stage.batch_size, hashes),))
+    return ModelEntry(
+        model=plan.model,
+        ensemble="",
+        dispatcher="",
+        input=profile.inputs[0],
+        outputs=profile.outputs,
+        feedback_port=0,
+        late="drop",
+        served=served,
+        programs=tuple(programs),
+    )
+
+
+def _worker_files(entry: ModelEntry, plan: Plan, plan_hash: str) -> Iterator[tuple[str, str]]:
+    assert plan.placement is not None
+    for seat in plan.placement.workers:
+        if seat.model != entry.model:
+            continue
+        stage = entry.served.pipelines[seat.pipeline].stages[0]
+        program = entry.programs[seat.pipeline][0]
+        name = stage.workers[seat.worker].name
+        batch_us = stage.latency_us[-1]
+        folder = f"{naming.group_folder(stage.gpu)}/{name}"
+        parameters = {
+            "manifest": MANIFEST_FROM_MODEL,
+            "plan_hash": plan_hash,
+            "model": entry.model,
+            "worker_name": name,
+        }
+        text = config.plain_config(
+            name,
+            program.inputs,
+            program.outputs,
+            program.max_batch_size,
+            program.executor,
+            seat.gpu_id,
+            parameters,
+            queue_delay_us=_queue_delay_us(entry.served.slo_us, program.max_batch_size, batch_us),
+            queue_timeout_us=max(1, entry.served.slo_us - batch_us),
+        )
+        yield f"{folder}/config.pbtxt", text
+        yield f"{folder}/{VERSION_FOLDER}/model.py", model_py("plain")
+
+
+def _queue_delay_us(slo_us: int, max_batch_size: int, batch_us: int) -> int:
+    if max_batch_size == 1:
+        return 0
+    return max(0, min(slo_us - 2 * batch_us, slo_us // DELAY_SHARE))
