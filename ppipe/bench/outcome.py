@@ -1,0 +1,61 @@
+"""What became of each request."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+import grpc
+
+
+class Fate(Enum):
+    """How a request ended."""
+
+    ANSWERED = "answered"
+    DROPPED = "dropped"
+    """Declined by the scheduler, with a reason."""
+    FAILED = "failed"
+    """Any other error."""
+    UNANSWERED = "unanswered"
+    """Nothing until well after its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One request. Times are microseconds from the start of the run; `ended_us` is of the answer or the
+    error.
+
+    abs_error: largest difference to the reference output; matched: within tolerance of its own frame's
+    reference.
+    """
+
+    model: str
+    frame: int
+    due_us: int
+    sent_us: int
+    ended_us: int
+    fate: Fate
+    reason: str = ""
+    abs_error: float = 0.0
+    matched: bool = True
+
+    @property
+    def latency_us(self) -> int:
+        """From when it was due, not from when it was sent: a client that lags must not flatter the server."""
+        return self.ended_us - self.due_us
+
+    def is_good(self, slo_us: int) -> bool:
+        """Answered, right, and in time."""
+        return self.fate is Fate.ANSWERED and self.matched and self.latency_us <= slo_us
+
+
+def fate_of(error: grpc.RpcError) -> tuple[Fate, str]:
+    """The fate that a failed call means, and its reason."""
+    code, details = error.code(), error.details() or ""
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Fate.UNANSWERED, "no answer"
+    reason = re.search(r"reason=(\w+)", details)
+    if code == grpc.StatusCode.UNAVAILABLE and reason:
+        return Fate.DROPPED, reason[1]
+    return Fate.FAILED, f"{code.name}: {details}"[:200]

@@ -1,0 +1,101 @@
+"""One measurement from start to end: warm up, send, score, save."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.manifest import DeploymentManifest
+from planner.serial import to_plain
+from ppipe.bench.loadgen import LoadOptions, send_load
+from ppipe.bench.outcome import Outcome
+from ppipe.bench.reference import Reference
+from ppipe.bench.score import Score, score, score_by_model
+from ppipe.bench.target import Target
+from ppipe.bench.workload import Workload, make_workload
+
+WARM_UP_S = 1.5
+_WARM_UP_LOAD = 0.5
+_WARM_UP_SEED = 977
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One system under one workload. `planned_rps`: what its plan says it can serve; None without a plan."""
+
+    system: str
+    seconds: float
+    slo_us: Mapping[str, int]
+    planned_rps: float | None
+    total: Score
+    models: Mapping[str, Score]
+    outcomes: Sequence[Outcome]
+
+
+def measure(
+    system: str,
+    target: Target,
+    workload: Workload,
+    references: Mapping[str, Reference],
+    slo_us: Mapping[str, int],
+    *,
+    planned_rps: float | None = None,
+    warm_up_s: float = WARM_UP_S,
+    progress: Callable[[int], None] = lambda sent: None,
+) -> Measured:
+    """Send a little other load that is not scored, then the workload, and score that."""
+    options = LoadOptions(slo_us=slo_us)
+    if warm_up_s > 0:
+        send_load(target, _warm_up(workload, references, warm_up_s), references, options)
+    outcomes = send_load(target, workload, references, options, progress)
+    return Measured(
+        system=system,
+        seconds=workload.seconds,
+        slo_us=slo_us,
+        planned_rps=planned_rps,
+        total=score(outcomes, slo_us, workload.seconds),
+        models=score_by_model(outcomes, slo_us, workload.seconds),
+        outcomes=outcomes,
+    )
+
+
+def slos_us(manifest: DeploymentManifest) -> dict[str, int]:
+    """The SLO of each model."""
+    return {entry.model: entry.served.slo_us for entry in manifest.models}
+
+
+def planned_rates(manifest: DeploymentManifest) -> dict[str, float]:
+    """What the plan says that it serves, frames/s of each model."""
+    return {entry.model: entry.served.planned_rps for entry in manifest.models}
+
+
+def save(measured: Sequence[Measured], path: Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Scores of one or more systems as JSON."""
+    path.write_text(json.dumps(as_plain(measured, extra), indent=1) + "\n", encoding="utf-8")
+
+
+def as_plain(measured: Sequence[Measured], extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The same as dicts and numbers."""
+    systems = {
+        one.system: {
+            "seconds": one.seconds,
+            "slo_us": dict(one.slo_us),
+            "planned_rps": one.planned_rps,
+            "total": to_plain(one.total),
+            "models": to_plain(one.models),
+        }
+        for one in measured
+    }
+    return {**(extra or {}), "systems": systems}
+
+
+def _warm_up(workload: Workload, references: Mapping[str, Reference], seconds: float) -> Workload:
+    """Half of the workload's rate for a short while, with frames that have references."""
+    rates = {
+        model: max(2.0, _WARM_UP_LOAD * workload.count(model) / workload.seconds) for model in workload.models
+    }
+    frames = min(len(references[model].answers) for model in workload.models)
+    return make_workload(rates, seconds=seconds, seed=_WARM_UP_SEED, frames=frames, process="gamma:cv=0.1")

@@ -1,0 +1,91 @@
+"""The system under test as the client sees it: where a model's next frame goes and what the request looks
+like.
+
+Rules: requests are built before the run, one per model, frame and way in; sending one changes its id alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2
+
+from planner.manifest import DeploymentManifest, ModelEntry
+from planner.profile import TensorSpec
+from ppipe.frames import encode_jpeg
+from ppipe.probe import text_element
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class WayIn:
+    """A Triton model at an address that takes frames of one model."""
+
+    address: str
+    triton_model: str
+
+
+class Target:
+    """Ways in per model, taken in turn, and the encoded inputs per model and frame."""
+
+    def __init__(
+        self,
+        ways_in: Mapping[str, Sequence[WayIn]],
+        inputs: Mapping[str, Sequence[service_pb2.ModelInferRequest]],
+    ) -> None:
+        self.addresses = tuple(sorted({way.address for ways in ways_in.values() for way in ways}))
+        self._turns = {model: itertools.cycle(ways) for model, ways in ways_in.items()}
+        self._inputs = inputs
+
+    def next_request(
+        self, model: str, frame: int, request_id: str
+    ) -> tuple[str, service_pb2.ModelInferRequest]:
+        """The address to send to, and what. For one caller at a time."""
+        way = next(self._turns[model])
+        request = service_pb2.ModelInferRequest()
+        request.CopyFrom(self._inputs[model][frame])
+        request.model_name = way.triton_model
+        request.id = request_id
+        return way.address, request
+
+
+def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> Target:
+    """The public ensembles of a deployment, each fed what its clients send: JPEG files or raw pictures."""
+    address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
+    return Target(
+        ways_in={entry.model: [WayIn(address, entry.ensemble)] for entry in manifest.models},
+        inputs={
+            entry.model: [public_request(entry, picture) for picture in pictures] for entry in manifest.models
+        },
+    )
+
+
+def public_request(entry: ModelEntry, picture: Picture) -> service_pb2.ModelInferRequest:
+    """One picture for the public ensemble of a model."""
+    spec = (entry.public_inputs or (entry.input,))[0]
+    if spec.dtype == "BYTES":
+        return frame_request(spec, spec.shape or (1,), text_element(encode_jpeg(picture)))
+    if spec.dtype != "UINT8":
+        raise ValueError(
+            f"model {entry.model!r}: its input {spec.name!r} is {spec.dtype}; the bench makes pictures, "
+            "so the model needs a preprocess step"
+        )
+    return frame_request(spec, picture.shape, picture.tobytes())
+
+
+def tensor_request(spec: TensorSpec, tensor: npt.NDArray[np.float32]) -> service_pb2.ModelInferRequest:
+    """One frame that is the model's own input already."""
+    return frame_request(spec, tensor.shape, tensor.tobytes())
+
+
+def frame_request(spec: TensorSpec, shape: Sequence[int], content: bytes) -> service_pb2.ModelInferRequest:
+    """One frame with its batch dimension of 1."""
+    request = service_pb2.ModelInferRequest()
+    request.inputs.add(name=spec.name, datatype=spec.dtype, shape=[1, *shape])
+    request.raw_input_contents.append(content)
+    return request

@@ -1,0 +1,101 @@
+"""What is sent and when: a list of arrivals, made once, saved, and replayed on every system that is compared.
+
+Rules: times are microseconds from the start of the run and ascend; the same seed gives the same workload. The
+file is CSV with the columns timestamp (seconds), model and frame; the simulator reads the same file as a
+trace.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from python_backend.simulator.arrivals import parse_arrivals
+
+_COLUMNS = ["timestamp", "model", "frame"]
+
+
+class WorkloadError(ValueError):
+    """A workload file that cannot be used; the message names the line and the field."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One frame: number `frame` of the pictures, for `model`, due at `due_us`."""
+
+    due_us: int
+    model: str
+    frame: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Arrivals of all models. `seconds` is how long they take as a process, for rates in frames/s."""
+
+    arrivals: tuple[Arrival, ...]
+    seconds: float
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models asked for, in order of their names."""
+        return tuple(sorted({arrival.model for arrival in self.arrivals}))
+
+    def count(self, model: str) -> int:
+        """Frames for one model."""
+        return sum(arrival.model == model for arrival in self.arrivals)
+
+
+def make_workload(
+    rates_rps: Mapping[str, float], *, seconds: float, seed: int, frames: int, process: str = "poisson"
+) -> Workload:
+    """Every model at its own mean rate by `process` (see python_backend.simulator.arrivals), frames in turn.
+
+    Raises ArrivalError.
+    """
+    arrivals = []
+    for index, (model, rate_rps) in enumerate(sorted(rates_rps.items())):
+        times = parse_arrivals(process, rate_rps).times_us(seconds, seed + index)
+        arrivals += [
+            Arrival(due_us=due_us, model=model, frame=number % frames) for number, due_us in enumerate(times)
+        ]
+    ordered = sorted(arrivals, key=lambda arrival: (arrival.due_us, arrival.model))
+    return Workload(arrivals=tuple(ordered), seconds=seconds)
+
+
+def save_workload(workload: Workload, path: Path) -> None:
+    """Write the file that `load_workload` reads."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for arrival in workload.arrivals:
+            writer.writerow([f"{arrival.due_us / 1e6:.6f}", arrival.model, arrival.frame])
+
+
+def load_workload(path: Path, seconds: float | None = None) -> Workload:
+    """A saved workload. `seconds` None: the time of the last arrival, rounded up. Raises WorkloadError."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+    except OSError as error:
+        raise WorkloadError(f"{path}: {error.strerror or error}") from error
+    if not rows or rows[0] != _COLUMNS:
+        raise WorkloadError(f"{path}: the first line must be {','.join(_COLUMNS)}")
+    arrivals = tuple(_arrival(path, number, row) for number, row in enumerate(rows[1:], start=2))
+    if not arrivals:
+        raise WorkloadError(f"{path}: no arrivals in it; at least one belongs there")
+    ordered = tuple(sorted(arrivals, key=lambda arrival: (arrival.due_us, arrival.model)))
+    return Workload(arrivals=ordered, seconds=seconds or math.ceil(ordered[-1].due_us / 1e6) or 1.0)
+
+
+def _arrival(path: Path, number: int, row: list[str]) -> Arrival:
+    try:
+        timestamp, model, frame = row
+        due_us = round(float(timestamp) * 1e6)
+        if due_us < 0 or int(frame) < 0:
+            raise ValueError("a negative number")
+        return Arrival(due_us=due_us, model=model, frame=int(frame))
+    except (ValueError, OverflowError) as error:
+        raise WorkloadError(f"{path}: line {number}: {error}; wanted {','.join(_COLUMNS)}") from None
