@@ -18,6 +18,11 @@ from planner.plan import Pipeline, Stage
 from planner.problem import Demand, PlanOptions
 from planner.profile import ModelProfile
 
+MIN_STAGE_US = 1.0
+"""No stage is planned faster than this, so that a block measured as 0 us does not make its GPU
+infinitely fast.
+"""
+
 
 def margin_of(demand: Demand, options: PlanOptions) -> float:
     """The share of the SLO that the plan leaves unused for this model."""
@@ -46,7 +51,8 @@ def stage_latency_us(
             f"{profile.model} is not profiled on {gpu} in {slices_per_gpu} slices at batch {batch_size}"
         )
     column = table.batch_sizes.index(batch_size)
-    return sum(row[column] for row in table.latency_us[start:end]) + profile.overheads.stage_us
+    blocks_us = sum(row[column] for row in table.latency_us[start:end])
+    return max(MIN_STAGE_US, profile.overheads.stage_us + blocks_us)
 
 
 def transfer_us(profile: ModelProfile, cut: int, batch_size: int, bandwidth_gbps: float) -> float:
@@ -69,7 +75,7 @@ def worker_rates_rps(
     """Frames/s of one worker of each stage: the least of its compute, its link in and its link out."""
     rates = []
     for index, stage in enumerate(stages):
-        rate = float("inf") if stage.latency_us <= 0 else 1e6 * stage.batch_size / stage.latency_us
+        rate = 1e6 * stage.batch_size / max(MIN_STAGE_US, stage.latency_us)
         for hop in (index - 1, index):
             if 0 <= hop < len(hops_us):
                 share = cluster.gpus_per_server(stage.gpu)
