@@ -1,0 +1,18 @@
+"""The one clock of the data plane: CLOCK_MONOTONIC, which all processes of a host share, in whole
+microseconds.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+def now_us() -> int:
+    """Microseconds since some fixed time before this host's processes started."""
+    return time.monotonic_ns() // 1000
+
+
+def sleep_until(end_us: int) -> None:
+    """Return at `end_us`, or at once when it has passed."""
+    while (left_us := end_us - now_us()) > 0:
+        time.sleep(left_us / 1e6)

@@ -1,0 +1,346 @@
+"""Drives the scheduler core with real time, real requests and real hops: the inside of a model's dispatcher.
+
+Rules
+- One queue thread owns the core. Everything that happens reaches it through one queue: arrivals, notices,
+  ends of hops, workers lost and back. Timers are the timeout of waiting on that queue.
+- Answers are sent by other threads; a frame is answered exactly once, whoever comes first (Frame.claim).
+- The core's clock runs `lead_us` ahead: what it sends now can begin on a worker only that much later, so
+  frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
+  still runs the last one.
+- A core holds a frame back for a fuller batch as long as its deadline allows. So a frame with a later
+  deadline than its SLO is offered with that of its SLO first, and again, with more time, when the core
+  gives it up. With the late policy "serve" this goes on past the deadline.
+- The core is given deadlines less what answers were lately late by (runtime.lateness), so that it plans
+  with the way back too. The ticket on the wire carries the true ones.
+- close() answers every frame that is still here and joins all threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+
+from planner.manifest import DeploymentManifest, ModelEntry
+from python_backend.runtime.answers import Answers
+from python_backend.runtime.clock import now_us
+from python_backend.runtime.counts import Counts
+from python_backend.runtime.feedback import Notice
+from python_backend.runtime.frame import ErrorCode, Frame
+from python_backend.runtime.hop_failure import FailureKind, HopFailure
+from python_backend.runtime.lateness import Lateness
+from python_backend.runtime.stage_identity import rest_of
+from python_backend.runtime.threads import Crew
+from python_backend.runtime.ticket_codec import WireTicket
+from python_backend.runtime.transport import Outputs, Transport
+from python_backend.scheduler.actions import Dispatch, Drop, DropReason, Ticket, WakeAt
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.events import (
+    BatchFailed,
+    Event,
+    RequestArrived,
+    RequestCancelled,
+    StageCompleted,
+    TimerFired,
+    WorkerBack,
+    WorkerLost,
+)
+
+_NEVER = 1 << 62
+_TIMELY_GRACE_US = 300_000
+"""How long after its deadline a hop is still waited for; a client is never left longer than a second."""
+_LATE_GRACE_US = 60_000_000
+_MOST_HOPS = 512
+_MOST_DOUBLINGS = 10
+_ANSWERING_US = 1_000
+"""From a batch's answer here to a frame's answer at its client, on a host with something to do."""
+_TIME_REASONS = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
+
+
+@dataclass(frozen=True)
+class DriverSettings:
+    """`lead_us`: from sending a batch to its start on an idle worker."""
+
+    lead_us: int = 1_000
+    serve_late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    frames: Sequence[Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    ticket: Ticket
+    ended_us: int
+    served: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    ticket: Ticket
+    failure: HopFailure
+
+
+_Item = _Arrived | _Finished | _Failed | Notice | Event | None
+
+
+class Driver:
+    """See the module. Thread-safe."""
+
+    def __init__(
+        self,
+        manifest: DeploymentManifest,
+        entry: ModelEntry,
+        core: SchedulerCore,
+        transport: Transport,
+        log: Callable[[str], None],
+        settings: DriverSettings | None = None,
+        on_failure: Callable[[HopFailure], None] = lambda failure: None,
+    ) -> None:
+        self.counts = Counts(entry.served)
+        self._manifest = manifest
+        self._entry = entry
+        self._core = core
+        self._transport = transport
+        self._log = log
+        self._settings = settings or DriverSettings(serve_late=entry.late == "serve")
+        self._on_failure = on_failure
+        self._lateness = Lateness(entry.served.slo_us)
+        self._slo_us = entry.served.slo_us
+        self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
+        self._frames: dict[int, Frame] = {}
+        self._wake_us = _NEVER
+        self._accepting = True
+        self._gate = threading.Lock()
+        self._answers = Answers(log)
+        self._hops = Crew("hop", _MOST_HOPS, lambda error: log(f"hop failed: {error!r}"))
+        self._thread = threading.Thread(target=self._run, name="queue", daemon=True)
+        self._thread.start()
+
+    # Called by other threads
+
+    def arrive(self, frames: Sequence[Frame]) -> None:
+        """Take frames; each will be answered."""
+        with self._gate:  # after close() nothing reads the queue any more
+            if self._accepting:
+                self._queue.put(_Arrived(frames))
+                return
+        for frame in frames:
+            self._refuse(frame, "the dispatcher is shutting down")
+
+    def notice(self, notice: Notice) -> None:
+        """A stage has told that its compute ended."""
+        if notice.epoch == self._manifest.epoch:
+            self._queue.put(notice)
+
+    def worker_lost(self, worker: str) -> None:
+        """Send nothing to this worker until it is back."""
+        self._queue.put(WorkerLost(worker))
+
+    def worker_back(self, worker: str) -> None:
+        """The worker answers again."""
+        self._queue.put(WorkerBack(worker))
+
+    def cancel(self, frame: Frame) -> None:
+        """Its caller has gone."""
+        self._queue.put(RequestCancelled(frame.request_id))
+
+    def waiting_frames(self) -> list[Frame]:
+        """Frames that have no answer yet, oldest first."""
+        return list(self._frames.values())
+
+    def close(self) -> None:
+        """Answer what is left and end all threads."""
+        with self._gate:
+            self._accepting = False
+            self._queue.put(None)
+        self._thread.join()
+        for frame in self.waiting_frames():
+            self._refuse(frame, "the dispatcher is shutting down")
+        self._transport.close()
+        self._hops.close()
+        self._frames.clear()
+        self._answers.close()
+
+    # The queue thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                item = self._queue.get(timeout=self._time_to_wake_s())
+            except Empty:
+                self._handle(TimerFired())
+                continue
+            if item is None:
+                return
+            try:
+                self._take(item)
+                if self._wake_us <= self._core_time_us():
+                    self._handle(TimerFired())
+            except Exception as error:
+                # One bad event must not end the thread that all others need.
+                self._log(f"scheduling failed on {type(item).__name__}: {error!r}")
+
+    def _time_to_wake_s(self) -> float | None:
+        if self._wake_us == _NEVER:
+            return None
+        return max(0, self._wake_us - self._core_time_us()) / 1e6
+
+    def _core_time_us(self) -> int:
+        return now_us() + self._settings.lead_us
+
+    def _take(self, item: _Item) -> None:
+        if isinstance(item, _Arrived):
+            self._take_arrivals(item.frames)
+        elif isinstance(item, Notice):
+            self._take_notice(item)
+        elif isinstance(item, _Finished):
+            self._take_end(item)
+        elif isinstance(item, _Failed):
+            self._take_failure(item.ticket, item.failure)
+        elif item is not None:
+            self._handle(item)
+
+    def _take_arrivals(self, frames: Sequence[Frame]) -> None:
+        for frame in frames:
+            self._frames[frame.request_id] = frame
+            self.counts.arrived += 1
+            self._handle(self._offer(frame))
+
+    def _take_notice(self, notice: Notice) -> None:
+        if notice.ok:
+            ended_us = now_us() if notice.ended_us is None else notice.ended_us
+            self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
+
+    def _take_end(self, end: _Finished) -> None:
+        ticket = end.ticket
+        if end.served:
+            self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.hops[-1].end_us - self._core.guard_us)
+        self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
+
+    def _take_failure(self, ticket: Ticket, failure: HopFailure) -> None:
+        if failure.kind.blames_worker:
+            self._handle(WorkerLost(failure.worker))
+            self._on_failure(failure)
+        self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failure.hop))
+
+    def _handle(self, event: Event) -> None:
+        began_us = now_us()
+        if isinstance(event, TimerFired):
+            self._wake_us = _NEVER
+        for action in self._core.handle(event, began_us + self._settings.lead_us):
+            if isinstance(action, Dispatch):
+                self._dispatch(action)
+            elif isinstance(action, Drop):
+                self._drop(action)
+            else:
+                self._wake_at(action)
+        self.counts.decided(now_us() - began_us)
+
+    def _wake_at(self, action: WakeAt) -> None:
+        self._wake_us = action.time_us
+
+    def _dispatch(self, action: Dispatch) -> None:
+        # A frame may have been answered meanwhile by an attempt that was given up too early.
+        frames = [frame for id_ in action.request_ids if (frame := self._frames.get(id_)) is not None]
+        if not frames:
+            self._queue.put(_Finished(action.ticket, now_us(), served=False))
+            return
+        self.counts.dispatched(len(frames))
+        self._hops.submit(lambda: self._send(action.ticket, frames))
+
+    def _drop(self, action: Drop) -> None:
+        frame = self._frames.get(action.request_id)
+        if frame is None:
+            return
+        if action.reason in _TIME_REASONS and self._offer_again(frame):
+            return
+        del self._frames[action.request_id]
+        self.counts.dropped(action.reason)
+        if frame.claim():
+            text = drop_text(self._entry.model, action.reason, now_us() - frame.deadline_us)
+            self._answers.error(frame, ErrorCode.UNAVAILABLE, text)
+
+    def _offer(self, frame: Frame) -> RequestArrived:
+        """The frame as the core sees it: with a deadline no later than its SLO allows, twice that on each new
+        offer.
+        """
+        deadline_us = frame.deadline_us
+        if frame.offers or deadline_us > frame.arrived_us + self._slo_us:
+            allowed_us = now_us() + (self._slo_us << min(frame.offers, _MOST_DOUBLINGS))
+            deadline_us = allowed_us if self._settings.serve_late else min(deadline_us, allowed_us)
+        frame.offers += 1
+        return RequestArrived(frame.request_id, deadline_us - self._lateness.allowance_us, frame.priority)
+
+    def _offer_again(self, frame: Frame) -> bool:
+        """Whether a frame that the core gave up has more time than it was offered with."""
+        if not self._settings.serve_late and now_us() + self._fastest_us > frame.deadline_us:
+            return False
+        if not self._settings.serve_late and frame.offers > _MOST_DOUBLINGS:
+            return False
+        self._queue.put(self._offer(frame))
+        return True
+
+    # Hop threads
+
+    def _send(self, ticket: Ticket, frames: list[Frame]) -> None:
+        true_deadline_us = max(frame.deadline_us for frame in frames)
+        wire = WireTicket(
+            deployment=self._manifest.deployment,
+            epoch=self._manifest.epoch,
+            hop=0,
+            ticket=replace(ticket, deadline_us=true_deadline_us),
+        )
+        try:
+            pieces = [[frame.data for frame in frames]]
+            outputs = self._transport.infer(wire, pieces, len(frames), self._time_limit_s(ticket, frames))
+        except HopFailure as failure:
+            self._end_failed(ticket, frames, failure)
+            return
+        except Exception as error:
+            self._log(f"sending batch {ticket.batch_id} failed: {error!r}")
+            text = f"{type(error).__name__}: {error}"
+            self._end_failed(ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, text))
+            return
+        self._end_served(ticket, frames, outputs)
+
+    def _time_limit_s(self, ticket: Ticket, frames: Sequence[Frame]) -> float:
+        latest_us = max(ticket.hops[-1].end_us, *(frame.deadline_us for frame in frames), ticket.deadline_us)
+        grace_us = _LATE_GRACE_US if self._settings.serve_late else _TIMELY_GRACE_US
+        return max(1, latest_us - now_us() + grace_us) / 1e6
+
+    def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
+        self._queue.put(_Finished(ticket, now_us(), served=True))
+        wanted = [spec.name for spec in self._entry.outputs]
+        for index, frame in enumerate(frames):
+            if frame.claim():
+                self._answers.outputs(frame, {name: outputs[name][index : index + 1] for name in wanted})
+                self.counts.answered(now_us() - frame.arrived_us, frame.deadline_us)
+            self._frames.pop(frame.request_id, None)
+
+    def _end_failed(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
+        self.counts.failed(failure.kind)
+        self._log(f"batch {ticket.batch_id} attempt {ticket.attempt} failed: {failure}")
+        if failure.kind in (FailureKind.REFUSED, FailureKind.COMPUTE):
+            # Another worker would do the same: the request or the program is at fault.
+            self._queue.put(_Finished(ticket, now_us(), served=False))
+            for frame in frames:
+                if frame.claim():
+                    self._answers.error(frame, ErrorCode.INTERNAL, str(failure))
+                self._frames.pop(frame.request_id, None)
+            return
+        self._queue.put(_Failed(ticket, failure))
+
+    def _refuse(self, frame: Frame, text: str) -> None:
+        if frame.claim():
+            self._answers.error(frame, ErrorCode.UNAVAILABLE, text)
+
+
+def drop_text(model: str, reason: DropReason, late_us: int) -> str:
+    """What a client reads whose frame was dropped. late_us: now minus deadline."""
+    when = f"passed {late_us / 1000:.1f} ms ago" if late_us > 0 else f"is in {-late_us / 1000:.1f} ms"
+    return f"{model}: the frame cannot meet its deadline, which {when}: reason={reason.value}"

@@ -1,0 +1,80 @@
+"""One request as the dispatcher holds it: a frame, its deadline, and the one answer that it will get."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+from python_backend.runtime.kserve import Array
+
+
+class ErrorCode(Enum):
+    """The kinds of error that a client can get; adapters map them to Triton's."""
+
+    UNAVAILABLE = "unavailable"
+    """Not served: too late, too much load, no worker. The text says which."""
+    INVALID = "invalid"
+    """The request is wrong."""
+    INTERNAL = "internal"
+    """We are."""
+
+
+SendOutputs = Callable[[Mapping[str, Array]], None]
+SendError = Callable[[ErrorCode, str], None]
+
+
+class Frame:
+    """A request with exactly one answer: whoever comes first sends, later ones are told so. Thread-safe.
+
+    A frame that is forgotten answers with an error when it is collected: a silent one would hang its caller.
+    """
+
+    __slots__ = (
+        "_claim",
+        "arrived_us",
+        "data",
+        "deadline_us",
+        "is_cancelled",
+        "offers",
+        "priority",
+        "request_id",
+        "send_error",
+        "send_outputs",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request_id: int,
+        data: memoryview,
+        arrived_us: int,
+        deadline_us: int,
+        send_outputs: SendOutputs,
+        send_error: SendError,
+        priority: int = 0,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._claim = threading.Lock()
+        self.request_id = request_id
+        self.data = data
+        self.arrived_us = arrived_us
+        self.deadline_us = deadline_us
+        self.priority = priority
+        self.send_outputs = send_outputs
+        self.send_error = send_error
+        self.is_cancelled = is_cancelled
+        self.offers = 0
+        """Times that the core was given this frame."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer was sent, or is being sent."""
+        return self._claim.locked()
+
+    def claim(self) -> bool:
+        """True for the first caller only, who must then send the answer."""
+        return self._claim.acquire(blocking=False)
+
+    def __del__(self) -> None:
+        if self.claim():
+            self.send_error(ErrorCode.INTERNAL, "the request was lost inside the dispatcher")

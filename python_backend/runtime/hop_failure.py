@@ -1,0 +1,66 @@
+"""What goes wrong on a hop, and how it is said: one exception here, one JSON text in a Triton error on the
+wire.
+
+A failure travels back up the chain of stages to the dispatcher, so it names the hop it happened at, not the
+hop that reports it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+
+_MARK = "ppipe-failure "
+
+
+class FailureKind(Enum):
+    """What the dispatcher does differs by kind."""
+
+    EXPIRED = "expired"
+    """The stage could no longer finish in time: nothing is wrong with the worker."""
+    REFUSED = "refused"
+    """The request itself is wrong (ticket, shape): another worker would refuse it too."""
+    DEAD_STUB = "dead_stub"
+    """The worker's stub process is gone; the model must be unloaded and loaded."""
+    UNREACHABLE = "unreachable"
+    """The worker's server does not answer."""
+    TIMED_OUT = "timed_out"
+    """No answer within the hop's time: stopped, stuck, or lost."""
+    COMPUTE = "compute"
+    """The stage raised an exception while computing."""
+
+    @property
+    def blames_worker(self) -> bool:
+        """Whether the worker should get no more work until a probe succeeds."""
+        return self not in (FailureKind.EXPIRED, FailureKind.REFUSED, FailureKind.COMPUTE)
+
+
+@dataclass
+class HopFailure(Exception):
+    """A batch was not served by the worker of hop `hop`."""
+
+    kind: FailureKind
+    hop: int
+    worker: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.worker} (hop {self.hop}): {self.kind.value}: {self.text}"
+
+    def to_wire(self) -> str:
+        """The message of the Triton error that carries this failure back."""
+        plain = {"kind": self.kind.value, "hop": self.hop, "worker": self.worker, "text": self.text[:500]}
+        return _MARK + json.dumps(plain)
+
+
+def from_wire(message: str) -> HopFailure | None:
+    """The failure inside a Triton error's message, or None if it was not written by a stage of ours."""
+    _, mark, text = message.partition(_MARK)
+    if not mark:
+        return None
+    try:
+        plain, _ = json.JSONDecoder().raw_decode(text)
+        return HopFailure(FailureKind(plain["kind"]), int(plain["hop"]), plain["worker"], plain["text"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,160 @@
+"""KServe v2 ModelInfer messages built and read by hand, so that tensors are copied once on the way out,
+never in.
+
+A protobuf message is the concatenation of its fields, and concatenating two serialised messages merges
+them. So the constant head of a request (model, inputs, their types and shapes) is serialised once per batch
+size by protobuf itself, the ticket and the raw tensors are appended as plain fields, and of an answer only
+the outputs' bytes are cut out. Field numbers come from Triton's own descriptors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc import service_pb2 as pb
+
+from planner.profile import TensorSpec
+
+Array = npt.NDArray[np.generic]
+Buffer = bytes | memoryview
+
+NUMPY_OF: Mapping[str, type[np.generic]] = {
+    "BOOL": np.bool_, "INT8": np.int8, "UINT8": np.uint8, "INT16": np.int16, "UINT16": np.uint16,
+    "FP16": np.float16, "INT32": np.int32, "UINT32": np.uint32, "FP32": np.float32, "INT64": np.int64,
+    "UINT64": np.uint64, "FP64": np.float64,
+}  # fmt: skip
+
+INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+LIVE_METHOD = "/inference.GRPCInferenceService/ServerLive"
+
+_LENGTH_DELIMITED = 2
+_REQUEST = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
+_RESPONSE = pb.ModelInferResponse.DESCRIPTOR.fields_by_name
+_RAW_OUTPUT = _RESPONSE["raw_output_contents"].number
+
+
+class WireError(ValueError):
+    """An answer that is not a ModelInferResponse with raw outputs as expected."""
+
+
+def request_head(model: str, inputs: Sequence[TensorSpec], batch: int) -> bytes:
+    """The part of a request that is the same for every batch of this size."""
+    message = pb.ModelInferRequest(model_name=model)
+    for spec in inputs:
+        message.inputs.add(name=spec.name, datatype=spec.dtype, shape=[batch, *spec.shape])
+    return bytes(message.SerializeToString())
+
+
+def shared_memory_head(
+    model: str, inputs: Sequence[TensorSpec], batch: int, region: str, offset: int
+) -> bytes:
+    """As request_head, for inputs that lie one after the other in a registered region from `offset` on."""
+    message = pb.ModelInferRequest(model_name=model)
+    for spec in inputs:
+        entry = message.inputs.add(name=spec.name, datatype=spec.dtype, shape=[batch, *spec.shape])
+        length = spec.bytes_per_frame * batch
+        entry.parameters["shared_memory_region"].string_param = region
+        entry.parameters["shared_memory_offset"].int64_param = offset
+        entry.parameters["shared_memory_byte_size"].int64_param = length
+        offset += length
+    return bytes(message.SerializeToString())
+
+
+def text_parameter(name: str, value: str) -> bytes:
+    """A request parameter of type string, to append to a head."""
+    message = pb.ModelInferRequest()
+    message.parameters[name].string_param = value
+    return bytes(message.SerializeToString())
+
+
+def request_bytes(head: bytes, parameters: bytes, tensors: Sequence[Sequence[Buffer]]) -> bytes:
+    """A whole request; each tensor is given as the pieces, one or more frames each, that it is made of."""
+    parts: list[Buffer] = [head, parameters]
+    tag = _tag(_REQUEST["raw_input_contents"].number)
+    for pieces in tensors:
+        parts.append(tag + _varint(sum(len(piece) for piece in pieces)))
+        parts.extend(pieces)
+    return b"".join(parts)
+
+
+def response_outputs(answer: bytes) -> dict[str, Array]:
+    """The outputs of a serialised ModelInferResponse by name; arrays are read-only views of `answer`.
+
+    Raises WireError.
+    """
+    rest, raw = _cut_out(answer, _RAW_OUTPUT)
+    head = pb.ModelInferResponse.FromString(rest)
+    if len(raw) != len(head.outputs):
+        raise WireError(f"{len(head.outputs)} outputs with {len(raw)} raw contents")
+    return {
+        output.name: np.frombuffer(buffer, dtype=NUMPY_OF[output.datatype]).reshape(tuple(output.shape))
+        for output, buffer in zip(head.outputs, raw, strict=True)
+    }
+
+
+def piece(array: Array) -> memoryview:
+    """The bytes of an array, without a copy if it is contiguous."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return flat.data
+
+
+def _cut_out(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+    """The message without the length-delimited top-level fields of this number, and the contents of those."""
+    whole = memoryview(message)
+    kept: list[Buffer] = []
+    cut: list[memoryview] = []
+    for field, start, content, end in _fields(message):
+        if field == number:
+            cut.append(whole[content:end])
+        else:
+            kept.append(whole[start:end])
+    return b"".join(kept), cut
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, start, start of content, end) of each top-level field. Only wire types that ModelInfer
+    uses.
+    """
+    position, size = 0, len(message)
+    while position < size:
+        start = position
+        key, position = _read_varint(message, position)
+        if key & 7 == _LENGTH_DELIMITED:
+            length, position = _read_varint(message, position)
+            content, position = position, position + length
+        elif key & 7 == 0:
+            content = position
+            _, position = _read_varint(message, position)
+        else:
+            raise WireError(f"wire type {key & 7} at byte {start} of an answer")
+        if position > size:
+            raise WireError(f"an answer of {size} bytes ends inside a field")
+        yield key >> 3, start, content, position
+
+
+def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(message) or shift > 63:
+            raise WireError("an answer ends inside a number")
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _tag(number: int) -> bytes:
+    return _varint(number << 3 | _LENGTH_DELIMITED)

@@ -1,0 +1,49 @@
+"""Puts a stage worker together from the manifest: executor, transport to the next stage, notices, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from planner.manifest import DeploymentManifest
+from python_backend.runtime.executors.base import make_executor
+from python_backend.runtime.feedback import NoticeSender
+from python_backend.runtime.stage_identity import find_stage
+from python_backend.runtime.stage_worker import StageWorker
+from python_backend.runtime.ticket_codec import Keys
+from python_backend.runtime.transport import GrpcTransport, targets_of
+
+__all__ = ["find_stage", "make_stage_worker"]
+
+
+def make_stage_worker(
+    manifest: DeploymentManifest,
+    root: Path,
+    worker: str,
+    device: str,
+    log: Callable[[str], None],
+    jitter: float = 0.0,
+) -> StageWorker:
+    """The running worker called `worker`, warmed up. Raises what a wrong manifest or program raises."""
+    entry, identity = find_stage(manifest, worker)
+    keys = Keys.from_environment()
+    if not keys.signing:
+        log(f"{worker}: no ticket key is configured, so tickets are not verified")
+    executor = make_executor(identity.program, root, first_stage=identity.stage == 0, device=device)
+    executor.warm_up()
+    targets = targets_of(manifest, entry, own_host=identity.server.host)
+    next_targets = {name: targets[name] for name in identity.next_workers}
+    transport = GrpcTransport(next_targets, keys)
+    transport.connect()
+    notices = NoticeSender(
+        (manifest.entry.host, entry.feedback_port), keys, manifest.entry.host == identity.server.host
+    )
+    return StageWorker(
+        identity=identity,
+        executor=executor,
+        transport=transport,
+        keys=keys,
+        notify=notices.send,
+        log=log,
+        jitter=jitter,
+    )

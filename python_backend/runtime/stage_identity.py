@@ -1,0 +1,78 @@
+"""Which place in a deployment a stage model has, found in the manifest by its Triton model's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+
+
+@dataclass(frozen=True)
+class StageIdentity:
+    """All that a worker must know of itself.
+
+    latency_us[b - 1]: profiled, for a batch of b. rest_us[b - 1]: the same, with all later stages and
+    transfers.
+    """
+
+    deployment: str
+    epoch: int
+    model: str
+    pipeline: int
+    stage: int
+    worker: str
+    server: ServerAddress
+    program: StageProgram
+    latency_us: tuple[int, ...]
+    rest_us: tuple[int, ...]
+    serves_late: bool
+    known_workers: frozenset[str]
+    next_workers: tuple[str, ...]
+    """Workers of the stage after this one; none after the last."""
+
+
+def find_stage(manifest: DeploymentManifest, worker: str) -> tuple[ModelEntry, StageIdentity]:
+    """The place of the worker called `worker`. Raises KeyError."""
+    for entry in manifest.models:
+        for index, pipeline in enumerate(entry.served.pipelines):
+            for position, stage in enumerate(pipeline.stages):
+                for candidate in stage.workers:
+                    if candidate.name == worker:
+                        server = manifest.server(candidate.server)
+                        return entry, _identity(manifest, entry, index, position, worker, server)
+    raise KeyError(f"no worker {worker!r} in deployment {manifest.deployment!r}")
+
+
+def _identity(
+    manifest: DeploymentManifest,
+    entry: ModelEntry,
+    pipeline: int,
+    stage: int,
+    worker: str,
+    server: ServerAddress,
+) -> StageIdentity:
+    served = entry.served.pipelines[pipeline]
+    return StageIdentity(
+        deployment=manifest.deployment,
+        epoch=manifest.epoch,
+        model=entry.model,
+        pipeline=pipeline,
+        stage=stage,
+        worker=worker,
+        server=server,
+        program=entry.programs[pipeline][stage],
+        latency_us=served.stages[stage].latency_us,
+        rest_us=rest_of(entry, pipeline, stage),
+        serves_late=entry.late == "serve",
+        known_workers=frozenset(each.name for each_stage in served.stages for each in each_stage.workers),
+        next_workers=tuple(
+            each.name for following in served.stages[stage + 1 : stage + 2] for each in following.workers
+        ),
+    )
+
+
+def rest_of(entry: ModelEntry, pipeline: int, stage: int) -> tuple[int, ...]:
+    """Per batch size: latency of this stage and all later ones with the transfers between, without queues."""
+    served = entry.served.pipelines[pipeline]
+    tables = [each.latency_us for each in served.stages[stage:]] + list(served.transfer_us[stage:])
+    return tuple(sum(column) for column in zip(*tables, strict=False))

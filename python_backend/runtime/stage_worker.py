@@ -1,0 +1,301 @@
+"""One worker of a stage: takes batches with tickets, runs them one at a time, passes results on.
+
+Rules
+- One compute thread. It takes waiting batches by (reserved start, batch, attempt) and never idles while one
+  waits.
+- A batch that can no longer finish by its deadline is refused, unless the model's late policy is to serve it.
+- When compute ends, the dispatcher is told first, then the compute thread goes on; forwarding threads carry
+  the outputs to the next stage, and the final outputs back.
+- A worker of a padded or emulated class is held until its profiled latency is over. A held worker that was
+  kept waiting for nothing starts its next batch where the last one ended, as a GPU with a queue does, so that
+  wake-up delays of this host do not add up.
+- Every job's reply is used exactly once, whatever happens.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from planner.cluster import Executor as Kind
+from planner.profile import TensorSpec
+from python_backend.runtime import kserve, ticket_codec
+from python_backend.runtime.clock import now_us, sleep_until
+from python_backend.runtime.executors.base import StageExecutor
+from python_backend.runtime.feedback import Notice
+from python_backend.runtime.hop_failure import FailureKind, HopFailure
+from python_backend.runtime.kserve import Array
+from python_backend.runtime.stage_identity import StageIdentity
+from python_backend.runtime.threads import Crew
+from python_backend.runtime.ticket_codec import Keys, TicketError, WireTicket
+from python_backend.runtime.transport import Transport
+
+_FORWARDERS = 16
+_LATE_GRACE_S = 30.0
+_TIMELY_GRACE_US = 200_000
+_STUCK_FACTOR = 5
+_STUCK_FLOOR_US = 2_000_000
+
+
+class Reply(Protocol):
+    """Where the answer to one request goes; the first of the two calls counts."""
+
+    def outputs(self, outputs: Mapping[str, Array]) -> None:
+        """Answer with tensors."""
+
+    def failure(self, failure: HopFailure) -> None:
+        """Answer with an error."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A batch on this worker. `inputs` may be views that stay valid while `keep` lives."""
+
+    wire: WireTicket
+    inputs: list[Array]
+    reply: Reply
+    arrived_us: int
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """The order in which the dispatcher reserved."""
+        assert self.wire.ticket is not None
+        ticket = self.wire.ticket
+        return ticket.hops[self.wire.hop].start_us, ticket.batch_id, ticket.attempt
+
+
+class StageWorker:
+    """See the module. Thread-safe."""
+
+    def __init__(
+        self,
+        identity: StageIdentity,
+        executor: StageExecutor,
+        transport: Transport,
+        keys: Keys,
+        notify: Callable[[Notice], None],
+        log: Callable[[str], None],
+        jitter: float = 0.0,
+    ) -> None:
+        self._identity = identity
+        self._executor = executor
+        self._transport = transport
+        self._keys = keys
+        self._notify = notify
+        self._log = log
+        self._jitter = jitter
+        self._random = random.Random(identity.worker)
+        self._waiting: list[tuple[tuple[int, int, int], int, Job]] = []
+        self._sequence = 0
+        self._wake = threading.Condition()
+        self._closing = False
+        self._busy_since_us: int | None = None
+        self._free_us = 0
+        self._forwarders = Crew("forward", _FORWARDERS, lambda error: log(f"forwarding failed: {error!r}"))
+        self._compute = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._compute.start()
+
+    def submit(self, ticket_text: str | None, inputs: list[Array], reply: Reply) -> None:
+        """Take one request. Its reply is used now or later, once."""
+        arrived_us = now_us()
+        try:
+            wire = self._checked_ticket(ticket_text, arrived_us)
+            check_inputs(self._identity.program.inputs, inputs, self._identity.program.max_batch_size)
+        except (TicketError, ValueError) as error:
+            reply.failure(self._failed(FailureKind.REFUSED, str(error)))
+            return
+        if wire.is_probe:
+            self._answer_probe(len(inputs[0]), reply)
+            return
+        job = Job(wire=wire, inputs=inputs, reply=reply, arrived_us=arrived_us)
+        with self._wake:
+            closing = self._closing
+            if not closing:
+                self._sequence += 1
+                heapq.heappush(self._waiting, (job.order, self._sequence, job))
+                self._wake.notify()
+        if closing:
+            reply.failure(self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+
+    def close(self) -> None:
+        """Finish the batch that runs, refuse those that wait, end all threads."""
+        with self._wake:
+            self._closing = True
+            left = [job for _, _, job in self._waiting]
+            self._waiting.clear()
+            self._wake.notify()
+        for job in left:
+            job.reply.failure(self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+        self._compute.join()
+        self._forwarders.close()
+        self._transport.close()
+
+    # Taking requests
+
+    def _checked_ticket(self, text: str | None, arrived_us: int) -> WireTicket:
+        if text is None:
+            raise TicketError(
+                f"no {ticket_codec.PARAMETER}: stages are called by their dispatcher; call the public model"
+            )
+        self._keys.refresh()
+        wire = ticket_codec.decode(text, self._keys, arrived_us)
+        identity = self._identity
+        ticket_codec.check_addressee(wire, identity.deployment, identity.epoch, identity.worker)
+        if wire.ticket is not None:
+            self._check_path(wire)
+        return wire
+
+    def _check_path(self, wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        if wire.hop != self._identity.stage or wire.ticket.pipeline != self._identity.pipeline:
+            raise TicketError(f"hop {wire.hop} of pipeline {wire.ticket.pipeline} is not this worker's place")
+        for hop in wire.ticket.hops[wire.hop + 1 :]:
+            if hop.worker not in self._identity.known_workers:
+                raise TicketError(f"worker {hop.worker!r} is not in this deployment")
+
+    def _answer_probe(self, batch: int, reply: Reply) -> None:
+        busy_since_us = self._busy_since_us
+        allowed_us = max(_STUCK_FLOOR_US, _STUCK_FACTOR * self._identity.latency_us[-1])
+        if busy_since_us is not None and now_us() - busy_since_us > allowed_us:
+            stuck_us = now_us() - busy_since_us
+            reply.failure(
+                self._failed(FailureKind.TIMED_OUT, f"one batch has been running for {stuck_us} us")
+            )
+            return
+        specs = self._identity.program.outputs
+        reply.outputs(
+            {spec.name: np.zeros((batch, *spec.shape), kserve.NUMPY_OF[spec.dtype]) for spec in specs}
+        )
+
+    # Computing
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._serve(job)
+            except Exception as error:
+                self._fail(job, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+            finally:
+                self._busy_since_us = None
+            del job
+
+    def _next(self) -> Job | None:
+        with self._wake:
+            while not self._waiting and not self._closing:
+                self._wake.wait()
+            return heapq.heappop(self._waiting)[2] if self._waiting else None
+
+    def _serve(self, job: Job) -> None:
+        began_us = now_us()
+        self._busy_since_us = began_us
+        batch = len(job.inputs[0])
+        if self._is_hopeless(job, batch, began_us):
+            self._fail(job, self._failed(FailureKind.EXPIRED, "it can no longer finish by its deadline", job))
+            return
+        outputs = self._executor.run(job.inputs)
+        ended_us = self._hold(job, batch, began_us)
+        self._tell(job, ok=True, ended_us=ended_us, busy_us=ended_us - began_us)
+        self._forwarders.submit(lambda: self._pass_on(job, outputs))
+
+    def _is_hopeless(self, job: Job, batch: int, at_us: int) -> bool:
+        """Whether what this and the later stages need, transfers and queues aside, ends after the
+        deadline.
+        """
+        if self._identity.serves_late:
+            return False
+        assert job.wire.ticket is not None
+        needed_us = self._identity.rest_us[min(batch, len(self._identity.rest_us)) - 1]
+        return at_us + needed_us > job.wire.ticket.deadline_us
+
+    def _hold(self, job: Job, batch: int, began_us: int) -> int:
+        """Keep the worker until its latency is over; returns when it was free."""
+        program = self._identity.program
+        if not (program.padded or program.executor is Kind.EMULATED):
+            self._free_us = now_us()
+            return self._free_us
+        latency_us = self._identity.latency_us[min(batch, len(self._identity.latency_us)) - 1]
+        if self._jitter:
+            latency_us = round(latency_us * max(0.0, self._random.gauss(1.0, self._jitter)))
+        end_us = max(job.arrived_us, self._free_us) + latency_us
+        sleep_until(end_us)
+        # A compute that took longer than the stated latency, or a host that was late by more than a wake-up.
+        self._free_us = max(end_us, now_us() - _WAKE_UP_US)
+        return self._free_us
+
+    # Passing on
+
+    def _pass_on(self, job: Job, outputs: list[Array]) -> None:
+        ticket = job.wire.ticket
+        assert ticket is not None
+        try:
+            if job.wire.hop + 1 == len(ticket.hops):
+                job.reply.outputs(self._named(outputs))
+                return
+            following = job.wire.for_next_hop()
+            batch = len(job.inputs[0])
+            job.inputs.clear()
+            tensors = [[kserve.piece(array)] for array in outputs]
+            answer = self._transport.infer(following, tensors, batch, self._time_limit_s(job))
+            job.reply.outputs(answer)
+        except HopFailure as failure:
+            job.reply.failure(failure)
+        except Exception as error:
+            job.reply.failure(self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+
+    def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
+        specs = self._identity.program.outputs
+        return {spec.name: array for spec, array in zip(specs, outputs, strict=True)}
+
+    def _time_limit_s(self, job: Job) -> float:
+        assert job.wire.ticket is not None
+        last_us = max(job.wire.ticket.deadline_us, job.wire.ticket.hops[-1].end_us)
+        left_s = max(0, last_us - now_us() + _TIMELY_GRACE_US) / 1e6
+        return max(0.001, left_s + (_LATE_GRACE_S if self._identity.serves_late else 0.0))
+
+    def _fail(self, job: Job, failure: HopFailure) -> None:
+        self._tell(job, ok=False, ended_us=now_us(), busy_us=0)
+        job.reply.failure(failure)
+
+    def _tell(self, job: Job, ok: bool, ended_us: int, busy_us: int) -> None:
+        ticket = job.wire.ticket
+        assert ticket is not None
+        self._notify(
+            Notice(
+                epoch=job.wire.epoch,
+                batch=ticket.batch_id,
+                attempt=ticket.attempt,
+                stage=job.wire.hop,
+                ok=ok,
+                ended_us=ended_us,
+                busy_us=busy_us,
+            )
+        )
+
+    def _failed(self, kind: FailureKind, text: str, job: Job | None = None) -> HopFailure:
+        hop = self._identity.stage if job is None else job.wire.hop
+        return HopFailure(kind=kind, hop=hop, worker=self._identity.worker, text=text)
+
+
+_WAKE_UP_US = 1_000
+"""Lateness of a sleeping thread that is this host's, not the emulated worker's."""
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Sequence[Array], max_batch: int) -> None:
+    """Raises ValueError unless the arrays are one batch of the stage's inputs."""
+    if len(inputs) != len(specs):
+        raise ValueError(f"{len(inputs)} inputs; {', '.join(spec.name for spec in specs)} belong")
+    batch = len(inputs[0]) if inputs[0].ndim else 0
+    if not 1 <= batch <= max_batch:
+        raise ValueError(f"batch of {batch}; 1 to {max_batch} frames belong")
+    for spec, array in zip(specs, inputs, strict=True):
+        if array.shape != (batch, *spec.shape) or array.dtype != kserve.NUMPY_OF[spec.dtype]:
+            raise ValueError(
+                f"input {spec.name}: {array.dtype} {list(array.shape)}; "
+                f"{spec.dtype} {[batch, *spec.shape]} belongs"
+            )

@@ -1,0 +1,230 @@
+"""The ticket on the wire: JSON text in the request parameter `ppipe_ticket`, signed with the deployment's
+key.
+
+Rules
+- A ticket names workers, never addresses: stages resolve names through deployment.json.
+- The signature (HMAC-SHA256 over the text before it, so over deployment, epoch, batch, attempt and the hop
+  that it is for) makes a stage refuse what did not come from its own dispatcher. Each hop signs for the next.
+- Times are absolute CLOCK_MONOTONIC microseconds within a host. Hosts do not share that clock, so between
+  hosts all times are written relative to `sent` and set on the receiver's clock on arrival: the flight time
+  then counts as time gained, which the caller subtracts if it knows it.
+- A probe ticket carries no reservation. Stages answer it at once, outside the reserved order, with zeros. It
+  harms nobody, so `{"probe": true}` needs neither signature nor deployment: a health check has no key.
+- Keys come from a file, one per line: the first signs, all verify, so that a key is rotated by first adding
+  the new one behind the old, then moving it to the front, then removing the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from python_backend.scheduler.actions import Hop, Ticket
+
+PARAMETER = "ppipe_ticket"
+KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
+"""Environment variable with the path of the key file. Without it tickets are neither signed nor verified."""
+
+_MAC_FIELD = ',"mac":"'
+_TEXT_LIMIT = 64_000
+
+
+class TicketError(ValueError):
+    """A ticket that cannot be read or is not for this receiver; the message says what would be accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireTicket:
+    """A ticket as hop `hop` gets it. `ticket` is None for a probe."""
+
+    deployment: str
+    epoch: int
+    hop: int
+    ticket: Ticket | None
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it asks only for a sign of life."""
+        return self.ticket is None
+
+    def for_next_hop(self) -> WireTicket:
+        """The same ticket for the stage after this one."""
+        return replace(self, hop=self.hop + 1)
+
+
+_ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
+
+
+class Keys:
+    """The keys of one deployment; the file is read again when it changes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._keys: tuple[bytes, ...] = ()
+        if path is not None:
+            self._read(path)
+
+    @classmethod
+    def from_environment(cls) -> Keys:
+        """The keys in the file named by PPIPE_TICKET_KEY_FILE. Raises OSError, TicketError."""
+        path = os.environ.get(KEY_FILE_VARIABLE)
+        return cls(Path(path) if path else None)
+
+    @property
+    def signing(self) -> bool:
+        """Whether tickets are signed at all."""
+        return self._path is not None
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed; a file that is being replaced leaves the old keys in
+        force.
+        """
+        if self._path is None:
+            return
+        try:
+            self._read(self._path)
+        except (OSError, TicketError):
+            return
+
+    def mac(self, text: str) -> str:
+        """The signature of `text` with the first key; '' when nothing is signed."""
+        return _mac(self._keys[0], text) if self._keys else ""
+
+    def accepts(self, text: str, mac: str) -> bool:
+        """Whether any key signed `text`; always true when nothing is signed."""
+        return self.accepts_prefix(text, mac, 64)
+
+    def accepts_prefix(self, text: str, mac: str, length: int) -> bool:
+        """As `accepts`, for signatures cut to their first `length` characters."""
+        given = mac.encode("utf-8", "replace")
+        return not self._keys or any(
+            hmac.compare_digest(_mac(key, text)[:length].encode(), given) for key in self._keys
+        )
+
+    def _read(self, path: Path) -> None:
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if stamp == self._stamp:
+            return
+        keys = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
+        if not keys or min(map(len, keys)) < 16:
+            raise TicketError(f"{path}: one key of at least 16 characters per line belongs in it")
+        self._keys, self._stamp = keys, stamp
+
+
+def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
+    """The text of a ticket. `sent_us`: now, when the receiver is on another host; None on the same host."""
+    body: dict[str, Any] = {"deployment": wire.deployment, "epoch": wire.epoch, "hop": wire.hop}
+    if wire.ticket is None:
+        body["probe"] = True
+    else:
+        body |= _ticket_fields(wire.ticket, sent_us or 0)
+        body["relative"] = sent_us is not None
+    text = json.dumps(body, separators=(",", ":"))
+    return f'{text[:-1]}{_MAC_FIELD}{keys.mac(text)}"}}'
+
+
+def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
+    """The ticket in `text`, its times on this host's clock. Raises TicketError."""
+    if len(text) > _TEXT_LIMIT:
+        raise TicketError(f"{PARAMETER}: {len(text)} characters, at most {_TEXT_LIMIT} belong")
+    signed, field, mac = text.rpartition(_MAC_FIELD)
+    if not field:
+        if _is_anonymous_probe(text):
+            return _ANONYMOUS_PROBE
+        raise TicketError(
+            f"{PARAMETER}: no signature field; a ticket of this deployment's dispatcher belongs"
+        )
+    if not keys.accepts(f"{signed}}}", mac[:-2]):
+        raise TicketError(f"{PARAMETER}: the signature is not of this deployment's dispatcher")
+    try:
+        return _wire_ticket(json.loads(f"{signed}}}"), received_us)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise TicketError(f"{PARAMETER}: {type(error).__name__}: {error}") from error
+
+
+def probe_text(deployment: str, epoch: int, keys: Keys) -> str:
+    """A ticket that asks for a sign of life only."""
+    return encode(WireTicket(deployment=deployment, epoch=epoch, hop=0, ticket=None), keys)
+
+
+def check_addressee(wire: WireTicket, deployment: str, epoch: int, worker: str) -> None:
+    """Raises TicketError unless the ticket is of this deployment and epoch, for this worker."""
+    if wire is _ANONYMOUS_PROBE:
+        return
+    if wire.deployment != deployment:
+        raise TicketError(f"{PARAMETER}: of deployment {wire.deployment!r}; {deployment!r} is served here")
+    if wire.epoch != epoch:
+        raise TicketError(f"{PARAMETER}: of plan epoch {wire.epoch}; epoch {epoch} is served here")
+    if wire.ticket is not None and wire.ticket.hops[wire.hop].worker != worker:
+        raise TicketError(f"{PARAMETER}: for worker {wire.ticket.hops[wire.hop].worker!r}, not {worker!r}")
+
+
+def _is_anonymous_probe(text: str) -> bool:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and body.get("probe") is True
+
+
+def _ticket_fields(ticket: Ticket, origin_us: int) -> dict[str, Any]:
+    return {
+        "batch": ticket.batch_id,
+        "attempt": ticket.attempt,
+        "pipeline": ticket.pipeline,
+        "deadline_us": ticket.deadline_us - origin_us,
+        "hops": [[hop.worker, *(time_us - origin_us for time_us in _times(hop))] for hop in ticket.hops],
+    }
+
+
+def _times(hop: Hop) -> Sequence[int]:
+    return hop.transfer_start_us, hop.transfer_end_us, hop.start_us, hop.end_us
+
+
+def _wire_ticket(body: Any, received_us: int) -> WireTicket:
+    if not isinstance(body, dict):
+        raise TypeError("an object belongs here")
+    if body.get("probe"):
+        return WireTicket(_text(body["deployment"]), _whole(body["epoch"]), hop=0, ticket=None)
+    origin_us = received_us if body["relative"] else 0
+    ticket = Ticket(
+        batch_id=_whole(body["batch"]),
+        attempt=_whole(body["attempt"]),
+        pipeline=_whole(body["pipeline"]),
+        deadline_us=_whole(body["deadline_us"]) + origin_us,
+        hops=tuple(_hop(plain, origin_us) for plain in body["hops"]),
+    )
+    hop = _whole(body["hop"])
+    if not 0 <= hop < len(ticket.hops):
+        raise ValueError(f"hop {hop} of {len(ticket.hops)}")
+    return WireTicket(_text(body["deployment"]), _whole(body["epoch"]), hop, ticket)
+
+
+def _hop(plain: Any, origin_us: int) -> Hop:
+    worker, *times = plain
+    transfer_start_us, transfer_end_us, start_us, end_us = (_whole(time_us) + origin_us for time_us in times)
+    return Hop(_text(worker), transfer_start_us, transfer_end_us, start_us, end_us)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or abs(value) >= 1 << 62:
+        raise TypeError(f"{value!r:.40} is not a whole number of 62 bits")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not a text")
+    return value
+
+
+def _mac(key: bytes, text: str) -> str:
+    return hmac.digest(key, text.encode(), hashlib.sha256).hex()

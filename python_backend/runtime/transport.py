@@ -1,0 +1,164 @@
+"""Moves a batch to a worker's server and brings the answer back: the one interface, and gRPC as its first
+kind.
+
+Rules: an infer call blocks its thread, always has a time limit, and ends in outputs or in a HopFailure.
+Tensors are given as the pieces they are made of, in the stage's positional order, so that forming a batch
+copies nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+
+from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
+from planner.profile import TensorSpec
+from python_backend.runtime import kserve, ticket_codec
+from python_backend.runtime.clock import now_us
+from python_backend.runtime.hop_failure import FailureKind, HopFailure, from_wire
+from python_backend.runtime.kserve import Array, Buffer
+from python_backend.runtime.ticket_codec import Keys, WireTicket
+
+CHANNEL_OPTIONS = (
+    # A restarted server is usable within 0.05 s of being back, instead of gRPC's 2 s and more.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+
+_CONNECT_S = 60.0
+
+Outputs = Mapping[str, Array]
+Pieces = Sequence[Sequence[Buffer]]
+"""One sequence of pieces per input tensor."""
+
+
+class Transport(Protocol):
+    """How a batch reaches the worker of its next hop."""
+
+    def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
+        """The outputs that come back for this batch. Raises HopFailure."""
+
+    def close(self) -> None:
+        """Give up connections and memory."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A worker that a hop can lead to."""
+
+    worker: str
+    server: ServerAddress
+    inputs: tuple[TensorSpec, ...]
+    same_host: bool
+
+
+def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -> dict[str, Target]:
+    """Every worker of a model by name, as seen from `own_host`."""
+    targets = {}
+    for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=True):
+        for stage, program in zip(pipeline.stages, programs, strict=True):
+            for worker in stage.workers:
+                server = manifest.server(worker.server)
+                targets[worker.name] = Target(
+                    worker=worker.name,
+                    server=server,
+                    inputs=program.inputs,
+                    same_host=server.host == own_host,
+                )
+    return targets
+
+
+class GrpcTransport:
+    """ModelInfer over gRPC with the tensors in the message."""
+
+    def __init__(self, targets: Mapping[str, Target], keys: Keys) -> None:
+        self._targets = targets
+        self._keys = keys
+        self._channels: dict[str, grpc.Channel] = {}
+        self._calls: dict[str, Any] = {}
+        for target in targets.values():
+            self._calls[target.worker] = self._call_to(target.server)
+        self._head = functools.lru_cache(maxsize=4096)(self._new_head)
+
+    def connect(self) -> None:
+        """Have connections made, in the background: the first batch should not wait for one."""
+        for name, channel in self._channels.items():
+            thread = threading.Thread(target=_wake_up, args=(channel,), name=f"connect {name}", daemon=True)
+            thread.start()
+
+    def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
+        """See Transport."""
+        assert wire.ticket is not None
+        worker = wire.ticket.hops[wire.hop].worker
+        request = kserve.request_bytes(self._head(worker, batch), self.ticket_parameter(wire), tensors)
+        return self.send(worker, wire.hop, request, timeout_s)
+
+    def ticket_parameter(self, wire: WireTicket) -> bytes:
+        """The request parameter with the ticket, its times on the receiver's clock."""
+        assert wire.ticket is not None
+        same_host = self._targets[wire.ticket.hops[wire.hop].worker].same_host
+        text = ticket_codec.encode(wire, self._keys, sent_us=None if same_host else now_us())
+        return kserve.text_parameter(ticket_codec.PARAMETER, text)
+
+    def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
+        """Send a whole serialised request. Raises HopFailure."""
+        try:
+            answer = self._calls[worker](request, timeout=timeout_s)
+            return kserve.response_outputs(answer)
+        except grpc.RpcError as error:
+            raise failure_of(error, hop, worker) from None
+        except kserve.WireError as error:
+            raise HopFailure(FailureKind.COMPUTE, hop, worker, str(error)) from None
+
+    def close(self) -> None:
+        """See Transport."""
+        for channel in self._channels.values():
+            channel.close()
+
+    def _call_to(self, server: ServerAddress) -> Any:
+        address = f"{server.host}:{server.grpc_port}"
+        if address not in self._channels:
+            self._channels[address] = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        # Without a serialiser a method takes and gives the bytes as they are on the wire.
+        return self._channels[address].unary_unary(kserve.INFER_METHOD)
+
+    def _new_head(self, worker: str, batch: int) -> bytes:
+        return kserve.request_head(worker, self._targets[worker].inputs, batch)
+
+
+def _wake_up(channel: grpc.Channel) -> None:
+    """One call that waits for the server; that it fails is no harm."""
+    live = channel.unary_unary(kserve.LIVE_METHOD)
+    with contextlib.suppress(grpc.RpcError, ValueError):
+        live(b"", timeout=_CONNECT_S, wait_for_ready=True)
+
+
+def failure_of(error: grpc.RpcError, hop: int, worker: str) -> HopFailure:
+    """What a failed call to `worker` says about it, or about a stage behind it."""
+    code, details = error.code(), error.details() or ""
+    told = from_wire(details)
+    if told is not None:
+        return told
+    return HopFailure(_kind_of(code, details), hop, worker, f"{code.name}: {details[:300]}")
+
+
+def _kind_of(code: grpc.StatusCode, details: str) -> FailureKind:
+    if "Stub process" in details:
+        return FailureKind.DEAD_STUB
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return FailureKind.TIMED_OUT
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND):
+        # NOT_FOUND: the server is back, its models are not yet.
+        return FailureKind.UNREACHABLE
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return FailureKind.REFUSED
+    return FailureKind.COMPUTE

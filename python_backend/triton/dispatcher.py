@@ -1,0 +1,94 @@
+"""The Triton model of a dispatcher: unpacks single-frame requests, leaves all else to runtime.driver."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from planner.profile import TensorSpec
+from python_backend.runtime import kserve
+from python_backend.runtime.clock import now_us
+from python_backend.runtime.dispatcher_factory import make_dispatcher
+from python_backend.runtime.frame import ErrorCode, Frame
+from python_backend.triton.model_folder import open_model_folder
+from python_backend.triton.replies import send_error, send_outputs
+
+_PRIORITY = "priority"
+
+
+class TritonPythonModel:
+    """See the module."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton once."""
+        folder = open_model_folder(args)
+        entry = folder.manifest.model(folder.parameter("model"))
+        self._dispatcher = make_dispatcher(
+            folder.manifest, entry, folder.parameters, pb_utils.Logger.log_warn
+        )
+        self._input: TensorSpec = entry.input
+        self._slo_us = entry.served.slo_us
+        self._ids = itertools.count()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Called by Triton with whatever has come; answers are sent later by the dispatcher's threads."""
+        arrived_us = now_us()
+        frames = [frame for request in requests if (frame := self._frame(request, arrived_us)) is not None]
+        self._dispatcher.driver.arrive(frames)
+
+    def finalize(self) -> None:
+        """Called by Triton before the end."""
+        self._dispatcher.close()
+
+    def _frame(self, request: Any, arrived_us: int) -> Frame | None:
+        """The request as a frame; None when it was wrong and has been answered."""
+        sender = request.get_response_sender()
+        try:
+            array = pb_utils.get_input_tensor_by_name(request, self._input.name).as_numpy()
+            self._check(array)
+            deadline_us = arrived_us + (request.timeout() or self._slo_us)
+            priority = _priority_of(request)
+        except (ValueError, TypeError) as error:
+            send_error(sender, ErrorCode.INVALID, str(error))
+            return None
+        except Exception as error:
+            send_error(sender, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
+            return None
+        return Frame(
+            request_id=next(self._ids),
+            data=kserve.piece(array),
+            arrived_us=arrived_us,
+            deadline_us=deadline_us,
+            send_outputs=functools.partial(send_outputs, sender),
+            send_error=functools.partial(_send_error_holding, request, sender),
+            priority=priority,
+            is_cancelled=request.is_cancelled,
+        )
+
+    def _check(self, array: kserve.Array) -> None:
+        spec = self._input
+        if array.shape != (1, *spec.shape) or array.dtype != kserve.NUMPY_OF[spec.dtype]:
+            raise ValueError(
+                f"input {spec.name}: {array.dtype} {list(array.shape)}; one frame per request belongs: "
+                f"{spec.dtype} {[1, *spec.shape]}"
+            )
+
+
+def _send_error_holding(_request: Any, sender: Any, code: ErrorCode, text: str) -> None:
+    """As send_error; holding the request keeps the view of its tensor valid as long as the frame lives."""
+    send_error(sender, code, text)
+
+
+def _priority_of(request: Any) -> int:
+    """The request parameter `priority`, a whole number; 0 without one. Raises ValueError, TypeError."""
+    text = request.parameters()
+    if not text or _PRIORITY not in text:
+        return 0
+    value = json.loads(text).get(_PRIORITY, 0)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError(f"parameter {_PRIORITY}: {value!r} is not a whole number")
+    return int(value)

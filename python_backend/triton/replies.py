@@ -1,0 +1,72 @@
+"""Answers through Triton response senders. Exactly one send per sender, which the callers' claims see to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from python_backend.runtime.frame import ErrorCode
+from python_backend.runtime.hop_failure import FailureKind, HopFailure
+from python_backend.runtime.kserve import Array
+
+# Triton puts its classes into pb_utils only after a model's module is imported, so names are looked up when
+# used.
+_CODE_NAMES = {
+    ErrorCode.UNAVAILABLE: "UNAVAILABLE",
+    ErrorCode.INVALID: "INVALID_ARG",
+    ErrorCode.INTERNAL: "INTERNAL",
+}
+_FINAL = 1
+"""TRITONSERVER_RESPONSE_COMPLETE_FINAL."""
+
+
+def send_outputs(sender: Any, outputs: Mapping[str, Array]) -> None:
+    """Answer with tensors."""
+    tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
+    sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=_FINAL)
+
+
+def send_error(sender: Any, code: ErrorCode, text: str) -> None:
+    """Answer with an error."""
+    error = pb_utils.TritonError(text, getattr(pb_utils.TritonError, _CODE_NAMES[code]))
+    sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=_FINAL)
+
+
+def code_of(failure: HopFailure) -> ErrorCode:
+    """How a stage says this failure to its caller."""
+    if failure.kind is FailureKind.REFUSED:
+        return ErrorCode.INVALID
+    return ErrorCode.INTERNAL if failure.kind is FailureKind.COMPUTE else ErrorCode.UNAVAILABLE
+
+
+class SenderReply:
+    """A stage's reply: holds the request, whose tensors are views, until it has answered it."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._sender = request.get_response_sender()
+        self._claim = threading.Lock()
+
+    def outputs(self, outputs: Mapping[str, Array]) -> None:
+        """Answer with tensors, unless answered."""
+        if self._claim.acquire(blocking=False):
+            send_outputs(self._sender, outputs)
+            self._request = None
+
+    def failure(self, failure: HopFailure) -> None:
+        """Answer with an error, unless answered."""
+        if self._claim.acquire(blocking=False):
+            send_error(self._sender, code_of(failure), failure.to_wire())
+            self._request = None
+
+    def error(self, code: ErrorCode, text: str) -> None:
+        """Answer with an error of our own, unless answered."""
+        if self._claim.acquire(blocking=False):
+            send_error(self._sender, code, text)
+            self._request = None
+
+    def __del__(self) -> None:
+        self.error(ErrorCode.INTERNAL, "the request was lost inside the stage")

@@ -1,0 +1,57 @@
+"""The Triton model of one stage worker: unpacks requests, leaves all else to runtime.stage_worker."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from python_backend.runtime import stage_factory, ticket_codec
+from python_backend.runtime.frame import ErrorCode
+from python_backend.triton.model_folder import open_model_folder
+from python_backend.triton.replies import SenderReply
+
+
+class TritonPythonModel:
+    """See the module."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton once."""
+        folder = open_model_folder(args)
+        self._worker = stage_factory.make_stage_worker(
+            folder.manifest,
+            folder.root,
+            worker=folder.name,
+            device=device_of(args),
+            log=pb_utils.Logger.log_warn,
+            jitter=float(folder.parameters.get("jitter", "0")),
+        )
+        _, identity = stage_factory.find_stage(folder.manifest, folder.name)
+        self._inputs = [spec.name for spec in identity.program.inputs]
+
+    def execute(self, requests: list[Any]) -> None:
+        """Called by Triton with one request; the answer is sent later by the worker's threads."""
+        for request in requests:
+            reply = SenderReply(request)
+            try:
+                tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs]
+                arrays = [tensor.as_numpy() for tensor in tensors]
+                self._worker.submit(ticket_of(request), arrays, reply)
+            except Exception as error:
+                reply.error(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+    def finalize(self) -> None:
+        """Called by Triton before the end."""
+        self._worker.close()
+
+
+def ticket_of(request: Any) -> str | None:
+    """The ticket text of a request, None without one."""
+    text = json.loads(request.parameters() or "{}").get(ticket_codec.PARAMETER)
+    return None if text is None else str(text)
+
+
+def device_of(args: dict[str, str]) -> str:
+    """The torch device that Triton gave to this instance."""
+    return f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
