@@ -43,8 +43,9 @@ class AdaptivePolicy(Policy):
                 worker = pool.earliest()
             if worker < 0:
                 continue
-            if pool.free_us[worker] > now_us:
-                self.wake_us = min(self.wake_us, pool.free_us[worker])
+            ready_us = pool.ready_us(worker)
+            if ready_us > now_us:
+                self.wake_us = min(self.wake_us, ready_us)
             elif self._serve_on(state, pipeline, now_us):
                 return True
         return False

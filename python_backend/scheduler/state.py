@@ -12,6 +12,7 @@ from collections.abc import Callable
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Hop, Ticket
 from python_backend.scheduler.batches import Batch, Request, Reservation
+from python_backend.scheduler.errors import StaleQuoteError
 from python_backend.scheduler.timelines import Links, PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
 
@@ -31,10 +32,6 @@ class Quote:
         self.finish_us: int = 0
         self.work_us: int = 0
         """Sum of transfers and stage latencies: what is left of the run without queueing."""
-
-
-class StaleQuoteError(RuntimeError):
-    """A quote was committed after the timelines that it read had changed."""
 
 
 class State:

@@ -2,7 +2,7 @@
 
 Rules: a resource is reserved in commit order and never before its free time, so intervals never overlap;
 free times only fall when a stage ends early, a batch fails, or a worker comes back. The earliest worker of
-a pool is found without a scan: workers that share a downlink form a group, groups and the workers in each
+a pool is found without a scan: workers that share their links form a group, groups and the workers in each
 sit in heaps whose stale entries are corrected when they surface.
 """
 
@@ -44,12 +44,14 @@ class Links:
 
 
 class Group:
-    """The workers of a pool behind one downlink (all of the pool in a first stage)."""
+    """The workers of a pool that share both links; -1 for no downlink in a first stage, no uplink in a
+    last."""
 
-    __slots__ = ("downlink", "heap")
+    __slots__ = ("downlink", "heap", "uplink")
 
-    def __init__(self, downlink: int) -> None:
+    def __init__(self, downlink: int, uplink: int) -> None:
         self.downlink: int = downlink
+        self.uplink: int = uplink
         self.heap: list[tuple[int, int]] = []
 
 
@@ -60,14 +62,14 @@ class Pool:
     """
 
     __slots__ = (
-        "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "latency_us", "links",
-        "lost", "names", "outstanding", "stalled", "transfer_us", "uplinks", "usable", "worker_group",
+        "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "is_last", "latency_us", "links",
+        "lost", "names", "outstanding", "planned_us", "stalled", "transfer_us", "uplinks", "usable", "worker_group",
     )  # fmt: skip
 
-    def __init__(self, stage: ServedStage, transfer_us: int, is_first: bool, links: Links) -> None:
-        count = len(stage.workers)
-        self.links: Links = links
-        self.is_first: bool = is_first
+    def __init__(
+        self, stage: ServedStage, batch_size: int, transfer_us: int, is_first: bool, is_last: bool, links:
+        Links ) -> None: count = len(stage.workers) self.links: Links = links self.is_first: bool = is_first
+        self.is_last: bool = is_last self.planned_us: int = stage.latency_us[batch_size - 1]
         self.transfer_us: int = transfer_us
         """Transfer of a planned batch into this stage: what the groups are ranked with."""
         self.latency_us: list[int] = list(stage.latency_us)
@@ -90,13 +92,14 @@ class Pool:
         self._make_groups()
 
     def _make_groups(self) -> None:
-        index_of: dict[int, int] = {}
+        index_of: dict[tuple[int, int], int] = {}
         for worker in range(len(self.names)):
             downlink = -1 if self.is_first else self.downlinks[worker]
-            if downlink not in index_of:
-                index_of[downlink] = len(self.groups)
-                self.groups.append(Group(downlink))
-            group = index_of[downlink]
+            uplink = -1 if self.is_last else self.uplinks[worker]
+            if (downlink, uplink) not in index_of:
+                index_of[downlink, uplink] = len(self.groups)
+                self.groups.append(Group(downlink, uplink))
+            group = index_of[downlink, uplink]
             self.worker_group.append(group)
             self.groups[group].heap.append((0, worker))
         for group in range(len(self.groups)):
@@ -119,16 +122,17 @@ class Pool:
         worker = self.top_of(group)
         if worker < 0:
             return NEVER
-        free_us = self.free_us[worker]
+        key_us = self.free_us[worker]
         downlink = self.groups[group].downlink
-        if downlink < 0:
-            return free_us
-        return max(free_us, self.links.down_free[downlink] + self.transfer_us)
+        if downlink >= 0:
+            key_us = max(key_us, self.links.down_free[downlink] + self.transfer_us)
+        uplink = self.groups[group].uplink
+        if uplink >= 0:
+            key_us = max(key_us, self.links.up_free[uplink] - self.planned_us)
+        return key_us
 
     def earliest(self) -> int:
-        """The worker that could start first, counting its downlink; -1 when none is usable."""
-        if self.is_first:
-            return self.top_of(0)
+        """The worker that could start first and then send at once; -1 when none is usable."""
         heap = self.heap
         while True:
             entry = heap[0]
@@ -141,6 +145,10 @@ class Pool:
                 return -1 if key == NEVER else self.top_of(group)
             self.group_key[group] = key
             heapreplace(heap, (key, group))
+
+    def ready_us(self, worker: int) -> int:
+        """When the worker given by `earliest` could start and then send at once."""
+        return self.group_key[self.worker_group[worker]]
 
     def set_free(self, worker: int, free_us: int) -> None:
         """Record when a worker is free; a fall is announced to the heaps, a rise is found at the top."""
@@ -165,9 +173,8 @@ class Pool:
 
     def _announce(self, group: int) -> None:
         """Let a group whose key may have fallen surface in time."""
-        if not self.is_first:
-            self.group_key[group] = self._key(group)
-            heappush(self.heap, (self.group_key[group], group))
+        self.group_key[group] = self._key(group)
+        heappush(self.heap, (self.group_key[group], group))
 
 
 class PipelineTimelines:
@@ -186,7 +193,8 @@ class PipelineTimelines:
         self.pools: list[Pool] = []
         for position, stage in enumerate(served.stages):
             into = 0 if position == 0 else served.transfer_us[position - 1][served.batch_size - 1]
-            self.pools.append(Pool(stage, into, position == 0, links))
+            is_last = position == len(served.stages) - 1
+            self.pools.append(Pool(stage, served.batch_size, into, position == 0, is_last, links))
         self.path_us: list[int] = [
             sum(stage.latency_us[b] for stage in served.stages) + sum(hop[b] for hop in served.transfer_us)
             for b in range(self.max_batch)

@@ -1,0 +1,112 @@
+"""How much load a served model bears: attainment at a rate, and the highest rate on a grid that reaches a
+target.
+
+Attainment is the mean over the workload's seeds. A run is broken off once it has missed so many frames that
+the target is out of reach, so only rates near the capacity cost a full simulation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from planner.serving import ServedModel
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.simulator.arrivals import parse_arrivals
+from python_backend.simulator.counts import Counts
+from python_backend.simulator.driver import Driver
+from python_backend.simulator.execution import Execution, Jitter
+
+TARGET = 0.99
+"""Attainment that a load must reach to count as served."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is thrown at a model: `arrivals` as in parse_arrivals; attainment is the mean over `seeds`."""
+
+    arrivals: str = "poisson"
+    seconds: float = 30.0
+    seeds: tuple[int, ...] = (1, 2, 3)
+    jitter: Jitter = Jitter()
+
+    def times_us(self, rate_rps: float, seed: int, stream: str) -> list[int]:
+        """Arrival times of one run; `stream` is the model's name."""
+        return list(parse_arrivals(self.arrivals, rate_rps).times_us(self.seconds, seed, stream))
+
+    def execution(self, served: ServedModel, seed: int) -> Execution | None:
+        """How batches really run; None for exactly as reserved."""
+        if self.jitter.share == 0 and self.jitter.straggler_probability == 0:
+            return None
+        return Execution(served, dataclasses.replace(self.jitter, seed=self.jitter.seed + seed))
+
+
+@dataclass(frozen=True)
+class Load:
+    """One rate that was tried. attainment None: broken off below the target."""
+
+    rate_rps: float
+    attainment: float | None
+    counts: tuple[Counts, ...] = field(repr=False, compare=False, default=())
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The highest rate tried that reached the target (0.0 when none did) and everything tried on the way."""
+
+    load_rps: float
+    best: Load | None
+    tried: tuple[Load, ...]
+
+
+def try_load(
+    served: ServedModel, policy: str, rate_rps: float, workload: Workload, target: float = TARGET
+) -> Load:
+    """Serve `rate_rps` with every seed; broken off as soon as the mean attainment must end below `target`."""
+    streams = [workload.times_us(rate_rps, seed, served.model) for seed in workload.seeds]
+    # The mean over seeds weighs each seed alike, whatever its number of frames.
+    allowed = (1.0 - target) * len(streams) + 1e-12
+    attained, all_counts = 0.0, []
+    for seed, times in zip(workload.seeds, streams, strict=True):
+        if not times:
+            attained += 1.0
+            continue
+        driver = Driver(served, SchedulerCore(served, policy), workload.execution(served, seed))
+        driver.max_missed = int(allowed * len(times))
+        counts = driver.run(iter(times))
+        if counts.missed() > driver.max_missed:
+            return Load(rate_rps, None)
+        allowed -= counts.missed() / len(times)
+        attained += counts.attainment()
+        all_counts.append(counts)
+    return Load(rate_rps, attained / len(streams), tuple(all_counts))
+
+
+def find_capacity(
+    served: ServedModel,
+    policy: str,
+    rates_rps: Iterable[float],
+    workload: Workload,
+    guess_rps: float,
+    target: float = TARGET,
+) -> Capacity:
+    """The highest of `rates_rps` (ascending) served at `target`, walking up or down from the one nearest
+    `guess_rps`."""
+    rates = list(rates_rps)
+    tried: list[Load] = []
+    index = min(range(len(rates)), key=lambda i: abs(rates[i] - guess_rps), default=-1)
+    best: Load | None = None
+    rising: bool | None = None
+    while 0 <= index < len(rates):
+        load = try_load(served, policy, rates[index], workload, target)
+        tried.append(load)
+        reached = load.attainment is not None
+        if reached:
+            best = load
+        if rising is None:
+            rising = reached
+        elif reached != rising:
+            break
+        index += 1 if rising else -1
+    return Capacity(best.rate_rps if best else 0.0, best, tuple(tried))
