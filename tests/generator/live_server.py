@@ -1,0 +1,98 @@
+"""Real tritonservers for tests: free ports on loopback, a shared-memory prefix of their own, always ended."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tritonclient.grpc as triton
+
+from ppipe.binaries import find_tritonserver
+
+START_S = 60
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    """A tritonserver that runs, and what it says."""
+
+    grpc: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def running(
+    repository: Path, models: Sequence[str], log: Path, grpc_port: int = 0, options: Sequence[str] = ()
+) -> Iterator[LiveServer]:
+    """A server of `models`, which may not be ready yet; the server goes on without those that do not load."""
+    http, free = free_ports(2)
+    grpc_port = grpc_port or free
+    prefix = f"ppipe_test_{os.getpid()}_{grpc_port}_"
+    install = find_tritonserver()
+    command = [
+        *install.command(),
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in models),
+        "--exit-on-error=false",
+        "--disable-auto-complete-config",
+        "--http-address=127.0.0.1",
+        f"--http-port={http}",
+        "--grpc-address=127.0.0.1",
+        f"--grpc-port={grpc_port}",
+        "--allow-metrics=false",
+        "--exit-timeout-secs=5",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        *options,
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | install.environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield LiveServer(grpc=f"127.0.0.1:{grpc_port}", process=process, log=log)
+    finally:
+        _end(process)
+        for left in Path("/dev/shm").glob(f"{prefix}*"):
+            left.unlink(missing_ok=True)
+
+
+def wait_ready(server: LiveServer, models: Sequence[str]) -> None:
+    """Raises AssertionError with the log where a model does not get ready."""
+    deadline = time.monotonic() + START_S
+    waiting = list(models)
+    with triton.InferenceServerClient(server.grpc) as client:
+        while waiting:
+            alive = server.process.poll() is None
+            if not alive or time.monotonic() > deadline:
+                raise AssertionError(f"not ready: {waiting}\n{server.said()}")
+            with contextlib.suppress(triton.InferenceServerException):
+                waiting = [model for model in waiting if not client.is_model_ready(model, client_timeout=2)]
+            time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
