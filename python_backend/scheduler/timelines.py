@@ -62,14 +62,25 @@ class Pool:
     """
 
     __slots__ = (
-        "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "is_last", "latency_us", "links",
-        "lost", "names", "outstanding", "planned_us", "stalled", "transfer_us", "uplinks", "usable", "worker_group",
+        "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "is_last",
+        "latency_us", "links", "lost", "names", "outstanding", "planned_us", "stalled", "transfer_us",
+        "uplinks", "usable", "worker_group",
     )  # fmt: skip
 
     def __init__(
-        self, stage: ServedStage, batch_size: int, transfer_us: int, is_first: bool, is_last: bool, links:
-        Links ) -> None: count = len(stage.workers) self.links: Links = links self.is_first: bool = is_first
-        self.is_last: bool = is_last self.planned_us: int = stage.latency_us[batch_size - 1]
+        self,
+        stage: ServedStage,
+        batch_size: int,
+        transfer_us: int,
+        is_first: bool,
+        is_last: bool,
+        links: Links,
+    ) -> None:
+        count = len(stage.workers)
+        self.links: Links = links
+        self.is_first: bool = is_first
+        self.is_last: bool = is_last
+        self.planned_us: int = stage.latency_us[batch_size - 1]
         self.transfer_us: int = transfer_us
         """Transfer of a planned batch into this stage: what the groups are ranked with."""
         self.latency_us: list[int] = list(stage.latency_us)

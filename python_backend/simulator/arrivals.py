@@ -22,7 +22,7 @@ _CHUNK = 65_536
 
 
 class ArrivalError(ValueError):
-    """An arrival process that cannot be; the message names the field, the value and what would be accepted."""
+    """An arrival process that cannot be; the message names the field, the value and what is accepted."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,8 @@ def parse_arrivals(text: str, rate_rps: float) -> Arrivals:
     for part in filter(None, rest.split(",")):
         name, equals, value = part.partition("=")
         if name not in fields or not equals:
-            raise ArrivalError(
-                f"arrivals {kind}: {part!r} is not one of {', '.join(f'{f}=...' for f in fields) or 'nothing'}"
-            )
+            wanted = ", ".join(f"{field}=..." for field in fields) or "nothing"
+            raise ArrivalError(f"arrivals {kind}: {part!r} where {wanted} belongs")
         try:
             values[name] = value if name == "path" else float(value)
         except ValueError:

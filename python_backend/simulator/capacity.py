@@ -29,7 +29,7 @@ class Workload:
     arrivals: str = "poisson"
     seconds: float = 30.0
     seeds: tuple[int, ...] = (1, 2, 3)
-    jitter: Jitter = Jitter()
+    jitter: Jitter = field(default_factory=Jitter)
 
     def times_us(self, rate_rps: float, seed: int, stream: str) -> list[int]:
         """Arrival times of one run; `stream` is the model's name."""
