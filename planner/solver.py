@@ -170,3 +170,9 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
             solution.col_value = self._start
             lp.solverModel.setSolution(solution)
         lp.solverModel.run()
+
+    def findSolutionValues(self, lp: Any) -> tuple[int, int]:  # noqa: N802 (PuLP's name)
+        """Nothing: Model reads HiGHS itself, because PuLP does not know that a node limit can end a
+        search.
+        """
+        return pulp.LpStatusNotSolved, pulp.LpSolutionNoSolutionFound

@@ -1,0 +1,240 @@
+"""The plan's linear relaxation over all pipelines: a true bound, and prices that say which pipelines can
+matter.
+
+Notation (per model m, pipeline p of m, GPU class g; max-rate)
+    x_p      frames/s through p            c_pg   GPUs of class g that one frame/s through p keeps busy
+    max z    with  sum_p x_p = w_m z   and   sum_p c_pg x_p <= N_g
+For any GPU prices pi >= 0 let k_m = min_p sum_g pi_g c_pg, the price of a frame/s of m on its cheapest
+pipeline. Then
+    z <= sum_g pi_g N_g / sum_m w_m k_m
+whatever pi is, so the bound does not rest on the solver's tolerances. For min-cost with rates r_m and
+capacity prices s >= 0 on top of the GPUs' own cost:  cost >= sum_m r_m k_m(cost + s) - sum_g s_g N_g.
+
+Loss. A pipeline that serves x in whole workers n_i at prices pi buys GPU time for sum_i pi_i n_i / slices_i
+that is worth k_m x. A plan that uses p at x is therefore at least  loss_p(x) = sum_i pi_i ceil(x / rate_i) /
+slices_i - k_m x  below the bound. This is stronger than reduced cost, because it counts the idle part of the
+last worker of every stage.
+
+Rules: columns are added to the restricted problem until no pipeline is cheaper than the prices say; bound and
+losses are always taken over all columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.cluster import Cluster
+from planner.pipelines import Columns, Floats
+from planner.problem import Objective
+from planner.solver import Limits, Model, Solution, Term
+
+ROUNDS = 60
+TOLERANCE = 1e-7
+COLUMNS_PER_ROUND = 5
+MAX_BREAKPOINTS = 1500
+LOSS_CELLS = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """One model of a problem to solve: its pipelines, and the rate wanted (max-rate: its weight)."""
+
+    model: str
+    columns: Columns
+    rate: float
+
+
+@dataclass(frozen=True)
+class Prices:
+    """LP duals. gpu: objective per GPU, by class. frame: objective per frame/s, by model. bound: see
+    the module.
+    """
+
+    bound: float
+    gpu: tuple[float, ...]
+    frame: tuple[float, ...]
+    capacity: tuple[float, ...]
+    """What one more GPU of a class changes in the objective: equal to `gpu` for max-rate, the capacity
+    price else.
+    """
+
+
+def relax(
+    cluster: Cluster, wanted: Sequence[Wanted], objective: Objective, gpu_cost: Sequence[float]
+) -> Prices:
+    """Solve the relaxation by column generation. For MIN_COST raises RatesTooHigh."""
+    counts = [float(cluster.gpu_count(gpu_class.name)) for gpu_class in cluster.gpu_classes]
+    busy = [one.columns.gpus_per_rps(len(counts)) for one in wanted]
+    chosen = [_first_columns(table) for table in busy]
+    if objective is Objective.MIN_COST:
+        most = _generate(busy, chosen, wanted, counts, None)
+        if most.bound < 1 - 1e-9:
+            raise RatesTooHigh(most.bound)
+        return _generate(busy, chosen, wanted, counts, gpu_cost)
+    return _generate(busy, chosen, wanted, counts, None)
+
+
+class RatesTooHigh(ValueError):
+    """The cluster cannot serve the wanted rates; `share` is an upper bound on the share of them that it
+    can.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__(f"at most {share:.3f} of the wanted rates can be served")
+        self.share = share
+
+
+def _first_columns(busy: Floats) -> list[int]:
+    """The cheapest pipeline at a few plain prices: every class alone dear, and all equal."""
+    classes = busy.shape[1]
+    directions = [np.ones(classes)] + [np.where(np.arange(classes) == g, 1.0, 1e-3) for g in range(classes)]
+    directions += [np.where(np.arange(classes) == g, 1e-3, 1.0) for g in range(classes)]
+    return sorted({int(np.argmin(_priced(busy, tuple(direction)))) for direction in directions})
+
+
+def _priced(busy: Floats, prices: Sequence[float]) -> Floats:
+    """Price of one frame/s through each pipeline. Class by class: a matrix product's last bits vary by
+    machine.
+    """
+    total = np.zeros(len(busy))
+    for index, price in enumerate(prices):
+        total = total + busy[:, index] * price
+    return total
+
+
+def _generate(
+    busy: Sequence[Floats],
+    chosen: list[list[int]],
+    wanted: Sequence[Wanted],
+    counts: Sequence[float],
+    gpu_cost: Sequence[float] | None,
+) -> Prices:
+    """Rounds of: solve over the chosen columns, price all, add the cheapest. Keeps the best bound seen."""
+    best: Prices | None = None
+    for _ in range(ROUNDS):
+        solution = _restricted(busy, chosen, wanted, counts, gpu_cost)
+        duals = [max(0.0, abs(solution.prices[f"capacity_{g}"])) for g in range(len(counts))]
+        prices = _bound(busy, wanted, counts, duals, gpu_cost)
+        if best is None or (prices.bound < best.bound if gpu_cost is None else prices.bound > best.bound):
+            best = prices
+        if abs(best.bound - solution.objective) <= TOLERANCE * abs(solution.objective):
+            break
+        if not _add_columns(busy, chosen, prices):
+            break
+    assert best is not None
+    return best
+
+
+def _restricted(
+    busy: Sequence[Floats],
+    chosen: Sequence[Sequence[int]],
+    wanted: Sequence[Wanted],
+    counts: Sequence[float],
+    gpu_cost: Sequence[float] | None,
+) -> Solution:
+    """The relaxation over the chosen columns only."""
+    model = Model("relaxation", maximise=gpu_cost is None)
+    z = model.variable("z") if gpu_cost is None else None
+    used: list[list[Term]] = [[] for _ in counts]
+    cost: list[Term] = []
+    for number, (table, rows, one) in enumerate(zip(busy, chosen, wanted, strict=True)):
+        served: list[Term] = []
+        for row in rows:
+            x = model.variable("x")
+            served.append((x, 1.0))
+            per_class = [(g, float(share)) for g, share in enumerate(table[row]) if share]
+            for g, share in per_class:
+                used[g].append((x, share))
+            if gpu_cost is not None:
+                cost.append((x, sum(gpu_cost[g] * share for g, share in per_class)))
+        if z is not None:
+            model.constrain(f"demand_{number}", [*served, (z, -one.rate)], ">=", 0.0)
+        else:
+            model.constrain(f"demand_{number}", served, ">=", one.rate)
+    for g, count in enumerate(counts):
+        model.constrain(f"capacity_{g}", used[g], "<=", count)
+    model.optimise([(z, 1.0)] if z is not None else cost)
+    return model.solve(Limits())
+
+
+def _bound(
+    busy: Sequence[Floats],
+    wanted: Sequence[Wanted],
+    counts: Sequence[float],
+    duals: Sequence[float],
+    gpu_cost: Sequence[float] | None,
+) -> Prices:
+    """The bound that these capacity prices prove, over all columns; see the module."""
+    if gpu_cost is None:
+        cheapest = [float(_priced(table, duals).min()) for table in busy]
+        scale = sum(one.rate * price for one, price in zip(wanted, cheapest, strict=True))
+        if scale <= 0:  # prices of an early round at which everything is free: they prove nothing
+            return Prices(math.inf, tuple(duals), tuple(cheapest), tuple(duals))
+        gpu = tuple(dual / scale for dual in duals)
+        worth = sum(price * count for price, count in zip(gpu, counts, strict=True))
+        return Prices(bound=worth, gpu=gpu, frame=tuple(price / scale for price in cheapest), capacity=gpu)
+    gpu = tuple(cost + dual for cost, dual in zip(gpu_cost, duals, strict=True))
+    cheapest = [float(_priced(table, gpu).min()) for table in busy]
+    worth = sum(one.rate * price for one, price in zip(wanted, cheapest, strict=True))
+    rent = sum(dual * count for dual, count in zip(duals, counts, strict=True))
+    return Prices(bound=worth - rent, gpu=gpu, frame=tuple(cheapest), capacity=tuple(duals))
+
+
+def _add_columns(busy: Sequence[Floats], chosen: list[list[int]], prices: Prices) -> bool:
+    """Add each model's cheapest pipelines at these prices; was any new?"""
+    added = False
+    for table, rows in zip(busy, chosen, strict=True):
+        priced = _priced(table, prices.gpu)
+        count = min(COLUMNS_PER_ROUND, len(priced))
+        for row in np.argpartition(priced, count - 1)[:count]:
+            if int(row) not in rows:
+                rows.append(int(row))
+                added = True
+    return added
+
+
+def losses(columns: Columns, prices: Prices, frame_price: float, cap_rps: float) -> Floats:
+    """Per pipeline the least loss_p(x) of any use of it, 0 < x <= cap_rps: how far below the bound its
+    plans are.
+    """
+    least = np.full(len(columns), np.inf)
+    for low in range(0, len(columns), step := max(1, LOSS_CELLS // (MAX_BREAKPOINTS * columns.depth))):
+        rows = np.arange(low, min(low + step, len(columns)))
+        least[rows] = np.maximum(0.0, _least_loss(columns.select(rows), prices, frame_price, cap_rps))
+    return least
+
+
+def _least_loss(columns: Columns, prices: Prices, frame_price: float, cap_rps: float) -> Floats:
+    """A loss only falls up to the next whole worker of a stage: those rates, and the cap, are all to be
+    looked at.
+    """
+    price = np.append(np.array(prices.gpu), 0.0)[columns.gpu] / columns.slices
+    busy_price = np.zeros(len(columns))
+    for stage in range(columns.depth):
+        busy_price += price[:, stage] / columns.rate_rps[:, stage]
+    least: Floats = _loss_at(columns, price, frame_price, np.full((len(columns), 1), cap_rps)).min(axis=1)
+    for stage in range(columns.depth):
+        rate = columns.rate_rps[:, stage]
+        finite = np.isfinite(rate)
+        most = int(min(MAX_BREAKPOINTS, np.max(cap_rps / rate[finite], initial=0.0)))
+        if most < 1:
+            continue
+        # Padded stages have no rate: their x is the cap, which has been looked at.
+        x = np.minimum(np.arange(1, most + 1)[None, :] * np.where(finite, rate, cap_rps)[:, None], cap_rps)
+        least = np.minimum(least, _loss_at(columns, price, frame_price, x).min(axis=1))
+        # Past the last rate looked at: at least the loss of that rate at full use of every worker.
+        beyond = (busy_price - frame_price) * x[:, -1]
+        least = np.where(x[:, -1] < cap_rps - rate, np.minimum(least, beyond), least)
+    return least
+
+
+def _loss_at(columns: Columns, price: Floats, frame_price: float, x: Floats) -> Floats:
+    loss = -frame_price * x
+    for stage in range(columns.depth):
+        workers = np.ceil(x / columns.rate_rps[:, stage, None] - 1e-9)
+        loss = loss + workers * price[:, stage, None]
+    return loss

@@ -1,0 +1,189 @@
+"""Finds a plan over all pipelines, and proves how good it is.
+
+1. The linear relaxation over all columns gives a bound and prices (planner.prices).
+2. The MILP over the few pipelines of least loss gives an incumbent. Fast mode ends here, with the
+relaxation's bound. 3. A pipeline whose loss is above bound - incumbent is in no better plan: it is fixed to
+zero for good. 4. The MILP over every pipeline that survives, started from the incumbent, gives the plan and
+the proven bound.
+
+Rules
+- The bound is over all pipelines: of the dropped ones, none is in a plan better than the threshold they were
+  dropped at.
+- Limits count nodes. What ends early is reported as a gap, not hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.cluster import Cluster
+from planner.dominance import undominated
+from planner.formulation import Outcome, PlanModel, Question, Use
+from planner.packing import gpus_needed
+from planner.pipelines import Floats, Ints
+from planner.prices import Prices, Wanted, losses, relax
+from planner.problem import Objective
+from planner.solver import Limits
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to search. `pool`: pipelines in the first MILP, all models together, at least `pool_per_model`
+    each.
+
+    gap, nodes: of the first MILP. proof_gap, proof_nodes: of the one that proves; proof_nodes 0: no proof.
+    """
+
+    pool: int
+    pool_per_model: int
+    gap: float
+    nodes: int
+    proof_gap: float = 1e-4
+    proof_nodes: int = 0
+
+
+FAST = Effort(pool=36, pool_per_model=6, gap=2e-3, nodes=60)
+PROVEN = Effort(pool=36, pool_per_model=6, gap=5e-4, nodes=2_000, proof_nodes=200_000)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A plan in terms of columns: per model its columns and the uses of their rows; the bound and the
+    prices.
+    """
+
+    wanted: tuple[Wanted, ...]
+    uses: tuple[tuple[Use, ...], ...]
+    bound: float
+    prices: Prices
+    nodes: int
+
+
+class NothingFound(ValueError):
+    """No plan within the limits, though none is proven impossible."""
+
+
+def search(
+    cluster: Cluster,
+    wanted: Sequence[Wanted],
+    objective: Objective,
+    gpu_cost: Sequence[float],
+    effort: Effort,
+    pipelines_per_class_tuple: int | None = None,
+) -> Found:
+    """Plan these models. Raises prices.RatesTooHigh (min-cost), NothingFound."""
+    prices = relax(cluster, wanted, objective, gpu_cost)
+    question = Question(
+        wanted=wanted,
+        gpu_counts=[cluster.gpu_count(gpu_class.name) for gpu_class in cluster.gpu_classes],
+        objective=objective,
+        bound=prices.bound,
+        gpu_cost=gpu_cost,
+        pipelines_per_class_tuple=pipelines_per_class_tuple,
+    )
+    lost = [_losses(one, prices, price, objective) for one, price in zip(wanted, prices.frame, strict=True)]
+    rows = _pool(wanted, lost, effort)
+    pool = _narrow(question, rows)
+    outcome = PlanModel(pool).solve(Limits(relative_gap=effort.gap, nodes=effort.nodes))
+    if not outcome.uses:
+        raise NothingFound(f"no plan within {effort.nodes} nodes over {sum(map(len, rows))} pipelines")
+    found = Found(tuple(pool.wanted), outcome.uses, prices.bound, prices, outcome.nodes)
+    return _prove(question, found, rows, lost, effort) if effort.proof_nodes else found
+
+
+def _losses(one: Wanted, prices: Prices, frame_price: float, objective: Objective) -> Floats:
+    cap = one.rate * (prices.bound if objective is Objective.MAX_RATE else 1.0)
+    return losses(one.columns, prices, frame_price, cap)
+
+
+def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], effort: Effort) -> list[Ints]:
+    """Per model the undominated pipelines of least loss."""
+    count = max(effort.pool_per_model, effort.pool // len(wanted))
+    rows = []
+    for one, loss in zip(wanted, lost, strict=True):
+        # Half of the cheapest are usually dominated by others of them.
+        cheapest = np.argsort(loss, kind="stable")[: 8 * count]
+        front = cheapest[undominated(one.columns.select(cheapest))]
+        rows.append(front[:count])
+    return rows
+
+
+def _narrow(question: Question, rows: Sequence[Ints]) -> Question:
+    """The same question over these rows of each model's columns."""
+    pairs = zip(question.wanted, rows, strict=True)
+    narrowed = [replace(one, columns=one.columns.select(chosen)) for one, chosen in pairs]
+    return replace(question, wanted=narrowed)
+
+
+def _prove(
+    question: Question, found: Found, pool: Sequence[Ints], lost: Sequence[Floats], effort: Effort
+) -> Found:
+    """Solve over every pipeline that a better plan could use; see steps 3 and 4."""
+    maximise = question.objective is Objective.MAX_RATE
+    value = objective_of(question, found)
+    threshold = value * (1 + effort.proof_gap / 2) if maximise else value * (1 - effort.proof_gap / 2)
+    slack = abs(question.bound - threshold) if (question.bound > threshold) == maximise else 0.0
+    rows = []
+    for one, loss, mine in zip(question.wanted, lost, pool, strict=True):
+        alive = np.nonzero(loss <= slack)[0]
+        alive = alive[undominated(one.columns.select(alive))]
+        rows.append(np.unique(np.concatenate([alive, mine])))
+    narrowed = _narrow(question, rows)
+    start = [
+        [replace(use, row=int(np.searchsorted(new, old[use.row]))) for use in uses]
+        for uses, old, new in zip(found.uses, pool, rows, strict=True)
+    ]
+    limits = Limits(relative_gap=effort.proof_gap, nodes=effort.proof_nodes)
+    outcome = PlanModel(narrowed).solve(limits, start)
+    return _better(question, found, narrowed, outcome, threshold)
+
+
+def _better(
+    question: Question, found: Found, narrowed: Question, outcome: Outcome, threshold: float
+) -> Found:
+    """The proven plan where it is better than the one before, with the bound that now holds over all
+    pipelines.
+    """
+    maximise = question.objective is Objective.MAX_RATE
+    nodes = found.nodes + outcome.nodes
+    bound = found.bound
+    if math.isfinite(outcome.bound):
+        bound = (
+            min(bound, max(outcome.bound, threshold))
+            if maximise
+            else max(bound, min(outcome.bound, threshold))
+        )
+    proven = replace(found, bound=bound, nodes=nodes)
+    if not outcome.uses:
+        return proven
+    other = replace(proven, wanted=tuple(narrowed.wanted), uses=outcome.uses)
+    gain = objective_of(question, other) - objective_of(question, proven)
+    return other if (gain > 0 if maximise else gain < 0) else proven
+
+
+def objective_of(question: Question, found: Found) -> float:
+    """The plan's objective from whole workers: the least served share of a weight, or the GPUs' cost."""
+    if question.objective is Objective.MAX_RATE:
+        return min(
+            served_rps(one, uses) / one.rate for one, uses in zip(found.wanted, found.uses, strict=True)
+        )
+
+    cost = 0.0
+    for one, uses in zip(found.wanted, found.uses, strict=True):
+        places: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for use in uses:
+            for stage, count in enumerate(use.workers):
+                place = (stage, int(one.columns.gpu[use.row, stage]))
+                places.setdefault(place, []).append((int(one.columns.slices[use.row, stage]), count))
+        cost += sum(question.gpu_cost[g] * gpus_needed(pools) for (_, g), pools in places.items())
+    return cost
+
+
+def served_rps(one: Wanted, uses: Sequence[Use]) -> float:
+    """Frames/s of a model: per pipeline the least of its pools."""
+    rates = one.columns.rate_rps
+    return sum(min(n * float(rates[use.row, i]) for i, n in enumerate(use.workers)) for use in uses)
