@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from planner.cluster import Cluster
 from planner.deployment import Deployment, input_spec
-from planner.placement import PlacedWorker
+from planner.placement import PlacedWorker, Placement
 from planner.plan import Pipeline, Plan, Stage
 from planner.profile import ModelProfile, Profile
 from planner.serving import ServedModel
@@ -138,6 +138,7 @@ def _placement_faults(plan: Plan, cluster: Cluster) -> Iterator[str]:
         yield f"placement: {_worker(key)} is placed {placed[key]} times"
     if set(placed) == wanted:
         yield from _seat_faults(plan.placement.workers, stages, cluster)
+        yield from _link_faults(plan, plan.placement)
 
 
 def _seat_faults(
@@ -169,6 +170,33 @@ def _seat_faults(
     for (name, gpu_id, _, slice_index), count in seats.items():
         if count > 1:
             yield f"placement: {count} workers on slice {slice_index} of GPU {gpu_id} of server {name!r}"
+
+
+def _link_faults(plan: Plan, placement: Placement) -> Iterator[str]:
+    """A sender needs a share of its server's uplink, a receiver of its downlink; shares sum to at most 1."""
+    shares = {(share.model, share.server): share for share in placement.link_shares}
+    last = {
+        (model.model, p): len(pipeline.stages) - 1
+        for model in plan.models
+        for p, pipeline in enumerate(model.pipelines)
+    }
+    faults = set()
+    for seat in placement.workers:
+        share = shares.get((seat.model, seat.server))
+        for direction, needed in (
+            ("uplink", seat.stage < last[seat.model, seat.pipeline]),
+            ("downlink", seat.stage > 0),
+        ):
+            if needed and not (share is not None and getattr(share, direction) > 0):
+                faults.add(f"placement: {seat.model!r} has no share of the {direction} of {seat.server!r}")
+    for server in {share.server for share in placement.link_shares}:
+        for direction in ("uplink", "downlink"):
+            total = sum(
+                getattr(share, direction) for share in placement.link_shares if share.server == server
+            )
+            if total > 1 + 1e-9:
+                faults.add(f"placement: shares of the {direction} of {server!r} sum to {total:.3f}, above 1")
+    yield from sorted(faults)
 
 
 def _served_faults(plan: Plan, served: Mapping[str, ServedModel]) -> Iterator[str]:

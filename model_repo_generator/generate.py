@@ -124,7 +124,7 @@ def serving_tables(deployment: Deployment, profile: Profile, plan: Plan) -> Mapp
         return {
             model.model: served_model(plan, problem, model.model, links="placed") for model in plan.models
         }
-    except (KeyError, ValueError, IndexError, StopIteration) as error:
+    except (ArithmeticError, KeyError, ValueError, IndexError, StopIteration) as error:
         raise PlanFault(f"the plan does not fit its profile or the deployment: {error}") from error
 
 

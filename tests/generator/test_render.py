@@ -209,6 +209,29 @@ def test_a_placement_edited_into_nonsense_is_refused(
     assert said in str(fault.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"uplink": 0.0}, "'net' has no share of the uplink of 'fast-0'"),
+        ({"uplink": 1.5}, "shares of the uplink of 'fast-0' sum to 1.500, above 1"),
+        ({"server": "fast-9"}, "'net' has no share of the uplink of 'fast-0'"),
+    ],
+)
+def test_link_shares_edited_into_nonsense_are_refused(
+    deployment: Deployment, profile: Profile, plan: Plan, fields: dict[str, Any], said: str
+) -> None:
+    good = placed(plan, deployment, profile)
+    assert good.placement is not None
+    shares = [
+        dataclasses.replace(share, **fields) if share.server == "fast-0" else share
+        for share in good.placement.link_shares
+    ]
+    bad = dataclasses.replace(good, placement=dataclasses.replace(good.placement, link_shares=tuple(shares)))
+    with pytest.raises(PlanFault) as fault:
+        render(deployment, profile, bad)
+    assert said in str(fault.value)
+
+
 def test_plan_profile_and_deployment_of_different_models_are_refused(
     data: dict[str, Any], profile: Profile, plan: Plan
 ) -> None:
