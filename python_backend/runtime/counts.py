@@ -29,6 +29,8 @@ class Counts:
         self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
         self.failures: dict[FailureKind, int] = dict.fromkeys(FailureKind, 0)
         self.batch_sizes: dict[int, int] = {}
+        self.worker_batches: dict[str, int] = {}
+        self.worker_busy_us: dict[str, int] = {}
         self.decisions = 0
         self.decision_us = 0
         self.latency_bounds_us = tuple(round(served.slo_us * share) for share in _SLO_SHARES)
@@ -58,6 +60,11 @@ class Counts:
                 self.late += 1
             self.latency_counts[bisect_left(self.latency_bounds_us, latency_us)] += 1
             self.latency_sum_us += latency_us
+
+    def stage_ended(self, worker: str, busy_us: int) -> None:
+        """A worker ended a batch. Queue thread only."""
+        self.worker_batches[worker] = self.worker_batches.get(worker, 0) + 1
+        self.worker_busy_us[worker] = self.worker_busy_us.get(worker, 0) + busy_us
 
     def failed(self, kind: FailureKind) -> None:
         """An attempt of a batch failed."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.driver import Driver, DriverSettings
 from python_backend.runtime.feedback import NoticeReceiver
+from python_backend.runtime.health import Health
+from python_backend.runtime.hop_failure import HopFailure
 from python_backend.runtime.ticket_codec import Keys
 from python_backend.runtime.transport import GrpcTransport, targets_of
 from python_backend.scheduler.core import SchedulerCore
@@ -19,11 +21,13 @@ class Dispatcher:
     """A running dispatcher and what must end with it."""
 
     driver: Driver
+    health: Health
     receiver: NoticeReceiver
     listening: threading.Thread
 
     def close(self) -> None:
         """Answer what is left, end all threads, give up the port."""
+        self.health.close()
         self.driver.close()
         self.receiver.close()
         self.listening.join()
@@ -38,8 +42,10 @@ def make_dispatcher(
     """The dispatcher of one model. Raises OSError when its feedback port is taken."""
     keys = Keys.from_environment()
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys)
-    transport = GrpcTransport(targets_of(manifest, entry, own_host=manifest.entry.host), keys)
+    targets = targets_of(manifest, entry, own_host=manifest.entry.host)
+    transport = GrpcTransport(targets, keys)
     transport.connect()
+    links = _Links()
     driver = Driver(
         manifest=manifest,
         entry=entry,
@@ -49,7 +55,26 @@ def make_dispatcher(
         settings=DriverSettings(
             lead_us=int(parameters.get("lead_us", "1000")), serve_late=entry.late == "serve"
         ),
+        on_failure=links.failed,
+        on_seen=links.seen,
     )
+    health = Health(targets, transport, lost=driver.worker_lost, back=driver.worker_back, log=log)
+    links.health = health
+    health.start()
     listening = threading.Thread(target=receiver.run, args=(driver.notice,), name="notices", daemon=True)
     listening.start()
-    return Dispatcher(driver=driver, receiver=receiver, listening=listening)
+    return Dispatcher(driver=driver, health=health, receiver=receiver, listening=listening)
+
+
+class _Links:
+    """Lets driver and health know each other: the driver comes first."""
+
+    health: Health | None = None
+
+    def failed(self, failure: HopFailure) -> None:
+        if self.health is not None:
+            self.health.failed(failure)
+
+    def seen(self, worker: str) -> None:
+        if self.health is not None:
+            self.health.seen(worker)

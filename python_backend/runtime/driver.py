@@ -52,6 +52,8 @@ _TIMELY_GRACE_US = 300_000
 """How long after its deadline a hop is still waited for; a client is never left longer than a second."""
 _LATE_GRACE_US = 60_000_000
 _MOST_HOPS = 512
+_REMEMBERED_TICKETS = 4096
+"""To name the worker of a notice, which may come after the batch's answer."""
 _MOST_DOUBLINGS = 10
 _ANSWERING_US = 1_000
 """From a batch's answer here to a frame's answer at its client, on a host with something to do."""
@@ -99,6 +101,7 @@ class Driver:
         log: Callable[[str], None],
         settings: DriverSettings | None = None,
         on_failure: Callable[[HopFailure], None] = lambda failure: None,
+        on_seen: Callable[[str], None] = lambda worker: None,
     ) -> None:
         self.counts = Counts(entry.served)
         self._manifest = manifest
@@ -108,6 +111,8 @@ class Driver:
         self._log = log
         self._settings = settings or DriverSettings(serve_late=entry.late == "serve")
         self._on_failure = on_failure
+        self._on_seen = on_seen
+        self._tickets: dict[int, Ticket] = {}
         self._lateness = Lateness(entry.served.slo_us)
         self._slo_us = entry.served.slo_us
         self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
@@ -139,7 +144,10 @@ class Driver:
 
     def worker_lost(self, worker: str) -> None:
         """Send nothing to this worker until it is back."""
-        self._queue.put(WorkerLost(worker))
+        if threading.current_thread() is self._thread:
+            self._handle(WorkerLost(worker))
+        else:
+            self._queue.put(WorkerLost(worker))
 
     def worker_back(self, worker: str) -> None:
         """The worker answers again."""
@@ -212,7 +220,11 @@ class Driver:
             self._handle(self._offer(frame))
 
     def _take_notice(self, notice: Notice) -> None:
-        if notice.ok:
+        ticket = self._tickets.get(notice.batch)
+        if notice.ok and ticket is not None and notice.stage < len(ticket.hops):
+            worker = ticket.hops[notice.stage].worker
+            self._on_seen(worker)
+            self.counts.stage_ended(worker, notice.busy_us)
             ended_us = now_us() if notice.ended_us is None else notice.ended_us
             self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
 
@@ -223,9 +235,7 @@ class Driver:
         self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
 
     def _take_failure(self, ticket: Ticket, failure: HopFailure) -> None:
-        if failure.kind.blames_worker:
-            self._handle(WorkerLost(failure.worker))
-            self._on_failure(failure)
+        self._on_failure(failure)  # first, so that what failed is not chosen for the next attempt
         self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failure.hop))
 
     def _handle(self, event: Event) -> None:
@@ -251,6 +261,9 @@ class Driver:
             self._queue.put(_Finished(action.ticket, now_us(), served=False))
             return
         self.counts.dispatched(len(frames))
+        self._tickets[action.ticket.batch_id] = action.ticket
+        if len(self._tickets) > _REMEMBERED_TICKETS:
+            del self._tickets[next(iter(self._tickets))]
         self._hops.submit(lambda: self._send(action.ticket, frames))
 
     def _drop(self, action: Drop) -> None:
@@ -336,8 +349,13 @@ class Driver:
         self._queue.put(_Failed(ticket, failure))
 
     def _refuse(self, frame: Frame, text: str) -> None:
-        if frame.claim():
-            self._answers.error(frame, ErrorCode.UNAVAILABLE, text)
+        """Answer from this thread: at the end there are no others."""
+        if not frame.claim():
+            return
+        try:
+            frame.send_error(ErrorCode.UNAVAILABLE, text)
+        except Exception as error:
+            self._log(f"answering request {frame.request_id} failed: {error!r}")
 
 
 def drop_text(model: str, reason: DropReason, late_us: int) -> str:

@@ -69,6 +69,17 @@ def text_parameter(name: str, value: str) -> bytes:
     return bytes(message.SerializeToString())
 
 
+def reload_messages(model: str) -> tuple[tuple[str, bytes], ...]:
+    """(method, request) of an unload and a load of `model`; a load alone may do nothing."""
+    service = "/inference.GRPCInferenceService/"
+    unload = pb.RepositoryModelUnloadRequest(model_name=model)
+    load = pb.RepositoryModelLoadRequest(model_name=model)
+    return (
+        (service + "RepositoryModelUnload", bytes(unload.SerializeToString())),
+        (service + "RepositoryModelLoad", bytes(load.SerializeToString())),
+    )
+
+
 def request_bytes(head: bytes, parameters: bytes, tensors: Sequence[Sequence[Buffer]]) -> bytes:
     """A whole request; each tensor is given as the pieces, one or more frames each, that it is made of."""
     parts: list[Buffer] = [head, parameters]

@@ -31,6 +31,7 @@ PARAMETER = "ppipe_ticket"
 KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
 """Environment variable with the path of the key file. Without it tickets are neither signed nor verified."""
 
+ANONYMOUS_PROBE_TEXT = '{"probe":true}'
 _MAC_FIELD = ',"mac":"'
 _TEXT_LIMIT = 64_000
 
@@ -142,7 +143,7 @@ def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
         raise TicketError(
             f"{PARAMETER}: no signature field; a ticket of this deployment's dispatcher belongs"
         )
-    if not keys.accepts(f"{signed}}}", mac[:-2]):
+    if not (mac.endswith('"}') and keys.accepts(f"{signed}}}", mac[:-2])):
         raise TicketError(f"{PARAMETER}: the signature is not of this deployment's dispatcher")
     try:
         return _wire_ticket(json.loads(f"{signed}}}"), received_us)
@@ -151,7 +152,7 @@ def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
 
 
 def probe_text(deployment: str, epoch: int, keys: Keys) -> str:
-    """A ticket that asks for a sign of life only."""
+    """A signed ticket that asks for a sign of life only."""
     return encode(WireTicket(deployment=deployment, epoch=epoch, hop=0, ticket=None), keys)
 
 

@@ -83,6 +83,7 @@ class GrpcTransport:
     def __init__(self, targets: Mapping[str, Target], keys: Keys) -> None:
         self._targets = targets
         self._keys = keys
+        self._probe_text = ticket_codec.ANONYMOUS_PROBE_TEXT
         self._channels: dict[str, grpc.Channel] = {}
         self._calls: dict[str, Any] = {}
         for target in targets.values():
@@ -119,13 +120,29 @@ class GrpcTransport:
         except kserve.WireError as error:
             raise HopFailure(FailureKind.COMPUTE, hop, worker, str(error)) from None
 
+    def probe(self, worker: str, timeout_s: float) -> None:
+        """Have `worker` answer a frame of zeros. Raises HopFailure."""
+        target = self._targets[worker]
+        zeros = [[bytes(spec.bytes_per_frame)] for spec in target.inputs]
+        ticket = kserve.text_parameter(ticket_codec.PARAMETER, self._probe_text)
+        self.send(worker, 0, kserve.request_bytes(self._head(worker, 1), ticket, zeros), timeout_s)
+
+    def revive(self, worker: str, timeout_s: float) -> None:
+        """Unload and load the model of `worker`. Raises HopFailure."""
+        channel = self._channels[address_of(self._targets[worker].server)]
+        try:
+            for method, message in kserve.reload_messages(worker):
+                channel.unary_unary(method)(message, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise failure_of(error, 0, worker) from None
+
     def close(self) -> None:
         """See Transport."""
         for channel in self._channels.values():
             channel.close()
 
     def _call_to(self, server: ServerAddress) -> Any:
-        address = f"{server.host}:{server.grpc_port}"
+        address = address_of(server)
         if address not in self._channels:
             self._channels[address] = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         # Without a serialiser a method takes and gives the bytes as they are on the wire.
@@ -133,6 +150,11 @@ class GrpcTransport:
 
     def _new_head(self, worker: str, batch: int) -> bytes:
         return kserve.request_head(worker, self._targets[worker].inputs, batch)
+
+
+def address_of(server: ServerAddress) -> str:
+    """Where a server takes gRPC calls."""
+    return f"{server.host}:{server.grpc_port}"
 
 
 def _wake_up(channel: grpc.Channel) -> None:

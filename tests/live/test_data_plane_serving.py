@@ -1,0 +1,105 @@
+"""The data plane on real tritonservers, with emulated workers: frames come back, wrong requests get clear
+errors.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from ppipe.launcher import ServedDeployment
+from tests.live.data_plane_client import INPUT, Client, frame_input, served, tag_of, two_stage_model
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDeployment]:
+    with served(tmp_path_factory.mktemp("data_plane"), two_stage_model()) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def client(deployment: ServedDeployment) -> Iterator[Client]:
+    client = Client(deployment.manifest)
+    yield client
+    client.close()
+
+
+def test_every_frame_gets_its_own_answer_once(client: Client) -> None:
+    for _ in range(300):
+        client.send()
+        time.sleep(0.004)
+    assert client.wait(timeout_s=10) == 0
+    assert client.wrong == 0
+    assert set(client.answers.values()) == {1}
+    assert len(client.latencies_s) >= 0.97 * 300, client.errors
+
+
+def test_http_clients_are_served_too(deployment: ServedDeployment) -> None:
+    entry = deployment.manifest.entry
+    frame = [0.5, 0.25] + [0.0] * (INPUT.shape[0] - 2)
+    body = {"inputs": [{"name": INPUT.name, "datatype": "FP32", "shape": [1, *INPUT.shape], "data": frame}]}
+    url = f"http://{entry.host}:{entry.http_port}/v2/models/tiny_dispatch/infer"
+    with urllib.request.urlopen(url, data=json.dumps(body).encode(), timeout=10) as answer:
+        (scores,) = json.load(answer)["outputs"]
+    assert scores["data"][:2] == [0.5, 0.25]  # the first eight bytes are the tag
+
+
+def test_a_hopeless_frame_is_refused_at_once(client: Client) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(InferenceServerException, match=r"deadline.*reason=expired") as refused:
+        client.infer(1, timeout=5_000)
+    assert "UNAVAILABLE" in refused.value.status()
+    assert time.monotonic() - began_s < 0.1
+
+
+def test_two_frames_in_one_request_are_refused(deployment: ServedDeployment, client: Client) -> None:
+    tensor = triton.InferInput(INPUT.name, [2, *INPUT.shape], "FP32")
+    tensor.set_data_from_numpy(np.zeros((2, *INPUT.shape), np.float32))
+    entry = deployment.manifest.entry
+    with (
+        triton.InferenceServerClient(f"{entry.host}:{entry.grpc_port}") as other,
+        pytest.raises(InferenceServerException, match="one frame per request"),
+    ):
+        other.infer("tiny_dispatch", [tensor])
+    assert tag_of(client.infer(7)["scores"]) == 7
+
+
+def test_a_priority_that_is_no_number_is_refused(client: Client) -> None:
+    with pytest.raises(InferenceServerException, match="priority"):
+        client.infer(1, parameters={"priority": "urgent"})
+
+
+@pytest.mark.parametrize(
+    "ticket",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"deployment":"emulated","epoch":1,"hop":0,"mac":"00"}',
+        "[" * 5_000,
+        "x" * 100_000,
+    ],
+)
+def test_a_stage_refuses_what_its_dispatcher_did_not_sign(
+    deployment: ServedDeployment, client: Client, ticket: str | None
+) -> None:
+    server = deployment.manifest.servers[0]
+    parameters = {} if ticket is None else {"ppipe_ticket": ticket}
+    with (
+        triton.InferenceServerClient(f"{server.host}:{server.grpc_port}") as stage,
+        pytest.raises(InferenceServerException, match="ppipe_ticket") as refused,
+    ):
+        stage.infer(server.models[0], [frame_input(INPUT, 1)], parameters=parameters)
+    assert "INVALID_ARGUMENT" in refused.value.status()
+    assert tag_of(client.infer(7)["scores"]) == 7

@@ -1,0 +1,260 @@
+"""The driver with a transport in memory: every frame is answered exactly once, whatever hops do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planner.manifest import DeploymentManifest
+from planner.profile import TensorSpec
+from ppipe.benchmarks.emulated_deployment import (
+    EmulatedModel,
+    EmulatedPipeline,
+    EmulatedStage,
+    build_manifest,
+)
+from python_backend.runtime.clock import now_us
+from python_backend.runtime.driver import Driver, DriverSettings
+from python_backend.runtime.frame import ErrorCode, Frame
+from python_backend.runtime.hop_failure import FailureKind, HopFailure
+from python_backend.runtime.ticket_codec import WireTicket
+from python_backend.runtime.transport import Outputs
+from python_backend.scheduler.core import SchedulerCore
+
+SLO_US = 400_000
+
+
+def manifest(batch_size: int = 1) -> DeploymentManifest:
+    stages = tuple(
+        EmulatedStage((2_000, 3_000), (f"server{stage}", f"other{stage}"), (TensorSpec("y", "INT64", (1,)),))
+        for stage in range(2)
+    )
+    model = EmulatedModel(
+        name="m",
+        slo_us=SLO_US,
+        planned_rps=100,
+        input=TensorSpec("x", "INT64", (1,)),
+        pipelines=(EmulatedPipeline(batch_size, stages),),
+    )
+    return build_manifest([model], 20_000, "d")
+
+
+class Hops:
+    """A transport that doubles numbers; `before` may block or raise."""
+
+    def __init__(self, before: Callable[[WireTicket], None] = lambda wire: None) -> None:
+        self.before = before
+        self.batches: list[tuple[WireTicket, list[int]]] = []
+
+    def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Outputs:
+        numbers = np.frombuffer(b"".join(tensors[0]), np.int64).reshape(batch, 1)
+        self.batches.append((wire, numbers.ravel().tolist()))
+        self.before(wire)
+        return {"y": 2 * numbers}
+
+    def close(self) -> None:
+        pass
+
+
+class Client:
+    """Makes frames and records every answer to them."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, list[Any]] = {}
+        self._lock = threading.Lock()
+
+    def frame(self, number: int, slo_us: int = SLO_US) -> Frame:
+        self.answers[number] = []
+        return Frame(
+            request_id=number,
+            data=np.array([number], np.int64).view(np.uint8).data,
+            arrived_us=now_us(),
+            deadline_us=now_us() + slo_us,
+            send_outputs=lambda outputs: self._record(number, int(outputs["y"][0, 0])),
+            send_error=lambda code, text: self._record(number, (code, text)),
+        )
+
+    def _record(self, number: int, answer: Any) -> None:
+        with self._lock:
+            self.answers[number].append(answer)
+
+    def wait(self, timeout_s: float = 3.0) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not all(self.answers.values()):
+            assert time.monotonic() < end_s, {k: v for k, v in self.answers.items() if not v}
+            time.sleep(0.002)
+
+
+@contextmanager
+def driver_with(hops: Hops, batch_size: int = 1, **settings: Any) -> Iterator[Driver]:
+    deployment = manifest(batch_size)
+    entry = deployment.models[0]
+    logged: list[str] = []
+    driver = Driver(
+        manifest=deployment,
+        entry=entry,
+        core=SchedulerCore(entry.served),
+        transport=hops,
+        log=logged.append,
+        settings=DriverSettings(**settings),
+        on_failure=lambda failure: driver.worker_lost(failure.worker) if failure.kind.blames_worker else None,
+    )
+    threads = threading.active_count()
+    try:
+        yield driver
+    finally:
+        driver.close()
+    assert threading.active_count() <= threads
+    assert not [line for line in logged if "scheduling failed" in line]
+
+
+def test_each_frame_gets_its_own_answer() -> None:
+    client = Client()
+    with driver_with(Hops(), batch_size=2) as driver:
+        driver.arrive([client.frame(number) for number in range(40)])
+        client.wait()
+    assert client.answers == {number: [2 * number] for number in range(40)}
+
+
+def test_close_answers_what_is_under_way_and_what_waits() -> None:
+    release = threading.Event()
+    client = Client()
+    with driver_with(Hops(before=lambda wire: release.wait(0.3) and None)) as driver:
+        driver.arrive([client.frame(number) for number in range(10)])
+        time.sleep(0.05)
+    assert {len(answers) for answers in client.answers.values()} == {1}
+    late = Client()
+    driver.arrive([late.frame(99)])
+    assert late.answers[99] == [(ErrorCode.UNAVAILABLE, "the dispatcher is shutting down")]
+
+
+def test_a_hopeless_frame_is_answered_at_once_with_the_reason() -> None:
+    client = Client()
+    with driver_with(Hops()) as driver:
+        driver.arrive([client.frame(1, slo_us=1_000)])
+        client.wait(0.2)
+    ((code, text),) = client.answers[1]
+    assert code is ErrorCode.UNAVAILABLE
+    assert "deadline" in text
+    assert "reason=expired" in text
+
+
+def test_a_failed_attempt_is_tried_on_another_worker() -> None:
+    def fail_first(wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        if wire.ticket.hops[0].worker.endswith("w0"):
+            raise HopFailure(FailureKind.UNREACHABLE, 0, wire.ticket.hops[0].worker, "gone")
+
+    client = Client()
+    hops = Hops(before=fail_first)
+    with driver_with(hops) as driver:
+        driver.arrive([client.frame(number) for number in range(8)])
+        client.wait()
+    assert client.answers == {number: [2 * number] for number in range(8)}
+    used = [wire.ticket.hops[0].worker for wire, _ in hops.batches if wire.ticket is not None]
+    assert used.count("m.p0.s0.w0") <= 2, "after its failure it gets no more"
+
+
+def test_a_request_that_every_worker_would_refuse_is_not_tried_again() -> None:
+    def refuse(wire: WireTicket) -> None:
+        raise HopFailure(FailureKind.COMPUTE, 1, "m.p0.s1.w0", "boom")
+
+    client = Client()
+    hops = Hops(before=refuse)
+    with driver_with(hops) as driver:
+        driver.arrive([client.frame(1)])
+        client.wait()
+    assert len(hops.batches) == 1
+    ((code, text),) = client.answers[1]
+    assert code is ErrorCode.INTERNAL
+    assert "boom" in text
+
+
+def test_without_workers_frames_are_refused_and_served_again_when_one_is_back() -> None:
+    client = Client()
+    with driver_with(Hops()) as driver:
+        for worker in ("m.p0.s1.w0", "m.p0.s1.w1"):
+            driver.worker_lost(worker)
+        driver.arrive([client.frame(1)])
+        client.wait()
+        driver.worker_back("m.p0.s1.w1")
+        driver.arrive([client.frame(2)])
+        client.wait()
+    assert "reason=no_worker" in client.answers[1][0][1]
+    assert client.answers[2] == [4]
+
+
+def test_late_frames_are_served_where_the_policy_says_so() -> None:
+    client = Client()
+    with driver_with(Hops(), serve_late=True) as driver:
+        driver.arrive([client.frame(1, slo_us=1_000)])
+        client.wait()
+    assert client.answers[1] == [2]
+
+
+def test_a_longer_deadline_than_the_slo_does_not_hold_a_frame_longer() -> None:
+    client = Client()
+    began_s = time.monotonic()
+    with driver_with(Hops(), batch_size=2) as driver:
+        driver.arrive([client.frame(1, slo_us=60_000_000)])
+        client.wait()
+    assert client.answers[1] == [2]
+    assert time.monotonic() - began_s < 2 * SLO_US / 1e6
+
+
+def test_the_wire_ticket_carries_the_latest_true_deadline() -> None:
+    client = Client()
+    hops = Hops()
+    frames = [client.frame(1), client.frame(2, slo_us=SLO_US + 1_000)]
+    with driver_with(hops, batch_size=2) as driver:
+        driver.arrive(frames)
+        client.wait()
+    deadlines = {wire.ticket.deadline_us for wire, _ in hops.batches if wire.ticket is not None}
+    assert frames[1].deadline_us in deadlines
+
+
+def test_a_forgotten_frame_answers_with_an_error() -> None:
+    client = Client()
+    frame = client.frame(5)
+    del frame
+    assert client.answers[5] == [(ErrorCode.INTERNAL, "the request was lost inside the dispatcher")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chaos_leaves_no_frame_unanswered_and_none_answered_twice(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lock = threading.Lock()
+
+    def chaos(wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        with lock:
+            dice, kind = rng.random(), list(FailureKind)[rng.integers(len(FailureKind))]
+        time.sleep(dice * 0.01)
+        if dice < 0.3:
+            hop = int(dice * 100) % 2
+            raise HopFailure(kind, hop, wire.ticket.hops[hop].worker, "chaos")
+        if dice < 0.35:
+            raise RuntimeError("chaos outside of all rules")
+
+    client = Client()
+    with driver_with(Hops(before=chaos), batch_size=2) as driver:
+        for start in range(0, 120, 4):
+            driver.arrive([client.frame(number) for number in range(start, start + 4)])
+            for worker in workers():
+                driver.worker_back(worker)
+            time.sleep(0.004)
+        client.wait()
+    assert {len(answers) for answers in client.answers.values()} == {1}
+    served = {number: answer[0] for number, answer in client.answers.items() if isinstance(answer[0], int)}
+    assert served == {number: 2 * number for number in served}
+    assert served
+
+
+def workers() -> Sequence[str]:
+    return [f"m.p0.s{stage}.w{worker}" for stage in range(2) for worker in range(2)]
