@@ -1,0 +1,73 @@
+"""Operations and bytes of operators, against torch's own counter and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from planner.plan import BlockRange
+from planner.profiling.costs import Cost, cost_of, is_heavy, operator_name, total
+from planner.profiling.network import load_network
+from planner.profiling.run import activation_bytes, weight_bytes
+from planner.profiling.split import split_model
+from tests.profiling import nets
+
+
+@pytest.mark.parametrize("net", [nets.Chain, nets.LongSkip, nets.Branches, nets.Tied])
+def test_heavy_operators_agree_with_torchs_counter(spec, net):
+    model = spec(net)
+    graph = split_model(model).graph
+    weights = frozenset(graph.weights)
+    ours = sum(cost_of(node, weights).flops for node in graph.operators if is_heavy(node))
+    network = load_network(model)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 8, 8))
+    assert ours == counter.get_total_flops()
+
+
+def test_a_convolution_by_hand(spec):
+    split = split_model(spec(nets.Single))
+    assert split.cost(0) == Cost(
+        flops=2 * 4 * 64 * 3 * 9,
+        activation_bytes=(3 + 4) * 64 * 4,
+        weight_bytes=(4 * 3 * 9 + 4) * 4,
+    )
+
+
+def test_attention_by_hand(spec):
+    graph = split_model(spec(nets.Attention)).graph
+    (node,) = [node for node in graph.operators if operator_name(node) == "scaled_dot_product_attention"]
+    tokens, width = 5, 8  # two products of tokens x tokens x width, over all heads
+    assert cost_of(node, frozenset(graph.weights)).flops == 2 * 2 * tokens * tokens * width
+
+
+def test_views_are_free_and_pointwise_operators_are_not(spec):
+    graph = split_model(spec(nets.Attention)).graph
+    costs = {node.name: cost_of(node, frozenset(graph.weights)) for node in graph.operators}
+    views = [node.name for node in graph.operators if operator_name(node) in ("transpose", "view", "reshape")]
+    assert views
+    assert all(costs[name] == Cost() for name in views)
+
+
+def test_weights_and_activations_of_blocks(spec):
+    split = split_model(spec(nets.Chain))
+    weights = [weight_bytes(split, block) for block in range(split.block_count)]
+    assert weights == [(4 * 3 * 9 + 4) * 4] + [(4 * 4 * 9 + 4) * 4] * 3
+    frame = 64 * 4
+    # An activation reads 4 channels and writes 4; the first block's convolution reads 3.
+    assert [activation_bytes(split, block) for block in range(4)] == [8 * frame] * 4
+
+
+def test_a_skip_stays_in_memory_while_it_waits(spec):
+    split = split_model(spec(nets.LongSkip))
+    inside = activation_bytes(split, 1)
+    # The input and the first feature map wait for the end; the block reads one feature map and writes one.
+    assert inside == (3 + 4 + 4 + 4) * 64 * 4
+
+
+def test_block_costs_add_up_to_the_whole(spec):
+    split = split_model(spec(nets.Branches))
+    weights = frozenset(split.graph.weights)
+    whole = total(cost_of(node, weights) for node in split.operators(BlockRange(0, split.block_count)))
+    assert total(split.cost(block) for block in range(split.block_count)) == whole

@@ -1,0 +1,123 @@
+"""Whole profiles: stated tables are the roofline, measured ones are times, and what cannot be had is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from planner.cluster import StatedSpeed
+from planner.deployment import parse_deployment
+from planner.profile import Profile, Source
+from planner.profiling.costs import Cost
+from planner.profiling.estimate import latency_us
+from planner.profiling.run import ProfileError, ProfileOptions, profile_deployment, split_of
+from planner.serial import dumps, loads
+
+SLOW = {"gflop_per_s": 0.001, "gbyte_per_s": 0.001, "overhead_us": 50}
+QUICK = ProfileOptions(repeats=3)
+
+
+def deployment(*classes, factory="tests.profiling.nets:Chain", batch_sizes=(1, 2, 4)):
+    return parse_deployment(
+        {
+            "name": "test",
+            "cluster": {
+                "gpu_classes": list(classes),
+                "groups": [{"gpu": spec["name"], "count": 1, "gpus_per_server": 1} for spec in classes],
+            },
+            "models": [
+                {
+                    "name": "net",
+                    "program": {"factory": factory},
+                    "input": {"name": "image", "shape": [3, 8, 8]},
+                    "slo_ms": 1000,
+                    "batch_sizes": list(batch_sizes),
+                }
+            ],
+        },
+        "test.yaml",
+    )
+
+
+def test_the_roofline_by_hand():
+    cost = Cost(flops=3_000_000, activation_bytes=2_000, weight_bytes=10_000)
+    speed = StatedSpeed(gflop_per_s=2, gbyte_per_s=1, overhead_us=7)
+    assert latency_us(cost, speed, batch_size=1) == pytest.approx(1500 + 12 + 7)
+    assert latency_us(cost, speed, batch_size=4) == pytest.approx(6000 + 18 + 7)
+
+
+def test_stated_tables_follow_the_roofline_and_batches_never_get_faster():
+    wanted = deployment({"name": "slow", "executor": "emulated", "stated": SLOW, "max_slices_per_gpu": 2})
+    (model,) = profile_deployment(wanted).models
+    split = split_of(wanted, "net")
+    whole, half = model.tables
+    assert (whole.slices_per_gpu, half.slices_per_gpu) == (1, 2)
+    for block, row in enumerate(whole.latency_us):
+        assert whole.source is Source.STATED
+        cost = split.cost(block)
+        expected = [cost.flops * b + cost.weight_bytes + cost.activation_bytes * b + 50 for b in (1, 2, 4)]
+        assert row == pytest.approx(expected)
+        assert list(row) == sorted(row)
+        assert half.latency_us[block][0] == pytest.approx(2 * (row[0] - 50) + 50)
+
+
+def test_a_profile_of_stated_classes_is_the_same_every_time_and_says_what_it_is_of():
+    wanted = deployment({"name": "slow", "executor": "emulated", "stated": SLOW})
+    profile = profile_deployment(wanted)
+    assert dumps(profile) == dumps(profile_deployment(wanted))
+    assert loads(Profile, dumps(profile)) == profile
+    (model,) = profile.models
+    assert model.split == split_of(wanted, "net").digest
+    assert model.block_names == ("layers.0..layers.1", "layers.2.0..layers.2.1", "layers.3.0..layers.3.1",
+                                 "layers.4.0..layers.4.1")  # fmt: skip
+    assert model.cut_bytes == (4 * 64 * 4,) * 3
+    assert [tensor.shape for cut in model.cut_tensors for tensor in cut] == [(4, 8, 8)] * 3
+    assert model.inputs[0].name == "image"
+    assert model.outputs[0].shape == (4, 8, 8)
+
+
+def test_a_padded_class_keeps_this_devices_times_and_warns_when_they_are_longer(caplog):
+    slow = {"name": "slow", "executor": "cpu", "stated": SLOW}
+    hopeless = {"name": "hopeless", "executor": "cpu", "stated": {"gflop_per_s": 1e9, "gbyte_per_s": 1e9}}
+    (model,) = profile_deployment(deployment(slow, hopeless), options=QUICK).models
+    assert [table.source for table in model.tables] == [Source.STATED] * 2
+    assert set(json.loads(model.provenance["device_model_us"])) == {"1", "2", "4"}
+    assert "warning_slow" not in model.provenance
+    assert "class hopeless is stated to take 0.0 ms" in model.provenance["warning_hopeless"]
+    assert "it will be late; state a slower speed" in caplog.text
+
+
+def test_a_class_without_a_stated_speed_is_measured():
+    (model,) = profile_deployment(deployment({"name": "here", "executor": "cpu"}), options=QUICK).models
+    (table,) = model.tables
+    assert table.source is Source.MEASURED
+    assert table.batch_sizes == (1, 2, 4)
+    assert all(0 < value < 1e6 for row in table.latency_us for value in row)
+    assert "1 thread" in model.provenance["device"]
+
+
+def test_the_split_does_not_depend_on_measured_times():
+    wanted = deployment({"name": "here", "executor": "cpu"})
+    assert len({profile_deployment(wanted, options=QUICK).models[0].split for _ in range(2)}) == 1
+
+
+def test_progress_counts_every_step():
+    seen = []
+    wanted = deployment({"name": "slow", "executor": "cpu", "stated": SLOW})
+    profile_deployment(wanted, lambda label, done, total: seen.append((label, done, total)), QUICK)
+    assert [done for _, done, _ in seen] == list(range(1, seen[-1][2] + 1))
+    assert seen[0][0] == "net: 4 blocks"
+
+
+def test_an_emulated_class_needs_a_speed():
+    with pytest.raises(
+        ProfileError, match="ghost: executor 'emulated' computes nothing that could be measured"
+    ):
+        profile_deployment(deployment({"name": "ghost", "executor": "emulated"}))
+
+
+def test_a_gpu_class_needs_a_gpu_or_a_speed(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ProfileError, match="L4: no GPU on this machine to measure"):
+        profile_deployment(deployment({"name": "L4"}))
