@@ -72,7 +72,7 @@ class TwoOutputs(nn.Module):
 
 
 class BatchArithmetic(nn.Module):
-    """Reads the batch size late, folds it into another dimension and back, and adds tables made on the fly."""
+    """Reads the batch size late, folds it into a dimension and back, and adds tables made on the fly."""
 
     def __init__(self) -> None:
         super().__init__()
