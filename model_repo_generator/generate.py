@@ -99,7 +99,7 @@ def render_once(
         epoch=epoch,
         program_hashes=program_hashes,
         labels=read_labels(deployment, base),
-        versions=versions(),
+        versions=installed_versions(),
     )
 
 
@@ -141,7 +141,7 @@ def read_labels(deployment: Deployment, base: Path) -> Mapping[str, tuple[str, .
     return labels
 
 
-def versions() -> Mapping[str, str]:
+def installed_versions() -> Mapping[str, str]:
     """What a server must match to run the programs: recorded in the manifest, checked when a stage loads."""
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import entry_address, server_addresses, stage_program, worker_names
-from model_repo_generator.generate import export_and_write, serving_tables, versions
+from model_repo_generator.generate import export_and_write, installed_versions, serving_tables
 from model_repo_generator.plain_plan import plain_plan
 from model_repo_generator.render import MANIFEST_FROM_MODEL, Rendered
 from model_repo_generator.shims import VERSION_FOLDER, model_py
@@ -31,7 +31,11 @@ DELAY_SHARE = 20
 
 
 def render_plain(
-    deployment: Deployment, profile: Profile, *, program_hashes: Mapping[str, str] | None = None
+    deployment: Deployment,
+    profile: Profile,
+    *,
+    program_hashes: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> Rendered:
     """Repositories of `<model>.plain.w<i>`. The manifest's entry server loads nothing and need not run."""
     plan = plain_plan(deployment, profile)
@@ -50,7 +54,7 @@ def render_plain(
             )
             for model in plan.models
         ),
-        versions=versions(),
+        versions=installed_versions() if versions is None else versions,
     )
     files = {MANIFEST_NAME: serial.dumps(manifest)}
     for entry in manifest.models:

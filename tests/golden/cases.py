@@ -1,0 +1,177 @@
+"""The golden cases: deployments, profiles and plans by hand, and where what they render to is kept.
+
+After a meant change of the generator `.venv/bin/python -m tests.golden.cases` writes the folders anew; read the
+difference before committing it.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from model_repo_generator.generate import placed, serving_tables
+from model_repo_generator.plain import render_plain
+from model_repo_generator.render import render
+from planner.deployment import parse_deployment
+from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
+from planner.profile import LatencyTable, ModelProfile, Profile, Source, TensorSpec
+
+HERE = Path(__file__).parent
+VERSIONS = {"python": "3.11", "torch": "2.13.0", "triton": "2.51.0"}
+"""Fixed, so that a new torch does not change what is golden."""
+BATCHES = (1, 2, 4)
+
+
+def expected(name: str) -> dict[str, str]:
+    """What is kept for a case, by path."""
+    root = HERE / name
+    return {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def regenerate() -> None:
+    """Write every case's folder anew."""
+    for name, case in CASES.items():
+        shutil.rmtree(HERE / name, ignore_errors=True)
+        for path, text in case().items():
+            target = HERE / name / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+
+
+def two_classes() -> Mapping[str, str]:
+    """Padded CPU workers before slices of real GPUs; JPEG in, labelled classes out."""
+    data = deployment(
+        [{"name": "fast", "executor": "cpu", "stated": SPEED}, {"name": "slow", "max_slices_per_gpu": 2}],
+        [
+            {"gpu": "fast", "count": 1, "gpus_per_server": 1},
+            {"gpu": "slow", "count": 2, "gpus_per_server": 1},
+        ],
+        postprocess={"task": "classification", "top_k": 2, "labels": "not read here"},
+    )
+    profile = Profile(models=(network("net", {("fast", 1): 1000, ("slow", 2): 6000}),))
+    stages = (stage(0, 2, "fast", 1, 1), stage(2, 3, "slow", 2, 3))
+    return rendered(data, profile, plan("net", stages), epoch=7, labels={"net": HOSTILE_LABELS})
+
+
+def emulated_raw() -> Mapping[str, str]:
+    """Nothing computed, raw frames in, the model's own output out."""
+    data = deployment(
+        [{"name": "L4", "executor": "emulated", "stated": SPEED}],
+        [{"gpu": "L4", "count": 1, "gpus_per_server": 2}],
+        preprocess={"kind": "raw", "mean": [0, 0, 0], "std": [1, 1, 1]},
+    )
+    profile = Profile(models=(network("net", {("L4", 1): 1000}),))
+    return rendered(data, profile, plan("net", (stage(0, 1, "L4", 1, 1), stage(1, 3, "L4", 1, 1))))
+
+
+def plain() -> Mapping[str, str]:
+    """The comparison without PPipe, on a class that allows batches and on one that allows none."""
+    data = deployment(
+        [{"name": "fast"}, {"name": "slow", "executor": "cpu", "stated": SPEED}],
+        [
+            {"gpu": "fast", "count": 1, "gpus_per_server": 2},
+            {"gpu": "slow", "count": 1, "gpus_per_server": 1},
+        ],
+    )
+    profile = Profile(models=(network("net", {("fast", 1): 1000, ("slow", 1): 25_000}),))
+    return render_plain(parse_deployment(data, "golden"), profile, versions=VERSIONS).files
+
+
+SPEED = {"gflop_per_s": 20, "gbyte_per_s": 2}
+HOSTILE_LABELS = ('a "quote"', "} dynamic_batching {", "Käfer", "{{ 7 * 7 }}", "\\n")
+CASES: Mapping[str, Callable[[], Mapping[str, str]]] = {
+    "two_classes": two_classes,
+    "emulated_raw": emulated_raw,
+    "plain": plain,
+}
+
+
+def deployment(classes: list[Any], groups: list[Any], **steps: Any) -> dict[str, Any]:
+    """deployment.yaml as plain data, with one model."""
+    model = {
+        "name": "net",
+        "program": {"factory": "nets:net"},
+        "input": {"name": "image", "dtype": "FP32", "shape": [3, 8, 8]},
+        "slo_ms": 100,
+        "batch_sizes": list(BATCHES),
+        "preprocess": {"kind": "jpeg"},
+    }
+    cluster = {"base_port": 21000, "gpu_classes": classes, "groups": groups}
+    return {"name": "golden", "cluster": cluster, "models": [model | steps]}
+
+
+def network(name: str, block_us: Mapping[tuple[str, int], float]) -> ModelProfile:
+    """Three equal blocks; two tensors live across the second cut."""
+    wide = TensorSpec(name="relu_1", dtype="FP32", shape=(4, 8, 8))
+    narrow = TensorSpec(name="pool_1", dtype="FP16", shape=(4, 4, 4))
+    return ModelProfile(
+        model=name,
+        cut_bytes=(wide.bytes_per_frame, wide.bytes_per_frame + narrow.bytes_per_frame),
+        tables=tuple(
+            LatencyTable(
+                gpu=gpu,
+                slices_per_gpu=slices,
+                batch_sizes=BATCHES,
+                latency_us=(tuple(time_us * batch for batch in BATCHES),) * 3,
+                source=Source.STATED,
+            )
+            for (gpu, slices), time_us in block_us.items()
+        ),
+        cut_tensors=((wide,), (wide, narrow)),
+        inputs=(TensorSpec(name="image", dtype="FP32", shape=(3, 8, 8)),),
+        outputs=(TensorSpec(name="logits", dtype="FP32", shape=(5,)),),
+    )
+
+
+def stage(start: int, end: int, gpu: str, slices: int, workers: int) -> Stage:
+    """A stage at batch 2."""
+    return Stage(
+        blocks=BlockRange(start, end),
+        gpu=gpu,
+        slices_per_gpu=slices,
+        batch_size=2,
+        workers=workers,
+        latency_us=4000,
+    )
+
+
+def plan(model: str, stages: tuple[Stage, ...]) -> Plan:
+    """One pipeline of one model."""
+    pipeline = Pipeline(stages=stages, transfer_us=(3.0,) * (len(stages) - 1), throughput_rps=500.0)
+    planned = ModelPlan(
+        model=model, slo_us=100_000, slo_margin=0.4, pipelines=(pipeline,), throughput_rps=500.0
+    )
+    return Plan(
+        planner="golden", objective=500.0, upper_bound=500.0, gap=0.0, solver="none", models=(planned,)
+    )
+
+
+def rendered(
+    data: dict[str, Any],
+    profile: Profile,
+    plan: Plan,
+    epoch: int = 1,
+    labels: Mapping[str, tuple[str, ...]] | None = None,
+) -> Mapping[str, str]:
+    """What `ppipe generate` writes, with stand-ins for the hashes of programs."""
+    parsed = parse_deployment(data, "golden")
+    plan = placed(plan, parsed, profile)
+    hashes = {f"programs/net.b{start}-{end}.pt2": f"{start}{end}" * 32 for start, end in ((0, 2), (2, 3))}
+    return render(
+        parsed,
+        profile,
+        plan,
+        serving_tables(parsed, profile, plan),
+        epoch=epoch,
+        program_hashes=hashes,
+        labels=labels,
+        versions=VERSIONS,
+    ).files
+
+
+if __name__ == "__main__":
+    regenerate()
