@@ -7,6 +7,8 @@ shared memory.
 
 from __future__ import annotations
 
+import os
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +43,18 @@ def load_manifest(repository: Path) -> DeploymentManifest:
     if not path.is_file():
         raise ServeError(f"{repository}: no {MANIFEST_NAME} there; make a repository with ppipe generate")
     return serial.load(DeploymentManifest, path)
+
+
+def make_ticket_key(folder: Path) -> Path:
+    """A new key for this run, readable by us alone: stages then take work from this run's dispatchers
+    only.
+    """
+    path = folder / "ticket.key"
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32) + "\n")
+    return path.resolve()
 
 
 class ServedDeployment:
@@ -83,8 +97,11 @@ class ServedDeployment:
         ports.check(wanted_ports(self.manifest))
         install = find_tritonserver()
         self._logs.mkdir(parents=True, exist_ok=True)
-        plans = [self._plan(install, server) for server in self._servers]
-        self._keepers = tuple(ServerKeeper(plan, self._loading, self._changed) for plan in plans)
+        keys = make_ticket_key(self._logs)
+        plans = [self._plan(install, server, keys) for server in self._servers]
+        self._keepers = tuple(
+            ServerKeeper(plan, self._loading, self._changed, may_probe=self._may_probe) for plan in plans
+        )
         for keeper in self._keepers:
             keeper.start()
         self.wait_until_serving()
@@ -97,6 +114,11 @@ class ServedDeployment:
                     raise ServeError(f"server {status.name!r}: {status.detail}")
             threading.Event().wait(_TICK_S)
 
+    def _may_probe(self, name: str) -> bool:
+        """The entry's models call the stages, so its first probe waits until these answer."""
+        stages = [status for status in self.statuses if status.name != self.manifest.entry.name]
+        return name != self.manifest.entry.name or all(status.has_served for status in stages)
+
     def stop(self) -> None:
         """End everything: the entry first, so that no stage goes while frames are on their way."""
         for keeper in reversed(self._keepers):
@@ -105,7 +127,7 @@ class ServedDeployment:
             keeper.join()
         self._keepers = ()
 
-    def _plan(self, install: TritonInstall, server: ServerAddress) -> ServerPlan:
+    def _plan(self, install: TritonInstall, server: ServerAddress, keys: Path) -> ServerPlan:
         prefix = self._prefixes[server.name]
         command = server_command(install, self._repository, server, prefix, shm_bytes_per_stub(self._servers))
         dispatchers = {model.dispatcher for model in self.manifest.models}
@@ -114,7 +136,7 @@ class ServedDeployment:
             address=f"{server.host}:{server.grpc_port}",
             models=server.models,
             command=tuple(command),
-            environment=server_environment(install, prefix),
+            environment=server_environment(install, prefix, keys),
             log=self._logs / f"{server.name}.log",
             shm_prefix=prefix,
             dispatchers=tuple(model for model in server.models if model in dispatchers),

@@ -18,9 +18,8 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from planner.profile import DTYPE_BYTES
+from python_backend.runtime import ticket_codec
 
-TICKET_PARAMETER = "ppipe_ticket"
-PROBE_TICKET = '{"probe": true}'
 PROBE_SLO_US = 60_000_000
 """Deadline that a probe asks for, so that a dispatcher does not drop it while everything is still cold."""
 CHANNEL_OPTIONS = (
@@ -145,7 +144,7 @@ def judge(error: grpc.RpcError) -> Probe:
 def probe_request(metadata: service_pb2.ModelMetadataResponse) -> service_pb2.ModelInferRequest:
     """One frame of zeros, or of a tiny JPEG, for a model with this metadata."""
     request = service_pb2.ModelInferRequest(model_name=metadata.name, id="ppipe-probe")
-    request.parameters[TICKET_PARAMETER].string_param = PROBE_TICKET
+    request.parameters[ticket_codec.PARAMETER].string_param = ticket_codec.ANONYMOUS_PROBE_TEXT
     for tensor in metadata.inputs:
         # -1 is the batch dimension, or one of free size.
         shape = [max(1, size) for size in tensor.shape]

@@ -12,16 +12,20 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from planner.cluster import EntryServer, Server
+from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.binaries import TritonInstall
 from ppipe.guard import SHM
 from ppipe.ports import PortUse
+from python_backend.runtime import ticket_codec
 
 SHM_PREFIX_VARIABLE = "PPIPE_SHM_PREFIX"
 """Environment variable with the prefix that a server's own Python models put before their shared-memory
 names.
 """
 EXIT_TIMEOUT_S = 5
+_PORT_FIELDS = ("http_port", "grpc_port", "metrics_port")
 _MIB = 1 << 20
 _SHM_PER_STUB = 32 * _MIB
 _SHM_SMALLEST = 1 * _MIB
@@ -51,7 +55,7 @@ def wanted_ports(manifest: DeploymentManifest) -> list[PortUse]:
     uses = [
         PortUse(owner=server.name, field=field, host=server.host, port=getattr(server, field))
         for server in started_servers(manifest)
-        for field in ("http_port", "grpc_port", "metrics_port")
+        for field in _PORT_FIELDS
     ]
     if manifest.entry.models:
         uses += [
@@ -65,6 +69,27 @@ def wanted_ports(manifest: DeploymentManifest) -> list[PortUse]:
             for model in manifest.models
         ]
     return uses
+
+
+def cluster_ports(deployment: Deployment) -> list[PortUse]:
+    """Every port that a deployment file gives out, before anything is planned."""
+    cluster = deployment.to_cluster()
+    servers: tuple[EntryServer | Server, ...] = (cluster.entry, *cluster.servers)
+    uses = [
+        PortUse(owner=server.name, field=field, host=server.host, port=getattr(server, field))
+        for server in servers
+        for field in _PORT_FIELDS
+    ]
+    return uses + [
+        PortUse(
+            owner=cluster.entry.name,
+            field=f"feedback_port of model {model.name!r}",
+            host=cluster.entry.host,
+            port=cluster.entry.feedback_port + index,
+            udp=True,
+        )
+        for index, model in enumerate(deployment.models)
+    ]
 
 
 def shm_prefixes(servers: Sequence[ServerAddress]) -> dict[str, str]:
@@ -99,9 +124,13 @@ def server_command(
     ]
 
 
-def server_environment(install: TritonInstall, shm_prefix: str) -> dict[str, str]:
+def server_environment(install: TritonInstall, shm_prefix: str, ticket_keys: Path) -> dict[str, str]:
     """What to set on top of our own environment."""
-    return {**install.environment, SHM_PREFIX_VARIABLE: shm_prefix}
+    return {
+        **install.environment,
+        SHM_PREFIX_VARIABLE: shm_prefix,
+        ticket_codec.KEY_FILE_VARIABLE: str(ticket_keys),
+    }
 
 
 def shm_bytes_per_stub(servers: Sequence[ServerAddress]) -> int:

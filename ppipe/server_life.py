@@ -97,6 +97,11 @@ class ServerLife:
         while not self._prober.is_server_ready(HEALTH_TIMEOUT_S):
             self._step("it has not loaded its models")
 
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Returns when `ready` says so; for what depends on others and has its own deadline there."""
+        while not ready():
+            self._step(None)
+
     def wait_until_answering(self, answered: Callable[[int], None]) -> None:
         """Returns when every model has answered; `answered` hears how many have."""
         for count, model in enumerate(self._plan.models, start=1):
@@ -129,7 +134,7 @@ class ServerLife:
         if status is not None:
             raise ServerDied(f"it ended with status {status}{self._last_words()}")
         if waiting_for is not None and time.monotonic() > self._deadline_s:
-            raise ServerDied(f"after {self._plan.start_timeout_s:.0f} s {waiting_for}{self._last_words()}")
+            raise ServerDied(f"too late: {waiting_for}{self._last_words()}")
 
     def _living_stubs(self) -> set[str]:
         pid = self._process.pid
@@ -145,11 +150,12 @@ class ServerLife:
         if self._plan.dispatchers:
             raise ServerDied(f"the Python process of model {model!r} died; its callers need the server's end")
         self._note(f"the Python process of model {model!r} died: loading it again")
-        probe = self._prober.reload(model, RELOAD_TIMEOUT_S)
-        if probe.verdict is Verdict.ANSWERS:
-            probe = self._prober.ask(model, PROBE_TIMEOUT_S)
-        if probe.verdict is not Verdict.ANSWERS:
-            raise ServerDied(f"the Python process of model {model!r} died and would not load: {probe.detail}")
+        # A dispatcher may do the same at this moment, and then one of the two loads fails.
+        self._deadline_s = time.monotonic() + RELOAD_TIMEOUT_S
+        while (probe := self._prober.ask(model, PROBE_TIMEOUT_S)).verdict is not Verdict.ANSWERS:
+            self._step(f"the Python process of model {model!r} died and did not come back ({probe.detail})")
+            if probe.verdict is Verdict.STUB_DEAD:
+                self._prober.reload(model, RELOAD_TIMEOUT_S)
         self._note(f"model {model!r} was loaded again")
 
     def _check_health(self) -> None:

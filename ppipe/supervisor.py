@@ -40,6 +40,7 @@ class ServerStatus:
     state: ServerState = ServerState.QUEUED
     answering: int = 0
     restarts: int = 0
+    has_served: bool = False
     pid: int | None = None
     detail: str = ""
 
@@ -50,12 +51,17 @@ class ServerKeeper(threading.Thread):
     """
 
     def __init__(
-        self, plan: ServerPlan, loading: threading.Semaphore, changed: Callable[[ServerStatus], None]
+        self,
+        plan: ServerPlan,
+        loading: threading.Semaphore,
+        changed: Callable[[ServerStatus], None],
+        may_probe: Callable[[str], bool] = lambda name: True,
     ) -> None:
         super().__init__(name=f"keeper-{plan.name}", daemon=True)
         self._plan = plan
         self._loading = loading
         self._changed = changed
+        self._may_probe = may_probe
         self._stopping = threading.Event()
         self._served_from_s: float | None = None
         self.status = ServerStatus(name=plan.name, models=len(plan.models))
@@ -70,7 +76,7 @@ class ServerKeeper(threading.Thread):
         try:
             while True:
                 self._run_one_life()
-                if self.status.restarts == 0 and self._served_from_s is None:
+                if not self.status.has_served:
                     self._report(state=ServerState.FAILED)
                     return
                 self._report(state=ServerState.WAITING, restarts=self.status.restarts + 1)
@@ -91,9 +97,10 @@ class ServerKeeper(threading.Thread):
                 self._loading.release()
                 loading = False
                 self._report(state=ServerState.PROBING, pid=life.pid)
+                life.wait_until(lambda: self._may_probe(self._plan.name))
                 life.wait_until_answering(lambda count: self._report(answering=count))
                 self._served_from_s = time.monotonic()
-                self._report(state=ServerState.SERVING)
+                self._report(state=ServerState.SERVING, has_served=True)
                 life.watch()
         except ServerDied as death:
             self._report(detail=str(death), pid=None, answering=0)

@@ -58,4 +58,6 @@ def fate_of(error: grpc.RpcError) -> tuple[Fate, str]:
     reason = re.search(r"reason=(\w+)", details)
     if code == grpc.StatusCode.UNAVAILABLE and reason:
         return Fate.DROPPED, reason[1]
+    if code == grpc.StatusCode.UNAVAILABLE and "timeout expired" in details.lower():
+        return Fate.DROPPED, "queue_timeout"  # Triton's own queue policy, in the comparison without PPipe
     return Fate.FAILED, f"{code.name}: {details}"[:200]

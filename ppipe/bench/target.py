@@ -65,6 +65,29 @@ def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> 
     )
 
 
+def plain_target(
+    manifest: DeploymentManifest, inputs: Mapping[str, Sequence[npt.NDArray[np.float32]]]
+) -> Target:
+    """The workers of a comparison without PPipe: clients preprocess themselves and take the workers
+    in turn.
+    """
+    ways_in = {}
+    for entry in manifest.models:
+        workers = [worker for pipeline in entry.served.pipelines for worker in pipeline.stages[0].workers]
+        servers = [manifest.server(worker.server) for worker in workers]
+        ways_in[entry.model] = [
+            WayIn(f"{server.host}:{server.grpc_port}", worker.name)
+            for server, worker in zip(servers, workers, strict=True)
+        ]
+    return Target(
+        ways_in=ways_in,
+        inputs={
+            entry.model: [tensor_request(entry.input, tensor) for tensor in inputs[entry.model]]
+            for entry in manifest.models
+        },
+    )
+
+
 def public_request(entry: ModelEntry, picture: Picture) -> service_pb2.ModelInferRequest:
     """One picture for the public ensemble of a model."""
     spec = (entry.public_inputs or (entry.input,))[0]

@@ -10,6 +10,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2
 
 from ppipe.probe import Verdict, judge, probe_request
+from python_backend.runtime.ticket_codec import ANONYMOUS_PROBE_TEXT
 
 
 class Failure(grpc.RpcError):
@@ -44,7 +45,7 @@ def test_numbers_are_zeros_and_free_sizes_are_one() -> None:
     request = probe_request(metadata)
     assert [list(tensor.shape) for tensor in request.inputs] == [[1, 3, 4], [1, 5]]
     assert list(request.raw_input_contents) == [bytes(48), bytes(10)]
-    assert "ppipe_ticket" in request.parameters
+    assert request.parameters["ppipe_ticket"].string_param == ANONYMOUS_PROBE_TEXT
 
 
 def test_text_is_a_picture_that_opens() -> None:

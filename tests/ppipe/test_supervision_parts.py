@@ -47,7 +47,11 @@ def test_a_server_loads_its_own_models_and_listens_where_the_manifest_says() -> 
         assert f"--{service}-address=127.0.0.1" in command
     assert "--model-control-mode=explicit" in command
     assert "--disable-auto-complete-config" in command
-    assert server_environment(INSTALL, "ppipe_1_x_0_") == {"A": "b", "PPIPE_SHM_PREFIX": "ppipe_1_x_0_"}
+    assert server_environment(INSTALL, "ppipe_1_x_0_", Path("/k")) == {
+        "A": "b",
+        "PPIPE_SHM_PREFIX": "ppipe_1_x_0_",
+        "PPIPE_TICKET_KEY_FILE": "/k",
+    }
 
 
 def test_no_prefix_starts_another() -> None:

@@ -1,0 +1,66 @@
+"""The command line. `main` is what the installed program `ppipe` runs.
+
+Rules: results go to standard output, all else to standard error. A fault in what the user gave is one clear
+message and status 1; a wrong command line is status 2; a signal is 128 + its number. A traceback is a bug of
+ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from ppipe.commands import bench, demo, make, serve
+from ppipe.console import err
+from ppipe.signals import end_on_signals
+
+_OURS = {"planner", "python_backend", "model_repo_generator", "ensembles", "ppipe"}
+_STATUS_ERROR = 1
+
+app = typer.Typer(
+    name="ppipe",
+    help="Plan, generate, serve and measure pipeline-parallel inference on mixed GPU fleets, on Triton.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(make.profile)
+app.command()(make.plan)
+app.command()(make.generate)
+app.command()(serve.serve)
+app.command()(bench.bench)
+app.command()(demo.demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status."""
+    end_on_signals()
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(args=arguments, prog_name="ppipe", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        if not is_the_users(error):
+            raise
+        for line in str(error).splitlines() or [type(error).__name__]:
+            err.print(f"ppipe: error: {line}", markup=False, soft_wrap=True)
+        return _STATUS_ERROR
+    return status if isinstance(status, int) else 0
+
+
+def is_the_users(error: Exception) -> bool:
+    """Whether an error speaks of what the user gave, so that its message is enough.
+
+    Every exception class of ours does, and so do the system's about files and addresses.
+    """
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OURS

@@ -1,0 +1,75 @@
+"""bench: load on a served deployment, in an open loop, and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.deployment import load_deployment
+from planner.serial import dumps
+from ppipe.bench.workload import Workload, load_workload, make_workload, save_workload
+from ppipe.commands.make import DeploymentFile, WorkFolder
+from ppipe.console import err, out, progress_bar
+from ppipe.launcher import load_manifest
+from ppipe.workspace import Workspace
+
+PICTURES = 32
+
+
+def bench(
+    deployment_file: DeploymentFile,
+    work: WorkFolder = None,
+    load: Annotated[float, typer.Option(help="Offered load, as a share of what the plan serves.")] = 0.8,
+    seconds: Annotated[float, typer.Option(help="Length of the load.")] = 20.0,
+    arrivals: Annotated[
+        str, typer.Option(help="poisson, gamma:cv=2, mmpp:burst=3, cameras:fps=30, trace:path=FILE.")
+    ] = "poisson",
+    seed: Annotated[int, typer.Option(help="The same seed sends the same frames at the same times.")] = 1,
+    workload: Annotated[
+        Path | None, typer.Option(help="Replay this saved workload instead of making one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Send frames to a deployment that `ppipe serve` runs, and compare every answer with the unsplit
+    model's.
+    """
+    from ppipe.bench.picture import draw
+    from ppipe.bench.reference import make_references
+    from ppipe.bench.run import measure, planned_rates, save, slos_us
+    from ppipe.bench.target import served_target
+    from ppipe.bench.view import score_table
+    from ppipe.frames import make_pictures
+
+    deployment = load_deployment(deployment_file)
+    workspace = Workspace.of(deployment.name, work)
+    manifest = load_manifest(workspace.repository)
+    rates = planned_rates(manifest)
+    if workload is None:
+        wanted = {model: load * rate for model, rate in rates.items()}
+        sent = make_workload(wanted, seconds=seconds, seed=seed, frames=PICTURES, process=arrivals)
+    else:
+        sent = load_workload(workload)
+    pictures = make_pictures(_pictures_of(sent), seed=seed)
+    outputs = {entry.model: entry.outputs for entry in manifest.models}
+    references = make_references(deployment.models, outputs, pictures)
+    save_workload(sent, workspace.root / "workload.csv")
+    with progress_bar("sending", total=len(sent.arrivals)) as update:
+        measured = measure(
+            "ppipe",
+            served_target(manifest, pictures),
+            sent,
+            references,
+            slos_us(manifest),
+            planned_rps=sum(rates.values()),
+            progress=lambda count: update("", count, len(sent.arrivals)),
+        )
+    save([measured], workspace.root / "bench.json", {"seed": seed, "arrivals": arrivals})
+    draw([measured], workspace.root / "bench.png", f"{deployment.name}: planned and measured")
+    err.print(score_table([measured]))
+    out.print(dumps(measured.total) if as_json else str(workspace.root / "bench.json"), soft_wrap=True)
+
+
+def _pictures_of(workload: Workload) -> int:
+    return max(PICTURES, *(arrival.frame + 1 for arrival in workload.arrivals))

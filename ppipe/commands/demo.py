@@ -1,0 +1,91 @@
+"""demo: the whole main job on this machine, compared with two other ways to use the same GPUs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import ensembles
+from planner.deployment import Deployment, load_deployment
+from planner.serial import to_plain
+from ppipe.commands.make import WorkFolder
+from ppipe.console import err, out
+from ppipe.ports import PortInUse, check, free_base
+from ppipe.server_command import cluster_ports
+from ppipe.workspace import Workspace
+
+DEMO_FILE = Path(ensembles.__file__).parent / "examples" / "demo.yaml"
+PNG, JSON = "demo.png", "demo.json"
+
+
+def demo(
+    as_json: Annotated[bool, typer.Option("--json", help="Last line of output: the result as JSON.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=1.0, help="Length of the load. [default: for 560 frames]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of arrivals and pictures.")] = 1,
+    work: WorkFolder = None,
+    base_port: Annotated[
+        int | None, typer.Option(min=1024, max=60_000, help="First port. [default: the file's, if free]")
+    ] = None,
+    deployment_file: Annotated[
+        Path, typer.Option("--deployment", help="A deployment whose GPU classes all have stated speeds.")
+    ] = DEMO_FILE,
+) -> None:
+    """Profile, plan, generate, serve and measure; then the same load on NP's plan and on plain Triton."""
+    started = time.monotonic()
+    deployment = on_free_ports(load_deployment(deployment_file), base_port)
+    # They import torch, which takes seconds that a faulty file should not cost.
+    from ppipe.bench.picture import draw
+    from ppipe.bench.run import as_plain
+    from ppipe.bench.view import score_table
+    from ppipe.demo import DemoOptions, run_demo
+
+    workspace = Workspace.of(deployment.name, work)
+    result = run_demo(deployment, workspace, deployment_file.parent, DemoOptions(seconds=seconds, seed=seed))
+    draw(result.measured, workspace.root / PNG, f"{deployment.name}: planned and measured, one workload")
+    record = as_plain(result.measured, {"summary": result.summary(), "perf_analyzer": to_plain(result.perf)})
+    (workspace.root / JSON).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    show = err if as_json else out
+    show.print(score_table(result.measured))
+    show.print(
+        f"  perf_analyzer: {result.perf.throughput_rps:.1f} of {result.perf.asked_rps:.1f} frames/s asked, "
+        f"p99 {result.perf.p99_ms:.0f} ms"
+    )
+    show.print(
+        f"  {workspace.root / PNG}, {workspace.root / JSON}; {time.monotonic() - started:.0f} s in all"
+    )
+    if as_json:
+        out.print(json.dumps(result.summary()), soft_wrap=True, markup=False)
+    for fault in result.faults():
+        err.print(f"ppipe: error: {fault}", markup=False)
+    if result.faults():
+        raise typer.Exit(1)
+
+
+def on_free_ports(deployment: Deployment, base_port: int | None) -> Deployment:
+    """The deployment from `base_port` on, or from its own base port or the next one with enough free ports.
+
+    Raises PortInUse where the ports asked for are taken.
+    """
+    if base_port is not None:
+        moved = _moved(deployment, base_port)
+        check(cluster_ports(moved))
+        return moved
+    try:
+        check(cluster_ports(deployment))
+        return deployment
+    except PortInUse:
+        count = len(cluster_ports(deployment))
+        moved = _moved(deployment, free_base(deployment.cluster.base_port + 100, count))
+        check(cluster_ports(moved))  # addresses that the file itself fixes do not move
+        return moved
+
+
+def _moved(deployment: Deployment, base_port: int) -> Deployment:
+    cluster = deployment.cluster.model_copy(update={"base_port": base_port})
+    return deployment.model_copy(update={"cluster": cluster})

@@ -1,0 +1,79 @@
+"""profile, plan, generate: from a deployment file to model repositories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.deployment import load_deployment
+from ppipe import steps
+from ppipe.console import err, out, step
+from ppipe.workspace import Workspace
+
+DeploymentFile = Annotated[Path, typer.Argument(help="The deployment file, YAML.", show_default=False)]
+WorkFolder = Annotated[
+    Path | None, typer.Option("--work", help="Working folder. [default: .ppipe/<deployment's name>]")
+]
+
+
+def profile(
+    deployment_file: DeploymentFile,
+    work: WorkFolder = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that torch may use while timing.")] = 1,
+) -> None:
+    """Split each model into blocks and find how long each takes on each GPU class."""
+    deployment = load_deployment(deployment_file)
+    workspace = Workspace.of(deployment.name, work)
+    with step(f"profile: {', '.join(model.name for model in deployment.models)}"):
+        made = steps.run_profile(deployment, workspace, threads=threads)
+    for model in made.models:
+        sources = ", ".join(f"{table.gpu} {table.source.value}" for table in model.tables)
+        err.print(f"  {model.model}: {model.block_count} blocks; latencies: {sources}")
+    out.print(str(workspace.profile), soft_wrap=True)
+
+
+def plan(
+    deployment_file: DeploymentFile,
+    work: WorkFolder = None,
+    planner: Annotated[str, typer.Option(help="ppipe, or a baseline: np, dart-r.")] = "ppipe",
+) -> None:
+    """Choose pipelines, pools, batch sizes and workers, with a bound on how much better a plan could be."""
+    from ppipe.plan_view import plan_table
+
+    deployment = load_deployment(deployment_file)
+    workspace = Workspace.of(deployment.name, work)
+    made_profile = workspace.load_profile()
+    with step(f"plan: {planner}"):
+        made = steps.run_plan(deployment, made_profile, workspace, planner)
+    out.print(plan_table(made))
+    out.print(str(workspace.plan), soft_wrap=True)
+
+
+def generate(
+    deployment_file: DeploymentFile,
+    work: WorkFolder = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write. [default: <work>/repository]")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Overwrite files of ours that were edited since.")] = False,
+) -> None:
+    """Write one Triton model repository per server group, and the manifest of all names and addresses."""
+    from model_repo_generator.generate import generate as write_repository
+
+    deployment = load_deployment(deployment_file)
+    workspace = Workspace.of(deployment.name, work)
+    folder = output or workspace.repository
+    with step("generate: export programs, write repositories"):
+        manifest = write_repository(
+            deployment,
+            workspace.load_profile(),
+            workspace.load_plan(),
+            folder,
+            force=force,
+            base=deployment_file.parent,
+        )
+    servers = [server for server in (manifest.entry, *manifest.servers) if server.models]
+    err.print(f"  {sum(len(server.models) for server in servers)} Triton models on {len(servers)} servers")
+    out.print(str(folder), soft_wrap=True)

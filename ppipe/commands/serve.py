@@ -1,0 +1,42 @@
+"""serve: run the generated deployment here until it is told to stop."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.deployment import load_deployment
+from ppipe.commands.make import WorkFolder
+from ppipe.console import ServerBoard, err
+from ppipe.launcher import ServedDeployment
+from ppipe.workspace import Workspace
+
+
+def serve(
+    what: Annotated[Path, typer.Argument(help="A deployment file, or the folder of a generated repository.")],
+    work: WorkFolder = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop after this long. [default: when told to]")
+    ] = None,
+) -> None:
+    """Start every tritonserver of a local deployment, keep them running, and stop them on Ctrl-C."""
+    repository, logs = _folders(what, work)
+    with ServerBoard() as board, ServedDeployment(repository, logs, changed=board.changed) as served:
+        served.start()
+        entry = served.manifest.entry
+        err.print(
+            f"serving {', '.join(model.model for model in served.manifest.models)}: "
+            f"gRPC {entry.host}:{entry.grpc_port}, HTTP {entry.host}:{entry.http_port}; Ctrl-C stops it"
+        )
+        threading.Event().wait(seconds)
+
+
+def _folders(what: Path, work: Path | None) -> tuple[Path, Path]:
+    """Repository and logs."""
+    if what.is_dir():
+        return what, (work or what.resolve().parent) / "logs"
+    workspace = Workspace.of(load_deployment(what).name, work)
+    return workspace.repository, workspace.logs

@@ -1,0 +1,57 @@
+"""The steps of the main job, each from files to files: what the commands and the demo both do."""
+
+from __future__ import annotations
+
+from planner.deployment import Deployment
+from planner.manifest import DeploymentManifest
+from planner.plan import Plan
+from planner.problem import Problem
+from planner.profile import Profile
+from ppipe.console import progress_bar
+from ppipe.workspace import Workspace, save
+
+
+def run_profile(deployment: Deployment, workspace: Workspace, *, threads: int = 1) -> Profile:
+    """Split and time every model, and save that."""
+    # torch takes seconds to import, which other commands need not pay.
+    from planner.profiling.run import ProfileOptions, profile_deployment
+
+    with progress_bar("profiling") as update:
+        profile = profile_deployment(deployment, update, ProfileOptions(threads=threads))
+    save(profile, workspace.profile)
+    return profile
+
+
+def make_problem(deployment: Deployment, profile: Profile) -> Problem:
+    """The planning problem that a deployment states."""
+    return Problem(
+        cluster=deployment.to_cluster(),
+        profile=profile,
+        demands=deployment.to_demands(),
+        options=deployment.to_options(),
+    )
+
+
+def run_plan(deployment: Deployment, profile: Profile, workspace: Workspace, planner: str) -> Plan:
+    """Solve the problem, place the workers, and save that."""
+    from dataclasses import replace
+
+    from planner.planning import plan as make_plan
+
+    from planner.placement import place
+
+    problem = make_problem(deployment, profile)
+    plan = make_plan(problem, planner=planner)
+    if plan.placement is None:
+        plan = replace(plan, placement=place(plan, problem.cluster))
+    save(plan, workspace.plan)
+    return plan
+
+
+def run_generate(
+    deployment: Deployment, profile: Profile, plan: Plan, workspace: Workspace, *, force: bool = False
+) -> DeploymentManifest:
+    """Write the model repositories."""
+    from model_repo_generator.generate import generate
+
+    return generate(deployment, profile, plan, workspace.repository, force=force)
