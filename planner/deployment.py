@@ -157,11 +157,21 @@ class PreprocessSpec(_Strict):
 
 
 class PostprocessSpec(_Strict):
-    """Model output to an answer. classification: top-k indices, scores and labels."""
+    """Model output to an answer.
 
-    task: Literal["classification"] = "classification"
+    classification: the first output has a score per class; answers top-k indices, scores and labels.
+    detection: the first output is boxes [n, 4] (left, top, right, bottom), the second scores [n, classes];
+    answers at most `max_boxes` boxes that remain after non-maximum suppression per class.
+    segmentation: the first output is scores [classes, height, width]; answers the best class of each pixel.
+    """
+
+    task: Literal["classification", "detection", "segmentation"] = "classification"
     top_k: int = Field(default=5, ge=1, le=1000)
     labels: Path | None = None
+    max_boxes: int = Field(default=100, ge=1, le=10_000)
+    min_score: float = Field(default=0.05, ge=0, le=1)
+    max_overlap: float = Field(default=0.5, gt=0, le=1)
+    """Of two boxes of one class that overlap more (intersection over union), the lower score is dropped."""
 
 
 class ModelSpec(_Strict):
