@@ -16,6 +16,8 @@ FRAMES_PER_REQUEST = 1
 JPEG_INPUT = "jpeg"
 RAW_INPUT = "frame"
 CLASSES, SCORES, LABELS = "classes", "scores", "labels"
+DETECTED_BOXES, DETECTED_SCORES, DETECTED_CLASSES = "detected_boxes", "detected_scores", "detected_classes"
+LABEL_MAP = "label_map"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,21 @@ def classification_outputs(top_k: int, labelled: bool) -> tuple[TensorSpec, ...]
         TensorSpec(name=SCORES, dtype="FP32", shape=(top_k,)),
     )
     return (*plain, TensorSpec(name=LABELS, dtype="BYTES", shape=(top_k,))) if labelled else plain
+
+
+def detection_outputs(max_boxes: int, labelled: bool) -> tuple[TensorSpec, ...]:
+    """Boxes in falling order of score; rows past the last box have score 0, class -1 and an empty label."""
+    plain = (
+        TensorSpec(name=DETECTED_BOXES, dtype="FP32", shape=(max_boxes, 4)),
+        TensorSpec(name=DETECTED_SCORES, dtype="FP32", shape=(max_boxes,)),
+        TensorSpec(name=DETECTED_CLASSES, dtype="INT32", shape=(max_boxes,)),
+    )
+    return (*plain, TensorSpec(name=LABELS, dtype="BYTES", shape=(max_boxes,))) if labelled else plain
+
+
+def segmentation_outputs(height: int, width: int) -> tuple[TensorSpec, ...]:
+    """The best class of each pixel."""
+    return (TensorSpec(name=LABEL_MAP, dtype="UINT8", shape=(height, width)),)
 
 
 def entry_graph(

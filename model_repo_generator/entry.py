@@ -6,7 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ensembles.graphs import EnsembleGraph, StepModel, classification_outputs, entry_graph, frame_input
+from ensembles.graphs import (
+    EnsembleGraph,
+    StepModel,
+    classification_outputs,
+    detection_outputs,
+    entry_graph,
+    frame_input,
+    segmentation_outputs,
+)
 from model_repo_generator import naming
 from planner.deployment import ModelSpec, PostprocessSpec, PreprocessSpec
 from planner.profile import TensorSpec
@@ -46,7 +54,7 @@ def entry_models(
         preprocess=None if spec.preprocess is None else _preprocess(spec, spec.preprocess, inputs[0]),
         postprocess=None
         if spec.postprocess is None
-        else _postprocess(spec, spec.postprocess, outputs[0], labels),
+        else _postprocess(spec, spec.postprocess, outputs, labels),
     )
 
 
@@ -56,8 +64,11 @@ def preprocess_parameters(spec: PreprocessSpec) -> Mapping[str, str]:
 
 
 def postprocess_parameters(spec: PostprocessSpec, labels: Sequence[str]) -> Mapping[str, str]:
-    """Parameters of the postprocessing model; k is in its outputs' dims."""
-    return {"task": spec.task} | ({"labels": naming.LABELS_FILE} if labels else {})
+    """Parameters of the postprocessing model; k and the number of boxes are in its outputs' dims."""
+    parameters = {"task": spec.task} | ({"labels": naming.LABELS_FILE} if labels else {})
+    if spec.task == "detection":
+        parameters |= {"min_score": json.dumps(spec.min_score), "max_overlap": json.dumps(spec.max_overlap)}
+    return parameters
 
 
 def _preprocess(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> StepModel:
@@ -83,22 +94,61 @@ def _preprocess(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> 
 
 
 def _postprocess(
-    spec: ModelSpec, wanted: PostprocessSpec, logits: TensorSpec, labels: Sequence[str]
+    spec: ModelSpec, wanted: PostprocessSpec, given: Sequence[TensorSpec], labels: Sequence[str]
 ) -> StepModel:
     where = f"models.{spec.name}.postprocess"
+    make = {
+        "classification": _classification,
+        "detection": _detection,
+        "segmentation": _segmentation,
+    }[wanted.task]
+    inputs, outputs, classes = make(where, wanted, given, bool(labels))
+    if labels and len(labels) != classes:
+        raise EntryFault(
+            f"{where}.labels: {len(labels)} labels for {classes} classes; one line per class belongs"
+        )
+    taken = {tensor.name for tensor in given} & {tensor.name for tensor in outputs}
+    if taken:
+        raise EntryFault(f"{where}: the model's own output is called {min(taken)!r} already")
+    return StepModel(naming.postprocess(spec.name), inputs, outputs)
+
+
+Tensors = tuple[TensorSpec, ...]
+
+
+def _classification(
+    where: str, wanted: PostprocessSpec, given: Sequence[TensorSpec], labelled: bool
+) -> tuple[Tensors, Tensors, int]:
+    logits = given[0]
     if len(logits.shape) != 1:
         raise EntryFault(
             f"{where}: classification takes one score per class, but output {logits.name!r} has shape "
             f"{list(logits.shape)}"
         )
-    classes = logits.shape[0]
-    if wanted.top_k > classes:
-        raise EntryFault(f"{where}.top_k: {wanted.top_k} is more than the model's {classes} classes")
-    if labels and len(labels) != classes:
+    if wanted.top_k > logits.shape[0]:
+        raise EntryFault(f"{where}.top_k: {wanted.top_k} is more than the model's {logits.shape[0]} classes")
+    return (logits,), classification_outputs(wanted.top_k, labelled), logits.shape[0]
+
+
+def _detection(
+    where: str, wanted: PostprocessSpec, given: Sequence[TensorSpec], labelled: bool
+) -> tuple[Tensors, Tensors, int]:
+    shapes = [list(tensor.shape) for tensor in given[:2]]
+    boxes_fit = len(given) >= 2 and len(shapes[0]) == len(shapes[1]) == 2
+    if not boxes_fit or shapes[0] != [shapes[1][0], 4]:
+        raise EntryFault(f"{where}: detection takes boxes [n, 4] and scores [n, classes], not {shapes}")
+    return tuple(given[:2]), detection_outputs(wanted.max_boxes, labelled), shapes[1][1]
+
+
+def _segmentation(
+    where: str, wanted: PostprocessSpec, given: Sequence[TensorSpec], labelled: bool
+) -> tuple[Tensors, Tensors, int]:
+    scores = given[0]
+    if len(scores.shape) != 3 or scores.shape[0] > 256:
         raise EntryFault(
-            f"{where}.labels: {len(labels)} labels for {classes} classes; one line per class belongs"
+            f"{where}: segmentation takes scores [classes, height, width] of at most 256 classes, but output "
+            f"{scores.name!r} has shape {list(scores.shape)}"
         )
-    outputs = classification_outputs(wanted.top_k, bool(labels))
-    if logits.name in {output.name for output in outputs}:
-        raise EntryFault(f"{where}: the model's own output is called {logits.name!r} already")
-    return StepModel(naming.postprocess(spec.name), (logits,), outputs)
+    if labelled:
+        raise EntryFault(f"{where}.labels: segmentation answers numbers of classes; leave the label file out")
+    return (scores,), segmentation_outputs(*scores.shape[1:]), scores.shape[0]

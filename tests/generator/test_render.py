@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -248,14 +249,51 @@ def test_a_profile_of_another_input_is_refused(data: dict[str, Any], profile: Pr
 
 @pytest.mark.parametrize(
     ("postprocess", "said"),
-    [({"top_k": 6}, "top_k: 6 is more than the model's 5 classes")],
+    [
+        ({"top_k": 6}, "top_k: 6 is more than the model's 5 classes"),
+        ({"task": "detection"}, "detection takes boxes [n, 4] and scores [n, classes]"),
+        ({"task": "segmentation"}, "segmentation takes scores [classes, height, width]"),
+    ],
 )
 def test_postprocessing_that_does_not_fit_is_refused(
     data: dict[str, Any], profile: Profile, plan: Plan, postprocess: dict[str, Any], said: str
 ) -> None:
     data["models"][0]["postprocess"] = postprocess
-    with pytest.raises(EntryFault, match=said):
+    with pytest.raises(EntryFault) as fault:
         render(parse_deployment(data, "test"), profile, plan)
+    assert said in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "said"),
+    [((8, 8), "FP32", "preprocessing makes [3, height, width]"), ((3, 8, 8), "INT8", "makes FP32 or FP16")],
+)
+def test_preprocessing_that_does_not_fit_is_refused(
+    data: dict[str, Any],
+    profile: Profile,
+    plan: Plan,
+    shape: tuple[int, ...],
+    dtype: str,
+    said: str,
+) -> None:
+    data["models"][0]["input"] = {"name": "image", "dtype": dtype, "shape": list(shape)}
+    taken = TensorSpec(name="image", dtype=dtype, shape=shape)
+    other = Profile(models=(dataclasses.replace(profile.models[0], inputs=(taken,)),))
+    with pytest.raises(EntryFault) as fault:
+        render(parse_deployment(data, "test"), other, plan)
+    assert said in str(fault.value)
+
+
+def test_labels_must_be_as_many_as_the_classes(
+    data: dict[str, Any], profile: Profile, plan: Plan, tmp_path: Path
+) -> None:
+    data["models"][0]["postprocess"]["labels"] = "labels.txt"
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    deployment = parse_deployment(data, "test")
+    with pytest.raises(EntryFault, match="3 labels for 5 classes"):
+        render_once(deployment, profile, placed(plan, deployment, profile), base=tmp_path)
+    with pytest.raises(PlanFault, match=r"models\.net\.postprocess\.labels: .*labels\.txt"):
+        render_once(deployment, profile, placed(plan, deployment, profile), base=tmp_path / "elsewhere")
 
 
 def test_a_class_called_as_the_entry_group_is_refused(

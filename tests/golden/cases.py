@@ -1,7 +1,7 @@
 """The golden cases: deployments, profiles and plans by hand, and where what they render to is kept.
 
-After a meant change of the generator `.venv/bin/python -m tests.golden.cases` writes the folders anew; read the
-difference before committing it.
+After a meant change of the generator, `.venv/bin/python -m tests.golden.cases` writes the folders anew; read
+the difference before committing it.
 """
 
 import shutil
