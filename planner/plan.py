@@ -65,6 +65,8 @@ class ModelPlan:
     throughput_rps: float
     bound_by: tuple[str, ...] = ()
     note: str = ""
+    batch_build_rps: float | None = None
+    """Rate at which batches were assumed to fill; None: no time was planned for it."""
 
 
 @dataclass(frozen=True)

@@ -86,13 +86,27 @@ def search(
         pipelines_per_class_tuple=pipelines_per_class_tuple,
     )
     lost = [_losses(one, prices, price, objective) for one, price in zip(wanted, prices.frame, strict=True)]
-    rows = _pool(wanted, lost, effort)
-    pool = _narrow(question, rows)
-    outcome = PlanModel(pool).solve(Limits(relative_gap=effort.gap, nodes=effort.nodes))
-    if not outcome.uses:
-        raise NothingFound(f"no plan within {effort.nodes} nodes over {sum(map(len, rows))} pipelines")
+    rows, pool, outcome = _first(question, lost, effort)
     found = Found(tuple(pool.wanted), outcome.uses, prices.bound, prices, outcome.nodes)
     return _prove(question, found, rows, lost, effort) if effort.proof_nodes else found
+
+
+def _first(
+    question: Question, lost: Sequence[Floats], effort: Effort
+) -> tuple[list[Ints], Question, Outcome]:
+    """The MILP over the most promising pipelines; over more where those serve no plan. Raises
+    NothingFound.
+    """
+    count = max(effort.pool_per_model, effort.pool // len(question.wanted))
+    while True:
+        rows = _pool(question.wanted, lost, count)
+        pool = _narrow(question, rows)
+        outcome = PlanModel(pool).solve(Limits(relative_gap=effort.gap, nodes=effort.nodes))
+        if outcome.uses:
+            return rows, pool, outcome
+        if count >= max(map(len, lost)):
+            raise NothingFound(f"no plan within {effort.nodes} nodes over {sum(map(len, rows))} pipelines")
+        count *= 8
 
 
 def _losses(one: Wanted, prices: Prices, frame_price: float, objective: Objective) -> Floats:
@@ -100,9 +114,8 @@ def _losses(one: Wanted, prices: Prices, frame_price: float, objective: Objectiv
     return losses(one.columns, prices, frame_price, cap)
 
 
-def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], effort: Effort) -> list[Ints]:
-    """Per model the undominated pipelines of least loss."""
-    count = max(effort.pool_per_model, effort.pool // len(wanted))
+def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], count: int) -> list[Ints]:
+    """Per model the `count` undominated pipelines of least loss."""
     rows = []
     for one, loss in zip(wanted, lost, strict=True):
         # Half of the cheapest are usually dominated by others of them.

@@ -1,0 +1,175 @@
+"""From pipelines in use to a Plan: stages, whole workers, objective, utilisation, what one more GPU is worth.
+
+Rules
+- Every number of a plan is computed from its whole workers, in a fixed order; none is taken from the solver,
+  but for bound and prices, which are cut to 9 digits (the bound outwards, so that it stays one).
+- A pool keeps as many workers as its pipeline's throughput needs, no more.
+- Pipelines of a model stand in the order of falling throughput, then by stages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from planner.formulation import Use, stage_count
+from planner.packing import gpus_needed
+from planner.pipelines import Columns
+from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
+from planner.problem import Demand, Objective, Problem
+from planner.rates import assemble, margin_of, stage_latency_us, worker_rates_rps
+
+DIGITS = 9
+
+
+def model_plan(
+    problem: Problem, demand: Demand, columns: Columns, uses: Sequence[Use], trim: bool = True
+) -> ModelPlan:
+    """The plan of one model from the uses of its columns. `trim` False keeps workers that cannot be
+    kept busy.
+    """
+    pipelines = [_pipeline(problem, demand.model, columns, use) for use in uses]
+    if trim:
+        pipelines = [_trimmed(problem, pipeline, demand.model) for pipeline in pipelines]
+    ordered = sorted(pipelines, key=lambda pipeline: (-pipeline.throughput_rps, _key(pipeline)))
+    return ModelPlan(
+        model=demand.model,
+        slo_us=demand.slo_us,
+        slo_margin=margin_of(demand, problem.options),
+        pipelines=tuple(ordered),
+        throughput_rps=sum(pipeline.throughput_rps for pipeline in ordered),
+        batch_build_rps=demand.batch_build_rps,
+    )
+
+
+def _key(pipeline: Pipeline) -> tuple[tuple[int, int, str, int, int], ...]:
+    return tuple(
+        (stage.blocks.start, stage.blocks.end, stage.gpu, stage.slices_per_gpu, stage.batch_size)
+        for stage in pipeline.stages
+    )
+
+
+def _pipeline(problem: Problem, model: str, columns: Columns, use: Use) -> Pipeline:
+    profile = problem.profile.model(model)
+    stages = []
+    for i in range(stage_count(columns, use.row)):
+        start, end = int(columns.start[use.row, i]), int(columns.end[use.row, i])
+        gpu = problem.cluster.gpu_classes[int(columns.gpu[use.row, i])].name
+        slices, batch = int(columns.slices[use.row, i]), int(columns.batch[use.row, i])
+        stages.append(
+            Stage(
+                blocks=BlockRange(start, end),
+                gpu=gpu,
+                slices_per_gpu=slices,
+                batch_size=batch,
+                workers=use.workers[i],
+                latency_us=stage_latency_us(profile, start, end, gpu, slices, batch),
+            )
+        )
+    return assemble(profile, problem.cluster, stages)
+
+
+def _trimmed(problem: Problem, pipeline: Pipeline, model: str) -> Pipeline:
+    """The pipeline without workers that its slowest pool cannot keep busy."""
+    rates = worker_rates_rps(problem.cluster, pipeline.stages, pipeline.transfer_us)
+    parts = pipeline.stages[0].batch_size
+    stages = [
+        Stage(
+            blocks=stage.blocks,
+            gpu=stage.gpu,
+            slices_per_gpu=stage.slices_per_gpu,
+            batch_size=stage.batch_size,
+            workers=max(math.ceil(pipeline.throughput_rps / rate - 1e-9), parts // stage.batch_size),
+            latency_us=stage.latency_us,
+        )
+        for stage, rate in zip(pipeline.stages, rates, strict=True)
+    ]
+    return assemble(problem.profile.model(model), problem.cluster, stages)
+
+
+def objective_of(problem: Problem, models: Sequence[ModelPlan]) -> float:
+    """The least of throughput / weight, or the cost of all GPUs in use."""
+    if problem.options.objective is Objective.MAX_RATE:
+        pairs = zip(models, problem.demands, strict=True)
+        return min((model.throughput_rps / weight_of(demand) for model, demand in pairs), default=0.0)
+    costs = problem.options.gpu_cost
+    return float(sum(costs.get(gpu, 1.0) * count for gpu, count in gpus_used(problem, models).items()))
+
+
+def weight_of(demand: Demand) -> float:
+    """Weight for max-rate: its own, or its rate where only that is given."""
+    weight = demand.weight if demand.weight is not None else demand.rate_rps
+    if weight is None:
+        raise ValueError(f"demand for {demand.model}: neither weight nor rate_rps is given; give one above 0")
+    return weight
+
+
+def gpus_used(problem: Problem, models: Sequence[ModelPlan]) -> dict[str, int]:
+    """Whole GPUs per class: per model, stage position and class, workers / slices rounded up."""
+    used = {gpu_class.name: 0 for gpu_class in problem.cluster.gpu_classes}
+    for model in models:
+        for (_, gpu), pools in pools_by_place(model).items():
+            used[gpu] += gpus_needed(pools)
+    return used
+
+
+def pools_by_place(model: ModelPlan) -> dict[tuple[int, str], list[tuple[int, int]]]:
+    """(slices per GPU, workers) of a model's pools per stage position and class."""
+    places: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    for pipeline in model.pipelines:
+        for position, stage in enumerate(pipeline.stages):
+            places.setdefault((position, stage.gpu), []).append((stage.slices_per_gpu, stage.workers))
+    return places
+
+
+def utilisation(problem: Problem, models: Sequence[ModelPlan]) -> dict[str, float]:
+    """Per class, the share of all its GPUs' time that stages compute when every pipeline runs at its
+    throughput.
+    """
+    busy = {gpu_class.name: 0.0 for gpu_class in problem.cluster.gpu_classes}
+    for model in models:
+        for pipeline in model.pipelines:
+            for stage in pipeline.stages:
+                batches_per_s = pipeline.throughput_rps / stage.batch_size
+                busy[stage.gpu] += batches_per_s * stage.latency_us / 1e6 / stage.slices_per_gpu
+    counts = {gpu: problem.cluster.gpu_count(gpu) for gpu in busy}
+    return {gpu: busy[gpu] / counts[gpu] if counts[gpu] else 0.0 for gpu in busy}
+
+
+def assemble_plan(
+    problem: Problem,
+    planner: str,
+    models: Sequence[ModelPlan],
+    bound: float,
+    gpu_price: Sequence[float],
+    solver: str,
+    problem_hash: str = "",
+) -> Plan:
+    """The whole plan, without placement."""
+    objective = objective_of(problem, models)
+    maximise = problem.options.objective is Objective.MAX_RATE
+    bound = max(objective, _cut(bound, up=True)) if maximise else min(objective, _cut(bound, up=False))
+    prices: Mapping[str, float] = {
+        gpu_class.name: _cut(price, up=True)
+        for gpu_class, price in zip(problem.cluster.gpu_classes, gpu_price, strict=True)
+    }
+    return Plan(
+        planner=planner,
+        objective=objective,
+        upper_bound=bound,
+        gap=abs(bound - objective) / objective if objective else 0.0,
+        solver=solver,
+        models=tuple(models),
+        gpu_price=prices,
+        utilisation=utilisation(problem, models),
+        gpus_used=gpus_used(problem, models),
+        problem_hash=problem_hash,
+    )
+
+
+def _cut(value: float, up: bool) -> float:
+    """`value` to 9 digits, rounded up or down: digits beyond depend on how a solver was compiled."""
+    if value == 0 or not math.isfinite(value):
+        return 0.0 if value == 0 else value
+    scale = 10.0 ** (DIGITS - 1 - math.floor(math.log10(abs(value))))
+    return (math.ceil if up else math.floor)(value * scale) / scale

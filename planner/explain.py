@@ -1,0 +1,215 @@
+"""Says why a problem cannot be planned, and the smallest change that would help.
+
+Rules: bad input is a ProblemError that names field, value and what is accepted; input that is well formed but
+cannot be served is an Infeasible, which names per model the fastest pipeline there is and on which classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from planner.cluster import Cluster, Server
+from planner.formulation import stage_count
+from planner.pipelines import Columns, enumerate_columns
+from planner.problem import Demand, Objective, PlanOptions, Problem
+from planner.profile import ModelProfile
+from planner.rates import budget_us, margin_of
+
+MAX_STAGES = 4
+MOST_EXTRA_GPUS = 1 << 20
+
+
+class ProblemError(ValueError):
+    """Input that is wrong in itself; one line per fault."""
+
+
+class Infeasible(ValueError):
+    """Nothing can serve what is wanted. `reasons`: per model in the message, or '' for the cluster as a
+    whole.
+    """
+
+    def __init__(self, message: str, reasons: tuple[NoPipeline, ...] = ()) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+
+@dataclass(frozen=True)
+class NoPipeline:
+    """Why a model has no feasible pipeline. `fastest_us` None: it runs on no class of the cluster at all."""
+
+    model: str
+    fastest_us: float | None
+    classes: tuple[str, ...]
+    message: str
+
+
+def validate(problem: Problem) -> None:
+    """Raises ProblemError with every fault of a problem's options and demands."""
+    faults = [*_option_faults(problem.options), *_demand_faults(problem)]
+    if not any(problem.cluster.gpu_count(gpu_class.name) for gpu_class in problem.cluster.gpu_classes):
+        faults.append("cluster: it has no GPU; add a server")
+    if faults:
+        raise ProblemError("\n".join(faults))
+
+
+def _option_faults(options: PlanOptions) -> list[str]:
+    faults = []
+    if not 1 <= options.max_stages <= MAX_STAGES:
+        faults.append(f"options.max_stages: {options.max_stages}; accepted are 1 to {MAX_STAGES}")
+    if not 0 <= options.slo_margin < 1:
+        faults.append(f"options.slo_margin: {options.slo_margin}; accepted are 0 <= margin < 1")
+    if not (math.isfinite(options.batch_build_factor) and options.batch_build_factor >= 0):
+        factor = options.batch_build_factor
+        faults.append(f"options.batch_build_factor: {factor}; accepted is any number >= 0")
+    limit = options.pipelines_per_class_pair
+    if limit is not None and limit < 1:
+        faults.append(f"options.pipelines_per_class_pair: {limit}; accepted are 1 and above, or none")
+    for gpu, cost in options.gpu_cost.items():
+        if not (math.isfinite(cost) and cost > 0):
+            faults.append(f"options.gpu_cost of {gpu}: {cost}; accepted is any number > 0")
+    return faults
+
+
+def _demand_faults(problem: Problem) -> list[str]:
+    faults = []
+    names = [demand.model for demand in problem.demands]
+    known = [profile.model for profile in problem.profile.models]
+    if not names:
+        faults.append("demands: none; at least one model is needed")
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        faults.append(f"demands: {name} is listed {names.count(name)} times; once is accepted")
+    for demand in problem.demands:
+        where = f"demand for {demand.model}"
+        if demand.model not in known:
+            faults.append(f"{where}: no profile of it; profiled are {', '.join(known) or 'none'}")
+        if demand.slo_us < 1:
+            faults.append(f"{where}: slo_us {demand.slo_us}; accepted is any whole number >= 1")
+        if demand.slo_margin is not None and not 0 <= demand.slo_margin < 1:
+            faults.append(f"{where}: slo_margin {demand.slo_margin}; accepted are 0 <= margin < 1")
+        for field in ("weight", "rate_rps", "batch_build_rps"):
+            value = getattr(demand, field)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                faults.append(f"{where}: {field} {value}; accepted is any number > 0")
+        if problem.options.objective is Objective.MIN_COST and demand.rate_rps is None:
+            faults.append(f"{where}: rate_rps is missing; objective min-cost needs one for every model")
+        elif demand.weight is None and demand.rate_rps is None:
+            faults.append(f"{where}: neither weight nor rate_rps; objective max-rate needs one of them")
+    return faults
+
+
+def no_pipelines(problem: Problem, demands: list[Demand]) -> Infeasible:
+    """The error for models without any feasible pipeline."""
+    reasons = tuple(_no_pipeline(problem, demand) for demand in demands)
+    return Infeasible("\n".join(reason.message for reason in reasons), reasons)
+
+
+def _no_pipeline(problem: Problem, demand: Demand) -> NoPipeline:
+    profile = problem.profile.model(demand.model)
+    columns = enumerate_columns(profile, problem.cluster, replace(demand, slo_us=2**62), problem.options)
+    if not len(columns):
+        return NoPipeline(demand.model, None, (), _nowhere(problem, profile))
+    row = int(np.argmin(columns.latency_us))
+    fastest = math.ceil(float(columns.latency_us[row]) - 1e-6)
+    classes = tuple(
+        problem.cluster.gpu_classes[int(columns.gpu[row, i])].name for i in range(stage_count(columns, row))
+    )
+    margin = margin_of(demand, problem.options)
+    text = (
+        f"{demand.model}: no pipeline meets its SLO. The fastest takes {fastest / 1000:.3f} ms on "
+        f"{_shape(problem.cluster, columns, row)}; the SLO of {demand.slo_us / 1000:.3f} ms less a margin "
+        f"of {margin:g} leaves {budget_us(demand, problem.options) / 1000:.3f} ms. "
+    )
+    if fastest <= demand.slo_us:
+        text += f"A margin of {_round_down(1 - fastest / demand.slo_us)} would do, or "
+    needed = math.ceil(fastest / (1 - margin)) + 1
+    text += f"an SLO of {needed / 1000:.3f} ms."
+    return NoPipeline(demand.model, float(fastest), classes, text)
+
+
+def _round_down(share: float) -> float:
+    return math.floor(max(0.0, share) * 10_000) / 10_000
+
+
+def _shape(cluster: Cluster, columns: Columns, row: int) -> str:
+    names = []
+    for i in range(stage_count(columns, row)):
+        slices = int(columns.slices[row, i])
+        part = f" (1/{slices} GPU)" if slices > 1 else ""
+        names.append(cluster.gpu_classes[int(columns.gpu[row, i])].name + part)
+    return " -> ".join(names) + f" at batch {int(columns.batch[row, 0])}"
+
+
+def _nowhere(problem: Problem, profile: ModelProfile) -> str:
+    there = [c.name for c in problem.cluster.gpu_classes if problem.cluster.gpu_count(c.name)]
+    profiled = sorted({table.gpu for table in profile.tables})
+    shared = [gpu for gpu in there if gpu in profiled]
+    if not shared:
+        return (
+            f"{profile.model}: profiled on {', '.join(profiled) or 'no GPU class'}; the cluster has "
+            f"{', '.join(there)}. Profile it on one of those."
+        )
+    weights = sum(profile.weight_bytes) / 2**30
+    return (
+        f"{profile.model}: no split into up to {problem.options.max_stages} stages fits the memory of "
+        f"{', '.join(shared)} ({weights:.2f} GiB of weights in all). "
+        "Allow more stages or blocks, or larger GPUs."
+    )
+
+
+def rates_too_high(problem: Problem, share: float, servable: Callable[[Problem], bool]) -> Infeasible:
+    """The error for rates beyond the cluster; `servable` says whether a changed problem could be served."""
+    lines = [
+        f"The cluster can serve at most {share:.1%} of the wanted rates "
+        f"({', '.join(f'{d.model} {d.rate_rps:g} rps' for d in problem.demands)}).",
+        f"Rates at {math.floor(share * 1000) / 10:g} % of these may do; or one of:",
+    ]
+    for gpu_class in problem.cluster.gpu_classes:
+        extra = _extra_gpus(problem, gpu_class.name, servable)
+        if extra is not None:
+            lines.append(f"  at least {extra} more {gpu_class.name}")
+    return Infeasible("\n".join(lines))
+
+
+def _extra_gpus(problem: Problem, gpu: str, servable: Callable[[Problem], bool]) -> int | None:
+    """The least number of GPUs of one class to add, by bisection; None where no number helps."""
+    high = 1
+    while not servable(with_more(problem, gpu, high)):
+        high *= 2
+        if high > MOST_EXTRA_GPUS:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if servable(with_more(problem, gpu, middle)) else (middle, high)
+    return high
+
+
+def with_more(problem: Problem, gpu: str, count: int) -> Problem:
+    """The problem with `count` more GPUs of a class, on servers like those that it has."""
+    size = problem.cluster.gpus_per_server(gpu)
+    alike = [server.bandwidth_gbps for server in problem.cluster.servers_of(gpu) or problem.cluster.servers]
+    taken = {server.name for server in problem.cluster.servers}
+    servers = list(problem.cluster.servers)
+    number = 0
+    while count > 0:
+        name = f"more-{gpu}-{number}"
+        number += 1
+        if name not in taken:
+            servers.append(Server(name, gpu, min(size, count), min(alike)))
+            count -= size
+    return replace(problem, cluster=replace(problem.cluster, servers=tuple(servers)))
+
+
+def too_few_gpus(problem: Problem) -> Infeasible:
+    """The error for models that whole GPUs cannot be shared out to."""
+    classes = problem.cluster.gpu_classes
+    there = ", ".join(f"{problem.cluster.gpu_count(c.name)} {c.name}" for c in classes)
+    names = ", ".join(demand.model for demand in problem.demands)
+    return Infeasible(
+        f"{len(problem.demands)} models ({names}) cannot all be served as wanted by {there}: "
+        "every model needs whole GPUs of its own for each stage. Add GPUs or take models away."
+    )

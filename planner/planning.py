@@ -1,0 +1,182 @@
+"""The planner's front door: a problem in, a checked and placed plan out.
+
+`plan(problem)` proves its plan to 1e-4 where it can; mode "fast" is for planning again at once when a GPU is
+lost: same formulation, few candidates, the relaxation's bound. Every plan is checked by planner.feasibility
+before it is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+from planner import serial
+from planner.assembly import assemble_plan, model_plan, weight_of
+from planner.baselines import dart_models, one_stage
+from planner.binding import bound_by
+from planner.explain import (
+    Infeasible,
+    ProblemError,
+    no_pipelines,
+    rates_too_high,
+    too_few_gpus,
+    validate,
+)
+from planner.feasibility import check
+from planner.pipelines import Columns, enumerate_columns
+from planner.placement import place
+from planner.plan import Plan
+from planner.prices import RatesTooHigh, Wanted, relax
+from planner.problem import Demand, Objective, Problem
+from planner.search import FAST, PROVEN, Effort, Found, NothingFound, search
+from planner.solver import version
+
+Planner = Literal["ppipe", "np", "dart-r"]
+Mode = Literal["fast", "proven"]
+
+
+def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan:
+    """The plan of `problem`. Raises ProblemError, Infeasible, ValueError (unknown planner or mode)."""
+    _require("planner", planner, get_args(Planner))
+    _require("mode", mode, get_args(Mode))
+    validate(problem)
+    effort = FAST if mode == "fast" else PROVEN
+    resolved = with_build_rates(problem)
+    problem_hash = serial.content_hash(problem)
+    if planner == "ppipe":
+        made = _milp(resolved, "ppipe", effort, problem_hash)
+    else:
+        made = _milp(one_stage(resolved), "np", effort, problem_hash)
+    if planner == "dart-r":
+        made = _dart(resolved, made, problem_hash)
+    made = replace(made, placement=place(made, problem.cluster))
+    check(made, resolved)
+    return made
+
+
+def _require(field: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} {value!r} is not one of {', '.join(allowed)}")
+
+
+def with_build_rates(problem: Problem) -> Problem:
+    """The problem with every model's batch building rate filled in.
+
+    What is given stands. For min-cost it is the wanted rate; for max-rate NP's throughput without batch
+    building, or, for models that NP cannot serve, the rate that the relaxation over all pipelines without
+    batch building gives.
+    """
+    open_demands = [demand for demand in problem.demands if demand.batch_build_rps is None]
+    if not open_demands or problem.options.batch_build_factor == 0:
+        return problem
+    if problem.options.objective is Objective.MIN_COST:
+        rates = {demand.model: demand.rate_rps for demand in open_demands}
+    else:
+        rates = _rates_without_building(problem)
+    filled = tuple(
+        replace(demand, batch_build_rps=rates.get(demand.model)) if demand.batch_build_rps is None else demand
+        for demand in problem.demands
+    )
+    return replace(problem, demands=filled)
+
+
+def _rates_without_building(problem: Problem) -> dict[str, float | None]:
+    instant = replace(problem, options=replace(problem.options, batch_build_factor=0.0))
+    whole = one_stage(instant)
+    served = tuple(demand for demand in problem.demands if len(_columns(whole, demand)))
+    rates: dict[str, float | None] = {}
+    if served:
+        try:
+            found = _milp(replace(whole, demands=served), "np", FAST, "")
+            rates = {model.model: model.throughput_rps for model in found.models}
+        except Infeasible:
+            rates = {}
+    rest = [demand for demand in problem.demands if demand.model not in rates]
+    wanted = [Wanted(demand.model, _columns(instant, demand), weight_of(demand)) for demand in rest]
+    wanted = [one for one in wanted if len(one.columns)]
+    if wanted:
+        bound = relax(problem.cluster, wanted, Objective.MAX_RATE, _gpu_cost(problem)).bound
+        rates |= {one.model: bound * one.rate for one in wanted}
+    return rates
+
+
+def _columns(problem: Problem, demand: Demand) -> Columns:
+    return enumerate_columns(problem.profile.model(demand.model), problem.cluster, demand, problem.options)
+
+
+def _gpu_cost(problem: Problem) -> list[float]:
+    return [problem.options.gpu_cost.get(c.name, 1.0) for c in problem.cluster.gpu_classes]
+
+
+def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> Plan:
+    """Plan by planner.search. Raises Infeasible."""
+    wanted = _wanted(problem)
+    found = _search(problem, wanted, effort)
+    models = [
+        model_plan(problem, demand, one.columns, uses)
+        for demand, one, uses in zip(problem.demands, found.wanted, found.uses, strict=True)
+    ]
+    if any(not model.pipelines for model in models):
+        raise too_few_gpus(problem)
+    binding = bound_by(problem, wanted, found.prices)
+    models = [replace(model, bound_by=what) for model, what in zip(models, binding, strict=True)]
+    return assemble_plan(
+        problem, planner, models, found.bound, found.prices.capacity, version(), problem_hash
+    )
+
+
+def _wanted(problem: Problem) -> list[Wanted]:
+    """Every model with its pipelines. Raises Infeasible where one has none."""
+    wanted = []
+    for demand in problem.demands:
+        rate = demand.rate_rps if problem.options.objective is Objective.MIN_COST else weight_of(demand)
+        assert rate is not None  # validate() saw to it
+        wanted.append(Wanted(demand.model, _columns(problem, demand), rate))
+    missing = [d for d, one in zip(problem.demands, wanted, strict=True) if not len(one.columns)]
+    if missing:
+        raise no_pipelines(problem, missing)
+    return wanted
+
+
+def _search(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found:
+    options = problem.options
+    try:
+        return search(
+            problem.cluster,
+            wanted,
+            options.objective,
+            _gpu_cost(problem),
+            effort,
+            options.pipelines_per_class_pair,
+        )
+    except RatesTooHigh as error:
+        raise rates_too_high(problem, error.share, _servable) from error
+    except NothingFound as error:
+        raise too_few_gpus(problem) from error
+
+
+def _servable(problem: Problem) -> bool:
+    """Could the relaxation serve the rates? A class that adds no pipeline is no help."""
+    try:
+        relax(problem.cluster, _wanted(problem), Objective.MIN_COST, _gpu_cost(problem))
+    except RatesTooHigh:
+        return False
+    return True
+
+
+def _dart(problem: Problem, np_plan: Plan, problem_hash: str) -> Plan:
+    """DART-r from NP's split of the GPUs. A rule, not a search: its bound is the one over all plans of
+    the problem.
+    """
+    if problem.options.objective is not Objective.MAX_RATE:
+        raise ProblemError("options.objective: min-cost; planner dart-r accepts max-rate only")
+    models = dart_models(problem, np_plan)
+    empty = [model.model for model in models if not model.pipelines]
+    if empty:
+        raise Infeasible(f"DART-r has no pipeline for {', '.join(empty)}")
+    prices = relax(problem.cluster, _wanted(problem), Objective.MAX_RATE, _gpu_cost(problem))
+    return assemble_plan(problem, "dart-r", models, prices.bound, prices.capacity, version(), problem_hash)
+
+
+__all__ = ["Infeasible", "Mode", "Planner", "ProblemError", "plan", "with_build_rates"]
