@@ -9,6 +9,7 @@ from pathlib import Path
 
 from planner import serial
 from planner.manifest import DeploymentManifest
+from python_backend.runtime.versions import check_versions
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ModelFolder:
 
 
 def open_model_folder(args: Mapping[str, str]) -> ModelFolder:
-    """Read what Triton passed to initialize(). Raises ValueError, OSError, FormatError."""
+    """Read what Triton passed to initialize(). Raises ValueError, OSError, FormatError, VersionMismatch."""
     config = json.loads(args["model_config"])
     parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
     name = args["model_name"]
@@ -41,4 +42,5 @@ def open_model_folder(args: Mapping[str, str]) -> ModelFolder:
         raise ValueError(
             f"{name}: generated for plan {plan_hash}, but {path} is of plan {manifest.plan_hash}"
         )
+    check_versions(manifest.versions, runs_programs="worker_name" in parameters)
     return ModelFolder(name=name, parameters=parameters, manifest=manifest, root=path.parent)
