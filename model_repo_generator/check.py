@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from model_repo_generator.bundle import BUNDLE
 from model_repo_generator.export import stage_ranges
 from model_repo_generator.generate import placed, render_once
 from model_repo_generator.write import (
@@ -77,6 +78,7 @@ def check(
         epoch=_epoch_of(out_dir) if epoch is None else epoch,
         base=base,
         program_hashes={path: listing.files[path].sha256 for path in needed if path in listing.files},
+        self_contained=(out_dir / BUNDLE).is_dir(),
     )
     differences = [
         *compare_texts(rendered.files, out_dir),

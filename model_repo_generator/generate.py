@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from model_repo_generator.bundle import bundle_files
 from model_repo_generator.checks import PlanFault, check_pipelines, check_placement
 from model_repo_generator.export import export_programs, hashes, stage_ranges
 from model_repo_generator.render import Rendered, render
@@ -36,11 +37,13 @@ def generate(
     force: bool = False,
     export: bool = True,
     base: Path = Path(),
+    self_contained: bool = False,
 ) -> DeploymentManifest:
     """Write the repositories of `plan` to `out_dir` and return what deployment.json says.
 
     Without `export` the programs are named and not made: for a look, not for a server. `base`: folder that
-    relative paths of the deployment file start from. Raises ValueError (PlanFault, NameFault, EntryFault,
+    relative paths of the deployment file start from. `self_contained`: with a copy of the run time, so that
+    servers need not have this package. Raises ValueError (PlanFault, NameFault, EntryFault,
     ExportFault), WriteFault.
     """
     plan = placed(plan, deployment, profile)
@@ -50,7 +53,13 @@ def generate(
         plan,
         out_dir,
         lambda program_hashes: render_once(
-            deployment, profile, plan, epoch=epoch, base=base, program_hashes=program_hashes
+            deployment,
+            profile,
+            plan,
+            epoch=epoch,
+            base=base,
+            program_hashes=program_hashes,
+            self_contained=self_contained,
         ),
         force=force,
         export=export,
@@ -89,6 +98,7 @@ def render_once(
     epoch: int = 1,
     base: Path = Path(),
     program_hashes: Mapping[str, str] | None = None,
+    self_contained: bool = False,
 ) -> Rendered:
     """What `generate` would write but for the programs: label files are read, nothing is written."""
     return render(
@@ -100,6 +110,7 @@ def render_once(
         program_hashes=program_hashes,
         labels=read_labels(deployment, base),
         versions=installed_versions(),
+        bundle=bundle_files() if self_contained else None,
     )
 
 

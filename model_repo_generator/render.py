@@ -23,7 +23,7 @@ from model_repo_generator.entry import (
     postprocess_parameters,
     preprocess_parameters,
 )
-from model_repo_generator.shims import VERSION_FOLDER, ensemble_version, model_py, stage_py
+from model_repo_generator.shims import VERSION_FOLDER, ensemble_version, model_py
 from planner import serial
 from planner.deployment import Deployment, ModelSpec
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, StageProgram
@@ -54,8 +54,10 @@ def render(
     program_hashes: Mapping[str, str] | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
     versions: Mapping[str, str] | None = None,
+    bundle: Mapping[str, str] | None = None,
 ) -> Rendered:
-    """`program_hashes`: SHA-256 by program path; `labels`: per model, the lines of its label file.
+    """`program_hashes`: SHA-256 by program path; `labels`: per model, the lines of its label file; `bundle`:
+    a copy of the run time that the models shall use, as bundle.bundle_files makes it.
 
     Raises PlanFault, NameFault, EntryFault: all are ValueErrors that name what is wrong.
     """
@@ -82,10 +84,11 @@ def render(
         program_hashes=program_hashes or {},
         versions=versions or {},
     )
-    files: Files = {MANIFEST_NAME: serial.dumps(manifest)}
+    files: Files = {MANIFEST_NAME: serial.dumps(manifest), **(bundle or {})}
     for spec in deployment.models:
-        files.update(_entry_files(spec, manifest, entries[spec.name], labels.get(spec.name, ())))
-        files.update(_stage_files(manifest.model(spec.name), plan, manifest.plan_hash))
+        models = entries[spec.name]
+        files.update(_entry_files(spec, manifest, models, labels.get(spec.name, ()), bool(bundle)))
+        files.update(_stage_files(manifest.model(spec.name), plan, manifest.plan_hash, bool(bundle)))
     return Rendered(manifest=manifest, files=files)
 
 
@@ -102,7 +105,7 @@ def _all_names(model: str, entry: EntryModels, served: ServedModel) -> list[str]
     return [*entry.names(model), *workers]
 
 
-def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str) -> Iterator[tuple[str, str]]:
+def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, bundled: bool) -> Iterator[tuple[str, str]]:
     assert plan.placement is not None
     for seat in plan.placement.workers:
         if seat.model != entry.model:
@@ -123,7 +126,10 @@ def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str) -> Iterator[tupl
         program = entry.programs[seat.pipeline][seat.stage]
         text = _stage_config(entry, worker.name, program, seat.gpu_id, parameters)
         yield f"{folder}/config.pbtxt", text
-        yield f"{folder}/{VERSION_FOLDER}/model.py", stage_py(_mps_percentage(stage, program))
+        yield (
+            f"{folder}/{VERSION_FOLDER}/model.py",
+            model_py("stage", bundled, _mps_percentage(stage, program)),
+        )
 
 
 def _stage_config(
@@ -148,22 +154,25 @@ def _mps_percentage(stage: Stage, program: StageProgram) -> int | None:
 
 
 def _entry_files(
-    spec: ModelSpec, manifest: DeploymentManifest, models: EntryModels, labels: Sequence[str]
+    spec: ModelSpec,
+    manifest: DeploymentManifest,
+    models: EntryModels,
+    labels: Sequence[str],
+    bundled: bool,
 ) -> Iterator[tuple[str, str]]:
     root = naming.group_folder(naming.ENTRY_GROUP)
     shared = {"manifest": MANIFEST_FROM_MODEL, "plan_hash": manifest.plan_hash, "model": spec.name}
-    dispatch = models.dispatch
-    yield from _python_model(
-        root, dispatch, config.dispatcher_config(*_tensors(dispatch), shared), "dispatcher"
-    )
+    step = models.dispatch
+    text = config.dispatcher_config(*_tensors(step), shared)
+    yield from _python_model(root, step, text, model_py("dispatcher", bundled))
     if models.preprocess is not None and spec.preprocess is not None:
         step = models.preprocess
         text = config.preprocess_config(*_tensors(step), preprocess_parameters(spec.preprocess))
-        yield from _python_model(root, step, text, "preprocess")
+        yield from _python_model(root, step, text, model_py("preprocess", bundled))
     if models.postprocess is not None and spec.postprocess is not None:
         step = models.postprocess
         text = config.postprocess_config(*_tensors(step), postprocess_parameters(spec.postprocess, labels))
-        yield from _python_model(root, step, text, "postprocess")
+        yield from _python_model(root, step, text, model_py("postprocess", bundled))
         if labels:
             yield f"{root}/{step.name}/{naming.LABELS_FILE}", "".join(f"{label}\n" for label in labels)
     for graph in models.ensembles(spec.name):
@@ -175,6 +184,6 @@ def _tensors(step: StepModel) -> tuple[str, tuple[TensorSpec, ...], tuple[Tensor
     return step.name, step.inputs, step.outputs
 
 
-def _python_model(root: str, step: StepModel, text: str, adapter: str) -> Iterator[tuple[str, str]]:
+def _python_model(root: str, step: StepModel, text: str, code: str) -> Iterator[tuple[str, str]]:
     yield f"{root}/{step.name}/config.pbtxt", text
-    yield f"{root}/{step.name}/{VERSION_FOLDER}/model.py", model_py(adapter)
+    yield f"{root}/{step.name}/{VERSION_FOLDER}/model.py", code

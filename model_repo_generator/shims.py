@@ -4,41 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from model_repo_generator.bundle import BUNDLE
+
 VERSION_FOLDER = "1"
 ADAPTERS = ("dispatcher", "plain", "postprocess", "preprocess", "stage")
 
-_MODEL = '''"""Written by ppipe generate; config.pbtxt in the folder above says what this is."""
-
-from python_backend.triton.{adapter} import TritonPythonModel
-
-__all__ = ["TritonPythonModel"]
+_HEAD = '''"""Written by ppipe generate; config.pbtxt in the folder above says what this is."""
 '''
 
-_SLICE = '''"""Written by ppipe generate; config.pbtxt in the folder above says what this is."""
-
+_SLICE = """
 import os
 
 # A slice of a GPU under MPS. CUDA reads this once, when it starts, so it comes before any import of torch.
 os.environ["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "{percentage:d}"
+"""
 
-from python_backend.triton.{adapter} import TritonPythonModel  # noqa: E402
+_BUNDLED = """
+import sys
+from pathlib import Path
+
+# The repository carries the run time: <repository>/groups/<group>/<model>/<version>/model.py.
+sys.path.insert(0, str(Path(__file__).resolve().parents[4] / "{bundle}"))
+"""
+
+_ADAPTER = """
+from python_backend.triton.{adapter} import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
-'''
+"""
 
 
-def model_py(adapter: str) -> str:
-    """model.py of an adapter in python_backend.triton."""
+def model_py(adapter: str, bundled: bool = False, mps_percentage: int | None = None) -> str:
+    """model.py of an adapter in python_backend.triton.
+
+    `bundled`: it takes the run time from the repository. `mps_percentage`: share of its GPU's threads.
+    """
     if adapter not in ADAPTERS:
         raise ValueError(f"no adapter {adapter!r}; there are {', '.join(ADAPTERS)}")
-    return _MODEL.format(adapter=adapter)
-
-
-def stage_py(mps_percentage: int | None) -> str:
-    """model.py of a stage worker; with `mps_percentage` it may use that share of its GPU's threads."""
-    if mps_percentage is None:
-        return model_py("stage")
-    return _SLICE.format(adapter="stage", percentage=mps_percentage)
+    parts = [
+        _HEAD,
+        _SLICE.format(percentage=mps_percentage) if mps_percentage is not None else "",
+        _BUNDLED.format(bundle=BUNDLE) if bundled else "",
+        _ADAPTER.format(adapter=adapter),
+    ]
+    return "".join(parts)
 
 
 def ensemble_version(folder: str) -> Iterator[tuple[str, str]]:

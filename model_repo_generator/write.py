@@ -205,7 +205,9 @@ def _is_bytecode(name: str, known: Mapping[str, WrittenFile]) -> bool:
 
 def _is_bytecode_folder(name: str, known: Mapping[str, WrittenFile]) -> bool:
     path = PurePosixPath(name)
-    return path.name == "__pycache__" and str(path.parent / "model.py") in known
+    return path.name == "__pycache__" and any(
+        PurePosixPath(each).parent == path.parent and each.endswith(".py") for each in known
+    )
 
 
 @contextlib.contextmanager
