@@ -19,6 +19,8 @@ MANTISSA_BITS = 10
 def calibrate(network: torch.nn.Module, shape: tuple[int, int, int], seed: int = 0) -> torch.nn.Module:
     """Set the running statistics of `network`'s batch normalisations from noise of `shape`; in eval mode."""
     norms = [module for module in network.eval().modules() if isinstance(module, _BatchNorm)]
+    if not norms or any(parameter.is_meta for parameter in network.parameters()):
+        return network
     momentum = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -21,6 +21,7 @@ from torch.export.graph_signature import OutputKind
 
 from planner.deployment import ModelSpec, input_spec
 from planner.profile import TensorSpec
+from planner.profiling.functional import make_functional
 from planner.profiling.network import ModelError, load_network, load_program
 
 MAX_BATCH = 1024
@@ -34,40 +35,47 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 TRITON_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
-def export_model(spec: ModelSpec) -> ExportedProgram:
-    """The functional program of a deployment's model, its batch dimension dynamic. Raises ModelError."""
+def export_model(spec: ModelSpec, device: str = "cpu") -> ExportedProgram:
+    """The functional program of a deployment's model, its batch dimension dynamic. Raises ModelError.
+
+    The device 'meta' makes a program without weights, in little time and memory.
+    """
     where = f"model {spec.name}"
     if spec.program.pt2 is not None:
         program = load_program(spec.program.pt2, where)
     else:
-        program = export_network(load_network(spec), input_spec(spec), where)
+        program = export_network(load_network(spec, device), input_spec(spec), where, device)
     with quiet():
-        functional: ExportedProgram = program.run_decompositions({})
+        functional = make_functional(program)
     _check_signature(functional, input_spec(spec), where)
     return functional
 
 
-def export_network(network: torch.nn.Module, frame: TensorSpec, where: str) -> ExportedProgram:
-    """torch.export of `network` on batches of `frame`.
+def export_network(
+    network: torch.nn.Module, frame: TensorSpec, where: str, device: str = "cpu"
+) -> ExportedProgram:
+    """torch.export of `network` on batches of `frame`. Raises ModelError with the line that failed."""
+    example = example_batch(frame, EXAMPLE_BATCH, device)
+    try:
+        with quiet(), torch.no_grad(), torch.device(device):
+            return torch.export.export(network, (example,), dynamic_shapes=({0: batch_dim()},))
+    except Exception as error:
+        _require_runs(network, example, f"{where}: does not run on input {frame.name} {frame.dtype}")
+        raise ModelError(
+            f"{where}: torch.export rejects it{line_of(error)}: {_first_line(error)}{_hint(error)}"
+        ) from error
 
-    Raises ModelError with the line of the model that failed.
-    """
-    example = example_batch(frame, EXAMPLE_BATCH)
+
+def _require_runs(network: torch.nn.Module, example: torch.Tensor, where: str) -> None:
+    """Raise ModelError where the network fails without torch.export too."""
+    if example.is_meta:
+        return
     try:
         with torch.no_grad():
             network(example)
     except Exception as error:
-        raise ModelError(
-            f"{where}: does not run on input {frame.name} {frame.dtype} [batch, {_shape(frame.shape)}]"
-            f"{line_of(error)}: {_first_line(error)}"
-        ) from error
-    try:
-        with quiet(), torch.no_grad():
-            return torch.export.export(network, (example,), dynamic_shapes=({0: batch_dim()},))
-    except Exception as error:
-        raise ModelError(
-            f"{where}: torch.export rejects it{line_of(error)}: {_first_line(error)}{_hint(error)}"
-        ) from error
+        shape = _shape(tuple(example.shape[1:]))
+        raise ModelError(f"{where} [batch, {shape}]{line_of(error)}: {_first_line(error)}") from error
 
 
 def batch_dim() -> Any:
@@ -75,11 +83,11 @@ def batch_dim() -> Any:
     return Dim("batch", min=1, max=MAX_BATCH)
 
 
-def example_batch(frame: TensorSpec, batch: int) -> torch.Tensor:
+def example_batch(frame: TensorSpec, batch: int, device: str = "cpu") -> torch.Tensor:
     """Zeros in the shape of `batch` frames. Raises ModelError for a dtype that torch does not have."""
     if frame.dtype not in TORCH_DTYPES:
         raise ModelError(f"input {frame.name}: dtype {frame.dtype} is not one of {', '.join(TORCH_DTYPES)}")
-    return torch.zeros((batch, *frame.shape), dtype=TORCH_DTYPES[frame.dtype])
+    return torch.zeros((batch, *frame.shape), dtype=TORCH_DTYPES[frame.dtype], device=device)
 
 
 @contextlib.contextmanager

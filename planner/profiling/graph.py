@@ -166,7 +166,8 @@ def _weight_names(program: ExportedProgram) -> dict[str, str]:
 
 
 def _describe(node: Node) -> str:
-    arguments = ", ".join(map(str, (*node.args, *sorted(node.kwargs.items()))))
+    options = sorted(item for item in node.kwargs.items() if item[0] != "device")
+    arguments = ", ".join(map(str, (*node.args, *options)))
     value = node.meta.get("val")
     shape = f"{value.dtype}{list(value.shape)}" if isinstance(value, torch.Tensor) else ""
     return f"{node.name} = {node.op} {node.target if node.op == 'call_function' else ''}({arguments}) {shape}"

@@ -29,11 +29,15 @@ class ModelError(ValueError):
     """A model that cannot be loaded, exported or split; the message says which, where and what would do."""
 
 
-def load_network(spec: ModelSpec) -> torch.nn.Module:
-    """The network of `spec.program`, a factory, in eval mode with its weights. Raises ModelError."""
+def load_network(spec: ModelSpec, device: str = "cpu") -> torch.nn.Module:
+    """The network of `spec.program`, a factory, in eval mode with its weights. Raises ModelError.
+
+    On the device 'meta' it has shapes and no weights, which is enough to split it and to estimate its
+    latency.
+    """
     where = f"model {spec.name}"
     factory = _factory(spec.program, where)
-    with _seeded(spec.program.seed), contextlib.redirect_stdout(io.StringIO()):
+    with _seeded(spec.program.seed), torch.device(device), contextlib.redirect_stdout(io.StringIO()):
         try:
             network = factory(**spec.program.arguments)
         except Exception as error:
@@ -46,7 +50,7 @@ def load_network(spec: ModelSpec) -> torch.nn.Module:
             f"{where}: program.factory {spec.program.factory} returned a {type(network).__name__}; "
             "a torch.nn.Module belongs there"
         )
-    if spec.program.state_dict is not None:
+    if spec.program.state_dict is not None and device != "meta":
         _load_weights(network, spec.program.state_dict, where)
     return network.eval().requires_grad_(False)
 

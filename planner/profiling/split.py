@@ -89,8 +89,8 @@ class Split:
     def _spec_of(self, node: Node, taken: set[str]) -> TensorSpec:
         if node is self.graph.input:
             return self.input
-        name = safe_name(node.name)
-        return frame_spec(f"t_{name}" if name in taken else name, node.meta["val"])
+        # Operators' names are unique identifiers already.
+        return frame_spec(f"t_{node.name}" if node.name in taken else node.name, node.meta["val"])
 
     def cost(self, block: int) -> Cost:
         """Operations and bytes of one block."""
@@ -113,12 +113,13 @@ class Split:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def split_model(spec: ModelSpec, classes: Sequence[GpuClass] = ()) -> Split:
+def split_model(spec: ModelSpec, classes: Sequence[GpuClass] = (), device: str = "cpu") -> Split:
     """Export the model and group it into about spec.blocks blocks, balanced on `classes`.
 
+    The device 'meta' makes the same split without weights: enough for estimates, not for stage programs.
     Raises ModelError.
     """
-    graph = ModelGraph(export_model(spec))
+    graph = ModelGraph(export_model(spec, device))
     where = f"model {spec.name}"
     if not graph.operators:
         raise ModelError(f"{where}: no operator depends on the input {spec.input.name}")
