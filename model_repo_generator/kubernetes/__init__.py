@@ -1,7 +1,8 @@
-"""Deployment artefacts of a plan for a real cluster: Kubernetes bundle, docker compose file, alerts, dashboard.
+"""Deployment artefacts of a plan for a real cluster: Kubernetes bundle, docker compose file, alerts,
+dashboard.
 
-render_bundle and render_compose are pure: deployment.json, deployment file, plan and options in, texts by path
-out. Objects are built as plain data and dumped, never put together from text.
+render_bundle and render_compose are pure: deployment.json, deployment file, plan and options in, texts by
+path out. Objects are built as plain data and dumped, never put together from text.
 """
 
 from model_repo_generator.kubernetes.bundle import render_bundle

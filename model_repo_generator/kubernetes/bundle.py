@@ -1,0 +1,109 @@
+"""deployment.json + deployment file + plan + options -> a kustomize bundle, {relative path: text}. Pure.
+
+    kustomization.yaml
+    servers-<group>.yaml      one StatefulSet per server group: the entry, then each GPU class
+    services.yaml             one name per server, one per group, one for clients
+    disruption.yaml           how many servers of a group may be evicted at once
+    network.yaml              who may call whom
+    monitoring.yaml           scrape and alerts; dashboard.json for Grafana
+    launch/                   what containers run: launch.py, probe.py, servers.json
+The repository itself is not in it: pods read it from a volume or an object store.
+"""
+
+from __future__ import annotations
+
+from model_repo_generator.kubernetes.addresses import check_addresses
+from model_repo_generator.kubernetes.dashboard import dashboard_json
+from model_repo_generator.kubernetes.fleet import Fleet, read_fleet
+from model_repo_generator.kubernetes.launch import launch_files, server_settings
+from model_repo_generator.kubernetes.memory import MIB
+from model_repo_generator.kubernetes.monitoring import pod_monitor, prometheus_rule
+from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label
+from model_repo_generator.kubernetes.options import KubernetesOptions
+from model_repo_generator.kubernetes.pods import Plain, launch_config, set_name, triton_version
+from model_repo_generator.kubernetes.services import network_policies, services
+from model_repo_generator.kubernetes.workloads import disruption_budget, pod_name, stateful_set
+from model_repo_generator.kubernetes.yaml_text import dump
+from planner.deployment import Deployment
+from planner.manifest import DeploymentManifest
+from planner.plan import Plan
+
+KUSTOMIZATION = "kustomization.yaml"
+LAUNCH = "launch"
+DASHBOARD = "dashboard.json"
+
+
+def render_bundle(
+    manifest: DeploymentManifest, deployment: Deployment, plan: Plan, options: KubernetesOptions
+) -> dict[str, str]:
+    """Raises BundleFault, NameFault: ValueErrors that say what does not fit and what would."""
+    fleet = read_fleet(manifest, deployment, plan)
+    check_addresses(fleet, options)
+    _check_options(fleet, deployment, options)
+    check_distinct((set_name(fleet, group), f"group {group.group}") for group in fleet.groups)
+    documents: dict[str, list[Plain]] = {
+        f"servers-{set_name(fleet, group)}.yaml": [stateful_set(fleet, group, options)]
+        for group in fleet.groups
+    }
+    documents["services.yaml"] = services(fleet, options)
+    documents["disruption.yaml"] = [disruption_budget(fleet, group, options) for group in fleet.groups]
+    documents["network.yaml"] = network_policies(fleet, options)
+    if options.monitoring.enabled:
+        documents["monitoring.yaml"] = [pod_monitor(fleet, options), prometheus_rule(fleet, options)]
+    launch = {f"{LAUNCH}/{name}": text for name, text in launch_files(_settings(fleet, options)).items()}
+    files = {path: dump(objects) for path, objects in documents.items()}
+    files |= launch
+    if options.monitoring.enabled:
+        files[DASHBOARD] = dashboard_json(manifest)
+    files[KUSTOMIZATION] = dump([_kustomization(fleet, options, list(documents), list(launch))])
+    return dict(sorted(files.items()))
+
+
+def _kustomization(
+    fleet: Fleet, options: KubernetesOptions, resources: list[str], launch: list[str]
+) -> Plain:
+    """Launch files become a ConfigMap with a hash in its name: when they change, pods are made anew."""
+    generated: list[Plain] = [{"name": launch_config(fleet), "files": launch}]
+    if options.monitoring.enabled:
+        generated.append(
+            {
+                "name": dns_label(f"{fleet.manifest.deployment}-dashboard", "deployment"),
+                "files": [DASHBOARD],
+                "options": {
+                    "disableNameSuffixHash": True,
+                    "labels": dict(options.monitoring.dashboard_labels),
+                },
+            }
+        )
+    found: Plain = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    if options.namespace is not None:
+        found["namespace"] = options.namespace
+    return {**found, "resources": resources, "configMapGenerator": generated}
+
+
+def _settings(fleet: Fleet, options: KubernetesOptions) -> dict[str, Plain]:
+    return {
+        pod_name(fleet, group, index): server_settings(
+            fleet,
+            group,
+            server,
+            bind=None,
+            shm_default_bytes=options.shm_default_mib * MIB,
+            triton_version=triton_version(fleet, options),
+        )
+        for group in fleet.groups
+        for index, server in enumerate(group.servers)
+    }
+
+
+def _check_options(fleet: Fleet, deployment: Deployment, options: KubernetesOptions) -> None:
+    made_for = fleet.manifest.versions.get("triton", "")
+    if options.triton_version and made_for and options.triton_version != made_for:
+        raise BundleFault(
+            f"triton_version: the image has Triton {options.triton_version}, the repository was generated "
+            f"for {made_for}: take an image with {made_for}, or generate for {options.triton_version}"
+        )
+    classes = [gpu_class.name for gpu_class in deployment.cluster.gpu_classes]
+    for gpu in options.node_selectors:
+        if gpu not in classes:
+            raise BundleFault(f"node_selectors: no GPU class {gpu!r}; there are {', '.join(classes)}")

@@ -1,0 +1,234 @@
+"""A docker compose file for one host: the same containers as in a cluster, without Kubernetes.
+
+Two kinds of address work, and deployment.json says which one it is:
+- every server on a loopback address: containers share the host's network and one /dev/shm, so hops between
+  them move tensors through shared memory;
+- every server a host name of its own: containers have a network of their own with those names, and hops are
+  gRPC.
+
+Rules
+- A '$' in any text is doubled: compose would take it for a variable.
+- GPUs are given out in the order of the servers, unless `gpus` says otherwise: in each container they count
+  from 0.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model_repo_generator.kubernetes.addresses import check_ports
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, read_fleet
+from model_repo_generator.kubernetes.launch import (
+    LAUNCH_FOLDER,
+    REPOSITORY_FOLDER,
+    SHM_PREFIX,
+    TICKET_FILE,
+    exit_timeout_s,
+    launch_command,
+    launch_files,
+    probe_command,
+    server_environment,
+    server_settings,
+)
+from model_repo_generator.kubernetes.memory import MIB, shm_bytes
+from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
+from model_repo_generator.kubernetes.options import Image
+from model_repo_generator.kubernetes.pods import KILL_AFTER_S
+from model_repo_generator.kubernetes.yaml_text import dump
+from planner.deployment import Deployment
+from planner.manifest import DeploymentManifest, ServerAddress
+from planner.plan import Plan
+
+Plain = dict[str, Any]
+COMPOSE_FILE = "compose.yaml"
+LAUNCH = "launch"
+
+
+class ComposeOptions(BaseModel):
+    """Choices for one host. Paths are relative to the compose file, or absolute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Image
+    repository: str = "./repository"
+    ticket_keys: str = "./ticket-keys"
+    """File with one key a line; each of at least 16 characters."""
+    triton_version: str | None = None
+    gpus: Mapping[str, tuple[str, ...]] = {}
+    """Per server, the host's GPU ids or UUIDs."""
+    in_flight: int = Field(default=3, ge=1, le=64)
+    shm_default_mib: Annotated[int, Field(ge=1, le=4096)] = 32
+    start_timeout_s: int = Field(default=600, ge=30, le=7200)
+
+
+def render_compose(
+    manifest: DeploymentManifest, deployment: Deployment, plan: Plan, options: ComposeOptions
+) -> dict[str, str]:
+    """{path: text}: compose.yaml and the launch files. Raises BundleFault, NameFault."""
+    fleet = read_fleet(manifest, deployment, plan)
+    check_ports(fleet)
+    shared = _shares_host(fleet)
+    servers = {_service_name(server): (group, server) for group, server in _servers(fleet)}
+    check_distinct((_service_name(server), f"server {server.name}") for server in fleet.servers)
+    project = dns_label(manifest.deployment, "deployment")
+    gpus = _gpus(fleet, options)
+    first = next(iter(servers))
+    total = sum(_shm(fleet, server, options) for server in fleet.servers)
+    document: Plain = {"name": project, "services": {}, "secrets": {"tickets": {"file": options.ticket_keys}}}
+    for name, (group, server) in servers.items():
+        service = _service(fleet, group, server, options, shared, gpus[server.name])
+        if not shared:
+            service |= {
+                "hostname": server.host,
+                "networks": {"servers": {"aliases": [server.host]}},
+                "shm_size": _size(_shm(fleet, server, options)),
+            }
+            if group.is_entry:
+                service["ports"] = [f"{port}:{port}" for port in (server.http_port, server.grpc_port)]
+        elif name == first:
+            service |= {"network_mode": "host", "ipc": "shareable", "shm_size": _size(total)}
+        else:
+            service |= {"network_mode": "host", "ipc": f"service:{first}"}
+        document["services"][name] = service
+    if not shared:
+        document["networks"] = {"servers": {}}
+    settings = {
+        name: server_settings(
+            fleet,
+            group,
+            server,
+            bind=server.host if shared else None,
+            shm_default_bytes=options.shm_default_mib * MIB,
+            triton_version=manifest.versions.get("triton", "") or options.triton_version or "",
+            shm_prefix=_prefix(name) if shared else SHM_PREFIX,
+        )
+        for name, (group, server) in servers.items()
+    }
+    files = {f"{LAUNCH}/{name}": text for name, text in launch_files(settings).items()}
+    return {COMPOSE_FILE: dump([_escaped(document)]), **files}
+
+
+def _servers(fleet: Fleet) -> Iterator[tuple[ServerGroup, ServerAddress]]:
+    for group in fleet.groups:
+        for server in group.servers:
+            yield group, server
+
+
+def _shares_host(fleet: Fleet) -> bool:
+    """True: all on loopback. Raises BundleFault where compose could not give every server its address."""
+    local = {server.name: _is_loopback(server.host) for server in fleet.servers}
+    if all(local.values()):
+        check_distinct(
+            (f"{server.host}:{port}", f"server {server.name}")
+            for server in fleet.servers
+            for port in (server.http_port, server.grpc_port, server.metrics_port)
+        )
+        return True
+    for server in fleet.servers:
+        if local[server.name] or not is_dns_label(server.host):
+            raise BundleFault(
+                f"server {server.name}: host {server.host!r}; compose needs loopback addresses for all "
+                "servers, or for each a host name of its own (lower-case letters, digits and '-', a letter "
+                "first)"
+            )
+    check_distinct((server.host, f"server {server.name}") for server in fleet.servers)
+    return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _service(
+    fleet: Fleet,
+    group: ServerGroup,
+    server: ServerAddress,
+    options: ComposeOptions,
+    shared: bool,
+    gpus: tuple[str, ...],
+) -> Plain:
+    name = _service_name(server)
+    environment = {**server_environment(), "PPIPE_SERVER": name}
+    if shared:
+        environment["PPIPE_SHM_PREFIX"] = _prefix(name)
+    service: Plain = {
+        "image": options.image,
+        "command": launch_command(),
+        "environment": environment,
+        "volumes": [
+            {"type": "bind", "source": options.repository, "target": REPOSITORY_FOLDER, "read_only": True},
+            {"type": "bind", "source": f"./{LAUNCH}", "target": LAUNCH_FOLDER, "read_only": True},
+        ],
+        "secrets": [{"source": "tickets", "target": TICKET_FILE}],
+        "healthcheck": {
+            "test": ["CMD", *probe_command()],
+            "interval": "10s",
+            "timeout": "30s",
+            "retries": 3,
+            "start_period": f"{options.start_timeout_s}s",
+        },
+        "restart": "unless-stopped",
+        "stop_grace_period": f"{exit_timeout_s(fleet.manifest) + KILL_AFTER_S}s",
+        "read_only": True,
+        "tmpfs": ["/tmp"],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+    }
+    if gpus:
+        device = {"driver": "nvidia", "device_ids": list(gpus), "capabilities": ["gpu"]}
+        service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    return service
+
+
+def _gpus(fleet: Fleet, options: ComposeOptions) -> dict[str, tuple[str, ...]]:
+    """Per server the host's GPUs. Raises BundleFault."""
+    names = {server.name for server in fleet.servers}
+    for unknown in sorted(set(options.gpus) - names):
+        raise BundleFault(f"gpus: no server {unknown!r}; there are {', '.join(sorted(names))}")
+    given: dict[str, tuple[str, ...]] = {}
+    next_id = 0
+    for group, server in _servers(fleet):
+        counted = tuple(str(next_id + index) for index in range(group.gpus))
+        next_id += group.gpus
+        given[server.name] = options.gpus.get(server.name, counted)
+        if len(given[server.name]) != group.gpus:
+            raise BundleFault(
+                f"gpus: server {server.name} has {group.gpus} GPUs, {len(given[server.name])} are given"
+            )
+    return given
+
+
+def _service_name(server: ServerAddress) -> str:
+    return dns_label(server.name, f"server {server.name}")
+
+
+def _prefix(name: str) -> str:
+    # The last character keeps server 1 from owning what is server 10's.
+    return f"{SHM_PREFIX}_{name}_"
+
+
+def _shm(fleet: Fleet, server: ServerAddress, options: ComposeOptions) -> int:
+    return shm_bytes(
+        fleet.manifest, server, in_flight=options.in_flight, default_bytes=options.shm_default_mib * MIB
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count // MIB}m"
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(item) for item in value]
+    return value

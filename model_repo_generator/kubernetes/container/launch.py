@@ -1,0 +1,115 @@
+"""Starts the tritonserver of this container: which one, servers.json says by this container's name.
+
+Rules
+- Standard library only: this runs in whatever Python the image has.
+- It becomes the server (exec), so that the server gets the signals and its exit status is the container's.
+- It refuses an image with another Triton than the repository was generated for, and names both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+NAME_VARIABLE = "PPIPE_SERVER"
+"""Which entry of servers.json this container is."""
+ADDRESS_VARIABLE = "PPIPE_POD_IP"
+"""This container's address; where it is given, the server's host must mean it before the server starts."""
+TRITON_VARIABLE = "TRITON_SERVER_VERSION"
+"""Set by NVIDIA's images."""
+NAME_TIMEOUT_S = 180.0
+CONTROL_APIS = "model-repository,shared-memory,trace,logging"
+MPS_FOLDER = Path("/tmp/ppipe-mps")
+
+
+class LaunchFault(Exception):
+    """Why the server is not started."""
+
+
+def main() -> None:
+    """Become the server. Exits with status 1 and one line where that cannot be."""
+    try:
+        server = find_server(Path(__file__).with_name("servers.json"), os.environ.get(NAME_VARIABLE, ""))
+        check_version(server["triton"], os.environ.get(TRITON_VARIABLE, ""))
+        wait_for_name(server["host"], os.environ.get(ADDRESS_VARIABLE, ""), NAME_TIMEOUT_S)
+        environment = dict(os.environ)
+        if server["mps"]:
+            environment |= start_mps(MPS_FOLDER)
+        command = server_command(server)
+        os.execvpe(command[0], command, environment)
+    except (LaunchFault, OSError) as error:
+        sys.exit(f"ppipe: {error}")
+
+
+def find_server(path: Path, name: str) -> Any:
+    """The settings of server `name`. Raises LaunchFault."""
+    servers = json.loads(path.read_text(encoding="utf-8"))["servers"]
+    if name not in servers:
+        raise LaunchFault(f"{NAME_VARIABLE} is {name!r}; {path} has {', '.join(servers)}")
+    return servers[name]
+
+
+def check_version(wanted: str, found: str) -> None:
+    """Raises LaunchFault where both are known and differ."""
+    if wanted and found and wanted != found:
+        raise LaunchFault(
+            f"the repository was generated for Triton {wanted}, this image has {found}: use an image with "
+            f"{wanted}, or generate for {found}"
+        )
+
+
+def wait_for_name(host: str, address: str, timeout_s: float) -> None:
+    """Return when `host` resolves to `address`: the dispatcher listens on that name. Raises LaunchFault."""
+    deadline = time.monotonic() + timeout_s
+    found: set[str] = set()
+    while address:
+        try:
+            found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+        except OSError:
+            found = set()
+        if address in found:
+            return
+        if time.monotonic() > deadline:
+            raise LaunchFault(
+                f"{host!r} is {', '.join(sorted(found)) or 'unknown'} after {timeout_s:.0f} s, not this "
+                f"pod's {address}: is the Service of that name there, and does it select this pod?"
+            )
+        time.sleep(1.0)
+
+
+def start_mps(folder: Path) -> dict[str, str]:
+    """Start MPS for this container's GPUs and return the variables that lead its clients there."""
+    paths = {"CUDA_MPS_PIPE_DIRECTORY": folder / "pipe", "CUDA_MPS_LOG_DIRECTORY": folder / "log"}
+    for path in paths.values():
+        path.mkdir(parents=True, exist_ok=True)
+    variables = {name: str(path) for name, path in paths.items()}
+    command = ["nvidia-cuda-mps-control", "-d"]
+    try:
+        ended = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchFault(f"slices of GPUs need MPS, but {' '.join(command)}: {error}") from error
+    if ended.returncode:
+        said = (ended.stdout + ended.stderr).decode(errors="replace").strip()
+        raise LaunchFault(f"slices of GPUs need MPS, but {' '.join(command)} failed: {said}")
+    return variables
+
+
+def server_command(server: Any) -> list[str]:
+    """tritonserver with its arguments; where clients come in, with model control closed to everybody."""
+    command = ["tritonserver", *server["arguments"]]
+    if server["restrict_control"]:
+        key = secrets.token_hex(16)  # told to nobody
+        command.append(f"--http-restricted-api={CONTROL_APIS}:ppipe-control={key}")
+        command.append(f"--grpc-restricted-protocol={CONTROL_APIS}:ppipe-control={key}")
+    return command
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""A Grafana dashboard of one deployment, as the JSON that Grafana imports or its sidecar loads from a
+ConfigMap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from model_repo_generator.kubernetes.metric_names import (
+    ANSWERS,
+    BATCHES,
+    DECISION_US,
+    DECISIONS,
+    DROPS,
+    FAILURES,
+    FRAMES,
+    GROUP_LABEL,
+    LATENCY_BUCKET,
+    TRITON_COMPUTE_US,
+    TRITON_FAILURE,
+    TRITON_GPU_MEMORY_TOTAL,
+    TRITON_GPU_MEMORY_USED,
+    TRITON_GPU_UTILISATION,
+    TRITON_SUCCESS,
+    UP,
+    WAITING,
+    WORKER_BUSY_US,
+    WORKER_UP,
+    select,
+)
+from planner.manifest import DeploymentManifest
+
+RATE = "$__rate_interval"
+MODEL = 'model=~"$model"'
+_WIDTH, _HEIGHT, _COLUMNS = 8, 8, 3
+_DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A graph: `queries` are (PromQL, legend)."""
+
+    title: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
+    stacked: bool = False
+
+
+def dashboard_json(manifest: DeploymentManifest) -> str:
+    """The dashboard's text."""
+    name = manifest.deployment
+    board = {
+        "uid": f"ppipe-{hashlib.sha256(name.encode()).hexdigest()[:16]}",
+        "title": f"PPipe {name}",
+        "tags": ["ppipe"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": True,
+        "refresh": "15s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": _variables(name)},
+        "annotations": {"list": []},
+        "panels": [_panel(index, panel) for index, panel in enumerate(panels(name))],
+    }
+    return json.dumps(board, indent=1) + "\n"
+
+
+def panels(deployment: str) -> tuple[Panel, ...]:
+    """What the dashboard shows: first what clients see, then the scheduler, then the GPUs."""
+    return (*_client_panels(deployment), *_scheduler_panels(deployment), *_server_panels(deployment))
+
+
+def _client_panels(name: str) -> tuple[Panel, ...]:
+    frames = _rate("model", select(FRAMES, name, MODEL))
+    in_time = _rate("model", select(ANSWERS, name, MODEL, outcome="in_time"))
+    late = _rate("model", select(ANSWERS, name, MODEL, outcome="late"))
+    buckets = _rate("le, model", select(LATENCY_BUCKET, name, MODEL))
+    return (
+        Panel("Frames", "reqps", ((frames, "{{model}} offered"), (in_time, "{{model}} in time"))),
+        Panel("Within the SLO", "percentunit", ((f"{in_time} / {frames}", "{{model}}"),)),
+        Panel(
+            "Dropped and late",
+            "reqps",
+            (
+                (_rate("model, reason", select(DROPS, name, MODEL)), "{{model}} {{reason}}"),
+                (late, "{{model}} late"),
+            ),
+            stacked=True,
+        ),
+        Panel(
+            "Latency",
+            "µs",
+            tuple(
+                (f"histogram_quantile({quantile}, {buckets})", f"{{{{model}}}} p{quantile * 100:.0f}")
+                for quantile in (0.5, 0.99)
+            ),
+        ),
+    )
+
+
+def _scheduler_panels(name: str) -> tuple[Panel, ...]:
+    spent, handled = (_rate("model", select(metric, name, MODEL)) for metric in (DECISION_US, DECISIONS))
+    return (
+        Panel("Frames waiting", "short", ((select(WAITING, name, MODEL), "{{model}}"),)),
+        Panel(
+            "Batches by size",
+            "ops",
+            ((_rate("model, size", select(BATCHES, name, MODEL)), "{{model}} {{size}}"),),
+        ),
+        Panel("Time per decision", "µs", ((f"{spent} / {handled}", "{{model}}"),)),
+        Panel(
+            "Failed attempts",
+            "ops",
+            ((_rate("model, kind", select(FAILURES, name, MODEL)), "{{model}} {{kind}}"),),
+        ),
+        Panel(
+            "Workers in use",
+            "short",
+            ((f"sum by (model) ({select(WORKER_UP, name, MODEL)})", "{{model}}"),),
+        ),
+        Panel(
+            "Workers busy",
+            "percentunit",
+            ((f"rate({select(WORKER_BUSY_US, name, MODEL)}[{RATE}]) / 1e6", "{{worker}}"),),
+        ),
+    )
+
+
+def _server_panels(name: str) -> tuple[Panel, ...]:
+    group = GROUP_LABEL
+    memory = f"{select(TRITON_GPU_MEMORY_USED, name)} / {select(TRITON_GPU_MEMORY_TOTAL, name)}"
+    return (
+        Panel("Servers up", "short", ((f"sum by ({group}) ({select(UP, name)})", f"{{{{{group}}}}}"),)),
+        Panel(
+            "GPU utilisation",
+            "percentunit",
+            ((select(TRITON_GPU_UTILISATION, name), "{{pod}} {{gpu_uuid}}"),),
+        ),
+        Panel("GPU memory", "percentunit", ((memory, "{{pod}} {{gpu_uuid}}"),)),
+        Panel(
+            "Compute time per GPU class",
+            "percentunit",
+            ((f"{_rate(group, select(TRITON_COMPUTE_US, name))} / 1e6", f"{{{{{group}}}}}"),),
+        ),
+        Panel(
+            "Triton requests",
+            "reqps",
+            (
+                (_rate(group, select(TRITON_SUCCESS, name)), f"{{{{{group}}}}} served"),
+                (_rate(group, select(TRITON_FAILURE, name)), f"{{{{{group}}}}} failed"),
+            ),
+        ),
+    )
+
+
+def _rate(by: str, selected: str) -> str:
+    return f"sum by ({by}) (rate({selected}[{RATE}]))"
+
+
+def _variables(deployment: str) -> list[dict[str, Any]]:
+    values = f"label_values({select(FRAMES, deployment)}, model)"
+    return [
+        {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"},
+        {
+            "name": "model",
+            "type": "query",
+            "datasource": _DATASOURCE,
+            "query": {"query": values, "refId": "models"},
+            "refresh": 2,
+            "includeAll": True,
+            "multi": True,
+            "allValue": ".*",
+            "current": {"text": "All", "value": "$__all"},
+        },
+    ]
+
+
+def _panel(index: int, panel: Panel) -> dict[str, Any]:
+    row, column = divmod(index, _COLUMNS)
+    custom = {"fillOpacity": 10, "stacking": {"mode": "normal" if panel.stacked else "none"}}
+    return {
+        "id": index + 1,
+        "type": "timeseries",
+        "title": panel.title,
+        "datasource": _DATASOURCE,
+        "gridPos": {"x": column * _WIDTH, "y": row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0, "custom": custom}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": [
+            {
+                "refId": chr(ord("A") + number),
+                "expr": query,
+                "legendFormat": legend,
+                "datasource": _DATASOURCE,
+            }
+            for number, (query, legend) in enumerate(panel.queries)
+        ],
+    }

@@ -1,0 +1,166 @@
+"""What is to be started: a deployment's servers, in groups of equal pods, checked against plan and file.
+
+Rules
+- deployment.json, deployment file and plan must belong together; nothing is rendered of a mixture.
+- Servers of one GPU class with equally many GPUs and equal ports are one group: pods of one template.
+- A server that the plan leaves without work is not in deployment.json and is not started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model_repo_generator import naming
+from model_repo_generator.kubernetes.names import BundleFault, is_label_value
+from planner import serial
+from planner.cluster import Executor, Server
+from planner.deployment import Deployment
+from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.plan import Plan
+
+
+@dataclass(frozen=True)
+class ServerGroup:
+    """Equal servers. `gpus` per server, 0 where nothing runs on GPUs; `mps`: some worker is a slice."""
+
+    group: str
+    servers: tuple[ServerAddress, ...]
+    executor: Executor
+    gpus: int
+    mps: bool
+
+    @property
+    def is_entry(self) -> bool:
+        """Whether this is the entry server's group."""
+        return self.group == naming.ENTRY_GROUP
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A deployment's servers: the entry group first, then classes and sizes in the cluster's order."""
+
+    manifest: DeploymentManifest
+    groups: tuple[ServerGroup, ...]
+
+    @property
+    def servers(self) -> tuple[ServerAddress, ...]:
+        """All servers, the entry first."""
+        return tuple(server for group in self.groups for server in group.servers)
+
+
+def read_fleet(manifest: DeploymentManifest, deployment: Deployment, plan: Plan) -> Fleet:
+    """The servers to start. Raises BundleFault, NameFault."""
+    _check_names(manifest)
+    _check_plan(manifest, plan)
+    cluster = deployment.to_cluster()
+    known = {server.name: server for server in cluster.servers}
+    faults = list(_address_faults(manifest, deployment, known))
+    if faults:
+        raise BundleFault("\n".join(faults))
+    by_kind: dict[tuple[str, int, tuple[int, int, int]], list[ServerAddress]] = {}
+    for server in manifest.servers:
+        key = (server.group, known[server.name].gpu_count, ports_of(server))
+        by_kind.setdefault(key, []).append(server)
+    entry = ServerGroup(
+        group=naming.ENTRY_GROUP, servers=(manifest.entry,), executor=Executor.CPU, gpus=0, mps=False
+    )
+    groups = [entry]
+    for (gpu, count, _), servers in by_kind.items():
+        executor = cluster.gpu_class(gpu).executor
+        on_gpu = executor is Executor.CUDA
+        groups.append(
+            ServerGroup(
+                group=gpu,
+                servers=tuple(servers),
+                executor=executor,
+                gpus=count if on_gpu else 0,
+                mps=on_gpu and any(_has_slices(manifest, server.name) for server in servers),
+            )
+        )
+    return Fleet(manifest=manifest, groups=tuple(groups))
+
+
+def ports_of(server: ServerAddress) -> tuple[int, int, int]:
+    """HTTP, gRPC and metrics port."""
+    return server.http_port, server.grpc_port, server.metrics_port
+
+
+def stage_programs(manifest: DeploymentManifest) -> Iterator[tuple[ModelEntry, StageProgram, str, str]]:
+    """(model, program, worker's Triton model, server) of every worker."""
+    for model in manifest.models:
+        for pipeline, programs in zip(model.served.pipelines, model.programs, strict=True):
+            for stage, program in zip(pipeline.stages, programs, strict=True):
+                for worker in stage.workers:
+                    yield model, program, worker.name, worker.server
+
+
+def _has_slices(manifest: DeploymentManifest, server: str) -> bool:
+    return any(
+        stage.slices_per_gpu > 1 and any(worker.server == server for worker in stage.workers)
+        for model in manifest.models
+        for pipeline in model.served.pipelines
+        for stage in pipeline.stages
+    )
+
+
+def _check_names(manifest: DeploymentManifest) -> None:
+    """A manifest may have been edited by hand: its names become labels, file names and arguments."""
+    naming.check_component(manifest.deployment, "deployment.json: deployment")
+    for model in manifest.models:
+        naming.check_component(model.model, "deployment.json: model")
+    for server in (manifest.entry, *manifest.servers):
+        naming.check_component(server.name, "deployment.json: server")
+        naming.check_component(server.group, f"deployment.json: group of server {server.name}")
+        for name in server.models:
+            naming.check_component(name, f"deployment.json: model of server {server.name}")
+        if server.repository != naming.group_folder(server.group):
+            raise BundleFault(
+                f"deployment.json: server {server.name}: repository {server.repository!r}; "
+                f"{naming.group_folder(server.group)!r} belongs to group {server.group!r}"
+            )
+    labels = [("deployment", manifest.deployment), ("plan_hash", manifest.plan_hash)]
+    labels += [(f"group of server {server.name}", server.group) for server in manifest.servers]
+    for field, text in (*labels, *manifest.versions.items()):
+        if not is_label_value(text):
+            raise BundleFault(f"deployment.json: {field}: {text!r} cannot be a label's value")
+
+
+def _check_plan(manifest: DeploymentManifest, plan: Plan) -> None:
+    made = serial.content_hash(plan)
+    if made != manifest.plan_hash:
+        raise BundleFault(
+            f"deployment.json is of plan {manifest.plan_hash}, the plan given is {made}"
+            + (" and is not placed" if plan.placement is None else "")
+            + ": generate the repositories again, or give the plan that they were generated from"
+        )
+
+
+def _address_faults(
+    manifest: DeploymentManifest, deployment: Deployment, known: dict[str, Server]
+) -> Iterator[str]:
+    """Where deployment.json and the deployment file say different things."""
+    if manifest.deployment != deployment.name:
+        yield f"deployment.json is of deployment {manifest.deployment!r}, the file of {deployment.name!r}"
+    entry = deployment.to_cluster().entry
+    given = (entry.name, entry.host, entry.http_port, entry.grpc_port, entry.metrics_port)
+    if (manifest.entry.name, manifest.entry.host, *ports_of(manifest.entry)) != given:
+        yield (
+            f"entry: deployment.json has {manifest.entry.host} and ports {ports_of(manifest.entry)}, the "
+            f"deployment file {entry.host} and {given[2:]}: generate the repositories again"
+        )
+    for server in manifest.servers:
+        other = known.get(server.name)
+        if other is None or other.gpu != server.group:
+            yield f"server {server.name} of class {server.group}: not in the deployment file"
+        elif (server.host, *ports_of(server)) != (
+            other.host,
+            other.http_port,
+            other.grpc_port,
+            other.metrics_port,
+        ):
+            yield (
+                f"server {server.name}: deployment.json has {server.host} and ports {ports_of(server)}, the "
+                f"deployment file {other.host} and {(other.http_port, other.grpc_port, other.metrics_port)}: "
+                "generate the repositories again"
+            )

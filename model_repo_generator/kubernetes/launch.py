@@ -1,0 +1,124 @@
+"""servers.json: what each container's launch.py and probe.py must know. And those two scripts themselves.
+
+Rules
+- Data only: names and arguments are JSON, read by fixed scripts and passed on without a shell.
+- Ports and models are deployment.json's, so what a server binds and loads is what the others expect.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup
+from planner.manifest import DeploymentManifest, ServerAddress
+
+REPOSITORY_FOLDER = "/repository"
+LAUNCH_FOLDER = "/ppipe"
+TICKET_FOLDER = "/tickets"
+TICKET_FILE = f"{TICKET_FOLDER}/keys"
+LAUNCH_FILES = ("launch.py", "probe.py")
+SERVERS_FILE = "servers.json"
+SHM_PREFIX = "ppipe"
+PRE_STOP_S = 5
+_SCRIPTS = {name: (Path(__file__).parent / "container" / name).read_text("utf-8") for name in LAUNCH_FILES}
+
+
+def launch_files(servers: Mapping[str, Any]) -> dict[str, str]:
+    """The scripts, and the settings of all servers by container name."""
+    return {**_SCRIPTS, SERVERS_FILE: json.dumps({"servers": servers}, indent=1) + "\n"}
+
+
+def server_settings(
+    fleet: Fleet,
+    group: ServerGroup,
+    server: ServerAddress,
+    *,
+    bind: str | None,
+    shm_default_bytes: int,
+    triton_version: str,
+    shm_prefix: str = SHM_PREFIX,
+) -> dict[str, Any]:
+    """One entry of servers.json. `bind`: address to listen on, None for all of the container's."""
+    manifest = fleet.manifest
+    return {
+        "server": server.name,
+        "host": server.host,
+        "probe_host": bind or "127.0.0.1",
+        "http_port": server.http_port,
+        "triton": triton_version,
+        "mps": group.mps,
+        "restrict_control": group.is_entry,
+        "arguments": list(_arguments(manifest, server, bind, shm_default_bytes, shm_prefix)),
+        "probes": dict(_probes(manifest, server)),
+        "public": {model.ensemble: "public" for model in manifest.models} if group.is_entry else {},
+    }
+
+
+def exit_timeout_s(manifest: DeploymentManifest) -> int:
+    """How long a server that is told to end waits for frames under way: twice the longest SLO, and some."""
+    return 5 + -(-2 * max(model.served.slo_us for model in manifest.models) // 1_000_000)
+
+
+def server_environment() -> dict[str, str]:
+    """Variables that every server gets."""
+    return {
+        # Messages of several MB are up to 1.8 times faster with these.
+        "MALLOC_MMAP_THRESHOLD_": "1073741824",
+        "MALLOC_TRIM_THRESHOLD_": "4294967296",
+        # Repositories are mounted read-only.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/tmp",
+        "PPIPE_SHM_PREFIX": SHM_PREFIX,
+        "PPIPE_TICKET_KEY_FILE": TICKET_FILE,
+    }
+
+
+def launch_command() -> list[str]:
+    """A container's command."""
+    return ["python3", f"{LAUNCH_FOLDER}/launch.py"]
+
+
+def probe_command() -> Sequence[str]:
+    """The probe of a container."""
+    return ["python3", f"{LAUNCH_FOLDER}/probe.py"]
+
+
+def _arguments(
+    manifest: DeploymentManifest,
+    server: ServerAddress,
+    bind: str | None,
+    shm_default_bytes: int,
+    shm_prefix: str,
+) -> Iterator[str]:
+    yield f"--model-repository={REPOSITORY_FOLDER}/{server.repository}"
+    # Servers of one class share a repository folder, and a dead stub can only be revived under this mode.
+    yield "--model-control-mode=explicit"
+    yield from (f"--load-model={model}" for model in server.models)
+    # Otherwise every load first starts a throw-away stub.
+    yield "--disable-auto-complete-config"
+    yield f"--exit-timeout-secs={exit_timeout_s(manifest)}"
+    for kind, port in (
+        ("http", server.http_port),
+        ("grpc", server.grpc_port),
+        ("metrics", server.metrics_port),
+    ):
+        if bind is not None:
+            yield f"--{kind}-address={bind}"
+        yield f"--{kind}-port={port}"
+    yield f"--backend-config=python,shm-region-prefix-name={shm_prefix}"
+    # Grown while serving, the region is mapped anew; so take enough at once.
+    yield f"--backend-config=python,shm-default-byte-size={shm_default_bytes}"
+
+
+def _probes(manifest: DeploymentManifest, server: ServerAddress) -> Iterator[tuple[str, str]]:
+    """Every Triton model with a Python process, and how it is asked; ensembles have none."""
+    ensembles = {name for model in manifest.models for name in (model.ensemble, model.tensor_ensemble)}
+    dispatchers = {model.dispatcher for model in manifest.models}
+    for name in server.models:
+        if name not in ensembles:
+            on_entry = server.name == manifest.entry.name
+            kind = "dispatcher" if name in dispatchers else "step" if on_entry else "stage"
+            yield name, kind

@@ -1,0 +1,117 @@
+"""How much memory a server's pod needs: /dev/shm for tensors, and the rest. Upper bounds, in bytes.
+
+/dev/shm. Triton's Python backend moves every tensor between server and stub through a pool that each stub
+owns: shm-default-byte-size at its start, grown by what does not fit, never given back. A hop to a server on
+the same host lays the batch's tensors there once more. So for each stub
+
+    shm-default-byte-size + in_flight x max_batch x (input + cut + final output bytes of one frame)
+
+where in_flight counts the batches that are on a worker at once, and the final outputs come back through every
+stage of a pipeline. Stubs of the entry take single frames, TRANSPORT_BATCH at once. A full /dev/shm shows as
+a bus error of the stub, not as a message: hence a quarter on top.
+
+The pod. A memory volume counts against the container's limit, so the limit is server + stubs + /dev/shm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from model_repo_generator.config import PREPROCESS_INSTANCES, TRANSPORT_BATCH
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, stage_programs
+from model_repo_generator.naming import preprocess
+from planner.cluster import Executor
+from planner.manifest import DeploymentManifest, ServerAddress
+from planner.profile import DTYPE_BYTES, TensorSpec
+
+MIB = 1 << 20
+SHM_HEADROOM = 1.25
+SERVER_MIB = 512
+"""tritonserver itself: 150 MB resident when idle, more with connections and large messages under way."""
+STUB_MIB: Mapping[Executor, int] = {Executor.CPU: 1024, Executor.EMULATED: 384, Executor.CUDA: 3072}
+"""Per stub, host memory: torch's libraries and weights; with CUDA also its context and pinned buffers."""
+ENTRY_STUB_MIB = 512
+FREE_DIMENSION = 1920
+"""Pixels that a free dimension (-1) counts as: a raw full-HD frame fits, either way up."""
+ENCODED_BYTES = 2 * MIB
+"""What an encoded image, or any other text, counts as."""
+
+
+def tensor_bytes(tensors: tuple[TensorSpec, ...]) -> int:
+    """Bytes per frame of all the tensors."""
+    return sum(_bytes_of(tensor) for tensor in tensors)
+
+
+def stub_count(server: ServerAddress, manifest: DeploymentManifest) -> int:
+    """Python processes of a server: one per model, ensembles have none, preprocessing has several."""
+    return sum(stubs_of(model, manifest) for model in server.models)
+
+
+def stubs_of(triton_model: str, manifest: DeploymentManifest) -> int:
+    """Python processes of one Triton model."""
+    for model in manifest.models:
+        if triton_model in (model.ensemble, model.tensor_ensemble):
+            return 0
+        if triton_model == preprocess(model.model):
+            return PREPROCESS_INSTANCES
+    return 1
+
+
+def shm_bytes(
+    manifest: DeploymentManifest, server: ServerAddress, *, in_flight: int, default_bytes: int
+) -> int:
+    """Size of a server's /dev/shm, whole MiB; see the module for the formula."""
+    tensors = _stage_tensor_bytes(manifest, server.name, in_flight)
+    if server.name == manifest.entry.name:
+        tensors = _entry_tensor_bytes(manifest, in_flight)
+    wanted = (stub_count(server, manifest) * default_bytes + tensors) * SHM_HEADROOM
+    return max(64, -(-round(wanted) // MIB)) * MIB
+
+
+def group_shm_bytes(fleet: Fleet, group: ServerGroup, *, in_flight: int, default_bytes: int) -> int:
+    """What the hungriest server of a group needs: its pods have one template."""
+    return max(
+        shm_bytes(fleet.manifest, server, in_flight=in_flight, default_bytes=default_bytes)
+        for server in group.servers
+    )
+
+
+def group_memory_bytes(fleet: Fleet, group: ServerGroup, shm: int, per_stub_mib: int | None) -> int:
+    """Memory limit of a group's container, /dev/shm included."""
+    default = ENTRY_STUB_MIB if group.is_entry else STUB_MIB[group.executor]
+    stubs = max(stub_count(server, fleet.manifest) for server in group.servers)
+    return (SERVER_MIB + stubs * (per_stub_mib or default)) * MIB + shm
+
+
+def _stage_tensor_bytes(manifest: DeploymentManifest, server: str, in_flight: int) -> int:
+    return sum(
+        in_flight * program.max_batch_size * tensor_bytes((*program.inputs, *program.outputs, *model.outputs))
+        for model, program, _, owner in stage_programs(manifest)
+        if owner == server
+    )
+
+
+def _entry_tensor_bytes(manifest: DeploymentManifest, in_flight: int) -> int:
+    """Preprocessing takes the public input and gives the model's; the dispatcher takes that and gives
+    outputs.
+    """
+    return sum(
+        in_flight
+        * TRANSPORT_BATCH
+        * (
+            tensor_bytes(model.public_inputs)
+            + 2 * tensor_bytes((model.input,))
+            + 2 * tensor_bytes(model.outputs)
+            + tensor_bytes(model.public_outputs)
+        )
+        for model in manifest.models
+    )
+
+
+def _bytes_of(tensor: TensorSpec) -> int:
+    if tensor.dtype == "BYTES":
+        return ENCODED_BYTES
+    size = DTYPE_BYTES[tensor.dtype]
+    for dimension in tensor.shape:
+        size *= FREE_DIMENSION if dimension < 0 else dimension
+    return size

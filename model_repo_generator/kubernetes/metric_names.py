@@ -1,0 +1,60 @@
+"""Names of the metrics that alerts and dashboard read: the one table of them on this side.
+
+The first part is what dispatchers export through Triton's own metrics port, each with the label `model`; the
+second part is Triton's; the last one is Kubernetes' (kube-state-metrics). Selectors are made here, so that
+the text of a deployment stays inside its quotes.
+"""
+
+from __future__ import annotations
+
+FRAMES = "ppipe_frames_total"
+"""Frames that came in."""
+ANSWERS = "ppipe_answers_total"
+"""Frames answered with outputs; `outcome` is in_time or late."""
+DROPS = "ppipe_drops_total"
+"""Frames answered without; `reason` as in python_backend.scheduler.actions.DropReason."""
+FAILURES = "ppipe_hop_failures_total"
+"""Attempts that failed; `kind` as in python_backend.runtime.hop_failure.FailureKind."""
+BATCHES = "ppipe_batches_total"
+"""Batches sent; `size` in frames."""
+DECISIONS = "ppipe_decisions_total"
+"""Events that the scheduler core handled."""
+DECISION_US = "ppipe_decision_us_total"
+"""Time that took, microseconds."""
+LATENCY_BUCKET = "ppipe_latency_us_bucket"
+"""Histogram of arrival to answer, microseconds."""
+WAITING = "ppipe_waiting_frames"
+"""Frames without an answer yet."""
+WORKER_UP = "ppipe_worker_up"
+"""Per `worker`: 1 while the dispatcher uses it, else 0."""
+WORKER_BUSY_US = "ppipe_worker_busy_us_total"
+"""Per `worker`: time that it computed, microseconds."""
+
+TRITON_SUCCESS = "nv_inference_request_success"
+TRITON_FAILURE = "nv_inference_request_failure"
+TRITON_COMPUTE_US = "nv_inference_compute_infer_duration_us"
+TRITON_GPU_UTILISATION = "nv_gpu_utilization"
+TRITON_GPU_MEMORY_USED = "nv_gpu_memory_used_bytes"
+TRITON_GPU_MEMORY_TOTAL = "nv_gpu_memory_total_bytes"
+
+UP = "up"
+RESTARTS = "kube_pod_container_status_restarts_total"
+
+INSTANCE_LABEL = "app_kubernetes_io_instance"
+GROUP_LABEL = "ppipe_group"
+TARGET_LABELS = ("app.kubernetes.io/instance", "ppipe/group")
+"""Labels of pods that Prometheus puts on all their metrics, under the two names above."""
+
+
+def quoted(text: str) -> str:
+    """`text` as a PromQL string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def select(metric: str, deployment: str, *matchers: str, **labels: str) -> str:
+    """A selector of one deployment's `metric`; `matchers` are ready made, `labels` are compared for
+    equality.
+    """
+    equal = [f"{name}={quoted(value)}" for name, value in {INSTANCE_LABEL: deployment, **labels}.items()]
+    return f"{metric}{{{','.join([*equal, *matchers])}}}"

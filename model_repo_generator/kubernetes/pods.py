@@ -1,0 +1,281 @@
+"""Pods of one server group: container, probes, volumes, rights. All as plain data in Kubernetes' own words.
+
+Rules
+- One container per pod: server, stubs and MPS share its processes, its /dev/shm and its user.
+- It may do nothing but serve: no root, no new privileges, no service account, a read-only file system.
+- Probes ask every Python process for an inference (container/probe.py), never another pod.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model_repo_generator.config import PREPROCESS_INSTANCES
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of
+from model_repo_generator.kubernetes.launch import (
+    LAUNCH_FOLDER,
+    PRE_STOP_S,
+    REPOSITORY_FOLDER,
+    TICKET_FOLDER,
+    exit_timeout_s,
+    launch_command,
+    probe_command,
+    server_environment,
+)
+from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes, stub_count
+from model_repo_generator.kubernetes.names import MAX_STATEFUL_SET, dns_label
+from model_repo_generator.kubernetes.options import (
+    GPU_CLASS_LABEL,
+    ClaimSource,
+    KubernetesOptions,
+    ObjectStoreSource,
+)
+from planner.cluster import Executor
+
+Plain = dict[str, Any]
+CONTAINER = "triton"
+PROBE_PERIOD_S = 10
+PROBE_TIMEOUT_S = 30
+"""More than probe.py needs for one model that does not answer, so that its message is seen."""
+UNREADY_AFTER, RESTART_AFTER = 2, 6
+"""Failed probes in a row. A dispatcher revives a dead stage stub within seconds; a restart, which takes all
+other workers of the server along, comes only when that has not helped."""
+RESTART_ENTRY_AFTER = 2
+"""Nobody but a restart helps callers of a dead dispatcher, who wait until their own time limits."""
+KILL_AFTER_S = 10
+"""On top of the server's own time for ending: stubs that hang."""
+
+
+def set_name(fleet: Fleet, group: ServerGroup) -> str:
+    """The StatefulSet of a group. Raises BundleFault."""
+    deployment = fleet.manifest.deployment
+    if group.is_entry:
+        return dns_label(f"{deployment}-{group.group}-server", "entry", MAX_STATEFUL_SET)
+    size = f"-x{group.gpus}" if group.gpus else f"-{group.executor.value}"
+    return dns_label(f"{deployment}-{group.group}{size}", f"GPU class {group.group}", MAX_STATEFUL_SET)
+
+
+def launch_config(fleet: Fleet) -> str:
+    """The ConfigMap of launch files; kustomize adds a hash of its contents, so that a change restarts
+    pods.
+    """
+    return dns_label(f"{fleet.manifest.deployment}-launch", "deployment")
+
+
+def selector(fleet: Fleet, group: ServerGroup | None = None) -> dict[str, str]:
+    """Labels that pick the pods of a deployment, or of one of its groups. Never the plan: it changes."""
+    labels = {"app.kubernetes.io/name": "ppipe", "app.kubernetes.io/instance": fleet.manifest.deployment}
+    if group is not None:
+        labels["app.kubernetes.io/component"] = set_name(fleet, group)
+    return labels
+
+
+def labels(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> dict[str, str]:
+    """Labels of a pod."""
+    found = {
+        **selector(fleet, group),
+        "ppipe/group": group.group,
+        "ppipe/plan": fleet.manifest.plan_hash,
+        "ppipe/epoch": str(fleet.manifest.epoch),
+    }
+    version = triton_version(fleet, options)
+    return {**found, "ppipe/triton": version} if version else found
+
+
+def triton_version(fleet: Fleet, options: KubernetesOptions) -> str:
+    """The Triton that the image must have; '' where nobody says."""
+    return fleet.manifest.versions.get("triton", "") or options.triton_version or ""
+
+
+def pod_template(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:
+    """The template of a group's pods."""
+    shm = group_shm_bytes(
+        fleet, group, in_flight=options.in_flight, default_bytes=options.shm_default_mib * MIB
+    )
+    spec: Plain = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": PRE_STOP_S + exit_timeout_s(fleet.manifest) + KILL_AFTER_S,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": options.user_id,
+            "runAsGroup": options.user_id,
+            "fsGroup": options.user_id,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **_scheduling(fleet, group, options),
+    }
+    if options.image_pull_secret is not None:
+        spec["imagePullSecrets"] = [{"name": options.image_pull_secret}]
+    if options.priority_class is not None:
+        spec["priorityClassName"] = options.priority_class
+    if isinstance(options.repository, ObjectStoreSource):
+        spec["initContainers"] = [_fetch(options.repository)]
+    spec["containers"] = [_container(fleet, group, options, shm)]
+    spec["volumes"] = _volumes(fleet, options, shm)
+    return {"metadata": {"labels": labels(fleet, group, options)}, "spec": spec}
+
+
+def _scheduling(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:
+    if group.is_entry:
+        return {"nodeSelector": dict(options.entry_node_selector)} if options.entry_node_selector else {}
+    found: Plain = {}
+    on_gpu = group.executor is Executor.CUDA
+    default = {GPU_CLASS_LABEL: group.group} if on_gpu else {}
+    node_selector = dict(options.node_selectors.get(group.group, default))
+    if node_selector:
+        found["nodeSelector"] = node_selector
+    if on_gpu and options.tolerations:
+        found["tolerations"] = [_toleration(each.model_dump()) for each in options.tolerations]
+    if on_gpu and options.runtime_class is not None:
+        found["runtimeClassName"] = options.runtime_class
+    # Pools span two servers so that one may fail; so a node should hold one of them where it can.
+    found["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector(fleet, group)},
+        }
+    ]
+    return found
+
+
+def _toleration(fields: Plain) -> Plain:
+    return {name: value for name, value in fields.items() if value}
+
+
+def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm: int) -> Plain:
+    return {
+        "name": CONTAINER,
+        "image": options.image,
+        "command": launch_command(),
+        "env": _environment(),
+        "ports": _ports(fleet, group),
+        "resources": _resources(fleet, group, options, shm),
+        "startupProbe": _probe(failures=-(-options.start_timeout_s // PROBE_PERIOD_S)),
+        "readinessProbe": _probe(UNREADY_AFTER),
+        "livenessProbe": _probe(RESTART_ENTRY_AFTER if group.is_entry else RESTART_AFTER),
+        # Callers stop to come before the server stops to listen.
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_S)]}}},
+        "securityContext": _container_rights(),
+        "volumeMounts": [
+            {"name": "launch", "mountPath": LAUNCH_FOLDER, "readOnly": True},
+            _repository_mount(options),
+            {"name": "tickets", "mountPath": TICKET_FOLDER, "readOnly": True},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def _container_rights() -> Plain:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def _environment() -> list[Plain]:
+    own = {"PPIPE_SERVER": "metadata.name", "PPIPE_POD_IP": "status.podIP"}
+    return [
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in own.items()),
+        *({"name": name, "value": value} for name, value in server_environment().items()),
+    ]
+
+
+def _ports(fleet: Fleet, group: ServerGroup) -> list[Plain]:
+    http, grpc, metrics = ports_of(group.servers[0])
+    ports: list[Plain] = [
+        {"name": name, "containerPort": port, "protocol": "TCP"}
+        for name, port in (("http", http), ("grpc", grpc), ("metrics", metrics))
+    ]
+    if group.is_entry:
+        ports += [
+            {"name": f"notices-{index}", "containerPort": model.feedback_port, "protocol": "UDP"}
+            for index, model in enumerate(fleet.manifest.models)
+        ]
+    return ports
+
+
+def _resources(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm: int) -> Plain:
+    """CPU is asked for and not limited: a throttled stub holds a GPU for nothing. Memory is limited to what
+    is asked for, or the kernel would choose a victim on the node.
+    """
+    memory = f"{group_memory_bytes(fleet, group, shm, options.memory_per_stub_mib) // MIB}Mi"
+    requests: Plain = {"cpu": _cpu(fleet, group, options), "memory": memory}
+    limits: Plain = {"memory": memory}
+    if group.gpus:
+        # Kubernetes wants both equal for GPUs. They are numbered from 0 in the container, as in the
+        # placement.
+        requests[options.gpu_resource] = limits[options.gpu_resource] = str(group.gpus)
+    return {"requests": requests, "limits": limits}
+
+
+def _cpu(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> str:
+    """One core for the server and a half per stub of the entry; a core per stub where stages compute on
+    it.
+    """
+    if group.is_entry:
+        stubs = len(fleet.manifest.models) * (PREPROCESS_INSTANCES + 1)
+        return options.entry_cpu or f"{1000 + 500 * stubs}m"
+    stubs = max(stub_count(server, fleet.manifest) for server in group.servers)
+    per_stub = 250 if group.executor is Executor.EMULATED else 1000
+    return options.stage_cpu or f"{1000 + per_stub * stubs}m"
+
+
+def _probe(failures: int) -> Plain:
+    return {
+        "exec": {"command": list(probe_command())},
+        "periodSeconds": PROBE_PERIOD_S,
+        "timeoutSeconds": PROBE_TIMEOUT_S,
+        "failureThreshold": failures,
+    }
+
+
+def _repository_mount(options: KubernetesOptions) -> Plain:
+    mount: Plain = {"name": "repository", "mountPath": REPOSITORY_FOLDER, "readOnly": True}
+    if isinstance(options.repository, ClaimSource) and options.repository.sub_path is not None:
+        mount["subPath"] = options.repository.sub_path
+    return mount
+
+
+def _fetch(source: ObjectStoreSource) -> Plain:
+    """Copies the repository before the server starts. No shell: the remote's name is one argument."""
+    container: Plain = {
+        "name": "fetch",
+        "image": source.image,
+        "args": ["copy", "--checksum", "--retries=10", "--", source.remote, REPOSITORY_FOLDER],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": _container_rights(),
+        "volumeMounts": [
+            {"name": "repository", "mountPath": REPOSITORY_FOLDER},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+    if source.secret is not None:
+        container["envFrom"] = [{"secretRef": {"name": source.secret}}]
+    return container
+
+
+def _volumes(fleet: Fleet, options: KubernetesOptions, shm: int) -> list[Plain]:
+    source = options.repository
+    if isinstance(source, ClaimSource):
+        repository: Plain = {"persistentVolumeClaim": {"claimName": source.claim, "readOnly": True}}
+    else:
+        repository = {"emptyDir": {"sizeLimit": source.size}}
+    return [
+        {"name": "launch", "configMap": {"name": launch_config(fleet)}},
+        {"name": "repository", **repository},
+        {"name": "tickets", "secret": {"secretName": ticket_secret(fleet, options), "defaultMode": 0o440}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm // MIB}Mi"}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+
+
+def ticket_secret(fleet: Fleet, options: KubernetesOptions) -> str:
+    """The Secret with the ticket keys."""
+    return options.ticket_secret or dns_label(f"{fleet.manifest.deployment}-tickets", "deployment")

@@ -1,0 +1,107 @@
+"""Services: names of servers and groups, and an address for clients. And who may call whom.
+
+Rules
+- A server's Service publishes its pod before it is ready: a dispatcher listens on its own name
+  while it loads.
+- Stage servers are called by pods of their deployment only: who calls them can unload their models.
+"""
+
+from __future__ import annotations
+
+from model_repo_generator.kubernetes.addresses import service_of
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of
+from model_repo_generator.kubernetes.names import check_distinct, dns_label
+from model_repo_generator.kubernetes.options import KubernetesOptions
+from model_repo_generator.kubernetes.pods import Plain, selector, set_name
+from model_repo_generator.kubernetes.workloads import pod_name
+
+POD_LABEL = "statefulset.kubernetes.io/pod-name"
+"""Set by Kubernetes on every pod of a StatefulSet."""
+
+
+def services(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
+    """All Services: clients', then group by group. Raises BundleFault where two would have one name."""
+    made = [client_service(fleet, options)]
+    owners = [(made[0]["metadata"]["name"], "the Service for clients")]
+    for group in fleet.groups:
+        made.append(_group_service(fleet, group))
+        owners.append((set_name(fleet, group), f"the Service of group {group.group}"))
+        for index, server in enumerate(group.servers):
+            made.append(_server_service(fleet, group, index))
+            owners.append((service_of(server), f"server {server.name}"))
+    check_distinct(owners)
+    return made
+
+
+def client_service(fleet: Fleet, options: KubernetesOptions) -> Plain:
+    """Where clients send frames: KServe v2 over HTTP and gRPC."""
+    entry = fleet.groups[0]
+    name = dns_label(fleet.manifest.deployment, "deployment")
+    service = _service(name, fleet, entry, selector(fleet, entry))
+    service["spec"]["type"] = options.entry_service
+    service["spec"]["ports"] = _ports(entry)[:2]
+    return service
+
+
+def network_policies(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
+    """Inside the deployment all may talk; from outside clients reach the entry, Prometheus the metrics."""
+    entry = fleet.groups[0]
+    client_ports = [{"protocol": "TCP", "port": port} for port in ports_of(entry.servers[0])[:2]]
+    metrics = sorted({ports_of(group.servers[0])[2] for group in fleet.groups})
+    scrape: Plain = {"ports": [{"protocol": "TCP", "port": port} for port in metrics]}
+    if options.monitoring.namespace is not None:
+        name = {"kubernetes.io/metadata.name": options.monitoring.namespace}
+        scrape["from"] = [{"namespaceSelector": {"matchLabels": name}}]
+    inside = {"from": [{"podSelector": {"matchLabels": selector(fleet)}}]}
+    base = dns_label(fleet.manifest.deployment, "deployment")
+    return [
+        _policy(f"{base}-inside", fleet, selector(fleet), [inside, scrape]),
+        _policy(f"{base}-clients", fleet, selector(fleet, entry), [{"ports": client_ports}]),
+    ]
+
+
+def _policy(name: str, fleet: Fleet, pods: dict[str, str], ingress: list[Plain]) -> Plain:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": dns_label(name, "deployment"), "labels": selector(fleet)},
+        "spec": {"podSelector": {"matchLabels": pods}, "policyTypes": ["Ingress"], "ingress": ingress},
+    }
+
+
+def _group_service(fleet: Fleet, group: ServerGroup) -> Plain:
+    """Kubernetes wants one per StatefulSet; it also answers with all servers of the group."""
+    return _headless(_service(set_name(fleet, group), fleet, group, selector(fleet, group)))
+
+
+def _server_service(fleet: Fleet, group: ServerGroup, index: int) -> Plain:
+    picked = {**selector(fleet, group), POD_LABEL: pod_name(fleet, group, index)}
+    service = _service(service_of(group.servers[index]), fleet, group, picked)
+    if group.is_entry:
+        service["spec"]["ports"] += [
+            {"name": f"notices-{number}", "port": model.feedback_port, "protocol": "UDP"}
+            for number, model in enumerate(fleet.manifest.models)
+        ]
+    return _headless(service)
+
+
+def _headless(service: Plain) -> Plain:
+    service["spec"] |= {"clusterIP": "None", "publishNotReadyAddresses": True}
+    return service
+
+
+def _service(name: str, fleet: Fleet, group: ServerGroup, picked: dict[str, str]) -> Plain:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "labels": selector(fleet, group)},
+        "spec": {"selector": picked, "ports": _ports(group)},
+    }
+
+
+def _ports(group: ServerGroup) -> list[Plain]:
+    names = ("http", "grpc", "metrics")
+    return [
+        {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
+        for name, port in zip(names, ports_of(group.servers[0]), strict=True)
+    ]
