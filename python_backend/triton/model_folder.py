@@ -36,9 +36,12 @@ def open_model_folder(args: Mapping[str, str]) -> ModelFolder:
     if "manifest" not in parameters:
         raise ValueError(f"{name}: config.pbtxt has no parameter 'manifest'")
     path = (Path(args["model_repository"]) / parameters["manifest"]).resolve()
+    older = path.with_name(f"{path.stem}.{args.get('model_version')}{path.suffix}")
+    if older.exists():  # this version is of an older revision; config.pbtxt speaks of the newest
+        path = older
     manifest = serial.load(DeploymentManifest, path)
     plan_hash = parameters.get("plan_hash", manifest.plan_hash)
-    if plan_hash != manifest.plan_hash:
+    if path != older and plan_hash != manifest.plan_hash:
         raise ValueError(
             f"{name}: generated for plan {plan_hash}, but {path} is of plan {manifest.plan_hash}"
         )
