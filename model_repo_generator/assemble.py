@@ -41,7 +41,9 @@ def build_manifest(
         entry=_entry_address(cluster, entries),
         servers=server_addresses(cluster, worker_names(served)),
         models=tuple(
-            _model_entry(spec, index, cluster, profile, plan, served[spec.name], entries, program_hashes)
+            _model_entry(
+                spec, index, cluster, profile, plan, served[spec.name], entries, program_hashes, epoch
+            )
             for index, spec in enumerate(deployment.models)
         ),
         versions=versions,
@@ -125,6 +127,11 @@ def entry_address(cluster: Cluster, models: tuple[str, ...]) -> ServerAddress:
     )
 
 
+def _feedback_port(cluster: Cluster, epoch: int, index: int, models: int) -> int:
+    """Two revisions in turn have their dispatchers' ports after and before each other: both may be loaded."""
+    return cluster.entry.feedback_port + (epoch - 1) % 2 * models + index
+
+
 def _entry_address(cluster: Cluster, entries: Mapping[str, EntryModels]) -> ServerAddress:
     return entry_address(cluster, tuple(name for model in entries for name in entries[model].names(model)))
 
@@ -138,6 +145,7 @@ def _model_entry(
     served: ServedModel,
     entries: Mapping[str, EntryModels],
     program_hashes: Mapping[str, str],
+    epoch: int,
 ) -> ModelEntry:
     measured = profile.model(spec.name)
     public, tensors = entries[spec.name].ensembles(spec.name)
@@ -147,7 +155,7 @@ def _model_entry(
         dispatcher=entries[spec.name].dispatch.name,
         input=measured.inputs[0],
         outputs=measured.outputs,
-        feedback_port=cluster.entry.feedback_port + index,
+        feedback_port=_feedback_port(cluster, epoch, index, len(plan.models)),
         late=spec.late,
         served=served,
         programs=tuple(

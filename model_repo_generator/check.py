@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from model_repo_generator.beside import older_epochs, older_paths
 from model_repo_generator.bundle import BUNDLE
 from model_repo_generator.export import stage_ranges
 from model_repo_generator.generate import placed, render_once
@@ -79,11 +80,13 @@ def check(
         base=base,
         program_hashes={path: listing.files[path].sha256 for path in needed if path in listing.files},
         self_contained=(out_dir / BUNDLE).is_dir(),
+        beside=older_epochs(listing),
     )
+    older = set(older_paths(out_dir, listing))
     differences = [
         *compare_texts(rendered.files, out_dir),
         *(_compare_programs(needed, listing, out_dir) if programs else ()),
-        *_extra_files({*rendered.files, *needed}, out_dir, listing.files),
+        *_extra_files({*rendered.files, *needed, *older}, out_dir, listing.files),
     ]
     return tuple(sorted(differences, key=lambda each: each.path))
 

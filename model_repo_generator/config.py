@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import text_format
@@ -62,27 +62,39 @@ def plain_config(
 
 
 def dispatcher_config(
-    name: str, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], parameters: Mapping[str, str]
+    name: str,
+    inputs: Iterable[TensorSpec],
+    outputs: Iterable[TensorSpec],
+    parameters: Mapping[str, str],
+    versions: Sequence[int] = (),
 ) -> str:
     """The dispatcher: dynamic batching with no delay hands it requests in lists, which is faster."""
-    return _cpu_config(name, inputs, outputs, parameters, instances=1)
+    return _cpu_config(name, inputs, outputs, parameters, 1, versions)
 
 
 def preprocess_config(
-    name: str, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], parameters: Mapping[str, str]
+    name: str,
+    inputs: Iterable[TensorSpec],
+    outputs: Iterable[TensorSpec],
+    parameters: Mapping[str, str],
+    versions: Sequence[int] = (),
 ) -> str:
     """Frames to the model's input."""
-    return _cpu_config(name, inputs, outputs, parameters, PREPROCESS_INSTANCES)
+    return _cpu_config(name, inputs, outputs, parameters, PREPROCESS_INSTANCES, versions)
 
 
 def postprocess_config(
-    name: str, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec], parameters: Mapping[str, str]
+    name: str,
+    inputs: Iterable[TensorSpec],
+    outputs: Iterable[TensorSpec],
+    parameters: Mapping[str, str],
+    versions: Sequence[int] = (),
 ) -> str:
     """The model's output to an answer."""
-    return _cpu_config(name, inputs, outputs, parameters, instances=1)
+    return _cpu_config(name, inputs, outputs, parameters, 1, versions)
 
 
-def ensemble_config(graph: EnsembleGraph) -> str:
+def ensemble_config(graph: EnsembleGraph, versions: Sequence[int] = ()) -> str:
     """An ensemble; it may have neither instances nor a backend."""
     config = triton.ModelConfig(
         name=graph.name,
@@ -95,6 +107,7 @@ def ensemble_config(graph: EnsembleGraph) -> str:
         made = config.ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
         made.input_map.update(step.inputs)
         made.output_map.update(step.outputs)
+    _load_versions(config, versions)
     return to_text(config)
 
 
@@ -117,11 +130,13 @@ def _cpu_config(
     outputs: Iterable[TensorSpec],
     parameters: Mapping[str, str],
     instances: int,
+    versions: Sequence[int],
 ) -> str:
     config = _model(name, inputs, outputs, TRANSPORT_BATCH, parameters)
     config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=instances)
     config.dynamic_batching.max_queue_delay_microseconds = 0
     config.dynamic_batching.SetInParent()
+    _load_versions(config, versions)
     return to_text(config)
 
 
@@ -142,6 +157,12 @@ def _model(
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     return config
+
+
+def _load_versions(config: Any, versions: Sequence[int]) -> None:
+    """Without `versions` Triton loads the newest alone."""
+    if versions:
+        config.version_policy.specific.versions.extend(versions)
 
 
 def _one_instance(config: Any, executor: Executor, gpu_id: int) -> None:

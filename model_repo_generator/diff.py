@@ -16,6 +16,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
+from model_repo_generator import naming
 from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
@@ -134,22 +135,32 @@ def _repository_units(root: Path, manifest: DeploymentManifest) -> Iterator[tupl
                 )
                 facts["executor"] = program.executor.value
             place = server.name + (f" GPU {', '.join(map(str, gpus))}" if gpus else "")
-            yield name, Unit(place=place, facts=facts)
+            yield _base_name(name, manifest), Unit(place=place, facts=facts)
+
+
+def _base_name(name: str, manifest: DeploymentManifest) -> str:
+    """Without the revision, so that a worker of two revisions is one row."""
+    for model in manifest.models:
+        name = naming.without_revision(name, model.model, manifest.epoch)
+    return name
 
 
 def _settings(folder: Path, config: triton.ModelConfig) -> str:
     """Short hash of all that the folder says, but for what is a fact of its own and the plan's hash."""
     rest = triton.ModelConfig()
     rest.CopyFrom(config)
-    for own in ("plan_hash", "planned_batch"):
+    for own in ("plan_hash", "planned_batch", "worker_name"):
         rest.parameters.pop(own, None)
+    rest.ClearField("name")
+    rest.ClearField("version_policy")
     rest.max_batch_size = 0
     for group in rest.instance_group:
         del group.gpus[:]
     digest = hashlib.sha256(text_format.MessageToString(rest).encode())
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "config.pbtxt" and path.suffix != ".pyc":
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+            name = "version" if path.parent.name.isdigit() else path.name
+            digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:8]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from model_repo_generator.bundle import bundle_files
@@ -75,16 +75,23 @@ def export_and_write(
     *,
     force: bool,
     export: bool,
+    keep: Callable[[Rendered, Mapping[str, str]], Mapping[str, Content]] | None = None,
 ) -> DeploymentManifest:
-    """`renderer`: SHA-256 by program path -> texts. Faults of any kind show before minutes of export."""
+    """`renderer`: SHA-256 by program path -> texts. Faults of any kind show before minutes of export.
+
+    `keep`: files to write beside the rendered ones.
+    """
     out_dir = Path(out_dir)
     check_ours(out_dir, force)
-    renderer({})
+    first = renderer({})
+    if keep is not None:
+        keep(first, {})
     with tempfile.TemporaryDirectory(prefix="ppipe-export-") as folder:
         ranges = stage_ranges(deployment, plan) if export else ()
         programs = export_programs(deployment, profile, ranges, Path(folder))
         rendered = renderer(hashes(programs))
-        files: dict[str, Content] = dict(rendered.files)
+        files: dict[str, Content] = dict(keep(rendered, hashes(programs)) if keep else {})
+        files.update(rendered.files)
         files.update({path: FileCopy(file) for path, file in programs.items()})
         write(files, out_dir, force)
     return rendered.manifest
@@ -99,6 +106,7 @@ def render_once(
     base: Path = Path(),
     program_hashes: Mapping[str, str] | None = None,
     self_contained: bool = False,
+    beside: Sequence[int] = (),
 ) -> Rendered:
     """What `generate` would write but for the programs: label files are read, nothing is written."""
     return render(
@@ -111,6 +119,7 @@ def render_once(
         labels=read_labels(deployment, base),
         versions=installed_versions(),
         bundle=bundle_files() if self_contained else None,
+        beside=beside,
     )
 
 

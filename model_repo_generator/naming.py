@@ -2,6 +2,8 @@
 
 Rules
 - Names of workers come with planner.serving_build's ServedModel (`<model>.p<pipeline>.s<stage>.w<worker>`).
+  From a deployment's second revision on they carry it (`<model>.r2.p0.s1.w3`): workers of two revisions,
+  whose tensors may differ, can then be loaded side by side. Other models have a version folder per revision.
 - Every name is one path component of ASCII letters, digits, '_', '.', '-', and none says '..'.
 - No two Triton models of a deployment have one name, not even on a file system that ignores case.
 """
@@ -10,6 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+
+from planner.manifest import MANIFEST_NAME
 
 ENTRY_GROUP = "entry"
 GROUPS = "groups"
@@ -53,6 +57,23 @@ def tensor_ensemble(model: str) -> str:
 def plain_worker(model: str, worker: int) -> str:
     """A whole unsplit model on one GPU, without PPipe."""
     return f"{model}.plain.w{worker}"
+
+
+def worker_of_revision(name: str, model: str, epoch: int) -> str:
+    """The name of the worker `name` in revision `epoch` of the plan."""
+    return name if epoch == 1 else f"{model}.r{epoch}{name.removeprefix(model)}"
+
+
+def without_revision(name: str, model: str, epoch: int) -> str:
+    """The other way round; names that carry no revision stay."""
+    prefix = f"{model}.r{epoch}."
+    return f"{model}.{name.removeprefix(prefix)}" if name.startswith(prefix) else name
+
+
+def older_manifest(epoch: int) -> str:
+    """File of the manifest of an older revision that is still loaded; the newest is deployment.json."""
+    stem, _, suffix = MANIFEST_NAME.partition(".")
+    return f"{stem}.{epoch}.{suffix}"
 
 
 def program_path(model: str, start: int, end: int) -> str:

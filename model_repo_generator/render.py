@@ -11,7 +11,7 @@ model.py files are fixed texts; all that comes from the deployment is data in co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ensembles.graphs import StepModel
 from model_repo_generator import config, naming
@@ -23,7 +23,7 @@ from model_repo_generator.entry import (
     postprocess_parameters,
     preprocess_parameters,
 )
-from model_repo_generator.shims import VERSION_FOLDER, ensemble_version, model_py
+from model_repo_generator.shims import ensemble_version, model_py
 from planner import serial
 from planner.deployment import Deployment, ModelSpec
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, StageProgram
@@ -55,15 +55,18 @@ def render(
     labels: Mapping[str, Sequence[str]] | None = None,
     versions: Mapping[str, str] | None = None,
     bundle: Mapping[str, str] | None = None,
+    beside: Sequence[int] = (),
 ) -> Rendered:
     """`program_hashes`: SHA-256 by program path; `labels`: per model, the lines of its label file; `bundle`:
-    a copy of the run time that the models shall use, as bundle.bundle_files makes it.
+    a copy of the run time that the models shall use, as bundle.bundle_files makes it; `beside`: older
+    revisions that the entry server shall keep loaded.
 
     Raises PlanFault, NameFault, EntryFault: all are ValueErrors that name what is wrong.
     """
     labels = labels or {}
     naming.check_groups(gpu_class.name for gpu_class in deployment.cluster.gpu_classes)
     check_plan(deployment, profile, plan, served)
+    served = {model: _of_revision(tables, epoch) for model, tables in served.items()}
     entries = {
         spec.name: entry_models(
             spec,
@@ -84,11 +87,12 @@ def render(
         program_hashes=program_hashes or {},
         versions=versions or {},
     )
+    layout = _Layout(version=str(epoch), bundled=bool(bundle), versions=(*beside, epoch) if beside else ())
     files: Files = {MANIFEST_NAME: serial.dumps(manifest), **(bundle or {})}
     for spec in deployment.models:
         models = entries[spec.name]
-        files.update(_entry_files(spec, manifest, models, labels.get(spec.name, ()), bool(bundle)))
-        files.update(_stage_files(manifest.model(spec.name), plan, manifest.plan_hash, bool(bundle)))
+        files.update(_entry_files(spec, manifest, models, labels.get(spec.name, ()), layout))
+        files.update(_stage_files(manifest.model(spec.name), plan, manifest.plan_hash, layout))
     return Rendered(manifest=manifest, files=files)
 
 
@@ -98,6 +102,37 @@ def merge_outputs(final: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> tup
     return (*final, *(tensor for tensor in own if tensor.name not in names))
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """`version`: the version folder; `versions`: what the entry server loads, none for the newest alone."""
+
+    version: str
+    bundled: bool
+    versions: tuple[int, ...]
+
+
+def _of_revision(served: ServedModel, epoch: int) -> ServedModel:
+    return replace(
+        served,
+        pipelines=tuple(
+            replace(
+                pipeline,
+                stages=tuple(
+                    replace(
+                        stage,
+                        workers=tuple(
+                            replace(worker, name=naming.worker_of_revision(worker.name, served.model, epoch))
+                            for worker in stage.workers
+                        ),
+                    )
+                    for stage in pipeline.stages
+                ),
+            )
+            for pipeline in served.pipelines
+        ),
+    )
+
+
 def _all_names(model: str, entry: EntryModels, served: ServedModel) -> list[str]:
     workers = [
         worker.name for pipeline in served.pipelines for stage in pipeline.stages for worker in stage.workers
@@ -105,7 +140,7 @@ def _all_names(model: str, entry: EntryModels, served: ServedModel) -> list[str]
     return [*entry.names(model), *workers]
 
 
-def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, bundled: bool) -> Iterator[tuple[str, str]]:
+def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, layout: _Layout) -> Iterator[tuple[str, str]]:
     assert plan.placement is not None
     for seat in plan.placement.workers:
         if seat.model != entry.model:
@@ -127,8 +162,8 @@ def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, bundled: bool) -
         text = _stage_config(entry, worker.name, program, seat.gpu_id, parameters)
         yield f"{folder}/config.pbtxt", text
         yield (
-            f"{folder}/{VERSION_FOLDER}/model.py",
-            model_py("stage", bundled, _mps_percentage(stage, program)),
+            f"{folder}/{layout.version}/model.py",
+            model_py("stage", layout.bundled, _mps_percentage(stage, program)),
         )
 
 
@@ -158,32 +193,38 @@ def _entry_files(
     manifest: DeploymentManifest,
     models: EntryModels,
     labels: Sequence[str],
-    bundled: bool,
+    layout: _Layout,
 ) -> Iterator[tuple[str, str]]:
     root = naming.group_folder(naming.ENTRY_GROUP)
     shared = {"manifest": MANIFEST_FROM_MODEL, "plan_hash": manifest.plan_hash, "model": spec.name}
     step = models.dispatch
-    text = config.dispatcher_config(*_tensors(step), shared)
-    yield from _python_model(root, step, text, model_py("dispatcher", bundled))
+    text = config.dispatcher_config(*_tensors(step), shared, layout.versions)
+    yield from _python_model(root, step, text, "dispatcher", layout)
     if models.preprocess is not None and spec.preprocess is not None:
         step = models.preprocess
-        text = config.preprocess_config(*_tensors(step), preprocess_parameters(spec.preprocess))
-        yield from _python_model(root, step, text, model_py("preprocess", bundled))
+        text = config.preprocess_config(
+            *_tensors(step), preprocess_parameters(spec.preprocess), layout.versions
+        )
+        yield from _python_model(root, step, text, "preprocess", layout)
     if models.postprocess is not None and spec.postprocess is not None:
         step = models.postprocess
-        text = config.postprocess_config(*_tensors(step), postprocess_parameters(spec.postprocess, labels))
-        yield from _python_model(root, step, text, model_py("postprocess", bundled))
+        text = config.postprocess_config(
+            *_tensors(step), postprocess_parameters(spec.postprocess, labels), layout.versions
+        )
+        yield from _python_model(root, step, text, "postprocess", layout)
         if labels:
             yield f"{root}/{step.name}/{naming.LABELS_FILE}", "".join(f"{label}\n" for label in labels)
     for graph in models.ensembles(spec.name):
-        yield f"{root}/{graph.name}/config.pbtxt", config.ensemble_config(graph)
-        yield from ensemble_version(f"{root}/{graph.name}")
+        yield f"{root}/{graph.name}/config.pbtxt", config.ensemble_config(graph, layout.versions)
+        yield from ensemble_version(f"{root}/{graph.name}", layout.version)
 
 
 def _tensors(step: StepModel) -> tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     return step.name, step.inputs, step.outputs
 
 
-def _python_model(root: str, step: StepModel, text: str, code: str) -> Iterator[tuple[str, str]]:
+def _python_model(
+    root: str, step: StepModel, text: str, adapter: str, layout: _Layout
+) -> Iterator[tuple[str, str]]:
     yield f"{root}/{step.name}/config.pbtxt", text
-    yield f"{root}/{step.name}/{VERSION_FOLDER}/model.py", code
+    yield f"{root}/{step.name}/{layout.version}/model.py", model_py(adapter, layout.bundled)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from model_repo_generator.bundle import BUNDLE
 
 VERSION_FOLDER = "1"
+"""Of what has no revisions, and of the first one."""
 ADAPTERS = ("dispatcher", "plain", "postprocess", "preprocess", "stage")
 
 _HEAD = '''"""Written by ppipe generate; config.pbtxt in the folder above says what this is."""
@@ -50,6 +51,6 @@ def model_py(adapter: str, bundled: bool = False, mps_percentage: int | None = N
     return "".join(parts)
 
 
-def ensemble_version(folder: str) -> Iterator[tuple[str, str]]:
+def ensemble_version(folder: str, version: str) -> Iterator[tuple[str, str]]:
     """Triton wants a version folder of ensembles too, and git keeps no empty one."""
-    yield f"{folder}/{VERSION_FOLDER}/.keep", ""
+    yield f"{folder}/{version}/.keep", ""

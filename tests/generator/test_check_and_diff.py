@@ -43,14 +43,14 @@ def test_a_fresh_repository_is_what_the_plan_gives(
 def test_each_kind_of_difference_is_found(
     emulated: Deployment, profile: Profile, plan: Plan, repository: Path
 ) -> None:
-    config = repository / "groups/slow/net.p0.s1.w1/config.pbtxt"
+    config = repository / "groups/slow/net.r3.p0.s1.w1/config.pbtxt"
     config.write_text(config.read_text().replace("max_batch_size: 4", "max_batch_size: 8"))
     (repository / "groups/entry/net/config.pbtxt").unlink()
     (repository / "notes.txt").write_text("mine")
     found = check(emulated, profile, plan, repository)
     assert [(each.path, each.kind) for each in found] == [
         ("groups/entry/net/config.pbtxt", Kind.MISSING),
-        ("groups/slow/net.p0.s1.w1/config.pbtxt", Kind.CHANGED),
+        ("groups/slow/net.r3.p0.s1.w1/config.pbtxt", Kind.CHANGED),
         ("notes.txt", Kind.UNEXPECTED),
     ]
     text = format_differences(found)
@@ -64,8 +64,8 @@ def test_another_plan_is_found_with_the_models_that_are_too_many(
     found = check(emulated, profile, change_stage(0, 1, workers=2), repository)
     unexpected = {each.path for each in found if each.kind is Kind.UNEXPECTED}
     assert unexpected == {
-        "groups/slow/net.p0.s1.w2/1/model.py",
-        "groups/slow/net.p0.s1.w2/config.pbtxt",
+        "groups/slow/net.r3.p0.s1.w2/3/model.py",
+        "groups/slow/net.r3.p0.s1.w2/config.pbtxt",
     }
     assert "deployment.json" in {each.path for each in found if each.kind is Kind.CHANGED}
 
