@@ -18,7 +18,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from model_repo_generator.kubernetes.addresses import check_ports
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, read_fleet
@@ -45,7 +45,19 @@ from planner.plan import Plan
 
 Plain = dict[str, Any]
 COMPOSE_FILE = "compose.yaml"
+SHM_HOLDER = "shm"
+"""Owns the common /dev/shm and does nothing else: a server's restart would leave the others apart."""
 LAUNCH = "launch"
+
+
+def _host_path(value: str) -> str:
+    """What compose takes for a path; anything else would be the name of a volume."""
+    if not value.startswith(("./", "../", "/")) or any(ord(character) < 32 for character in value):
+        raise ValueError(f"{value!r} is not a path that begins with ./, ../ or /")
+    return value
+
+
+HostPath = Annotated[str, AfterValidator(_host_path)]
 
 
 class ComposeOptions(BaseModel):
@@ -54,8 +66,8 @@ class ComposeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: Image
-    repository: str = "./repository"
-    ticket_keys: str = "./ticket-keys"
+    repository: HostPath = "./repository"
+    ticket_keys: HostPath = "./ticket-keys"
     """File with one key a line; each of at least 16 characters."""
     triton_version: str | None = None
     gpus: Mapping[str, tuple[str, ...]] = {}
@@ -73,11 +85,10 @@ def render_compose(
     check_ports(fleet)
     shared = _shares_host(fleet)
     servers = {_service_name(server): (group, server) for group, server in _servers(fleet)}
-    check_distinct((_service_name(server), f"server {server.name}") for server in fleet.servers)
+    owners = [(_service_name(server), f"server {server.name}") for server in fleet.servers]
+    check_distinct([(SHM_HOLDER, "the holder of /dev/shm"), *owners])
     project = dns_label(manifest.deployment, "deployment")
     gpus = _gpus(fleet, options)
-    first = next(iter(servers))
-    total = sum(_shm(fleet, server, options) for server in fleet.servers)
     document: Plain = {"name": project, "services": {}, "secrets": {"tickets": {"file": options.ticket_keys}}}
     for name, (group, server) in servers.items():
         service = _service(fleet, group, server, options, shared, gpus[server.name])
@@ -89,12 +100,12 @@ def render_compose(
             }
             if group.is_entry:
                 service["ports"] = [f"{port}:{port}" for port in (server.http_port, server.grpc_port)]
-        elif name == first:
-            service |= {"network_mode": "host", "ipc": "shareable", "shm_size": _size(total)}
         else:
-            service |= {"network_mode": "host", "ipc": f"service:{first}"}
+            service |= {"network_mode": "host", "ipc": f"service:{SHM_HOLDER}"}
         document["services"][name] = service
-    if not shared:
+    if shared:
+        document["services"][SHM_HOLDER] = _shm_holder(fleet, options)
+    else:
         document["networks"] = {"servers": {}}
     settings = {
         name: server_settings(
@@ -187,6 +198,20 @@ def _service(
     return service
 
 
+def _shm_holder(fleet: Fleet, options: ComposeOptions) -> Plain:
+    total = sum(_shm(fleet, server, options) for server in fleet.servers)
+    return {
+        "image": options.image,
+        "entrypoint": ["sleep"],
+        "command": ["infinity"],
+        "init": True,
+        "network_mode": "none",
+        "ipc": "shareable",
+        "shm_size": _size(total),
+        "restart": "unless-stopped",
+    }
+
+
 def _gpus(fleet: Fleet, options: ComposeOptions) -> dict[str, tuple[str, ...]]:
     """Per server the host's GPUs. Raises BundleFault."""
     names = {server.name for server in fleet.servers}
@@ -211,7 +236,7 @@ def _service_name(server: ServerAddress) -> str:
 
 def _prefix(name: str) -> str:
     # The last character keeps server 1 from owning what is server 10's.
-    return f"{SHM_PREFIX}_{name}_"
+    return f"ppipe-{name}_"
 
 
 def _shm(fleet: Fleet, server: ServerAddress, options: ComposeOptions) -> int:

@@ -21,7 +21,8 @@ TICKET_FOLDER = "/tickets"
 TICKET_FILE = f"{TICKET_FOLDER}/keys"
 LAUNCH_FILES = ("launch.py", "probe.py")
 SERVERS_FILE = "servers.json"
-SHM_PREFIX = "ppipe"
+SHM_PREFIX = "ppipe-container_"
+"""Of a server that has /dev/shm to itself."""
 PRE_STOP_S = 5
 _SCRIPTS = {name: (Path(__file__).parent / "container" / name).read_text("utf-8") for name in LAUNCH_FILES}
 
@@ -50,6 +51,7 @@ def server_settings(
         "http_port": server.http_port,
         "triton": triton_version,
         "mps": group.mps,
+        "shm_prefix": shm_prefix,
         "restrict_control": group.is_entry,
         "arguments": list(_arguments(manifest, server, bind, shm_default_bytes, shm_prefix)),
         "probes": dict(_probes(manifest, server)),

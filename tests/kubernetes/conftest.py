@@ -107,9 +107,11 @@ def hand_made_plan() -> Plan:
     return Plan(planner="hand", objective=1.0, upper_bound=1.0, gap=0.0, solver="none", models=models)
 
 
-def manifest_of(deployment: Deployment, plan: Plan) -> DeploymentManifest:
+def manifest_of(
+    deployment: Deployment, plan: Plan, models: tuple[ModelProfile, ...] | None = None
+) -> DeploymentManifest:
     """What deployment.json says of a placed plan."""
-    profile = Profile(models=(model_profile("cars"), model_profile("faces")))
+    profile = Profile(models=models or (model_profile("cars"), model_profile("faces")))
     served = serving_tables(deployment, profile, plan)
     versions = {"triton": "2.51.0", "python": "3.11", "torch": "2.13.0"}
     return render(deployment, profile, plan, served, versions=versions).manifest

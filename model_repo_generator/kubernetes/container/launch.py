@@ -27,6 +27,7 @@ TRITON_VARIABLE = "TRITON_SERVER_VERSION"
 NAME_TIMEOUT_S = 180.0
 CONTROL_APIS = "model-repository,shared-memory,trace,logging"
 MPS_FOLDER = Path("/tmp/ppipe-mps")
+SHM = Path("/dev/shm")
 
 
 class LaunchFault(Exception):
@@ -39,6 +40,7 @@ def main() -> None:
         server = find_server(Path(__file__).with_name("servers.json"), os.environ.get(NAME_VARIABLE, ""))
         check_version(server["triton"], os.environ.get(TRITON_VARIABLE, ""))
         wait_for_name(server["host"], os.environ.get(ADDRESS_VARIABLE, ""), NAME_TIMEOUT_S)
+        sweep(SHM, server["shm_prefix"])
         environment = dict(os.environ)
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
@@ -82,6 +84,13 @@ def wait_for_name(host: str, address: str, timeout_s: float) -> None:
                 f"pod's {address}: is the Service of that name there, and does it select this pod?"
             )
         time.sleep(1.0)
+
+
+def sweep(folder: Path, prefix: str) -> None:
+    """Remove what this server's last life left in shared memory, which outlives containers."""
+    for path in folder.iterdir() if prefix else ():
+        if path.name.startswith(prefix) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def start_mps(folder: Path) -> dict[str, str]:
