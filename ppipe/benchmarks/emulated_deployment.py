@@ -8,7 +8,7 @@ functions, so real tritonservers serve them through ppipe.launcher.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,13 +63,23 @@ def write_deployment(
     name: str = "emulated",
     dispatcher_parameters: Mapping[str, str] | None = None,
     stage_parameters: Mapping[str, str] | None = None,
+    entry_extras: Mapping[str, Mapping[str, str]] | None = None,
 ) -> DeploymentManifest:
-    """Write manifest and repositories under `root`; ports count up from `base_port`."""
+    """Write manifest and repositories under `root`; ports count up from `base_port`.
+
+    entry_extras: further models of the entry server by name, each as {path below its folder: text}.
+    """
     manifest = build_manifest(models, base_port, name)
+    extras = entry_extras or {}
+    entry = replace(manifest.entry, models=(*manifest.entry.models, *extras))
+    manifest = replace(manifest, entry=entry)
     files = {MANIFEST_NAME: serial.dumps(manifest)}
     for entry in manifest.models:
         files |= _dispatcher_files(entry, dispatcher_parameters or {})
         files |= _stage_files(manifest, entry, stage_parameters or {})
+    for extra, texts in extras.items():
+        folder = naming.group_folder(naming.ENTRY_GROUP)
+        files |= {f"{folder}/{extra}/{path}": text for path, text in texts.items()}
     for path, text in files.items():
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)

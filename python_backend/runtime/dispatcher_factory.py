@@ -11,6 +11,7 @@ from python_backend.runtime.driver import Driver, DriverSettings
 from python_backend.runtime.feedback import NoticeReceiver
 from python_backend.runtime.health import Health
 from python_backend.runtime.hop_failure import HopFailure
+from python_backend.runtime.null_transport import NullTransport
 from python_backend.runtime.ticket_codec import Keys
 from python_backend.runtime.transport import GrpcTransport, targets_of
 from python_backend.scheduler.core import SchedulerCore
@@ -50,7 +51,7 @@ def make_dispatcher(
         manifest=manifest,
         entry=entry,
         core=SchedulerCore(entry.served, policy=parameters.get("policy", "adaptive")),
-        transport=transport,
+        transport=NullTransport(entry.outputs) if parameters.get("transport") == "null" else transport,
         log=log,
         settings=DriverSettings(
             lead_us=int(parameters.get("lead_us", "1000")), serve_late=entry.late == "serve"

@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -57,6 +58,7 @@ _REMEMBERED_TICKETS = 4096
 _MOST_DOUBLINGS = 10
 _ANSWERING_US = 1_000
 """From a batch's answer here to a frame's answer at its client, on a host with something to do."""
+_OFFER_PAUSE_US = 500
 _TIME_REASONS = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
 
 
@@ -85,6 +87,9 @@ class _Failed:
     ticket: Ticket
     failure: HopFailure
 
+
+_TIMER = TimerFired()
+"""In place of an item: the wait is over and nothing came."""
 
 _Item = _Arrived | _Finished | _Failed | Notice | Event | None
 
@@ -119,6 +124,8 @@ class Driver:
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._frames: dict[int, Frame] = {}
         self._wake_us = _NEVER
+        self._offers: list[tuple[int, int]] = []
+        """(time, request id) of frames to offer to the core again."""
         self._accepting = True
         self._gate = threading.Lock()
         self._answers = Answers(log)
@@ -181,22 +188,33 @@ class Driver:
             try:
                 item = self._queue.get(timeout=self._time_to_wake_s())
             except Empty:
-                self._handle(TimerFired())
-                continue
+                item = _TIMER
             if item is None:
                 return
             try:
+                self._fire_if_due()
                 self._take(item)
-                if self._wake_us <= self._core_time_us():
-                    self._handle(TimerFired())
             except Exception as error:
                 # One bad event must not end the thread that all others need.
                 self._log(f"scheduling failed on {type(item).__name__}: {error!r}")
 
+    def _fire_if_due(self) -> None:
+        """A timer is told with the time it was set for: what the core held back until the last moment would
+        otherwise, by the lateness of any timer, be too late.
+        """
+        if self._wake_us <= self._core_time_us():
+            due_us, self._wake_us = self._wake_us, _NEVER
+            self._handle(TimerFired(), due_us)
+        while self._offers and self._offers[0][0] <= now_us():
+            frame = self._frames.get(heapq.heappop(self._offers)[1])
+            if frame is not None:
+                self._handle(self._offer(frame))
+
     def _time_to_wake_s(self) -> float | None:
-        if self._wake_us == _NEVER:
-            return None
-        return max(0, self._wake_us - self._core_time_us()) / 1e6
+        wait_us = self._wake_us - self._core_time_us()
+        if self._offers:
+            wait_us = min(wait_us, self._offers[0][0] - now_us())
+        return None if wait_us > _NEVER // 2 else max(0, wait_us) / 1e6
 
     def _core_time_us(self) -> int:
         return now_us() + self._settings.lead_us
@@ -210,7 +228,7 @@ class Driver:
             self._take_end(item)
         elif isinstance(item, _Failed):
             self._take_failure(item.ticket, item.failure)
-        elif item is not None:
+        elif item is not None and item is not _TIMER:
             self._handle(item)
 
     def _take_arrivals(self, frames: Sequence[Frame]) -> None:
@@ -238,11 +256,9 @@ class Driver:
         self._on_failure(failure)  # first, so that what failed is not chosen for the next attempt
         self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failure.hop))
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event, core_time_us: int | None = None) -> None:
         began_us = now_us()
-        if isinstance(event, TimerFired):
-            self._wake_us = _NEVER
-        for action in self._core.handle(event, began_us + self._settings.lead_us):
+        for action in self._core.handle(event, core_time_us or began_us + self._settings.lead_us):
             if isinstance(action, Dispatch):
                 self._dispatch(action)
             elif isinstance(action, Drop):
@@ -295,7 +311,7 @@ class Driver:
             return False
         if not self._settings.serve_late and frame.offers > _MOST_DOUBLINGS:
             return False
-        self._queue.put(self._offer(frame))
+        heapq.heappush(self._offers, (now_us() + (_OFFER_PAUSE_US << min(frame.offers, 5)), frame.request_id))
         return True
 
     # Hop threads

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from planner.profile import TensorSpec
@@ -96,13 +97,14 @@ def response_outputs(answer: bytes) -> dict[str, Array]:
     Raises WireError.
     """
     rest, raw = _cut_out(answer, _RAW_OUTPUT)
-    head = pb.ModelInferResponse.FromString(rest)
-    if len(raw) != len(head.outputs):
-        raise WireError(f"{len(head.outputs)} outputs with {len(raw)} raw contents")
-    return {
-        output.name: np.frombuffer(buffer, dtype=NUMPY_OF[output.datatype]).reshape(tuple(output.shape))
-        for output, buffer in zip(head.outputs, raw, strict=True)
-    }
+    try:
+        head = pb.ModelInferResponse.FromString(rest)
+        return {
+            output.name: np.frombuffer(buffer, dtype=NUMPY_OF[output.datatype]).reshape(tuple(output.shape))
+            for output, buffer in zip(head.outputs, raw, strict=True)
+        }
+    except (DecodeError, KeyError, ValueError) as error:
+        raise WireError(f"an answer that is no ModelInferResponse with raw outputs: {error!r}") from error
 
 
 def piece(array: Array) -> memoryview:
