@@ -7,6 +7,7 @@ ours.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +39,9 @@ app.command()(demo.demo)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status."""
     end_on_signals()
+    if os.getcwd() not in sys.path:
+        # A deployment's factory may well be in a file beside it; an installed program does not look there.
+        sys.path.append(os.getcwd())
     sys.exit(run(arguments))
 
 

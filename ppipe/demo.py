@@ -37,7 +37,7 @@ from ppipe.workspace import Workspace
 LOAD = 0.8
 PICTURES = 32
 PERF_LOAD = 0.6
-PERF_SECONDS = 6.0
+PERF_SECONDS = 9.0
 LEAST_REQUESTS = 560
 """So many frames are sent at least, whatever the planned rate."""
 

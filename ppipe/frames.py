@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT = 320, 240
 _SHAPES = 24
+_SMALLEST = 4
 _NOISE = 12.0
 _QUALITY = 85
 
@@ -41,7 +42,8 @@ def _picture(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[n
     draw = ImageDraw.Draw(image)
     for _ in range(_SHAPES):
         x, y = rng.integers(0, width), rng.integers(0, height)
-        half_width, half_height = rng.integers(4, width // 4), rng.integers(4, height // 4)
+        half_width = rng.integers(_SMALLEST, max(_SMALLEST + 1, width // 4))
+        half_height = rng.integers(_SMALLEST, max(_SMALLEST + 1, height // 4))
         box = (int(x - half_width), int(y - half_height), int(x + half_width), int(y + half_height))
         colour = tuple(int(value) for value in rng.integers(0, 256, 3))
         (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(box, fill=colour)

@@ -21,6 +21,8 @@ from ppipe.processes import GuardedProcess
 
 _STARTUP_S = 30.0
 _LINES_SHOWN = 8
+_WINDOWS = 3
+"""The fewest that perf_analyzer takes."""
 
 
 class PerfError(Exception):
@@ -55,8 +57,9 @@ def run_perf_analyzer(
         *(str(analyzer.path), "-m", model, "-i", "grpc", "-u", address, "--async"),
         *("--input-data", str(data), "-f", str(report), "--percentile=99", "--max-threads=2"),
         *(f"--request-rate-range={rate_rps:.3f}", "--request-distribution=constant"),
-        # One window of a fixed number of requests: no search for stability.
-        f"--request-count={max(10, round(rate_rps * seconds))}",
+        # So many windows and no more: no search for stability. (--request-count counts its start-up as time.)
+        *(f"--measurement-interval={round(1000 * seconds / _WINDOWS)}", f"--max-trials={_WINDOWS}"),
+        "--stability-percentage=999",
     ]
     for tensor in requests[0].inputs:
         shape = list(tensor.shape)[1:]

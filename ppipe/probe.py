@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
+from typing import Any
 
 import grpc
 from PIL import Image
@@ -22,6 +24,7 @@ from python_backend.runtime import ticket_codec
 
 PROBE_SLO_US = 60_000_000
 """Deadline that a probe asks for, so that a dispatcher does not drop it while everything is still cold."""
+_CANCEL_CHECK_S = 0.1
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -55,9 +58,13 @@ class Probe:
 
 
 class Prober:
-    """Asks the models of one server. A context manager: it holds a connection."""
+    """Asks the models of one server; setting `cancelled` ends a question that is under way.
 
-    def __init__(self, address: str) -> None:
+    A context manager: it holds a connection.
+    """
+
+    def __init__(self, address: str, cancelled: threading.Event | None = None) -> None:
+        self._cancelled = cancelled or threading.Event()
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests: dict[str, service_pb2.ModelInferRequest] = {}
@@ -89,7 +96,7 @@ class Prober:
     def ask_live(self, timeout_s: float) -> Probe:
         """Ask the server, no model, whether it lives."""
         try:
-            live = self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s).live
+            live = self._call(self._stub.ServerLive, service_pb2.ServerLiveRequest(), timeout_s).live
         except grpc.RpcError as error:
             return judge(error)
         return Probe(Verdict.ANSWERS if live else Verdict.NOT_YET)
@@ -97,7 +104,7 @@ class Prober:
     def is_server_ready(self, timeout_s: float) -> bool:
         """Whether the server says that all its models are loaded."""
         try:
-            return bool(self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout_s).ready)
+            return bool(self._call(self._stub.ServerReady, service_pb2.ServerReadyRequest(), timeout_s).ready)
         except grpc.RpcError:
             return False
 
@@ -106,8 +113,8 @@ class Prober:
         unload = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         load = service_pb2.RepositoryModelLoadRequest(model_name=model)
         try:
-            self._stub.RepositoryModelUnload(unload, timeout=timeout_s)
-            self._stub.RepositoryModelLoad(load, timeout=timeout_s)
+            self._call(self._stub.RepositoryModelUnload, unload, timeout_s)
+            self._call(self._stub.RepositoryModelLoad, load, timeout_s)
         except grpc.RpcError as error:
             return judge(error)
         return Probe(Verdict.ANSWERS)
@@ -116,7 +123,7 @@ class Prober:
         try:
             request = self._request(model, timeout_s)
             request.parameters["timeout"].int64_param = slo_us
-            self._stub.ModelInfer(request, timeout=timeout_s)
+            self._call(self._stub.ModelInfer, request, timeout_s)
         except grpc.RpcError as error:
             return judge(error)
         return Probe(Verdict.ANSWERS)
@@ -124,9 +131,22 @@ class Prober:
     def _request(self, model: str, timeout_s: float) -> service_pb2.ModelInferRequest:
         if model not in self._requests:
             asked = service_pb2.ModelMetadataRequest(name=model)
-            metadata = self._stub.ModelMetadata(asked, timeout=timeout_s)
+            metadata = self._call(self._stub.ModelMetadata, asked, timeout_s)
             self._requests[model] = probe_request(metadata)
         return self._requests[model]
+
+    def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
+        """The answer, or an RpcError; CANCELLED soon after `cancelled` is set."""
+        call = method.future(request, timeout=timeout_s)
+        ended = threading.Event()
+        call.add_done_callback(lambda _: ended.set())
+        while not ended.wait(_CANCEL_CHECK_S):
+            if self._cancelled.is_set():
+                call.cancel()
+        try:
+            return call.result()
+        except grpc.FutureCancelledError:
+            raise call from None
 
 
 def judge(error: grpc.RpcError) -> Probe:

@@ -68,20 +68,22 @@ class ServerLife:
         self._log_start = plan.log.stat().st_size if plan.log.exists() else 0
         self._stubs: frozenset[str] = frozenset()
         self._silences = 0
+        self._answering = False
 
     def __enter__(self) -> ServerLife:
         plan = self._plan
         self._process = GuardedProcess.start(
             plan.command, log=plan.log, environment=plan.environment, shm_prefixes=[plan.shm_prefix]
         )
-        self._prober = Prober(plan.address)
+        self._prober = Prober(plan.address, self._stopping)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._prober.close()
-        if kind is not StopAsked:
+        if kind is not StopAsked or not self._answering:
+            # No frame is under way, and a server that loads heeds SIGTERM only once it has loaded.
             self._process.kill()
         self._process.stop()
         # The guard has done this, unless it was itself killed.
@@ -115,6 +117,7 @@ class ServerLife:
                 probe = self._prober.ask(model, PROBE_TIMEOUT_S)
             answered(count)
         self._stubs = frozenset(self._living_stubs())
+        self._answering = True
 
     def watch(self) -> None:
         """Only ever raises."""

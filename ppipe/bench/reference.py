@@ -6,7 +6,8 @@ must differ by far more than the tolerance, or a mix-up could not be seen; that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +75,21 @@ def make_reference(
     ModelError.
     """
     network = _network(spec)
-    with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         answers = tuple(_as_arrays(network(torch.from_numpy(frame[np.newaxis]))) for frame in inputs)
     _require_distinct(spec.name, answers)
     return Reference(model=spec.name, outputs=outputs, answers=answers)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Small networks on a busy machine: threads of torch that wait for each other cost seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_references(

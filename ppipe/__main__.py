@@ -1,0 +1,5 @@
+"""`python -m ppipe` is `ppipe`."""
+
+from ppipe.cli import main
+
+main()
