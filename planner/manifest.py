@@ -51,6 +51,16 @@ class StageProgram:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """A Triton ensemble on one server: a pipeline's stages on these workers, called as one model."""
+
+    name: str
+    pipeline: int
+    server: str
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """One model: public names, tensors, and per pipeline and stage the program that its workers run."""
 
@@ -70,6 +80,8 @@ class ModelEntry:
     public_inputs: tuple[TensorSpec, ...] = ()
     """Of `ensemble`; dtype BYTES for encoded images, -1 for any size."""
     public_outputs: tuple[TensorSpec, ...] = ()
+    chains: tuple[Chain, ...] = ()
+    """Of pipelines whose stages share a server."""
 
 
 @dataclass(frozen=True)
