@@ -51,29 +51,29 @@ class AdaptivePolicy(Policy):
         return False
 
     def _serve_on(self, state: State, pipeline: PipelineTimelines, now_us: int) -> bool:
-        alone_us = state.finish_us(pipeline, 1, now_us)
-        if alone_us < 0:
-            return False
-        alone_us += state.guard_us
-        for level in state.waiting.levels:
-            index = level.first_from(alone_us)
-            count = len(level.frames) - index
-            if count > 0:
-                return self._send(state, pipeline, level, index, count, now_us)
+        """Send the fullest batch that can still end in time, or wait for a fuller one while that is safe."""
+        size = pipeline.batch_size
+        finish_us = NEVER
+        while size > 0:
+            longer_us = finish_us
+            finish_us = state.finish_us(pipeline, size, now_us)
+            if finish_us < 0:
+                return False
+            for level in state.waiting.levels:
+                index = level.first_from(finish_us + state.guard_us)
+                if len(level.frames) - index >= size:
+                    if longer_us != NEVER:
+                        spare_us = level.frames[index].deadline_us - state.guard_us - longer_us
+                        if spare_us > 0:
+                            self.wake_us = min(self.wake_us, now_us + spare_us)
+                            return False
+                    return self._send(state, pipeline, level, index, size, now_us)
+            size -= 1
         return False
 
     def _send(
-        self, state: State, pipeline: PipelineTimelines, level: Level, index: int, count: int, now_us: int
+        self, state: State, pipeline: PipelineTimelines, level: Level, index: int, size: int, now_us: int
     ) -> bool:
-        deadline_us = level.frames[index].deadline_us - state.guard_us
-        size = min(count, pipeline.batch_size)
-        while size > 1 and state.finish_us(pipeline, size, now_us) > deadline_us:
-            size -= 1
-        if size == count and size < pipeline.batch_size:
-            spare_us = deadline_us - state.finish_us(pipeline, size + 1, now_us)
-            if spare_us > 0:
-                self.wake_us = min(self.wake_us, now_us + spare_us)
-                return False
         quote = state.quote(pipeline, size, now_us)
         if quote is None:
             return False

@@ -73,13 +73,13 @@ class SchedulerCore:
             self._worker(event.worker, True)
         elif isinstance(event, WorkerBack):
             self._worker(event.worker, False)
-        if state.waiting.count > 0:
+        if state.waiting.count > 0 or self._policy.pending():
             self._schedule(now_us)
         return actions
 
     def check_invariants(self) -> None:
         """Raise AssertionError when the state contradicts itself. Costs a walk over everything: for tests."""
-        check_state(self._state)
+        check_state(self._state, self._policy.held())
 
     # What metrics read
 
@@ -191,9 +191,8 @@ class SchedulerCore:
         request = state.requests.get(request_id)
         if request is None:
             return
-        if request.batch is None:
+        if request.batch is None and not self._policy.forget(request):
             state.waiting.remove(request)
-            self._policy.forget(request)
         request.batch = None
         state.drop(request, DropReason.CANCELLED)
 

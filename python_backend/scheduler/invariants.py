@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from python_backend.scheduler.batches import Request
 from python_backend.scheduler.state import State
 
 
-def check_state(state: State) -> None:
+def check_state(state: State, held: list[Request]) -> None:
     """Raise AssertionError naming what contradicts what."""
-    _check_requests(state)
+    _check_requests(state, held)
     _check_batches(state)
     _check_workers(state)
 
 
-def _check_requests(state: State) -> None:
+def _check_requests(state: State, held: list[Request]) -> None:
     waiting = state.waiting.all()
     assert len(waiting) == state.waiting.count, "the queue's count is wrong"
-    ids = {request.request_id for request in waiting}
-    assert len(ids) == len(waiting), "a frame waits twice"
+    ids = {request.request_id for request in waiting + held}
+    assert len(ids) == len(waiting) + len(held), "a frame waits twice"
     travelling: set[int] = set()
     for batch in state.batches.values():
         for request in batch.requests:

@@ -26,8 +26,18 @@ class Policy:
         """Decide everything that can be decided at `now_us`; returns when to look again."""
         raise NotImplementedError
 
-    def forget(self, request: Request) -> None:
-        """A waiting frame has ended for another reason (cancelled)."""
+    def forget(self, request: Request) -> bool:
+        """A waiting frame was cancelled. True when the policy itself kept it, outside the core's queue."""
+        del request
+        return False
+
+    def held(self) -> list[Request]:
+        """Frames that wait outside the core's queue."""
+        return []
+
+    def pending(self) -> bool:
+        """Whether there are any."""
+        return False
 
 
 def shed(state: State, request: Request, now_us: int) -> None:

@@ -17,6 +17,7 @@ from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.policy import Policy, shed_reason
 from python_backend.scheduler.state import Quote, State, place_hop
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines, Pool
+from python_backend.scheduler.waiting import WaitingQueue
 
 SMALLEST_SHARE = 0.95
 """Of the planned batch: a new head that cannot have this much is dropped."""
@@ -47,10 +48,11 @@ class ReferencePolicy(Policy):
                 if wake_us != NEVER:
                     return wake_us
 
-    def forget(self, request: Request) -> None:
+    def forget(self, request: Request) -> bool:
         """The head may have been cancelled."""
         if request is self.seen:
             self.seen = None
+        return False
 
     def _first_look(self, state: State, pipeline: PipelineTimelines, head: Request, now_us: int) -> None:
         smallest = max(1, round(SMALLEST_SHARE * pipeline.batch_size))
@@ -68,7 +70,7 @@ class ReferencePolicy(Policy):
         elif size <= queued:
             quote = scan_quote(state, pipeline, size, now_us)
             if quote is not None:
-                state.commit(quote, take_first(state, size))
+                state.commit(quote, take_first(state.waiting, size))
         else:
             spare_us = head.deadline_us - finish_of(state, pipeline, queued + 1, now_us)
             if spare_us < 0:
@@ -96,13 +98,13 @@ class ReferencePolicy(Policy):
         return best
 
 
-def take_first(state: State, count: int) -> list[Request]:
+def take_first(waiting: WaitingQueue, count: int) -> list[Request]:
     """Take the `count` most urgent frames from the queue, over all priorities."""
     taken: list[Request] = []
-    for level in state.waiting.levels:
+    for level in waiting.levels:
         share = min(level.size(), count - len(taken))
         if share > 0:
-            taken += state.waiting.take(level, level.head, share)
+            taken += waiting.take(level, level.head, share)
     return taken
 
 

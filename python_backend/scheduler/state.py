@@ -40,7 +40,7 @@ class State:
     __slots__ = (
         "actions", "batches", "by_worker", "completed_batches", "dispatched_batches", "dispatched_frames",
         "drops", "guard_us", "late", "links", "next_batch_id", "now_us", "pipelines", "requests", "sequence",
-        "served", "slo_us", "stage_done", "version", "waiting",
+        "served", "slo_us", "ticket_ended", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, served: ServedModel, batch_ids_from: int) -> None:
@@ -66,8 +66,8 @@ class State:
         self.guard_us: int = 0
         """Time that a quote must leave before the deadline: what predictions were found to be wrong by."""
         self.actions: list[Action] = []
-        self.stage_done: Callable[[Batch], None] | None = None
-        """Set by policies that queue at every stage: takes over a batch whose only stage has ended."""
+        self.ticket_ended: Callable[[Batch, Reservation], bool] | None = None
+        """Set by policies that queue at every stage: takes an ended ticket's frames on, or returns False."""
         self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
         self.served: int = 0
         self.late: int = 0
@@ -220,8 +220,7 @@ class State:
     def retire(self, batch: Batch, ended_us: int) -> None:
         del self.batches[batch.batch_id]
         self.completed_batches += 1
-        if self.stage_done is not None:
-            self.stage_done(batch)
+        if self.ticket_ended is not None and self.ticket_ended(batch, batch.last):
             return
         for request in batch.requests:
             if request.batch is batch:
