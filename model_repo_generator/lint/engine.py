@@ -1,0 +1,120 @@
+"""Runs the rules: model by model, then across models, then against the deployment that generated them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model_repo_generator.lint import (
+    rules_batching,
+    rules_ensemble,
+    rules_files,
+    rules_instances,
+    rules_manifest,
+    rules_python,
+    rules_steps,
+    rules_tensors,
+    rules_warmup,
+)
+from model_repo_generator.lint.finding import Finding, in_order
+from model_repo_generator.lint.folders import CONFIG, CONFIGS, NotReadable, is_repository, read_repository
+from model_repo_generator.lint.model import Host, Model, load, make_finding
+from planner import serial
+from planner.cluster import Cluster
+from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.profile import Profile
+
+_MODEL_RULES: tuple[Callable[[Model], Iterator[Finding]], ...] = (
+    rules_files.check,
+    rules_tensors.check,
+    rules_batching.check,
+    rules_instances.check,
+    rules_python.check,
+    rules_warmup.check,
+    rules_ensemble.check,
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What else is known. `manifest`: deployment.json; None: looked for beside and above the folder.
+
+    `cluster` gives GPU counts and memory, `profile` what each stage takes of it. `config_name`: as in
+    --model-config-name, configs/<name>.pbtxt wins over config.pbtxt where a model has it.
+    """
+
+    host: Host = field(default_factory=Host)
+    manifest: Path | None = None
+    cluster: Cluster | None = None
+    profile: Profile | None = None
+    config_name: str = ""
+
+
+def lint(
+    directory: Path | str, manifest: Path | str | None = None, context: Context | None = None
+) -> tuple[Finding, ...]:
+    """Every fault of a Triton model repository, or of a folder that `ppipe generate` wrote; in file order.
+
+    Raises NotReadable where there is nothing to lint, FormatError for a broken deployment.json.
+    """
+    root = Path(directory)
+    context = context or Context()
+    if not root.is_dir():
+        raise NotReadable(f"{root}: is not a folder")
+    at = _manifest_path(root, manifest or context.manifest)
+    deployment = None if at is None else serial.load(DeploymentManifest, at)
+    repositories = _repositories(root, at, deployment)
+    findings: list[Finding] = []
+    linted: dict[Path, dict[str, Model]] = {}
+    for repository in repositories:
+        models, found = _lint_repository(repository, root, context)
+        linted[repository.resolve()] = models
+        findings += found
+    if at is not None and deployment is not None:
+        findings += rules_manifest.check(
+            deployment, at, os.path.relpath(at, root), linted, context.cluster, context.profile
+        )
+    return in_order(findings)
+
+
+def _manifest_path(root: Path, given: Path | str | None) -> Path | None:
+    """The given one, or that of the generated folder which `root` is or is a repository of."""
+    if given is not None:
+        return Path(given)
+    for folder in (root, *root.resolve().parents[:2]):
+        if (folder / MANIFEST_NAME).is_file():
+            return folder / MANIFEST_NAME
+    return None
+
+
+def _repositories(root: Path, at: Path | None, deployment: DeploymentManifest | None) -> list[Path]:
+    """`root` itself, or where it is a generated folder, the repositories in it."""
+    if at is None or deployment is None or is_repository(root):
+        return [root]
+    named = {server.repository for server in (deployment.entry, *deployment.servers) if server.repository}
+    return [at.parent / repository for repository in sorted(named) if (at.parent / repository).is_dir()]
+
+
+def _lint_repository(
+    repository: Path, root: Path, context: Context
+) -> tuple[dict[str, Model], Iterable[Finding]]:
+    models: dict[str, Model] = {}
+    findings: list[Finding] = []
+    for folder in read_repository(repository, root):
+        own = f"{CONFIGS}/{context.config_name}.pbtxt"
+        model, found = load(folder, context.host, own if own in folder.files else CONFIG)
+        models[model.name] = model
+        findings += found
+        findings += rules_files.check_folder(model)
+        if model.config is not None:
+            for rule in _MODEL_RULES:
+                findings += rule(model)
+    if not models:
+        said = "holds no models"
+        findings.append(make_finding("repository-empty", "", os.path.relpath(repository, root), 0, "", said))
+    refused = {finding.model for finding in findings if not finding.effect.loads}
+    refused |= {name for name, model in models.items() if model.config is None}
+    findings += rules_steps.check(models, refused)
+    return models, findings

@@ -1,0 +1,153 @@
+"""One model as the rules see it: its folder, its parsed configuration, and where each field is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
+from model_repo_generator.lint import backends, schema
+from model_repo_generator.lint.codes import EFFECTS
+from model_repo_generator.lint.finding import Finding
+from model_repo_generator.lint.folders import CONFIG, ModelFolder
+from model_repo_generator.lint.text import Node, Path, path_text, read
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is known of the servers that will load the repository; None: not known, so not checked."""
+
+    gpus: int | None = None
+    backends: frozenset[str] | None = None
+    auto_complete: bool = False
+    """False: started with --disable-auto-complete-config, as PPipe's servers are."""
+    agents: frozenset[str] | None = None
+    """Names of repository agents."""
+    utf8: bool = False
+    """Whether the server's locale is UTF-8; in containers it mostly is not."""
+    same_machine: bool = False
+    """Whether absolute paths can be looked at here."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """`config` is Triton's ModelConfig, with name and backend filled in as the server fills them in.
+
+    None: there is nothing to parse, or it does not parse.
+    """
+
+    folder: ModelFolder
+    file: str
+    config: Any
+    tree: Node
+    backend: str
+    """'' for an ensemble, and where nothing tells."""
+    host: Host
+
+    @property
+    def name(self) -> str:
+        """The folder's name: the server refuses any other."""
+        return self.folder.name
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it has steps or says that it has."""
+        return self.config is not None and (
+            self.config.platform == "ensemble" or self.config.HasField("ensemble_scheduling")
+        )
+
+    def finding(self, code: str, field: Path, message: str, line: int | None = None) -> Finding:
+        """A fault of a field of config.pbtxt."""
+        at = self.tree.line_of(field) if line is None else line
+        return make_finding(code, self.name, self.file, at, path_text(field), message)
+
+    def file_finding(self, code: str, relative: str, message: str, line: int = 0) -> Finding:
+        """A fault of another file or folder of the model."""
+        file = f"{self.folder.shown}/{relative}" if relative else self.folder.shown
+        return make_finding(code, self.name, file, line, "", message)
+
+
+def make_finding(code: str, model: str, file: str, line: int, field: str, message: str) -> Finding:
+    """A finding whose level and effect are its code's."""
+    effect = EFFECTS[code]
+    return Finding(
+        level=effect.level,
+        code=code,
+        model=model,
+        file=file,
+        line=line,
+        field=field,
+        message=message,
+        effect=effect,
+    )
+
+
+def load(folder: ModelFolder, host: Host, config_file: str = CONFIG) -> tuple[Model, tuple[Finding, ...]]:
+    """The model and what is wrong with the text of its configuration."""
+    file = f"{folder.shown}/{config_file}"
+    if config_file not in folder.files:
+        message, findings = _without_config(folder, host)
+        return _completed(Model(folder, file, message, Node(name="", line=1), "", host)), findings
+    raw = folder.read(config_file)
+    text = raw.decode("utf-8", errors="replace")
+    model = Model(folder, file, triton.ModelConfig(), read(text), "", host)
+    findings = tuple(_text_faults(model, raw, text))
+    if any(finding.code == "syntax" for finding in findings):
+        return replace(model, config=None), findings
+    return _completed(model), findings
+
+
+def _completed(model: Model) -> Model:
+    """With what the server fills in."""
+    if model.config is None:
+        return model
+    return replace(model, backend=backends.complete(model.config, model.folder))
+
+
+def _without_config(folder: ModelFolder, host: Host) -> tuple[Any, tuple[Finding, ...]]:
+    def found(code: str, message: str) -> tuple[Finding, ...]:
+        return (make_finding(code, folder.name, f"{folder.shown}/{CONFIG}", 0, "", message),)
+
+    if CONFIG in folder.folders:
+        return None, found("config-folder", "is a folder; the server ends when it reads it")
+    if not host.auto_complete:
+        return None, found(
+            "config-missing",
+            "there is none, and a server with --disable-auto-complete-config needs one; "
+            "give --auto-complete if yours completes configurations",
+        )
+    return triton.ModelConfig(), found(
+        "config-completed", "there is none; the backend must complete all of it, which cannot be checked here"
+    )
+
+
+def _text_faults(model: Model, raw: bytes, text: str) -> Iterator[Finding]:
+    unknown = [model.finding(code, path, said, line) for code, path, line, said in schema.faults(model.tree)]
+    yield from unknown
+    if raw.startswith(b"\xef\xbb\xbf"):
+        yield model.finding("syntax", (), "begins with a byte order mark; save it as UTF-8 without one", 1)
+        return
+    try:
+        text_format.Parse(text, model.config, allow_unknown_field=bool(unknown))
+    except (text_format.ParseError, UnicodeEncodeError) as error:
+        line = error.GetLine() if isinstance(error, text_format.ParseError) else None
+        said = str(error).split(" : ", 1)[-1].strip()
+        # Errors at the very end have no line of their own.
+        yield model.finding("syntax", (), said, line or text.count("\n") + 1)
+        return
+    for owner, name in (((), "parameters"), ((), "metric_tags"), ((), "cc_model_filenames")):
+        yield from duplicate_keys(model, owner, name)
+
+
+def duplicate_keys(model: Model, owner: Path, name: str) -> Iterator[Finding]:
+    """Keys that one map has twice: the last one holds, without a word."""
+    node = model.tree.at(owner)
+    lines: dict[str, int] = {}
+    for index, (key, _, line) in enumerate(node.entries(name) if node is not None else ()):
+        if key in lines:
+            said = f"key {key!r} is there twice (also on line {lines[key]}); only the last one holds"
+            yield model.finding("duplicate-key", (*owner, name, index), said, line)
+        lines[key] = line

@@ -1,0 +1,132 @@
+"""max_batch_size and the schedulers of one model: dynamic batching, sequence batching, response cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2 as triton
+
+from model_repo_generator.lint.finding import Finding
+from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.text import Path
+
+_VALUES = ("int32_false_true", "fp32_false_true", "bool_false_true")
+_CORRELATION = triton.ModelSequenceBatching.Control.CONTROL_SEQUENCE_CORRID
+_CORRELATION_TYPES = (
+    triton.TYPE_UINT64,
+    triton.TYPE_INT64,
+    triton.TYPE_UINT32,
+    triton.TYPE_INT32,
+    triton.TYPE_STRING,
+)
+
+
+def check(model: Model) -> Iterator[Finding]:
+    """Every rule on batching."""
+    config = model.config
+    if config.max_batch_size < 0:
+        said = f"{config.max_batch_size} is below 0; 0 means that the model takes no batches"
+        yield model.finding("max-batch-size", ("max_batch_size",), said)
+    if config.HasField("dynamic_batching"):
+        yield from _dynamic(model)
+    if config.HasField("sequence_batching"):
+        yield from _sequence(model)
+    if config.response_cache.enable:
+        yield from _cache(model)
+
+
+def _dynamic(model: Model) -> Iterator[Finding]:
+    batching = model.config.dynamic_batching
+    path: Path = ("dynamic_batching",)
+    if model.config.max_batch_size == 0:
+        said = "does nothing: max_batch_size is 0, so requests are never batched"
+        yield model.finding("dynamic-batching-unbatched", path, said)
+    yield from _preferred(model, path, batching.preferred_batch_size)
+    yield from _priorities(model, batching)
+    if batching.preserve_ordering:
+        yield from _ordering(model, batching)
+
+
+def _preferred(model: Model, path: Path, sizes: Iterable[int]) -> Iterator[Finding]:
+    most = model.config.max_batch_size
+    for nth, size in enumerate(sizes):
+        if not 1 <= size <= most:
+            said = f"{size} is not between 1 and max_batch_size {most}"
+            yield model.finding("preferred-batch", (*path, "preferred_batch_size", nth), said)
+
+
+def _priorities(model: Model, batching: Any) -> Iterator[Finding]:
+    levels, default = batching.priority_levels, batching.default_priority_level
+    path: Path = ("dynamic_batching",)
+    if levels and not 1 <= default <= levels:
+        said = f"{default} is not between 1 and priority_levels {levels}"
+        yield model.finding("priority-levels", (*path, "default_priority_level"), said)
+    for nth, level in enumerate(batching.priority_queue_policy):
+        here: Path = (*path, "priority_queue_policy", nth)
+        if levels == 0:
+            yield model.finding("priority-unused", here, "is never used: priority_levels is 0")
+        elif not 1 <= level <= levels:
+            said = f"key {level} is not between 1 and priority_levels {levels}"
+            yield model.finding("priority-levels", here, said)
+
+
+def _ordering(model: Model, batching: Any) -> Iterator[Finding]:
+    path: Path = ("dynamic_batching", "preserve_ordering")
+    if batching.priority_levels > 1:
+        said = f"goes with one priority level, not {batching.priority_levels}"
+        yield model.finding("preserve-ordering", path, said)
+    policies = (batching.default_queue_policy, *batching.priority_queue_policy.values())
+    for policy in policies:
+        if policy.default_timeout_microseconds and policy.timeout_action == triton.ModelQueuePolicy.DELAY:
+            yield model.finding("preserve-ordering", path, "does not go with timeout_action DELAY")
+            return
+
+
+def _sequence(model: Model) -> Iterator[Finding]:
+    batching = model.config.sequence_batching
+    path: Path = ("sequence_batching",)
+    seen_names: set[str] = set()
+    seen_kinds: set[int] = set()
+    for index, tensor in enumerate(batching.control_input):
+        here: Path = (*path, "control_input", index)
+        if not tensor.name or tensor.name in seen_names:
+            said = f"{tensor.name!r} is there twice" if tensor.name else "a control tensor needs a name"
+            yield model.finding("sequence-control", (*here, "name"), said)
+        seen_names.add(tensor.name)
+        for nth, control in enumerate(tensor.control):
+            fault = _control_fault(control, seen_kinds)
+            seen_kinds.add(control.kind)
+            if fault:
+                yield model.finding("sequence-control", (*here, "control", nth), fault)
+    if batching.HasField("oldest"):
+        yield from _preferred(model, (*path, "oldest"), batching.oldest.preferred_batch_size)
+    if batching.HasField("direct") and not 0 <= batching.direct.minimum_slot_utilization <= 1:
+        said = f"{batching.direct.minimum_slot_utilization:g} is not between 0 and 1"
+        yield model.finding("slot-utilization", (*path, "direct", "minimum_slot_utilization"), said)
+
+
+def _control_fault(control: Any, seen: set[int]) -> str:
+    kind = triton.ModelSequenceBatching.Control.Kind.Name(control.kind)
+    given = [name for name in _VALUES if len(getattr(control, name))]
+    if control.kind in seen:
+        return f"{kind} is there twice; one tensor carries it"
+    if control.kind == _CORRELATION:
+        if given:
+            return f"{kind} takes a data_type, not {given[0]}"
+        if control.data_type not in _CORRELATION_TYPES:
+            allowed = ", ".join(triton.DataType.Name(each) for each in _CORRELATION_TYPES)
+            return f"{kind}: {triton.DataType.Name(control.data_type)} is not one of {allowed}"
+        return ""
+    if len(given) != 1:
+        return f"{kind} takes exactly one of {', '.join(_VALUES)}, not {len(given)}"
+    values = getattr(control, given[0])
+    return "" if len(values) == 2 else f"{kind}: {given[0]} has 2 values, not {len(values)}"
+
+
+def _cache(model: Model) -> Iterator[Finding]:
+    path: Path = ("response_cache", "enable")
+    if model.config.HasField("sequence_batching"):
+        yield model.finding("response-cache", path, "does not go with sequence_batching")
+    if model.config.model_transaction_policy.decoupled:
+        yield model.finding("response-cache", path, "does not go with a decoupled model")

@@ -1,0 +1,197 @@
+"""Name, backend, version folders and files of one model, and what its model.py holds."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+import warnings
+from collections.abc import Iterator
+
+from model_repo_generator.lint import backends
+from model_repo_generator.lint.finding import Finding
+from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.versions import served_versions
+
+_SHELL_SAFE = re.compile(r"[\w.,:=@%+-]+")
+_CLASS = "TritonPythonModel"
+
+
+def check_folder(model: Model) -> Iterator[Finding]:
+    """What can be said without a configuration."""
+    versions = model.folder.versions
+    for name in versions.huge:
+        yield model.file_finding("version-huge", name, f"{name!r} is beyond 64 bits; the server ends")
+    for name in versions.padded:
+        yield model.file_finding("version-folder", name, f"{name!r} has leading zeros and is passed over")
+    if 0 in versions.numbers:
+        said = "version 0 cannot be asked for: in requests and ensemble steps 0 is no version"
+        yield model.file_finding("version-zero", versions.numbers[0], said)
+
+
+def check(model: Model) -> Iterator[Finding]:
+    """Every rule on names and files."""
+    yield from _name(model)
+    yield from _backend(model)
+    yield from _versions(model)
+    if not model.is_ensemble:
+        yield from _model_files(model)
+        yield from _runtime(model)
+    for index, agent in enumerate(model.config.model_repository_agents.agents):
+        if model.host.agents is not None and agent.name not in model.host.agents:
+            path = ("model_repository_agents", "agents", index)
+            yield model.finding("agent", path, f"the server has no repository agent {agent.name!r}")
+
+
+def _name(model: Model) -> Iterator[Finding]:
+    if model.config.name != model.name:
+        said = f"{model.config.name!r} is not the folder's name {model.name!r}"
+        yield model.finding("name", ("name",), said)
+    if model.backend != "python":
+        return
+    if not model.name.isascii() and not model.host.utf8:
+        said = "a Python model's folder name must be ASCII unless the server's locale is UTF-8"
+        yield model.file_finding("folder-name", "", said)
+    if not _SHELL_SAFE.fullmatch(model.name):
+        said = (
+            "the Python backend hands the path to a shell: allowed are letters, digits and . , : = @ % + - _"
+        )
+        yield model.file_finding("folder-name-hangs", "", said)
+
+
+def _backend(model: Model) -> Iterator[Finding]:
+    config = model.config
+    if config.HasField("ensemble_scheduling") and config.platform != backends.ENSEMBLE:
+        said = f"an ensemble needs platform: {backends.ENSEMBLE!r}, not {config.platform!r}"
+        yield model.finding("platform", ("platform",), said)
+        return
+    if config.platform == backends.ENSEMBLE:
+        if config.backend:
+            yield model.finding("platform", ("backend",), "an ensemble has no backend")
+        return
+    if not model.backend:
+        said = (
+            f"platform {config.platform!r} belongs to no backend"
+            if config.platform
+            else f"neither backend, nor platform, nor a file in {model.folder.shown}/ tells the backend"
+        )
+        yield model.finding("backend", ("platform",), f"{said}; give a backend")
+        return
+    yield from _platform(model)
+    yield from _installed(model)
+
+
+def _platform(model: Model) -> Iterator[Finding]:
+    platform = model.config.platform
+    known = backends.KNOWN.get(model.backend, backends.Backend())
+    if not platform or platform in known.platforms:
+        return
+    if known.platforms:
+        said = f"{platform!r} does not go with backend {model.backend!r}: {' or '.join(known.platforms)} does"
+        yield model.finding("platform", ("platform",), said)
+    elif platform != model.backend:
+        said = f"{platform!r} means nothing to backend {model.backend!r}"
+        yield model.finding("platform-ignored", ("platform",), said)
+
+
+def _installed(model: Model) -> Iterator[Finding]:
+    there = model.host.backends
+    own = f"libtriton_{model.backend}.so"
+    if model.config.runtime or any(path.rpartition("/")[2] == own for path in model.folder.files):
+        return
+    if there is not None and model.backend not in there:
+        said = f"the server has no backend {model.backend!r}; it has {', '.join(sorted(there))}"
+        yield model.finding("backend", ("backend",), said)
+    elif there is None and model.backend not in (names := list(backends.names())):
+        near = difflib.get_close_matches(model.backend, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; the server must have it installed"
+        said = f"{model.backend!r} is none of the published backends{hint}"
+        yield model.finding("backend-unknown", ("backend",), said)
+
+
+def _versions(model: Model) -> Iterator[Finding]:
+    folders = model.folder.versions
+    policy = model.config.version_policy
+    served = served_versions(model.config, folders)
+    if not served:
+        has = ", ".join(map(repr, folders.numbers.values())) or "no folder that is a number"
+        field = ("version_policy",) if folders.numbers else ()
+        said = f"no version to serve: the model has {has}"
+        hint = "; latest needs num_versions of at least 1" if policy.HasField("latest") else ""
+        yield model.finding("version-missing", field, said + hint)
+    for nth, version in enumerate(policy.specific.versions):
+        if served and version not in folders.numbers:
+            path = ("version_policy", "specific", "versions", nth)
+            yield model.finding("version-absent", path, f"version {version} is not there; others are served")
+    for number, name in folders.misread().items():
+        if number in served and not model.is_ensemble:
+            said = f"folder {name!r} is taken for version {number}, whose files the server then does not find"
+            yield model.file_finding("version-misread", name, said)
+
+
+def _model_files(model: Model) -> Iterator[Finding]:
+    wanted = backends.model_file(model.config, model.backend)
+    if not wanted:
+        return
+    served = served_versions(model.config, model.folder.versions)
+    python = model.backend == "python"
+    code = "model-file-hangs" if python and not model.host.auto_complete else "model-file"
+    more = "; without auto-complete the server waits for it for ever" if code == "model-file-hangs" else ""
+    for version, name in model.folder.versions.numbers.items():
+        relative = f"{name}/{wanted}"
+        if not model.folder.has(relative):
+            if version in served:
+                yield model.file_finding(code, relative, f"is missing{more}")
+            else:
+                said = "is missing; version_policy does not serve this version"
+                yield model.file_finding("model-file-unserved", relative, said)
+        elif python and version in served:
+            yield from _python_code(model, relative)
+
+
+def _python_code(model: Model, relative: str) -> Iterator[Finding]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(model.folder.read(relative), filename=relative)
+    except (SyntaxError, ValueError) as error:
+        line = (error.lineno or 0) if isinstance(error, SyntaxError) else 0
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        yield model.file_finding("model-code", relative, f"is not Python: {said}", line)
+        return
+    if not any(_binds(node) for node in ast.walk(tree)):
+        yield model.file_finding("model-code", relative, f"has no class {_CLASS}")
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == _CLASS and not node.bases and not _executes(node):
+            said = f"{_CLASS} has no method execute: it loads, and every request fails"
+            yield model.file_finding("model-code-incomplete", relative, said, node.lineno)
+
+
+def _binds(node: ast.AST) -> bool:
+    """Whether a statement gives the class's name a meaning; a star import may."""
+    if isinstance(node, ast.ClassDef):
+        return node.name == _CLASS
+    if isinstance(node, ast.ImportFrom | ast.Import):
+        return any((alias.asname or alias.name) in (_CLASS, "*") for alias in node.names)
+    return isinstance(node, ast.Name) and node.id == _CLASS and isinstance(node.ctx, ast.Store)
+
+
+def _executes(node: ast.ClassDef) -> bool:
+    """Whether the class has the method, or anything else that could give it one."""
+    if node.decorator_list or node.keywords:
+        return True
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.name == "execute":
+            return True
+        if isinstance(each, ast.Assign | ast.AnnAssign | ast.If):
+            return True
+    return False
+
+
+def _runtime(model: Model) -> Iterator[Finding]:
+    wanted, there = model.config.runtime, model.host.backends
+    if not wanted or there is None or wanted in {f"libtriton_{name}.so" for name in there}:
+        return
+    if not any(path == wanted or path.endswith(f"/{wanted}") for path in model.folder.files):
+        said = f"{wanted!r} is neither in the model's folder nor that of an installed backend"
+        yield model.finding("runtime", ("runtime",), said)

@@ -1,0 +1,199 @@
+"""Generated repositories against deployment.json: what servers load, stage tensors and batches, GPUs, memory.
+
+Rules
+- A worker's GPU is what its config says; the manifest says which server it is on and how large its slice is.
+- Slices of one GPU sum to at most one GPU, and what its workers need of memory to at most what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2 as triton
+
+from model_repo_generator.lint.finding import Finding
+from model_repo_generator.lint.model import Model, make_finding
+from model_repo_generator.lint.rules_tensors import type_name
+from planner.cluster import Cluster, Executor
+from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.memory import stage_bytes
+from planner.plan import BlockRange
+from planner.profile import ModelProfile, Profile, TensorSpec
+from planner.serving import ServedStage, ServedWorker
+
+Linted = Mapping[Path, Mapping[str, Model]]
+"""Models by repository folder."""
+_GROUP = triton.ModelInstanceGroup
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """A worker of a stage, with its Triton model."""
+
+    entry: ModelEntry
+    stage: ServedStage
+    program: StageProgram
+    worker: ServedWorker
+    model: Model
+
+
+@dataclass
+class _Gpu:
+    """What one GPU of a server carries. `memory_bytes` None: of some worker it is not known."""
+
+    seats: list[_Seat] = field(default_factory=list)
+    share: Fraction = Fraction(0)
+
+
+def check(
+    manifest: DeploymentManifest,
+    path: Path,
+    shown: str,
+    linted: Linted,
+    cluster: Cluster | None,
+    profile: Profile | None,
+) -> Iterator[Finding]:
+    """Every rule; `shown` is the manifest's path for messages."""
+    loaded: dict[str, Model] = {}
+    for server in (manifest.entry, *manifest.servers):
+        models = linted.get((path.parent / server.repository).resolve())
+        if models is not None:
+            yield from _loaded(server, shown, models)
+            loaded |= {name: models[name] for name in server.models if name in models}
+    yield from _unused(manifest, path, linted)
+    seats = list(_seats(manifest, loaded))
+    for seat in seats:
+        yield from _stage(seat, manifest, path)
+    yield from _gpus(seats, shown, cluster, profile)
+
+
+def _loaded(server: ServerAddress, shown: str, models: Mapping[str, Model]) -> Iterator[Finding]:
+    for name in server.models:
+        if name not in models:
+            said = f"server {server.name!r} loads model {name!r}, which is not in {server.repository}/"
+            yield make_finding("manifest-model", name, shown, 0, "servers.models", said)
+
+
+def _unused(manifest: DeploymentManifest, path: Path, linted: Linted) -> Iterator[Finding]:
+    for repository, models in linted.items():
+        named = {
+            name
+            for server in (manifest.entry, *manifest.servers)
+            if (path.parent / server.repository).resolve() == repository
+            for name in server.models
+        }
+        for name in models.keys() - named:
+            said = "no server of the deployment loads this model"
+            yield models[name].file_finding("manifest-unused", "", said)
+
+
+def _seats(manifest: DeploymentManifest, loaded: Mapping[str, Model]) -> Iterator[_Seat]:
+    for entry in manifest.models:
+        for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=False):
+            for stage, program in zip(pipeline.stages, programs, strict=False):
+                for worker in stage.workers:
+                    model = loaded.get(worker.name)
+                    if model is not None and model.config is not None:
+                        yield _Seat(entry=entry, stage=stage, program=program, worker=worker, model=model)
+
+
+def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Finding]:
+    model, config, program = seat.model, seat.model.config, seat.program
+    if config.max_batch_size != program.max_batch_size:
+        said = f"{config.max_batch_size}; deployment.json has {program.max_batch_size} for this stage"
+        yield model.finding("manifest-batch", ("max_batch_size",), said)
+    if config.HasField("dynamic_batching"):
+        said = "a stage's batches are formed by the dispatcher; Triton must not join them"
+        yield model.finding("manifest", ("dynamic_batching",), said)
+    told = config.parameters["plan_hash"].string_value if "plan_hash" in config.parameters else ""
+    if told != manifest.plan_hash:
+        said = f"plan_hash {told!r} is not deployment.json's {manifest.plan_hash!r}: generate again"
+        yield model.finding("manifest-plan", ("parameters",), said)
+    wanted = [("input", config.input, each) for each in program.inputs]
+    wanted += [("output", config.output, each) for each in (*seat.entry.outputs, *program.outputs)]
+    for kind, tensors, spec in wanted:
+        there = {tensor.name: (type_name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors}
+        if there.get(spec.name) != _said(spec):
+            said = f"{kind} {spec.name!r} must be {spec.dtype} {list(spec.shape)}, as in deployment.json"
+            yield model.finding("manifest-tensors", (kind,), said)
+    if program.program and not (path.parent / program.program).is_file():
+        said = f"its program {program.program} is not there; generate exports it"
+        yield model.finding("manifest-program", (), said)
+    yield from _executor(seat)
+
+
+def _executor(seat: _Seat) -> Iterator[Finding]:
+    groups = seat.model.config.instance_group
+    wanted = _GROUP.KIND_GPU if seat.program.executor is Executor.CUDA else _GROUP.KIND_CPU
+    good = len(groups) == 1 and groups[0].kind == wanted and groups[0].count in (0, 1)
+    if not good or (wanted == _GROUP.KIND_GPU and len(groups[0].gpus) != 1):
+        one = "on one GPU" if wanted == _GROUP.KIND_GPU else ""
+        said = (
+            f"executor {seat.program.executor.value} takes one instance of {_GROUP.Kind.Name(wanted)} {one}"
+        )
+        yield seat.model.finding("manifest-executor", ("instance_group",), said.rstrip())
+
+
+def _said(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
+    return ("TYPE_STRING" if spec.dtype == "BYTES" else f"TYPE_{spec.dtype}", tuple(spec.shape))
+
+
+def _gpus(
+    seats: list[_Seat], shown: str, cluster: Cluster | None, profile: Profile | None
+) -> Iterator[Finding]:
+    carried: dict[tuple[str, int], _Gpu] = {}
+    counts = {} if cluster is None else {server.name: server.gpu_count for server in cluster.servers}
+    for seat in seats:
+        for gpu in {gpu for group in seat.model.config.instance_group for gpu in group.gpus}:
+            there = counts.get(seat.worker.server)
+            if there is not None and not 0 <= gpu < there:
+                said = f"GPU {gpu} is not on server {seat.worker.server!r}, which has {there}"
+                yield seat.model.finding("gpu-id", ("instance_group", 0, "gpus"), said)
+            at = carried.setdefault((seat.worker.server, gpu), _Gpu())
+            at.seats.append(seat)
+            at.share += Fraction(1, seat.stage.slices_per_gpu)
+    for (server, gpu), at in carried.items():
+        where = f"GPU {gpu} of server {server!r}"
+        if at.share > 1:
+            said = f"{where} carries {float(at.share):g} GPUs of work: {_names(at)}"
+            yield make_finding("gpu-shared", "", shown, 0, "", said)
+        yield from _memory(at, where, shown, cluster, profile)
+
+
+def _memory(
+    at: _Gpu, where: str, shown: str, cluster: Cluster | None, profile: Profile | None
+) -> Iterator[Finding]:
+    if cluster is None or profile is None:
+        return
+    there = cluster.gpu_class(at.seats[0].stage.gpu).memory_bytes
+    needed = sum(_bytes(seat, profile) for seat in at.seats)
+    if there is not None and needed > there:
+        said = f"{where} has {there / 2**30:.2f} GiB, and its workers need {needed / 2**30:.2f}: {_names(at)}"
+        yield make_finding("gpu-memory", "", shown, 0, "", said)
+
+
+def _bytes(seat: _Seat, profile: Profile) -> int:
+    """Weights and the activations of the largest batch that Triton would take; 0 if not profiled."""
+    measured = next((each for each in profile.models if each.model == seat.entry.model), None)
+    blocks = None if measured is None else _blocks(measured, seat.program)
+    if measured is None or blocks is None:
+        return 0
+    return stage_bytes(measured, blocks, seat.model.config.max_batch_size)
+
+
+def _blocks(measured: ModelProfile, program: StageProgram) -> BlockRange | None:
+    """The stage's blocks: between the cuts that its tensors cross."""
+    fronts = (measured.inputs, *measured.cut_tensors)
+    ends = (*measured.cut_tensors, measured.outputs)
+    try:
+        start, end = fronts.index(program.inputs), ends.index(program.outputs) + 1
+    except ValueError:
+        return None
+    return BlockRange(start, end) if start < end else None
+
+
+def _names(at: _Gpu) -> str:
+    return ", ".join(seat.worker.name for seat in at.seats)

@@ -1,0 +1,121 @@
+"""A tritonserver that is asked, through gRPC, to load one model after another from many repositories."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from ppipe.binaries import find_tritonserver
+from ppipe.processes import GuardedProcess
+from tests.live.handmade import free_ports
+
+START_S = 60.0
+LOAD_S = 60.0
+HANG_S = 8.0
+DEATH_S = 2.0
+
+
+class AskedServer:
+    """One server and what it says of models. Not thread-safe."""
+
+    def __init__(self, process: GuardedProcess, grpc_port: int, log: Path) -> None:
+        self._process = process
+        self._address = f"127.0.0.1:{grpc_port}"
+        self._client = triton.InferenceServerClient(self._address)
+        self._log = log
+        self._wait()
+
+    def refusal(self, model: str) -> str | None:
+        """Why the server does not load `model`; None where it does. The model is unloaded again."""
+        try:
+            self._client.load_model(model, client_timeout=LOAD_S)
+        except InferenceServerException as error:
+            if not self.alive():
+                raise
+            return error.message() or str(error)
+        self._client.unload_model(model, unload_dependents=True, client_timeout=LOAD_S)
+        return None
+
+    def refuses_or_dies(self, model: str) -> tuple[bool, bool]:
+        """Whether the server refuses `model`, and whether it ends of it."""
+        try:
+            self._client.load_model(model, client_timeout=LOAD_S)
+        except InferenceServerException:
+            try:
+                self._process.wait(DEATH_S)
+            except subprocess.TimeoutExpired:
+                return True, False
+            return False, True
+        return False, False
+
+    def hangs_on(self, model: str) -> bool:
+        """Whether loading `model` neither ends well nor badly in HANG_S, many times what loading takes.
+
+        May be called from many threads.
+        """
+        with triton.InferenceServerClient(self._address) as client:
+            try:
+                client.load_model(model, client_timeout=HANG_S)
+            except InferenceServerException as error:
+                return error.status() == "StatusCode.DEADLINE_EXCEEDED"
+        return False
+
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        try:
+            return bool(self._client.is_server_live(client_timeout=5))
+        except InferenceServerException:
+            return False
+
+    def close(self) -> None:
+        """End the connection; the server is ended by who started it."""
+        self._client.close()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + START_S
+        while not self.alive():
+            if time.monotonic() > end or self._process.poll() is not None:
+                raise RuntimeError(f"the server did not start:\n{self._log.read_text()[-3000:]}")
+            time.sleep(0.1)
+
+
+@contextmanager
+def asked_server(repositories: Iterable[Path], log: Path, *options: str) -> Iterator[AskedServer]:
+    """A server of these repositories with nothing loaded; gone, with its shared memory, at the end."""
+    http, grpc = free_ports(2)
+    prefix = f"ppipe_lint_{os.getpid()}_{grpc}_"
+    install = find_tritonserver()
+    command = [
+        *install.command(),
+        *(f"--model-repository={repository}" for repository in repositories),
+        "--model-control-mode=explicit",
+        "--http-address=127.0.0.1",
+        f"--http-port={http}",
+        "--grpc-address=127.0.0.1",
+        f"--grpc-port={grpc}",
+        "--allow-metrics=false",
+        "--exit-timeout-secs=5",
+        # A load that hangs keeps its thread for good; there are 4 unless told.
+        "--model-load-thread-count=32",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        "--backend-config=python,shm-default-byte-size=1048576",
+        *(options or ("--disable-auto-complete-config",)),
+    ]
+    process = GuardedProcess.start(
+        command, log=log, environment=install.environment, shm_prefixes=[prefix], grace_s=8
+    )
+    try:
+        server = AskedServer(process, grpc, log)
+        try:
+            yield server
+        finally:
+            server.close()
+    finally:
+        process.stop()
