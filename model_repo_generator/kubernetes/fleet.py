@@ -95,6 +95,15 @@ def stage_programs(manifest: DeploymentManifest) -> Iterator[tuple[ModelEntry, S
                     yield model, program, worker.name, worker.server
 
 
+def python_models(manifest: DeploymentManifest, server: ServerAddress) -> tuple[str, ...]:
+    """The server's Triton models that have a Python process of their own: all but ensembles."""
+    if server.name == manifest.entry.name:
+        ensembles = {name for model in manifest.models for name in (model.ensemble, model.tensor_ensemble)}
+        return tuple(name for name in server.models if name not in ensembles)
+    workers = {worker for _, _, worker, _ in stage_programs(manifest)}
+    return tuple(name for name in server.models if name in workers)
+
+
 def _has_slices(manifest: DeploymentManifest, server: str) -> bool:
     return any(
         stage.slices_per_gpu > 1 and any(worker.server == server for worker in stage.workers)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models
 from planner.manifest import DeploymentManifest, ServerAddress
 
 REPOSITORY_FOLDER = "/repository"
@@ -116,11 +116,8 @@ def _arguments(
 
 
 def _probes(manifest: DeploymentManifest, server: ServerAddress) -> Iterator[tuple[str, str]]:
-    """Every Triton model with a Python process, and how it is asked; ensembles have none."""
-    ensembles = {name for model in manifest.models for name in (model.ensemble, model.tensor_ensemble)}
+    """Every Triton model with a Python process, and how it is asked."""
     dispatchers = {model.dispatcher for model in manifest.models}
-    for name in server.models:
-        if name not in ensembles:
-            on_entry = server.name == manifest.entry.name
-            kind = "dispatcher" if name in dispatchers else "step" if on_entry else "stage"
-            yield name, kind
+    own = "step" if server.name == manifest.entry.name else "stage"
+    for name in python_models(manifest, server):
+        yield name, "dispatcher" if name in dispatchers else own

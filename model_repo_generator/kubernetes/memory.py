@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from model_repo_generator.config import PREPROCESS_INSTANCES, TRANSPORT_BATCH
-from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, stage_programs
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models, stage_programs
 from model_repo_generator.naming import preprocess
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ServerAddress
@@ -43,18 +43,9 @@ def tensor_bytes(tensors: tuple[TensorSpec, ...]) -> int:
 
 
 def stub_count(server: ServerAddress, manifest: DeploymentManifest) -> int:
-    """Python processes of a server: one per model, ensembles have none, preprocessing has several."""
-    return sum(stubs_of(model, manifest) for model in server.models)
-
-
-def stubs_of(triton_model: str, manifest: DeploymentManifest) -> int:
-    """Python processes of one Triton model."""
-    for model in manifest.models:
-        if triton_model in (model.ensemble, model.tensor_ensemble):
-            return 0
-        if triton_model == preprocess(model.model):
-            return PREPROCESS_INSTANCES
-    return 1
+    """Python processes of a server: preprocessing has several, ensembles have none, all others one."""
+    decoders = {preprocess(model.model) for model in manifest.models}
+    return sum(PREPROCESS_INSTANCES if name in decoders else 1 for name in python_models(manifest, server))
 
 
 def shm_bytes(

@@ -1,0 +1,196 @@
+"""launch.py and probe.py: what they ask, wait for and refuse, without a server."""
+
+import ast
+import http.client
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from model_repo_generator.kubernetes.container import launch, probe
+from model_repo_generator.kubernetes.launch import LAUNCH_FILES
+from planner.profile import DTYPE_BYTES
+from python_backend.runtime.ticket_codec import Keys, decode
+
+CONTAINER = Path(launch.__file__).parent
+
+
+@pytest.mark.parametrize("name", LAUNCH_FILES)
+def test_scripts_need_the_standard_library_only(name: str) -> None:
+    tree = ast.parse((CONTAINER / name).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {module.partition(".")[0] for module in imported} <= set(sys.stdlib_module_names)
+
+
+def test_the_probe_ticket_is_one_that_stages_accept() -> None:
+    assert decode(probe.TICKET, Keys(None), received_us=0).is_probe
+
+
+def test_both_tables_of_sizes_say_the_same() -> None:
+    assert dict(DTYPE_BYTES) == probe.DTYPE_BYTES
+
+
+# launch.py
+
+
+def test_another_triton_in_the_image_is_refused() -> None:
+    launch.check_version("2.51.0", "2.51.0")
+    launch.check_version("2.51.0", "")
+    with pytest.raises(launch.LaunchFault, match=r"generated for Triton 2\.51\.0, this image has 2\.60\.0"):
+        launch.check_version("2.51.0", "2.60.0")
+
+
+def test_a_container_without_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text('{"servers": {"a-0": {}}}')
+    with pytest.raises(launch.LaunchFault, match=r"PPIPE_SERVER is 'b-0'; .* has a-0"):
+        launch.find_server(path, "b-0")
+
+
+def test_a_name_must_mean_this_pod() -> None:
+    launch.wait_for_name("localhost", "127.0.0.1", timeout_s=0)
+    launch.wait_for_name("any.invalid", "", timeout_s=0)
+    with pytest.raises(launch.LaunchFault, match=r"'localhost' is .*not this pod's 10\.1\.2\.3"):
+        launch.wait_for_name("localhost", "10.1.2.3", timeout_s=0)
+
+
+def test_model_control_is_closed_where_clients_come_in() -> None:
+    plain = {"arguments": ["--x=1"], "restrict_control": False}
+    assert launch.server_command(plain) == ["tritonserver", "--x=1"]
+    first, second = (launch.server_command(plain | {"restrict_control": True}) for _ in range(2))
+    assert first[:2] == ["tritonserver", "--x=1"]
+    assert first[2].startswith("--http-restricted-api=model-repository,shared-memory,")
+    assert first[3].startswith("--grpc-restricted-protocol=model-repository,shared-memory,")
+    assert first[2] != second[2]
+
+
+def test_only_the_own_prefix_is_swept(tmp_path: Path) -> None:
+    for name in ("ppipe-a_1", "ppipe-a_2", "ppipe-ab_1", "other"):
+        (tmp_path / name).touch()
+    launch.sweep(tmp_path, "ppipe-a_")
+    assert {path.name for path in tmp_path.iterdir()} == {"ppipe-ab_1", "other"}
+    launch.sweep(tmp_path, "")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_mps_that_does_not_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = tmp_path / "nvidia-cuda-mps-control"
+    control.write_text('#!/bin/sh\necho "$1 $CUDA_MPS_PIPE_DIRECTORY" >> "$0.called"\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    variables = launch.start_mps(tmp_path / "mps")
+    assert Path(f"{control}.called").read_text() == f"-d {tmp_path}/mps/pipe\n"
+    assert variables["CUDA_MPS_LOG_DIRECTORY"] == f"{tmp_path}/mps/log"
+    control.write_text("#!/bin/sh\necho no driver >&2; exit 3\n")
+    with pytest.raises(launch.LaunchFault, match=r"slices of GPUs need MPS.*no driver"):
+        launch.start_mps(tmp_path / "mps")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(launch.LaunchFault, match="slices of GPUs need MPS"):
+        launch.start_mps(tmp_path / "mps")
+
+
+# probe.py
+
+
+class FakeTriton(BaseHTTPRequestHandler):
+    """One input [-1, 3] of FP32; answers as `answers` says and remembers what it was asked."""
+
+    protocol_version = "HTTP/1.1"
+    answers: ClassVar[dict[str, tuple[int, str]]] = {}
+    asked: ClassVar[dict[str, tuple[Any, bytes]]] = {}
+
+    def do_GET(self) -> None:
+        datatype = "BYTES" if "jpeg" in self.path else "FP32"
+        inputs = [{"name": "image", "datatype": datatype, "shape": [-1, 3]}]
+        self.reply(200, json.dumps({"inputs": inputs}))
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Inference-Header-Content-Length"])
+        model = self.path.split("/")[3]
+        self.asked[model] = (json.loads(body[:length]), body[length:])
+        self.reply(*self.answers[model])
+
+    def reply(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeTriton)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_stage_is_asked_with_a_probe_ticket(port: int) -> None:
+    FakeTriton.answers["stage"] = (200, "{}")
+    probe.probe("127.0.0.1", port, "stage", "stage")
+    head, tensors = FakeTriton.asked["stage"]
+    assert head["parameters"]["ppipe_ticket"] == '{"probe": true}'
+    assert head["inputs"][0]["shape"] == [1, 3]
+    assert tensors == bytes(12)
+
+
+def test_encoded_images_are_real_ones(port: int) -> None:
+    import io
+
+    from PIL import Image
+
+    FakeTriton.answers["jpeg"] = (200, "{}")
+    probe.probe("127.0.0.1", port, "jpeg", "step")
+    _, tensors = FakeTriton.asked["jpeg"]
+    length = int.from_bytes(tensors[:4], "little")
+    assert Image.open(io.BytesIO(tensors[4 : 4 + length])).size == (16, 16)
+
+
+def test_a_dispatcher_may_decline_two_frames(port: int) -> None:
+    FakeTriton.answers["dispatch"] = (400, '{"error": "input image: one frame per request belongs"}')
+    probe.probe("127.0.0.1", port, "dispatch", "dispatcher")
+    assert FakeTriton.asked["dispatch"][0]["inputs"][0]["shape"] == [2, 3]
+    with pytest.raises(probe.ProbeFault, match="400"):
+        probe.probe("127.0.0.1", port, "dispatch", "stage")
+
+
+@pytest.mark.parametrize("kind", ["stage", "dispatcher", "step", "public"])
+def test_a_dead_stub_is_a_fault(kind: str, port: int) -> None:
+    FakeTriton.answers["dead"] = (500, '{"error": "Stub process \'dead\' is not healthy."}')
+    with pytest.raises(probe.ProbeFault, match="500 Stub process 'dead' is not healthy"):
+        probe.probe("127.0.0.1", port, "dead", kind)
+
+
+def test_no_server_is_a_fault() -> None:
+    with pytest.raises((OSError, http.client.HTTPException)):
+        probe.probe("127.0.0.1", 1, "any", "stage")
+
+
+def test_every_fault_is_told(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    FakeTriton.answers |= {"good": (200, "{}"), "bad": (500, '{"error": "broken"}'), "ill": (503, "")}
+    server = {"probe_host": "127.0.0.1", "http_port": port}
+    server |= {"probes": dict.fromkeys(("good", "bad", "ill"), "stage"), "public": {"good": "public"}}
+    (tmp_path / "servers.json").write_text(json.dumps({"servers": {"a-0": server}}))
+    monkeypatch.setattr(probe, "__file__", str(tmp_path / "probe.py"))
+    monkeypatch.setattr(sys, "argv", ["probe.py"])
+    monkeypatch.setenv("PPIPE_SERVER", "a-0")
+    with pytest.raises(SystemExit) as end:
+        probe.main()
+    assert end.value.code == "bad: 500 broken\nill: 503 "
+    assert capsys.readouterr().out == "good: answers\n"
+    monkeypatch.setattr(sys, "argv", ["probe.py", "full"])
+    probe.main()
+    assert capsys.readouterr().out == "good: answers\n"
