@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from model_repo_generator.lint import Context, Effect, Host, lint
 from tests.lint.battery import DIES_CASES, HANGS_CASES, LOADED_CASES, Case, Outcome
-from tests.lint.battery.server import AskedServer, asked_server
+from tests.lint.battery.server import asked_server
 
 pytestmark = pytest.mark.live
 
@@ -18,6 +17,7 @@ THIS_SERVER = Context(
     host=Host(gpus=0, backends=frozenset({"python"}), agents=frozenset(), same_machine=True)
 )
 """The server of the tests: no GPU, the Python backend alone."""
+ASKED_AT_ONCE = 4
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,12 @@ def repositories(root: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def server(root: Path, repositories: dict[str, Path]) -> Iterator[AskedServer]:
+def refusals(root: Path, repositories: dict[str, Path]) -> dict[str, str | None]:
+    """What one server says of each model, by case; None where it loads it."""
     served = [repositories[case.name] for case in LOADED_CASES]
-    with asked_server(served, root / "server.log") as asked:
-        yield asked
+    with asked_server(served, root / "server.log") as asked, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        said = pool.map(asked.refusal, [case.model for case in LOADED_CASES])
+        return dict(zip([case.name for case in LOADED_CASES], said, strict=True))
 
 
 def named(case: Case) -> str:
@@ -48,8 +50,10 @@ def test_battery_is_large_and_its_names_differ() -> None:
 
 
 @pytest.mark.parametrize("case", LOADED_CASES, ids=named)
-def test_refused_by_both_or_loaded(case: Case, server: AskedServer, repositories: dict[str, Path]) -> None:
-    refusal = server.refusal(case.model)
+def test_refused_by_both_or_loaded(
+    case: Case, refusals: dict[str, str | None], repositories: dict[str, Path]
+) -> None:
+    refusal = refusals[case.name]
     assert (refusal is None) == (case.outcome is Outcome.ACCEPTED), refusal
     found = lint_findings(case, repositories)
     if case.outcome is Outcome.ACCEPTED:

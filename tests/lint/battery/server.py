@@ -20,10 +20,11 @@ START_S = 60.0
 LOAD_S = 60.0
 HANG_S = 8.0
 DEATH_S = 2.0
+NO_ANSWER = ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
 
 
 class AskedServer:
-    """One server and what it says of models. Not thread-safe."""
+    """One server and what it says of models."""
 
     def __init__(self, process: GuardedProcess, grpc_port: int, log: Path) -> None:
         self._process = process
@@ -33,15 +34,19 @@ class AskedServer:
         self._wait()
 
     def refusal(self, model: str) -> str | None:
-        """Why the server does not load `model`; None where it does. The model is unloaded again."""
-        try:
-            self._client.load_model(model, client_timeout=LOAD_S)
-        except InferenceServerException as error:
-            if not self.alive():
-                raise
-            return error.message() or str(error)
-        self._client.unload_model(model, unload_dependents=True, client_timeout=LOAD_S)
-        return None
+        """Why the server does not load `model`; None where it does. The model is unloaded again.
+
+        May be called from many threads. Raises InferenceServerException where there is no answer at all.
+        """
+        with triton.InferenceServerClient(self._address) as client:
+            try:
+                client.load_model(model, client_timeout=LOAD_S)
+            except InferenceServerException as error:
+                if error.status() in NO_ANSWER:
+                    raise
+                return error.message() or str(error)
+            client.unload_model(model, unload_dependents=True, client_timeout=LOAD_S)
+            return None
 
     def refuses_or_dies(self, model: str) -> tuple[bool, bool]:
         """Whether the server refuses `model`, and whether it ends of it."""
