@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 import typer
 
-from ppipe.commands import bench, demo, make, serve
+from ppipe.commands import bench, cluster, demo, make, serve
 from ppipe.console import err
 from ppipe.signals import end_on_signals
 
@@ -31,6 +31,8 @@ app = typer.Typer(
 app.command()(make.profile)
 app.command()(make.plan)
 app.command()(make.generate)
+app.command()(cluster.kubernetes)
+app.command()(cluster.compose)
 app.command()(serve.serve)
 app.command()(bench.bench)
 app.command()(demo.demo)

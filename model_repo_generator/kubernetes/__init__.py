@@ -6,7 +6,7 @@ path out. Objects are built as plain data and dumped, never put together from te
 """
 
 from model_repo_generator.kubernetes.bundle import render_bundle
-from model_repo_generator.kubernetes.compose import ComposeOptions, render_compose
+from model_repo_generator.kubernetes.compose import ComposeOptions, load_compose_options, render_compose
 from model_repo_generator.kubernetes.names import BundleFault
 from model_repo_generator.kubernetes.options import KubernetesOptions, load_options
 
@@ -14,6 +14,7 @@ __all__ = [
     "BundleFault",
     "ComposeOptions",
     "KubernetesOptions",
+    "load_compose_options",
     "load_options",
     "render_bundle",
     "render_compose",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -36,7 +37,7 @@ from model_repo_generator.kubernetes.launch import (
 )
 from model_repo_generator.kubernetes.memory import MIB, shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
-from model_repo_generator.kubernetes.options import Image
+from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
 from model_repo_generator.kubernetes.yaml_text import dump
 from planner.deployment import Deployment
@@ -75,6 +76,12 @@ class ComposeOptions(BaseModel):
     in_flight: int = Field(default=3, ge=1, le=64)
     shm_default_mib: Annotated[int, Field(ge=1, le=4096)] = 32
     start_timeout_s: int = Field(default=600, ge=30, le=7200)
+
+
+def load_compose_options(path: Path | None, **overrides: Any) -> ComposeOptions:
+    """The options in a YAML file, if there is one, with fields set over it. Raises BundleFault."""
+    plain = {} if path is None else read_plain(path)
+    return validated(ComposeOptions, {**plain, **overrides}, "options" if path is None else str(path))
 
 
 def render_compose(

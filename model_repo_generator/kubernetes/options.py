@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -21,6 +21,9 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _RELATIVE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _REMOTE = re.compile(r"[A-Za-z0-9:_=,./+@-]{1,500}")
+
+
+T = TypeVar("T", bound=BaseModel)
 
 
 def _matching(pattern: re.Pattern[str], what: str) -> AfterValidator:
@@ -142,8 +145,13 @@ class KubernetesOptions(_Strict):
 
 def parse_options(plain: Any, where: str) -> KubernetesOptions:
     """Validate plain data. Raises BundleFault with one line per fault."""
+    return validated(KubernetesOptions, plain, where)
+
+
+def validated(cls: type[T], plain: Any, where: str) -> T:
+    """Plain data as options. Raises BundleFault with one line per fault."""
     try:
-        return KubernetesOptions.model_validate(plain)
+        return cls.model_validate(plain)
     except pydantic.ValidationError as error:
         lines = [
             f"{where}: {'.'.join(map(str, fault['loc'])) or '(top level)'}: "
@@ -153,8 +161,8 @@ def parse_options(plain: Any, where: str) -> KubernetesOptions:
         raise BundleFault("\n".join(lines)) from error
 
 
-def load_options(path: Path, **overrides: Any) -> KubernetesOptions:
-    """The options in a YAML file, with fields set over it. Raises BundleFault."""
+def read_plain(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises BundleFault."""
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -162,5 +170,11 @@ def load_options(path: Path, **overrides: Any) -> KubernetesOptions:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleFault(f"{path}: not YAML: {error}") from error
     if not isinstance(plain, dict):
-        raise BundleFault(f"{path}: a mapping with the fields of KubernetesOptions belongs here")
-    return parse_options({**plain, **overrides}, str(path))
+        raise BundleFault(f"{path}: a mapping of options belongs here")
+    return plain
+
+
+def load_options(path: Path | None, **overrides: Any) -> KubernetesOptions:
+    """The options in a YAML file, if there is one, with fields set over it. Raises BundleFault."""
+    plain = {} if path is None else read_plain(path)
+    return parse_options({**plain, **overrides}, "options" if path is None else str(path))
