@@ -10,10 +10,14 @@ can save.
 
 from __future__ import annotations
 
+from python_backend.scheduler.batches import Reservation
 from python_backend.scheduler.policy import Policy, shed
 from python_backend.scheduler.state import State
-from python_backend.scheduler.timelines import NEVER, PipelineTimelines
+from python_backend.scheduler.timelines import NEVER, PipelineTimelines, Pool
 from python_backend.scheduler.waiting import Level
+
+IDLE_SHARE = 4
+"""With more than one in so many workers of a first stage idle, batches are sent as they are."""
 
 
 class AdaptivePolicy(Policy):
@@ -62,7 +66,7 @@ class AdaptivePolicy(Policy):
             for level in state.waiting.levels:
                 index = level.first_from(finish_us + state.guard_us)
                 if len(level.frames) - index >= size:
-                    if longer_us != NEVER:
+                    if longer_us != NEVER and not plenty_idle(pipeline.pools[0]):
                         spare_us = level.frames[index].deadline_us - state.guard_us - longer_us
                         if spare_us > 0:
                             self.wake_us = min(self.wake_us, now_us + spare_us)
@@ -95,6 +99,11 @@ class AdaptivePolicy(Policy):
                     shed(state, request, now_us)
 
 
-def stalls(outstanding: list, now_us: int) -> bool:  # type: ignore[type-arg]
+def plenty_idle(pool: Pool) -> bool:
+    """Whether so many workers are idle that waiting for a fuller batch gains nothing."""
+    return (pool.usable - pool.busy) * IDLE_SHARE > pool.usable
+
+
+def stalls(outstanding: list[Reservation], now_us: int) -> bool:
     """Whether a worker has two batches overdue: it is given no more until it shows a sign of life."""
     return len(outstanding) >= 2 and outstanding[1].end_us <= now_us

@@ -66,7 +66,17 @@ class Batch:
     """Frames that travel together under one ticket; `hops[i]` is stage `first_stage + i`, None once it is
     completed."""
 
-    __slots__ = ("attempt", "batch_id", "deadline_us", "first_stage", "hops", "last", "pipeline", "requests")
+    __slots__ = (
+        "attempt",
+        "batch_id",
+        "deadline_us",
+        "first_stage",
+        "hops",
+        "last",
+        "pipeline",
+        "quoted_us",
+        "requests",
+    )
 
     def __init__(
         self,
@@ -84,6 +94,8 @@ class Batch:
         self.requests: list[Request] = requests
         self.hops: list[Reservation | None] = list(hops)
         self.last: Reservation = hops[-1]
+        self.quoted_us: int = hops[-1].end_us
+        """When it was to end as committed."""
         deadline_us = requests[0].deadline_us
         for request in requests:
             deadline_us = min(deadline_us, request.deadline_us)

@@ -67,6 +67,9 @@ def _check_workers(state: State) -> None:
                 assert pool.free_us[worker] >= end_us, (
                     f"{name}: said to be free before its last reservation ends"
                 )
+            assert pool.busy == sum(1 for hops in pool.outstanding if hops), (
+                "the count of busy workers is wrong"
+            )
             assert pool.usable == pool.lost.count(False), "the count of usable workers is wrong"
             for group in range(len(pool.groups)):
                 _check_group(state, pipeline.index, stage, group)

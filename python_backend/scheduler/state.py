@@ -16,6 +16,11 @@ from python_backend.scheduler.errors import StaleQuoteError
 from python_backend.scheduler.timelines import Links, PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
 
+GUARD_ODDS = 50
+"""The guard settles where one batch in so many ends later than quoted and guarded."""
+GUARD_STEPS = 20_000
+"""Steps per SLO by which the guard shrinks with every batch that ends as quoted."""
+
 
 class Quote:
     """A predicted run of `batch_size` frames through stages first_stage ... of a pipeline, valid until the
@@ -39,8 +44,8 @@ class State:
 
     __slots__ = (
         "actions", "batches", "by_worker", "completed_batches", "dispatched_batches", "dispatched_frames",
-        "drops", "guard_us", "late", "links", "next_batch_id", "now_us", "pipelines", "requests", "sequence",
-        "served", "slo_us", "ticket_ended", "version", "waiting",
+        "drops", "guard_step_us", "guard_us", "late", "links", "next_batch_id", "now_us", "pipelines",
+        "requests", "sequence", "served", "slo_us", "ticket_ended", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, served: ServedModel, batch_ids_from: int) -> None:
@@ -65,6 +70,7 @@ class State:
         self.version: int = 0
         self.guard_us: int = 0
         """Time that a quote must leave before the deadline: what predictions were found to be wrong by."""
+        self.guard_step_us: int = max(1, served.slo_us // GUARD_STEPS)
         self.actions: list[Action] = []
         self.ticket_ended: Callable[[Batch, Reservation], bool] | None = None
         """Set by policies that queue at every stage: takes an ended ticket's frames on, or returns False."""
@@ -148,6 +154,8 @@ class State:
         for hop in hops:
             pool = pools[hop.stage]
             hop.batch = batch
+            if not pool.outstanding[hop.worker]:
+                pool.busy += 1
             pool.outstanding[hop.worker].append(hop)
             pool.set_free(hop.worker, hop.end_us)
             if uplink >= 0:
@@ -196,17 +204,27 @@ class State:
                 self._release(batch, earlier, min(earlier.end_us, ended_us))
         self._release(batch, hop, ended_us)
         if hop is batch.last:
+            self._learn(ended_us - batch.quoted_us)
             self.retire(batch, ended_us)
+
+    def _learn(self, error_us: int) -> None:
+        """Let the guard follow the quantile of 1 - 1 / GUARD_ODDS of the quotes' errors; 0 while all hold."""
+        if error_us > self.guard_us:
+            self.guard_us = min(self.slo_us // 4, self.guard_us + (GUARD_ODDS - 1) * self.guard_step_us)
+        elif self.guard_us > 0:
+            self.guard_us = max(0, self.guard_us - self.guard_step_us)
 
     def _release(self, batch: Batch, hop: Reservation, ended_us: int) -> None:
         pool = self.pipelines[batch.pipeline].pools[hop.stage]
         outstanding = pool.outstanding[hop.worker]
+        pool.busy -= int(len(outstanding) > 0)
         while outstanding:
             first = outstanding.pop(0)
             if first is hop:
                 break
             if first.batch is not None:
                 first.batch.hops[first.stage - first.batch.first_stage] = None
+        pool.busy += int(len(outstanding) > 0)
         batch.hops[hop.stage - batch.first_stage] = None
         pool.done_us[hop.worker] = max(pool.done_us[hop.worker], ended_us)
         if pool.stalled[hop.worker]:
@@ -273,6 +291,7 @@ class State:
             if hop is not None:
                 pool = self.pipelines[batch.pipeline].pools[hop.stage]
                 pool.outstanding[hop.worker].remove(hop)
+                pool.busy -= int(not pool.outstanding[hop.worker])
                 if hop.start_us < self.now_us:
                     pool.done_us[hop.worker] = max(pool.done_us[hop.worker], min(self.now_us, hop.end_us))
                 if pool.stalled[hop.worker]:

@@ -62,7 +62,7 @@ class Pool:
     """
 
     __slots__ = (
-        "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "is_last",
+        "busy", "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "is_last",
         "latency_us", "links", "lost", "names", "outstanding", "planned_us", "stalled", "transfer_us",
         "uplinks", "usable", "worker_group",
     )  # fmt: skip
@@ -93,6 +93,8 @@ class Pool:
         self.outstanding: list[list[Reservation]] = [[] for _ in range(count)]
         self.lost: list[bool] = [False] * count
         self.stalled: list[bool] = [False] * count
+        self.busy: int = 0
+        """Workers with something outstanding."""
         self.usable: int = count
         """Workers that are not lost."""
         self.groups: list[Group] = []
