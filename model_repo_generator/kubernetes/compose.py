@@ -1,8 +1,8 @@
 """A docker compose file for one host: the same containers as in a cluster, without Kubernetes.
 
 Two kinds of address work, and deployment.json says which one it is:
-- every server on a loopback address: containers share the host's network and one /dev/shm, so hops between
-  them move tensors through shared memory;
+- every server on a loopback address: containers share the host's network and one /dev/shm, so that hops
+  between them may move tensors through shared memory;
 - every server a host name of its own: containers have a network of their own with those names, and hops are
   gRPC.
 
