@@ -71,8 +71,8 @@ def write_deployment(
     """
     manifest = build_manifest(models, base_port, name)
     extras = entry_extras or {}
-    entry = replace(manifest.entry, models=(*manifest.entry.models, *extras))
-    manifest = replace(manifest, entry=entry)
+    entry_server = replace(manifest.entry, models=(*manifest.entry.models, *extras))
+    manifest = replace(manifest, entry=entry_server)
     files = {MANIFEST_NAME: serial.dumps(manifest)}
     for entry in manifest.models:
         files |= _dispatcher_files(entry, dispatcher_parameters or {})

@@ -12,9 +12,13 @@ from python_backend.runtime.feedback import NoticeReceiver
 from python_backend.runtime.health import Health
 from python_backend.runtime.hop_failure import HopFailure
 from python_backend.runtime.null_transport import NullTransport
+from python_backend.runtime.shm_transport import make_transport
 from python_backend.runtime.ticket_codec import Keys
-from python_backend.runtime.transport import GrpcTransport, targets_of
+from python_backend.runtime.transport import GrpcTransport, Target, Transport, targets_of
 from python_backend.scheduler.core import SchedulerCore
+
+_BATCHES_PER_WORKER = 4
+"""Of a first stage, under way anywhere in its pipeline; a batch that finds no slot goes over gRPC."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,14 @@ def make_dispatcher(
     keys = Keys.from_environment()
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys)
     targets = targets_of(manifest, entry, own_host=manifest.entry.host)
-    transport = GrpcTransport(targets, keys)
-    transport.connect()
+    grpc = GrpcTransport(targets, keys)
+    grpc.connect()
     links = _Links()
     driver = Driver(
         manifest=manifest,
         entry=entry,
         core=SchedulerCore(entry.served, policy=parameters.get("policy", "adaptive")),
-        transport=NullTransport(entry.outputs) if parameters.get("transport") == "null" else transport,
+        transport=_transport(manifest, entry, grpc, targets, parameters, log),
         log=log,
         settings=DriverSettings(
             lead_us=int(parameters.get("lead_us", "1000")), serve_late=entry.late == "serve"
@@ -59,12 +63,33 @@ def make_dispatcher(
         on_failure=links.failed,
         on_seen=links.seen,
     )
-    health = Health(targets, transport, lost=driver.worker_lost, back=driver.worker_back, log=log)
+    health = Health(targets, grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
     links.health = health
     health.start()
     listening = threading.Thread(target=receiver.run, args=(driver.notice,), name="notices", daemon=True)
     listening.start()
     return Dispatcher(driver=driver, health=health, receiver=receiver, listening=listening)
+
+
+def _transport(
+    manifest: DeploymentManifest,
+    entry: ModelEntry,
+    grpc: GrpcTransport,
+    targets: Mapping[str, Target],
+    parameters: Mapping[str, str],
+    log: Callable[[str], None],
+) -> Transport:
+    """By the parameter `transport`: 'auto' (default), 'grpc', or 'null' for measuring the dispatcher
+    alone.
+    """
+    wanted = parameters.get("transport", "auto")
+    if wanted == "null":
+        return NullTransport(entry.outputs)
+    if wanted == "grpc":
+        return grpc
+    pools = [pipeline.stages[0].workers for pipeline in entry.served.pipelines]
+    first = {worker.name: targets[worker.name] for workers in pools for worker in workers}
+    return make_transport(grpc, first, entry.dispatcher, _BATCHES_PER_WORKER * len(first), log)
 
 
 class _Links:

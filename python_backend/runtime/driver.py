@@ -85,6 +85,7 @@ class _Finished:
 @dataclass(frozen=True, slots=True)
 class _Failed:
     ticket: Ticket
+    frames: Sequence[Frame]
     failure: HopFailure
 
 
@@ -118,6 +119,9 @@ class Driver:
         self._on_failure = on_failure
         self._on_seen = on_seen
         self._tickets: dict[int, Ticket] = {}
+        self._under_way: set[int] = set()
+        self._computed: set[int] = set()
+        """Batches under way whose last stage has ended: the answer may still get lost."""
         self._lateness = Lateness(entry.served.slo_us)
         self._slo_us = entry.served.slo_us
         self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
@@ -227,7 +231,7 @@ class Driver:
         elif isinstance(item, _Finished):
             self._take_end(item)
         elif isinstance(item, _Failed):
-            self._take_failure(item.ticket, item.failure)
+            self._take_failure(item)
         elif item is not None and item is not _TIMER:
             self._handle(item)
 
@@ -243,18 +247,35 @@ class Driver:
             worker = ticket.hops[notice.stage].worker
             self._on_seen(worker)
             self.counts.stage_ended(worker, notice.busy_us)
+            if notice.stage == len(ticket.hops) - 1 and notice.batch in self._under_way:
+                self._computed.add(notice.batch)
             ended_us = now_us() if notice.ended_us is None else notice.ended_us
             self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
 
     def _take_end(self, end: _Finished) -> None:
         ticket = end.ticket
+        self._end(ticket)
         if end.served:
             self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.hops[-1].end_us - self._core.guard_us)
         self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
 
-    def _take_failure(self, ticket: Ticket, failure: HopFailure) -> None:
-        self._on_failure(failure)  # first, so that what failed is not chosen for the next attempt
-        self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failure.hop))
+    def _take_failure(self, failed: _Failed) -> None:
+        self._on_failure(failed.failure)  # first, so that what failed is not chosen for the next attempt
+        ticket = failed.ticket
+        if self._end(ticket):
+            # For the core the batch was done when its last stage was, so its frames are new to it.
+            for frame in failed.frames:
+                if not frame.answered:
+                    self._handle(self._offer(frame))
+        else:
+            self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failed.failure.hop))
+
+    def _end(self, ticket: Ticket) -> bool:
+        """A batch is no longer under way; whether its last stage had told that it ended."""
+        self._under_way.discard(ticket.batch_id)
+        computed = ticket.batch_id in self._computed
+        self._computed.discard(ticket.batch_id)
+        return computed
 
     def _handle(self, event: Event, core_time_us: int | None = None) -> None:
         began_us = now_us()
@@ -277,6 +298,7 @@ class Driver:
             self._queue.put(_Finished(action.ticket, now_us(), served=False))
             return
         self.counts.dispatched(len(frames))
+        self._under_way.add(action.ticket.batch_id)
         self._tickets[action.ticket.batch_id] = action.ticket
         if len(self._tickets) > _REMEMBERED_TICKETS:
             del self._tickets[next(iter(self._tickets))]
@@ -362,7 +384,7 @@ class Driver:
                     self._answers.error(frame, ErrorCode.INTERNAL, str(failure))
                 self._frames.pop(frame.request_id, None)
             return
-        self._queue.put(_Failed(ticket, failure))
+        self._queue.put(_Failed(ticket, frames, failure))
 
     def _refuse(self, frame: Frame, text: str) -> None:
         """Answer from this thread: at the end there are no others."""

@@ -27,8 +27,9 @@ NUMPY_OF: Mapping[str, type[np.generic]] = {
     "UINT64": np.uint64, "FP64": np.float64,
 }  # fmt: skip
 
-INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
-LIVE_METHOD = "/inference.GRPCInferenceService/ServerLive"
+_SERVICE = "/inference.GRPCInferenceService/"
+INFER_METHOD = _SERVICE + "ModelInfer"
+LIVE_METHOD = _SERVICE + "ServerLive"
 
 _LENGTH_DELIMITED = 2
 _REQUEST = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
@@ -70,14 +71,25 @@ def text_parameter(name: str, value: str) -> bytes:
     return bytes(message.SerializeToString())
 
 
+def register_message(key: str, size: int) -> tuple[str, bytes]:
+    """(method, request) that registers the shared-memory file `key` under its name."""
+    request = pb.SystemSharedMemoryRegisterRequest(name=key[1:], key=key, offset=0, byte_size=size)
+    return _SERVICE + "SystemSharedMemoryRegister", bytes(request.SerializeToString())
+
+
+def unregister_message(name: str) -> tuple[str, bytes]:
+    """(method, request) that unregisters a region."""
+    request = pb.SystemSharedMemoryUnregisterRequest(name=name)
+    return _SERVICE + "SystemSharedMemoryUnregister", bytes(request.SerializeToString())
+
+
 def reload_messages(model: str) -> tuple[tuple[str, bytes], ...]:
     """(method, request) of an unload and a load of `model`; a load alone may do nothing."""
-    service = "/inference.GRPCInferenceService/"
     unload = pb.RepositoryModelUnloadRequest(model_name=model)
     load = pb.RepositoryModelLoadRequest(model_name=model)
     return (
-        (service + "RepositoryModelUnload", bytes(unload.SerializeToString())),
-        (service + "RepositoryModelLoad", bytes(load.SerializeToString())),
+        (_SERVICE + "RepositoryModelUnload", bytes(unload.SerializeToString())),
+        (_SERVICE + "RepositoryModelLoad", bytes(load.SerializeToString())),
     )
 
 

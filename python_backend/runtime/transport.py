@@ -41,6 +41,10 @@ Pieces = Sequence[Sequence[Buffer]]
 """One sequence of pieces per input tensor."""
 
 
+class RegionUnknown(Exception):
+    """The server has no shared-memory region of the name that a request gave."""
+
+
 class Transport(Protocol):
     """How a batch reaches the worker of its next hop."""
 
@@ -58,6 +62,7 @@ class Target:
     worker: str
     server: ServerAddress
     inputs: tuple[TensorSpec, ...]
+    max_batch_size: int
     same_host: bool
 
 
@@ -72,6 +77,7 @@ def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -
                     worker=worker.name,
                     server=server,
                     inputs=program.inputs,
+                    max_batch_size=program.max_batch_size,
                     same_host=server.host == own_host,
                 )
     return targets
@@ -111,11 +117,13 @@ class GrpcTransport:
         return kserve.text_parameter(ticket_codec.PARAMETER, text)
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
-        """Send a whole serialised request. Raises HopFailure."""
+        """Send a whole serialised request. Raises HopFailure, RegionUnknown."""
         try:
             answer = self._calls[worker](request, timeout=timeout_s)
             return kserve.response_outputs(answer)
         except grpc.RpcError as error:
+            if "shared memory region" in (error.details() or ""):
+                raise RegionUnknown(error.details()) from None
             raise failure_of(error, hop, worker) from None
         except kserve.WireError as error:
             raise HopFailure(FailureKind.COMPUTE, hop, worker, str(error)) from None
@@ -132,24 +140,49 @@ class GrpcTransport:
         channel = self._channels[address_of(self._targets[worker].server)]
         try:
             for method, message in kserve.reload_messages(worker):
-                channel.unary_unary(method)(message, timeout=timeout_s)
+                _unary(channel, method)(message, timeout=timeout_s)
         except grpc.RpcError as error:
             raise failure_of(error, 0, worker) from None
+
+    def register_region(self, server: str, key: str, size: int, timeout_s: float) -> None:
+        """Make a server map the shared-memory file `key`. Raises HopFailure."""
+        method, message = kserve.register_message(key, size)
+        try:
+            _unary(self._channel_of(server), method)(message, timeout=timeout_s)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise failure_of(error, 0, self._some_worker_of(server)) from None
+
+    def unregister_region(self, server: str, name: str, timeout_s: float) -> None:
+        """Have a server unmap a region; that it is gone is no harm."""
+        method, message = kserve.unregister_message(name)
+        with contextlib.suppress(grpc.RpcError, ValueError):
+            _unary(self._channel_of(server), method)(message, timeout=timeout_s)
 
     def close(self) -> None:
         """See Transport."""
         for channel in self._channels.values():
             channel.close()
 
+    def _some_worker_of(self, server: str) -> str:
+        return next(name for name, target in self._targets.items() if target.server.name == server)
+
+    def _channel_of(self, server: str) -> grpc.Channel:
+        return self._channels[address_of(self._targets[self._some_worker_of(server)].server)]
+
     def _call_to(self, server: ServerAddress) -> Any:
         address = address_of(server)
         if address not in self._channels:
             self._channels[address] = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        # Without a serialiser a method takes and gives the bytes as they are on the wire.
-        return self._channels[address].unary_unary(kserve.INFER_METHOD)
+        return _unary(self._channels[address], kserve.INFER_METHOD)
 
     def _new_head(self, worker: str, batch: int) -> bytes:
         return kserve.request_head(worker, self._targets[worker].inputs, batch)
+
+
+def _unary(channel: grpc.Channel, method: str) -> Any:
+    """A call that, without serialisers, takes and gives the bytes as they are on the wire."""
+    return channel.unary_unary(method)
 
 
 def address_of(server: ServerAddress) -> str:
@@ -159,7 +192,7 @@ def address_of(server: ServerAddress) -> str:
 
 def _wake_up(channel: grpc.Channel) -> None:
     """One call that waits for the server; that it fails is no harm."""
-    live = channel.unary_unary(kserve.LIVE_METHOD)
+    live = _unary(channel, kserve.LIVE_METHOD)
     with contextlib.suppress(grpc.RpcError, ValueError):
         live(b"", timeout=_CONNECT_S, wait_for_ready=True)
 

@@ -21,6 +21,7 @@ from ppipe.benchmarks.emulated_deployment import (
 )
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.driver import Driver, DriverSettings
+from python_backend.runtime.feedback import Notice
 from python_backend.runtime.frame import ErrorCode, Frame
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
 from python_backend.runtime.ticket_codec import WireTicket
@@ -174,6 +175,24 @@ def test_a_request_that_every_worker_would_refuse_is_not_tried_again() -> None:
     ((code, text),) = client.answers[1]
     assert code is ErrorCode.INTERNAL
     assert "boom" in text
+
+
+def test_an_answer_lost_after_the_last_stage_ended_is_a_failed_attempt_too() -> None:
+    def compute_then_die(wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        if not told:
+            told.append(True)
+            ticket = wire.ticket
+            driver.notice(Notice(1, ticket.batch_id, ticket.attempt, 1, True, now_us(), busy_us=1))
+            time.sleep(0.05)
+            raise HopFailure(FailureKind.UNREACHABLE, 1, ticket.hops[1].worker, "gone")
+
+    told: list[bool] = []
+    client = Client()
+    with driver_with(Hops(before=compute_then_die)) as driver:
+        driver.arrive([client.frame(1)])
+        client.wait()
+    assert client.answers[1] == [2]
 
 
 def test_without_workers_frames_are_refused_and_served_again_when_one_is_back() -> None:
