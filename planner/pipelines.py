@@ -96,6 +96,28 @@ class _Workers:
     hop_gbps: Floats
 
 
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """Per class: GPUs that share a server's links, and its slowest link; infinite for a class without
+    servers.
+    """
+
+    gpus_per_server: Ints
+    gbps: Floats
+
+    @staticmethod
+    def of(cluster: Cluster) -> _Links:
+        names = [gpu_class.name for gpu_class in cluster.gpu_classes]
+        slowest = [
+            min((server.bandwidth_gbps for server in cluster.servers_of(name)), default=math.inf)
+            for name in names
+        ]
+        return _Links(
+            gpus_per_server=np.array([cluster.gpus_per_server(name) for name in names], dtype=np.int64),
+            gbps=np.array(slowest, dtype=np.float64),
+        )
+
+
 def enumerate_columns(
     profile: ModelProfile,
     cluster: Cluster,
@@ -106,7 +128,10 @@ def enumerate_columns(
     """All feasible pipelines of a model. `max_slices` 1 keeps to whole GPUs. Raises TooManyPipelines."""
     depth = min(options.max_stages, profile.block_count)
     kinds = _worker_kinds(profile, cluster, max_slices)
-    groups = [_tabulate(profile, cluster, group) for group in _batch_groups(kinds, options.per_stage_batch)]
+    links = _Links.of(cluster)
+    groups = [
+        _tabulate(profile, cluster, links, group) for group in _batch_groups(kinds, options.per_stage_batch)
+    ]
     parts = [
         part
         for stages in range(1, depth + 1)
@@ -156,16 +181,15 @@ def _enumerate(
         yield _feasible(profile, demand, options, workers, cuts)
 
 
-def _tabulate(profile: ModelProfile, cluster: Cluster, kinds: list[_Kind]) -> _Workers:
-    classes = [cluster.gpu_classes[index].name for index, _, _ in kinds]
-    gbps = {(a, b): cluster.bandwidth_gbps(a, b) for a in set(classes) for b in set(classes)}
+def _tabulate(profile: ModelProfile, cluster: Cluster, links: _Links, kinds: list[_Kind]) -> _Workers:
+    gpu = np.array([index for index, _, _ in kinds], dtype=np.int64)
     return _Workers(
-        gpu=np.array([index for index, _, _ in kinds], dtype=np.int64),
+        gpu=gpu,
         slices=np.array([table.slices_per_gpu for _, table, _ in kinds], dtype=np.int64),
         batch=np.array([batch for _, _, batch in kinds], dtype=np.int64),
-        gpus_per_server=np.array([cluster.gpus_per_server(gpu) for gpu in classes], dtype=np.int64),
+        gpus_per_server=links.gpus_per_server[gpu],
         latency_us=np.array([_range_latencies(profile, cluster.gpu_classes[i], t, b) for i, t, b in kinds]),
-        hop_gbps=np.array([[gbps[a, b] for b in classes] for a in classes]).reshape(len(kinds), len(kinds)),
+        hop_gbps=np.minimum(links.gbps[gpu][:, None], links.gbps[gpu][None, :]),
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from planner.cluster import Cluster
 from planner.dominance import undominated
 from planner.formulation import Outcome, PlanModel, Question, Use
-from planner.packing import gpus_needed
+from planner.improve import improve, objective_of
 from planner.pipelines import Floats, Ints
 from planner.prices import Prices, Wanted, losses, relax
 from planner.problem import Objective
@@ -36,6 +36,7 @@ class Effort:
     each.
 
     gap, nodes: of the first MILP. proof_gap, proof_nodes: of the one that proves; proof_nodes 0: no proof.
+    improve_rounds: of planner.improve, per model; improve_gap: no more of them once the bound is this near.
     """
 
     pool: int
@@ -44,10 +45,18 @@ class Effort:
     nodes: int
     proof_gap: float = 1e-4
     proof_nodes: int = 0
+    improve_rounds: float = 0
+    improve_gap: float = 5e-3
 
 
-FAST = Effort(pool=36, pool_per_model=6, gap=2e-3, nodes=60)
+FAST = Effort(pool=15, pool_per_model=5, gap=3e-3, nodes=10)
 PROVEN = Effort(pool=36, pool_per_model=6, gap=5e-4, nodes=2_000, proof_nodes=200_000)
+LARGE = Effort(pool=1, pool_per_model=5, gap=3e-3, nodes=10, improve_rounds=1.5)
+"""Instead of PROVEN where there are more models than MODELS_TO_PROVE."""
+MODELS_TO_PROVE = 6
+COLUMNS_TO_PROVE = 3_000
+IMPROVE_POOL = 12
+"""Pipelines per model in planner.improve."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +94,13 @@ def search(
         gpu_cost=gpu_cost,
         pipelines_per_class_tuple=pipelines_per_class_tuple,
     )
+    if effort.proof_nodes and len(wanted) > MODELS_TO_PROVE:
+        effort = LARGE
     lost = [_losses(one, prices, price, objective) for one, price in zip(wanted, prices.frame, strict=True)]
     rows, pool, outcome = _first(question, lost, effort)
     found = Found(tuple(pool.wanted), outcome.uses, prices.bound, prices, outcome.nodes)
+    if effort.improve_rounds:
+        found = _improve(question, found, rows, lost, effort)
     return _prove(question, found, rows, lost, effort) if effort.proof_nodes else found
 
 
@@ -101,7 +114,9 @@ def _first(
     while True:
         rows = _pool(question.wanted, lost, count)
         pool = _narrow(question, rows)
-        outcome = PlanModel(pool).solve(Limits(relative_gap=effort.gap, nodes=effort.nodes))
+        outcome = PlanModel(pool).solve(
+            Limits(relative_gap=effort.gap, nodes=effort.nodes, restarts=effort.proof_nodes > 0)
+        )
         if outcome.uses:
             return rows, pool, outcome
         if count >= max(map(len, lost)):
@@ -132,26 +147,40 @@ def _narrow(question: Question, rows: Sequence[Ints]) -> Question:
     return replace(question, wanted=narrowed)
 
 
+def _extend(mine: Ints, others: Ints) -> Ints:
+    """`mine`, then what `others` add: positions in `mine` stay valid."""
+    return np.concatenate([mine, np.setdiff1d(others, mine)])
+
+
+def _improve(
+    question: Question, found: Found, rows: Sequence[Ints], lost: Sequence[Floats], effort: Effort
+) -> Found:
+    """Better the plan a few models at a time, over more pipelines than the first MILP had."""
+    larger = _pool(question.wanted, lost, IMPROVE_POOL)
+    pool = _narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
+    rounds = math.ceil(effort.improve_rounds * len(question.wanted))
+    improved = improve(pool, found.uses, rounds, effort.improve_gap)
+    nodes = found.nodes + improved.nodes
+    return replace(found, wanted=tuple(pool.wanted), uses=improved.uses, nodes=nodes)
+
+
 def _prove(
     question: Question, found: Found, pool: Sequence[Ints], lost: Sequence[Floats], effort: Effort
 ) -> Found:
     """Solve over every pipeline that a better plan could use; see steps 3 and 4."""
     maximise = question.objective is Objective.MAX_RATE
-    value = objective_of(question, found)
+    value = _objective(found, question)
     threshold = value * (1 + effort.proof_gap / 2) if maximise else value * (1 - effort.proof_gap / 2)
     slack = abs(question.bound - threshold) if (question.bound > threshold) == maximise else 0.0
     rows = []
     for one, loss, mine in zip(question.wanted, lost, pool, strict=True):
         alive = np.nonzero(loss <= slack)[0]
-        alive = alive[undominated(one.columns.select(alive))]
-        rows.append(np.unique(np.concatenate([alive, mine])))
+        rows.append(_extend(mine, alive[undominated(one.columns.select(alive))]))
+    if sum(map(len, rows)) > COLUMNS_TO_PROVE:
+        return found
     narrowed = _narrow(question, rows)
-    start = [
-        [replace(use, row=int(np.searchsorted(new, old[use.row]))) for use in uses]
-        for uses, old, new in zip(found.uses, pool, rows, strict=True)
-    ]
     limits = Limits(relative_gap=effort.proof_gap, nodes=effort.proof_nodes)
-    outcome = PlanModel(narrowed).solve(limits, start)
+    outcome = PlanModel(narrowed).solve(limits, found.uses)
     return _better(question, found, narrowed, outcome, threshold)
 
 
@@ -174,29 +203,9 @@ def _better(
     if not outcome.uses:
         return proven
     other = replace(proven, wanted=tuple(narrowed.wanted), uses=outcome.uses)
-    gain = objective_of(question, other) - objective_of(question, proven)
+    gain = _objective(other, question) - _objective(proven, question)
     return other if (gain > 0 if maximise else gain < 0) else proven
 
 
-def objective_of(question: Question, found: Found) -> float:
-    """The plan's objective from whole workers: the least served share of a weight, or the GPUs' cost."""
-    if question.objective is Objective.MAX_RATE:
-        return min(
-            served_rps(one, uses) / one.rate for one, uses in zip(found.wanted, found.uses, strict=True)
-        )
-
-    cost = 0.0
-    for one, uses in zip(found.wanted, found.uses, strict=True):
-        places: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for use in uses:
-            for stage, count in enumerate(use.workers):
-                place = (stage, int(one.columns.gpu[use.row, stage]))
-                places.setdefault(place, []).append((int(one.columns.slices[use.row, stage]), count))
-        cost += sum(question.gpu_cost[g] * gpus_needed(pools) for (_, g), pools in places.items())
-    return cost
-
-
-def served_rps(one: Wanted, uses: Sequence[Use]) -> float:
-    """Frames/s of a model: per pipeline the least of its pools."""
-    rates = one.columns.rate_rps
-    return sum(min(n * float(rates[use.row, i]) for i, n in enumerate(use.workers)) for use in uses)
+def _objective(found: Found, question: Question) -> float:
+    return objective_of(replace(question, wanted=found.wanted), found.uses)

@@ -47,6 +47,7 @@ class Limits:
     relative_gap: float = 1e-4
     nodes: int | None = None
     seconds: float | None = None
+    restarts: bool = True
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class _Highs(pulp.HiGHS):  # type: ignore[misc]
     """PuLP's HiGHS with node limits, a fixed seed and a starting solution."""
 
     def __init__(self, limits: Limits, start: list[float] | None) -> None:
-        options: dict[str, Any] = {"random_seed": 0, "parallel": "off"}
+        options: dict[str, Any] = {"random_seed": 0, "parallel": "off", "mip_allow_restart": limits.restarts}
         if limits.nodes is not None:
             options["mip_max_nodes"] = limits.nodes
         super().__init__(
