@@ -101,7 +101,7 @@ def _host_faults(fleet: Fleet, options: KubernetesOptions) -> Iterator[str]:
                 + "".join(f" or '.{known}'" for known in _domains(options))
                 + ("" if options.namespace else " (a namespace was not given)")
             )
-        other = owners.setdefault(label, server.name)
+        other = owners.setdefault(label, server.name) if is_dns_label(label) else server.name
         if other != server.name:
             yield f"servers {other} and {server.name}: both have host {label!r}, but each is a pod of its own"
 

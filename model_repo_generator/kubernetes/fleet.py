@@ -60,22 +60,21 @@ def read_fleet(manifest: DeploymentManifest, deployment: Deployment, plan: Plan)
         raise BundleFault("\n".join(faults))
     by_kind: dict[tuple[str, int, tuple[int, int, int]], list[ServerAddress]] = {}
     for server in manifest.servers:
-        key = (server.group, known[server.name].gpu_count, ports_of(server))
-        by_kind.setdefault(key, []).append(server)
+        on_gpu = cluster.gpu_class(server.group).executor is Executor.CUDA
+        gpus = known[server.name].gpu_count if on_gpu else 0
+        by_kind.setdefault((server.group, gpus, ports_of(server)), []).append(server)
     entry = ServerGroup(
         group=naming.ENTRY_GROUP, servers=(manifest.entry,), executor=Executor.CPU, gpus=0, mps=False
     )
     groups = [entry]
-    for (gpu, count, _), servers in by_kind.items():
-        executor = cluster.gpu_class(gpu).executor
-        on_gpu = executor is Executor.CUDA
+    for (gpu, gpus, _), servers in by_kind.items():
         groups.append(
             ServerGroup(
                 group=gpu,
                 servers=tuple(servers),
-                executor=executor,
-                gpus=count if on_gpu else 0,
-                mps=on_gpu and any(_has_slices(manifest, server.name) for server in servers),
+                executor=cluster.gpu_class(gpu).executor,
+                gpus=gpus,
+                mps=gpus > 0 and any(_has_slices(manifest, server.name) for server in servers),
             )
         )
     return Fleet(manifest=manifest, groups=tuple(groups))
@@ -115,6 +114,11 @@ def _has_slices(manifest: DeploymentManifest, server: str) -> bool:
 
 def _check_names(manifest: DeploymentManifest) -> None:
     """A manifest may have been edited by hand: its names become labels, file names and arguments."""
+    if not manifest.models or not manifest.entry.models:
+        raise BundleFault(
+            "deployment.json: no models on the entry server; repositories for a comparison without PPipe "
+            "have none, and are not started from here"
+        )
     naming.check_component(manifest.deployment, "deployment.json: deployment")
     for model in manifest.models:
         naming.check_component(model.model, "deployment.json: model")

@@ -14,8 +14,9 @@ from model_repo_generator.kubernetes.addresses import suggested_cluster
 from model_repo_generator.kubernetes.options import ObjectStoreSource, load_options, parse_options
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
+from planner.placement import place
 from planner.plan import Plan
-from tests.kubernetes.conftest import deployment_data, hand_made_plan, manifest_of
+from tests.kubernetes.conftest import PORTS, deployment_data, hand_made_plan, manifest_of
 
 VERSIONS = ("1.27", "1.29", "1.31", "1.34")
 CUSTOM = {"PodMonitor", "PrometheusRule", "Kustomization"}
@@ -223,7 +224,33 @@ def test_notices_have_a_way_to_the_entry(bundle: dict[str, str]) -> None:
     assert udp == {port["name"]: port["port"] for port in service if port["protocol"] == "UDP"}
 
 
+def test_servers_without_gpus_are_one_group_however_many_they_stand_for(options: KubernetesOptions) -> None:
+    data = deployment_data()
+    more = {"name": "fake-1", "host": "street-fake-1", **PORTS}
+    data["cluster"]["groups"].append({"gpu": "fake", "gpus_per_server": 4, "servers": [more]})
+    deployment = parse_deployment(data, "test")
+    plan = hand_made_plan()
+    faces = plan.models[1]
+    stages = (dataclasses.replace(faces.pipelines[1].stages[0], workers=3),)
+    pipelines = (faces.pipelines[0], dataclasses.replace(faces.pipelines[1], stages=stages))
+    plan = dataclasses.replace(plan, models=(plan.models[0], dataclasses.replace(faces, pipelines=pipelines)))
+    plan = dataclasses.replace(plan, placement=place(plan, deployment.to_cluster()))
+    made = render_bundle(manifest_of(deployment, plan), deployment, plan, options)
+    assert of_kind(made, "StatefulSet")["street-fake-emulated"]["spec"]["replicas"] == 2
+
+
 # What is refused
+
+
+def test_a_deployment_without_dispatchers_is_refused(
+    fleet_manifest: DeploymentManifest,
+    fleet_deployment: Deployment,
+    fleet_plan: Plan,
+    options: KubernetesOptions,
+) -> None:
+    bare = dataclasses.replace(fleet_manifest, entry=dataclasses.replace(fleet_manifest.entry, models=()))
+    with pytest.raises(BundleFault, match="no models on the entry server"):
+        render_bundle(bare, fleet_deployment, fleet_plan, options)
 
 
 def test_loopback_hosts_are_refused_with_what_to_write(options: KubernetesOptions) -> None:
@@ -330,8 +357,6 @@ def test_options_file(tmp_path: Any) -> None:
 
 
 def _placed(deployment: Deployment) -> Plan:
-    from planner.placement import place
-
     plan = hand_made_plan()
     return dataclasses.replace(plan, placement=place(plan, deployment.to_cluster()))
 
