@@ -7,7 +7,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.profile import TensorSpec
@@ -78,6 +78,31 @@ def detection_outputs(max_boxes: int, labelled: bool) -> tuple[TensorSpec, ...]:
 def segmentation_outputs(height: int, width: int) -> tuple[TensorSpec, ...]:
     """The best class of each pixel."""
     return (TensorSpec(name=LABEL_MAP, dtype="UINT8", shape=(height, width)),)
+
+
+def chain_graph(
+    name: str, stages: Sequence[StepModel], outputs: tuple[TensorSpec, ...], max_batch_size: int
+) -> EnsembleGraph:
+    """Stages one after another. Tensors between have their stage's number: one may pass unchanged."""
+    last = len(stages) - 1
+    steps = []
+    for index, stage in enumerate(stages):
+        before = f"s{index - 1}_" if index else ""
+        after = f"s{index}_" if index < last else ""
+        steps.append(
+            EnsembleStep(
+                model=stage.name,
+                inputs={tensor.name: before + tensor.name for tensor in stage.inputs},
+                outputs={tensor.name: after + tensor.name for tensor in stage.outputs},
+            )
+        )
+    return EnsembleGraph(
+        name=name,
+        inputs=stages[0].inputs,
+        outputs=outputs,
+        steps=tuple(steps),
+        max_batch_size=max_batch_size,
+    )
 
 
 def entry_graph(

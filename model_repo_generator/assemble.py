@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from model_repo_generator import naming
+from model_repo_generator.chains import chain_names, chains_of
 from model_repo_generator.entry import EntryModels
 from planner import serial
 from planner.cluster import Cluster, Executor
 from planner.deployment import Deployment, ModelSpec
-from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.manifest import Chain, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.plan import BlockRange, Plan
 from planner.profile import ModelProfile, Profile, TensorSpec
 from planner.serving import ServedModel
@@ -34,12 +35,13 @@ def build_manifest(
 ) -> DeploymentManifest:
     """Everything that the run time must agree on. The plan must have passed checks.check_plan."""
     cluster = deployment.to_cluster()
+    chains = {model: chains_of(tables, epoch) for model, tables in served.items()}
     return DeploymentManifest(
         deployment=deployment.name,
         epoch=epoch,
         plan_hash=serial.content_hash(plan),
         entry=_entry_address(cluster, entries),
-        servers=server_addresses(cluster, worker_names(served)),
+        servers=server_addresses(cluster, _loaded(served, chains)),
         models=tuple(
             _model_entry(
                 spec, index, cluster, profile, plan, served[spec.name], entries, program_hashes, epoch
@@ -92,6 +94,14 @@ def worker_names(served: Mapping[str, ServedModel]) -> Mapping[str, tuple[str, .
                 for worker in stage.workers:
                     names.setdefault(worker.server, []).append(worker.name)
     return {server: tuple(workers) for server, workers in names.items()}
+
+
+def _loaded(
+    served: Mapping[str, ServedModel], chains: Mapping[str, tuple[Chain, ...]]
+) -> Mapping[str, tuple[str, ...]]:
+    """Workers first: an ensemble needs its steps."""
+    ensembles = chain_names([chain for model in served for chain in chains[model]])
+    return {server: (*names, *ensembles.get(server, ())) for server, names in worker_names(served).items()}
 
 
 def server_addresses(cluster: Cluster, workers: Mapping[str, tuple[str, ...]]) -> tuple[ServerAddress, ...]:
@@ -177,4 +187,5 @@ def _model_entry(
         tensor_ensemble=tensors.name,
         public_inputs=public.inputs,
         public_outputs=public.outputs,
+        chains=chains_of(served, epoch),
     )

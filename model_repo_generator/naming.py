@@ -59,6 +59,12 @@ def plain_worker(model: str, worker: int) -> str:
     return f"{model}.plain.w{worker}"
 
 
+def chain(model: str, pipeline: int, workers: Iterable[int], epoch: int) -> str:
+    """The ensemble of a pipeline's stages on these workers of one server."""
+    numbers = "-".join(str(worker) for worker in workers)
+    return worker_of_revision(f"{model}.p{pipeline}.w{numbers}", model, epoch)
+
+
 def worker_of_revision(name: str, model: str, epoch: int) -> str:
     """The name of the worker `name` in revision `epoch` of the plan."""
     return name if epoch == 1 else f"{model}.r{epoch}{name.removeprefix(model)}"

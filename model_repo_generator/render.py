@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from ensembles.graphs import StepModel
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
+from model_repo_generator.chains import chains_of, graph_of
 from model_repo_generator.checks import check_plan
 from model_repo_generator.entry import (
     EntryModels,
@@ -76,7 +77,7 @@ def render(
         )
         for spec in deployment.models
     }
-    naming.check_models({name: _all_names(name, entries[name], served[name]) for name in entries})
+    naming.check_models({name: _all_names(name, entries[name], served[name], epoch) for name in entries})
     manifest = build_manifest(
         deployment,
         profile,
@@ -93,6 +94,7 @@ def render(
         models = entries[spec.name]
         files.update(_entry_files(spec, manifest, models, labels.get(spec.name, ()), layout))
         files.update(_stage_files(manifest.model(spec.name), plan, manifest.plan_hash, layout))
+        files.update(_chain_files(manifest, manifest.model(spec.name), layout))
     return Rendered(manifest=manifest, files=files)
 
 
@@ -133,11 +135,11 @@ def _of_revision(served: ServedModel, epoch: int) -> ServedModel:
     )
 
 
-def _all_names(model: str, entry: EntryModels, served: ServedModel) -> list[str]:
+def _all_names(model: str, entry: EntryModels, served: ServedModel, epoch: int) -> list[str]:
     workers = [
         worker.name for pipeline in served.pipelines for stage in pipeline.stages for worker in stage.workers
     ]
-    return [*entry.names(model), *workers]
+    return [*entry.names(model), *workers, *(chain.name for chain in chains_of(served, epoch))]
 
 
 def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, layout: _Layout) -> Iterator[tuple[str, str]]:
@@ -165,6 +167,15 @@ def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, layout: _Layout)
             f"{folder}/{layout.version}/model.py",
             model_py("stage", layout.bundled, _mps_percentage(stage, program)),
         )
+
+
+def _chain_files(
+    manifest: DeploymentManifest, entry: ModelEntry, layout: _Layout
+) -> Iterator[tuple[str, str]]:
+    for chain in entry.chains:
+        folder = f"{manifest.server(chain.server).repository}/{chain.name}"
+        yield f"{folder}/config.pbtxt", config.ensemble_config(graph_of(chain, entry))
+        yield from ensemble_version(folder, layout.version)
 
 
 def _stage_config(

@@ -14,7 +14,7 @@ import tritonclient.grpc as triton
 
 from ppipe.binaries import find_tritonserver
 
-START_S = 60
+START_S = 200
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def wait_ready(server: LiveServer, models: Sequence[str]) -> None:
     with triton.InferenceServerClient(server.grpc) as client:
         while waiting:
             alive = server.process.poll() is None
-            if not alive or time.monotonic() > deadline:
+            failed = "failed to load" in server.said()
+            if failed or not alive or time.monotonic() > deadline:
                 raise AssertionError(f"not ready: {waiting}\n{server.said()}")
             with contextlib.suppress(triton.InferenceServerException):
                 waiting = [model for model in waiting if not client.is_model_ready(model, client_timeout=2)]

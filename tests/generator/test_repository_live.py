@@ -47,6 +47,8 @@ class Residual(torch.nn.Module):
 def make(classes=7):
     return Residual(classes)
 '''
+PROBE = {"ppipe_ticket": '{"probe": true}'}
+"""Without a ticket a stage answers nobody; to this one it answers with its own outputs, and zeros."""
 LABELS = ("cat", "dog", 'a "quoted" one', "Käfer", "{ }", "six", "seven")
 
 
@@ -88,7 +90,7 @@ def deployment(folder: Path) -> Deployment:
             ],
             "groups": [
                 {"gpu": "fast", "count": 1, "gpus_per_server": 1},
-                {"gpu": "slow", "count": 1, "gpus_per_server": 2},
+                {"gpu": "slow", "count": 1, "gpus_per_server": 3},
             ],
         },
         "models": [
@@ -115,7 +117,7 @@ def profile(deployment: Deployment) -> Profile:
 @pytest.fixture(scope="module")
 def served(deployment: Deployment, profile: Profile, folder: Path) -> Iterator[Served]:
     out, plain_out = folder / "repository", folder / "plain"
-    manifest = generate(deployment, profile, two_stages(profile.model("net")), out, base=folder)
+    manifest = generate(deployment, profile, two_pipelines(profile.model("net")), out, base=folder)
     plain = generate_plain(deployment, profile, plain_out)
     with contextlib.ExitStack() as stack:
         servers = {}
@@ -135,19 +137,23 @@ def served(deployment: Deployment, profile: Profile, folder: Path) -> Iterator[S
         yield Served(deployment=deployment, manifest=manifest, servers=servers)
 
 
-def two_stages(profile: ModelProfile) -> Plan:
-    """Cut where two tensors live, one of them around the cut's own operator."""
+def two_pipelines(profile: ModelProfile) -> Plan:
+    """Cut where two tensors live, one of them around the cut's own operator: over two classes, and in one."""
     cut = next(index for index, tensors in enumerate(profile.cut_tensors) if len(tensors) > 1)
-    stages = tuple(
-        Stage(blocks=blocks, gpu=gpu, slices_per_gpu=1, batch_size=1, workers=workers, latency_us=1000.0)
-        for blocks, gpu, workers in (
-            (BlockRange(0, cut + 1), "fast", 1),
-            (BlockRange(cut + 1, profile.block_count), "slow", 2),
+    blocks = (BlockRange(0, cut + 1), BlockRange(cut + 1, profile.block_count))
+    pipelines = tuple(
+        Pipeline(
+            stages=tuple(
+                Stage(blocks=part, gpu=gpu, slices_per_gpu=1, batch_size=1, workers=1, latency_us=1000.0)
+                for part, gpu in zip(blocks, gpus, strict=True)
+            ),
+            transfer_us=(100.0,),
+            throughput_rps=100.0,
         )
+        for gpus in (("fast", "slow"), ("slow", "slow"))
     )
-    pipeline = Pipeline(stages=stages, transfer_us=(100.0,), throughput_rps=100.0)
     model = ModelPlan(
-        model="net", slo_us=5_000_000, slo_margin=0.4, pipelines=(pipeline,), throughput_rps=100.0
+        model="net", slo_us=5_000_000, slo_margin=0.4, pipelines=pipelines, throughput_rps=200.0
     )
     return Plan(planner="test", objective=1.0, upper_bound=1.0, gap=0.0, solver="none", models=(model,))
 
@@ -197,6 +203,16 @@ def test_a_tensor_is_answered_as_torch_would(served: Served) -> None:
     with torch.no_grad():
         expected = network(served.deployment)(torch.from_numpy(frame))[0]
     np.testing.assert_allclose(first_output(served, answer), expected, atol=1e-4)
+
+
+def test_a_pipeline_within_a_server_is_one_model_too(served: Served) -> None:
+    (chain,) = served.manifest.models[0].chains
+    assert (chain.name, chain.server) == ("net.p1.w0-0", "slow-0")
+    tensor = triton.InferInput("image", (2, 3, 16, 24), "FP32")
+    tensor.set_data_from_numpy(np.zeros((2, 3, 16, 24), dtype=np.float32))
+    with triton.InferenceServerClient(served.servers["repository/slow-0"].grpc) as client:
+        answer = client.infer(chain.name, [tensor], parameters=PROBE, client_timeout=20)
+    assert answer.as_numpy(served.manifest.models[0].outputs[0].name).shape == (2, 7)
 
 
 def test_what_is_no_image_is_refused_and_says_so(served: Served) -> None:
