@@ -29,6 +29,7 @@ from planner.placement import place
 from planner.plan import Plan
 from planner.prices import RatesTooHigh, Wanted, relax
 from planner.problem import Demand, Objective, Problem
+from planner.queueing import discounted
 from planner.search import FAST, PROVEN, Effort, Found, NothingFound, search
 from planner.solver import version
 
@@ -112,9 +113,17 @@ def _gpu_cost(problem: Problem) -> list[float]:
 def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> Plan:
     """Plan by planner.search. Raises Infeasible."""
     wanted = _wanted(problem)
-    found = _search(problem, wanted, effort)
+    factor = problem.options.queueing_factor
+    found = _search(problem, _discounted(problem, wanted) if factor > 0 else wanted, effort)
+    if factor > 0:
+        # Its own bound is of discounted rates.
+        options = problem.options
+        found = replace(
+            found, bound=relax(problem.cluster, wanted, options.objective, _gpu_cost(problem)).bound
+        )
     models = [
-        model_plan(problem, demand, one.columns, uses)
+        # Workers that full rates would not need are there to absorb queueing.
+        model_plan(problem, demand, one.columns, uses, trim=factor == 0)
         for demand, one, uses in zip(problem.demands, found.wanted, found.uses, strict=True)
     ]
     if any(not model.pipelines for model in models):
@@ -137,6 +146,15 @@ def _wanted(problem: Problem) -> list[Wanted]:
     if missing:
         raise no_pipelines(problem, missing)
     return wanted
+
+
+def _discounted(problem: Problem, wanted: Sequence[Wanted]) -> list[Wanted]:
+    """The same with the rates that queueing leaves."""
+    factor = problem.options.queueing_factor
+    return [
+        replace(one, columns=discounted(one.columns, demand.slo_us, factor))
+        for demand, one in zip(problem.demands, wanted, strict=True)
+    ]
 
 
 def _search(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found:

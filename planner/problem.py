@@ -50,6 +50,8 @@ class PlanOptions:
     1.
     """
     per_stage_batch: bool = False
+    queueing_factor: float = 0.0
+    """How much a pipeline's rate is discounted for little slack (see planner.queueing); 0: not at all."""
     gpu_cost: Mapping[str, float] = field(default_factory=dict)
     """Cost of one GPU per class, for MIN_COST; 1.0 where absent."""
 
