@@ -38,7 +38,7 @@ LOAD = 0.8
 PICTURES = 32
 PERF_LOAD = 0.6
 PERF_SECONDS = 9.0
-LEAST_REQUESTS = 560
+LEAST_REQUESTS = 540
 """So many frames are sent at least, whatever the planned rate."""
 
 PPIPE, NP, PLAIN = "PPipe", "NP", "plain Triton"

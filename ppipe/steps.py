@@ -36,9 +36,8 @@ def run_plan(deployment: Deployment, profile: Profile, workspace: Workspace, pla
     """Solve the problem, place the workers, and save that."""
     from dataclasses import replace
 
-    from planner.planning import plan as make_plan
-
     from planner.placement import place
+    from planner.planning import plan as make_plan
 
     problem = make_problem(deployment, profile)
     plan = make_plan(problem, planner=planner)

@@ -56,8 +56,8 @@ def make_workload(
     Raises ArrivalError.
     """
     arrivals = []
-    for index, (model, rate_rps) in enumerate(sorted(rates_rps.items())):
-        times = parse_arrivals(process, rate_rps).times_us(seconds, seed + index)
+    for model, rate_rps in sorted(rates_rps.items()):
+        times = parse_arrivals(process, rate_rps).times_us(seconds, seed, model)
         arrivals += [
             Arrival(due_us=due_us, model=model, frame=number % frames) for number, due_us in enumerate(times)
         ]

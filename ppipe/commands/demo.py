@@ -25,7 +25,7 @@ PNG, JSON = "demo.png", "demo.json"
 def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Last line of output: the result as JSON.")] = False,
     seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="Length of the load. [default: for 560 frames]")
+        float | None, typer.Option(min=1.0, help="Length of the load. [default: for 540 frames]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of arrivals and pictures.")] = 1,
     work: WorkFolder = None,
