@@ -99,7 +99,7 @@ EFFECTS: Mapping[str, Effect] = {
     "manifest-tensors": Effect.MISBEHAVES,
     "manifest-batch": Effect.MISBEHAVES,
     "manifest-plan": Effect.MISBEHAVES,
-    "manifest-program": Effect.REFUSED,
+    "manifest-program": Effect.DOUBTFUL,
     "manifest-executor": Effect.MISBEHAVES,
     "gpu-shared": Effect.MISBEHAVES,
     "gpu-id": Effect.REFUSED,

@@ -70,11 +70,14 @@ def is_repository(folder: Path) -> bool:
 
 
 def read_repository(folder: Path, root: Path) -> tuple[ModelFolder, ...]:
-    """Every folder in `folder`, by name; the server, too, takes each for a model. Raises NotReadable."""
+    """Every folder in `folder`, by name: the server takes each for a model. Raises NotReadable.
+
+    Hidden ones such as .git only where they look like one.
+    """
     return tuple(
         _model_folder(child, root)
         for child in _children(folder)
-        if child.is_dir() and not child.name.startswith(".")
+        if child.is_dir() and (not child.name.startswith(".") or _looks_like_model(child))
     )
 
 

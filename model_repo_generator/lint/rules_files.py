@@ -13,7 +13,8 @@ from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import Model
 from model_repo_generator.lint.versions import served_versions
 
-_SHELL_SAFE = re.compile(r"[\w.,:=@%+-]+")
+_SHELL_UNSAFE = re.compile(r"[\s$;&'\"()|\\`<>]")
+"""The Python backend starts a model's stub through a shell and quotes nothing."""
 _CLASS = "TritonPythonModel"
 
 
@@ -52,10 +53,9 @@ def _name(model: Model) -> Iterator[Finding]:
     if not model.name.isascii() and not model.host.utf8:
         said = "a Python model's folder name must be ASCII unless the server's locale is UTF-8"
         yield model.file_finding("folder-name", "", said)
-    if not _SHELL_SAFE.fullmatch(model.name):
-        said = (
-            "the Python backend hands the path to a shell: allowed are letters, digits and . , : = @ % + - _"
-        )
+    unsafe = sorted(set(_SHELL_UNSAFE.findall(model.name)))
+    if unsafe:
+        said = f"the Python backend hands the folder's path to a shell, which acts on {' '.join(unsafe)!r}"
         yield model.file_finding("folder-name-hangs", "", said)
 
 
@@ -135,8 +135,8 @@ def _model_files(model: Model) -> Iterator[Finding]:
         return
     served = served_versions(model.config, model.folder.versions)
     python = model.backend == "python"
-    code = "model-file-hangs" if python and not model.host.auto_complete else "model-file"
-    more = "; without auto-complete the server waits for it for ever" if code == "model-file-hangs" else ""
+    code = "model-file-hangs" if python else "model-file"
+    more = "; the server waits for it for ever" if python else ""
     for version, name in model.folder.versions.numbers.items():
         relative = f"{name}/{wanted}"
         if not model.folder.has(relative):

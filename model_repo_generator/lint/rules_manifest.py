@@ -67,6 +67,10 @@ def check(
     seats = list(_seats(manifest, loaded))
     for seat in seats:
         yield from _stage(seat, manifest, path)
+        # Without a dispatcher (models served unsplit, for comparison) Triton forms the batches.
+        if manifest.entry.models and seat.model.config.HasField("dynamic_batching"):
+            said = "a stage's batches are formed by the dispatcher; Triton must not join them"
+            yield seat.model.finding("manifest", ("dynamic_batching",), said)
     yield from _gpus(seats, shown, cluster, profile)
 
 
@@ -105,9 +109,6 @@ def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Fi
     if config.max_batch_size != program.max_batch_size:
         said = f"{config.max_batch_size}; deployment.json has {program.max_batch_size} for this stage"
         yield model.finding("manifest-batch", ("max_batch_size",), said)
-    if config.HasField("dynamic_batching"):
-        said = "a stage's batches are formed by the dispatcher; Triton must not join them"
-        yield model.finding("manifest", ("dynamic_batching",), said)
     told = config.parameters["plan_hash"].string_value if "plan_hash" in config.parameters else ""
     if told != manifest.plan_hash:
         said = f"plan_hash {told!r} is not deployment.json's {manifest.plan_hash!r}: generate again"
@@ -120,7 +121,7 @@ def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Fi
             said = f"{kind} {spec.name!r} must be {spec.dtype} {list(spec.shape)}, as in deployment.json"
             yield model.finding("manifest-tensors", (kind,), said)
     if program.program and not (path.parent / program.program).is_file():
-        said = f"its program {program.program} is not there; generate exports it"
+        said = f"{program.program} is not there; no worker starts before it is exported"
         yield model.finding("manifest-program", (), said)
     yield from _executor(seat)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def test_refused_by_both_or_loaded(
     else:
         assert set(case.codes) <= set(found)
         assert Effect.REFUSED in found.values()
+
+
+COMPLETED: dict[str, list[str]] = {
+    "config_missing": ["config-completed"],
+    "config_empty": [],
+    "inputs_none": [],
+    "type_absent": ["data-type"],
+    "preferred_large": ["preferred-batch"],
+    "model_py_syntax": ["model-code"],
+}
+"""What is found where the server completes configurations, as it does unless told not to."""
+
+
+def test_agrees_with_a_completing_server(root: Path, repositories: dict[str, Path]) -> None:
+    host = dataclasses.replace(THIS_SERVER.host, auto_complete=True)
+    served = {name: repositories[name] for name in COMPLETED}
+    with asked_server(served.values(), root / "completing.log", complete=True) as asked:
+        refused = {name: asked.refusal(name) is not None for name in served}
+    for name, repository in served.items():
+        findings = lint(repository, context=Context(host=host))
+        assert [finding.code for finding in findings] == COMPLETED[name]
+        assert refused[name] == any(not finding.effect.loads for finding in findings)
 
 
 def test_hanging_loads_are_found(root: Path, repositories: dict[str, Path]) -> None:

@@ -75,6 +75,9 @@ FOLDER_CASES = (
         files={**python_model(config()), "@/configs/h100.pbtxt": config(batch="max_batch_size: 4")},
     ),
     folder("folder_space", HANGS, "folder-name-hangs", files=python_model(config("@ x"), "@ x"), load="@ x"),
+    folder("folder_dollar", HANGS, "folder-name-hangs", files=python_model(config("@$x"), "@$x"), load="@$x"),
+    folder("folder_quote", HANGS, "folder-name-hangs", files=python_model(config("@'x"), "@'x"), load="@'x"),
+    folder("folder_signs", A, files=python_model(config("@,=:%+^{x}"), "@,=:%+^{x}"), load="@,=:%+^{x}"),
     folder("folder_dots", A, files=python_model(config("@..x"), "@..x"), load="@..x"),
     folder("folder_unicode", R, "folder-name", files=python_model(config("@-é"), "@-é"), load="@-é"),
     folder(

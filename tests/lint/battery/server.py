@@ -19,6 +19,8 @@ from tests.live.handmade import free_ports
 START_S = 60.0
 LOAD_S = 60.0
 HANG_S = 8.0
+SMALL = {"OPENBLAS_NUM_THREADS": "1"}
+"""A stub that starts no threads starts faster."""
 DEATH_S = 2.0
 NO_ANSWER = ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
 
@@ -92,8 +94,11 @@ class AskedServer:
 
 
 @contextmanager
-def asked_server(repositories: Iterable[Path], log: Path, *options: str) -> Iterator[AskedServer]:
-    """A server of these repositories with nothing loaded; gone, with its shared memory, at the end."""
+def asked_server(repositories: Iterable[Path], log: Path, *, complete: bool = False) -> Iterator[AskedServer]:
+    """A server of these repositories with nothing loaded; gone, with its shared memory, at the end.
+
+    `complete`: it completes configurations, as Triton does unless told not to.
+    """
     http, grpc = free_ports(2)
     prefix = f"ppipe_lint_{os.getpid()}_{grpc}_"
     install = find_tritonserver()
@@ -111,10 +116,10 @@ def asked_server(repositories: Iterable[Path], log: Path, *options: str) -> Iter
         "--model-load-thread-count=32",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         "--backend-config=python,shm-default-byte-size=1048576",
-        *(options or ("--disable-auto-complete-config",)),
+        *(() if complete else ("--disable-auto-complete-config",)),
     ]
     process = GuardedProcess.start(
-        command, log=log, environment=install.environment, shm_prefixes=[prefix], grace_s=8
+        command, log=log, environment=install.environment | SMALL, shm_prefixes=[prefix], grace_s=8
     )
     try:
         server = AskedServer(process, grpc, log)
@@ -123,4 +128,6 @@ def asked_server(repositories: Iterable[Path], log: Path, *options: str) -> Iter
         finally:
             server.close()
     finally:
-        process.stop()
+        # At once: loads that hang would hold up an orderly end.
+        process.kill()
+        process.wait()
