@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_repo_generator.kubernetes.metric_names import (
-    ANSWERS,
     BATCHES,
     DECISION_US,
     DECISIONS,
-    DROPS,
-    FAILURES,
+    DROPPED,
+    FAILED_ATTEMPTS,
     FRAMES,
     GROUP_LABEL,
+    IN_FLIGHT,
+    IN_TIME,
+    LATE,
     LATENCY_BUCKET,
+    LATENCY_US,
+    QUEUE_LENGTH,
+    STAGE_DRIFT,
     TRITON_COMPUTE_US,
     TRITON_FAILURE,
     TRITON_GPU_MEMORY_TOTAL,
@@ -26,7 +31,6 @@ from model_repo_generator.kubernetes.metric_names import (
     TRITON_GPU_UTILISATION,
     TRITON_SUCCESS,
     UP,
-    WAITING,
     WORKER_BUSY_US,
     WORKER_UP,
     select,
@@ -74,10 +78,9 @@ def panels(deployment: str) -> tuple[Panel, ...]:
 
 
 def _client_panels(name: str) -> tuple[Panel, ...]:
-    frames = _rate("model", select(FRAMES, name, MODEL))
-    in_time = _rate("model", select(ANSWERS, name, MODEL, outcome="in_time"))
-    late = _rate("model", select(ANSWERS, name, MODEL, outcome="late"))
-    buckets = _rate("le, model", select(LATENCY_BUCKET, name, MODEL))
+    frames, in_time, late, spent = (
+        _rate("model", select(metric, name, MODEL)) for metric in (FRAMES, IN_TIME, LATE, LATENCY_US)
+    )
     return (
         Panel("Frames", "reqps", ((frames, "{{model}} offered"), (in_time, "{{model}} in time"))),
         Panel("Within the SLO", "percentunit", ((f"{in_time} / {frames}", "{{model}}"),)),
@@ -85,47 +88,42 @@ def _client_panels(name: str) -> tuple[Panel, ...]:
             "Dropped and late",
             "reqps",
             (
-                (_rate("model, reason", select(DROPS, name, MODEL)), "{{model}} {{reason}}"),
+                (_rate("model, reason", select(DROPPED, name, MODEL)), "{{model}} {{reason}}"),
                 (late, "{{model}} late"),
             ),
             stacked=True,
         ),
+        Panel("Mean latency", "µs", ((f"{spent} / ({in_time} + {late})", "{{model}}"),)),
         Panel(
-            "Latency",
-            "µs",
-            tuple(
-                (f"histogram_quantile({quantile}, {buckets})", f"{{{{model}}}} p{quantile * 100:.0f}")
-                for quantile in (0.5, 0.99)
-            ),
+            "Answers by share of the SLO",
+            "reqps",
+            ((_rate("model, le", select(LATENCY_BUCKET, name, MODEL)), "{{model}} up to {{le}}"),),
+            stacked=True,
         ),
     )
 
 
 def _scheduler_panels(name: str) -> tuple[Panel, ...]:
     spent, handled = (_rate("model", select(metric, name, MODEL)) for metric in (DECISION_US, DECISIONS))
+    busy = f"rate({select(WORKER_BUSY_US, name, MODEL)}[{RATE}]) / 1e6"
+    failed = _rate("model, kind", select(FAILED_ATTEMPTS, name, MODEL))
+    up = f"sum by (model) ({select(WORKER_UP, name, MODEL)})"
+    drift = "{{model}} pipeline {{pipeline}} stage {{stage}}"
     return (
-        Panel("Frames waiting", "short", ((select(WAITING, name, MODEL), "{{model}}"),)),
         Panel(
-            "Batches by size",
-            "ops",
-            ((_rate("model, size", select(BATCHES, name, MODEL)), "{{model}} {{size}}"),),
-        ),
-        Panel("Time per decision", "µs", ((f"{spent} / {handled}", "{{model}}"),)),
-        Panel(
-            "Failed attempts",
-            "ops",
-            ((_rate("model, kind", select(FAILURES, name, MODEL)), "{{model}} {{kind}}"),),
-        ),
-        Panel(
-            "Workers in use",
+            "Waiting frames, batches under way",
             "short",
-            ((f"sum by (model) ({select(WORKER_UP, name, MODEL)})", "{{model}}"),),
+            (
+                (select(QUEUE_LENGTH, name, MODEL), "{{model}} frames"),
+                (select(IN_FLIGHT, name, MODEL), "{{model}} batches"),
+            ),
         ),
-        Panel(
-            "Workers busy",
-            "percentunit",
-            ((f"rate({select(WORKER_BUSY_US, name, MODEL)}[{RATE}]) / 1e6", "{{worker}}"),),
-        ),
+        Panel("Batches by size", "ops", ((_rate("model, size", select(BATCHES, name, MODEL)), "{{size}}"),)),
+        Panel("Time per decision", "µs", ((f"{spent} / {handled}", "{{model}}"),)),
+        Panel("Failed attempts", "ops", ((failed, "{{model}} {{kind}}"),)),
+        Panel("Workers in use", "short", ((up, "{{model}}"),)),
+        Panel("Workers busy", "percentunit", ((busy, "{{worker}}"),)),
+        Panel("Measured over profiled", "short", ((select(STAGE_DRIFT, name, MODEL), drift),)),
     )
 
 

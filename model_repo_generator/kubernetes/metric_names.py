@@ -1,6 +1,6 @@
 """Names of the metrics that alerts and dashboard read: the one table of them on this side.
 
-The first part is what dispatchers export through Triton's own metrics port, each with the label `model`; the
+The first part is what python_backend.triton.metrics exports, each with the label `model`; the
 second part is Triton's; the last one is Kubernetes' (kube-state-metrics). Selectors are made here, so that
 the text of a deployment stays inside its quotes.
 """
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 FRAMES = "ppipe_frames_total"
 """Frames that came in."""
-ANSWERS = "ppipe_answers_total"
-"""Frames answered with outputs; `outcome` is in_time or late."""
-DROPS = "ppipe_drops_total"
-"""Frames answered without; `reason` as in python_backend.scheduler.actions.DropReason."""
-FAILURES = "ppipe_hop_failures_total"
+IN_TIME = "ppipe_in_time_total"
+"""Frames answered within their deadline."""
+LATE = "ppipe_late_total"
+"""Frames answered after it."""
+DROPPED = "ppipe_dropped_total"
+"""Frames answered with an error; `reason` as in python_backend.scheduler.actions.DropReason."""
+FAILED_ATTEMPTS = "ppipe_failed_attempts_total"
 """Attempts that failed; `kind` as in python_backend.runtime.hop_failure.FailureKind."""
 BATCHES = "ppipe_batches_total"
 """Batches sent; `size` in frames."""
@@ -21,14 +23,20 @@ DECISIONS = "ppipe_decisions_total"
 """Events that the scheduler core handled."""
 DECISION_US = "ppipe_decision_us_total"
 """Time that took, microseconds."""
-LATENCY_BUCKET = "ppipe_latency_us_bucket"
-"""Histogram of arrival to answer, microseconds."""
-WAITING = "ppipe_waiting_frames"
-"""Frames without an answer yet."""
+LATENCY_US = "ppipe_latency_us_total"
+"""Sum of all answers' latencies, microseconds."""
+LATENCY_BUCKET = "ppipe_latency_bucket_total"
+"""Answers by latency; `le` is the upper end as a share of the SLO. Each answer is in one bucket only."""
+QUEUE_LENGTH = "ppipe_queue_length"
+"""Frames that wait for a batch."""
+IN_FLIGHT = "ppipe_in_flight"
+"""Batches on their way."""
 WORKER_UP = "ppipe_worker_up"
-"""Per `worker`: 1 while the dispatcher uses it, else 0."""
+"""Per `worker`: 1 while it gets work, else 0."""
 WORKER_BUSY_US = "ppipe_worker_busy_us_total"
-"""Per `worker`: time that it computed, microseconds."""
+"""Per `worker`: time that it was busy, microseconds."""
+STAGE_DRIFT = "ppipe_stage_drift"
+"""Per `pipeline` and `stage`: measured over profiled latency."""
 
 TRITON_SUCCESS = "nv_inference_request_success"
 TRITON_FAILURE = "nv_inference_request_failure"

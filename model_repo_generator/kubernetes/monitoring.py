@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 from model_repo_generator.kubernetes.fleet import Fleet
 from model_repo_generator.kubernetes.metric_names import (
-    ANSWERS,
-    DROPS,
-    FAILURES,
+    DROPPED,
+    FAILED_ATTEMPTS,
     FRAMES,
+    IN_TIME,
+    LATE,
     RESTARTS,
+    STAGE_DRIFT,
     TARGET_LABELS,
     TRITON_GPU_MEMORY_TOTAL,
     TRITON_GPU_MEMORY_USED,
@@ -31,6 +33,8 @@ from planner.manifest import ModelEntry
 
 ATTAINMENT = 0.95
 """Share of frames within the SLO below which somebody should look."""
+DRIFT = 1.3
+"""A stage that takes this many times what was profiled uses up margins that the plan counts on."""
 QUIET_RPS = 1.0
 """Below this rate a share says little."""
 WINDOW = "5m"
@@ -78,7 +82,7 @@ def _outage_rules(fleet: Fleet) -> list[Plain]:
     arriving = f"sum by (model) (rate({select(FRAMES, deployment)}[{WINDOW}]))"
     ending = " + ".join(
         f"(sum by (model) (rate({select(metric, deployment)}[{WINDOW}])) or 0 * {arriving})"
-        for metric in (ANSWERS, DROPS)
+        for metric in (IN_TIME, LATE, DROPPED)
     )
     return [
         _alert(
@@ -90,7 +94,7 @@ def _outage_rules(fleet: Fleet) -> list[Plain]:
         ),
         _alert(
             "PPipeNoWorker",
-            f"sum by (model) (rate({select(DROPS, deployment, reason='no_worker')}[1m])) > 0",
+            f"sum by (model) (rate({select(DROPPED, deployment, reason='no_worker')}[1m])) > 0",
             "1m",
             "critical",
             "{{ $labels.model }}: every pipeline has lost all workers of some stage.",
@@ -107,8 +111,8 @@ def _outage_rules(fleet: Fleet) -> list[Plain]:
 
 def _service_rules(deployment: str) -> list[Plain]:
     frames = f"sum by (model) (rate({select(FRAMES, deployment)}[{WINDOW}]))"
-    in_time = f"sum by (model) (rate({select(ANSWERS, deployment, outcome='in_time')}[{WINDOW}]))"
-    failures = f"sum by (model, kind) (rate({select(FAILURES, deployment)}[{WINDOW}]))"
+    in_time = f"sum by (model) (rate({select(IN_TIME, deployment)}[{WINDOW}]))"
+    failures = f"sum by (model, kind) (rate({select(FAILED_ATTEMPTS, deployment)}[{WINDOW}]))"
     return [
         _alert(
             "PPipeAttainmentLow",
@@ -130,6 +134,14 @@ def _service_rules(deployment: str) -> list[Plain]:
             "5m",
             "warning",
             "{{ $labels.model }}: attempts fail ({{ $labels.kind }}) and are made again.",
+        ),
+        _alert(
+            "PPipeStageSlow",
+            f"{select(STAGE_DRIFT, deployment)} > {DRIFT}",
+            "15m",
+            "warning",
+            "{{ $labels.model }}, pipeline {{ $labels.pipeline }}, stage {{ $labels.stage }}: batches take "
+            "{{ $value | humanize }} times what was profiled; profile and plan again.",
         ),
     ]
 
