@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from planner.manifest import DeploymentManifest, ModelEntry
+from python_backend.runtime.cancellations import Cancellations
 from python_backend.runtime.driver import Driver, DriverSettings
 from python_backend.runtime.feedback import NoticeReceiver
 from python_backend.runtime.health import Health
@@ -27,12 +28,14 @@ class Dispatcher:
 
     driver: Driver
     health: Health
+    cancellations: Cancellations
     receiver: NoticeReceiver
     listening: threading.Thread
 
     def close(self) -> None:
         """Answer what is left, end all threads, give up the port."""
         self.health.close()
+        self.cancellations.close()
         self.driver.close()
         self.receiver.close()
         self.listening.join()
@@ -66,9 +69,13 @@ def make_dispatcher(
     health = Health(targets, grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
     links.health = health
     health.start()
+    cancellations = Cancellations(driver)
+    cancellations.start()
     listening = threading.Thread(target=receiver.run, args=(driver.notice,), name="notices", daemon=True)
     listening.start()
-    return Dispatcher(driver=driver, health=health, receiver=receiver, listening=listening)
+    return Dispatcher(
+        driver=driver, health=health, cancellations=cancellations, receiver=receiver, listening=listening
+    )
 
 
 def _transport(

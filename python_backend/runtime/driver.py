@@ -27,6 +27,7 @@ from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.answers import Answers
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.counts import Counts
+from python_backend.runtime.drift import Drift
 from python_backend.runtime.feedback import Notice
 from python_backend.runtime.frame import ErrorCode, Frame
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
@@ -110,6 +111,7 @@ class Driver:
         on_seen: Callable[[str], None] = lambda worker: None,
     ) -> None:
         self.counts = Counts(entry.served)
+        self.drift = Drift(entry.served, log)
         self._manifest = manifest
         self._entry = entry
         self._core = core
@@ -118,7 +120,8 @@ class Driver:
         self._settings = settings or DriverSettings(serve_late=entry.late == "serve")
         self._on_failure = on_failure
         self._on_seen = on_seen
-        self._tickets: dict[int, Ticket] = {}
+        self._tickets: dict[int, tuple[Ticket, int]] = {}
+        """Ticket and number of frames by batch."""
         self._under_way: set[int] = set()
         self._computed: set[int] = set()
         """Batches under way whose last stage has ended: the answer may still get lost."""
@@ -171,6 +174,21 @@ class Driver:
     def waiting_frames(self) -> list[Frame]:
         """Frames that have no answer yet, oldest first."""
         return list(self._frames.values())
+
+    @property
+    def queue_length(self) -> int:
+        """Frames that wait for a batch."""
+        return self._core.queue_length
+
+    @property
+    def in_flight(self) -> int:
+        """Batches on their way."""
+        return len(self._under_way)
+
+    @property
+    def allowance_us(self) -> int:
+        """Time that is taken off deadlines."""
+        return self._lateness.allowance_us
 
     def close(self) -> None:
         """Answer what is left and end all threads."""
@@ -242,10 +260,13 @@ class Driver:
             self._handle(self._offer(frame))
 
     def _take_notice(self, notice: Notice) -> None:
-        ticket = self._tickets.get(notice.batch)
-        if notice.ok and ticket is not None and notice.stage < len(ticket.hops):
+        if not notice.ok or notice.batch not in self._tickets:
+            return
+        ticket, frames = self._tickets[notice.batch]
+        if notice.stage < len(ticket.hops):
             worker = ticket.hops[notice.stage].worker
             self._on_seen(worker)
+            self.drift.saw(ticket.pipeline, notice.stage, frames, notice.busy_us, now_us())
             self.counts.stage_ended(worker, notice.busy_us)
             if notice.stage == len(ticket.hops) - 1 and notice.batch in self._under_way:
                 self._computed.add(notice.batch)
@@ -298,8 +319,10 @@ class Driver:
             self._queue.put(_Finished(action.ticket, now_us(), served=False))
             return
         self.counts.dispatched(len(frames))
+        for frame in frames:
+            frame.dispatched = True
         self._under_way.add(action.ticket.batch_id)
-        self._tickets[action.ticket.batch_id] = action.ticket
+        self._tickets[action.ticket.batch_id] = (action.ticket, len(frames))
         if len(self._tickets) > _REMEMBERED_TICKETS:
             del self._tickets[next(iter(self._tickets))]
         self._hops.submit(lambda: self._send(action.ticket, frames))

@@ -35,6 +35,7 @@ class Frame:
         "arrived_us",
         "data",
         "deadline_us",
+        "dispatched",
         "is_cancelled",
         "offers",
         "priority",
@@ -63,6 +64,8 @@ class Frame:
         self.send_outputs = send_outputs
         self.send_error = send_error
         self.is_cancelled = is_cancelled
+        self.dispatched = False
+        """Whether it was sent to a stage at least once."""
         self.offers = 0
         """Times that the core was given this frame."""
 

@@ -104,6 +104,10 @@ class Health:
             if name == failure.worker or (failure.kind in _BLAMES_SERVER and self._servers[name] == server):
                 self._take_out(name, worker, failure)
 
+    def workers(self) -> list[str]:
+        """Names of all workers."""
+        return list(self._workers)
+
     def lost_workers(self) -> list[str]:
         """Names of the workers that are out."""
         return [name for name, worker in self._workers.items() if worker.lost_since_us is not None]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -103,3 +103,41 @@ def test_a_stage_refuses_what_its_dispatcher_did_not_sign(
         stage.infer(server.models[0], [frame_input(INPUT, 1)], parameters=parameters)
     assert "INVALID_ARGUMENT" in refused.value.status()
     assert tag_of(client.infer(7)["scores"]) == 7
+
+
+def test_a_client_that_gives_up_frees_its_frame(deployment: ServedDeployment, client: Client) -> None:
+    before = metrics(deployment)
+    for _ in range(200):  # a queue of about 150 ms before it
+        client.send(timeout=1_000_000)
+    with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+        client.infer(1, timeout=1_000_000, client_timeout=0.03)
+    assert client.wait(timeout_s=5) == 0
+    dropped = 'ppipe_dropped_total{model="tiny",reason="cancelled"'
+    wait_for(lambda: metrics(deployment).get(dropped, 0) == before.get(dropped, 0) + 1)
+
+
+def test_counts_reach_the_metrics_endpoint(deployment: ServedDeployment, client: Client) -> None:
+    before = metrics(deployment)
+    for number in range(5):
+        client.infer(number)
+    frames = 'ppipe_frames_total{model="tiny"'
+    wait_for(lambda: metrics(deployment).get(frames, 0) >= before.get(frames, 0) + 5)
+    now = metrics(deployment)
+    up = [value for name, value in now.items() if name.startswith("ppipe_worker_up")]
+    assert up == [1.0] * 4
+
+
+def metrics(deployment: ServedDeployment) -> dict[str, float]:
+    """Triton's metrics of the entry server, by name and labels without their end."""
+    entry = deployment.manifest.entry
+    url = f"http://{entry.host}:{entry.metrics_port}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as page:
+        lines = [line for line in page.read().decode().splitlines() if line.startswith("ppipe_")]
+    return {line.rsplit("}", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.1)

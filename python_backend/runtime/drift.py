@@ -1,0 +1,65 @@
+"""How long batches really take, against the profile that the plan was made with.
+
+Each stage keeps what its workers last reported, as the ratio of measured to profiled time for that batch
+size. A plan made for other speeds should not go unnoticed: a lasting deviation is logged, and exported as a
+metric.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from planner.serving import ServedModel
+
+_WINDOW = 256
+_ENOUGH = 64
+_TOLERATED = 0.2
+_REPEAT_US = 60_000_000
+
+
+class Drift:
+    """Ratios by (pipeline, stage). Queue thread only, but for reading."""
+
+    def __init__(self, served: ServedModel, log: Callable[[str], None]) -> None:
+        self._model = served.model
+        self._profiled = {
+            (index, position): stage.latency_us
+            for index, pipeline in enumerate(served.pipelines)
+            for position, stage in enumerate(pipeline.stages)
+        }
+        self._ratios: dict[tuple[int, int], deque[float]] = {
+            key: deque(maxlen=_WINDOW) for key in self._profiled
+        }
+        self._warned_us = dict.fromkeys(self._profiled, -_REPEAT_US)
+        self._log = log
+
+    def saw(self, pipeline: int, stage: int, batch: int, busy_us: int, now_us: int) -> None:
+        """A batch kept its worker for `busy_us`."""
+        key = (pipeline, stage)
+        profiled_us = self._profiled[key][batch - 1]
+        if profiled_us <= 0:
+            return
+        ratios = self._ratios[key]
+        ratios.append(busy_us / profiled_us)
+        if len(ratios) >= _ENOUGH and now_us - self._warned_us[key] > _REPEAT_US:
+            self._warn_if_off(key, now_us)
+
+    def quantiles(self, quantile: float) -> Mapping[tuple[int, int], float]:
+        """Of measured over profiled latency, per stage that has reported."""
+        return {key: _quantile(list(ratios), quantile) for key, ratios in self._ratios.items() if ratios}
+
+    def _warn_if_off(self, key: tuple[int, int], now_us: int) -> None:
+        median = _quantile(list(self._ratios[key]), 0.5)
+        if abs(median - 1) > _TOLERATED:
+            self._warned_us[key] = now_us
+            pipeline, stage = key
+            self._log(
+                f"{self._model}: stage {stage} of pipeline {pipeline} takes {median:.2f} times its profiled "
+                "latency (median of the last batches): profile and plan again"
+            )
+
+
+def _quantile(values: list[float], quantile: float) -> float:
+    values.sort()
+    return values[round(quantile * (len(values) - 1))]
