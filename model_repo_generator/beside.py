@@ -21,6 +21,7 @@ from model_repo_generator import naming
 from model_repo_generator.bundle import BUNDLE
 from model_repo_generator.generate import export_and_write, placed, render_once
 from model_repo_generator.render import Rendered
+from model_repo_generator.share import is_shared
 from model_repo_generator.write import Content, FileCopy, Listing, WriteFault, read_listing
 from planner import serial
 from planner.deployment import Deployment
@@ -64,6 +65,7 @@ def generate_beside(
             program_hashes=program_hashes,
             self_contained=any(path.startswith(f"{BUNDLE}/") for path in listing.files),
             beside=(older.epoch,),
+            one_folder=is_shared(older),
         )
 
     def keep(new: Rendered, program_hashes: Mapping[str, str]) -> Mapping[str, Content]:
@@ -123,7 +125,7 @@ def _kept(
 
 def _same_interface(path: str, old: str, new: str) -> bool:
     """Whether both revisions can use the new text: a config's parameters are the newest revision's alone."""
-    if old == new or not path.endswith("/config.pbtxt"):
+    if old == new or not path.endswith(".pbtxt"):
         return old == new
     configs = [text_format.Parse(text, triton.ModelConfig()) for text in (old, new)]
     for config in configs:

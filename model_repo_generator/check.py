@@ -16,6 +16,7 @@ from model_repo_generator.beside import older_epochs, older_paths
 from model_repo_generator.bundle import BUNDLE
 from model_repo_generator.export import stage_ranges
 from model_repo_generator.generate import placed, render_once
+from model_repo_generator.share import is_shared
 from model_repo_generator.write import (
     LISTING,
     Listing,
@@ -70,17 +71,19 @@ def check(
     if not out_dir.is_dir():
         raise WriteFault(f"{out_dir}: no such folder; generate the repository first")
     listing = read_listing(out_dir) or Listing(files={})
+    disk = _manifest_of(out_dir)
     plan = placed(plan, deployment, profile)
     needed = [each.path for each in stage_ranges(deployment, plan)]
     rendered = render_once(
         deployment,
         profile,
         plan,
-        epoch=_epoch_of(out_dir) if epoch is None else epoch,
+        epoch=(disk.epoch if disk else 1) if epoch is None else epoch,
         base=base,
         program_hashes={path: listing.files[path].sha256 for path in needed if path in listing.files},
         self_contained=(out_dir / BUNDLE).is_dir(),
         beside=older_epochs(listing),
+        one_folder=disk is not None and is_shared(disk),
     )
     older = set(older_paths(out_dir, listing))
     differences = [
@@ -130,11 +133,11 @@ def _extra_files(wanted: set[str], out_dir: Path, listed: Mapping[str, WrittenFi
         yield Difference(path=LISTING, kind=Kind.MISSING)
 
 
-def _epoch_of(out_dir: Path) -> int:
+def _manifest_of(out_dir: Path) -> DeploymentManifest | None:
     try:
-        return serial.load(DeploymentManifest, out_dir / MANIFEST_NAME).epoch
+        return serial.load(DeploymentManifest, out_dir / MANIFEST_NAME)
     except (OSError, ValueError):
-        return 1  # shows as a difference of the manifest itself
+        return None  # shows as a difference of the manifest itself
 
 
 def _read(path: Path) -> str | None:

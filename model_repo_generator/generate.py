@@ -13,6 +13,7 @@ from model_repo_generator.bundle import bundle_files
 from model_repo_generator.checks import PlanFault, check_pipelines, check_placement
 from model_repo_generator.export import export_programs, hashes, stage_ranges
 from model_repo_generator.render import Rendered, render
+from model_repo_generator.share import shared
 from model_repo_generator.write import Content, FileCopy, check_ours, write
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
@@ -38,13 +39,15 @@ def generate(
     export: bool = True,
     base: Path = Path(),
     self_contained: bool = False,
+    one_folder: bool = False,
 ) -> DeploymentManifest:
     """Write the repositories of `plan` to `out_dir` and return what deployment.json says.
 
-    Without `export` the programs are named and not made: for a look, not for a server. `base`: folder that
-    relative paths of the deployment file start from. `self_contained`: with a copy of the run time, so that
-    servers need not have this package. Raises ValueError (PlanFault, NameFault, EntryFault,
-    ExportFault), WriteFault.
+    base: folder that relative paths of the deployment file start from.
+    export: False names the programs and makes none: for a look, not for a server.
+    self_contained: with a copy of the run time, so that servers need not have this package (see bundle).
+    one_folder: all groups in one (see share).
+    Raises ValueError (PlanFault, NameFault, EntryFault, ExportFault), WriteFault.
     """
     plan = placed(plan, deployment, profile)
     return export_and_write(
@@ -60,6 +63,7 @@ def generate(
             base=base,
             program_hashes=program_hashes,
             self_contained=self_contained,
+            one_folder=one_folder,
         ),
         force=force,
         export=export,
@@ -107,9 +111,10 @@ def render_once(
     program_hashes: Mapping[str, str] | None = None,
     self_contained: bool = False,
     beside: Sequence[int] = (),
+    one_folder: bool = False,
 ) -> Rendered:
     """What `generate` would write but for the programs: label files are read, nothing is written."""
-    return render(
+    made = render(
         deployment,
         profile,
         plan,
@@ -121,6 +126,7 @@ def render_once(
         bundle=bundle_files() if self_contained else None,
         beside=beside,
     )
+    return shared(made) if one_folder else made
 
 
 def placed(plan: Plan, deployment: Deployment, profile: Profile) -> Plan:

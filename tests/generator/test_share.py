@@ -1,0 +1,57 @@
+"""One repository for the whole fleet, with a configuration per class."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tritonclient.grpc as triton
+
+from model_repo_generator.beside import generate_beside
+from model_repo_generator.check import check
+from model_repo_generator.generate import generate
+from planner.deployment import Deployment, parse_deployment
+from planner.plan import Plan
+from planner.profile import Profile
+from tests.generator.live_server import running, wait_ready
+
+
+@pytest.fixture
+def emulated(data: dict[str, Any]) -> Deployment:
+    for gpu_class in data["cluster"]["gpu_classes"]:
+        gpu_class["executor"] = "emulated"
+    return parse_deployment(data, "test")
+
+
+def test_every_model_has_its_class_configuration(
+    emulated: Deployment, profile: Profile, plan: Plan, tmp_path: Path
+) -> None:
+    out = tmp_path / "repository"
+    manifest = generate(emulated, profile, plan, out, one_folder=True)
+    for server in (manifest.entry, *manifest.servers):
+        assert server.repository == "groups/fleet"
+        for model in server.models:
+            folder = out / server.repository / model
+            own = (folder / "configs" / f"{server.group}.pbtxt").read_text()
+            assert own == (folder / "config.pbtxt").read_text()
+            assert [path.name for path in (folder / "configs").iterdir()] == [f"{server.group}.pbtxt"]
+    assert check(emulated, profile, plan, out) == ()
+    generate_beside(emulated, profile, plan, out)
+    assert check(emulated, profile, plan, out) == ()
+
+
+@pytest.mark.live
+def test_a_server_takes_its_class_configuration(
+    emulated: Deployment, profile: Profile, plan: Plan, tmp_path: Path
+) -> None:
+    out = tmp_path / "repository"
+    manifest = generate(emulated, profile, plan, out, one_folder=True)
+    (server,) = (each for each in manifest.servers if each.group == "slow")
+    for model in server.models:
+        config = out / server.repository / model / "config.pbtxt"
+        config.write_text(config.read_text().replace("max_batch_size: 4", "max_batch_size: 3"))
+    options = ["--model-config-name=slow"]
+    with running(out / server.repository, server.models, tmp_path / "log", options=options) as live:
+        wait_ready(live, server.models)
+        with triton.InferenceServerClient(live.grpc) as client:
+            sizes = {client.get_model_config(model).config.max_batch_size for model in server.models}
+    assert sizes == {4}
