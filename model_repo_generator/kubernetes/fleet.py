@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from model_repo_generator import naming
 from model_repo_generator.kubernetes.names import BundleFault, is_label_value
+from model_repo_generator.share import FLEET
 from planner import serial
 from planner.cluster import Executor, Server
 from planner.deployment import Deployment
@@ -127,10 +128,11 @@ def _check_names(manifest: DeploymentManifest) -> None:
         naming.check_component(server.group, f"deployment.json: group of server {server.name}")
         for name in server.models:
             naming.check_component(name, f"deployment.json: model of server {server.name}")
-        if server.repository != naming.group_folder(server.group):
+        folders = [naming.group_folder(group) for group in (server.group, FLEET)]
+        if server.repository not in folders:
             raise BundleFault(
                 f"deployment.json: server {server.name}: repository {server.repository!r}; "
-                f"{naming.group_folder(server.group)!r} belongs to group {server.group!r}"
+                f"{' or '.join(folders)} belongs to group {server.group!r}"
             )
     labels = [("deployment", manifest.deployment), ("plan_hash", manifest.plan_hash)]
     labels += [(f"group of server {server.name}", server.group) for server in manifest.servers]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models
+from model_repo_generator.naming import group_folder
 from planner.manifest import DeploymentManifest, ServerAddress
 
 REPOSITORY_FOLDER = "/repository"
@@ -98,6 +99,9 @@ def _arguments(
     yield f"--model-repository={REPOSITORY_FOLDER}/{server.repository}"
     # Servers of one class share a repository folder, and a dead stub can only be revived under this mode.
     yield "--model-control-mode=explicit"
+    if server.repository != group_folder(server.group):
+        # One folder for the whole fleet: configs/<class>.pbtxt has this class's settings.
+        yield f"--model-config-name={server.group}"
     yield from (f"--load-model={model}" for model in server.models)
     # Otherwise every load first starts a throw-away stub.
     yield "--disable-auto-complete-config"

@@ -12,6 +12,8 @@ import yaml
 from model_repo_generator.kubernetes import BundleFault, KubernetesOptions, render_bundle
 from model_repo_generator.kubernetes.addresses import suggested_cluster
 from model_repo_generator.kubernetes.options import ObjectStoreSource, load_options, parse_options
+from model_repo_generator.render import Rendered
+from model_repo_generator.share import shared
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
 from planner.placement import place
@@ -237,6 +239,22 @@ def test_servers_without_gpus_are_one_group_however_many_they_stand_for(options:
     plan = dataclasses.replace(plan, placement=place(plan, deployment.to_cluster()))
     made = render_bundle(manifest_of(deployment, plan), deployment, plan, options)
     assert of_kind(made, "StatefulSet")["street-fake-emulated"]["spec"]["replicas"] == 2
+
+
+def test_one_repository_for_the_fleet_is_read_with_the_classs_settings(
+    fleet_manifest: DeploymentManifest,
+    fleet_deployment: Deployment,
+    fleet_plan: Plan,
+    options: KubernetesOptions,
+    launched: dict[str, Any],
+) -> None:
+    made = shared(Rendered(manifest=fleet_manifest, files={})).manifest
+    files = render_bundle(made, fleet_deployment, fleet_plan, options)
+    arguments = json.loads(files["launch/servers.json"])["servers"]["street-t4-x2-0"]["arguments"]
+    assert "--model-config-name=T4" in arguments
+    assert "--model-repository=/repository/groups/fleet" in arguments
+    plain = launched["street-t4-x2-0"]["arguments"]
+    assert not any(argument.startswith("--model-config-name") for argument in plain)
 
 
 # What is refused
