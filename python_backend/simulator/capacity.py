@@ -8,7 +8,7 @@ the target is out of reach, so only rates near the capacity cost a full simulati
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from planner.serving import ServedModel
@@ -91,22 +91,46 @@ def find_capacity(
     guess_rps: float,
     target: float = TARGET,
 ) -> Capacity:
-    """The highest of `rates_rps` (ascending) served at `target`, walking up or down from the one nearest
-    `guess_rps`."""
+    """The highest of `rates_rps` (ascending) served at `target`.
+
+    Gallops from the rate nearest `guess_rps` to one that is served and one that is not, then halves the gap.
+    """
     rates = list(rates_rps)
-    tried: list[Load] = []
-    index = min(range(len(rates)), key=lambda i: abs(rates[i] - guess_rps), default=-1)
-    best: Load | None = None
-    rising: bool | None = None
-    while 0 <= index < len(rates):
-        load = try_load(served, policy, rates[index], workload, target)
-        tried.append(load)
-        reached = load.attainment is not None
-        if reached:
-            best = load
-        if rising is None:
-            rising = reached
-        elif reached != rising:
-            break
-        index += 1 if rising else -1
-    return Capacity(best.rate_rps if best else 0.0, best, tuple(tried))
+    tried: dict[int, Load] = {}
+
+    def reached(index: int) -> bool:
+        if index not in tried:
+            tried[index] = try_load(served, policy, rates[index], workload, target)
+        return tried[index].attainment is not None
+
+    low, high = _bracket(len(rates), _nearest(rates, guess_rps), reached)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if reached(middle):
+            low = middle
+        else:
+            high = middle
+    best = tried[low] if low >= 0 else None
+    return Capacity(best.rate_rps if best else 0.0, best, tuple(tried[index] for index in sorted(tried)))
+
+
+def _nearest(rates: list[float], guess_rps: float) -> int:
+    return min(range(len(rates)), key=lambda index: abs(rates[index] - guess_rps), default=0)
+
+
+def _bracket(count: int, start: int, reached: Callable[[int], bool]) -> tuple[int, int]:
+    """(highest index known to be served or -1, lowest known not to be or `count`), galloping from `start`."""
+    if count == 0:
+        return -1, 0
+    step = 1
+    if reached(start):
+        low, high = start, start + step
+        while high < count and reached(high):
+            step *= 2
+            low, high = high, high + step
+        return low, min(high, count)
+    low, high = start - step, start
+    while low >= 0 and not reached(low):
+        step *= 2
+        low, high = low - step, low
+    return max(low, -1), high

@@ -1,0 +1,255 @@
+"""scripts/paper capacity: what each model of each setting bears, against the reference's own result.
+
+For every case the highest load served at 99 % attainment (mean over seeds) under 30 s of arrivals, on the
+reference's own grid: steps of 5 % of the rate that the reference's ppipe plan promises, in whole frames/s.
+
+Rules
+- Planner reference-*: the artifact's plans, capped at 100 % as they were. Planner ppipe, np, dart-r: ours,
+  going on above 100 %; its margin is searched (--margin auto) or given.
+- ratio is to reference.ppipe.load_at_99_rps, always.
+- Utilisation is busy GPU time over all GPUs of the class while frames arrive, summed over a setting's models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from planner import serial
+from planner.plan import Plan
+from planner.planning import plan
+from planner.problem import Problem
+from planner.serving import ServedModel
+from planner.serving_build import served_model
+from ppipe.margin import Links, auto_margin
+from ppipe.paper import PaperSetting, load_settings, reference_plan
+from python_backend.scheduler.policies import POLICIES
+from python_backend.simulator.capacity import Capacity, Workload, find_capacity
+from python_backend.simulator.execution import Jitter
+
+STEP = 0.05
+MOST_STEPS = 60
+"""Three times the reference's planned rate ends the grid."""
+REFERENCE_PLANNERS = ("reference-ppipe", "reference-np", "reference-dart_r")
+PLANNERS = ("ppipe", "np", "dart-r", *REFERENCE_PLANNERS)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    planner: str = "ppipe"
+    policy: str = "adaptive"
+    margin: str = "auto"
+    links: Links = "paper"
+    arrivals: str = "poisson"
+    seconds: float = 30.0
+    seeds: int = 3
+    jitter: float = 0.0
+    processes: int = 2
+    plans: Path | None = None
+    """Folder of plans: read where there, written where not."""
+
+    def workload(self) -> Workload:
+        """The arrivals of one case."""
+        return Workload(
+            self.arrivals, self.seconds, tuple(range(1, self.seeds + 1)), Jitter(share=self.jitter)
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model of one setting."""
+
+    setting: str
+    group: int | None
+    cluster: str
+    served: ServedModel
+    reference_planned_rps: float
+    reference_load_rps: float
+    capped: bool
+    gpus: tuple[tuple[str, float], ...]
+    """Class and GPUs of it in the whole cluster."""
+
+
+def capacities(data: Path, options: Options, log: Any = None) -> list[dict[str, Any]]:
+    """One row per case, in file order: group, cluster, model, load_rps, ratio and more."""
+    settings = [setting for setting in load_settings(data) if setting.group is not None]
+    rows = []
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        for setting in settings:
+            problem, made, margins = planned(setting, options)
+            cases = list(_cases(setting, problem, made, options))
+            for case, row in zip(cases, pool.map(_measure, [(case, options) for case in cases]), strict=True):
+                row["margin"] = margins.get(case.served.model)
+                rows.append(row)
+            if log is not None:
+                shown = ", ".join(f"{row['ratio']:.3f}" for row in rows[-len(cases) :])
+                print(f"{setting.name}: ratio {shown}", file=log, flush=True)
+    return rows
+
+
+def planned(setting: PaperSetting, options: Options) -> tuple[Problem, Plan, dict[str, float]]:
+    """The plan to serve, the problem that it solves, and its margins."""
+    if options.planner.startswith("reference-"):
+        return setting.problem, reference_plan(setting, options.planner.removeprefix("reference-")), {}
+    problem = setting.problem
+    if options.margin != "auto":
+        margin = float(options.margin)
+        problem = replace(problem, options=replace(problem.options, slo_margin=margin))
+        made = plan(problem, options.planner)
+        return problem, made, {model.model: model.slo_margin for model in made.models}
+    if options.planner != "ppipe":
+        return problem, plan(problem, options.planner), {}
+    stored = _stored(setting, options)
+    if stored is not None and stored.exists():
+        made = serial.load(Plan, stored)
+    else:
+        made = auto_margin(problem, "adaptive", options.links, processes=options.processes).plan
+        if stored is not None:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            stored.write_text(serial.dumps(made), encoding="utf-8")
+    return problem, made, {model.model: model.slo_margin for model in made.models}
+
+
+def _stored(setting: PaperSetting, options: Options) -> Path | None:
+    if options.plans is None:
+        return None
+    return options.plans / f"{setting.group}-{setting.cluster}-{options.links}.json"
+
+
+def _cases(setting: PaperSetting, problem: Problem, made: Plan, options: Options) -> Iterable[Case]:
+    reference = setting.reference["ppipe"]
+    own = options.planner.removeprefix("reference-") if options.planner in REFERENCE_PLANNERS else "ppipe"
+    gpus = tuple((c.name, float(problem.cluster.gpu_count(c.name))) for c in problem.cluster.gpu_classes)
+    for index, demand in enumerate(problem.demands):
+        yield Case(
+            setting=setting.name,
+            group=setting.group,
+            cluster=setting.cluster,
+            served=served_model(made, problem, demand.model, options.links),
+            reference_planned_rps=float(reference["planned_rps"][index]),
+            reference_load_rps=float(setting.reference[own]["load_at_99_rps"][index]),
+            capped=options.planner in REFERENCE_PLANNERS,
+            gpus=gpus,
+        )
+
+
+def grid_rps(planned_rps: float, steps: int) -> list[float]:
+    """The reference's grid: whole frames/s at every STEP of the planned rate."""
+    return [float(int(planned_rps * STEP * k + 1e-9)) for k in range(1, steps + 1)]
+
+
+def _measure(job: tuple[Case, Options]) -> dict[str, Any]:
+    case, options = job
+    rates = grid_rps(case.reference_planned_rps, round(1 / STEP) if case.capped else MOST_STEPS)
+    guess = case.reference_load_rps if case.capped else case.served.planned_rps * 0.95
+    found = find_capacity(case.served, options.policy, rates, options.workload(), guess)
+    return {
+        "group": case.group,
+        "cluster": case.cluster,
+        "model": case.served.model,
+        "planner": options.planner,
+        "policy": options.policy,
+        "links": options.links,
+        "planned_rps": round(case.served.planned_rps, 3),
+        "load_rps": found.load_rps,
+        "reference_load_rps": case.reference_load_rps,
+        "load_factor": found.load_rps / case.reference_planned_rps,
+        "attainment": found.best.attainment if found.best else None,
+        "utilisation": _utilisation(case, found, options),
+        "ratio": found.load_rps / case.reference_load_rps,
+    }
+
+
+def _utilisation(case: Case, found: Capacity, options: Options) -> dict[str, float]:
+    """Busy share of all GPUs of each class that this model accounts for, at the load found."""
+    counts = found.best.counts if found.best else ()
+    shares = {}
+    for gpu, total in case.gpus:
+        busy_us = sum(
+            one.busy_us[p][s] / stage.slices_per_gpu
+            for one in counts
+            for p, pipeline in enumerate(case.served.pipelines)
+            for s, stage in enumerate(pipeline.stages)
+            if stage.gpu == gpu
+        )
+        shares[gpu] = busy_us / (1e6 * options.seconds * max(1, len(counts)) * total)
+    return shares
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the cases; utilisation of the high class (named first) and the low one, summed over the
+    models of a setting."""
+    settings: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    for row in rows:
+        settings.setdefault((row["group"], row["cluster"]), []).append(row)
+    high, low = [], []
+    for members in settings.values():
+        classes = list(members[0]["utilisation"])
+        high.append(sum(row["utilisation"][classes[0]] for row in members))
+        low.append(sum(row["utilisation"][classes[-1]] for row in members))
+    steps = [abs(row["load_rps"] - row["reference_load_rps"]) for row in rows]
+    return {
+        "cases": len(rows),
+        "mean_ratio": sum(row["ratio"] for row in rows) / len(rows),
+        "least_ratio": min(row["ratio"] for row in rows),
+        "mean_load_factor": sum(row["load_factor"] for row in rows) / len(rows),
+        "within_one_step": sum(
+            step <= STEP * row["load_rps"] / row["load_factor"] + 1.01 if row["load_factor"] else False
+            for step, row in zip(steps, rows, strict=True)
+        ),
+        "utilisation_high": sum(high) / len(high),
+        "utilisation_low": sum(low) / len(low),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `scripts/paper capacity`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with models.json and settings.json")
+    parser.add_argument("--planner", choices=PLANNERS, default="ppipe")
+    parser.add_argument("--policy", choices=POLICIES, default="adaptive")
+    parser.add_argument("--margin", default="auto", help="auto, or a share of the SLO (default: auto)")
+    parser.add_argument("--links", choices=("paper", "placed"), default="paper")
+    parser.add_argument("--arrivals", default="poisson", help="poisson, gamma:cv=2, ... (default: poisson)")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1..N (default: 3)")
+    parser.add_argument(
+        "--jitter", type=float, default=0.0, help="standard deviation of stage latencies, a share"
+    )
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--plans", type=Path, help="folder to keep the plans of --margin auto in")
+    parser.add_argument("--json", action="store_true", help="rows as JSON on standard output")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, return the exit status."""
+    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    rows = capacities(arguments.data, options, sys.stderr)
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        print(json.dumps(summary(rows)), file=sys.stderr)
+    else:
+        for row in rows:
+            place = f"{row['group']} {row['cluster']:10} {row['model'][:32]:32}"
+            print(f"{place} {row['load_rps']:7.0f} {row['ratio']:.3f}")
+        print(json.dumps(summary(rows), indent=1))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of scripts/paper capacity."""
+    parser = argparse.ArgumentParser(prog="scripts/paper capacity", description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
