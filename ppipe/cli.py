@@ -10,16 +10,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 
-from ppipe.commands import bench, cluster, demo, make, serve
+from ppipe.commands import bench, cluster, demo, inspect, make, serve
 from ppipe.console import err
 from ppipe.signals import end_on_signals
 
 _OURS = {"planner", "python_backend", "model_repo_generator", "ensembles", "ppipe"}
 _STATUS_ERROR = 1
+# Typer has brought its own click since 0.26, so the base class has no one place to import it from.
+_WRONG_COMMAND_LINE: Any = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="ppipe",
@@ -31,6 +35,12 @@ app = typer.Typer(
 app.command()(make.profile)
 app.command()(make.plan)
 app.command()(make.generate)
+app.command(
+    # Its own parser has the options, and its own program name.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)(inspect.lint)
+app.command()(inspect.diff)
 app.command()(cluster.kubernetes)
 app.command()(cluster.compose)
 app.command()(serve.serve)
@@ -52,10 +62,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         status = command.main(args=arguments, prog_name="ppipe", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
     except Exception as error:
+        if isinstance(error, _WRONG_COMMAND_LINE):
+            error.show()
+            return int(error.exit_code)
         if not is_the_users(error):
             raise
         for line in str(error).splitlines() or [type(error).__name__]:
