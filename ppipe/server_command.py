@@ -42,11 +42,7 @@ def started_servers(manifest: DeploymentManifest) -> tuple[ServerAddress, ...]:
     """
     servers = tuple(server for server in (*manifest.servers, manifest.entry) if server.models)
     for server in servers:
-        if not _is_loopback(server.host):
-            raise NotLocal(
-                f"server {server.name!r}: host {server.host!r} is not this machine; "
-                "ppipe serve starts servers on loopback addresses (127.0.0.1, localhost)"
-            )
+        _require_local(server)
     return servers
 
 
@@ -72,9 +68,11 @@ def wanted_ports(manifest: DeploymentManifest) -> list[PortUse]:
 
 
 def cluster_ports(deployment: Deployment) -> list[PortUse]:
-    """Every port that a deployment file gives out, before anything is planned."""
+    """Every port that a deployment file gives out, before anything is planned. Raises NotLocal."""
     cluster = deployment.to_cluster()
     servers: tuple[EntryServer | Server, ...] = (cluster.entry, *cluster.servers)
+    for server in servers:
+        _require_local(server)
     uses = [
         PortUse(owner=server.name, field=field, host=server.host, port=getattr(server, field))
         for server in servers
@@ -140,6 +138,14 @@ def shm_bytes_per_stub(servers: Sequence[ServerAddress]) -> int:
     stubs = sum(len(server.models) for server in servers)
     room = shutil.disk_usage(SHM).free // 2 // max(1, stubs) if SHM.is_dir() else _SHM_SMALLEST
     return max(_SHM_SMALLEST, min(_SHM_PER_STUB, room // _MIB * _MIB))
+
+
+def _require_local(server: EntryServer | Server | ServerAddress) -> None:
+    if not _is_loopback(server.host):
+        raise NotLocal(
+            f"server {server.name!r}: host {server.host!r} is not this machine; "
+            "servers are started here on loopback addresses only (127.0.0.1, localhost)"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -27,6 +28,11 @@ from ppipe.probe import CHANNEL_OPTIONS
 GRACE_S = 3.0
 """How long after its deadline a frame may still be answered, late, before it counts as unanswered."""
 _LEAD_S = 0.05
+_CONNECT_S = 5.0
+
+
+class Unreachable(Exception):
+    """A server that load is for is not there."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +51,22 @@ def send_load(
     progress: Callable[[int], None] = lambda sent: None,
 ) -> list[Outcome]:
     """Send the whole workload and wait for every end. Outcomes are in the workload's order."""
-    channels = {address: _channel(address) for address in target.addresses}
-    try:
+    with contextlib.ExitStack() as stack:
+        channels = {address: stack.enter_context(_channel(address)) for address in target.addresses}
         stubs = {
             address: service_pb2_grpc.GRPCInferenceServiceStub(channel)
             for address, channel in channels.items()
         }
         return _Run(target, stubs, references, options).send(workload, progress)
-    finally:
-        for channel in channels.values():
-            channel.close()
 
 
 def _channel(address: str) -> grpc.Channel:
     channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    grpc.channel_ready_future(channel).result(timeout=10)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=_CONNECT_S)
+    except grpc.FutureTimeoutError:
+        channel.close()
+        raise Unreachable(f"no server answers at {address}; start the deployment with ppipe serve") from None
     return channel
 
 

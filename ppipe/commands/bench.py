@@ -68,7 +68,15 @@ def bench(
     save([measured], workspace.root / "bench.json", {"seed": seed, "arrivals": arrivals})
     draw([measured], workspace.root / "bench.png", f"{deployment.name}: planned and measured")
     err.print(score_table([measured]))
+    if 2 * measured.total.mismatched > measured.total.answered:
+        err.print(
+            "ppipe: most answers are not those of the deployment file's model: was the repository generated "
+            "from it? ppipe profile, plan and generate make it anew",
+            soft_wrap=True,
+        )
     out.print(dumps(measured.total) if as_json else str(workspace.root / "bench.json"), soft_wrap=True)
+    if measured.total.unanswered or measured.total.mismatched:
+        raise typer.Exit(1)
 
 
 def _pictures_of(workload: Workload) -> int:
