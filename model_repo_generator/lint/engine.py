@@ -19,7 +19,14 @@ from model_repo_generator.lint import (
     rules_warmup,
 )
 from model_repo_generator.lint.finding import Finding, in_order
-from model_repo_generator.lint.folders import CONFIG, CONFIGS, NotReadable, is_repository, read_repository
+from model_repo_generator.lint.folders import (
+    CONFIG,
+    CONFIGS,
+    ModelFolder,
+    NotReadable,
+    is_repository,
+    read_repository,
+)
 from model_repo_generator.lint.model import Host, Model, load, make_finding
 from planner import serial
 from planner.cluster import Cluster
@@ -102,19 +109,35 @@ def _lint_repository(
 ) -> tuple[dict[str, Model], Iterable[Finding]]:
     models: dict[str, Model] = {}
     findings: list[Finding] = []
+    others: list[Finding] = []
+    """Of configurations that only a server with --model-config-name reads: no step is refused for them."""
     for folder in read_repository(repository, root):
+        by_name = _named_configs(folder)
         own = f"{CONFIGS}/{context.config_name}.pbtxt"
-        model, found = load(folder, context.host, own if own in folder.files else CONFIG)
-        models[model.name] = model
+        chosen = own if own in by_name else CONFIG
+        models[folder.name], found = _lint_model(folder, chosen, context.host)
         findings += found
-        findings += rules_files.check_folder(model)
-        if model.config is not None:
-            for rule in _MODEL_RULES:
-                findings += rule(model)
+        for other in by_name - {chosen}:
+            others += _lint_model(folder, other, context.host)[1]
     if not models:
         said = "holds no models"
         findings.append(make_finding("repository-empty", "", os.path.relpath(repository, root), 0, "", said))
     refused = {finding.model for finding in findings if not finding.effect.loads}
     refused |= {name for name, model in models.items() if model.config is None}
     findings += rules_steps.check(models, refused)
-    return models, findings
+    return models, [*findings, *others]
+
+
+def _lint_model(folder: ModelFolder, config_file: str, host: Host) -> tuple[Model, list[Finding]]:
+    """The model with one of its configurations, and the faults that it has by itself."""
+    model, found = load(folder, host, config_file)
+    findings = [*found, *rules_files.check_folder(model)]
+    if model.config is not None:
+        for rule in _MODEL_RULES:
+            findings += rule(model)
+    return model, findings
+
+
+def _named_configs(folder: ModelFolder) -> set[str]:
+    """configs/<name>.pbtxt: each is what some server starts with."""
+    return {file for file in folder.files if file.startswith(f"{CONFIGS}/") and file.endswith(".pbtxt")}

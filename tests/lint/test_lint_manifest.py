@@ -1,0 +1,162 @@
+"""A generated repository against its deployment.json: clean as generated, and each fault that is put into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from model_repo_generator.lint import Context, Finding, lint
+from planner import serial
+from planner.cluster import Cluster, GpuClass, Server
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, StageProgram
+from planner.profile import ModelProfile, Profile
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "two_classes"
+GIB = 1 << 30
+
+
+@pytest.fixture
+def generated(tmp_path: Path) -> Path:
+    """A generated folder with (empty) programs: a stage on one class, then one on three half GPUs."""
+    root = tmp_path / "out"
+    shutil.copytree(GOLDEN, root)
+    for program in programs(root):
+        (root / program.program).parent.mkdir(exist_ok=True)
+        (root / program.program).touch()
+    return root
+
+
+def manifest_of(root: Path) -> DeploymentManifest:
+    return serial.load(DeploymentManifest, root / MANIFEST_NAME)
+
+
+def programs(root: Path) -> list[StageProgram]:
+    (entry,) = manifest_of(root).models
+    return [program for pipeline in entry.programs for program in pipeline if program.program]
+
+
+def half_workers(root: Path) -> list[str]:
+    """Names of the workers that have half a GPU."""
+    (entry,) = manifest_of(root).models
+    stages = [stage for pipeline in entry.served.pipelines for stage in pipeline.stages]
+    return [worker.name for stage in stages if stage.slices_per_gpu == 2 for worker in stage.workers]
+
+
+def edit(root: Path, model: str, change: Callable[[str], str]) -> None:
+    (path,) = root.glob(f"groups/*/{model}/config.pbtxt")
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+
+
+def codes(findings: tuple[Finding, ...]) -> list[str]:
+    return [finding.code for finding in findings]
+
+
+def cluster(root: Path, gpus: int, memory_bytes: int | None = None) -> Cluster:
+    """The deployment's servers, each with so many GPUs of so much memory."""
+    servers = manifest_of(root).servers
+    classes = {server.group for server in servers}
+    return Cluster(
+        gpu_classes=tuple(GpuClass(name=name, memory_bytes=memory_bytes) for name in sorted(classes)),
+        servers=tuple(
+            Server(name=server.name, gpu=server.group, gpu_count=gpus, bandwidth_gbps=10)
+            for server in servers
+        ),
+    )
+
+
+def profile(root: Path, weight_bytes: int) -> Profile:
+    """Two blocks of so many weights each, cut where the plan cuts."""
+    (entry,) = manifest_of(root).models
+    first, second = entry.programs[0]
+    measured = ModelProfile(
+        model=entry.model,
+        cut_bytes=(0,),
+        tables=(),
+        cut_tensors=(second.inputs,),
+        inputs=first.inputs,
+        outputs=second.outputs,
+        weight_bytes=(weight_bytes, weight_bytes),
+        activation_bytes=(0, 0),
+    )
+    return Profile(models=(measured,))
+
+
+def test_clean_as_generated(generated: Path) -> None:
+    assert lint(generated) == ()
+
+
+def test_one_group_alone_is_held_against_the_manifest_above(generated: Path) -> None:
+    group = next(path for path in sorted((generated / "groups").iterdir()) if path.name != "entry")
+    assert lint(group) == ()
+    shutil.rmtree(next(path for path in sorted(group.iterdir())))
+    assert codes(lint(group)) == ["manifest-model"]
+
+
+def test_a_model_that_no_server_loads(generated: Path) -> None:
+    name = half_workers(generated)[0]
+    (folder,) = generated.glob(f"groups/*/{name}")
+    shutil.copytree(folder, folder.parent / "stray")
+    edit(generated, "stray", lambda text: text.replace(f'name: "{name}"\n', 'name: "stray"\n'))
+    assert codes(lint(generated)) == ["manifest-unused"]
+
+
+def test_a_missing_program_is_a_warning(generated: Path) -> None:
+    for program in programs(generated):
+        (generated / program.program).unlink(missing_ok=True)
+    assert set(codes(lint(generated))) == {"manifest-program"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "put", "code"),
+    [
+        (r"max_batch_size: \d+", "max_batch_size: 64", "manifest-batch"),
+        (r'(key: "plan_hash"\s+value \{\s+string_value: ")\w+', r"\1beef", "manifest-plan"),
+        (r'input \{\s+name: "\w+"', 'input {\n  name: "q"', "manifest-tensors"),
+        (r"\Z", "dynamic_batching { }\n", "manifest"),
+        (r"count: 1", "count: 2", "manifest-executor"),
+        (r"gpus: 0", "", "manifest-executor"),
+    ],
+)
+def test_a_stage_that_is_not_as_planned(generated: Path, pattern: str, put: str, code: str) -> None:
+    edit(generated, half_workers(generated)[-1], lambda text: re.sub(pattern, put, text, count=1))
+    assert codes(lint(generated)) == [code]
+
+
+def test_three_halves_do_not_fit_one_gpu(generated: Path) -> None:
+    assert len(half_workers(generated)) == 3
+    for name in half_workers(generated):
+        (path,) = generated.glob(f"groups/*/{name}/config.pbtxt")
+        path.write_text(re.sub(r"gpus: \d+", "gpus: 0", path.read_text()))
+    (finding,) = lint(generated)
+    assert finding.code == "gpu-shared"
+    assert "1.5 GPUs" in finding.message
+
+
+def test_gpu_ids_against_the_cluster(generated: Path) -> None:
+    assert lint(generated, context=Context(cluster=cluster(generated, gpus=2))) == ()
+    edit(generated, half_workers(generated)[0], lambda text: re.sub(r"gpus: \d+", "gpus: 7", text))
+    findings = lint(generated, context=Context(cluster=cluster(generated, gpus=2)))
+    assert codes(findings) == ["gpu-id"]
+
+
+def test_memory_of_a_gpu_is_shared_by_its_workers(generated: Path) -> None:
+    two_fit = Context(cluster=cluster(generated, 2, 2 * GIB), profile=profile(generated, GIB))
+    assert lint(generated, context=two_fit) == ()
+    one_fits = dataclasses.replace(two_fit, cluster=cluster(generated, 2, 2 * GIB - 1))
+    (finding,) = lint(generated, context=one_fits)
+    assert finding.code == "gpu-memory"
+    assert "needs 2.00" not in finding.message
+    assert "need 2.00" in finding.message
+
+
+def test_a_broken_manifest_is_an_error(generated: Path) -> None:
+    (generated / MANIFEST_NAME).write_text("{}")
+    with pytest.raises(serial.FormatError, match="missing"):
+        lint(generated)
