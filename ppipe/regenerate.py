@@ -1,0 +1,193 @@
+"""What a pull request that changes a deployment needs: plan, generate, check, lint, simulate, and tell.
+
+    python -m ppipe.regenerate FOLDER [--check] [--summary FILE] [--load 0.8] [--attainment 0.95]
+
+FOLDER is kept in git: deployment.yaml, profile.json, plan.json, repository/; and where it has kubernetes.yaml
+(options of ppipe kubernetes), kubernetes/ too.
+
+Rules
+- The plan is made anew only when deployment or profile say something else than it was made for: the same
+  problem gives the same plan, and a plan that somebody chose stays.
+- With --check nothing in FOLDER changes; what would change is status 1.
+- The summary is Markdown: a table of what becomes of each Triton model, lint's findings, attainment.
+- Status 0: all well; 1: a finding of lint, an attainment too low, a difference with --check, or a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_repo_generator.check import check, format_differences
+from model_repo_generator.diff import compare, format_table, load_units
+from model_repo_generator.generate import generate, placed, serving_tables
+from model_repo_generator.kubernetes import load_options, render_bundle
+from model_repo_generator.lint.engine import Context, lint
+from model_repo_generator.lint.finding import Finding, Level
+from model_repo_generator.write import LISTING, write
+from planner import serial
+from planner.deployment import Deployment, load_deployment
+from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.plan import Plan
+from planner.profile import Profile
+from ppipe.cli import is_the_users
+from ppipe.console import err
+from ppipe.steps import make_problem, run_plan
+from ppipe.workspace import Workspace
+from python_backend.simulator.capacity import Workload, try_load
+
+POLICY = "adaptive"
+WORKLOAD = Workload(seconds=20.0, seeds=(1, 2))
+"""Poisson arrivals; long enough to tell 90 from 95 per cent, short enough for a pull request."""
+OPTIONS, BUNDLE = "kubernetes.yaml", "kubernetes"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found. `differences`: '' where FOLDER is what its deployment gives."""
+
+    differences: str
+    changes: str
+    findings: tuple[Finding, ...]
+    attainment: dict[str, float]
+
+    def faults(self, wanted: float) -> list[str]:
+        """What should stop a merge, `differences` aside."""
+        errors = [each.to_text() for each in self.findings if each.level is Level.ERROR]
+        low = [
+            f"{model}: attainment {share:.3f} in simulation; at least {wanted} is wanted"
+            for model, share in self.attainment.items()
+            if share < wanted
+        ]
+        return [*errors, *low]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        outcome = (
+            _checked(options.folder, options.load) if options.check else renew(options.folder, options.load)
+        )
+    except Exception as error:
+        if not is_the_users(error):
+            raise
+        print(f"regenerate: error: {error}", file=sys.stderr)
+        return 1
+    faults = outcome.faults(options.attainment)
+    text = summary(outcome, options.folder.name, faults, options.load)
+    print(text)
+    if options.summary is not None:
+        with options.summary.open("a", encoding="utf-8") as file:
+            file.write(text)
+    if options.check and outcome.differences:
+        print(outcome.differences, file=sys.stderr)
+    return int(bool(faults) or (options.check and bool(outcome.differences)))
+
+
+def renew(folder: Path, load: float) -> Outcome:
+    """Bring FOLDER up to date. Raises what planning, generating and reading raise."""
+    deployment = load_deployment(folder / "deployment.yaml")
+    workspace = Workspace(folder)
+    profile = workspace.load_profile()
+    plan = current_plan(deployment, profile, workspace)
+    old = load_units(workspace.repository) if (workspace.repository / MANIFEST_NAME).is_file() else {}
+    listed = (workspace.repository / LISTING).is_file()
+    differences = (
+        format_differences(check(deployment, profile, plan, workspace.repository, base=folder))
+        if listed
+        else f"{workspace.repository}: not there yet"
+    )
+    if differences:
+        generate(deployment, profile, plan, workspace.repository, base=folder)
+    bundle = _renew_bundle(folder, deployment, plan)
+    tables = serving_tables(deployment, profile, plan)
+    attainment = {
+        name: try_load(served, POLICY, served.planned_rps * load, WORKLOAD, target=0.0).attainment or 0.0
+        for name, served in tables.items()
+    }
+    return Outcome(
+        differences="\n".join(filter(None, (differences, bundle))),
+        changes=format_table(tuple(compare(old, load_units(workspace.repository))), markdown=True),
+        findings=lint(
+            workspace.repository, context=Context(cluster=deployment.to_cluster(), profile=profile)
+        ),
+        attainment=attainment,
+    )
+
+
+def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace) -> Plan:
+    """The plan in the folder if it is of this very problem, else a new one, which is put there."""
+    if workspace.plan.is_file():
+        plan = workspace.load_plan()
+        if plan.problem_hash == serial.content_hash(make_problem(deployment, profile)):
+            return placed(plan, deployment, profile)
+    return placed(run_plan(deployment, profile, workspace, "ppipe"), deployment, profile)
+
+
+def summary(outcome: Outcome, name: str, faults: Sequence[str], load: float) -> str:
+    """Markdown for a pull request."""
+    rows = [f"| {model} | {share:.1%} |" for model, share in outcome.attainment.items()]
+    lines = [f"- {finding.to_text()}" for finding in outcome.findings]
+    return "\n".join(
+        [
+            f"## {name}",
+            "",
+            outcome.changes,
+            f"Simulated at {load:.0%} of the planned rate:",
+            "",
+            "| model | within the SLO |",
+            "|---|---|",
+            *rows,
+            "",
+            f"Lint: {len(lines) or 'no'} findings.",
+            *lines,
+            *(["", "**Not to be merged:**", *(f"- {fault}" for fault in faults)] if faults else []),
+            "",
+        ]
+    )
+
+
+def _renew_bundle(folder: Path, deployment: Deployment, plan: Plan) -> str:
+    """Render the Kubernetes bundle where the folder has options for one; what changed, as text."""
+    if not (folder / OPTIONS).is_file():
+        return ""
+    manifest = serial.load(DeploymentManifest, folder / "repository" / MANIFEST_NAME)
+    files = render_bundle(manifest, deployment, plan, load_options(folder / OPTIONS))
+    target = folder / BUNDLE
+    found = {
+        path.relative_to(target).as_posix(): path.read_text(encoding="utf-8", errors="replace")
+        for path in target.rglob("*")
+        if path.is_file() and path.name != LISTING
+    }
+    changed = sorted(path for path in {*files, *found} if files.get(path) != found.get(path))
+    if changed:
+        write(files, target)
+    return "\n".join(f"{BUNDLE}/{path} differs from the plan" for path in changed)
+
+
+def _checked(folder: Path, load: float) -> Outcome:
+    """As renew, on a copy."""
+    with tempfile.TemporaryDirectory(prefix="ppipe-regenerate-") as copy:
+        shutil.copytree(folder, copy, dirs_exist_ok=True, symlinks=True)
+        err.print(f"  checking a copy of {folder}")
+        return renew(Path(copy), load)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ci-regenerate", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if something would")
+    parser.add_argument("--summary", type=Path, help="append the summary to this file")
+    parser.add_argument("--load", type=float, default=0.8, help="simulated share of the planned rate")
+    parser.add_argument("--attainment", type=float, default=0.95, help="least attainment in the simulation")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

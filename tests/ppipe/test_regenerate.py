@@ -1,0 +1,137 @@
+"""scripts/ci-regenerate: what a pull request gets to see, and what stops it."""
+
+import copy
+import dataclasses
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from planner import serial
+from planner.plan import Plan
+from planner.profile import Profile
+from ppipe import regenerate
+from ppipe.workspace import Workspace, save
+from tests.kubernetes.conftest import deployment_data, model_profile
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    """Emulated GPUs only: no program has to be exported."""
+    data = copy.deepcopy(deployment_data())
+    data["cluster"]["gpu_classes"] = [data["cluster"]["gpu_classes"][2]]
+    group = data["cluster"]["groups"][2]
+    group["servers"].append({**group["servers"][0], "name": "fake-1", "host": "street-fake-1"})
+    data["cluster"]["groups"] = [group]
+    data["models"] = data["models"][:1]
+    return data
+
+
+@pytest.fixture
+def folder(tmp_path: Path, data: dict[str, Any]) -> Path:
+    """A deployment that was never generated."""
+    (tmp_path / "deployment.yaml").write_text(yaml.safe_dump(data))
+    save(Profile(models=(model_profile("cars"),)), Workspace(tmp_path).profile)
+    return tmp_path
+
+
+def change_slo(folder: Path, data: dict[str, Any], slo_ms: float) -> None:
+    data["models"][0]["slo_ms"] = slo_ms
+    (folder / "deployment.yaml").write_text(yaml.safe_dump(data))
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_first_run_makes_all_and_the_second_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "changes.md"
+    assert regenerate.main([str(folder), "--summary", str(report)]) == 0
+    text = report.read_text()
+    assert "| added | cars_dispatch | on entry |" in text
+    assert "| cars | 100.0% |" in text
+    assert "Lint: no findings." in text
+    report.unlink()
+    made = snapshot(folder)
+    assert regenerate.main([str(folder)]) == 0
+    assert regenerate.main([str(folder), "--check"]) == 0
+    assert snapshot(folder) == made
+
+
+def test_a_changed_deployment_is_planned_anew(
+    folder: Path, data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert regenerate.main([str(folder)]) == 0
+    old = serial.load(Plan, folder / "plan.json")
+    change_slo(folder, data, 60)
+    before = snapshot(folder)
+    assert regenerate.main([str(folder), "--check"]) == 1
+    assert "deployment.json" in capsys.readouterr().err
+    assert snapshot(folder) == before, "--check must change nothing"
+    assert regenerate.main([str(folder)]) == 0
+    new = serial.load(Plan, folder / "plan.json")
+    assert (old.models[0].slo_us, new.models[0].slo_us) == (100_000, 60_000)
+    assert regenerate.main([str(folder), "--check"]) == 0
+
+
+def test_a_plan_that_somebody_chose_stays(folder: Path) -> None:
+    assert regenerate.main([str(folder)]) == 0
+    plan = serial.load(Plan, folder / "plan.json")
+    chosen = dataclasses.replace(plan, planner="by hand")
+    save(chosen, folder / "plan.json")
+    assert regenerate.main([str(folder)]) == 0
+    assert serial.load(Plan, folder / "plan.json") == chosen
+
+
+def test_an_edited_repository_stops_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert regenerate.main([str(folder)]) == 0
+    edited = folder / "repository" / "groups" / "entry" / "cars" / "config.pbtxt"
+    edited.write_text("# mine\n")
+    assert regenerate.main([str(folder)]) == 1
+    assert "groups/entry/cars/config.pbtxt' was edited" in capsys.readouterr().err
+    assert edited.read_text() == "# mine\n"
+
+
+def test_low_attainment_stops_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twice the planned rate cannot be served."""
+    assert regenerate.main([str(folder), "--load", "2"]) == 1
+    assert "**Not to be merged:**" in capsys.readouterr().out
+
+
+def test_faults_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "profile.json").unlink()
+    assert regenerate.main([str(folder)]) == 1
+    assert "make it with ppipe profile" in capsys.readouterr().err
+
+
+def test_the_bundle_is_kept_up_to_date_where_there_are_options(folder: Path, data: dict[str, Any]) -> None:
+    (folder / "kubernetes.yaml").write_text("image: registry.example/ppipe:24.10\n")
+    assert regenerate.main([str(folder)]) == 0
+    assert (folder / "kubernetes" / "kustomization.yaml").is_file()
+    assert regenerate.main([str(folder), "--check"]) == 0
+    (folder / "kubernetes.yaml").write_text("image: registry.example/ppipe:24.11\n")
+    assert regenerate.main([str(folder), "--check"]) == 1
+    assert regenerate.main([str(folder)]) == 0
+    assert "24.11" in (folder / "kubernetes" / "servers-street-entry-server.yaml").read_text()
+
+
+def test_the_script_takes_several_folders(folder: Path) -> None:
+    script = ROOT / "scripts" / "ci-regenerate"
+    ended = subprocess.run([script, folder, "/nowhere"], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "| added | cars_dispatch | on entry |" in ended.stdout
+    assert "/nowhere/deployment.yaml" in ended.stderr
+    assert subprocess.run([script], capture_output=True, timeout=60).returncode == 2
+
+
+def test_the_workflow_runs_the_script() -> None:
+    workflow = yaml.safe_load((ROOT / "docs" / "ci" / "regenerate.yml").read_text())
+    triggers = workflow[True]  # YAML 1.1 reads `on` as true
+    assert "deployments/**/deployment.yaml" in triggers["pull_request"]["paths"]
+    steps = [step.get("run", "") for step in workflow["jobs"]["regenerate"]["steps"]]
+    assert sum("ppipe/scripts/ci-regenerate" in step for step in steps) == 2
+    assert not any("${{" in step for step in steps), "texts of a pull request stay out of shell commands"
