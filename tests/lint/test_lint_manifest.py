@@ -1,4 +1,4 @@
-"""A generated repository against its deployment.json: clean as generated, and each fault that is put into it."""
+"""A generated repository against its deployment.json: clean as generated, and faults put into it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_one_group_alone_is_held_against_the_manifest_above(generated: Path) -> 
     group = next(path for path in sorted((generated / "groups").iterdir()) if path.name != "entry")
     assert lint(group) == ()
     shutil.rmtree(next(path for path in sorted(group.iterdir())))
-    assert codes(lint(group)) == ["manifest-model"]
+    assert "manifest-model" in codes(lint(group))
 
 
 def test_a_model_that_no_server_loads(generated: Path) -> None:
@@ -129,14 +129,12 @@ def test_a_stage_that_is_not_as_planned(generated: Path, pattern: str, put: str,
     assert codes(lint(generated)) == [code]
 
 
-def test_three_halves_do_not_fit_one_gpu(generated: Path) -> None:
-    assert len(half_workers(generated)) == 3
-    for name in half_workers(generated):
-        (path,) = generated.glob(f"groups/*/{name}/config.pbtxt")
-        path.write_text(re.sub(r"gpus: \d+", "gpus: 0", path.read_text()))
+def test_two_whole_gpus_of_work_do_not_fit_one(generated: Path) -> None:
+    path = generated / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"slices_per_gpu": 2', '"slices_per_gpu": 1'))
     (finding,) = lint(generated)
     assert finding.code == "gpu-shared"
-    assert "1.5 GPUs" in finding.message
+    assert "carries 2 GPUs of work" in finding.message
 
 
 def test_gpu_ids_against_the_cluster(generated: Path) -> None:
