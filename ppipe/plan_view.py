@@ -1,0 +1,260 @@
+"""A plan for people: a table for the terminal, and a picture of pipelines flowing through each class's pools.
+
+The picture has one lane per GPU class. A box is a pool, at its stage's place from left to right; a band is a
+pipeline, as wide as its frames/s, in its model's colour. The same plan gives the same bytes, PNG and SVG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, PathPatch
+from matplotlib.path import Path as Curve
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from planner.plan import ModelPlan, Pipeline, Plan, Stage
+
+COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
+LANE_COLOURS = ("#f4f6fa", "#faf6f0")
+STAGE_WIDTH = 3.2
+BOX_WIDTH, BOX_HEIGHT, SLOT = 1.7, 0.62, 0.85
+WIDEST_BAND = 0.42
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """Pipelines, pools, batch, workers, planned frames/s, latency against SLO; below it the classes."""
+    return Group(_pipelines(plan), _classes(plan), _verdict(plan))
+
+
+def _pipelines(plan: Plan) -> Table:
+    table = Table(title=f"Plan by {plan.planner}")
+    for name, justify in (
+        ("model", "left"),
+        ("stages", "left"),
+        ("batch", "right"),
+        ("planned rps", "right"),
+        ("latency ms", "right"),
+        ("SLO ms (margin)", "right"),
+        ("bound by", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for model in plan.models:
+        for number, pipeline in enumerate(model.pipelines):
+            first = number == 0
+            table.add_row(
+                model.model if first else "",
+                _stages_text(pipeline),
+                "/".join(map(str, dict.fromkeys(stage.batch_size for stage in pipeline.stages))),
+                f"{pipeline.throughput_rps:.1f}",
+                f"{pipeline.latency_us / 1000:.1f}",
+                f"{model.slo_us / 1000:.1f} ({model.slo_margin:.0%})" if first else "",
+                ", ".join(model.bound_by) if first else "",
+            )
+        if model.note:
+            table.add_row("", model.note)
+        table.add_section()
+    return table
+
+
+def _stages_text(pipeline: Pipeline) -> str:
+    return "  →  ".join(
+        f"{stage.workers}× {worker_text(stage)} {blocks_text(stage)}" for stage in pipeline.stages
+    )
+
+
+def worker_text(stage: Stage) -> str:
+    """What one worker is: a GPU or a slice of one."""
+    return stage.gpu if stage.slices_per_gpu == 1 else f"1/{stage.slices_per_gpu} {stage.gpu}"
+
+
+def blocks_text(stage: Stage) -> str:
+    """The stage's blocks, both ends included."""
+    first, last = stage.blocks.start, stage.blocks.end - 1
+    return f"block {first}" if first == last else f"blocks {first}–{last}"
+
+
+def _classes(plan: Plan) -> Table:
+    table = Table()
+    unit = "one more GPU" if plan.gpu_price else ""
+    for name in ("GPU class", "GPUs used", "busy", unit):
+        if name:
+            table.add_column(name, justify="left" if name == "GPU class" else "right")
+    for gpu, used in plan.gpus_used.items():
+        row = [gpu, str(used), f"{plan.utilisation.get(gpu, 0.0):.1%}"]
+        if unit:
+            row.append(f"+{plan.gpu_price.get(gpu, 0.0):.4g}")
+        table.add_row(*row)
+    return table
+
+
+def _verdict(plan: Plan) -> str:
+    return (
+        f"objective {plan.objective:.2f}; no plan is better than {plan.upper_bound:.2f} "
+        f"(gap {plan.gap:.3%}; {plan.solver})"
+    )
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A stage of a pipeline with its place in the picture: centre of its box."""
+
+    model: int
+    pipeline: int
+    position: int
+    stage: Stage
+    x: float
+    y: float
+
+
+def draw_plan(plan: Plan, *paths: Path) -> None:
+    """Write the picture to each path; .png or .svg by its suffix. Raises ValueError for another one."""
+    for path in paths:
+        if path.suffix not in (".png", ".svg"):
+            raise ValueError(f"{path}: a plan is drawn as .png or .svg")
+    figure = _figure(plan)
+    for path in paths:
+        with matplotlib.rc_context({"svg.hashsalt": "plan", "svg.fonttype": "none"}):
+            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+            figure.savefig(path, metadata=metadata, dpi=130, facecolor="white")
+
+
+def _figure(plan: Plan) -> Figure:
+    lanes = _lanes(plan)
+    pools = [pool for _, _, _, members in lanes for pool in members]
+    depth = max((pool.position for pool in pools), default=0) + 1
+    height = lanes[-1][1] + lanes[-1][2] if lanes else 1.0
+    width = (depth + 0.9) * STAGE_WIDTH
+    figure = Figure(figsize=(max(8.0, width * 0.95), max(3.0, height * 0.8 + 1.4)), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (gpu, top, size, _) in enumerate(lanes):
+        _draw_lane(axes, plan, number, gpu, top, size, width)
+    widest = max((p.throughput_rps for m in plan.models for p in m.pipelines), default=1.0)
+    starts = _draw_sources(axes, plan, pools)
+    for m, model in enumerate(plan.models):
+        for p, pipeline in enumerate(model.pipelines):
+            chain = [pool for pool in pools if (pool.model, pool.pipeline) == (m, p)]
+            band = WIDEST_BAND * pipeline.throughput_rps / widest
+            _draw_flow(
+                axes,
+                starts[m],
+                sorted(chain, key=lambda pool: pool.position),
+                band,
+                COLOURS[m % len(COLOURS)],
+            )
+    for pool in pools:
+        _draw_pool(axes, plan.models[pool.model].pipelines[pool.pipeline], pool)
+    axes.set_xlim(-STAGE_WIDTH * 0.75, width - STAGE_WIDTH * 0.75)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    axes.set_title(
+        f"{plan.planner}: objective {plan.objective:.1f}, at most {plan.upper_bound:.1f} (gap {plan.gap:.2%})",
+        fontsize=11,
+    )
+    return figure
+
+
+def _lanes(plan: Plan) -> list[tuple[str, float, float, list[_Pool]]]:
+    """Per class: name, top, height and pools, stacked per stage position in model order."""
+    lanes = []
+    top = 0.0
+    for gpu in plan.gpus_used:
+        filled: dict[int, int] = {}
+        members = []
+        for m, model in enumerate(plan.models):
+            for p, pipeline in enumerate(model.pipelines):
+                for position, stage in enumerate(pipeline.stages):
+                    if stage.gpu != gpu:
+                        continue
+                    slot = filled.get(position, 0)
+                    filled[position] = slot + 1
+                    y = top + 0.45 + SLOT * (slot + 0.5)
+                    members.append(_Pool(m, p, position, stage, STAGE_WIDTH * (position + 0.6), y))
+        size = 0.6 + SLOT * max([1, *filled.values()])
+        lanes.append((gpu, top, size, members))
+        top += size
+    return lanes
+
+
+def _draw_lane(axes: Axes, plan: Plan, number: int, gpu: str, top: float, size: float, width: float) -> None:
+    axes.axhspan(top, top + size, color=LANE_COLOURS[number % 2], zorder=0)
+    price = f", one more: +{plan.gpu_price[gpu]:.3g}" if gpu in plan.gpu_price else ""
+    busy = f"{plan.utilisation.get(gpu, 0.0):.0%} of the class busy"
+    text = f"{gpu}: {plan.gpus_used[gpu]} GPUs used, {busy}{price}"
+    axes.text(width - STAGE_WIDTH * 0.78, top + 0.1, text, fontsize=8, va="top", ha="right", color="#555555")
+
+
+def _draw_sources(axes: Axes, plan: Plan, pools: Sequence[_Pool]) -> list[tuple[float, float]]:
+    """Model names on the left, each at the mean height of its first pools, apart from each other."""
+    heights = []
+    for m in range(len(plan.models)):
+        mine = [pool.y for pool in pools if pool.model == m and pool.position == 0]
+        heights.append(sum(mine) / len(mine) if mine else 0.5)
+    for m in sorted(range(len(heights)), key=lambda number: heights[number]):
+        above = [heights[o] for o in range(len(heights)) if o != m and 0 <= heights[m] - heights[o] < 0.6]
+        heights[m] = max([heights[m], *(y + 0.6 for y in above if y <= heights[m])]) if above else heights[m]
+    points = []
+    for m, model in enumerate(plan.models):
+        x = -STAGE_WIDTH * 0.7
+        label = f"{_short(model)}\n{model.throughput_rps:.0f} frames/s"
+        axes.text(
+            x, heights[m], label, fontsize=8, va="center", color=COLOURS[m % len(COLOURS)], weight="bold"
+        )
+        points.append((STAGE_WIDTH * 0.02, heights[m]))
+    return points
+
+
+def _short(model: ModelPlan, length: int = 24) -> str:
+    return model.model if len(model.model) <= length else model.model[: length - 1] + "…"
+
+
+def _draw_flow(
+    axes: Axes, start: tuple[float, float], chain: Sequence[_Pool], band: float, colour: str
+) -> None:
+    x, y = start
+    for pool in chain:
+        _draw_band(axes, x, y, pool.x - BOX_WIDTH / 2, pool.y, band, colour)
+        x, y = pool.x + BOX_WIDTH / 2, pool.y
+    _draw_band(axes, x, y, x + 0.45, y, band, colour)
+
+
+def _draw_band(axes: Axes, x0: float, y0: float, x1: float, y1: float, band: float, colour: str) -> None:
+    """A band of constant height from (x0, y0) to (x1, y1), curved in between."""
+    half, middle = max(0.02, band / 2), (x0 + x1) / 2
+    points = [
+        (x0, y0 - half), (middle, y0 - half), (middle, y1 - half), (x1, y1 - half),
+        (x1, y1 + half), (middle, y1 + half), (middle, y0 + half), (x0, y0 + half), (x0, y0 - half),
+    ]  # fmt: skip
+    codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
+    axes.add_patch(PathPatch(Curve(points, codes), facecolor=colour, edgecolor="none", alpha=0.45, zorder=1))
+
+
+def _draw_pool(axes: Axes, pipeline: Pipeline, pool: _Pool) -> None:
+    stage = pool.stage
+    busy = pipeline.throughput_rps / stage.batch_size * stage.latency_us / 1e6 / stage.workers
+    corner = (pool.x - BOX_WIDTH / 2, pool.y - BOX_HEIGHT / 2)
+    axes.add_patch(
+        FancyBboxPatch(
+            corner,
+            BOX_WIDTH,
+            BOX_HEIGHT,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            facecolor="white",
+            edgecolor=COLOURS[pool.model % len(COLOURS)],
+            linewidth=1.4,
+            zorder=2,
+        )
+    )
+    first = f"{stage.workers} × {worker_text(stage)}"
+    axes.text(pool.x, pool.y - 0.14, first, ha="center", va="center", fontsize=8.5, weight="bold", zorder=3)
+    second = f"{blocks_text(stage)}, batch {stage.batch_size}, {busy:.0%} busy"
+    axes.text(
+        pool.x, pool.y + 0.15, second, ha="center", va="center", fontsize=6.3, color="#444444", zorder=3
+    )
