@@ -1,30 +1,33 @@
-"""Profile a deployment: split every model, then a latency table per GPU class, stated or measured here.
+"""Profile a deployment: split every model, then a latency table per GPU class: stated, measured or estimated.
 
 Rules
 - A class with a stated speed gets a STATED table. This device's own times are kept in `provenance`, and a
   warning if they are longer, because padding cannot make a worker faster.
-- A class without one is measured when this device is of that kind; nothing is invented for the others.
+- A class without one is measured when this device is of that kind, and estimated only when that was asked
+  for.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from planner.cluster import Executor, GpuClass, StatedSpeed
+from planner.cluster import Executor, GpuClass
 from planner.deployment import Deployment, ModelSpec
-from planner.plan import BlockRange
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
-from planner.profiling.costs import tensor_bytes
-from planner.profiling.estimate import latency_us
-from planner.profiling.graph import ModelGraph
+from planner.profiling.footprint import activation_bytes, weight_bytes
+from planner.profiling.gpus import find_gpu
 from planner.profiling.measure import Measurement, MeasureOptions, measure
-from planner.profiling.network import ModelError
+from planner.profiling.roofline import estimated_tables
+from planner.profiling.sources import ProfileError, sources_of
 from planner.profiling.split import Split, split_model
+from planner.profiling.stated import stated_tables
+
+__all__ = ["ProfileError", "ProfileOptions", "profile_deployment", "split_of"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what was just done, and how many of how many steps are done."""
@@ -32,21 +35,21 @@ Progress = Callable[[str, int, int], None]
 log = logging.getLogger(__name__)
 
 
-class ProfileError(ModelError):
-    """A GPU class that this machine can neither measure nor look up."""
-
-
 @dataclass(frozen=True)
 class ProfileOptions:
     """How to profile.
 
     `check_stated`: time stated classes on this device too, to see that it is fast enough.
+    `estimate`: classes to estimate from the catalogue; `calibrate_with`: a profile of the same split,
+    measured on others.
     """
 
     threads: int = 1
     repeats: int = 7
     check_stated: bool = True
     overheads: Overheads = field(default_factory=Overheads)
+    estimate: frozenset[str] = frozenset()
+    calibrate_with: Profile | None = None
 
 
 def profile_deployment(
@@ -55,14 +58,15 @@ def profile_deployment(
     """Split and profile every model of a deployment. Raises ModelError, ProfileError."""
     options = options or ProfileOptions()
     classes = deployment.to_cluster().gpu_classes
-    for gpu_class in classes:
-        _require_source(gpu_class, classes)
-    steps = _Steps(progress, total=len(deployment.models) * (2 + options.repeats))
+    sources = sources_of(classes, options.estimate)
+    devices = _devices(classes, sources, options)
+    steps = _Steps(progress, total=len(deployment.models) * (2 + options.repeats * len(devices)))
     models = []
     for spec in deployment.models:
-        split = split_model(spec, classes)
+        split = split_model(spec, classes, device="cpu" if devices else "meta")
         steps.done(f"{spec.name}: {split.block_count} blocks")
-        models.append(_profile(spec, split, classes, options, steps))
+        measured = {device: _measure(spec, split, device, options, steps) for device in devices}
+        models.append(_profile(spec, split, classes, sources, measured, options))
         steps.done(f"{spec.name}: profiled")
     return Profile(models=tuple(models))
 
@@ -75,10 +79,27 @@ def split_of(deployment: Deployment, model: str) -> Split:
     return split_model(deployment.model(model), deployment.to_cluster().gpu_classes)
 
 
+def _devices(
+    classes: tuple[GpuClass, ...], sources: Mapping[str, Source], options: ProfileOptions
+) -> tuple[str, ...]:
+    """The devices of this machine to time on: 'cpu', 'cuda', both, or none."""
+    needed = {
+        gpu_class.executor.value
+        for gpu_class in classes
+        if sources[gpu_class.name] is Source.MEASURED
+        or (options.check_stated and gpu_class.stated is not None and gpu_class.executor is Executor.CPU)
+    }
+    return tuple(sorted(needed))
+
+
 def _profile(
-    spec: ModelSpec, split: Split, classes: tuple[GpuClass, ...], options: ProfileOptions, steps: _Steps
+    spec: ModelSpec,
+    split: Split,
+    classes: tuple[GpuClass, ...],
+    sources: Mapping[str, Source],
+    measured: Mapping[str, Measurement],
+    options: ProfileOptions,
 ) -> ModelProfile:
-    measured = _measure(spec, split, classes, options, steps)
     tables: list[LatencyTable] = []
     provenance = {
         "torch": torch.__version__,
@@ -87,10 +108,18 @@ def _profile(
     for gpu_class in classes:
         if gpu_class.stated is not None:
             tables += stated_tables(split, gpu_class, gpu_class.stated, spec.batch_sizes)
-        elif measured is not None:
-            tables.append(_measured_table(gpu_class, measured))
-    if measured is not None:
-        provenance |= _provenance(measured) | _too_slow(spec.name, classes, tables, measured)
+        elif sources[gpu_class.name] is Source.MEASURED:
+            tables.append(_measured_table(gpu_class, measured[gpu_class.executor.value]))
+    known = [*tables, *_calibrating_tables(spec.name, split, options.calibrate_with)]
+    for gpu_class in classes:
+        if sources[gpu_class.name] is Source.ESTIMATED:
+            slices = gpu_class.max_slices_per_gpu
+            tables += estimated_tables(split, gpu_class.name, spec.batch_sizes, slices, known)
+            provenance[f"expected_error_{gpu_class.name}"] = f"{find_gpu(gpu_class.name).expected_error:g}"
+    for device, measurement in measured.items():
+        provenance |= _provenance(measurement)
+        if device == "cpu":
+            provenance |= _too_slow(spec.name, classes, tables, measurement)
     return ModelProfile(
         model=spec.name,
         cut_bytes=tuple(cut.bytes_per_frame for cut in split.cuts),
@@ -107,91 +136,25 @@ def _profile(
     )
 
 
-def stated_tables(
-    split: Split, gpu_class: GpuClass, speed: StatedSpeed, batch_sizes: tuple[int, ...]
-) -> list[LatencyTable]:
-    """The roofline's tables for whole GPUs and their slices; a slice has its share of both speeds."""
-    costs = [split.cost(block) for block in range(split.block_count)]
-    sizes = tuple(sorted(set(batch_sizes)))
-    tables = []
-    for slices in range(1, gpu_class.max_slices_per_gpu + 1):
-        share = StatedSpeed(
-            gflop_per_s=speed.gflop_per_s / slices,
-            gbyte_per_s=speed.gbyte_per_s / slices,
-            overhead_us=speed.overhead_us,
-        )
-        tables.append(
-            LatencyTable(
-                gpu=gpu_class.name,
-                slices_per_gpu=slices,
-                batch_sizes=sizes,
-                latency_us=tuple(tuple(latency_us(cost, share, batch) for batch in sizes) for cost in costs),
-                source=Source.STATED,
-            )
-        )
-    return tables
-
-
-def weight_bytes(split: Split, block: int) -> int:
-    """Bytes of the weights that a block reads, each counted once."""
-    graph = split.graph
-    used = {arg for node in split.operators(BlockRange(block, block + 1)) for arg in node.all_input_nodes}
-    return sum(tensor_bytes(graph.weights[node]) for node in used if node in graph.weights)
-
-
-def activation_bytes(split: Split, block: int) -> int:
-    """The most bytes of one frame's values alive at once inside a block, its inputs and outputs included."""
-    graph: ModelGraph = split.graph
-    operators = split.operators(BlockRange(block, block + 1))
-    first = graph.operators.index(operators[0])
-    peak = 0
-    for position, node in enumerate(operators, start=first):
-        read = {arg for arg in node.all_input_nodes if arg in graph.carried}
-        alive = read | set(graph.live_after(position)) | {node}
-        peak = max(peak, sum(tensor_bytes(value.meta.get("val")) for value in alive))
-    return peak
-
-
-def _require_source(gpu_class: GpuClass, classes: tuple[GpuClass, ...]) -> None:
-    """Raise ProfileError for a class whose latencies can come from nowhere."""
-    if gpu_class.stated is not None or gpu_class.executor is Executor.CPU:
-        return
-    if gpu_class.executor is Executor.EMULATED:
+def _calibrating_tables(model: str, split: Split, known: Profile | None) -> tuple[LatencyTable, ...]:
+    """Measured tables of another profile. Raises ProfileError where it is of another split."""
+    if known is None or model not in [each.model for each in known.models]:
+        return ()
+    profile = known.model(model)
+    if profile.split != split.digest:
         raise ProfileError(
-            f"gpu_classes: {gpu_class.name}: executor 'emulated' computes nothing that could be measured; "
-            "give "
-            "'stated' (gflop_per_s, gbyte_per_s) or a profile made elsewhere"
+            f"model {model}: the calibrating profile is of split {profile.split}, this one is of "
+            f"{split.digest}: "
+            "profile the same deployment with the same version"
         )
-    if not torch.cuda.is_available():
-        raise ProfileError(
-            f"gpu_classes: {gpu_class.name}: no GPU on this machine to measure; profile on a node of that "
-            "class, or "
-            "give 'stated' (gflop_per_s, gbyte_per_s)"
-        )
-    others = [other.name for other in classes if other.executor is Executor.CUDA and other.stated is None]
-    if len(others) > 1:
-        raise ProfileError(
-            f"gpu_classes: {', '.join(others)}: this machine has one kind of GPU, "
-            f"{torch.cuda.get_device_name()}; "
-            "profile each class on a node of its own, or give 'stated'"
-        )
+    return tuple(table for table in profile.tables if table.source is Source.MEASURED)
 
 
 def _measure(
-    spec: ModelSpec, split: Split, classes: tuple[GpuClass, ...], options: ProfileOptions, steps: _Steps
-) -> Measurement | None:
-    wanted = [gpu_class for gpu_class in classes if gpu_class.stated is None]
-    padded = [gpu_class for gpu_class in classes if gpu_class.stated and gpu_class.executor is Executor.CPU]
-    if not wanted and not (padded and options.check_stated):
-        for _ in range(options.repeats):
-            steps.done(f"{spec.name}: stated")
-        return None
-    cuda = any(gpu_class.executor is Executor.CUDA for gpu_class in wanted)
+    spec: ModelSpec, split: Split, device: str, options: ProfileOptions, steps: _Steps
+) -> Measurement:
     how = MeasureOptions(
-        device="cuda" if cuda else "cpu",
-        threads=options.threads,
-        repeats=options.repeats,
-        stop_us=spec.slo_ms * 1000,
+        device=device, threads=options.threads, repeats=options.repeats, stop_us=spec.slo_ms * 1000
     )
     return measure(split, spec.batch_sizes, how, steps.done)
 

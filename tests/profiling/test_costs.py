@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from planner.plan import BlockRange
 from planner.profiling.costs import Cost, cost_of, is_heavy, operator_name, total
+from planner.profiling.footprint import activation_bytes, weight_bytes
 from planner.profiling.network import load_network
-from planner.profiling.run import activation_bytes, weight_bytes
 from planner.profiling.split import split_model
 from tests.profiling import nets
 

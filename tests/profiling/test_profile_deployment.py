@@ -121,3 +121,33 @@ def test_a_gpu_class_needs_a_gpu_or_a_speed(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ProfileError, match="L4: no GPU on this machine to measure"):
         profile_deployment(deployment({"name": "L4"}))
+
+
+def test_classes_are_estimated_on_request_without_weights_or_gpu():
+    wanted = deployment({"name": "L4", "max_slices_per_gpu": 2}, {"name": "T4", "executor": "emulated"})
+    options = ProfileOptions(estimate=frozenset({"L4", "T4"}))
+    (model,) = profile_deployment(wanted, options=options).models
+    assert [(table.gpu, table.slices_per_gpu, table.source) for table in model.tables] == [
+        ("L4", 1, Source.ESTIMATED),
+        ("L4", 2, Source.ESTIMATED),
+        ("T4", 1, Source.ESTIMATED),
+    ]
+    assert model.provenance["expected_error_L4"] == "0.2"
+    assert model.split == split_of(wanted, "net").digest
+
+
+def test_unknown_classes_cannot_be_estimated():
+    with pytest.raises(ProfileError, match="gpu_classes: L5: no GPU class 'L5' in the catalogue; near"):
+        profile_deployment(deployment({"name": "L5"}), options=ProfileOptions(estimate=frozenset({"L5"})))
+    with pytest.raises(ProfileError, match="estimate: T4: not one of the deployment's GPU classes L4"):
+        profile_deployment(deployment({"name": "L4"}), options=ProfileOptions(estimate=frozenset({"T4"})))
+
+
+def test_a_calibrating_profile_must_be_of_the_same_split():
+    wanted = deployment({"name": "L4"})
+    other = profile_deployment(
+        deployment({"name": "L4"}, factory="tests.profiling.nets:LongSkip"),
+        options=ProfileOptions(estimate=frozenset({"L4"})),
+    )
+    with pytest.raises(ProfileError, match="model net: the calibrating profile is of split"):
+        profile_deployment(wanted, options=ProfileOptions(estimate=frozenset({"L4"}), calibrate_with=other))

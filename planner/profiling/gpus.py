@@ -1,0 +1,86 @@
+"""GPU classes by name: what their data sheets say, and how much of that inference engines get out of them.
+
+Sources: NVIDIA's data sheets and architecture papers (dense figures, without structured sparsity).
+`price_per_hour`: about the on-demand list price of one GPU, US dollars, Google Cloud's where it has the class
+(2024), else the cheapest single-GPU instance of another large cloud; for weighing classes against each other,
+not for budgets.
+
+`sustained`: share of the matrix peak (TF32 where there is one, FP32 otherwise) that dense convolutions reach
+in TensorRT. Fitted for P4, T4, V100 and L4 to public figures of nine CNNs (the PPipe paper's artifact); the
+others have the figure of the nearest architecture, so expect more error there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+GIB = 2**30
+MEASURED_CLASSES = ("P4", "T4", "V100", "L4")
+EXPECTED_ERROR = 0.2
+"""Median relative error of whole-model latency for the classes that `sustained` was fitted on."""
+EXPECTED_ERROR_ELSEWHERE = 0.4
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One class.
+
+    Speeds in TFLOPS and GB/s; tf32 None: no tensor cores for it; fp16 None: no fast half precision.
+    """
+
+    name: str
+    architecture: str
+    memory_bytes: int
+    gbyte_per_s: float
+    fp32: float
+    tf32: float | None
+    fp16: float | None
+    multiprocessors: int
+    price_per_hour: float
+    sustained: float
+    max_slices: int = 4
+
+    @property
+    def matrix_tflops(self) -> float:
+        """Peak of matrix products in TF32, or FP32 without tensor cores for it."""
+        return self.tf32 or self.fp32
+
+    @property
+    def expected_error(self) -> float:
+        """Median relative error to expect of an uncalibrated estimate."""
+        return EXPECTED_ERROR if self.name in MEASURED_CLASSES else EXPECTED_ERROR_ELSEWHERE
+
+
+CATALOGUE: tuple[Gpu, ...] = (
+    Gpu("P4", "Pascal", 8 * GIB, 192, 5.5, None, None, 20, 0.60, 0.72),
+    Gpu("P100", "Pascal", 16 * GIB, 732, 10.6, None, 21.2, 56, 1.46, 0.72),
+    Gpu("V100", "Volta", 16 * GIB, 900, 15.7, None, 125, 80, 2.48, 1.0),
+    Gpu("T4", "Turing", 16 * GIB, 320, 8.1, None, 65, 40, 0.35, 0.57),
+    Gpu("A2", "Ampere", 16 * GIB, 200, 4.5, 9, 18, 10, 0.30, 0.35),
+    Gpu("A10", "Ampere", 24 * GIB, 600, 31.2, 62.5, 125, 72, 1.01, 0.35),
+    Gpu("A30", "Ampere", 24 * GIB, 933, 10.3, 82, 165, 56, 1.10, 0.35),
+    Gpu("A40", "Ampere", 48 * GIB, 696, 37.4, 74.8, 149.7, 84, 1.28, 0.35),
+    Gpu("A100", "Ampere", 40 * GIB, 1555, 19.5, 156, 312, 108, 2.93, 0.35, max_slices=7),
+    Gpu("A100-80GB", "Ampere", 80 * GIB, 2039, 19.5, 156, 312, 108, 3.93, 0.35, max_slices=7),
+    Gpu("L4", "Ada", 24 * GIB, 300, 30.3, 60, 121, 58, 0.56, 0.35),
+    Gpu("L40S", "Ada", 48 * GIB, 864, 91.6, 183, 362, 142, 1.86, 0.35),
+    Gpu("H100", "Hopper", 80 * GIB, 3350, 67, 494.5, 989, 132, 9.80, 0.35, max_slices=7),
+)
+
+
+def find_gpu(name: str) -> Gpu:
+    """The class called `name`, whatever its case or maker ('nvidia-l4', 'NVIDIA L4'). Raises KeyError."""
+    wanted = _plain(name)
+    for gpu in CATALOGUE:
+        if _plain(gpu.name) == wanted:
+            return gpu
+    names = {_plain(gpu.name): gpu.name for gpu in CATALOGUE}
+    near = [names[match] for match in difflib.get_close_matches(wanted, names, n=3, cutoff=0.3)]
+    hint = f"nearest: {', '.join(near)}; " if near else ""
+    raise KeyError(f"no GPU class {name!r} in the catalogue; {hint}known: {', '.join(names.values())}")
+
+
+def _plain(name: str) -> str:
+    lowered = "".join(letter for letter in name.lower() if letter.isalnum())
+    return lowered.removeprefix("nvidia").removeprefix("tesla")

@@ -1,0 +1,152 @@
+"""Operators grouped as an inference engine runs them: what follows a convolution in place is fused into it.
+
+Rules
+- A pointwise operator (batch normalisation included) joins the kernel that makes the last of its inputs, if
+  shapes agree. Normalisation after a convolution is folded into its weights and costs nothing.
+- A kernel reads each outside value and each weight once, and writes what is read outside.
+- Figures are for one frame, weights apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch.fx import Node
+
+from planner.profiling.costs import (
+    CONVOLUTIONS,
+    PRODUCTS,
+    TRANSPOSED,
+    VIEWS,
+    cost_of,
+    elements,
+    operator_name,
+    tensor_bytes,
+)
+from planner.profiling.graph import ModelGraph
+
+
+class Kind(Enum):
+    """What limits a kernel differently."""
+
+    CONVOLUTION = "convolution"
+    DEPTHWISE = "depthwise"
+    """Convolutions of few channels per group: no matrix product to speak of."""
+    PRODUCT = "product"
+    """Linear layers, matrix products, attention."""
+    REDUCTION = "reduction"
+    """Pooling, softmax, layer and group normalisation: several passes over the data."""
+    POINTWISE = "pointwise"
+    """Whatever reads and writes each value once."""
+
+
+# fmt: off
+POINTWISE = frozenset((
+    "add", "sub", "mul", "div", "relu", "relu6", "hardtanh", "silu", "sigmoid", "hardsigmoid", "hardswish",
+    "gelu", "tanh", "leaky_relu", "elu", "prelu", "mish", "softplus", "clamp", "batch_norm", "dropout", "neg",
+    "exp", "pow", "sqrt", "rsqrt", "square", "_native_batch_norm_legit_no_training", "getitem", "abs",
+    "maximum", "minimum",
+))
+REDUCTIONS = frozenset((
+    "softmax", "_softmax", "log_softmax", "layer_norm", "group_norm", "native_layer_norm",
+    "native_group_norm", "instance_norm", "mean", "sum", "amax", "amin", "std", "var", "argmax", "topk",
+    "cumsum", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
+))
+# fmt: on
+FEW_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One fused kernel; `activation_bytes` and `outputs` (numbers written) per frame."""
+
+    kind: Kind
+    flops: int
+    activation_bytes: int
+    weight_bytes: int
+    outputs: int
+
+
+def kernels_of(graph: ModelGraph, operators: Sequence[Node]) -> tuple[Kernel, ...]:
+    """The kernels of a run of operators, in the order of their first ones; views make none."""
+    groups: list[list[Node]] = []
+    group_of: dict[Node, int] = {}
+    for node in operators:
+        home = _producer(node, group_of)
+        if home is None:
+            group_of[node] = len(groups)
+            groups.append([node])
+        else:
+            group_of[node] = group_of[home]
+            groups[group_of[home]].append(node)
+    kernels = (_kernel(graph, nodes) for nodes in groups)
+    return tuple(kernel for kernel in kernels if kernel is not None)
+
+
+def _producer(node: Node, group_of: dict[Node, int]) -> Node | None:
+    """The input whose kernel the node joins, or None: the latest one, as the others are there by then."""
+    sources = [source for source in node.all_input_nodes if source in group_of]
+    if not sources:
+        return None
+    latest = max(sources, key=lambda source: group_of[source])
+    name = operator_name(node)
+    if name in VIEWS or (name in POINTWISE and _shape(latest) == _shape(node)):
+        return latest
+    return None
+
+
+def _shape(node: Node) -> tuple[str, ...]:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, tuple | list) else value
+    return tuple(map(str, value.shape)) if isinstance(value, torch.Tensor) else ()
+
+
+def _kernel(graph: ModelGraph, nodes: Sequence[Node]) -> Kernel | None:
+    members = set(nodes)
+    weights = frozenset(graph.weights)
+    kinds = [_kind(node, graph) for node in nodes if operator_name(node) not in VIEWS]
+    if not kinds:
+        return None
+    kind = min(kinds, key=list(Kind).index)
+    read = {source for node in nodes for source in node.all_input_nodes if source not in members}
+    written = [node for node in nodes if any(user not in members for user in node.users)]
+    folded = kind in (Kind.CONVOLUTION, Kind.DEPTHWISE)
+    weight_bytes = sum(
+        tensor_bytes(source.meta.get("val"))
+        for source in read
+        if source in weights and not (folded and _is_vector(source))
+    )
+    return Kernel(
+        kind=kind,
+        flops=sum(cost_of(node, weights).flops for node in nodes if _kind(node, graph) is kind),
+        activation_bytes=sum(tensor_bytes(node.meta.get("val")) for node in written)
+        + sum(tensor_bytes(source.meta.get("val")) for source in read if source in graph.carried),
+        weight_bytes=weight_bytes,
+        outputs=sum(elements(node.meta.get("val")) for node in written),
+    )
+
+
+def _kind(node: Node, graph: ModelGraph) -> Kind:
+    name = operator_name(node)
+    if name in CONVOLUTIONS:
+        weight = node.args[1]
+        per_group = int(weight.meta["val"].shape[1]) if isinstance(weight, Node) else FEW_CHANNELS
+        narrow = per_group < FEW_CHANNELS and _grouped(node)
+        return Kind.DEPTHWISE if narrow else Kind.CONVOLUTION
+    if name in TRANSPOSED:
+        return Kind.CONVOLUTION
+    if name in PRODUCTS or name in ("linear", "scaled_dot_product_attention"):
+        return Kind.PRODUCT
+    return Kind.REDUCTION if name in REDUCTIONS else Kind.POINTWISE
+
+
+def _grouped(node: Node) -> bool:
+    return len(node.args) > 6 and isinstance(node.args[6], int) and node.args[6] > 1
+
+
+def _is_vector(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() <= 1

@@ -1,0 +1,63 @@
+"""Merge profiles of one deployment that were made on several nodes, each with its own GPU class.
+
+Rules
+- Only profiles of the same split of the same model go together.
+- A measured table replaces a stated or estimated one of the same class; two measured ones of a class are an
+  error, unless they are equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from planner.profile import LatencyTable, ModelProfile, Profile, Source
+
+
+class MergeError(ValueError):
+    """Profiles that do not go together; the message says of which model and why."""
+
+
+def merge_profiles(profiles: Sequence[Profile]) -> Profile:
+    """One profile with the tables of all. Raises MergeError."""
+    if not profiles:
+        raise MergeError("no profiles to merge")
+    names = dict.fromkeys(model.model for profile in profiles for model in profile.models)
+    merged = []
+    for name in names:
+        found = [model for profile in profiles for model in profile.models if model.model == name]
+        merged.append(_merge_model(found))
+    return Profile(models=tuple(merged))
+
+
+def _merge_model(profiles: Sequence[ModelProfile]) -> ModelProfile:
+    first = profiles[0]
+    tables: dict[tuple[str, int], LatencyTable] = {}
+    provenance: dict[str, str] = {}
+    for index, profile in enumerate(profiles):
+        if profile.split != first.split or profile.cut_bytes != first.cut_bytes:
+            raise MergeError(
+                f"model {first.model}: profile 1 is of split {first.split or '(none)'} with "
+                f"{first.block_count} blocks, "
+                f"profile {index + 1} of split {profile.split or '(none)'} with {profile.block_count}: "
+                "profile the same "
+                "deployment with the same version on every node"
+            )
+        for table in profile.tables:
+            key = (table.gpu, table.slices_per_gpu)
+            tables[key] = _better(first.model, tables[key], table) if key in tables else table
+        suffix = "" if index == 0 else f"_{index + 1}"
+        provenance |= {f"{key}{suffix}": value for key, value in profile.provenance.items()}
+    return dataclasses.replace(first, tables=tuple(tables.values()), provenance=provenance)
+
+
+def _better(model: str, one: LatencyTable, other: LatencyTable) -> LatencyTable:
+    if one == other or other.source is not Source.MEASURED:
+        return one
+    if one.source is not Source.MEASURED:
+        return other
+    raise MergeError(
+        f"model {model}: class {one.gpu} in {one.slices_per_gpu} slices was measured twice, with different "
+        "times: leave "
+        "one of the profiles out"
+    )

@@ -1,0 +1,144 @@
+"""Estimates from the catalogue: fused kernels, rooflines, calibration, and merging with measured profiles."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.profile import LatencyTable, ModelProfile, Profile, Source
+from planner.profiling.gpus import CATALOGUE, find_gpu
+from planner.profiling.kernels import Kernel, Kind, kernels_of
+from planner.profiling.merge import MergeError, merge_profiles
+from planner.profiling.roofline import LAUNCH_US, block_kernels, estimated_tables, kernel_us, kernels_us
+from planner.profiling.split import split_model
+from tests.profiling import nets
+
+FRAME = 64 * 4  # bytes of one channel
+
+
+def kernels(spec, net):
+    graph = split_model(spec(net)).graph
+    return kernels_of(graph, graph.operators)
+
+
+def test_an_activation_joins_its_convolution(spec):
+    found = kernels(spec, nets.Chain)
+    assert [kernel.kind for kernel in found] == [Kind.CONVOLUTION] * 4
+    # Read 4 channels, write 4; the value between convolution and activation is never written.
+    assert found[1].activation_bytes == 8 * FRAME
+    assert found[1].flops == 2 * 4 * 64 * 4 * 9
+    assert found[1].outputs == 4 * 64
+
+
+def test_a_sum_joins_the_later_of_its_convolutions_and_reads_the_earlier(spec):
+    class_of = {kernel.kind for kernel in kernels(spec, nets.InPlace)}
+    assert class_of == {Kind.CONVOLUTION, Kind.POINTWISE}
+    last = kernels(spec, nets.InPlace)[-1]
+    assert last.kind is Kind.CONVOLUTION
+    # The convolution's input is the skip as well: read once, and the sum is written.
+    assert last.activation_bytes == 8 * FRAME
+
+
+def test_softmax_and_attention_are_told_apart(spec):
+    kinds = [kernel.kind for kernel in kernels(spec, nets.Attention)]
+    assert kinds.count(Kind.CONVOLUTION) == 1
+    assert Kind.PRODUCT in kinds
+
+
+sizes = st.integers(0, 10**9)
+made_kernels = st.builds(
+    Kernel,
+    kind=st.sampled_from(list(Kind)),
+    flops=sizes,
+    activation_bytes=sizes,
+    weight_bytes=sizes,
+    outputs=st.integers(1, 10**8),
+)
+
+
+@given(made_kernels, st.sampled_from(CATALOGUE), st.integers(1, 63))
+def test_no_batch_is_faster_than_a_smaller_one_and_no_slice_than_the_whole(kernel, gpu, batch):
+    assert kernel_us(kernel, gpu, 1, batch) <= kernel_us(kernel, gpu, 1, batch + 1)
+    assert kernel_us(kernel, gpu, 1, batch) <= kernel_us(kernel, gpu, 2, batch)
+
+
+def test_a_memory_bound_kernel_by_hand():
+    copy = Kernel(kind=Kind.POINTWISE, flops=0, activation_bytes=300_000, weight_bytes=0, outputs=1)
+    assert kernel_us(copy, find_gpu("L4"), 1, 8) == pytest.approx(2.4e6 / (300e3 * 0.82) + LAUNCH_US)
+
+
+def test_large_convolutions_follow_the_peak():
+    work = Kernel(kind=Kind.CONVOLUTION, flops=10**12, activation_bytes=1, weight_bytes=1, outputs=10**9)
+    ratio = kernel_us(work, find_gpu("T4"), 1, 1) / kernel_us(work, find_gpu("L4"), 1, 1)
+    assert ratio == pytest.approx((60 * 0.35) / (8.1 * 0.57), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["L4", "l4", "NVIDIA L4", "nvidia-l4"])
+def test_class_names_are_found_in_any_spelling(name):
+    assert find_gpu(name).name == "L4"
+
+
+def test_an_unknown_class_offers_the_nearest():
+    with pytest.raises(KeyError, match=r"no GPU class 'A1000' in the catalogue; nearest: A100"):
+        find_gpu("A1000")
+
+
+def test_tables_are_labelled_and_sliced(spec):
+    split = split_model(spec(nets.Chain), device="meta")
+    whole, half = estimated_tables(split, "T4", (2, 1), max_slices=2)
+    assert (whole.source, whole.gpu, whole.batch_sizes) == (Source.ESTIMATED, "T4", (1, 2))
+    assert whole.latency_us[0][0] == kernels_us(block_kernels(split)[0], find_gpu("T4"), 1, 1)
+    assert half.latency_us[1][1] > whole.latency_us[1][1]
+
+
+def test_a_measured_class_calibrates_the_others_block_by_block(spec):
+    split = split_model(spec(nets.Chain), device="meta")
+    (plain,) = estimated_tables(split, "L4", (1, 2))
+    (t4,) = estimated_tables(split, "T4", (1, 2))
+    measured = dataclasses.replace(
+        t4, source=Source.MEASURED, latency_us=tuple((3 * row[0], row[1]) for row in t4.latency_us)
+    )
+    (calibrated,) = estimated_tables(split, "L4", (1, 2), measured=[measured])
+    for before, after in zip(plain.latency_us, calibrated.latency_us, strict=True):
+        assert after == pytest.approx((3 * before[0], before[1]))
+    # A table that nobody measured says nothing.
+    assert estimated_tables(split, "L4", (1, 2), measured=[t4]) == [plain]
+
+
+def table(gpu, value, source=Source.MEASURED):
+    return LatencyTable(
+        gpu=gpu, slices_per_gpu=1, batch_sizes=(1,), latency_us=((value,), (value,)), source=source
+    )
+
+
+def profile(*tables, split="abc", **provenance):
+    model = ModelProfile(model="net", cut_bytes=(8,), tables=tables, split=split, provenance=provenance)
+    return Profile(models=(model,))
+
+
+def test_merged_profiles_have_all_classes_and_prefer_measurements():
+    first = profile(table("L4", 1.0), table("T4", 9.0, Source.ESTIMATED), device="NVIDIA L4")
+    second = profile(table("T4", 5.0), table("L4", 7.0, Source.ESTIMATED), device="Tesla T4")
+    (merged,) = merge_profiles([first, second]).models
+    assert merged.tables == (table("L4", 1.0), table("T4", 5.0))
+    assert merged.provenance == {"device": "NVIDIA L4", "device_2": "Tesla T4"}
+
+
+def test_profiles_of_different_splits_are_refused():
+    with pytest.raises(MergeError, match=r"model net: profile 1 is of split abc .* profile 2 of split xyz"):
+        merge_profiles([profile(table("L4", 1.0)), profile(table("T4", 1.0), split="xyz")])
+
+
+def test_two_measurements_of_one_class_are_refused_unless_equal():
+    same = profile(table("L4", 1.0))
+    assert merge_profiles([same, same]).models[0].tables == (table("L4", 1.0),)
+    with pytest.raises(MergeError, match="class L4 in 1 slices was measured twice"):
+        merge_profiles([same, profile(table("L4", 2.0))])
+
+
+def test_nothing_to_merge():
+    with pytest.raises(MergeError, match="no profiles"):
+        merge_profiles([])
