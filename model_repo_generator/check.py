@@ -109,7 +109,13 @@ def format_differences(differences: Iterable[Difference]) -> str:
     differences = tuple(differences)
     diffs = [each.diff for each in differences if each.diff]
     lines = [f"{each.kind.value:>10}  {each.path}" for each in differences]
-    return "\n".join([*diffs, *lines, *([f"{len(lines)} files differ from the plan"] if lines else [])])
+    return "\n".join(
+        [
+            *diffs,
+            *lines,
+            *([f"{len(lines)} file{'s' * (len(lines) > 1)} differing from the plan"] if lines else []),
+        ]
+    )
 
 
 def _compare_programs(programs: Iterable[str], listing: Listing, out_dir: Path) -> Iterator[Difference]:

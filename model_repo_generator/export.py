@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from model_repo_generator import naming
@@ -48,38 +50,57 @@ def stage_ranges(deployment: Deployment, plan: Plan) -> tuple[StageRange, ...]:
     return tuple(sorted(ranges, key=lambda each: each.path))
 
 
-def export_programs(
-    deployment: Deployment, profile: Profile, ranges: Iterable[StageRange], folder: Path
-) -> Mapping[str, Path]:
-    """Files of the programs of `ranges`, made in `folder`, by their path in a repository.
+class Exporter:
+    """Exports programs of one deployment into a folder of its own; a context manager that deletes it.
 
-    Raises ExportFault where the model no longer splits as it was profiled, planner.profiling's ModelError.
+    Kept for several plans of the same deployment, it exports each model and each range once.
     """
-    made: dict[str, Path] = {}
-    splits: dict[str, Split] = {}
-    for each in ranges:
-        if each.model not in splits:
-            splits[each.model] = _split(deployment, profile, each.model)
-        from planner.profiling.stages import save_stage
 
-        made[each.path] = folder / f"{len(made)}.pt2"
-        save_stage(splits[each.model], each.blocks, made[each.path])
-    return made
+    def __init__(self, deployment: Deployment, profile: Profile) -> None:
+        self._deployment = deployment
+        self._profile = profile
+        self._splits: dict[str, Split] = {}
+        self._made: dict[str, Path] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="ppipe-export-")
+
+    def __enter__(self) -> Exporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folder.cleanup()
+
+    def programs(self, ranges: Iterable[StageRange]) -> Mapping[str, Path]:
+        """Files of the programs of `ranges` by their path in a repository.
+
+        Raises ExportFault where the model no longer splits as it was profiled, profiling's ModelError.
+        """
+        return {each.path: self._made.get(each.path) or self._export(each) for each in ranges}
+
+    def _export(self, wanted: StageRange) -> Path:
+        from planner.profiling.stages import save_stage  # seconds of torch, which most callers never need
+
+        file = Path(self._folder.name) / f"{len(self._made)}.pt2"
+        save_stage(self._split(wanted.model), wanted.blocks, file)
+        self._made[wanted.path] = file
+        return file
+
+    def _split(self, model: str) -> Split:
+        from planner.profiling.split import split_model
+
+        if model not in self._splits:
+            split = split_model(self._deployment.model(model), self._deployment.to_cluster().gpu_classes)
+            profiled = self._profile.model(model).split
+            if split.digest != profiled:
+                raise ExportFault(
+                    f"model {model!r} splits differently now ({split.digest}) than when it was profiled "
+                    f"({profiled or 'unknown'}): profile and plan again"
+                )
+            self._splits[model] = split
+        return self._splits[model]
 
 
 def hashes(programs: Mapping[str, Path]) -> Mapping[str, str]:
     """SHA-256 of each program file."""
     return {path: hash_file(file) for path, file in programs.items()}
-
-
-def _split(deployment: Deployment, profile: Profile, model: str) -> Split:
-    from planner.profiling.split import split_model  # seconds of torch, which most callers never need
-
-    split = split_model(deployment.model(model), deployment.to_cluster().gpu_classes)
-    profiled = profile.model(model).split
-    if split.digest != profiled:
-        raise ExportFault(
-            f"model {model!r} splits differently now ({split.digest}) than when it was profiled "
-            f"({profiled or 'unknown'}): profile and plan again"
-        )
-    return split

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import platform
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from model_repo_generator.bundle import bundle_files
 from model_repo_generator.checks import PlanFault, check_pipelines, check_placement
-from model_repo_generator.export import export_programs, hashes, stage_ranges
+from model_repo_generator.export import Exporter, hashes, stage_ranges
 from model_repo_generator.render import Rendered, render
 from model_repo_generator.share import shared
 from model_repo_generator.write import Content, FileCopy, check_ours, write
@@ -40,6 +40,7 @@ def generate(
     base: Path = Path(),
     self_contained: bool = False,
     one_folder: bool = False,
+    exporter: Exporter | None = None,
 ) -> DeploymentManifest:
     """Write the repositories of `plan` to `out_dir` and return what deployment.json says.
 
@@ -47,6 +48,7 @@ def generate(
     export: False names the programs and makes none: for a look, not for a server.
     self_contained: with a copy of the run time, so that servers need not have this package (see bundle).
     one_folder: all groups in one (see share).
+    exporter: of this deployment, when several plans of it are generated.
     Raises ValueError (PlanFault, NameFault, EntryFault, ExportFault), WriteFault.
     """
     plan = placed(plan, deployment, profile)
@@ -67,6 +69,7 @@ def generate(
         ),
         force=force,
         export=export,
+        exporter=exporter,
     )
 
 
@@ -80,6 +83,7 @@ def export_and_write(
     force: bool,
     export: bool,
     keep: Callable[[Rendered, Mapping[str, str]], Mapping[str, Content]] | None = None,
+    exporter: Exporter | None = None,
 ) -> DeploymentManifest:
     """`renderer`: SHA-256 by program path -> texts. Faults of any kind show before minutes of export.
 
@@ -90,9 +94,10 @@ def export_and_write(
     first = renderer({})
     if keep is not None:
         keep(first, {})
-    with tempfile.TemporaryDirectory(prefix="ppipe-export-") as folder:
+    with contextlib.ExitStack() as stack:
         ranges = stage_ranges(deployment, plan) if export else ()
-        programs = export_programs(deployment, profile, ranges, Path(folder))
+        exporter = exporter or stack.enter_context(Exporter(deployment, profile))
+        programs = exporter.programs(ranges)
         rendered = renderer(hashes(programs))
         files: dict[str, Content] = dict(keep(rendered, hashes(programs)) if keep else {})
         files.update(rendered.files)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import entry_address, server_addresses, stage_program, worker_names
+from model_repo_generator.export import Exporter
 from model_repo_generator.generate import export_and_write, installed_versions, serving_tables
 from model_repo_generator.plain_plan import plain_plan
 from model_repo_generator.render import MANIFEST_FROM_MODEL, Rendered
@@ -63,7 +64,13 @@ def render_plain(
 
 
 def generate_plain(
-    deployment: Deployment, profile: Profile, out_dir: Path, *, force: bool = False, export: bool = True
+    deployment: Deployment,
+    profile: Profile,
+    out_dir: Path,
+    *,
+    force: bool = False,
+    export: bool = True,
+    exporter: Exporter | None = None,
 ) -> DeploymentManifest:
     """Write the repositories of the comparison; arguments and errors as those of generate.generate."""
     return export_and_write(
@@ -74,6 +81,7 @@ def generate_plain(
         lambda hashes: render_plain(deployment, profile, program_hashes=hashes),
         force=force,
         export=export,
+        exporter=exporter,
     )
 
 

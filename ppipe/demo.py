@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tritonclient.grpc import service_pb2
 
+from model_repo_generator.export import Exporter
 from model_repo_generator.generate import generate
 from model_repo_generator.plain import generate_plain
 from planner.deployment import Deployment
@@ -140,10 +141,15 @@ def prepare(deployment: Deployment, root: Workspace, base: Path, options: DemoOp
         plan = steps.run_plan(deployment, profile, root, "ppipe")
         np_plan = steps.run_plan(deployment, profile, spaces[NP], "np")
     err.print(plan_table(plan))
-    with step("generate: export stage programs, write model repositories"):
-        manifest = generate(deployment, profile, plan, root.repository, base=base)
-        np_manifest = generate(deployment, profile, np_plan, spaces[NP].repository, base=base)
-        plain_manifest = generate_plain(deployment, profile, spaces[PLAIN].repository)
+    with (
+        step("generate: export stage programs, write model repositories"),
+        Exporter(deployment, profile) as exporter,
+    ):
+        manifest = generate(deployment, profile, plan, root.repository, base=base, exporter=exporter)
+        np_manifest = generate(
+            deployment, profile, np_plan, spaces[NP].repository, base=base, exporter=exporter
+        )
+        plain_manifest = generate_plain(deployment, profile, spaces[PLAIN].repository, exporter=exporter)
     with step("frames: make pictures, and ask the unsplit model about each"):
         pictures = make_pictures(PICTURES, options.seed)
         inputs = {spec.name: make_inputs(spec, pictures) for spec in deployment.models}

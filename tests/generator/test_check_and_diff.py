@@ -55,7 +55,7 @@ def test_each_kind_of_difference_is_found(
     ]
     text = format_differences(found)
     assert "-max_batch_size: 8\n+max_batch_size: 4" in text
-    assert text.endswith("3 files differ from the plan")
+    assert text.endswith("3 files differing from the plan")
 
 
 def test_another_plan_is_found_with_the_models_that_are_too_many(

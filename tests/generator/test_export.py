@@ -1,0 +1,91 @@
+"""Exporting the programs of a plan: once each, and refused where the model is not the profiled one."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_repo_generator.export import Exporter, ExportFault, stage_ranges
+from model_repo_generator.generate import generate
+from model_repo_generator.plain import generate_plain
+from model_repo_generator.write import hash_file
+from planner.deployment import Deployment, parse_deployment
+from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
+from planner.profile import Profile
+from planner.profiling.run import ProfileOptions, profile_deployment
+
+NETWORK = """
+import torch
+
+def make():
+    torch.manual_seed(1)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 5),
+    )
+"""
+
+
+@pytest.fixture
+def real(data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    (tmp_path / "generator_export_net.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    data["cluster"]["gpu_classes"][1] = {
+        "name": "slow",
+        "executor": "cpu",
+        "stated": {"gflop_per_s": 4, "gbyte_per_s": 1},
+    }
+    data["models"][0] |= {"program": {"factory": "generator_export_net:make"}, "blocks": 3}
+    return parse_deployment(data, "test")
+
+
+@pytest.fixture
+def measured(real: Deployment) -> Profile:
+    return profile_deployment(real, options=ProfileOptions(check_stated=False))
+
+
+def plan_of(profile: Profile) -> Plan:
+    """Two pipelines that share their first stage's blocks."""
+    end = profile.model("net").block_count
+    parts = {"front": (BlockRange(0, 1), "fast"), "back": (BlockRange(1, end), "slow")}
+    stages = tuple(
+        Stage(blocks=blocks, gpu=gpu, slices_per_gpu=1, batch_size=1, workers=1, latency_us=1.0)
+        for blocks, gpu in parts.values()
+    )
+    pipeline = Pipeline(stages=stages, transfer_us=(1.0,), throughput_rps=1.0)
+    model = ModelPlan(
+        model="net", slo_us=100_000, slo_margin=0.4, pipelines=(pipeline, pipeline), throughput_rps=2.0
+    )
+    return Plan(planner="test", objective=1.0, upper_bound=1.0, gap=0.0, solver="none", models=(model,))
+
+
+def test_each_range_is_exported_once_and_kept_by_its_hash(
+    real: Deployment, measured: Profile, tmp_path: Path
+) -> None:
+    plan = plan_of(measured)
+    assert len(stage_ranges(real, plan)) == 2
+    with Exporter(real, measured) as exporter:
+        manifest = generate(real, measured, plan, tmp_path / "one", exporter=exporter)
+        again = exporter.programs(stage_ranges(real, plan))
+        assert {path: hash_file(file) for path, file in again.items()} == {
+            program.program: program.program_sha256 for row in manifest.models[0].programs for program in row
+        }
+        generate_plain(real, measured, tmp_path / "plain", exporter=exporter)
+    other = generate(real, measured, plan, tmp_path / "two")
+    assert other == manifest, "the same bytes from another export"
+    assert [path.name for path in sorted((tmp_path / "plain/programs").iterdir())] == [
+        f"net.b0-{measured.model('net').block_count}.pt2"
+    ]
+
+
+def test_a_model_that_is_not_the_profiled_one_is_refused_and_nothing_is_written(
+    real: Deployment, measured: Profile, tmp_path: Path
+) -> None:
+    other = Profile(models=(dataclasses.replace(measured.models[0], split="0123"),))
+    with pytest.raises(ExportFault, match=r"than when it was profiled \(0123\): profile and plan again"):
+        generate(real, other, plan_of(measured), tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
