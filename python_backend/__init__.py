@@ -15,6 +15,9 @@ import sys
 from pathlib import Path
 
 COMPILED_MODULES = (
+    "python_backend.scheduler.record",
+    "python_backend.scheduler.events",
+    "python_backend.scheduler.actions",
     "python_backend.scheduler.batches",
     "python_backend.scheduler.waiting",
     "python_backend.scheduler.timelines",

@@ -20,7 +20,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from planner.manifest import DeploymentManifest, ModelEntry
@@ -367,7 +367,7 @@ class Driver:
             deployment=self._manifest.deployment,
             epoch=self._manifest.epoch,
             hop=0,
-            ticket=replace(ticket, deadline_us=true_deadline_us),
+            ticket=ticket.with_deadline(true_deadline_us),
         )
         try:
             pieces = [[frame.data for frame in frames]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import Final
+
+from python_backend.scheduler.record import Record
 
 
 class DropReason(Enum):
@@ -21,53 +23,102 @@ class DropReason(Enum):
     """The caller went away."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One stage of a ticket: a worker's reserved interval and the transfer into it (empty interval for stage
-    0).
+class Hop(Record):
+    """One stage of a ticket: a worker's reserved interval and the transfer into it (empty for stage 0)."""
+
+    __slots__ = ("end_us", "start_us", "transfer_end_us", "transfer_start_us", "worker")
+    __match_args__ = ("worker", "transfer_start_us", "transfer_end_us", "start_us", "end_us")
+
+    def __init__(
+        self, worker: str, transfer_start_us: int, transfer_end_us: int, start_us: int, end_us: int
+    ) -> None:
+        self.worker: Final = worker
+        self.transfer_start_us: Final = transfer_start_us
+        self.transfer_end_us: Final = transfer_end_us
+        self.start_us: Final = start_us
+        self.end_us: Final = end_us
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.worker, self.transfer_start_us, self.transfer_end_us, self.start_us, self.end_us)
+
+
+class Ticket(Record):
+    """A committed reservation that travels with a batch. A retry is a new attempt with a new ticket.
+
+    first_stage: the stage of hops[0], above 0 only under policies that queue at every stage (in simulation).
     """
 
-    worker: str
-    transfer_start_us: int
-    transfer_end_us: int
-    start_us: int
-    end_us: int
+    __slots__ = ("attempt", "batch_id", "deadline_us", "first_stage", "hops", "pipeline")
+    __match_args__ = ("batch_id", "attempt", "pipeline", "deadline_us", "hops", "first_stage")
+
+    def __init__(
+        self,
+        batch_id: int,
+        attempt: int,
+        pipeline: int,
+        deadline_us: int,
+        hops: tuple[Hop, ...],
+        first_stage: int = 0,
+    ) -> None:
+        self.batch_id: Final = batch_id
+        self.attempt: Final = attempt
+        self.pipeline: Final = pipeline
+        self.deadline_us: Final = deadline_us
+        self.hops: Final = hops
+        self.first_stage: Final = first_stage
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.batch_id, self.attempt, self.pipeline, self.deadline_us, self.hops, self.first_stage)
+
+    def with_deadline(self, deadline_us: int) -> Ticket:
+        """The same ticket with another deadline."""
+        return Ticket(self.batch_id, self.attempt, self.pipeline, deadline_us, self.hops, self.first_stage)
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A committed reservation that travels with a batch. A retry is a new attempt with a new ticket."""
-
-    batch_id: int
-    attempt: int
-    pipeline: int
-    deadline_us: int
-    hops: tuple[Hop, ...]
-    first_stage: int = 0
-    """The stage of hops[0]: above 0 only under policies that queue at every stage (in simulation)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Record):
     """Send these requests, in this order, as one batch."""
 
-    ticket: Ticket
-    request_ids: tuple[int, ...]
+    __slots__ = ("request_ids", "ticket")
+    __match_args__ = ("ticket", "request_ids")
+
+    def __init__(self, ticket: Ticket, request_ids: tuple[int, ...]) -> None:
+        self.ticket: Final = ticket
+        self.request_ids: Final = request_ids
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.ticket, self.request_ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(Record):
     """Answer this request with the reason; it is gone from the core."""
 
-    request_id: int
-    reason: DropReason
+    __slots__ = ("reason", "request_id")
+    __match_args__ = ("request_id", "reason")
+
+    def __init__(self, request_id: int, reason: DropReason) -> None:
+        self.request_id: Final = request_id
+        self.reason: Final = reason
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.request_id, self.reason)
 
 
-@dataclass(frozen=True, slots=True)
-class WakeAt:
+class WakeAt(Record):
     """Send TimerFired at this time; it replaces any earlier wake-up of this core."""
 
-    time_us: int
+    __slots__ = ("time_us",)
+    __match_args__ = ("time_us",)
+
+    def __init__(self, time_us: int) -> None:
+        self.time_us: Final = time_us
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.time_us,)
 
 
 Action = Dispatch | Drop | WakeAt

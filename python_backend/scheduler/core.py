@@ -168,11 +168,7 @@ class SchedulerCore:
             raise ValueError(
                 f"stage {event.stage} of batch {event.batch_id}: its ticket has {len(batch.hops)} stages"
             )
-        hop = batch.hops[index]
-        if hop is not None:
-            self._state.complete(batch, hop, min(event.ended_us, now_us))
-        elif index == len(batch.hops) - 1:
-            self._state.retire(batch, min(event.ended_us, now_us))
+        self._state.complete(batch, index, min(event.ended_us, now_us))
 
     def _failed(self, event: BatchFailed) -> None:
         batch = self._batch(event.batch_id, event.attempt)

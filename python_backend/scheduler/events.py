@@ -2,63 +2,112 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Final
+
+from python_backend.scheduler.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class RequestArrived:
-    """A frame wants an answer by `deadline_us`. Ids are the driver's, unique per core; higher priority is
-    served first.
+class RequestArrived(Record):
+    """A frame wants an answer by `deadline_us`. Ids are the driver's, unique per core; higher priority goes
+    first.
     """
 
-    request_id: int
-    deadline_us: int
-    priority: int = 0
+    __slots__ = ("deadline_us", "priority", "request_id")
+    __match_args__ = ("request_id", "deadline_us", "priority")
+
+    def __init__(self, request_id: int, deadline_us: int, priority: int = 0) -> None:
+        self.request_id: Final = request_id
+        self.deadline_us: Final = deadline_us
+        self.priority: Final = priority
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.request_id, self.deadline_us, self.priority)
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(Record):
     """A time asked for by WakeAt has come; late and spurious ones are harmless."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class StageCompleted:
-    """Stage `stage` of a batch ended on its worker at `ended_us`; after the last stage the batch is done."""
-
-    batch_id: int
-    attempt: int
-    stage: int
-    ended_us: int
+    def values(self) -> tuple[object, ...]:
+        """No fields."""
+        return ()
 
 
-@dataclass(frozen=True, slots=True)
-class BatchFailed:
+class StageCompleted(Record):
+    """Stage `stage` of a batch ended on its worker at `ended_us`; after the last one it is answered."""
+
+    __slots__ = ("attempt", "batch_id", "ended_us", "stage")
+    __match_args__ = ("batch_id", "attempt", "stage", "ended_us")
+
+    def __init__(self, batch_id: int, attempt: int, stage: int, ended_us: int) -> None:
+        self.batch_id: Final = batch_id
+        self.attempt: Final = attempt
+        self.stage: Final = stage
+        self.ended_us: Final = ended_us
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.batch_id, self.attempt, self.stage, self.ended_us)
+
+
+class BatchFailed(Record):
     """An attempt of a batch failed at `stage`: its requests are queued again while their deadlines allow."""
 
-    batch_id: int
-    attempt: int
-    stage: int
+    __slots__ = ("attempt", "batch_id", "stage")
+    __match_args__ = ("batch_id", "attempt", "stage")
+
+    def __init__(self, batch_id: int, attempt: int, stage: int) -> None:
+        self.batch_id: Final = batch_id
+        self.attempt: Final = attempt
+        self.stage: Final = stage
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.batch_id, self.attempt, self.stage)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
+class WorkerLost(Record):
     """Worker `worker` (name) takes no more work; what it held is reported by BatchFailed."""
 
-    worker: str
+    __slots__ = ("worker",)
+    __match_args__ = ("worker",)
+
+    def __init__(self, worker: str) -> None:
+        self.worker: Final = worker
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.worker,)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerBack:
+class WorkerBack(Record):
     """Worker `worker` (name) can be used again."""
 
-    worker: str
+    __slots__ = ("worker",)
+    __match_args__ = ("worker",)
+
+    def __init__(self, worker: str) -> None:
+        self.worker: Final = worker
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.worker,)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCancelled:
+class RequestCancelled(Record):
     """Nobody waits for this frame any more."""
 
-    request_id: int
+    __slots__ = ("request_id",)
+    __match_args__ = ("request_id",)
+
+    def __init__(self, request_id: int) -> None:
+        self.request_id: Final = request_id
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.request_id,)
 
 
 Event = (

@@ -192,20 +192,23 @@ class State:
         self.drops[reason] += 1
         self.actions.append(Drop(request.request_id, reason))
 
-    def complete(self, batch: Batch, hop: Reservation, ended_us: int) -> None:
-        """A stage ended: free its worker, correct what was predicted from it, and end the frames after the
-        last one.
+    def complete(self, batch: Batch, index: int, ended_us: int) -> None:
+        """Hop `index` of a batch ended: free its worker, correct what was predicted from it, and end the
+        frames after the last one.
 
         Notices can be lost: workers serve in reserved order and stages follow one another, so whatever was
         to end before this hop has ended too.
         """
-        for earlier in batch.hops:
-            if earlier is not None and earlier.stage < hop.stage:
+        for position in range(index):
+            earlier = batch.hops[position]
+            if earlier is not None:
                 self._release(batch, earlier, min(earlier.end_us, ended_us))
-        self._release(batch, hop, ended_us)
-        if hop is batch.last:
+        hop = batch.hops[index]
+        if hop is not None:
+            self._release(batch, hop, ended_us)
+        if index == len(batch.hops) - 1:
             self._learn(ended_us - batch.quoted_us)
-            self.retire(batch, ended_us)
+            self._retire(batch, ended_us)
 
     def _learn(self, error_us: int) -> None:
         """Let the guard follow the quantile of 1 - 1 / GUARD_ODDS of the quotes' errors; 0 while all hold."""
@@ -215,17 +218,20 @@ class State:
             self.guard_us = max(0, self.guard_us - self.guard_step_us)
 
     def _release(self, batch: Batch, hop: Reservation, ended_us: int) -> None:
+        """Take a hop that ended, and what was reserved on its worker before it, off the timeline."""
         pool = self.pipelines[batch.pipeline].pools[hop.stage]
         outstanding = pool.outstanding[hop.worker]
         pool.busy -= int(len(outstanding) > 0)
         while outstanding:
             first = outstanding.pop(0)
+            owner = first.batch
+            if owner is not None:
+                owner.hops[first.stage - owner.first_stage] = None
+            # No cycles are left behind, so that simulations need no garbage collection.
+            first.batch = None
             if first is hop:
                 break
-            if first.batch is not None:
-                first.batch.hops[first.stage - first.batch.first_stage] = None
         pool.busy += int(len(outstanding) > 0)
-        batch.hops[hop.stage - batch.first_stage] = None
         pool.done_us[hop.worker] = max(pool.done_us[hop.worker], ended_us)
         if pool.stalled[hop.worker]:
             pool.set_usable(hop.worker, pool.lost[hop.worker], False)
@@ -235,7 +241,7 @@ class State:
             self._follow(batch, hop)
             self.rechain(batch.pipeline, hop.stage, hop.worker)
 
-    def retire(self, batch: Batch, ended_us: int) -> None:
+    def _retire(self, batch: Batch, ended_us: int) -> None:
         del self.batches[batch.batch_id]
         self.completed_batches += 1
         if self.ticket_ended is not None and self.ticket_ended(batch, batch.last):
@@ -291,6 +297,7 @@ class State:
             if hop is not None:
                 pool = self.pipelines[batch.pipeline].pools[hop.stage]
                 pool.outstanding[hop.worker].remove(hop)
+                hop.batch = None
                 pool.busy -= int(not pool.outstanding[hop.worker])
                 if hop.start_us < self.now_us:
                     pool.done_us[hop.worker] = max(pool.done_us[hop.worker], min(self.now_us, hop.end_us))

@@ -7,6 +7,7 @@ number of frames.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
@@ -58,6 +59,16 @@ class Driver:
 
     def run(self, arrivals: Iterator[int]) -> Counts:
         """Feed all arrivals, then go on until every frame has ended (or too many have missed)."""
+        # What the core makes has no cycles; collecting costs a tenth of the time and finds nothing.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._run(arrivals)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _run(self, arrivals: Iterator[int]) -> Counts:
         next_arrival = next(arrivals, NEVER)
         request_id = 0
         while self.missed <= self.max_missed:
