@@ -51,3 +51,28 @@ def frames_of(address: str, model: str) -> int:
     with triton.InferenceServerClient(address) as client:
         statistics = client.get_inference_statistics(model)
     return sum(int(each.inference_count) for each in statistics.model_stats)
+
+
+@dataclass(frozen=True)
+class HostTime:
+    """Processor time of the whole host, other programs included."""
+
+    busy_us: int
+    available_us: int
+
+    def since(self, earlier: HostTime) -> HostTime:
+        """Between two looks."""
+        return HostTime(self.busy_us - earlier.busy_us, max(1, self.available_us - earlier.available_us))
+
+    @property
+    def share(self) -> float:
+        """Busy share of all processors."""
+        return self.busy_us / self.available_us
+
+
+def host_busy_us() -> HostTime:
+    """As /proc/stat has it now."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    scale = 1_000_000 // _TICKS_PER_S
+    return HostTime(busy_us=(sum(ticks) - idle) * scale, available_us=sum(ticks) * scale)

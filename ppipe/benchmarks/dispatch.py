@@ -31,6 +31,7 @@ from ppipe.benchmarks.emulated_deployment import (
     write_deployment,
 )
 from ppipe.benchmarks.perf import run_perf
+from ppipe.benchmarks.report import main
 from ppipe.launcher import ServedDeployment
 from ppipe.ports import free_base
 from python_backend.runtime import ticket_codec
@@ -216,3 +217,7 @@ def _time(client: Any, model: str, tensor: Any, parameters: Mapping[str, str]) -
     began_s = time.perf_counter()
     client.infer(model, [tensor], parameters=dict(parameters))
     return time.perf_counter() - began_s
+
+
+if __name__ == "__main__":
+    main("What a dispatcher costs, against a bare Python model on the same server.", run, turns=5)

@@ -65,11 +65,27 @@ def write_deployment(
     stage_parameters: Mapping[str, str] | None = None,
     entry_extras: Mapping[str, Mapping[str, str]] | None = None,
 ) -> DeploymentManifest:
-    """Write manifest and repositories under `root`; ports count up from `base_port`.
+    """Write manifest and repositories under `root`; ports count up from `base_port`."""
+    entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
+    return write_entries(
+        root, entries, base_port + len(models), name, dispatcher_parameters, stage_parameters, entry_extras
+    )
+
+
+def write_entries(
+    root: Path,
+    entries: Sequence[ModelEntry],
+    base_port: int,
+    name: str = "emulated",
+    dispatcher_parameters: Mapping[str, str] | None = None,
+    stage_parameters: Mapping[str, str] | None = None,
+    entry_extras: Mapping[str, Mapping[str, str]] | None = None,
+) -> DeploymentManifest:
+    """As write_deployment, for entries made elsewhere.
 
     entry_extras: further models of the entry server by name, each as {path below its folder: text}.
     """
-    manifest = build_manifest(models, base_port, name)
+    manifest = _manifest(entries, base_port, name)
     extras = entry_extras or {}
     entry_server = replace(manifest.entry, models=(*manifest.entry.models, *extras))
     manifest = replace(manifest, entry=entry_server)
@@ -90,13 +106,16 @@ def write_deployment(
 def build_manifest(models: Sequence[EmulatedModel], base_port: int, name: str) -> DeploymentManifest:
     """The manifest alone; servers in the order in which stages name them."""
     entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
+    return _manifest(entries, base_port + len(models), name)
+
+
+def _manifest(entries: Sequence[ModelEntry], ports: int, name: str) -> DeploymentManifest:
     loads: dict[str, list[str]] = {}
     for entry in entries:
         for pipeline in entry.served.pipelines:
             for stage in pipeline.stages:
                 for worker in stage.workers:
                     loads.setdefault(worker.server, []).append(worker.name)
-    ports = base_port + len(models)
     dispatchers = tuple(entry.dispatcher for entry in entries)
     return DeploymentManifest(
         deployment=name,
@@ -107,7 +126,7 @@ def build_manifest(models: Sequence[EmulatedModel], base_port: int, name: str) -
             _address(server, ports + 3 * (index + 1), tuple(workers))
             for index, (server, workers) in enumerate(loads.items())
         ),
-        models=entries,
+        models=tuple(entries),
     )
 
 

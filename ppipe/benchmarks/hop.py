@@ -26,6 +26,7 @@ from ppipe.benchmarks.emulated_deployment import (
     EmulatedStage,
     write_deployment,
 )
+from ppipe.benchmarks.report import main
 from ppipe.launcher import ServedDeployment
 from ppipe.ports import free_base
 from python_backend.runtime import kserve
@@ -149,3 +150,7 @@ class _TcpSink:
                 return False
             view = view[count:]
         return True
+
+
+if __name__ == "__main__":
+    main("Shared-memory and gRPC hops against memcpy and a TCP socket.", run)

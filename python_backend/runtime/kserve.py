@@ -71,6 +71,13 @@ def text_parameter(name: str, value: str) -> bytes:
     return bytes(message.SerializeToString())
 
 
+def int_parameter(name: str, value: int) -> bytes:
+    """A request parameter of type int64, to append to a head."""
+    message = pb.ModelInferRequest()
+    message.parameters[name].int64_param = value
+    return bytes(message.SerializeToString())
+
+
 def register_message(key: str, size: int) -> tuple[str, bytes]:
     """(method, request) that registers the shared-memory file `key` under its name."""
     request = pb.SystemSharedMemoryRegisterRequest(name=key[1:], key=key, offset=0, byte_size=size)

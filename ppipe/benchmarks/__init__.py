@@ -1,0 +1,1 @@
+"""Measurements of the project against its own figures: scripts/benchmarks NAME [--json]."""
