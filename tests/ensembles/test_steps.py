@@ -74,6 +74,15 @@ def test_an_image_and_its_frame_give_the_same_input() -> None:
     assert from_image.shape == (3, 8, 16)
 
 
+def test_a_large_jpeg_is_decoded_smaller_and_hardly_differs() -> None:
+    coarse = Image.fromarray(frame(27, 48)).resize((960, 540), Image.Resampling.BICUBIC)
+    jpeg, size = image_bytes(np.asarray(coarse), "JPEG"), InputSize(channels=3, height=56, width=56)
+    assert decode(jpeg, (112, 112)).shape == (135, 240, 3)
+    assert decode(jpeg, (500, 500)).shape == (540, 960, 3), "never below what is enough"
+    difference = preprocess_image(jpeg, size, IMAGENET) - preprocess_frame(decode(jpeg), size, IMAGENET)
+    assert np.abs(difference).mean() < 0.02
+
+
 def test_one_channel_is_luminance() -> None:
     grey = np.repeat(frame(4, 5)[:, :, :1], 3, axis=2)
     ours = normalise(grey, 1, Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
