@@ -30,8 +30,8 @@ SILENCES_ALLOWED = 3
 PROBE_TIMEOUT_S = 20.0
 RELOAD_TIMEOUT_S = 30.0
 _LOG_TAIL_BYTES = 65_536
-_HARMLESS = ("CudaDriverHelper has not been initialized.",)
-"""Error lines that every server without a GPU writes."""
+_HARMLESS = ("CudaDriverHelper has not been initialized", "CUDA driver version is insufficient")
+"""Parts of error lines that every server without a GPU writes."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,6 @@ def log_errors(text: str, most: int = 6) -> list[str]:
     for line in text.splitlines():
         match = re.match(r"E\d{4} [\d:.]+ \d+ [\w.]+:\d+\] (.*)", line)
         message = match[1].strip('"') if match else line if line.startswith("error:") else ""
-        if message and message not in _HARMLESS:
+        if message and not any(part in message for part in _HARMLESS):
             found.setdefault(message)
     return list(found)[:most]
