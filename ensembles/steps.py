@@ -20,8 +20,8 @@ MAX_PIXELS = 50_000_000
 
 REDUCED_DECODING = 2
 """A JPEG much larger than the model's input is decoded at a half, quarter or eighth of its size, as long as
-that is this many times the input's: a 1080p frame for a 224 x 224 input costs a quarter of the time, and differs
-by 0.2 % of the value range on average. The bilinear step averages what is left.
+that is this many times the input's: a 1080p frame for a 224 x 224 input costs a quarter of the time, and
+differs by 0.2 % of the value range on average. The bilinear step averages what is left.
 """
 
 Frame = npt.NDArray[np.uint8]

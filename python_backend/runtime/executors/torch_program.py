@@ -15,6 +15,9 @@ import torch
 from planner.manifest import StageProgram
 from python_backend.runtime.kserve import NUMPY_OF, Array
 
+_WARM_UP_EACH = 16
+"""Batch sizes up to which each is warmed up."""
+
 
 class ProgramError(RuntimeError):
     """The program file is not the one of the plan, or gives other outputs than the manifest says."""
@@ -43,8 +46,12 @@ class TorchExecutor:
         return arrays
 
     def warm_up(self) -> None:
-        """Run the smallest and the largest batch once."""
-        for batch in sorted({1, self._program.max_batch_size}):
+        """Run every batch size once, the largest first: the first run of a size is slow, and takes memory.
+
+        Of many sizes, the powers of two.
+        """
+        largest = self._program.max_batch_size
+        for batch in sorted(_warm_up_sizes(largest), reverse=True):
             self.run([np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype]) for spec in self._program.inputs])
 
     def _to_device(self, array: Array) -> torch.Tensor:
@@ -53,6 +60,12 @@ class TorchExecutor:
             # inputs.
             warnings.simplefilter("ignore", UserWarning)
             return torch.from_numpy(array).to(self._device, non_blocking=True)
+
+
+def _warm_up_sizes(largest: int) -> set[int]:
+    if largest <= _WARM_UP_EACH:
+        return set(range(1, largest + 1))
+    return {largest} | {1 << power for power in range(largest.bit_length())}
 
 
 def _require_hash(path: Path, sha256: str) -> None:
