@@ -53,6 +53,7 @@ class TaggedLoad:
         self._left = 0
         self._ended = threading.Condition()
         self._start_s = 0.0
+        self._stop = threading.Event()
 
     def run(self, arrivals_us: Sequence[int]) -> list[TaggedFrame]:
         """Send a frame at each time; returns when all have ended, or are long overdue."""
@@ -60,11 +61,19 @@ class TaggedLoad:
         self._left = len(self.frames)
         self._start_s = time.monotonic() + 0.05
         for number, frame in enumerate(self.frames):
-            time.sleep(max(0.0, self._start_s + frame.due_s - time.monotonic()))
+            if self._stop.wait(max(0.0, self._start_s + frame.due_s - time.monotonic())):
+                with self._ended:
+                    self._left -= len(self.frames) - number
+                    del self.frames[number:]
+                break
             self._send(number, frame)
         with self._ended:
             self._ended.wait_for(lambda: self._left == 0, timeout=self._slo_us / 1e6 + 2 * _GRACE_S)
         return self.frames
+
+    def stop(self) -> None:
+        """Send no more frames; run() returns when those sent have ended."""
+        self._stop.set()
 
     def close(self) -> None:
         """Give the connections back."""
