@@ -5,6 +5,7 @@ A GPU may be cut into equal slices (MPS): `slices_per_gpu` 1 is the whole GPU; c
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
@@ -118,8 +119,6 @@ class Cluster:
 
 
 def _require_unique(field: str, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"{field}: the name {name!r} is used {names.count(name)} times; names must be unique"
-            )
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{field}: the name {name!r} is used {count} times; names must be unique")

@@ -17,7 +17,7 @@ from planner.formulation import stage_count
 from planner.pipelines import Columns, enumerate_columns
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile
-from planner.rates import budget_us, margin_of
+from planner.rates import batch_build_us, budget_us, margin_of
 
 MAX_STAGES = 4
 MOST_EXTRA_GPUS = 1 << 20
@@ -112,21 +112,27 @@ def _no_pipeline(problem: Problem, demand: Demand) -> NoPipeline:
     columns = enumerate_columns(profile, problem.cluster, replace(demand, slo_us=2**62), problem.options)
     if not len(columns):
         return NoPipeline(demand.model, None, (), _nowhere(problem, profile))
-    row = int(np.argmin(columns.latency_us))
-    fastest = math.ceil(float(columns.latency_us[row]) - 1e-6)
+    factor, rate = problem.options.batch_build_factor, demand.batch_build_rps
+    building = np.array([batch_build_us(int(batch), factor, rate) for batch in columns.batch[:, 0]])
+    row = int(np.argmin(columns.latency_us + building))
+    fastest = math.ceil(float(columns.latency_us[row] + building[row]) - 1e-6)
     classes = tuple(
         problem.cluster.gpu_classes[int(columns.gpu[row, i])].name for i in range(stage_count(columns, row))
     )
     margin = margin_of(demand, problem.options)
+    waits = f", {building[row] / 1000:.3f} ms of them for batch building" if building[row] else ""
+    budget = budget_us(demand, problem.options)
     text = (
         f"{demand.model}: no pipeline meets its SLO. The fastest takes {fastest / 1000:.3f} ms on "
-        f"{_shape(problem.cluster, columns, row)}; the SLO of {demand.slo_us / 1000:.3f} ms less a margin "
-        f"of {margin:g} leaves {budget_us(demand, problem.options) / 1000:.3f} ms. "
+        f"{_shape(problem.cluster, columns, row)}{waits}; the SLO of {demand.slo_us / 1000:.3f} ms "
+        f"less a margin of {margin:g} leaves {budget / 1000:.3f} ms. "
     )
     if fastest <= demand.slo_us:
-        text += f"A margin of {_round_down(1 - fastest / demand.slo_us)} would do, or "
+        most = _round_down((demand.slo_us - fastest) / demand.slo_us)
+        text += f"A margin of {most} would do, or "
     needed = math.ceil(fastest / (1 - margin)) + 1
-    text += f"an SLO of {needed / 1000:.3f} ms."
+    text += f"{'an' if fastest <= demand.slo_us else 'An'} SLO of {needed / 1000:.3f} ms"
+    text += "." if fastest <= demand.slo_us else " would do."
     return NoPipeline(demand.model, float(fastest), classes, text)
 
 
@@ -160,31 +166,30 @@ def _nowhere(problem: Problem, profile: ModelProfile) -> str:
     )
 
 
-def rates_too_high(problem: Problem, share: float, servable: Callable[[Problem], bool]) -> Infeasible:
-    """The error for rates beyond the cluster; `servable` says whether a changed problem could be served."""
+def rates_too_high(problem: Problem, share: float, servable: Callable[[str, int], bool]) -> Infeasible:
+    """The error for rates beyond the cluster; `servable(gpu, n)`: could they be served with n more of a
+    class?
+    """
     lines = [
         f"The cluster can serve at most {share:.1%} of the wanted rates "
         f"({', '.join(f'{d.model} {d.rate_rps:g} rps' for d in problem.demands)}).",
         f"Rates at {math.floor(share * 1000) / 10:g} % of these may do; or one of:",
     ]
     for gpu_class in problem.cluster.gpu_classes:
-        extra = _extra_gpus(problem, gpu_class.name, servable)
+        extra = _extra_gpus(gpu_class.name, servable)
         if extra is not None:
             lines.append(f"  at least {extra} more {gpu_class.name}")
     return Infeasible("\n".join(lines))
 
 
-def _extra_gpus(problem: Problem, gpu: str, servable: Callable[[Problem], bool]) -> int | None:
+def _extra_gpus(gpu: str, servable: Callable[[str, int], bool]) -> int | None:
     """The least number of GPUs of one class to add, by bisection; None where no number helps."""
-    high = 1
-    while not servable(with_more(problem, gpu, high)):
-        high *= 2
-        if high > MOST_EXTRA_GPUS:
-            return None
-    low = high // 2
+    if not servable(gpu, MOST_EXTRA_GPUS):
+        return None
+    low, high = 0, MOST_EXTRA_GPUS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if servable(with_more(problem, gpu, middle)) else (middle, high)
+        low, high = (low, middle) if servable(gpu, middle) else (middle, high)
     return high
 
 

@@ -7,7 +7,7 @@ before it is returned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -22,6 +22,7 @@ from planner.explain import (
     rates_too_high,
     too_few_gpus,
     validate,
+    with_more,
 )
 from planner.feasibility import check
 from planner.pipelines import Columns, enumerate_columns
@@ -30,7 +31,7 @@ from planner.plan import Plan
 from planner.prices import RatesTooHigh, Wanted, relax
 from planner.problem import Demand, Objective, Problem
 from planner.queueing import discounted
-from planner.search import FAST, PROVEN, Effort, Found, NothingFound, search
+from planner.search import FAST, PROVEN, Effort, Found, NothingFound, gpu_counts_of, search
 from planner.solver import version
 
 Planner = Literal["ppipe", "np", "dart-r"]
@@ -97,7 +98,7 @@ def _rates_without_building(problem: Problem) -> dict[str, float | None]:
     wanted = [Wanted(demand.model, _columns(instant, demand), weight_of(demand)) for demand in rest]
     wanted = [one for one in wanted if len(one.columns)]
     if wanted:
-        bound = relax(problem.cluster, wanted, Objective.MAX_RATE, _gpu_cost(problem)).bound
+        bound = relax(gpu_counts_of(problem.cluster), wanted, Objective.MAX_RATE, _gpu_cost(problem)).bound
         rates |= {one.model: bound * one.rate for one in wanted}
     return rates
 
@@ -119,7 +120,8 @@ def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> 
         # Its own bound is of discounted rates.
         options = problem.options
         found = replace(
-            found, bound=relax(problem.cluster, wanted, options.objective, _gpu_cost(problem)).bound
+            found,
+            bound=relax(gpu_counts_of(problem.cluster), wanted, options.objective, _gpu_cost(problem)).bound,
         )
     models = [
         # Workers that full rates would not need are there to absorb queueing.
@@ -169,18 +171,27 @@ def _search(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found
             options.pipelines_per_class_pair,
         )
     except RatesTooHigh as error:
-        raise rates_too_high(problem, error.share, _servable) from error
+        raise rates_too_high(problem, error.share, _servable_with(problem)) from error
     except NothingFound as error:
         raise too_few_gpus(problem) from error
 
 
-def _servable(problem: Problem) -> bool:
-    """Could the relaxation serve the rates? A class that adds no pipeline is no help."""
-    try:
-        relax(problem.cluster, _wanted(problem), Objective.MIN_COST, _gpu_cost(problem))
-    except RatesTooHigh:
-        return False
-    return True
+def _servable_with(problem: Problem) -> Callable[[str, int], bool]:
+    """Could the relaxation serve the rates with so many more GPUs of a class?"""
+    counts = gpu_counts_of(problem.cluster)
+    names = [gpu_class.name for gpu_class in problem.cluster.gpu_classes]
+
+    def servable(gpu: str, extra: int) -> bool:
+        # A class without GPUs has no pipelines yet.
+        wanted = _wanted(problem if counts[names.index(gpu)] else with_more(problem, gpu, 1))
+        more = [count + extra * (name == gpu) for name, count in zip(names, counts, strict=True)]
+        try:
+            relax(more, wanted, Objective.MIN_COST, _gpu_cost(problem))
+        except RatesTooHigh:
+            return False
+        return True
+
+    return servable
 
 
 def _dart(problem: Problem, np_plan: Plan, problem_hash: str) -> Plan:
@@ -193,7 +204,7 @@ def _dart(problem: Problem, np_plan: Plan, problem_hash: str) -> Plan:
     empty = [model.model for model in models if not model.pipelines]
     if empty:
         raise Infeasible(f"DART-r has no pipeline for {', '.join(empty)}")
-    prices = relax(problem.cluster, _wanted(problem), Objective.MAX_RATE, _gpu_cost(problem))
+    prices = relax(gpu_counts_of(problem.cluster), _wanted(problem), Objective.MAX_RATE, _gpu_cost(problem))
     return assemble_plan(problem, "dart-r", models, prices.bound, prices.capacity, version(), problem_hash)
 
 

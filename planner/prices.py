@@ -27,7 +27,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.cluster import Cluster
 from planner.pipelines import Columns, Floats
 from planner.problem import Objective
 from planner.solver import Limits, Model, Solution, Term
@@ -64,10 +63,10 @@ class Prices:
 
 
 def relax(
-    cluster: Cluster, wanted: Sequence[Wanted], objective: Objective, gpu_cost: Sequence[float]
+    gpu_counts: Sequence[int], wanted: Sequence[Wanted], objective: Objective, gpu_cost: Sequence[float]
 ) -> Prices:
     """Solve the relaxation by column generation. For MIN_COST raises RatesTooHigh."""
-    counts = [float(cluster.gpu_count(gpu_class.name)) for gpu_class in cluster.gpu_classes]
+    counts = [float(count) for count in gpu_counts]
     busy = [one.columns.gpus_per_rps(len(counts)) for one in wanted]
     chosen = [_first_columns(table) for table in busy]
     if objective is Objective.MIN_COST:

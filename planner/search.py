@@ -76,6 +76,11 @@ class NothingFound(ValueError):
     """No plan within the limits, though none is proven impossible."""
 
 
+def gpu_counts_of(cluster: Cluster) -> list[int]:
+    """GPUs per class, in the classes' order."""
+    return [cluster.gpu_count(gpu_class.name) for gpu_class in cluster.gpu_classes]
+
+
 def search(
     cluster: Cluster,
     wanted: Sequence[Wanted],
@@ -85,10 +90,11 @@ def search(
     pipelines_per_class_tuple: int | None = None,
 ) -> Found:
     """Plan these models. Raises prices.RatesTooHigh (min-cost), NothingFound."""
-    prices = relax(cluster, wanted, objective, gpu_cost)
+    gpu_counts = gpu_counts_of(cluster)
+    prices = relax(gpu_counts, wanted, objective, gpu_cost)
     question = Question(
         wanted=wanted,
-        gpu_counts=[cluster.gpu_count(gpu_class.name) for gpu_class in cluster.gpu_classes],
+        gpu_counts=gpu_counts,
         objective=objective,
         bound=prices.bound,
         gpu_cost=gpu_cost,

@@ -154,10 +154,8 @@ def _figure(plan: Plan) -> Figure:
     axes.set_xlim(-STAGE_WIDTH * 0.75, width - STAGE_WIDTH * 0.75)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
-    axes.set_title(
-        f"{plan.planner}: objective {plan.objective:.1f}, at most {plan.upper_bound:.1f} (gap {plan.gap:.2%})",
-        fontsize=11,
-    )
+    bound = f"at most {plan.upper_bound:.1f} (gap {plan.gap:.2%})"
+    axes.set_title(f"{plan.planner}: objective {plan.objective:.1f}, {bound}", fontsize=11)
     return figure
 
 
