@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,9 @@ from model_repo_generator.lint.codes import EFFECTS
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.folders import CONFIG, ModelFolder
 from model_repo_generator.lint.text import Node, Path, path_text, read
+
+_SAID_BY_PARSER = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)
+"""Where, and the whole line; we say where ourselves."""
 
 
 @dataclass(frozen=True)
@@ -125,21 +129,22 @@ def _without_config(folder: ModelFolder, host: Host) -> tuple[Any, tuple[Finding
 
 
 def _text_faults(model: Model, raw: bytes, text: str) -> Iterator[Finding]:
-    unknown = [model.finding(code, path, said, line) for code, path, line, said in schema.faults(model.tree)]
-    yield from unknown
     if raw.startswith(b"\xef\xbb\xbf"):
         yield model.finding("syntax", (), "begins with a byte order mark; save it as UTF-8 without one", 1)
         return
+    unknown = list(schema.faults(model.tree))
     try:
         text_format.Parse(text, model.config, allow_unknown_field=bool(unknown))
     except (text_format.ParseError, UnicodeEncodeError) as error:
         line = error.GetLine() if isinstance(error, text_format.ParseError) else None
-        said = str(error).split(" : ", 1)[-1].strip()
-        # Errors at the very end have no line of their own.
-        yield model.finding("syntax", (), said, line or text.count("\n") + 1)
-        return
-    for owner, name in (((), "parameters"), ((), "metric_tags"), ((), "cc_model_filenames")):
-        yield from duplicate_keys(model, owner, name)
+        last = line or text.count("\n") + 1  # errors at the very end have no line of their own
+        # What is read after an error is guesswork.
+        unknown = [fault for fault in unknown if fault[2] < last]
+        yield model.finding("syntax", (), _SAID_BY_PARSER.sub("", str(error)).strip(), last)
+    for code, path, line, said in unknown:
+        yield model.finding(code, path, said, line)
+    for name in ("parameters", "metric_tags", "cc_model_filenames"):
+        yield from duplicate_keys(model, (), name)
 
 
 def duplicate_keys(model: Model, owner: Path, name: str) -> Iterator[Finding]:

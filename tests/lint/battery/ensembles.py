@@ -50,7 +50,7 @@ OWN_FIELDS = (
     own("ensemble_cache", A, rest="response_cache { enable: true }"),
     own("ensemble_parameters", A, rest='parameters { key: "a" value { string_value: "b" } }'),
     own("ensemble_versions", A, rest="version_policy { all { } }"),
-    own("ensemble_inflight", R, "newer-field", rest="ensemble_scheduling { max_inflight_requests: 4 }"),
+    case("ensemble_inflight", R, "newer-field", text=ensemble_text(step(), "max_inflight_requests: 4")),
     case(
         "ensemble_backend",
         R,
