@@ -53,7 +53,8 @@ POINTWISE = frozenset((
 REDUCTIONS = frozenset((
     "softmax", "_softmax", "log_softmax", "layer_norm", "group_norm", "native_layer_norm",
     "native_group_norm", "instance_norm", "mean", "sum", "amax", "amin", "std", "var", "argmax", "topk",
-    "cumsum", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
+    "cumsum", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
 ))
 # fmt: on
 FEW_CHANNELS = 8
