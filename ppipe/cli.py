@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from ppipe.commands import bench, cluster, demo, inspect, make, serve
+from ppipe.commands import bench, cluster, demo, inspect, make, plan, profile, serve, simulate
 from ppipe.console import err
 from ppipe.signals import end_on_signals
 
@@ -32,8 +32,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(make.profile)
-app.command()(make.plan)
+app.command()(profile.profile)
+app.command()(plan.plan)
+app.command()(simulate.simulate)
 app.command()(make.generate)
 app.command(
     # Its own parser has the options, and its own program name.

@@ -11,13 +11,21 @@ from ppipe.console import progress_bar
 from ppipe.workspace import Workspace, save
 
 
-def run_profile(deployment: Deployment, workspace: Workspace, *, threads: int = 1) -> Profile:
-    """Split and time every model, and save that."""
+def run_profile(
+    deployment: Deployment,
+    workspace: Workspace,
+    *,
+    threads: int = 1,
+    estimate: frozenset[str] = frozenset(),
+    calibrate_with: Profile | None = None,
+) -> Profile:
+    """Split and time every model, and save that; see planner.profiling.run.ProfileOptions."""
     # torch takes seconds to import, which other commands need not pay.
     from planner.profiling.run import ProfileOptions, profile_deployment
 
+    options = ProfileOptions(threads=threads, estimate=estimate, calibrate_with=calibrate_with)
     with progress_bar("profiling") as update:
-        profile = profile_deployment(deployment, update, ProfileOptions(threads=threads))
+        profile = profile_deployment(deployment, update, options)
     save(profile, workspace.profile)
     return profile
 
@@ -33,16 +41,16 @@ def make_problem(deployment: Deployment, profile: Profile) -> Problem:
 
 
 def run_plan(deployment: Deployment, profile: Profile, workspace: Workspace, planner: str) -> Plan:
-    """Solve the problem, place the workers, and save that."""
-    from dataclasses import replace
+    """Solve the deployment's problem, and save the problem and its plan."""
+    return solve(make_problem(deployment, profile), workspace, planner)
 
-    from planner.placement import place
+
+def solve(problem: Problem, workspace: Workspace, planner: str, mode: str = "proven") -> Plan:
+    """Solve a problem, and save it and its plan."""
     from planner.planning import plan as make_plan
 
-    problem = make_problem(deployment, profile)
-    plan = make_plan(problem, planner=planner)
-    if plan.placement is None:
-        plan = replace(plan, placement=place(plan, problem.cluster))
+    plan = make_plan(problem, planner=planner, mode=mode)
+    save(problem, workspace.problem)
     save(plan, workspace.plan)
     return plan
 

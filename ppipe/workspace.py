@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from planner import serial
 from planner.plan import Plan
+from planner.problem import Problem
 from planner.profile import Profile
 
 DEFAULT_PARENT = Path(".ppipe")
@@ -41,6 +42,11 @@ class Workspace:
         return self.root / "plan.json"
 
     @property
+    def problem(self) -> Path:
+        """What the plan is a plan of: what `ppipe plan` writes beside it."""
+        return self.root / "problem.json"
+
+    @property
     def repository(self) -> Path:
         """Model repositories and their manifest: what `ppipe generate` writes."""
         return self.root / "repository"
@@ -57,6 +63,10 @@ class Workspace:
     def load_plan(self) -> Plan:
         """Raises MissingResult, planner.serial.FormatError."""
         return _load(Plan, self.plan, "ppipe plan")
+
+    def load_problem(self) -> Problem:
+        """Raises MissingResult, planner.serial.FormatError."""
+        return _load(Problem, self.problem, "ppipe plan")
 
 
 def save(record: object, path: Path) -> None:

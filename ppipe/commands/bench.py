@@ -10,7 +10,7 @@ import typer
 from planner.deployment import load_deployment
 from planner.serial import dumps
 from ppipe.bench.workload import Workload, load_workload, make_workload, save_workload
-from ppipe.commands.make import DeploymentFile, WorkFolder
+from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, progress_bar
 from ppipe.launcher import load_manifest
 from ppipe.workspace import Workspace

@@ -13,7 +13,7 @@ from planner import serial
 from planner.deployment import Deployment, load_deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
-from ppipe.commands.make import DeploymentFile, WorkFolder
+from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import out, step
 from ppipe.workspace import MissingResult, Workspace
 

@@ -12,7 +12,7 @@ import typer
 import ensembles
 from planner.deployment import Deployment, load_deployment
 from planner.serial import to_plain
-from ppipe.commands.make import WorkFolder
+from ppipe.commands.arguments import WorkFolder
 from ppipe.console import err, out
 from ppipe.ports import PortInUse, check, free_base
 from ppipe.server_command import cluster_ports

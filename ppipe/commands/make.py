@@ -1,4 +1,4 @@
-"""profile, plan, generate: from a deployment file to model repositories."""
+"""generate: from a plan to model repositories."""
 
 from __future__ import annotations
 
@@ -10,47 +10,9 @@ import typer
 from planner.deployment import Deployment, load_deployment
 from planner.plan import Plan
 from planner.profile import Profile
-from ppipe import steps
+from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, step
 from ppipe.workspace import Workspace
-
-DeploymentFile = Annotated[Path, typer.Argument(help="The deployment file, YAML.", show_default=False)]
-WorkFolder = Annotated[
-    Path | None, typer.Option("--work", help="Working folder. [default: .ppipe/<deployment's name>]")
-]
-
-
-def profile(
-    deployment_file: DeploymentFile,
-    work: WorkFolder = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that torch may use while timing.")] = 1,
-) -> None:
-    """Split each model into blocks and find how long each takes on each GPU class."""
-    deployment = load_deployment(deployment_file)
-    workspace = Workspace.of(deployment.name, work)
-    with step(f"profile: {', '.join(model.name for model in deployment.models)}"):
-        made = steps.run_profile(deployment, workspace, threads=threads)
-    for model in made.models:
-        sources = ", ".join(f"{table.gpu} {table.source.value}" for table in model.tables)
-        err.print(f"  {model.model}: {model.block_count} blocks; latencies: {sources}")
-    out.print(str(workspace.profile), soft_wrap=True)
-
-
-def plan(
-    deployment_file: DeploymentFile,
-    work: WorkFolder = None,
-    planner: Annotated[str, typer.Option(help="ppipe, or a baseline: np, dart-r.")] = "ppipe",
-) -> None:
-    """Choose pipelines, pools, batch sizes and workers, with a bound on how much better a plan could be."""
-    from ppipe.plan_view import plan_table
-
-    deployment = load_deployment(deployment_file)
-    workspace = Workspace.of(deployment.name, work)
-    made_profile = workspace.load_profile()
-    with step(f"plan: {planner}"):
-        made = steps.run_plan(deployment, made_profile, workspace, planner)
-    out.print(plan_table(made))
-    out.print(str(workspace.plan), soft_wrap=True)
 
 
 def generate(

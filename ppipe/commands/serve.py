@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from planner.deployment import load_deployment
-from ppipe.commands.make import WorkFolder
+from ppipe.commands.arguments import WorkFolder
 from ppipe.console import ServerBoard, err
 from ppipe.launcher import ServedDeployment
 from ppipe.workspace import Workspace

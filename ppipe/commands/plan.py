@@ -1,0 +1,104 @@
+"""plan: from a profile to pipelines over pools of workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from planner import serial
+from planner.deployment import DeploymentError, load_deployment
+from planner.problem import Objective, Problem
+from ppipe import steps
+from ppipe.commands.arguments import DeploymentFile, WorkFolder
+from ppipe.console import err, out, step
+from ppipe.workspace import Workspace
+
+
+def plan(
+    deployment_file: DeploymentFile,
+    work: WorkFolder = None,
+    planner: Annotated[str, typer.Option(help="ppipe, or a baseline: np, dart-r.")] = "ppipe",
+    mode: Annotated[
+        str, typer.Option(help="proven: to 1e-4 where it can; fast: for planning again at once.")
+    ] = "proven",
+    objective: Annotated[
+        str | None, typer.Option(help="max-rate or min-cost. [default: the deployment's]", show_default=False)
+    ] = None,
+    max_stages: Annotated[
+        int | None, typer.Option(min=1, max=4, help="[default: the deployment's]", show_default=False)
+    ] = None,
+    margin: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of the SLO left unused, or 'auto': found by simulation. [default: the deployment's]",
+            show_default=False,
+        ),
+    ] = None,
+    picture: Annotated[
+        list[Path] | None, typer.Option(help="Draw the plan here, .png or .svg; may be given often.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Choose pipelines, pools, batch sizes and workers, with a bound on how much better a plan could be."""
+    from ppipe.plan_view import draw_plan, plan_table
+
+    deployment = load_deployment(deployment_file)
+    workspace = Workspace.of(deployment.name, work)
+    problem = with_options(
+        steps.make_problem(deployment, workspace.load_profile()), objective, max_stages, margin
+    )
+    with step(f"plan: {planner}"):
+        if margin == "auto":
+            if planner != "ppipe":
+                raise DeploymentError(f"--margin auto plans with ppipe, not {planner!r}; give a number")
+            problem = _search_margin(problem)
+        made = steps.solve(problem, workspace, planner, mode)
+    if picture:
+        draw_plan(made, *picture)
+    if as_json:
+        out.print(serial.dumps(made), end="", markup=False, soft_wrap=True)
+        return
+    out.print(plan_table(made))
+    out.print(str(workspace.plan), soft_wrap=True)
+
+
+def with_options(
+    problem: Problem, objective: str | None, max_stages: int | None, margin: str | None
+) -> Problem:
+    """The problem with what the command line overrides. Raises DeploymentError."""
+    changes: dict[str, Any] = {}
+    if objective is not None:
+        allowed = [one.value for one in Objective]
+        if objective not in allowed:
+            raise DeploymentError(f"--objective: {objective!r} is not one of {', '.join(allowed)}")
+        changes["objective"] = Objective(objective)
+    if max_stages is not None:
+        changes["max_stages"] = max_stages
+    if margin is not None and margin != "auto":
+        changes["slo_margin"] = _margin(margin)
+        demands = tuple(replace(demand, slo_margin=None) for demand in problem.demands)
+        problem = replace(problem, demands=demands)
+    return replace(problem, options=replace(problem.options, **changes))
+
+
+def _margin(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise DeploymentError(f"--margin: {text!r} is neither 'auto' nor a number from 0 to below 1")
+    return value
+
+
+def _search_margin(problem: Problem) -> Problem:
+    """The problem with the margins whose plan serves most in simulation; says what each tried gave."""
+    from ppipe.margin import MarginSearch, auto_margin
+    from ppipe.simulate_view import margin_table
+
+    found: MarginSearch = auto_margin(problem, links="placed")
+    err.print(margin_table(found))
+    return found.problem

@@ -1,0 +1,71 @@
+"""profile: from a deployment file to block latencies, measured, stated, estimated or merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner import serial
+from planner.deployment import Deployment, DeploymentError, load_deployment
+from planner.profile import Profile
+from ppipe import steps
+from ppipe.commands.arguments import DeploymentFile, WorkFolder
+from ppipe.console import err, out, step
+from ppipe.workspace import Workspace, save
+
+
+def profile(
+    deployment_file: DeploymentFile,
+    work: WorkFolder = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that torch may use while timing.")] = 1,
+    estimate: Annotated[
+        str, typer.Option(help="GPU classes to estimate from data sheets, as L4,T4; 'all' for every one.")
+    ] = "",
+    calibrate: Annotated[
+        Path | None, typer.Option(help="A measured profile of the same split, to correct estimates by.")
+    ] = None,
+    merge: Annotated[
+        list[Path] | None, typer.Option(help="Merge this profile of another node; may be given often.")
+    ] = None,
+) -> None:
+    """Split each model into blocks and find how long each takes on each GPU class."""
+    deployment = load_deployment(deployment_file)
+    workspace = Workspace.of(deployment.name, work)
+    if merge:
+        made = _merged(merge, workspace)
+    else:
+        with step(f"profile: {', '.join(model.name for model in deployment.models)}"):
+            made = steps.run_profile(
+                deployment,
+                workspace,
+                threads=threads,
+                estimate=_classes(deployment, estimate),
+                calibrate_with=None if calibrate is None else serial.load(Profile, calibrate),
+            )
+    for model in made.models:
+        sources = ", ".join(f"{table.gpu} {table.source.value}" for table in model.tables)
+        err.print(f"  {model.model}: {model.block_count} blocks; latencies: {sources}", soft_wrap=True)
+    out.print(str(workspace.profile), soft_wrap=True)
+
+
+def _classes(deployment: Deployment, text: str) -> frozenset[str]:
+    known = [gpu_class.name for gpu_class in deployment.cluster.gpu_classes]
+    names = known if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise DeploymentError(
+                f"--estimate: {name!r} is not a GPU class of the deployment: {', '.join(known)}"
+            )
+    return frozenset(names)
+
+
+def _merged(paths: list[Path], workspace: Workspace) -> Profile:
+    """The profiles at `paths`, and the working folder's where there is one, as one, saved."""
+    from planner.profiling.merge import merge_profiles
+
+    own = [workspace.profile] if workspace.profile.is_file() else []
+    merged = merge_profiles([serial.load(Profile, path) for path in (*own, *paths)])
+    save(merged, workspace.profile)
+    return merged

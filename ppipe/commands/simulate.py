@@ -1,0 +1,148 @@
+"""simulate: the scheduler core of the live dispatchers on virtual time, before anything is rented."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from planner import serial
+from planner.deployment import DeploymentError, load_deployment
+from planner.plan import Plan
+from planner.problem import Problem
+from ppipe.commands.arguments import ArrivalsText, WorkFolder
+from ppipe.console import err, out, progress_bar
+from ppipe.workspace import Workspace
+from python_backend.scheduler.policies import POLICIES
+from python_backend.simulator.capacity import Capacity, Workload
+from python_backend.simulator.execution import Jitter
+
+CURVE_LOADS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
+GANTT_LENGTH_SLOS = 3
+"""How many SLOs long the charted window is; it begins after as many, when queues have formed."""
+
+
+def simulate(
+    what: Annotated[Path, typer.Argument(help="A deployment file, or a plan.json that `ppipe plan` wrote.")],
+    work: WorkFolder = None,
+    load_factor: Annotated[
+        float | None, typer.Option(min=0.0, help="Offered load as a share of the planned. [default: 0.9]")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.0, help="Offered frames/s of every model.")] = None,
+    arrivals: ArrivalsText = "poisson",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the load.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same frames.")] = 1,
+    policy: Annotated[str, typer.Option(help=f"One of {', '.join(POLICIES)}.")] = "adaptive",
+    jitter: Annotated[float, typer.Option(min=0.0, help="Spread of stage latencies, as a share.")] = 0.0,
+    links: Annotated[
+        str, typer.Option(help="placed: as the live system has them; paper: as the paper groups them.")
+    ] = "placed",
+    find_capacity: Annotated[
+        bool, typer.Option("--find-capacity", help="Find the highest load with attainment >= 0.99.")
+    ] = False,
+    curve: Annotated[
+        Path | None, typer.Option(help="PNG of attainment against load, one line per policy.")
+    ] = None,
+    gantt: Annotated[
+        Path | None, typer.Option(help="PNG of what is reserved when, on the same arrivals.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Serve a plan in simulation: attainment, goodput, drops, latencies, utilisation."""
+    from ppipe import simulate_view as view
+
+    if links not in ("placed", "paper"):
+        raise DeploymentError(f"--links: {links!r} is not one of placed, paper")
+    if rate is not None and load_factor is not None:
+        raise DeploymentError("--rate and --load-factor: give one of them")
+    workspace = _workspace(what, work)
+    made, problem = workspace.load_plan(), workspace.load_problem()
+    chosen = cast(Literal["paper", "placed"], links)
+    workload = Workload(arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=Jitter(share=jitter))
+    factor = None if rate is not None else (0.9 if load_factor is None else load_factor)
+    if find_capacity:
+        _print_capacities(view.plan_capacities(made, problem, policy, workload, chosen), made, as_json)
+    else:
+        with progress_bar("simulating", total=int(seconds * 1e6)) as update:
+            reports = view.simulate_plan(
+                made,
+                problem,
+                factor,
+                rate,
+                policy,
+                workload,
+                chosen,
+                lambda model, now_us: update(model, now_us, None),
+            )
+        if as_json:
+            out.print(json.dumps(serial.to_plain(reports)), markup=False, soft_wrap=True)
+        else:
+            out.print(view.report_table(reports))
+    _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
+
+
+def _workspace(what: Path, work: Path | None) -> Workspace:
+    """The working folder that `what` stands for."""
+    if what.suffix == ".json":
+        return Workspace(what.parent)
+    if what.is_dir():
+        return Workspace(what)
+    return Workspace.of(load_deployment(what).name, work)
+
+
+def _print_capacities(capacities: dict[str, Capacity], made: Plan, as_json: bool) -> None:
+    planned = {model.model: model.throughput_rps for model in made.models}
+    rows = [
+        {
+            "model": name,
+            "capacity_rps": capacity.load_rps,
+            "planned_rps": planned[name],
+            "load_factor": capacity.load_rps / planned[name] if planned[name] else 0.0,
+        }
+        for name, capacity in capacities.items()
+    ]
+    if as_json:
+        out.print(json.dumps(rows), markup=False, soft_wrap=True)
+        return
+    for row in rows:
+        out.print(
+            f"{row['model']}: {row['capacity_rps']:.1f} frames/s at 99 % attainment, "
+            f"{row['load_factor']:.0%} of the planned {row['planned_rps']:.1f}"
+        )
+
+
+def _draw(
+    made: Plan,
+    problem: Problem,
+    links: Literal["paper", "placed"],
+    policy: str,
+    workload: Workload,
+    factor: float | None,
+    rate: float | None,
+    curve: Path | None,
+    gantt: Path | None,
+) -> None:
+    from planner.serving_build import served_model
+    from ppipe import simulate_view as view
+
+    for model in made.models if curve or gantt else ():
+        served = served_model(made, problem, model.model, links)
+        if curve:
+            path = _named(curve, model.model, made.models)
+            view.draw_attainment(served, POLICIES, CURVE_LOADS, path, workload)
+            err.print(str(path), markup=False, soft_wrap=True)
+        if gantt:
+            path = _named(gantt, model.model, made.models)
+            rate_rps = rate if rate is not None else served.planned_rps * (factor or 0.0)
+            window = (GANTT_LENGTH_SLOS * served.slo_us, 2 * GANTT_LENGTH_SLOS * served.slo_us)
+            policies = list(dict.fromkeys((policy, "reference")))
+            view.draw_gantt(served, policies, rate_rps, path, workload, window)
+            err.print(str(path), markup=False, soft_wrap=True)
+
+
+def _named(path: Path, model: str, models: Sequence[object]) -> Path:
+    """`path` for one of several models: the model's name before the suffix."""
+    return path if len(models) == 1 else path.with_name(f"{path.stem}-{model}{path.suffix}")
