@@ -1,10 +1,11 @@
 """A new revision of a plan beside the one that is served, in one repository, for a roll-out without a gap.
 
 Rules
-- The older revision keeps its workers, its version folders and its manifest (deployment.<epoch>.json).
-- Models of the entry group have a version folder per revision and load both. There is one config.pbtxt for
-  both, so what it declares must be the same.
-- Ensembles call the newest dispatcher: new requests go to the new revision, the older one finishes its own.
+- The older revision keeps its models, which have other names, and its manifest (deployment.<epoch>.json).
+- The ensembles that clients call are there once, of the newest revision: loaded again, they call its
+  dispatcher, and the older one finishes its own.
+- Loading a new version of a running dispatcher would not do: Triton starts all versions of a model anew when
+  its configuration changes, while the running one still has its port (tried: the server ends).
 - generate.generate of the new revision alone, into the same folder, ends the older one.
 """
 
@@ -13,9 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator import naming
 from model_repo_generator.bundle import BUNDLE
@@ -64,7 +62,6 @@ def generate_beside(
             base=base,
             program_hashes=program_hashes,
             self_contained=any(path.startswith(f"{BUNDLE}/") for path in listing.files),
-            beside=(older.epoch,),
             one_folder=is_shared(older),
         )
 
@@ -90,12 +87,11 @@ def older_paths(out_dir: Path, listing: Listing) -> Iterator[str]:
         older = serial.load(DeploymentManifest, out_dir / name)
         programs = {program.program for entry in older.models for row in entry.programs for program in row}
         folders = tuple(
-            f"{server.repository}/{model}/" for server in older.servers for model in server.models
+            f"{server.repository}/{model}/"
+            for server in (older.entry, *older.servers)
+            for model in server.models
         )
-        version = re.compile(re.escape(older.entry.repository) + rf"/[^/]+/{epoch}/.*")
-        for path in listing.files:
-            if path in programs or path.startswith(folders) or version.fullmatch(path):
-                yield path
+        yield from (path for path in listing.files if path in programs or path.startswith(folders))
 
 
 def _kept(
@@ -105,31 +101,24 @@ def _kept(
     new: Rendered,
     program_hashes: Mapping[str, str],
 ) -> Iterator[tuple[str, Content]]:
+    ensembles = tuple(
+        f"{older.entry.repository}/{name}/"
+        for entry in older.models
+        for name in (entry.ensemble, entry.tensor_ensemble)
+    )
     for path, written in listing.files.items():
         if path == MANIFEST_NAME:
             yield naming.older_manifest(older.epoch), FileCopy(out_dir / path)
-        elif path in program_hashes:
-            if program_hashes[path] != written.sha256:
-                raise BesideFault(
-                    f"{path}: the model's weights or blocks changed since revision {older.epoch}; generate "
-                    "into another folder, or end that revision first"
-                )
-        elif path not in new.files:
-            yield path, FileCopy(out_dir / path)
-        elif not _same_interface(path, (out_dir / path).read_text(encoding="utf-8"), new.files[path]):
+        elif path in program_hashes and program_hashes[path] != written.sha256:
             raise BesideFault(
-                f"{path}: revision {older.epoch} needs it otherwise than revision {new.manifest.epoch}, and "
-                "there can be only one; generate into another folder, or end that revision first"
+                f"{path}: the model's weights or blocks changed since revision {older.epoch}; generate into "
+                "another folder, or end that revision first"
             )
-
-
-def _same_interface(path: str, old: str, new: str) -> bool:
-    """Whether both revisions can use the new text: a config's parameters are the newest revision's alone."""
-    if old == new or not path.endswith(".pbtxt"):
-        return old == new
-    configs = [text_format.Parse(text, triton.ModelConfig()) for text in (old, new)]
-    for config in configs:
-        for name in ("manifest", "plan_hash"):
-            config.parameters.pop(name, None)
-        config.ClearField("version_policy")
-    return bool(configs[0] == configs[1])
+        elif path in new.files and not path.startswith(ensembles):
+            if new.files[path] != (out_dir / path).read_text(encoding="utf-8"):
+                raise BesideFault(
+                    f"{path}: revision {older.epoch} needs it otherwise than revision {new.manifest.epoch}, "
+                    "and there can be only one; generate into another folder, or end that revision first"
+                )
+        elif path not in program_hashes and not path.startswith(ensembles):
+            yield path, FileCopy(out_dir / path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from model_repo_generator.beside import older_epochs, older_paths
+from model_repo_generator.beside import older_paths
 from model_repo_generator.bundle import BUNDLE
 from model_repo_generator.export import stage_ranges
 from model_repo_generator.generate import placed, render_once
@@ -82,7 +82,6 @@ def check(
         base=base,
         program_hashes={path: listing.files[path].sha256 for path in needed if path in listing.files},
         self_contained=(out_dir / BUNDLE).is_dir(),
-        beside=older_epochs(listing),
         one_folder=disk is not None and is_shared(disk),
     )
     older = set(older_paths(out_dir, listing))

@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf import text_format
@@ -66,10 +66,9 @@ def dispatcher_config(
     inputs: Iterable[TensorSpec],
     outputs: Iterable[TensorSpec],
     parameters: Mapping[str, str],
-    versions: Sequence[int] = (),
 ) -> str:
     """The dispatcher: dynamic batching with no delay hands it requests in lists, which is faster."""
-    return _cpu_config(name, inputs, outputs, parameters, 1, versions)
+    return _cpu_config(name, inputs, outputs, parameters, instances=1)
 
 
 def preprocess_config(
@@ -77,10 +76,9 @@ def preprocess_config(
     inputs: Iterable[TensorSpec],
     outputs: Iterable[TensorSpec],
     parameters: Mapping[str, str],
-    versions: Sequence[int] = (),
 ) -> str:
     """Frames to the model's input."""
-    return _cpu_config(name, inputs, outputs, parameters, PREPROCESS_INSTANCES, versions)
+    return _cpu_config(name, inputs, outputs, parameters, PREPROCESS_INSTANCES)
 
 
 def postprocess_config(
@@ -88,13 +86,12 @@ def postprocess_config(
     inputs: Iterable[TensorSpec],
     outputs: Iterable[TensorSpec],
     parameters: Mapping[str, str],
-    versions: Sequence[int] = (),
 ) -> str:
     """The model's output to an answer."""
-    return _cpu_config(name, inputs, outputs, parameters, 1, versions)
+    return _cpu_config(name, inputs, outputs, parameters, instances=1)
 
 
-def ensemble_config(graph: EnsembleGraph, versions: Sequence[int] = ()) -> str:
+def ensemble_config(graph: EnsembleGraph) -> str:
     """An ensemble; it may have neither instances nor a backend."""
     config = triton.ModelConfig(
         name=graph.name,
@@ -107,7 +104,6 @@ def ensemble_config(graph: EnsembleGraph, versions: Sequence[int] = ()) -> str:
         made = config.ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
         made.input_map.update(step.inputs)
         made.output_map.update(step.outputs)
-    _load_versions(config, versions)
     return to_text(config)
 
 
@@ -130,13 +126,11 @@ def _cpu_config(
     outputs: Iterable[TensorSpec],
     parameters: Mapping[str, str],
     instances: int,
-    versions: Sequence[int],
 ) -> str:
     config = _model(name, inputs, outputs, TRANSPORT_BATCH, parameters)
     config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=instances)
     config.dynamic_batching.max_queue_delay_microseconds = 0
     config.dynamic_batching.SetInParent()
-    _load_versions(config, versions)
     return to_text(config)
 
 
@@ -157,12 +151,6 @@ def _model(
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     return config
-
-
-def _load_versions(config: Any, versions: Sequence[int]) -> None:
-    """Without `versions` Triton loads the newest alone."""
-    if versions:
-        config.version_policy.specific.versions.extend(versions)
 
 
 def _one_instance(config: Any, executor: Executor, gpu_id: int) -> None:

@@ -125,7 +125,10 @@ def _repository_units(root: Path, manifest: DeploymentManifest) -> Iterator[tupl
             text = (folder / "config.pbtxt").read_text(encoding="utf-8")
             config = text_format.Parse(text, triton.ModelConfig())
             gpus = [gpu for group in config.instance_group for gpu in group.gpus]
-            facts = {"settings": _settings(folder, config), "max batch": str(config.max_batch_size)}
+            facts = {
+                "settings": _settings(folder, config, manifest),
+                "max batch": str(config.max_batch_size),
+            }
             if "planned_batch" in config.parameters:
                 facts["planned batch"] = config.parameters["planned_batch"].string_value
             if name in programs:
@@ -145,14 +148,15 @@ def _base_name(name: str, manifest: DeploymentManifest) -> str:
     return name
 
 
-def _settings(folder: Path, config: triton.ModelConfig) -> str:
+def _settings(folder: Path, config: triton.ModelConfig, manifest: DeploymentManifest) -> str:
     """Short hash of all that the folder says, but for what is a fact of its own and the plan's hash."""
     rest = triton.ModelConfig()
     rest.CopyFrom(config)
     for own in ("plan_hash", "planned_batch", "worker_name"):
         rest.parameters.pop(own, None)
     rest.ClearField("name")
-    rest.ClearField("version_policy")
+    for step in rest.ensemble_scheduling.step:
+        step.model_name = _base_name(step.model_name, manifest)
     rest.max_batch_size = 0
     for group in rest.instance_group:
         del group.gpus[:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ensembles.graphs import (
     EnsembleGraph,
@@ -44,18 +44,25 @@ class EntryModels:
 
 
 def entry_models(
-    spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], labels: Sequence[str]
+    spec: ModelSpec,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    labels: Sequence[str],
+    epoch: int = 1,
 ) -> EntryModels:
     """`labels`: of the classes, from the label file; empty without one. Raises EntryFault."""
     if len(inputs) != 1:
         raise EntryFault(f"model {spec.name!r}: {len(inputs)} inputs; a served model has exactly one")
-    return EntryModels(
-        dispatch=StepModel(naming.dispatcher(spec.name), tuple(inputs), tuple(outputs)),
-        preprocess=None if spec.preprocess is None else _preprocess(spec, spec.preprocess, inputs[0]),
-        postprocess=None
-        if spec.postprocess is None
-        else _postprocess(spec, spec.postprocess, outputs, labels),
+    parts = (
+        StepModel(naming.dispatcher(spec.name), tuple(inputs), tuple(outputs)),
+        spec.preprocess and _preprocess(spec, spec.preprocess, inputs[0]),
+        spec.postprocess and _postprocess(spec, spec.postprocess, outputs, labels),
     )
+    dispatch, before, after = (
+        part and replace(part, name=naming.of_revision(part.name, spec.name, epoch)) for part in parts
+    )
+    assert dispatch is not None
+    return EntryModels(dispatch=dispatch, preprocess=before, postprocess=after)
 
 
 def preprocess_parameters(spec: PreprocessSpec) -> Mapping[str, str]:

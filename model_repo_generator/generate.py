@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from model_repo_generator.bundle import bundle_files
@@ -115,7 +115,6 @@ def render_once(
     base: Path = Path(),
     program_hashes: Mapping[str, str] | None = None,
     self_contained: bool = False,
-    beside: Sequence[int] = (),
     one_folder: bool = False,
 ) -> Rendered:
     """What `generate` would write but for the programs: label files are read, nothing is written."""
@@ -129,7 +128,6 @@ def render_once(
         labels=read_labels(deployment, base),
         versions=installed_versions(),
         bundle=bundle_files() if self_contained else None,
-        beside=beside,
     )
     return shared(made) if one_folder else made
 

@@ -2,8 +2,8 @@
 
 Rules
 - Names of workers come with planner.serving_build's ServedModel (`<model>.p<pipeline>.s<stage>.w<worker>`).
-  From a deployment's second revision on they carry it (`<model>.r2.p0.s1.w3`): workers of two revisions,
-  whose tensors may differ, can then be loaded side by side. Other models have a version folder per revision.
+- From a deployment's second revision on, names carry it (`<model>.r2.p0.s1.w3`, `<model>.r2_dispatch`):
+  models of two revisions may differ in anything and be loaded side by side. What clients call keeps its name.
 - Every name is one path component of ASCII letters, digits, '_', '.', '-', and none says '..'.
 - No two Triton models of a deployment have one name, not even on a file system that ignores case.
 """
@@ -62,18 +62,18 @@ def plain_worker(model: str, worker: int) -> str:
 def chain(model: str, pipeline: int, workers: Iterable[int], epoch: int) -> str:
     """The ensemble of a pipeline's stages on these workers of one server."""
     numbers = "-".join(str(worker) for worker in workers)
-    return worker_of_revision(f"{model}.p{pipeline}.w{numbers}", model, epoch)
+    return of_revision(f"{model}.p{pipeline}.w{numbers}", model, epoch)
 
 
-def worker_of_revision(name: str, model: str, epoch: int) -> str:
-    """The name of the worker `name` in revision `epoch` of the plan."""
+def of_revision(name: str, model: str, epoch: int) -> str:
+    """What `name`, which begins with the model's, is called in revision `epoch` of the plan."""
     return name if epoch == 1 else f"{model}.r{epoch}{name.removeprefix(model)}"
 
 
 def without_revision(name: str, model: str, epoch: int) -> str:
     """The other way round; names that carry no revision stay."""
-    prefix = f"{model}.r{epoch}."
-    return f"{model}.{name.removeprefix(prefix)}" if name.startswith(prefix) else name
+    prefix = f"{model}.r{epoch}"
+    return model + name.removeprefix(prefix) if name.startswith((f"{prefix}.", f"{prefix}_")) else name
 
 
 def older_manifest(epoch: int) -> str:

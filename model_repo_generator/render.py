@@ -56,11 +56,9 @@ def render(
     labels: Mapping[str, Sequence[str]] | None = None,
     versions: Mapping[str, str] | None = None,
     bundle: Mapping[str, str] | None = None,
-    beside: Sequence[int] = (),
 ) -> Rendered:
     """`program_hashes`: SHA-256 by program path; `labels`: per model, the lines of its label file; `bundle`:
-    a copy of the run time that the models shall use, as bundle.bundle_files makes it; `beside`: older
-    revisions that the entry server shall keep loaded.
+    a copy of the run time that the models shall use, as bundle.bundle_files makes it.
 
     Raises PlanFault, NameFault, EntryFault: all are ValueErrors that name what is wrong.
     """
@@ -74,6 +72,7 @@ def render(
             profile.model(spec.name).inputs,
             profile.model(spec.name).outputs,
             labels.get(spec.name, ()),
+            epoch,
         )
         for spec in deployment.models
     }
@@ -88,7 +87,7 @@ def render(
         program_hashes=program_hashes or {},
         versions=versions or {},
     )
-    layout = _Layout(version=str(epoch), bundled=bool(bundle), versions=(*beside, epoch) if beside else ())
+    layout = _Layout(version=str(epoch), bundled=bool(bundle))
     files: Files = {MANIFEST_NAME: serial.dumps(manifest), **(bundle or {})}
     for spec in deployment.models:
         models = entries[spec.name]
@@ -106,11 +105,10 @@ def merge_outputs(final: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> tup
 
 @dataclass(frozen=True)
 class _Layout:
-    """`version`: the version folder; `versions`: what the entry server loads, none for the newest alone."""
+    """The version folder of all models, and whether they use the repository's copy of the run time."""
 
     version: str
     bundled: bool
-    versions: tuple[int, ...]
 
 
 def _of_revision(served: ServedModel, epoch: int) -> ServedModel:
@@ -123,7 +121,7 @@ def _of_revision(served: ServedModel, epoch: int) -> ServedModel:
                     replace(
                         stage,
                         workers=tuple(
-                            replace(worker, name=naming.worker_of_revision(worker.name, served.model, epoch))
+                            replace(worker, name=naming.of_revision(worker.name, served.model, epoch))
                             for worker in stage.workers
                         ),
                     )
@@ -209,24 +207,20 @@ def _entry_files(
     root = naming.group_folder(naming.ENTRY_GROUP)
     shared = {"manifest": MANIFEST_FROM_MODEL, "plan_hash": manifest.plan_hash, "model": spec.name}
     step = models.dispatch
-    text = config.dispatcher_config(*_tensors(step), shared, layout.versions)
+    text = config.dispatcher_config(*_tensors(step), shared)
     yield from _python_model(root, step, text, "dispatcher", layout)
     if models.preprocess is not None and spec.preprocess is not None:
         step = models.preprocess
-        text = config.preprocess_config(
-            *_tensors(step), preprocess_parameters(spec.preprocess), layout.versions
-        )
+        text = config.preprocess_config(*_tensors(step), preprocess_parameters(spec.preprocess))
         yield from _python_model(root, step, text, "preprocess", layout)
     if models.postprocess is not None and spec.postprocess is not None:
         step = models.postprocess
-        text = config.postprocess_config(
-            *_tensors(step), postprocess_parameters(spec.postprocess, labels), layout.versions
-        )
+        text = config.postprocess_config(*_tensors(step), postprocess_parameters(spec.postprocess, labels))
         yield from _python_model(root, step, text, "postprocess", layout)
         if labels:
             yield f"{root}/{step.name}/{naming.LABELS_FILE}", "".join(f"{label}\n" for label in labels)
     for graph in models.ensembles(spec.name):
-        yield f"{root}/{graph.name}/config.pbtxt", config.ensemble_config(graph, layout.versions)
+        yield f"{root}/{graph.name}/config.pbtxt", config.ensemble_config(graph)
         yield from ensemble_version(f"{root}/{graph.name}", layout.version)
 
 

@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.beside import BesideFault, generate_beside
+from model_repo_generator.bundle import bundle_files
 from model_repo_generator.check import check
 from model_repo_generator.diff import Change, diff
 from model_repo_generator.generate import generate
@@ -50,12 +51,21 @@ def test_both_revisions_are_whole(
     assert serial.load(DeploymentManifest, out / "deployment.json") == new
     assert {path: (out / path).read_text() for path in before} == before
     assert "net.r2.p0.s1.w0" in {name for server in new.servers for name in server.models}
-    for model in ("net", "net_dispatch", "net_preprocess", "net_tensor"):
-        assert versions(out, f"groups/entry/{model}") == ["1", "2"]
-        config = text_format.Parse(
-            (out / f"groups/entry/{model}/config.pbtxt").read_text(), triton.ModelConfig()
-        )
-        assert list(config.version_policy.specific.versions) == [1, 2]
+    assert new.entry.models == (
+        "net.r2_dispatch",
+        "net.r2_preprocess",
+        "net.r2_postprocess",
+        "net",
+        "net_tensor",
+    )
+    assert versions(out, "groups/entry/net_dispatch") == ["1"], "the older revision's"
+    assert versions(out, "groups/entry/net.r2_dispatch") == versions(out, "groups/entry/net") == ["2"]
+    ensemble = text_format.Parse((out / "groups/entry/net/config.pbtxt").read_text(), triton.ModelConfig())
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [
+        "net.r2_preprocess",
+        "net.r2_dispatch",
+        "net.r2_postprocess",
+    ]
     assert {model.feedback_port for model in old.models}.isdisjoint(
         model.feedback_port for model in new.models
     )
@@ -91,15 +101,26 @@ def test_a_third_revision_waits(emulated: Deployment, profile: Profile, plan: Pl
         generate_beside(emulated, profile, plan, out)
 
 
-def test_revisions_of_other_tensors_are_refused(
+def test_other_answers_are_no_obstacle(
     data: dict[str, Any], emulated: Deployment, profile: Profile, plan: Plan, tmp_path: Path
 ) -> None:
     out = tmp_path / "repository"
-    old = generate(emulated, profile, plan, out)
+    generate(emulated, profile, plan, out)
     data["models"][0]["postprocess"]["top_k"] = 3
-    with pytest.raises(BesideFault, match=r"groups/entry/net/config\.pbtxt: revision 1 needs it otherwise"):
-        generate_beside(parse_deployment(data, "test"), profile, plan, out)
-    assert serial.load(DeploymentManifest, out / "deployment.json") == old, "nothing was written"
+    new = generate_beside(parse_deployment(data, "test"), profile, plan, out)
+    assert [tensor.shape for tensor in new.models[0].public_outputs] == [(5,), (3,), (3,)]
+
+
+def test_another_copy_of_the_run_time_is_refused_and_nothing_is_written(
+    emulated: Deployment, profile: Profile, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "repository"
+    old = generate(emulated, profile, plan, out, self_contained=True)
+    changed = bundle_files() | {"runtime/planner/serial.py": "changed"}
+    monkeypatch.setattr("model_repo_generator.generate.bundle_files", lambda: changed)
+    with pytest.raises(BesideFault, match=r"runtime/planner/serial\.py: revision 1 needs it otherwise"):
+        generate_beside(emulated, profile, plan, out)
+    assert serial.load(DeploymentManifest, out / "deployment.json") == old
 
 
 def test_there_must_be_one_to_be_beside(
