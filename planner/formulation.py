@@ -149,7 +149,8 @@ class PlanModel:
         if self._z is not None:
             self._model.constrain(f"demand_{m}", [*served, (self._z, -one.rate)], "==", 0.0)
         else:
-            self._model.constrain(f"demand_{m}", served, "==", one.rate)
+            # Scaled to 1, so that the solver's tolerance is a share of the rate.
+            self._model.constrain(f"demand_{m}", [(x, 1 / one.rate) for x, _ in served], "==", 1.0)
 
     def _pools(self, m: int, columns: Columns, variables: _ModelVariables) -> None:
         for p, (x, pool) in enumerate(zip(variables.x, variables.n, strict=True)):

@@ -116,6 +116,8 @@ def _generate(
     best: Prices | None = None
     for _ in range(ROUNDS):
         solution = _restricted(busy, chosen, wanted, counts, gpu_cost)
+        if not solution.found:  # the rates are at the very edge of what could be served
+            raise RatesTooHigh(1.0)
         duals = [max(0.0, abs(solution.prices[f"capacity_{g}"])) for g in range(len(counts))]
         prices = _bound(busy, wanted, counts, duals, gpu_cost)
         if best is None or (prices.bound < best.bound if gpu_cost is None else prices.bound > best.bound):
@@ -153,7 +155,8 @@ def _restricted(
         if z is not None:
             model.constrain(f"demand_{number}", [*served, (z, -one.rate)], ">=", 0.0)
         else:
-            model.constrain(f"demand_{number}", served, ">=", one.rate)
+            # Scaled to 1, so that the solver's tolerance is a share of the rate.
+            model.constrain(f"demand_{number}", [(x, 1 / one.rate) for x, _ in served], ">=", 1.0)
     for g, count in enumerate(counts):
         model.constrain(f"capacity_{g}", used[g], "<=", count)
     model.optimise([(z, 1.0)] if z is not None else cost)

@@ -260,15 +260,13 @@ def test_feasibility_finds_what_was_tampered_with() -> None:
         ({"batch_size": 7}, "not profiled"),
     ):
         assert any(fault in line for line in violations(tampered(**changes), problem)), (changes, fault)
-    with pytest.raises(UnsoundPlan, match="objective"):
-        check(replace(made, objective=made.objective * 1.01), problem)
+    assert any("objective" in line for line in violations(replace(made, objective=1.0), problem))
+    boastful = replace(made, upper_bound=made.objective * 0.9)
     with pytest.raises(UnsoundPlan, match="better than its own bound"):
-        check(replace(made, upper_bound=made.objective * 0.9), problem)
-    with pytest.raises(UnsoundPlan, match="GPUs of F used; the cluster has 1"):
-        fewer = tuple(replace(s, gpu_count=1) if s.name == "f0" else s for s in problem.cluster.servers)
-        check(
-            replace(made, placement=None), replace(problem, cluster=replace(problem.cluster, servers=fewer))
-        )
+        check(boastful, problem)
+    fewer = tuple(replace(s, gpu_count=1) if s.name == "f0" else s for s in problem.cluster.servers)
+    smaller = replace(problem, cluster=replace(problem.cluster, servers=fewer))
+    assert "2 GPUs of F used; the cluster has 1" in violations(replace(made, placement=None), smaller)
 
 
 SCRIPT = """
