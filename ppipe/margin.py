@@ -1,11 +1,13 @@
 """Finds the SLO margin by simulation: the one whose plan serves most, for each model its own where that pays.
 
 The planner's margin is a guess at queueing. A small one plans more throughput and leaves less slack to
-serve it with, so only serving can say which is best. Each candidate is planned (fast mode) and simulated.
+serve it with, so only serving can say which is best. Each candidate is planned and simulated.
 
 - First FIRST: margins common to all models, and some with a queueing factor (planner.queueing), which lets a
   plan mix pipelines of much and little slack. Then each model's own best margin together. Then, from the best
   so far, one model's margin a step up or down at a time, until nothing gains or MOST_CANDIDATES were tried.
+- The FINALISTS best are planned again in the planner's thorough mode, which finds better plans for the same
+  margins, and compete with those of the fast mode.
 - Score: capacity over weight, half the mean over models and half the least, so that no model pays for
   another.
 - Seeds are SEEDS, never those that results are reported on. No clock decides: same problem, same margins.
@@ -35,10 +37,12 @@ SEEDS = (90_001, 90_002)
 SECONDS = 12.0
 GRID = 0.01
 """Capacity is found to this share of the planned rate."""
-MOST_CANDIDATES = 28
+MOST_CANDIDATES = 26
+"""Planned in fast mode."""
+FINALISTS = 4
 Links = Literal["paper", "placed"]
-Choice = tuple[int, tuple[int, ...]]
-"""Index of a factor, and of a margin for each model."""
+Choice = tuple[int, tuple[int, ...], str]
+"""Index of a factor, and of a margin for each model; the planner's mode."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Candidate:
 
     margins: Mapping[str, float]
     queueing_factor: float
+    mode: str
     planned_rps: Mapping[str, float]
     served_rps: Mapping[str, float]
     score: float
@@ -112,14 +117,19 @@ class _Search:
 
     def run(self, pool: Executor | None) -> MarginSearch:
         count = len(self.problem.demands)
-        self._try([(factor, (step,) * count) for factor, step in FIRST], pool)
+        self._try([(factor, (step,) * count, "fast") for factor, step in FIRST], pool)
         factors = {self._best()[0], 0}
-        self._try([(f, tuple(self._own_best(f, model) for model in range(count))) for f in factors], pool)
+        own = [
+            (f, tuple(self._own_best(f, model) for model in range(count)), "fast") for f in sorted(factors)
+        ]
+        self._try(own, pool)
         while count > 1:
             before = self._best()
-            self._try(list(_neighbours(before)), pool)
+            self._try(list(_neighbours(before))[: MOST_CANDIDATES - len(self.found)], pool)
             if self._best() == before:
                 break
+        ranked = sorted(self.found, key=lambda choice: -self.found[choice][1].score)
+        self._try([(factor, steps, "proven") for factor, steps, _ in ranked[:FINALISTS]], pool)
         made, best = self.found[self._best()]
         problem = self._problem(self._best())
         if made is None:
@@ -128,13 +138,12 @@ class _Search:
         return MarginSearch(made, problem, best, tuple(candidate for _, candidate in self.found.values()))
 
     def _problem(self, choice: Choice) -> Problem:
-        factor, steps = choice
+        factor, steps, _ = choice
         return with_margins(self.problem, [LADDER[step] for step in steps], FACTORS[factor])
 
     def _try(self, choices: Sequence[Choice], pool: Executor | None) -> None:
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.found]
-        new = new[: MOST_CANDIDATES - len(self.found)]
-        jobs = [(self._problem(choice), self.question) for choice in new]
+        jobs = [(self._problem(choice), choice[2], self.question) for choice in new]
         results: Iterable[tuple[Plan | None, Candidate]] = (map if pool is None else pool.map)(
             _evaluate, jobs
         )
@@ -151,35 +160,35 @@ class _Search:
         name = self.problem.demands[model].model
         common = {
             steps[0]: found
-            for (other, steps), (_, found) in self.found.items()
+            for (other, steps, _), (_, found) in self.found.items()
             if other == factor and len(set(steps)) == 1
         }
         return max(common, key=lambda step: common[step].served_rps.get(name, 0.0))
 
 
 def _neighbours(choice: Choice) -> Iterable[Choice]:
-    factor, steps = choice
+    factor, steps, mode = choice
     for model in range(len(steps)):
         for change in (-1, 1):
             step = steps[model] + change
             if 0 <= step < len(LADDER):
-                yield factor, (*steps[:model], step, *steps[model + 1 :])
+                yield factor, (*steps[:model], step, *steps[model + 1 :]), mode
 
 
-def _evaluate(job: tuple[Problem, Question]) -> tuple[Plan | None, Candidate]:
+def _evaluate(job: tuple[Problem, str, Question]) -> tuple[Plan | None, Candidate]:
     """Plan one problem and find what each of its models can serve. Runs in a process of its own."""
-    problem, question = job
+    problem, mode, question = job
     margins = {demand.model: demand.slo_margin or 0.0 for demand in problem.demands}
     factor = problem.options.queueing_factor
     try:
-        made = plan(problem, mode="fast")
+        made = plan(problem, mode=mode)
     except ValueError as error:
-        return None, Candidate(margins, factor, {}, {}, 0.0, str(error).splitlines()[0])
+        return None, Candidate(margins, factor, mode, {}, {}, 0.0, str(error).splitlines()[0])
     planned = {model.model: model.throughput_rps for model in made.models}
     served = {name: _capacity_rps(made, problem, name, question) for name in planned}
     shares = [served[demand.model] / (demand.weight or demand.rate_rps or 1.0) for demand in problem.demands]
     score = (sum(shares) / len(shares) + min(shares)) / 2
-    return made, Candidate(margins, factor, planned, served, score)
+    return made, Candidate(margins, factor, mode, planned, served, score)
 
 
 def _capacity_rps(made: Plan, problem: Problem, name: str, question: Question) -> float:

@@ -103,7 +103,7 @@ def margin_table(search: MarginSearch) -> Table:
     """What each margin tried gave: planned and served frames/s of every model; the best is marked."""
     table = Table(title="margin by simulation: planned -> served at 99 %, frames/s")
     models = list(search.best.margins)
-    for name in ("margins", "queueing", *models, "score", ""):
+    for name in ("margins", "queueing", "mode", *models, "score", ""):
         table.add_column(name, justify="left" if name == "margins" else "right")
     for candidate in sorted(search.tried, key=lambda one: -one.score):
         cells = [
@@ -115,6 +115,7 @@ def margin_table(search: MarginSearch) -> Table:
         table.add_row(
             " ".join(f"{margin:g}" for margin in candidate.margins.values()),
             f"{candidate.queueing_factor:g}",
+            candidate.mode,
             *cells,
             f"{candidate.score:.1f}",
             "best" if candidate is search.best else candidate.note,
