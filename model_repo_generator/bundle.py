@@ -10,8 +10,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import python_backend
-
 BUNDLE = "runtime"
 """Folder of the copy, beside deployment.json."""
 PACKAGES = ("ensembles", "planner", "python_backend")
@@ -20,7 +18,7 @@ SHIPPED = ("python_backend/runtime", "python_backend/scheduler", "python_backend
 
 def bundle_files() -> dict[str, str]:
     """The copy: text by path relative to deployment.json's folder. Deterministic for a given checkout."""
-    root = Path(python_backend.__file__).parent.parent
+    root = Path(__file__).parents[1]  # our packages lie side by side, in a checkout and when installed
     waiting = [
         path.relative_to(root).as_posix() for folder in SHIPPED for path in (root / folder).rglob("*.py")
     ]

@@ -53,16 +53,16 @@ def entry_models(
     """`labels`: of the classes, from the label file; empty without one. Raises EntryFault."""
     if len(inputs) != 1:
         raise EntryFault(f"model {spec.name!r}: {len(inputs)} inputs; a served model has exactly one")
-    parts = (
-        StepModel(naming.dispatcher(spec.name), tuple(inputs), tuple(outputs)),
-        spec.preprocess and _preprocess(spec, spec.preprocess, inputs[0]),
-        spec.postprocess and _postprocess(spec, spec.postprocess, outputs, labels),
+    dispatch = StepModel(naming.dispatcher(spec.name), tuple(inputs), tuple(outputs))
+    before = None if spec.preprocess is None else _preprocess(spec, spec.preprocess, inputs[0])
+    after = None if spec.postprocess is None else _postprocess(spec, spec.postprocess, outputs, labels)
+
+    def named(part: StepModel) -> StepModel:
+        return replace(part, name=naming.of_revision(part.name, spec.name, epoch))
+
+    return EntryModels(
+        dispatch=named(dispatch), preprocess=before and named(before), postprocess=after and named(after)
     )
-    dispatch, before, after = (
-        part and replace(part, name=naming.of_revision(part.name, spec.name, epoch)) for part in parts
-    )
-    assert dispatch is not None
-    return EntryModels(dispatch=dispatch, preprocess=before, postprocess=after)
 
 
 def preprocess_parameters(spec: PreprocessSpec) -> Mapping[str, str]:
