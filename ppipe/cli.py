@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from ppipe.commands import bench, cluster, demo, inspect, make, plan, profile, serve, simulate
+from ppipe.commands import bench, cluster, demo, inspect, make, plan, profile, serve, simulate, status
 from ppipe.console import err
 from ppipe.signals import end_on_signals
 
@@ -45,6 +45,7 @@ app.command()(inspect.diff)
 app.command()(cluster.kubernetes)
 app.command()(cluster.compose)
 app.command()(serve.serve)
+app.command()(status.status)
 app.command()(bench.bench)
 app.command()(demo.demo)
 

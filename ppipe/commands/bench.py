@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from planner.deployment import load_deployment
+from planner.manifest import DeploymentManifest
 from planner.serial import dumps
 from ppipe.bench.workload import Workload, load_workload, make_workload, save_workload
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, progress_bar
 from ppipe.launcher import load_manifest
+from ppipe.probe import Prober, Verdict
 from ppipe.workspace import Workspace
 
 PICTURES = 32
+PROBE_TIMEOUT_S = 20.0
+RETRY_S = 0.3
 
 
 def bench(
@@ -30,6 +35,7 @@ def bench(
     workload: Annotated[
         Path | None, typer.Option(help="Replay this saved workload instead of making one.")
     ] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the deployment to answer.")] = 90.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Send frames to a deployment that `ppipe serve` runs, and compare every answer with the unsplit
@@ -45,6 +51,7 @@ def bench(
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
     manifest = load_manifest(workspace.repository)
+    wait_until_answering(manifest, wait)
     rates = planned_rates(manifest)
     if workload is None:
         wanted = {model: load * rate for model, rate in rates.items()}
@@ -77,6 +84,25 @@ def bench(
     out.print(dumps(measured.total) if as_json else str(workspace.root / "bench.json"), soft_wrap=True)
     if measured.total.unanswered or measured.total.mismatched:
         raise typer.Exit(1)
+
+
+class NotAnswering(Exception):
+    """A deployment under test that does not answer."""
+
+
+def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
+    """Returns when every public model has answered a frame. Raises NotAnswering."""
+    address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
+    give_up_s = time.monotonic() + wait_s
+    with Prober(address) as prober:
+        for entry in manifest.models:
+            while (probe := prober.ask(entry.ensemble, PROBE_TIMEOUT_S)).verdict is not Verdict.ANSWERS:
+                if time.monotonic() > give_up_s:
+                    raise NotAnswering(
+                        f"model {entry.ensemble!r} at {address} does not answer ({probe.detail}); "
+                        "start the deployment with ppipe serve"
+                    )
+                time.sleep(RETRY_S)
 
 
 def _pictures_of(workload: Workload) -> int:

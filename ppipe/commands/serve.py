@@ -23,7 +23,7 @@ def serve(
     ] = None,
 ) -> None:
     """Start every tritonserver of a local deployment, keep them running, and stop them on Ctrl-C."""
-    repository, logs = _folders(what, work)
+    repository, logs = folders(what, work)
     with ServerBoard() as board, ServedDeployment(repository, logs, changed=board.changed) as served:
         served.start()
         entry = served.manifest.entry
@@ -34,7 +34,7 @@ def serve(
         threading.Event().wait(seconds)
 
 
-def _folders(what: Path, work: Path | None) -> tuple[Path, Path]:
+def folders(what: Path, work: Path | None) -> tuple[Path, Path]:
     """Repository and logs."""
     if what.is_dir():
         return what, (work or what.resolve().parent) / "logs"

@@ -115,6 +115,13 @@ def test_bench_finds_every_answer_right(served: Served, capsys: pytest.CaptureFi
     assert saved["systems"]["ppipe"]["total"]["requests"] == result["requests"]
 
 
+def test_status_sees_every_model_answer(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", str(served.deployment_file), "--work", str(served.work)]) == 0
+    said = capsys.readouterr().out
+    for server in (served.deployment.manifest.entry, *served.deployment.manifest.servers):
+        assert f"{len(server.models)} of {len(server.models)}" in said
+
+
 @pytest.mark.parametrize("size", [(64, 48), (333, 17)])
 def test_a_jpeg_of_any_size_gets_classes_and_scores(served: Served, size: tuple[int, int]) -> None:
     (picture,) = make_pictures(1, seed=9, width=size[0], height=size[1])

@@ -14,6 +14,7 @@ import yaml
 
 from planner import serial
 from planner.deployment import load_deployment
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from planner.profile import LatencyTable, ModelProfile, Profile, Source, TensorSpec
 from ppipe.cli import app, is_the_users, run
 from ppipe.commands.demo import on_free_ports
@@ -129,6 +130,29 @@ def test_serve_without_a_repository_says_how_to_make_one(
 ) -> None:
     said = fails(capsys, ["serve", str(deployment_file), "--work", str(tmp_path / "work")])
     assert "make a repository with ppipe generate" in said
+
+
+def write_manifest(work: Path, port: int) -> None:
+    """One that names an entry server at `port`."""
+    entry = ServerAddress(
+        name="entry", group="entry", host="127.0.0.1", http_port=port + 1, grpc_port=port,
+        metrics_port=port + 2, repository="groups/entry", models=("net",),
+    )  # fmt: skip
+    manifest = DeploymentManifest(
+        deployment="small", epoch=1, plan_hash="", entry=entry, servers=(), models=()
+    )
+    (work / "repository").mkdir(parents=True)
+    (work / "repository" / MANIFEST_NAME).write_text(serial.dumps(manifest))
+
+
+def test_status_of_what_is_not_running_says_so(
+    deployment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(tmp_path / "work", free_base(27_500, 3))
+    assert run(["status", str(deployment_file), "--work", str(tmp_path / "work")]) == 1
+    said = capsys.readouterr().out
+    assert "entry" in said
+    assert "0 of 1" in said
 
 
 def test_an_slo_that_nothing_can_meet_says_what_is_fastest(
