@@ -86,7 +86,7 @@ EFFECTS: Mapping[str, Effect] = {
     "ensemble-shape": Effect.REFUSED,
     "ensemble-shape-open": Effect.DOUBTFUL,
     "ensemble-batch": Effect.REFUSED,
-    "ensemble-batch-zero": Effect.MISBEHAVES,
+    "ensemble-batch-zero": Effect.DOUBTFUL,
     "ensemble-decoupled": Effect.REFUSED,
     "ensemble-cycle": Effect.REFUSED,
     "step-model": Effect.REFUSED,

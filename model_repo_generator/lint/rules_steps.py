@@ -187,7 +187,7 @@ def _differences(model: Model, path: Path, name: str, first: _Said, new: _Said) 
     if not same and not same_full:
         yield model.finding("ensemble-shape", path, f"{shapes} (batch first, -1 is any size)")
     elif not same_full:
-        said = f"{shapes}: one has a batch dimension and the other none, so every request fails"
+        said = f"{shapes}: one has a batch dimension and the other none, so only one frame at a time passes"
         yield model.finding("ensemble-batch-zero", path, said)
     elif _open(model.name, first, new):
         said = f"{shapes}: the server does not check that what is written fits"
