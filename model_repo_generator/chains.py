@@ -1,23 +1,20 @@
 """Ensembles within a GPU class: a pipeline whose stages share a server can be called as one model.
 
 Rules
-- A chain takes one worker of each stage, all on one server; every combination is made, up to MAX_CHAINS of a
-  pipeline on a server, so that whichever workers are reserved there is one for them.
+- A chain takes one worker of each stage, all on one server. On each server every worker is in at least one
+  chain, and there are as many as the largest stage has workers there: all combinations would be hundreds.
 - Each stage must answer with its own outputs and leave the passing on to Triton; request parameters, and so a
   ticket, reach every step.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from ensembles.graphs import EnsembleGraph, StepModel, chain_graph
 from model_repo_generator import naming
 from planner.manifest import Chain, ModelEntry, StageProgram
 from planner.serving import ServedModel, ServedPipeline
-
-MAX_CHAINS = 64
 
 
 def chains_of(served: ServedModel, epoch: int) -> tuple[Chain, ...]:
@@ -64,5 +61,6 @@ def _combinations(pipeline: ServedPipeline) -> Iterator[tuple[str, tuple[int, ..
             [number for number, worker in enumerate(stage.workers) if worker.server == server]
             for stage in pipeline.stages
         ]
-        for combination in itertools.islice(itertools.product(*numbers), MAX_CHAINS):
-            yield server, combination
+        if all(numbers):
+            for turn in range(max(len(each) for each in numbers)):
+                yield server, tuple(each[turn % len(each)] for each in numbers)
