@@ -50,5 +50,5 @@ class Cancellations:
         later = [frame for frame in waiting if frame.request_id > self._last_asked] or waiting
         for frame in later[:_PER_TICK]:
             self._last_asked = frame.request_id
-            if frame.is_cancelled():
+            if frame.ask_cancelled():
                 self._driver.cancel(frame)

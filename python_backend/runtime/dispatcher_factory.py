@@ -12,6 +12,7 @@ from python_backend.runtime.driver import Driver, DriverSettings
 from python_backend.runtime.feedback import NoticeReceiver
 from python_backend.runtime.health import Health
 from python_backend.runtime.hop_failure import HopFailure
+from python_backend.runtime.metrics import MetricsPage
 from python_backend.runtime.null_transport import NullTransport
 from python_backend.runtime.shm_transport import make_transport
 from python_backend.runtime.ticket_codec import Keys
@@ -76,6 +77,19 @@ def make_dispatcher(
     return Dispatcher(
         driver=driver, health=health, cancellations=cancellations, receiver=receiver, listening=listening
     )
+
+
+def show_metrics(
+    dispatcher: Dispatcher, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
+) -> MetricsPage | None:
+    """The dispatcher's metrics on the TCP port with the number of its feedback port; None when it is
+    taken.
+    """
+    try:
+        return MetricsPage(dispatcher, entry.model, (manifest.entry.host, entry.feedback_port))
+    except OSError as error:
+        log(f"{entry.dispatcher}: no metrics: TCP port {entry.feedback_port}: {error.strerror}")
+        return None
 
 
 def _transport(

@@ -31,12 +31,13 @@ class Frame:
     """
 
     __slots__ = (
-        "_claim",
+        "_answered",
+        "_is_cancelled",
+        "_lock",
         "arrived_us",
         "data",
         "deadline_us",
         "dispatched",
-        "is_cancelled",
         "offers",
         "priority",
         "request_id",
@@ -55,7 +56,8 @@ class Frame:
         priority: int = 0,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._claim = threading.Lock()
+        self._lock = threading.Lock()
+        self._answered = False
         self.request_id = request_id
         self.data = data
         self.arrived_us = arrived_us
@@ -63,7 +65,7 @@ class Frame:
         self.priority = priority
         self.send_outputs = send_outputs
         self.send_error = send_error
-        self.is_cancelled = is_cancelled
+        self._is_cancelled = is_cancelled
         self.dispatched = False
         """Whether it was sent to a stage at least once."""
         self.offers = 0
@@ -72,11 +74,20 @@ class Frame:
     @property
     def answered(self) -> bool:
         """Whether an answer was sent, or is being sent."""
-        return self._claim.locked()
+        return self._answered
 
     def claim(self) -> bool:
         """True for the first caller only, who must then send the answer."""
-        return self._claim.acquire(blocking=False)
+        with self._lock:
+            first, self._answered = not self._answered, True
+        return first
+
+    def ask_cancelled(self) -> bool:
+        """Whether the caller has gone; False once answered. Never asked while an answer is sent: Triton frees
+        the request with it.
+        """
+        with self._lock:
+            return not self._answered and self._is_cancelled()
 
     def __del__(self) -> None:
         if self.claim():

@@ -12,9 +12,8 @@ import triton_python_backend_utils as pb_utils
 from planner.profile import TensorSpec
 from python_backend.runtime import kserve
 from python_backend.runtime.clock import now_us
-from python_backend.runtime.dispatcher_factory import make_dispatcher
+from python_backend.runtime.dispatcher_factory import make_dispatcher, show_metrics
 from python_backend.runtime.frame import ErrorCode, Frame
-from python_backend.triton.metrics import MetricsExporter
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 
@@ -31,7 +30,7 @@ class TritonPythonModel:
         self._dispatcher = make_dispatcher(
             folder.manifest, entry, folder.parameters, pb_utils.Logger.log_warn
         )
-        self._metrics = MetricsExporter(self._dispatcher, entry.model, pb_utils.Logger.log_warn)
+        self._metrics = show_metrics(self._dispatcher, folder.manifest, entry, pb_utils.Logger.log_warn)
         self._input: TensorSpec = entry.input
         self._slo_us = entry.served.slo_us
         self._ids = itertools.count()
@@ -44,7 +43,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Called by Triton before the end."""
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._dispatcher.close()
 
     def _frame(self, request: Any, arrived_us: int) -> Frame | None:

@@ -128,9 +128,9 @@ def test_counts_reach_the_metrics_endpoint(deployment: ServedDeployment, client:
 
 
 def metrics(deployment: ServedDeployment) -> dict[str, float]:
-    """Triton's metrics of the entry server, by name and labels without their end."""
-    entry = deployment.manifest.entry
-    url = f"http://{entry.host}:{entry.metrics_port}/metrics"
+    """The dispatcher's metrics, by name and labels without their end."""
+    manifest = deployment.manifest
+    url = f"http://{manifest.entry.host}:{manifest.models[0].feedback_port}/metrics"
     with urllib.request.urlopen(url, timeout=5) as page:
         lines = [line for line in page.read().decode().splitlines() if line.startswith("ppipe_")]
     return {line.rsplit("}", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
