@@ -1,0 +1,50 @@
+"""The compiled core is the same core: its log of a simulation equals that of the sources, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from python_backend import COMPILED_MODULES, IS_COMPILED, build_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import hashlib, io, sys
+sys.path.insert(0, "tests/simulator")
+import python_backend
+from test_simulation import log_of
+from python_backend.simulator.execution import Jitter
+logs = [log_of(policy, 1, Jitter(share=0.03)) for policy in ("adaptive", "reference", "reactive")]
+print(python_backend.IS_COMPILED, hashlib.sha256("".join(logs).encode()).hexdigest())
+"""
+
+
+def run(**environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_compiled_and_pure_decide_alike() -> None:
+    if not IS_COMPILED:
+        pytest.skip("the core is not compiled here")
+    compiled, pure = run(PPIPE_PURE="0"), run(PPIPE_PURE="1")
+    assert (compiled[0], pure[0]) == ("True", "False")
+    assert compiled[1] == pure[1]
+
+
+def test_every_compiled_module_exists_and_the_build_depends_on_all() -> None:
+    for module in COMPILED_MODULES:
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+    assert build_folder() == build_folder()
+    assert build_folder().parent == ROOT / ".compiled"
