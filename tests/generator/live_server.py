@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tritonclient.grpc as triton
@@ -17,16 +17,30 @@ from ppipe.binaries import find_tritonserver
 START_S = 200
 
 
-@dataclass(frozen=True)
+@dataclass
 class LiveServer:
     """A tritonserver that runs, and what it says."""
 
     grpc: str
-    process: subprocess.Popen[bytes]
+    command: list[str]
+    environment: dict[str, str]
     log: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+    starts: int = 0
+
+    def start(self) -> None:
+        self.starts += 1
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdout=output, stderr=subprocess.STDOUT
+            )
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def starved(self) -> bool:
+        """Whether it ended as Triton does, seldom, when a very busy machine starts many stubs at once."""
+        return self.process.poll() is not None and "interprocess::lock_exception" in self.said()
 
 
 @contextlib.contextmanager
@@ -54,14 +68,17 @@ def running(
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         *options,
     ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=os.environ | install.environment, stdout=output, stderr=subprocess.STDOUT
-        )
+    server = LiveServer(
+        grpc=f"127.0.0.1:{grpc_port}",
+        command=command,
+        environment=os.environ | install.environment,
+        log=log,
+    )
+    server.start()
     try:
-        yield LiveServer(grpc=f"127.0.0.1:{grpc_port}", process=process, log=log)
+        yield server
     finally:
-        _end(process)
+        _end(server.process)
         for left in Path("/dev/shm").glob(f"{prefix}*"):
             left.unlink(missing_ok=True)
 
@@ -72,6 +89,8 @@ def wait_ready(server: LiveServer, models: Sequence[str]) -> None:
     waiting = list(models)
     with triton.InferenceServerClient(server.grpc) as client:
         while waiting:
+            if server.starved() and server.starts == 1:
+                server.start()
             alive = server.process.poll() is None
             failed = "failed to load" in server.said()
             if failed or not alive or time.monotonic() > deadline:
