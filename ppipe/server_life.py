@@ -46,7 +46,7 @@ class ServerPlan:
     log: Path
     shm_prefix: str
     dispatchers: tuple[str, ...] = ()
-    start_timeout_s: float = 180.0
+    start_timeout_s: float = 300.0
 
 
 class ServerDied(Exception):
