@@ -55,6 +55,9 @@ LARGE = Effort(pool=1, pool_per_model=5, gap=3e-3, nodes=10, improve_rounds=1.5)
 """Instead of PROVEN where there are more models than MODELS_TO_PROVE."""
 MODELS_TO_PROVE = 6
 COLUMNS_TO_PROVE = 3_000
+PROOF_WORK = 3_000_000
+"""Nodes times pipelines of a proof: what is not proven by then is reported as a gap."""
+LEAST_PROOF_NODES = 1_000
 IMPROVE_POOL = 12
 """Pipelines per model in planner.improve."""
 
@@ -185,7 +188,8 @@ def _prove(
     if sum(map(len, rows)) > COLUMNS_TO_PROVE:
         return found
     narrowed = _narrow(question, rows)
-    limits = Limits(relative_gap=effort.proof_gap, nodes=effort.proof_nodes)
+    nodes = min(effort.proof_nodes, max(LEAST_PROOF_NODES, PROOF_WORK // sum(map(len, rows))))
+    limits = Limits(relative_gap=effort.proof_gap, nodes=nodes)
     outcome = PlanModel(narrowed).solve(limits, found.uses)
     return _better(question, found, narrowed, outcome, threshold)
 

@@ -83,7 +83,7 @@ def blocks_text(stage: Stage) -> str:
 
 def _classes(plan: Plan) -> Table:
     table = Table()
-    unit = "one more GPU" if plan.gpu_price else ""
+    unit = "price of one more" if plan.gpu_price else ""
     for name in ("GPU class", "GPUs used", "busy", unit):
         if name:
             table.add_column(name, justify="left" if name == "GPU class" else "right")
@@ -183,7 +183,7 @@ def _lanes(plan: Plan) -> list[tuple[str, float, float, list[_Pool]]]:
 
 def _draw_lane(axes: Axes, plan: Plan, number: int, gpu: str, top: float, size: float, width: float) -> None:
     axes.axhspan(top, top + size, color=LANE_COLOURS[number % 2], zorder=0)
-    price = f", one more: +{plan.gpu_price[gpu]:.3g}" if gpu in plan.gpu_price else ""
+    price = f", price of one more: {plan.gpu_price[gpu]:.3g}" if gpu in plan.gpu_price else ""
     busy = f"{plan.utilisation.get(gpu, 0.0):.0%} of the class busy"
     text = f"{gpu}: {plan.gpus_used[gpu]} GPUs used, {busy}{price}"
     axes.text(width - STAGE_WIDTH * 0.78, top + 0.1, text, fontsize=8, va="top", ha="right", color="#555555")
