@@ -32,7 +32,11 @@ class LiveServer:
         self.starts += 1
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                self.command, env=self.environment, stdout=output, stderr=subprocess.STDOUT
+                self.command,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def said(self) -> str:
@@ -90,6 +94,7 @@ def wait_ready(server: LiveServer, models: Sequence[str]) -> None:
     with triton.InferenceServerClient(server.grpc) as client:
         while waiting:
             if server.starved() and server.starts == 1:
+                _end(server.process)
                 server.start()
             alive = server.process.poll() is None
             failed = "failed to load" in server.said()
@@ -110,9 +115,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
+    """The server, and the stubs that it leaves behind when it did not end by itself."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
