@@ -4,8 +4,10 @@ The planner's margin is a guess at queueing. A small one plans more throughput a
 serve it with, so only serving can say which is best. Each candidate is planned and simulated.
 
 - First FIRST: margins common to all models, and some with a queueing factor (planner.queueing), which lets a
-  plan mix pipelines of much and little slack. Then each model's own best margin together. Then, from the best
-  so far, one model's margin a step up or down at a time, until nothing gains or MOST_CANDIDATES were tried.
+  plan mix pipelines of much and little slack. Batch building is given BUILD_SCALE of the time that the paper
+  gives it: at high load the frames of a batch already wait. Then each model's own best margin together.
+  Then, from the best so far, one model's margin a step up or down at a time, until nothing gains or
+  MOST_CANDIDATES were tried.
 - The FINALISTS best are planned again in the planner's thorough mode, which finds better plans for the same
   margins, and compete with those of the fast mode.
 - Score: capacity over weight, half the mean over models and half the least, so that no model pays for
@@ -29,17 +31,21 @@ from python_backend.simulator.capacity import Workload, find_capacity
 
 LADDER = (0.3, 0.24, 0.19, 0.15, 0.11, 0.08, 0.05, 0.02)
 """Margins to choose from."""
+BUILD_SCALE = 0.3
+"""Of the problem's batch_build_factor."""
 FACTORS = (0.0, 0.01, 0.02, 0.035)
 """Queueing factors to choose from."""
-FIRST = (*((0, step) for step in range(len(LADDER))), (1, 7), (1, 4), (2, 7), (2, 4), (3, 7))
+FIRST = (*((0, step) for step in range(len(LADDER))), (1, 7), (1, 4), (2, 7), (2, 4), (2, 2), (3, 7))
 """(factor, margin) to begin with, by index; margins alike for all models."""
 SEEDS = (90_001, 90_002)
 SECONDS = 12.0
 GRID = 0.01
 """Capacity is found to this share of the planned rate."""
-MOST_CANDIDATES = 26
+MOST_CANDIDATES = 24
 """Planned in fast mode."""
-FINALISTS = 4
+FINALISTS = 3
+POOR_GAP = 0.15
+"""A plan of the fast mode with a larger gap is planned again thoroughly at once."""
 Links = Literal["paper", "placed"]
 Choice = tuple[int, tuple[int, ...], str]
 """Index of a factor, and of a margin for each model; the planner's mode."""
@@ -95,13 +101,16 @@ def auto_margin(
 
 
 def with_margins(problem: Problem, margins: Sequence[float], queueing_factor: float) -> Problem:
-    """The problem with one margin for each demand, in order."""
+    """The problem with one margin for each demand, in order, and the search's settings for the rest."""
     demands = tuple(
         replace(demand, slo_margin=margin) for demand, margin in zip(problem.demands, margins, strict=True)
     )
-    return replace(
-        problem, demands=demands, options=replace(problem.options, queueing_factor=queueing_factor)
+    options = replace(
+        problem.options,
+        queueing_factor=queueing_factor,
+        batch_build_factor=problem.options.batch_build_factor * BUILD_SCALE,
     )
+    return replace(problem, demands=demands, options=options)
 
 
 class _Search:
@@ -182,6 +191,8 @@ def _evaluate(job: tuple[Problem, str, Question]) -> tuple[Plan | None, Candidat
     factor = problem.options.queueing_factor
     try:
         made = plan(problem, mode=mode)
+        if mode == "fast" and made.gap > POOR_GAP:
+            made = plan(problem, mode="proven")
     except ValueError as error:
         return None, Candidate(margins, factor, mode, {}, {}, 0.0, str(error).splitlines()[0])
     planned = {model.model: model.throughput_rps for model in made.models}
