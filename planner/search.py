@@ -55,7 +55,7 @@ LARGE = Effort(pool=1, pool_per_model=5, gap=3e-3, nodes=10, improve_rounds=1.5)
 """Instead of PROVEN where there are more models than MODELS_TO_PROVE."""
 MODELS_TO_PROVE = 6
 COLUMNS_TO_PROVE = 3_000
-PROOF_WORK = 3_000_000
+PROOF_WORK = 1_500_000
 """Nodes times pipelines of a proof: what is not proven by then is reported as a gap."""
 LEAST_PROOF_NODES = 1_000
 IMPROVE_POOL = 12
