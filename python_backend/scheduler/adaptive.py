@@ -1,7 +1,8 @@
 """The default policy: bind late, choose pipelines by what the deadline still allows, drop only what nothing
 can save.
 
-- A batch is sent when a worker of a first stage is free, not when its frames arrive.
+- A batch is sent when a worker of a first stage is free and it need not wait for the later ones, not when its
+  frames arrive.
 - Each free pipeline takes the most urgent frames that it can still finish in time; more urgent ones are
   left to faster pipelines.
 - A batch smaller than planned is held back only while no frame in it is in danger.
@@ -13,11 +14,13 @@ from __future__ import annotations
 from python_backend.scheduler.batches import Reservation
 from python_backend.scheduler.policy import Policy, shed
 from python_backend.scheduler.state import State
-from python_backend.scheduler.timelines import NEVER, PipelineTimelines, Pool
+from python_backend.scheduler.timelines import NEVER, PipelineTimelines
 from python_backend.scheduler.waiting import Level
 
+HOLD_SHARE = 25
+"""A batch may wait between its stages for one in so many parts of its way; else it is sent later."""
 IDLE_SHARE = 4
-"""With more than one in so many workers of a first stage idle, batches are sent as they are."""
+"""With more than one in so many workers of every stage idle, batches are sent as they are."""
 
 
 class AdaptivePolicy(Policy):
@@ -63,10 +66,14 @@ class AdaptivePolicy(Policy):
             finish_us = state.finish_us(pipeline, size, now_us)
             if finish_us < 0:
                 return False
+            early_us = finish_us - now_us - pipeline.path_us[size - 1] - pipeline.path_us[0] // HOLD_SHARE
+            if early_us > 0:
+                self.wake_us = min(self.wake_us, now_us + early_us)
+                return False
             for level in state.waiting.levels:
                 index = level.first_from(finish_us + state.guard_us)
                 if len(level.frames) - index >= size:
-                    if longer_us != NEVER and not plenty_idle(pipeline.pools[0]):
+                    if longer_us != NEVER and not plenty_idle(pipeline):
                         spare_us = level.frames[index].deadline_us - state.guard_us - longer_us
                         if spare_us > 0:
                             self.wake_us = min(self.wake_us, now_us + spare_us)
@@ -99,9 +106,12 @@ class AdaptivePolicy(Policy):
                     shed(state, request, now_us)
 
 
-def plenty_idle(pool: Pool) -> bool:
-    """Whether so many workers are idle that waiting for a fuller batch gains nothing."""
-    return (pool.usable - pool.busy) * IDLE_SHARE > pool.usable
+def plenty_idle(pipeline: PipelineTimelines) -> bool:
+    """Whether so many workers of every stage are idle that waiting for a fuller batch gains nothing."""
+    for pool in pipeline.pools:  # noqa: SIM110 (a loop compiles to faster code)
+        if (pool.usable - pool.busy) * IDLE_SHARE <= pool.usable:
+            return False
+    return True
 
 
 def stalls(outstanding: list[Reservation], now_us: int) -> bool:

@@ -60,14 +60,34 @@ def test_an_idle_pipeline_takes_a_frame_at_once() -> None:
     assert core.worker_busy_until_us() == {"a.w0": 150, "b.w0": 360}
 
 
-def test_a_frame_waits_for_the_first_worker_and_no_longer() -> None:
+def test_a_frame_waits_for_the_workers_and_hardly_longer() -> None:
     core = SchedulerCore(two_stages())
     core.handle(RequestArrived(1, deadline_us=1_000), 0)
     assert core.handle(RequestArrived(2, deadline_us=1_000), 0) == [WakeAt(100)]
-    (dispatch,) = core.handle(TimerFired(), 100)
+    # Sent now it would queue for stage b, which is taken until 310; a 25th of its way, 12 us, is allowed.
+    assert core.handle(TimerFired(), 100) == [WakeAt(188)]
+    (dispatch,) = core.handle(TimerFired(), 188)
     assert isinstance(dispatch, Dispatch)
     assert dispatch.request_ids == (2,)
-    assert dispatch.ticket.hops == (Hop("a.w0", 100, 100, 100, 200), Hop("b.w0", 200, 210, 310, 510))
+    assert dispatch.ticket.hops == (Hop("a.w0", 188, 188, 188, 288), Hop("b.w0", 288, 298, 310, 510))
+
+
+def test_batches_fill_while_a_later_stage_is_the_bottleneck() -> None:
+    """Idle workers in the first stage are no reason to send frames one by one to a busy second stage."""
+    pipeline = ServedPipeline(
+        batch_size=2, stages=(stage("a", (10, 20), 8), stage("b", (100, 150), 1)), transfer_us=((1, 2),)
+    )
+    core = SchedulerCore(ServedModel(model="m", slo_us=5_000, planned_rps=1.0, pipelines=(pipeline,)))
+    core.handle(RequestArrived(0, deadline_us=5_000), 0)
+    sizes = []
+    for request_id in range(1, 5):
+        for action in core.handle(
+            RequestArrived(request_id, deadline_us=5_000 + request_id), 40 + request_id
+        ):
+            assert isinstance(action, WakeAt), "stage b is busy"
+    for now_us in (100, 111, 240, 260, 261):
+        sizes += [len(a.request_ids) for a in core.handle(TimerFired(), now_us) if isinstance(a, Dispatch)]
+    assert sizes == [2, 2]
 
 
 def test_a_frame_that_nothing_can_serve_is_dropped_at_once() -> None:
