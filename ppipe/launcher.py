@@ -30,6 +30,10 @@ from ppipe.server_life import ServerPlan
 from ppipe.supervisor import ServerKeeper, ServerState, ServerStatus
 
 LOADING_AT_ONCE = 2
+ENTRY_GRACE_S = 8.0
+"""Time to finish what clients wait for."""
+STAGE_GRACE_S = 1.0
+"""Nothing is under way once the entry has ended, and stubs with torch take seconds to leave by themselves."""
 _TICK_S = 0.2
 
 
@@ -121,10 +125,12 @@ class ServedDeployment:
 
     def stop(self) -> None:
         """End everything: the entry first, so that no stage goes while frames are on their way."""
-        for keeper in reversed(self._keepers):
-            keeper.stop()
-        for keeper in reversed(self._keepers):
-            keeper.join()
+        entry = [keeper for keeper in self._keepers if keeper.status.name == self.manifest.entry.name]
+        for keepers in (entry, self._keepers):
+            for keeper in keepers:
+                keeper.stop()
+            for keeper in keepers:
+                keeper.join()
         self._keepers = ()
 
     def _plan(self, install: TritonInstall, server: ServerAddress, keys: Path) -> ServerPlan:
@@ -139,5 +145,6 @@ class ServedDeployment:
             environment=server_environment(install, prefix, keys),
             log=self._logs / f"{server.name}.log",
             shm_prefix=prefix,
+            grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,
             dispatchers=tuple(model for model in server.models if model in dispatchers),
         )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from ppipe.guard import sweep
+from ppipe.guard import DEFAULT_GRACE_S, sweep
 from ppipe.probe import Probe, Prober, Verdict
 from ppipe.processes import GuardedProcess, stubs_of
 
@@ -45,6 +45,7 @@ class ServerPlan:
     environment: Mapping[str, str]
     log: Path
     shm_prefix: str
+    grace_s: float = DEFAULT_GRACE_S
     dispatchers: tuple[str, ...] = ()
     start_timeout_s: float = 300.0
 
@@ -73,7 +74,11 @@ class ServerLife:
     def __enter__(self) -> ServerLife:
         plan = self._plan
         self._process = GuardedProcess.start(
-            plan.command, log=plan.log, environment=plan.environment, shm_prefixes=[plan.shm_prefix]
+            plan.command,
+            log=plan.log,
+            environment=plan.environment,
+            shm_prefixes=[plan.shm_prefix],
+            grace_s=plan.grace_s,
         )
         self._prober = Prober(plan.address, self._stopping)
         return self
