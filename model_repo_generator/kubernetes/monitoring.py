@@ -28,7 +28,7 @@ from model_repo_generator.kubernetes.metric_names import (
 )
 from model_repo_generator.kubernetes.names import dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions
-from model_repo_generator.kubernetes.pods import CONTAINER, Plain, selector, set_name
+from model_repo_generator.kubernetes.pods import CONTAINER, Plain, dispatcher_metrics, selector, set_name
 from planner.manifest import ModelEntry
 
 ATTAINMENT = 0.95
@@ -41,7 +41,7 @@ WINDOW = "5m"
 
 
 def pod_monitor(fleet: Fleet, options: KubernetesOptions) -> Plain:
-    """Scrapes every server of the deployment."""
+    """Scrapes every server of the deployment, and the page of every dispatcher on the entry."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
@@ -50,7 +50,8 @@ def pod_monitor(fleet: Fleet, options: KubernetesOptions) -> Plain:
             "selector": {"matchLabels": selector(fleet)},
             "podTargetLabels": list(TARGET_LABELS),
             "podMetricsEndpoints": [
-                {"port": "metrics", "path": "/metrics", "interval": options.monitoring.interval}
+                {"port": port, "path": "/metrics", "interval": options.monitoring.interval}
+                for port in ("metrics", *map(dispatcher_metrics, range(len(fleet.manifest.models))))
             ],
         },
     }

@@ -195,11 +195,17 @@ def _ports(fleet: Fleet, group: ServerGroup) -> list[Plain]:
         for name, port in (("http", http), ("grpc", grpc), ("metrics", metrics))
     ]
     if group.is_entry:
-        ports += [
-            {"name": f"notices-{index}", "containerPort": model.feedback_port, "protocol": "UDP"}
-            for index, model in enumerate(fleet.manifest.models)
-        ]
+        for index, model in enumerate(fleet.manifest.models):
+            ports += [
+                {"name": f"notices-{index}", "containerPort": model.feedback_port, "protocol": "UDP"},
+                {"name": dispatcher_metrics(index), "containerPort": model.feedback_port, "protocol": "TCP"},
+            ]
     return ports
+
+
+def dispatcher_metrics(index: int) -> str:
+    """Name of the port with the metrics page of the dispatcher of model `index`."""
+    return f"metrics-{index}"
 
 
 def _resources(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm: int) -> Plain:

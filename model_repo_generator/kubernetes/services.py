@@ -47,7 +47,8 @@ def network_policies(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
     """Inside the deployment all may talk; from outside clients reach the entry, Prometheus the metrics."""
     entry = fleet.groups[0]
     client_ports = [{"protocol": "TCP", "port": port} for port in ports_of(entry.servers[0])[:2]]
-    metrics = sorted({ports_of(group.servers[0])[2] for group in fleet.groups})
+    servers = {ports_of(group.servers[0])[2] for group in fleet.groups}
+    metrics = sorted(servers | {model.feedback_port for model in fleet.manifest.models})
     scrape: Plain = {"ports": [{"protocol": "TCP", "port": port} for port in metrics]}
     if options.monitoring.namespace is not None:
         name = {"kubernetes.io/metadata.name": options.monitoring.namespace}

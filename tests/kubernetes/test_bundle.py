@@ -215,7 +215,7 @@ def test_clients_reach_the_entry_only(bundle: dict[str, str]) -> None:
     inside = policies["street-inside"]["spec"]["ingress"]
     assert "ports" not in inside[0]
     assert inside[0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "street"
-    assert [port["port"] for port in inside[1]["ports"]] == [8002]
+    assert [port["port"] for port in inside[1]["ports"]] == [8002, 8100, 8101]
 
 
 def test_notices_have_a_way_to_the_entry(bundle: dict[str, str]) -> None:
