@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from ppipe.ports import free_base
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,8 +60,16 @@ def test_links_and_pictures_of_a_page_exist(page: Path) -> None:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like a clone to a reader's commands, and keeps what they write out of this one."""
     folder = tmp_path_factory.mktemp("reader")
-    for name in ("ensembles", "docs", "scripts", ".venv"):
+    for name in ("docs", "scripts", ".venv"):
         (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "ensembles", folder / "ensembles")
+    for file in (folder / "ensembles" / "examples").glob("*.yaml"):
+        # The only difference to a reader's copy: ports that nothing else here has taken.
+        base_port = free_base(first=23_000, count=100)
+        text = re.sub(
+            r"^  base_port: \d+$", f"  base_port: {base_port}", file.read_text(), flags=re.MULTILINE
+        )
+        file.write_text(text, encoding="utf-8")
     return folder
 
 
