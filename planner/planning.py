@@ -114,18 +114,16 @@ def _gpu_cost(problem: Problem) -> list[float]:
 def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> Plan:
     """Plan by planner.search. Raises Infeasible."""
     wanted = _wanted(problem)
-    factor = problem.options.queueing_factor
-    found = _search(problem, _discounted(problem, wanted) if factor > 0 else wanted, effort)
-    if factor > 0:
-        # Its own bound is of discounted rates.
-        options = problem.options
-        found = replace(
-            found,
-            bound=relax(gpu_counts_of(problem.cluster), wanted, options.objective, _gpu_cost(problem)).bound,
-        )
+    discounts = problem.options.queueing_factor > 0
+    if discounts:
+        bound = _bound(problem, wanted)
+        # The bound must be of full rates, not of what the search is shown.
+        found = replace(_search(problem, _discounted(problem, wanted, bound), effort), bound=bound)
+    else:
+        found = _search(problem, wanted, effort)
     models = [
         # Workers that full rates would not need are there to absorb queueing.
-        model_plan(problem, demand, one.columns, uses, trim=factor == 0)
+        model_plan(problem, demand, one.columns, uses, trim=not discounts)
         for demand, one, uses in zip(problem.demands, found.wanted, found.uses, strict=True)
     ]
     if any(not model.pipelines for model in models):
@@ -150,11 +148,21 @@ def _wanted(problem: Problem) -> list[Wanted]:
     return wanted
 
 
-def _discounted(problem: Problem, wanted: Sequence[Wanted]) -> list[Wanted]:
-    """The same with the rates that queueing leaves."""
-    factor = problem.options.queueing_factor
+def _bound(problem: Problem, wanted: Sequence[Wanted]) -> float:
+    """The relaxation's bound on the objective."""
+    counts = gpu_counts_of(problem.cluster)
+    return relax(counts, wanted, problem.options.objective, _gpu_cost(problem)).bound
+
+
+def _discounted(problem: Problem, wanted: Sequence[Wanted], bound: float) -> list[Wanted]:
+    """The same with the rates that queueing leaves when every model gets what the bound allows."""
+    options = problem.options
+    scale = bound if options.objective is Objective.MAX_RATE else 1.0
     return [
-        replace(one, columns=discounted(one.columns, demand.slo_us, factor))
+        replace(
+            one,
+            columns=discounted(one.columns, demand.slo_us, options.queueing_factor, one.rate * scale),
+        )
         for demand, one in zip(problem.demands, wanted, strict=True)
     ]
 

@@ -6,8 +6,8 @@ serve it with, so only serving can say which is best. Each candidate is planned 
 - First FIRST: margins common to all models, and some with a queueing factor (planner.queueing), which lets a
   plan mix pipelines of much and little slack. Batch building is given BUILD_SCALE of the time that the paper
   gives it: at high load the frames of a batch already wait. Then each model's own best margin together.
-  Then, from the best so far, one model's margin a step up or down at a time, until nothing gains or
-  MOST_CANDIDATES were tried.
+  Then, from the best so far, the factor or one model's margin a step up or down at a time, until nothing
+  gains or MOST_CANDIDATES were tried.
 - The FINALISTS best are planned again in the planner's thorough mode, which finds better plans for the same
   margins, and compete with those of the fast mode.
 - Score: capacity over weight, half the mean over models and half the least, so that no model pays for
@@ -33,15 +33,15 @@ LADDER = (0.3, 0.24, 0.19, 0.15, 0.11, 0.08, 0.05, 0.02)
 """Margins to choose from."""
 BUILD_SCALE = 0.3
 """Of the problem's batch_build_factor."""
-FACTORS = (0.0, 0.01, 0.02, 0.035)
+FACTORS = (0.0, 0.1, 0.2, 0.3, 0.45, 0.65)
 """Queueing factors to choose from."""
-FIRST = (*((0, step) for step in range(len(LADDER))), (1, 7), (1, 4), (2, 7), (2, 4), (2, 2), (3, 7))
+FIRST = ((0, 1), (0, 3), (0, 5), (1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (1, 4), (2, 4), (3, 4), (4, 2))
 """(factor, margin) to begin with, by index; margins alike for all models."""
 SEEDS = (90_001, 90_002)
 SECONDS = 12.0
 GRID = 0.01
 """Capacity is found to this share of the planned rate."""
-MOST_CANDIDATES = 24
+MOST_CANDIDATES = 28
 """Planned in fast mode."""
 FINALISTS = 3
 POOR_GAP = 0.15
@@ -132,7 +132,7 @@ class _Search:
             (f, tuple(self._own_best(f, model) for model in range(count)), "fast") for f in sorted(factors)
         ]
         self._try(own, pool)
-        while count > 1:
+        while len(self.found) < MOST_CANDIDATES:
             before = self._best()
             self._try(list(_neighbours(before))[: MOST_CANDIDATES - len(self.found)], pool)
             if self._best() == before:
@@ -177,6 +177,9 @@ class _Search:
 
 def _neighbours(choice: Choice) -> Iterable[Choice]:
     factor, steps, mode = choice
+    for other in (factor - 1, factor + 1):
+        if 0 <= other < len(FACTORS):
+            yield other, steps, mode
     for model in range(len(steps)):
         for change in (-1, 1):
             step = steps[model] + change
