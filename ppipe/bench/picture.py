@@ -47,7 +47,8 @@ def _draw_rates(axes: Any, measured: Sequence[Measured]) -> None:
     axes.set_xticks(places, [one.system for one in measured])
     axes.set_ylabel("frames/s")
     axes.set_title("asked of each system, and in time")
-    axes.legend(fontsize="small")
+    axes.set_ylim(0, 1.15 * max([*planned, *floor, 1.0]))  # room for the legend above the bars
+    axes.legend(fontsize="small", ncols=4, loc="upper center", columnspacing=1.0, handlelength=1.2)
 
 
 def _lost_rps(measured: Measured) -> float:
