@@ -88,7 +88,8 @@ def _pipe(
         rate = 1e6 * batch / latency[i]
         per_server = max(s.gpu_count for s in problem.cluster.servers if s.gpu == gpu)
         for hop in hops[max(0, i - 1) : i + 1]:
-            rate = min(rate, 1e6 * batch / hop / slices / per_server)
+            if hop > 0:  # nothing crosses a cut of no bytes, so its link limits nothing
+                rate = min(rate, 1e6 * batch / hop / slices / per_server)
         rates.append((gpu, slices, rate))
     return Pipe(tuple(rates))
 
