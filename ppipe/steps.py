@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from planner.deployment import Deployment
-from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
@@ -53,12 +52,3 @@ def solve(problem: Problem, workspace: Workspace, planner: str, mode: str = "pro
     save(problem, workspace.problem)
     save(plan, workspace.plan)
     return plan
-
-
-def run_generate(
-    deployment: Deployment, profile: Profile, plan: Plan, workspace: Workspace, *, force: bool = False
-) -> DeploymentManifest:
-    """Write the model repositories."""
-    from model_repo_generator.generate import generate
-
-    return generate(deployment, profile, plan, workspace.repository, force=force)

@@ -12,7 +12,6 @@ Rules
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,11 +148,6 @@ def module_path(node: Node) -> str:
     """The path of the module that the operator belongs to ('features.stage1.unit1'), or ''."""
     stack = node.meta.get("nn_module_stack")
     return str(next(reversed(stack.values()))[0]) if stack else ""
-
-
-def is_getitem(node: Node) -> bool:
-    """Whether the node picks one result of an operator that has several."""
-    return node.target is operator.getitem
 
 
 def _weight_names(program: ExportedProgram) -> dict[str, str]:

@@ -43,7 +43,7 @@ class State:
     """One model's queue, timelines, frames and batches under way, and counts for metrics."""
 
     __slots__ = (
-        "actions", "batches", "by_worker", "completed_batches", "dispatched_batches", "dispatched_frames",
+        "actions", "batches", "by_worker", "dispatched_batches",
         "drops", "guard_step_us", "guard_us", "late", "links", "next_batch_id", "now_us", "pipelines",
         "requests", "sequence", "served", "slo_us", "ticket_ended", "version", "waiting",
     )  # fmt: skip
@@ -78,8 +78,6 @@ class State:
         self.served: int = 0
         self.late: int = 0
         self.dispatched_batches: int = 0
-        self.dispatched_frames: int = 0
-        self.completed_batches: int = 0
 
     # Reading
 
@@ -143,7 +141,6 @@ class State:
         for request in requests:
             request.batch = batch
         self.dispatched_batches += 1
-        self.dispatched_frames += len(requests)
         self._reserve(batch, quote.hops)
         self.actions.append(self._dispatch(batch, quote.hops))
         return batch
@@ -243,7 +240,6 @@ class State:
 
     def _retire(self, batch: Batch, ended_us: int) -> None:
         del self.batches[batch.batch_id]
-        self.completed_batches += 1
         if self.ticket_ended is not None and self.ticket_ended(batch, batch.last):
             return
         for request in batch.requests:
