@@ -57,12 +57,13 @@ def wanted_ports(manifest: DeploymentManifest) -> list[PortUse]:
         uses += [
             PortUse(
                 owner=manifest.entry.name,
-                field=f"feedback_port of model {model.model!r}",
+                field=field,
                 host=manifest.entry.host,
                 port=model.feedback_port,
-                udp=True,
+                udp=udp,
             )
             for model in manifest.models
+            for field, udp in _dispatcher_uses(model.model)
         ]
     return uses
 
@@ -81,13 +82,22 @@ def cluster_ports(deployment: Deployment) -> list[PortUse]:
     return uses + [
         PortUse(
             owner=cluster.entry.name,
-            field=f"feedback_port of model {model.name!r}",
+            field=field,
             host=cluster.entry.host,
             port=cluster.entry.feedback_port + index,
-            udp=True,
+            udp=udp,
         )
         for index, model in enumerate(deployment.models)
+        for field, udp in _dispatcher_uses(model.name)
     ]
+
+
+def _dispatcher_uses(model: str) -> tuple[tuple[str, bool], ...]:
+    """(what for, whether UDP): a dispatcher takes notices and shows its metrics on one number."""
+    return (f"feedback_port of model {model!r}", True), (
+        f"feedback_port of model {model!r}, for metrics",
+        False,
+    )
 
 
 def shm_prefixes(servers: Sequence[ServerAddress]) -> dict[str, str]:

@@ -33,6 +33,7 @@ class Counts:
         self.worker_busy_us: dict[str, int] = {}
         self.decisions = 0
         self.decision_us = 0
+        self.slo_us = served.slo_us
         self.latency_shares = _SLO_SHARES
         self.latency_bounds_us = tuple(round(served.slo_us * share) for share in _SLO_SHARES)
         self.latency_counts = [0] * (len(_SLO_SHARES) + 1)

@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.answers import Answers
+from python_backend.runtime.budget import Budget
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.counts import Counts
 from python_backend.runtime.drift import Drift
@@ -112,6 +113,7 @@ class Driver:
     ) -> None:
         self.counts = Counts(entry.served)
         self.drift = Drift(entry.served, log)
+        self.budget = Budget()
         self._manifest = manifest
         self._entry = entry
         self._core = core
@@ -268,9 +270,12 @@ class Driver:
             self._on_seen(worker)
             self.drift.saw(ticket.pipeline, notice.stage, frames, notice.busy_us, now_us())
             self.counts.stage_ended(worker, notice.busy_us)
-            if notice.stage == len(ticket.hops) - 1 and notice.batch in self._under_way:
+            last = notice.stage == len(ticket.hops) - 1
+            if last and notice.batch in self._under_way:
                 self._computed.add(notice.batch)
             ended_us = now_us() if notice.ended_us is None else notice.ended_us
+            place = (ticket.pipeline, notice.stage)
+            self.budget.ended(notice.batch, notice.attempt, place, ended_us, last)
             self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
 
     def _take_end(self, end: _Finished) -> None:
@@ -321,6 +326,8 @@ class Driver:
         self.counts.dispatched(len(frames))
         for frame in frames:
             frame.dispatched = True
+        ticket, arrived_us = action.ticket, [frame.arrived_us for frame in frames]
+        self.budget.sent(ticket.batch_id, ticket.attempt, now_us(), arrived_us)
         self._under_way.add(action.ticket.batch_id)
         self._tickets[action.ticket.batch_id] = (action.ticket, len(frames))
         if len(self._tickets) > _REMEMBERED_TICKETS:

@@ -9,17 +9,21 @@ calls of ours did not help). The hot path only counts in memory; the page is mad
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
+from python_backend.runtime.counts import Counts
 from python_backend.runtime.driver import Driver
 from python_backend.runtime.health import Health
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name without prefix, labels, value."""
 
+PREFIX = "ppipe_"
 COUNTERS = {
     "frames_total": "Frames that arrived.",
     "in_time_total": "Frames answered within their deadline.",
@@ -27,12 +31,11 @@ COUNTERS = {
     "dropped_total": "Frames answered with an error, by reason.",
     "failed_attempts_total": "Attempts of batches that failed, by kind.",
     "batches_total": "Batches sent, by size.",
-    "latency_bucket_total": "Answers by latency; 'le' is the bucket's upper end as a share of the SLO.",
     "latency_us_total": "Sum of the latencies of all answers.",
     "decisions_total": "Events that the scheduler core handled.",
     "decision_us_total": "Time that it took for them.",
     "worker_batches_total": "Batches that a worker ended.",
-    "worker_busy_us_total": "Time that a worker was busy.",
+    "worker_busy_us_total": "Time that a worker was busy; its rate is the worker's utilisation.",
 }
 GAUGES = {
     "queue_length": "Frames that wait for a batch.",
@@ -40,7 +43,37 @@ GAUGES = {
     "worker_up": "1 while the worker gets work, else 0.",
     "stage_drift": "Measured over profiled latency of a stage, median of its last batches.",
     "allowance_us": "Time taken off deadlines for the way back.",
+    "slo_us": "The model's SLO.",
+    "threads": "Threads of the dispatcher's process.",
+    "open_files": "File descriptors of the dispatcher's process.",
 }
+HISTOGRAMS = {
+    "latency_slo_ratio": "Latency of answers as a share of the SLO.",
+}
+SUMMARIES = {
+    "queue_slo_ratio": "Time that frames waited for their batch, as a share of the SLO.",
+    "stage_slo_ratio": "Time of batches from the end of the stage before (or from being sent) to the end of "
+    "this one, as a share of the SLO: what the stage uses of the budget.",
+}
+_PARTS = {
+    "counter": ("",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "summary": ("_sum", "_count"),
+}
+
+
+def families() -> Iterator[tuple[str, str, str]]:
+    """(name without prefix, type, description) of all that is exported."""
+    tables = {"counter": COUNTERS, "gauge": GAUGES, "histogram": HISTOGRAMS, "summary": SUMMARIES}
+    for kind, table in tables.items():
+        for name, text in table.items():
+            yield name, kind, text
+
+
+def exported_names() -> frozenset[str]:
+    """Full names of all series, as queries name them."""
+    return frozenset(f"{PREFIX}{name}{part}" for name, kind, _ in families() for part in _PARTS[kind])
 
 
 class Source(Protocol):
@@ -74,20 +107,20 @@ class MetricsPage:
 
 def page(source: Source, model: str) -> str:
     """Prometheus' text format, version 0.0.4."""
-    lines: list[str] = []
-    described: set[str] = set()
-    for name, labels, value in sorted(samples(source), key=lambda sample: sample[0]):
-        if name not in described:
-            described.add(name)
-            lines.append(f"# HELP ppipe_{name} {COUNTERS.get(name) or GAUGES[name]}")
-            lines.append(f"# TYPE ppipe_{name} {'counter' if name in COUNTERS else 'gauge'}")
+    found: dict[str, list[str]] = {}
+    for name, labels, value in samples(source):
         texts = ",".join(f'{key}="{_escaped(text)}"' for key, text in {"model": model, **labels}.items())
-        lines.append(
-            f"ppipe_{name}{{{texts}}} {value:g}"
-            if value != int(value)
-            else f"ppipe_{name}{{{texts}}} {int(value)}"
-        )
+        found.setdefault(name, []).append(f"{PREFIX}{name}{{{texts}}} {_number(value)}")
+    lines: list[str] = []
+    for name, kind, text in families():
+        series = [line for part in _PARTS[kind] for line in found.get(name + part, ())]
+        if series:
+            lines += [f"# HELP {PREFIX}{name} {text}", f"# TYPE {PREFIX}{name} {kind}", *series]
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _escaped(text: str) -> str:
@@ -128,8 +161,10 @@ def samples(source: Source) -> Iterator[Sample]:
         yield "failed_attempts_total", {"kind": kind.value}, count
     for size, count in sorted(counts.batch_sizes.items()):
         yield "batches_total", {"size": str(size)}, count
-    for bound, count in zip((*counts.latency_shares, "+Inf"), counts.latency_counts, strict=True):
-        yield "latency_bucket_total", {"le": str(bound)}, count
+    yield from _latency_histogram(counts)
+    for (part, labels), (total_us, number) in driver.budget.totals():
+        yield f"{part}_slo_ratio_sum", labels, total_us / counts.slo_us
+        yield f"{part}_slo_ratio_count", labels, number
     for worker, count in list(counts.worker_batches.items()):
         yield "worker_batches_total", {"worker": worker}, count
         yield "worker_busy_us_total", {"worker": worker}, counts.worker_busy_us[worker]
@@ -141,3 +176,17 @@ def samples(source: Source) -> Iterator[Sample]:
     yield "queue_length", {}, driver.queue_length
     yield "in_flight", {}, driver.in_flight
     yield "allowance_us", {}, driver.allowance_us
+    yield "slo_us", {}, counts.slo_us
+    yield "threads", {}, threading.active_count()
+    yield "open_files", {}, len(os.listdir("/proc/self/fd"))
+
+
+def _latency_histogram(counts: Counts) -> Iterator[Sample]:
+    """Cumulative, as Prometheus has it: each bucket counts all answers up to its end."""
+    sum_us, each = counts.latency_sum_us, list(counts.latency_counts)
+    ends = (*map(str, counts.latency_shares), "+Inf")
+    totals = list(itertools.accumulate(each))
+    for end, total in zip(ends, totals, strict=True):
+        yield "latency_slo_ratio_bucket", {"le": end}, total
+    yield "latency_slo_ratio_sum", {}, sum_us / counts.slo_us
+    yield "latency_slo_ratio_count", {}, totals[-1]
