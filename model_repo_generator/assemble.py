@@ -69,8 +69,9 @@ def stage_program(
     gpu: str,
     max_batch_size: int,
     program_hashes: Mapping[str, str],
+    slices_per_gpu: int = 1,
 ) -> StageProgram:
-    """What the workers of a stage of blocks [start, end) on class `gpu` run."""
+    """What the workers of a stage of blocks [start, end) on `gpu`, cut into equal slices, run."""
     gpu_class = cluster.gpu_class(gpu)
     emulated = gpu_class.executor is Executor.EMULATED
     path = "" if emulated else naming.program_path(profile.model, blocks.start, blocks.end)
@@ -82,6 +83,9 @@ def stage_program(
         executor=gpu_class.executor,
         max_batch_size=max_batch_size,
         padded=gpu_class.stated is not None and not emulated,
+        options=profile.options,
+        precision_error=None if emulated else profile.precision_error,
+        memory_bytes=None if gpu_class.memory_bytes is None else gpu_class.memory_bytes // slices_per_gpu,
     )
 
 
@@ -177,6 +181,7 @@ def _model_entry(
                     planned.gpu,
                     len(stage.latency_us),
                     program_hashes,
+                    planned.slices_per_gpu,
                 )
                 for planned, stage in zip(pipeline.stages, served_pipeline.stages, strict=True)
             )

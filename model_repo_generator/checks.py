@@ -74,6 +74,8 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
         if spec.name not in profiled:
             yield f"model {spec.name!r} has no profile: profile again"
             continue
+        if profiled[spec.name].options != spec.executor_options.to_options():
+            yield (f"model {spec.name!r}: executor_options have changed since it was profiled: profile again")
         if profiled[spec.name].inputs != (input_spec(spec),):
             yield (
                 f"the profile of {spec.name!r} was made for input {profiled[spec.name].inputs}, but the "

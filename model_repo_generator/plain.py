@@ -108,7 +108,10 @@ def _model_entry(
     programs = []
     for pipeline in plan.pipelines:
         (stage,) = pipeline.stages
-        programs.append((stage_program(profile, stage.blocks, cluster, stage.gpu, stage.batch_size, hashes),))
+        program = stage_program(
+            profile, stage.blocks, cluster, stage.gpu, stage.batch_size, hashes, stage.slices_per_gpu
+        )
+        programs.append((program,))
     return ModelEntry(
         model=plan.model,
         ensemble="",

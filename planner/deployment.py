@@ -23,6 +23,7 @@ from planner.cluster import (
     Server,
     StatedSpeed,
 )
+from planner.execution import Compiler, ExecutorOptions, Precision
 from planner.problem import Demand, Objective, PlanOptions
 from planner.profile import DTYPE_BYTES, TensorSpec
 
@@ -174,6 +175,30 @@ class PostprocessSpec(_Strict):
     """Of two boxes of one class that overlap more (intersection over union), the lower score is dropped."""
 
 
+class ExecutorOptionsSpec(_Strict):
+    """How the model's stages are run; see planner.execution."""
+
+    precision: Literal["tf32", "fp32", "fp16", "bf16"] = "tf32"
+    channels_last: bool = True
+    compiler: Literal["none", "inductor", "autotune", "aot-inductor"] = "none"
+    cuda_graphs: bool = False
+    pad_to_captured: bool = False
+    pinned: bool = True
+
+    @model_validator(mode="after")
+    def _padded_graphs(self) -> ExecutorOptionsSpec:
+        if self.pad_to_captured and not self.cuda_graphs:
+            raise ValueError("executor_options: 'pad_to_captured' needs 'cuda_graphs: true'")
+        return self
+
+    def to_options(self) -> ExecutorOptions:
+        """As the run time's type."""
+        plain = self.model_dump()
+        plain["precision"] = Precision(self.precision)
+        plain["compiler"] = Compiler(self.compiler)
+        return ExecutorOptions(**plain)
+
+
 class ModelSpec(_Strict):
     """One served model. `late`: what happens to frames that can no longer meet their deadline."""
 
@@ -189,6 +214,7 @@ class ModelSpec(_Strict):
     preprocess: PreprocessSpec | None = None
     postprocess: PostprocessSpec | None = None
     late: Literal["drop", "serve"] = "drop"
+    executor_options: ExecutorOptionsSpec = ExecutorOptionsSpec()
 
 
 class PlannerSpec(_Strict):
@@ -332,7 +358,7 @@ def _owner_of(loc: tuple[Any, ...]) -> type[BaseModel] | None:
         "cluster": ClusterSpec, "gpu_classes": GpuClassSpec, "groups": ServerGroupSpec, "servers": ServerSpec,
         "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec, "input": TensorSpecModel,
         "program": ProgramSpec, "preprocess": PreprocessSpec, "postprocess": PostprocessSpec,
-        "planner": PlannerSpec,
+        "planner": PlannerSpec, "executor_options": ExecutorOptionsSpec,
     }  # fmt: skip
     named = [part for part in loc[:-1] if isinstance(part, str)]
     return owners.get(named[-1]) if named else Deployment

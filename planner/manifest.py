@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from planner.cluster import Executor
+from planner.execution import ExecutorOptions
 from planner.profile import TensorSpec
 from planner.serving import ServedModel
 
@@ -48,6 +49,13 @@ class StageProgram:
     max_batch_size: int
     padded: bool = False
     """True: hold the worker until the profiled latency is over (class with a stated speed)."""
+    options: ExecutorOptions = ExecutorOptions()
+    precision_error: float | None = None
+    """Largest difference of the whole model's outputs from FP32, as a share of their range; None: not
+    measured.
+    """
+    memory_bytes: int | None = None
+    """What the plan gives one worker of its GPU's memory; None: not modelled."""
 
 
 @dataclass(frozen=True)

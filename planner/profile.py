@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from planner.execution import ExecutorOptions
+
 
 class Source(Enum):
     """Where a latency comes from; carried through plan, table and report."""
@@ -56,6 +58,8 @@ class LatencyTable:
     batch_sizes: tuple[int, ...]
     latency_us: tuple[tuple[float, ...], ...]
     source: Source = Source.MEASURED
+    spread: tuple[tuple[float, ...], ...] = ()
+    """Of a measured latency: half the interquartile range of its samples / their median; () where unknown."""
 
     def __post_init__(self) -> None:
         where = f"latency table of {self.gpu} in {self.slices_per_gpu} slices"
@@ -101,6 +105,8 @@ class ModelProfile:
     frame;
     empty tuples mean that memory was not profiled.
     split: identifies the split; profiles can only be merged when it is equal.
+    options: how measured blocks were run. precision_error: largest difference of the outputs so run from
+    FP32, as a share of their range; None where nothing was measured.
     """
 
     model: str
@@ -115,6 +121,8 @@ class ModelProfile:
     overheads: Overheads = Overheads()
     split: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    options: ExecutorOptions = ExecutorOptions()
+    precision_error: float | None = None
 
     def __post_init__(self) -> None:
         for table in self.tables:

@@ -133,6 +133,7 @@ def _profile(
         overheads=options.overheads,
         split=split.digest,
         provenance=provenance,
+        options=spec.executor_options.to_options(),
     )
 
 
