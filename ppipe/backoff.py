@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class BackOff:
-    """Doubles from `first_s` to `most_s`; a run of `healthy_s` seconds makes it forget."""
+    """Nothing after a run of `healthy_s` seconds; then `first_s`, doubled each time up to `most_s`."""
 
-    def __init__(self, first_s: float = 0.5, most_s: float = 30.0, healthy_s: float = 30.0) -> None:
+    def __init__(self, first_s: float = 0.5, most_s: float = 30.0, healthy_s: float = 10.0) -> None:
         self._first_s = first_s
         self._most_s = most_s
         self._healthy_s = healthy_s
@@ -16,6 +16,7 @@ class BackOff:
         """Seconds to wait now that a server has died after `served_s` seconds of service."""
         if served_s >= self._healthy_s:
             self._next_s = self._first_s
+            return 0.0
         wait_s = self._next_s
         self._next_s = min(self._most_s, 2 * self._next_s)
         return wait_s

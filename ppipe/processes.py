@@ -7,6 +7,7 @@ terminal reaches only us and we end the others in order; and no guarded process 
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,6 +90,39 @@ class GuardedProcess:
         """End it in order, and have nothing left."""
         self.request_stop()
         return self.wait()
+
+
+class Endings:
+    """Tells within moments that a process has ended, whoever started it. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._names: dict[int, str] = {}
+
+    def watch(self, name: str, pid: int) -> None:
+        """Tell of the end of process `pid` under `name`; one that is gone is told of at once."""
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            descriptor, other_end = os.pipe()
+            os.close(other_end)  # always ready, as a pidfd of an ended process is
+        self._names[descriptor] = name
+        self._poll.register(descriptor, select.POLLIN)
+
+    def wait(self, timeout_s: float) -> list[str]:
+        """Names of those that have ended, which are watched no longer; empty when the time is over."""
+        ended = [descriptor for descriptor, _ in self._poll.poll(timeout_s * 1000)]
+        return [self._drop(descriptor) for descriptor in ended]
+
+    def close(self) -> None:
+        """Watch nothing more."""
+        for descriptor in list(self._names):
+            self._drop(descriptor)
+
+    def _drop(self, descriptor: int) -> str:
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        return self._names.pop(descriptor)
 
 
 def stubs_of(server_pid: int) -> dict[str, StubProcess]:

@@ -4,6 +4,7 @@ Rules
 - It serves once each of its models has answered a real question.
 - It ends with ServerDied, whose text says why, or with StopAsked; the process is gone when the context is
   left.
+- Ends of the server and its stubs are told by the kernel, not asked for.
 - A stub that died leaves its callers waiting. In a server with dispatchers only the end of the process
   releases them, so that is what happens; elsewhere callers get an error after a second, and the one model is
   loaded anew.
@@ -21,7 +22,7 @@ from types import TracebackType
 
 from ppipe.guard import DEFAULT_GRACE_S, sweep
 from ppipe.probe import Probe, Prober, Verdict
-from ppipe.processes import GuardedProcess, stubs_of
+from ppipe.processes import Endings, GuardedProcess, stubs_of
 
 TICK_S = 0.2
 CHECK_S = 1.0
@@ -29,6 +30,8 @@ HEALTH_TIMEOUT_S = 5.0
 SILENCES_ALLOWED = 3
 PROBE_TIMEOUT_S = 20.0
 RELOAD_TIMEOUT_S = 30.0
+GUARD_TIMEOUT_S = 10.0
+_SERVER = "the server itself"
 _LOG_TAIL_BYTES = 65_536
 _HARMLESS = ("CudaDriverHelper has not been initialized", "CUDA driver version is insufficient")
 """Parts of error lines that every server without a GPU writes."""
@@ -67,7 +70,7 @@ class ServerLife:
         self._note = note
         self._deadline_s = time.monotonic() + plan.start_timeout_s
         self._log_start = plan.log.stat().st_size if plan.log.exists() else 0
-        self._stubs: frozenset[str] = frozenset()
+        self._endings = Endings()
         self._silences = 0
         self._answering = False
 
@@ -87,6 +90,7 @@ class ServerLife:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._prober.close()
+        self._endings.close()
         if kind is not StopAsked or not self._answering:
             # No frame is under way, and a server that loads heeds SIGTERM only once it has loaded.
             self._process.kill()
@@ -121,22 +125,32 @@ class ServerLife:
                 self._step(f"model {model!r} does not answer ({probe.detail or probe.verdict.value})")
                 probe = self._prober.ask(model, PROBE_TIMEOUT_S)
             answered(count)
-        self._stubs = frozenset(self._living_stubs())
         self._answering = True
 
     def watch(self) -> None:
         """Only ever raises."""
+        self._watch_processes()
         next_check_s = 0.0
         while True:
-            self._step(None)
+            ended = self._endings.wait(TICK_S)
+            self._step(None, pause_s=0.0)
+            for model in ended:
+                self._stub_died(model)
             if time.monotonic() >= next_check_s:
-                self._check_stubs()
                 self._check_health()
                 next_check_s = time.monotonic() + CHECK_S
 
-    def _step(self, waiting_for: str | None) -> None:
+    def _watch_processes(self) -> None:
+        pid = self._process.pid
+        if pid is None:
+            raise ServerDied(f"it ended{self._last_words()}")
+        self._endings.watch(_SERVER, pid)
+        for model, stub in stubs_of(pid).items():
+            self._endings.watch(model, stub.pid)
+
+    def _step(self, waiting_for: str | None, pause_s: float = TICK_S) -> None:
         """Let a little time pass, unless something has ended."""
-        if self._stopping.wait(TICK_S):
+        if self._stopping.wait(pause_s):
             raise StopAsked
         status = self._process.poll()
         if status is not None:
@@ -144,27 +158,33 @@ class ServerLife:
         if waiting_for is not None and time.monotonic() > self._deadline_s:
             raise ServerDied(f"too late: {waiting_for}{self._last_words()}")
 
-    def _living_stubs(self) -> set[str]:
-        pid = self._process.pid
-        return set() if pid is None else set(stubs_of(pid))
-
-    def _check_stubs(self) -> None:
-        for model in sorted(self._stubs - self._living_stubs()):
-            self._stub_died(model)
-
     def _stub_died(self, model: str) -> None:
-        if self._process.poll() is not None:
-            raise ServerDied(f"it ended{self._last_words()}")
+        if model == _SERVER or not self._lives():
+            status = self._process.wait(GUARD_TIMEOUT_S)
+            raise ServerDied(f"it ended with status {status}{self._last_words()}")
         if self._plan.dispatchers:
             raise ServerDied(f"the Python process of model {model!r} died; its callers need the server's end")
         self._note(f"the Python process of model {model!r} died: loading it again")
-        # A dispatcher may do the same at this moment, and then one of the two loads fails.
+        # Not asked first whether it answers: requests to a dead stub take a second each, one by one.
         self._deadline_s = time.monotonic() + RELOAD_TIMEOUT_S
+        # A dispatcher may do the same at this moment, and then one of the two loads fails.
+        self._prober.reload(model, RELOAD_TIMEOUT_S)
         while (probe := self._prober.ask(model, PROBE_TIMEOUT_S)).verdict is not Verdict.ANSWERS:
             self._step(f"the Python process of model {model!r} died and did not come back ({probe.detail})")
             if probe.verdict is Verdict.STUB_DEAD:
                 self._prober.reload(model, RELOAD_TIMEOUT_S)
+        self._watch_again(model)
         self._note(f"model {model!r} was loaded again")
+
+    def _lives(self) -> bool:
+        """Whether the server is there: its end takes its stubs with it, in any order."""
+        return self._process.poll() is None and self._process.pid is not None
+
+    def _watch_again(self, model: str) -> None:
+        pid = self._process.pid
+        stub = None if pid is None else stubs_of(pid).get(model)
+        if stub is not None:
+            self._endings.watch(model, stub.pid)
 
     def _check_health(self) -> None:
         probes = [self._prober.ask_hopeless(name, HEALTH_TIMEOUT_S) for name in self._plan.dispatchers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.backoff import BackOff
 from ppipe.binaries import TritonInstall
+from ppipe.processes import Endings
 from ppipe.server_command import (
     NotLocal,
     server_command,
@@ -33,7 +35,23 @@ MANIFEST = DeploymentManifest(deployment="d", epoch=1, plan_hash="", entry=ENTRY
 def test_back_off_doubles_up_to_a_limit_and_forgets_after_a_healthy_run() -> None:
     back_off = BackOff(first_s=1, most_s=4, healthy_s=10)
     assert [back_off.after(0.0) for _ in range(4)] == [1, 2, 4, 4]
-    assert [back_off.after(10.0), back_off.after(9.9)] == [1, 2]
+    assert [back_off.after(served_s) for served_s in (10.0, 9.9, 0.0)] == [0, 1, 2]
+
+
+def test_ends_of_processes_are_told_once() -> None:
+    sleeper = subprocess.Popen(["sleep", "60"])
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    endings = Endings()
+    endings.watch("sleeper", sleeper.pid)
+    endings.watch("ended before", ended.pid)
+    assert endings.wait(5.0) == ["ended before"]
+    assert endings.wait(0.0) == []
+    sleeper.kill()
+    assert endings.wait(5.0) == ["sleeper"]
+    assert endings.wait(0.0) == []
+    sleeper.wait()
+    endings.close()
 
 
 def test_a_server_loads_its_own_models_and_listens_where_the_manifest_says() -> None:
