@@ -31,6 +31,7 @@ COMPILED_MODULES = (
     "python_backend.simulator.counts",
     "python_backend.simulator.execution",
     "python_backend.simulator.driver",
+    "python_backend.simulator.fluid",
 )
 GROUP = "ppipe_core"
 """Name of the library that holds all compiled modules."""

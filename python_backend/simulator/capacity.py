@@ -8,7 +8,7 @@ the target is out of reach, so only rates near the capacity cost a full simulati
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from planner.serving import ServedModel
@@ -103,18 +103,24 @@ def find_capacity(
             tried[index] = try_load(served, policy, rates[index], workload, target)
         return tried[index].attainment is not None
 
-    low, high = _bracket(len(rates), _nearest(rates, guess_rps), reached)
+    index = highest_reached(rates, guess_rps, reached)
+    best = tried[index] if index >= 0 else None
+    return Capacity(best.rate_rps if best else 0.0, best, tuple(tried[index] for index in sorted(tried)))
+
+
+def highest_reached(rates_rps: Sequence[float], guess_rps: float, reached: Callable[[int], bool]) -> int:
+    """Index of the highest of the ascending rates that is `reached`, or -1."""
+    low, high = _bracket(len(rates_rps), _nearest(rates_rps, guess_rps), reached)
     while high - low > 1:
         middle = (low + high) // 2
         if reached(middle):
             low = middle
         else:
             high = middle
-    best = tried[low] if low >= 0 else None
-    return Capacity(best.rate_rps if best else 0.0, best, tuple(tried[index] for index in sorted(tried)))
+    return low
 
 
-def _nearest(rates: list[float], guess_rps: float) -> int:
+def _nearest(rates: Sequence[float], guess_rps: float) -> int:
     return min(range(len(rates)), key=lambda index: abs(rates[index] - guess_rps), default=0)
 
 
