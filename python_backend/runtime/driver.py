@@ -33,6 +33,7 @@ from python_backend.runtime.feedback import Notice
 from python_backend.runtime.frame import ErrorCode, Frame
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
 from python_backend.runtime.lateness import Lateness
+from python_backend.runtime.overdue import Overdue
 from python_backend.runtime.stage_identity import rest_of
 from python_backend.runtime.threads import Crew
 from python_backend.runtime.ticket_codec import WireTicket
@@ -127,6 +128,9 @@ class Driver:
         self._under_way: set[int] = set()
         self._computed: set[int] = set()
         """Batches under way whose last stage has ended: the answer may still get lost."""
+        self._overdue = Overdue(entry.served)
+        self._given_up: set[int] = set()
+        """Batches whose frames were given back to the core while their hop goes on."""
         self._lateness = Lateness(entry.served.slo_us)
         self._slo_us = entry.served.slo_us
         self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
@@ -161,7 +165,7 @@ class Driver:
     def worker_lost(self, worker: str) -> None:
         """Send nothing to this worker until it is back."""
         if threading.current_thread() is self._thread:
-            self._handle(WorkerLost(worker))
+            self._lose(worker)
         else:
             self._queue.put(WorkerLost(worker))
 
@@ -229,13 +233,15 @@ class Driver:
         if self._wake_us <= self._core_time_us():
             due_us, self._wake_us = self._wake_us, _NEVER
             self._handle(TimerFired(), due_us)
+        if self._overdue.look_us <= now_us():
+            self._look_for_silent()
         while self._offers and self._offers[0][0] <= now_us():
             frame = self._frames.get(heapq.heappop(self._offers)[1])
             if frame is not None:
                 self._handle(self._offer(frame))
 
     def _time_to_wake_s(self) -> float | None:
-        wait_us = self._wake_us - self._core_time_us()
+        wait_us = min(self._wake_us - self._core_time_us(), self._overdue.look_us - now_us())
         if self._offers:
             wait_us = min(wait_us, self._offers[0][0] - now_us())
         return None if wait_us > _NEVER // 2 else max(0, wait_us) / 1e6
@@ -252,6 +258,11 @@ class Driver:
             self._take_end(item)
         elif isinstance(item, _Failed):
             self._take_failure(item)
+        elif isinstance(item, WorkerLost):
+            self._lose(item.worker)
+        elif isinstance(item, WorkerBack):
+            self._overdue.back(item.worker, now_us())
+            self._handle(item)
         elif item is not None and item is not _TIMER:
             self._handle(item)
 
@@ -274,21 +285,25 @@ class Driver:
             if last and notice.batch in self._under_way:
                 self._computed.add(notice.batch)
             ended_us = now_us() if notice.ended_us is None else notice.ended_us
+            self._overdue.heard(worker, notice.batch, notice.stage, ended_us, now_us())
             place = (ticket.pipeline, notice.stage)
             self.budget.ended(notice.batch, notice.attempt, place, ended_us, last)
             self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
 
     def _take_end(self, end: _Finished) -> None:
         ticket = end.ticket
+        given_up = ticket.batch_id in self._given_up
         self._end(ticket)
-        if end.served:
+        if end.served and not given_up:
             self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.hops[-1].end_us - self._core.guard_us)
         self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
 
     def _take_failure(self, failed: _Failed) -> None:
         self._on_failure(failed.failure)  # first, so that what failed is not chosen for the next attempt
         ticket = failed.ticket
-        if self._end(ticket):
+        if ticket.batch_id in self._given_up:
+            self._end(ticket)
+        elif self._end(ticket):
             # For the core the batch was done when its last stage was, so its frames are new to it.
             for frame in failed.frames:
                 if not frame.answered:
@@ -299,9 +314,29 @@ class Driver:
     def _end(self, ticket: Ticket) -> bool:
         """A batch is no longer under way; whether its last stage had told that it ended."""
         self._under_way.discard(ticket.batch_id)
+        self._overdue.over(ticket.batch_id)
+        self._given_up.discard(ticket.batch_id)
         computed = ticket.batch_id in self._computed
         self._computed.discard(ticket.batch_id)
         return computed
+
+    # Workers that fall silent
+
+    def _look_for_silent(self) -> None:
+        for silent in self._overdue.silent(now_us(), self._lateness.allowance_us):
+            text = f"silent for {now_us() - silent.since_us} us with a batch to end"
+            failure = HopFailure(FailureKind.OVERDUE, silent.stage, silent.worker, text)
+            self.counts.failed(failure.kind)
+            self._on_failure(failure)
+            self._lose(silent.worker)
+
+    def _lose(self, worker: str) -> None:
+        """Give it nothing more, and what it still owes to others: only a retry can be in time."""
+        self._handle(WorkerLost(worker))
+        for ticket in self._overdue.lost(worker):
+            self._overdue.over(ticket.batch_id)
+            self._given_up.add(ticket.batch_id)
+            self._handle(BatchFailed(ticket.batch_id, ticket.attempt, 0))
 
     def _handle(self, event: Event, core_time_us: int | None = None) -> None:
         began_us = now_us()
@@ -328,7 +363,8 @@ class Driver:
             frame.dispatched = True
         ticket, arrived_us = action.ticket, [frame.arrived_us for frame in frames]
         self.budget.sent(ticket.batch_id, ticket.attempt, now_us(), arrived_us)
-        self._under_way.add(action.ticket.batch_id)
+        self._under_way.add(ticket.batch_id)
+        self._overdue.sent(ticket, now_us())
         self._tickets[action.ticket.batch_id] = (action.ticket, len(frames))
         if len(self._tickets) > _REMEMBERED_TICKETS:
             del self._tickets[next(iter(self._tickets))]

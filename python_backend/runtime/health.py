@@ -3,7 +3,9 @@
 Rules
 - A model that Triton calls ready may have a dead stub, so only an answered inference proves life.
 - A failure that blames a worker takes it out; one that blames its server takes out all workers of that
-  server, which come back one by one as their probes succeed.
+  server, which come back one by one as their probes succeed. Workers heard of a moment ago are not to
+  blame for a time-out.
+- A worker that is taken out is probed at once.
 - A worker that has just completed a batch is not probed: its notice is proof.
 - A stub that stays dead is revived by unloading and loading its model; a supervisor may have done so before.
 """
@@ -22,6 +24,7 @@ from python_backend.runtime.transport import Target
 
 _BLAMES_SERVER = (FailureKind.UNREACHABLE, FailureKind.TIMED_OUT)
 _PROBERS = 8
+_HEARD_LATELY_US = 300_000
 
 
 class Prober(Protocol):
@@ -76,7 +79,8 @@ class Health:
         self._log = log
         self._settings = settings or HealthSettings()
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._closing = False
+        self._wake = threading.Event()
         self._crew = Crew("probe", _PROBERS, lambda error: log(f"probing failed: {error!r}"))
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
@@ -86,7 +90,8 @@ class Health:
 
     def close(self) -> None:
         """End all threads."""
-        self._closing.set()
+        self._closing = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
         self._crew.close()
@@ -99,10 +104,22 @@ class Health:
         """A hop or a probe failed."""
         if not failure.kind.blames_worker or failure.worker not in self._workers:
             return
-        server = self._servers[failure.worker]
+        if failure.kind is FailureKind.TIMED_OUT and self._heard_lately(self._workers[failure.worker]):
+            return  # of a request that was sent while it was stopped, or that got lost
         for name, worker in self._workers.items():
-            if name == failure.worker or (failure.kind in _BLAMES_SERVER and self._servers[name] == server):
+            if name == failure.worker or self._is_blamed_too(name, worker, failure):
                 self._take_out(name, worker, failure)
+        self._wake.set()
+
+    def _is_blamed_too(self, name: str, worker: _Worker, failure: HopFailure) -> bool:
+        """Whether a failure of another worker speaks against this one."""
+        if failure.kind not in _BLAMES_SERVER or self._servers[name] != self._servers[failure.worker]:
+            return False
+        return failure.kind is not FailureKind.TIMED_OUT or not self._heard_lately(worker)
+
+    @staticmethod
+    def _heard_lately(worker: _Worker) -> bool:
+        return now_us() - worker.seen_us < _HEARD_LATELY_US
 
     def workers(self) -> list[str]:
         """Names of all workers."""
@@ -118,6 +135,7 @@ class Health:
             if worker.lost_since_us is not None:
                 return
             worker.lost_since_us = now_us()
+            worker.asked_us = 0
         self._log(f"worker {name} is out: {failure}")
         self._lost(name)
 
@@ -132,7 +150,9 @@ class Health:
         self._back(name)
 
     def _run(self) -> None:
-        while not self._closing.wait(self._settings.tick_us / 1e6):
+        while not self._closing:
+            self._wake.wait(self._settings.tick_us / 1e6)
+            self._wake.clear()
             for name, worker in self._workers.items():
                 if self._is_due(worker, now_us()):
                     worker.asking = True

@@ -27,13 +27,23 @@ class FailureKind(Enum):
     """The worker's server does not answer."""
     TIMED_OUT = "timed_out"
     """No answer within the hop's time: stopped, stuck, or lost."""
+    OVERDUE = "overdue"
+    """The worker has fallen silent: its batch is tried elsewhere before the hop times out."""
     COMPUTE = "compute"
     """The stage raised an exception while computing."""
+
+    NO_MEMORY = "no_memory"
+    """The stage cannot map the sender's shared memory: the sender puts the tensors into the message."""
 
     @property
     def blames_worker(self) -> bool:
         """Whether the worker should get no more work until a probe succeeds."""
-        return self not in (FailureKind.EXPIRED, FailureKind.REFUSED, FailureKind.COMPUTE)
+        return self in _BLAMES_WORKER
+
+
+_BLAMES_WORKER = frozenset(
+    {FailureKind.DEAD_STUB, FailureKind.UNREACHABLE, FailureKind.TIMED_OUT, FailureKind.OVERDUE}
+)
 
 
 @dataclass
