@@ -25,6 +25,8 @@ class FailureKind(Enum):
     """The worker's stub process is gone; the model must be unloaded and loaded."""
     UNREACHABLE = "unreachable"
     """The worker's server does not answer."""
+    NOT_LOADED = "not_loaded"
+    """The worker's server answers, but has not loaded its model (yet)."""
     TIMED_OUT = "timed_out"
     """No answer within the hop's time: stopped, stuck, or lost."""
     OVERDUE = "overdue"
@@ -42,7 +44,13 @@ class FailureKind(Enum):
 
 
 _BLAMES_WORKER = frozenset(
-    {FailureKind.DEAD_STUB, FailureKind.UNREACHABLE, FailureKind.TIMED_OUT, FailureKind.OVERDUE}
+    {
+        FailureKind.DEAD_STUB,
+        FailureKind.UNREACHABLE,
+        FailureKind.NOT_LOADED,
+        FailureKind.TIMED_OUT,
+        FailureKind.OVERDUE,
+    }
 )
 
 

@@ -211,9 +211,10 @@ def _kind_of(code: grpc.StatusCode, details: str) -> FailureKind:
         return FailureKind.DEAD_STUB
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return FailureKind.TIMED_OUT
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND):
-        # NOT_FOUND: the server is back, its models are not yet.
+    if code is grpc.StatusCode.UNAVAILABLE:
         return FailureKind.UNREACHABLE
+    if code is grpc.StatusCode.NOT_FOUND:
+        return FailureKind.NOT_LOADED
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return FailureKind.REFUSED
     return FailureKind.COMPUTE
