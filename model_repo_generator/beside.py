@@ -17,6 +17,7 @@ from pathlib import Path
 
 from model_repo_generator import naming
 from model_repo_generator.bundle import BUNDLE
+from model_repo_generator.export import Exporter
 from model_repo_generator.generate import export_and_write, placed, render_once
 from model_repo_generator.render import Rendered
 from model_repo_generator.share import is_shared
@@ -43,6 +44,7 @@ def generate_beside(
     force: bool = False,
     export: bool = True,
     base: Path = Path(),
+    exporter: Exporter | None = None,
 ) -> DeploymentManifest:
     """Write `plan` as the next revision beside the one in `out_dir`. Raises BesideFault and as generate."""
     listing = read_listing(out_dir)
@@ -69,7 +71,7 @@ def generate_beside(
         return dict(_kept(out_dir, listing, older, new, program_hashes))
 
     return export_and_write(
-        deployment, profile, plan, out_dir, renderer, force=force, export=export, keep=keep
+        deployment, profile, plan, out_dir, renderer, force=force, export=export, keep=keep, exporter=exporter
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from planner.cluster import Cluster
-from planner.deployment import Deployment, input_spec
+from planner.deployment import Deployment, ModelSpec, input_spec
 from planner.placement import PlacedWorker, Placement
 from planner.plan import Pipeline, Plan, Stage
 from planner.profile import ModelProfile, Profile
@@ -68,6 +68,7 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
         if spec.name not in planned:
             yield f"the plan has no model {spec.name!r}, which the deployment wants: plan again"
             continue
+        yield from _slo_faults(spec, plan)
         if not plan.model(spec.name).pipelines:
             note = plan.model(spec.name).note or "no reason given"
             yield f"the plan gives {spec.name!r} no pipeline: {note}"
@@ -88,6 +89,15 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
             )
         if not profiled[spec.name].outputs:
             yield f"the profile of {spec.name!r} names no outputs: profile again"
+
+
+def _slo_faults(spec: ModelSpec, plan: Plan) -> Iterator[str]:
+    planned_us = plan.model(spec.name).slo_us
+    if planned_us != round(spec.slo_ms * 1000):
+        yield (
+            f"models.{spec.name}.slo_ms: {spec.slo_ms:g} in the deployment, but the plan was made for "
+            f"{planned_us / 1000:g}: plan again (ppipe plan)"
+        )
 
 
 def _pipeline_faults(

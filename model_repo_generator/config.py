@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from ensembles.graphs import EnsembleGraph
 from planner.cluster import Executor
+from planner.manifest import SHARED_FRAMES
 from planner.profile import DTYPE_BYTES, TensorSpec
 
 HEADER = "# Written by ppipe generate; change the deployment file, not this.\n"
@@ -34,8 +35,13 @@ def stage_config(
     gpu_id: int,
     parameters: Mapping[str, str],
 ) -> str:
-    """One worker of a stage."""
-    config = _model(name, inputs, outputs, max_batch_size, parameters)
+    """One worker of a stage. Its inputs are optional: instead of them, SHARED_FRAMES says how many frames lie
+    in shared memory.
+    """
+    control = TensorSpec(SHARED_FRAMES, "UINT8", (1,))
+    config = _model(name, [*inputs, control], outputs, max_batch_size, parameters)
+    for each in config.input:
+        each.optional = True
     _one_instance(config, executor, gpu_id)
     return to_text(config)
 

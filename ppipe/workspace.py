@@ -52,6 +52,11 @@ class Workspace:
         return self.root / "repository"
 
     @property
+    def rehearsal(self) -> Path:
+        """The same for this machine alone: what `ppipe generate --rehearse` writes."""
+        return self.root / "rehearsal"
+
+    @property
     def logs(self) -> Path:
         """One log per server."""
         return self.root / "logs"

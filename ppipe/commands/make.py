@@ -7,12 +7,22 @@ from typing import Annotated
 
 import typer
 
+from model_repo_generator.beside import generate_beside
+from model_repo_generator.check import check as check_repository
+from model_repo_generator.check import format_differences
+from model_repo_generator.checks import check_pipelines
+from model_repo_generator.export import Exporter
+from model_repo_generator.generate import generate as write_repository
+from model_repo_generator.rehearsal import Rehearsal, RehearsalFault, rehearsed
+from model_repo_generator.stale import StalePlan, changed_since
+from planner import serial
 from planner.deployment import Deployment, load_deployment
 from planner.plan import Plan
 from planner.profile import Profile
+from ppipe import steps
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, step
-from ppipe.workspace import Workspace
+from ppipe.workspace import MissingResult, Workspace
 
 
 def generate(
@@ -39,48 +49,97 @@ def generate(
         bool,
         typer.Option("--one-folder", help="One repository for all GPU classes, with configs/<class>.pbtxt."),
     ] = False,
+    rehearse: Annotated[
+        str | None,
+        typer.Option(
+            help="For this machine, without the plan's GPUs: 'emulated' holds workers for the profiled time, "
+            "'cpu' runs the real programs. Written to <work>/rehearsal.",
+            show_default=False,
+        ),
+    ] = None,
+    workers_per_pool: Annotated[
+        int | None,
+        typer.Option(help="In a rehearsal, at most so many workers of each stage. [default: all]"),
+    ] = None,
+    slower: Annotated[
+        float, typer.Option(help="In a rehearsal, all times and SLOs are so many times as long.")
+    ] = 1.0,
 ) -> None:
     """Write one Triton model repository per server group, and the manifest of all names and addresses."""
-    from model_repo_generator.beside import generate_beside
-    from model_repo_generator.generate import generate as write_repository
-
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
-    folder = output or workspace.repository
     profile, plan = workspace.load_profile(), workspace.load_plan()
+    folder = output or (workspace.repository if rehearse is None else workspace.rehearsal)
+    _require_made_for_this(deployment, profile, plan, workspace, check)
+    made_for = _made_for(deployment, profile, plan, rehearse, workers_per_pool, slower)
+    base = deployment_file.parent
     if check:
-        _require_current(deployment, profile, plan, folder, deployment_file.parent, programs)
+        _require_current(*made_for, folder, base, programs)
         return
-    with step("generate: export programs, write repositories"):
+    # Blocks are cut alike for a rehearsal, so its programs are those of the deployment file.
+    with step("generate: export programs, write repositories"), Exporter(deployment, profile) as exporter:
         if beside:
             manifest = generate_beside(
-                deployment, profile, plan, folder, force=force, export=programs, base=deployment_file.parent
+                *made_for, folder, force=force, export=programs, base=base, exporter=exporter
             )
         else:
             manifest = write_repository(
-                deployment,
-                profile,
-                plan,
+                *made_for,
                 folder,
                 epoch=epoch,
                 force=force,
                 export=programs,
-                base=deployment_file.parent,
+                base=base,
                 self_contained=self_contained,
                 one_folder=one_folder,
+                exporter=exporter,
             )
     servers = [server for server in (manifest.entry, *manifest.servers) if server.models]
     err.print(f"  {sum(len(server.models) for server in servers)} Triton models on {len(servers)} servers")
     out.print(str(folder), soft_wrap=True)
 
 
+def _made_for(
+    deployment: Deployment,
+    profile: Profile,
+    plan: Plan,
+    rehearse: str | None,
+    workers_per_pool: int | None,
+    slower: float,
+) -> tuple[Deployment, Profile, Plan]:
+    """What to generate from: the files' own, or a rehearsal of them. Raises RehearsalFault, PlanFault."""
+    if rehearse is None:
+        if workers_per_pool is not None or slower != 1.0:
+            raise RehearsalFault("--workers-per-pool and --slower belong to --rehearse")
+        return deployment, profile, plan
+    check_pipelines(deployment, profile, plan)
+    how = Rehearsal(executor=rehearse, workers_per_pool=workers_per_pool, slower=slower)
+    return rehearsed(deployment, profile, plan, how)
+
+
+def _require_made_for_this(
+    deployment: Deployment, profile: Profile, plan: Plan, workspace: Workspace, check: bool
+) -> None:
+    """Tell what has changed since the plan was made; with `check`, that is a fault. Raises StalePlan."""
+    try:
+        problem = workspace.load_problem()
+    except MissingResult:
+        return  # a plan that was brought here alone: checks.check_pipelines says what it can
+    if serial.content_hash(problem) != plan.problem_hash:
+        return  # of another plan
+    changes = changed_since(problem, steps.make_problem(deployment, profile))
+    stale = [change for change in changes if not change.on_purpose]
+    if stale and check:
+        raise StalePlan(stale)
+    for change in changes:
+        err.print(f"  note: {change.to_text()}", markup=False, soft_wrap=True)
+
+
 def _require_current(
     deployment: Deployment, profile: Profile, plan: Plan, folder: Path, base: Path, programs: bool
 ) -> None:
     """Show how `folder` differs from what the plan gives, and end with status 1 if it does."""
-    from model_repo_generator.check import check, format_differences
-
-    differences = check(deployment, profile, plan, folder, base=base, programs=programs)
+    differences = check_repository(deployment, profile, plan, folder, base=base, programs=programs)
     if differences:
         out.print(format_differences(differences), markup=False, soft_wrap=True)
         raise typer.Exit(1)
