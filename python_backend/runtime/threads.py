@@ -1,35 +1,48 @@
 """A crew of threads that run tasks handed to them; cheaper than an executor with futures, which nobody here
 awaits.
 
-Rules: threads start when no idle one is left, up to the limit; a task that raises is reported and ends
-nothing; close() runs what was handed in before it and joins every thread.
+Rules: threads start when tasks outnumber those that wait for one, up to the limit, and end after some time
+without work; a task that raises is reported and ends nothing; close() runs what was handed in before it and
+joins every thread.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 Task = Callable[[], None]
+IDLE_S = 10.0
+"""A thread that had nothing to do for so long ends."""
 
 
 class Crew:
     """Up to `limit` threads named after `name`. `on_error` gets what a task raised."""
 
-    def __init__(self, name: str, limit: int, on_error: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, name: str, limit: int, on_error: Callable[[BaseException], None], idle_s: float = IDLE_S
+    ) -> None:
         self._name = name
         self._limit = limit
         self._on_error = on_error
+        self._idle_s = idle_s
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._started = 0
+        self._untaken = 0
+        """Tasks that no thread has taken yet."""
+        self._free = 0
+        """Threads without a task; never fewer than untaken tasks, below the limit."""
 
     def submit(self, task: Task) -> None:
         """Run `task` on one of the threads, soon."""
-        if not self._idle.acquire(blocking=False):
-            self._grow()
+        with self._lock:
+            self._untaken += 1
+            thread = self._new_thread() if self._untaken > self._free else None
+        if thread is not None:
+            thread.start()
         self._tasks.put(task)
 
     def close(self) -> None:
@@ -41,21 +54,44 @@ class Crew:
         for thread in threads:
             thread.join()
 
-    def _grow(self) -> None:
-        with self._lock:
-            if len(self._threads) >= self._limit:
-                return
-            thread = threading.Thread(
-                target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True
-            )
-            self._threads.append(thread)
-        thread.start()
+    def _new_thread(self) -> threading.Thread | None:
+        if len(self._threads) >= self._limit:
+            return None
+        thread = threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True)
+        self._started += 1
+        self._free += 1
+        self._threads.append(thread)
+        return thread
 
     def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
+        while (task := self._next()) is not None:
             try:
                 task()
             except Exception as error:
                 self._on_error(error)
             del task  # or it would hold its tensors until the next one comes
-            self._idle.release()
+            with self._lock:
+                self._free += 1
+
+    def _next(self) -> Task | None:
+        """The next task; None when this thread is to end."""
+        while True:
+            try:
+                task = self._tasks.get(timeout=self._idle_s)
+            except Empty:
+                if self._may_leave():
+                    return None
+                continue
+            if task is not None:
+                with self._lock:
+                    self._untaken -= 1
+                    self._free -= 1
+            return task
+
+    def _may_leave(self) -> bool:
+        with self._lock:
+            if self._free <= self._untaken:
+                return False
+            self._free -= 1
+            self._threads.remove(threading.current_thread())
+            return True
