@@ -15,6 +15,8 @@ from planner.profile import TensorSpec
 from planner.serving import ServedModel
 
 MANIFEST_NAME = "deployment.json"
+SHARED_FRAMES = "ppipe_frames"
+"""Input of every stage, in place of its tensors when these lie in shared memory: UINT8 [1] for each frame."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class StageProgram:
     max_batch_size: int
     padded: bool = False
     """True: hold the worker until the profiled latency is over (class with a stated speed)."""
-    options: ExecutorOptions = ExecutorOptions()
+    options: ExecutorOptions = field(default_factory=ExecutorOptions)
     precision_error: float | None = None
     """Largest difference of the whole model's outputs from FP32, as a share of their range; None: not
     measured.

@@ -31,7 +31,8 @@ from ppipe.launcher import ServedDeployment
 from ppipe.ports import free_base
 from python_backend.runtime import kserve
 from python_backend.runtime.clock import now_us
-from python_backend.runtime.shm_arena import Arena
+from python_backend.runtime.shm_arena import Arena, share_of
+from python_backend.runtime.shm_file import SharedFile
 from python_backend.runtime.shm_transport import ShmTransport
 from python_backend.runtime.ticket_codec import Keys, WireTicket
 from python_backend.runtime.transport import GrpcTransport, Transport, targets_of
@@ -81,7 +82,8 @@ def _measure(deployment: ServedDeployment, keys: Keys, size: str) -> dict[str, f
     targets = targets_of(manifest, manifest.model(f"hop_{size}"), own_host=manifest.entry.host)
     frame = np.random.default_rng(0).integers(0, 255, size_bytes, dtype=np.uint8)
     target = np.empty_like(frame)
-    arena = Arena("bench", size_bytes, 2)
+    share = share_of(0, [size_bytes], 2)
+    arena = Arena(SharedFile(f"bench_{size}", share.end, share), share)
     shm = ShmTransport(GrpcTransport(targets, keys), targets, arena, smallest_bytes=0)
     grpc = GrpcTransport(targets, keys)
     echo = _TcpSink(size_bytes)

@@ -19,9 +19,6 @@ from python_backend.runtime.ticket_codec import Keys
 from python_backend.runtime.transport import GrpcTransport, Target, Transport, targets_of
 from python_backend.scheduler.core import SchedulerCore
 
-_BATCHES_PER_WORKER = 4
-"""Of a first stage, under way anywhere in its pipeline; a batch that finds no slot goes over gRPC."""
-
 
 @dataclass(frozen=True)
 class Dispatcher:
@@ -108,9 +105,7 @@ def _transport(
         return NullTransport(entry.outputs)
     if wanted == "grpc":
         return grpc
-    pools = [pipeline.stages[0].workers for pipeline in entry.served.pipelines]
-    first = {worker.name: targets[worker.name] for workers in pools for worker in workers}
-    return make_transport(grpc, first, entry.dispatcher, _BATCHES_PER_WORKER * len(first), log)
+    return make_transport(grpc, targets, manifest, manifest.entry.name, entry.dispatcher, log)
 
 
 class _Links:

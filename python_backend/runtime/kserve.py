@@ -49,21 +49,6 @@ def request_head(model: str, inputs: Sequence[TensorSpec], batch: int) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def shared_memory_head(
-    model: str, inputs: Sequence[TensorSpec], batch: int, region: str, offset: int
-) -> bytes:
-    """As request_head, for inputs that lie one after the other in a registered region from `offset` on."""
-    message = pb.ModelInferRequest(model_name=model)
-    for spec in inputs:
-        entry = message.inputs.add(name=spec.name, datatype=spec.dtype, shape=[batch, *spec.shape])
-        length = spec.bytes_per_frame * batch
-        entry.parameters["shared_memory_region"].string_param = region
-        entry.parameters["shared_memory_offset"].int64_param = offset
-        entry.parameters["shared_memory_byte_size"].int64_param = length
-        offset += length
-    return bytes(message.SerializeToString())
-
-
 def text_parameter(name: str, value: str) -> bytes:
     """A request parameter of type string, to append to a head."""
     message = pb.ModelInferRequest()
@@ -76,18 +61,6 @@ def int_parameter(name: str, value: int) -> bytes:
     message = pb.ModelInferRequest()
     message.parameters[name].int64_param = value
     return bytes(message.SerializeToString())
-
-
-def register_message(key: str, size: int) -> tuple[str, bytes]:
-    """(method, request) that registers the shared-memory file `key` under its name."""
-    request = pb.SystemSharedMemoryRegisterRequest(name=key[1:], key=key, offset=0, byte_size=size)
-    return _SERVICE + "SystemSharedMemoryRegister", bytes(request.SerializeToString())
-
-
-def unregister_message(name: str) -> tuple[str, bytes]:
-    """(method, request) that unregisters a region."""
-    request = pb.SystemSharedMemoryUnregisterRequest(name=name)
-    return _SERVICE + "SystemSharedMemoryUnregister", bytes(request.SerializeToString())
 
 
 def reload_messages(model: str) -> tuple[tuple[str, bytes], ...]:

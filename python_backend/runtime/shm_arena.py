@@ -1,91 +1,77 @@
-"""A sender's shared memory: one file in /dev/shm, cut into equal slots that batches travel in.
+"""A sender's slots: its range of its server's file, cut into equal parts that batches travel in.
 
 Rules
-- One arena per sending process, whatever the number of receivers; a receiver's server registers it once.
 - A slot has one batch at a time. It is free again when its reader has answered. If the sender gave up
   waiting, the reader may still come (a stopped server that goes on), so the slot is in quarantine until a
-  later request to the same reader was answered, or the reader is dead: one reader reads its requests in
-  order.
-- The file is made for its owner alone and removed by close(); its name starts with the server's prefix, so
-  that a supervisor can sweep up after a killed one.
+  later request to the same reader was answered, or the reader is dead.
+- A slot begins with its generation: a reader that comes too late sees that the slot has moved on, and leaves
+  it alone. What it would have made of it is thrown away in any case, since its sender waits no more.
+- Tensors lie one after the other, each at a multiple of ALIGNMENT.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import os
 import secrets
+import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.kserve import Buffer
+from python_backend.runtime.shm_file import PAGE, Share, SharedFile
 
-SHM = Path("/dev/shm")
-PREFIX_VARIABLE = "PPIPE_SHM_PREFIX"
-_PAGE = 4096
-
-
-class ArenaError(RuntimeError):
-    """Shared memory that cannot be had: the message says how much is wanted and how much there is."""
+ALIGNMENT = 64
+HEADER = struct.Struct("@q")
+"""The generation, in the first of a slot's ALIGNMENT bytes; tensors follow behind these."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slot:
-    """Bytes [offset, offset + size) of the arena. `generation` counts its uses."""
+    """Bytes from `offset` of the file on. `generation` differs between any two uses."""
 
     index: int
     offset: int
-    size: int
     generation: int
 
 
 class Arena:
-    """`slots` slots of `slot_bytes` each. Thread-safe. Raises ArenaError when /dev/shm has no room for it."""
+    """The slots of one share of a file. Thread-safe."""
 
-    def __init__(self, name: str, slot_bytes: int, slots: int) -> None:
-        self.slot_bytes = -(-slot_bytes // _PAGE) * _PAGE
-        self.size = self.slot_bytes * slots
-        self.key = f"/{os.environ.get(PREFIX_VARIABLE, f'ppipe_{os.getpid()}_')}{name}_{secrets.token_hex(4)}"
-        require_room(self.size)
-        self._path = SHM / self.key[1:]
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.ftruncate(descriptor, self.size)
-            self._map = mmap.mmap(descriptor, self.size)
-        finally:
-            os.close(descriptor)
-        self._bytes = np.frombuffer(self._map, np.uint8)
+    def __init__(self, file: SharedFile, share: Share) -> None:
+        self.file = file
+        self._share = share
         self._lock = threading.Lock()
-        self._free = list(range(slots))
-        self._generations = [0] * slots
+        self._free = list(range(share.slots))
+        self._generations = [secrets.randbits(60)] * share.slots
         self._quarantined: dict[str, list[tuple[int, Slot]]] = {}
 
     def take(self, size: int) -> Slot | None:
-        """A free slot for `size` bytes; None when there is none."""
-        if size > self.slot_bytes:
+        """A free slot for tensors of `size` bytes as `padded_size` counts them; None when there is none."""
+        if size > self._share.slot_bytes:
             return None
         with self._lock:
             if not self._free:
                 return None
             index = self._free.pop()
             self._generations[index] += 1
-            return Slot(index, index * self.slot_bytes, size, self._generations[index])
+            return Slot(index, self._share.offset + index * self._share.slot_bytes, self._generations[index])
 
     def write(self, slot: Slot, tensors: Sequence[Sequence[Buffer]]) -> None:
-        """Put the pieces one after the other."""
-        position = slot.offset
+        """Put the generation, then the pieces of each tensor one after the other."""
+        memory = self.file.bytes
+        position = slot.offset - self._share.offset
+        HEADER.pack_into(memory.data, position, slot.generation)
+        position += ALIGNMENT
         for pieces in tensors:
             for piece in pieces:
                 end = position + len(piece)
                 # numpy copies without the interpreter's lock; slice assignment of an mmap would hold it.
-                np.copyto(self._bytes[position:end], np.frombuffer(piece, np.uint8))
+                np.copyto(memory[position:end], np.frombuffer(piece, np.uint8))
                 position = end
+            position = aligned(position)
 
     def give_back(self, slot: Slot) -> None:
         """Its reader has answered."""
@@ -118,11 +104,8 @@ class Arena:
         return len(self._free)
 
     def close(self) -> None:
-        """Remove the file; a receiver that has it mapped keeps its pages until it unregisters."""
-        self._path.unlink(missing_ok=True)
-        self._bytes = np.empty(0, np.uint8)
-        with contextlib.suppress(BufferError):  # a write under way keeps its view; the pages go with it
-            self._map.close()
+        """Let go of the file."""
+        self.file.close()
 
     def _release(self, reader: str, before_us: int) -> None:
         with self._lock:
@@ -133,15 +116,16 @@ class Arena:
             self._free.extend(slot.index for since_us, slot in slots if since_us < before_us)
 
 
-def require_room(size: int) -> None:
-    """Raises ArenaError unless /dev/shm can take `size` bytes more."""
-    try:
-        status = os.statvfs(SHM)
-    except OSError as error:
-        raise ArenaError(f"{SHM}: {error.strerror}") from error
-    room = status.f_bavail * status.f_frsize
-    if size > room:
-        raise ArenaError(
-            f"{SHM} has {room >> 20} MiB left and {-(-size >> 20)} MiB are needed for hops; "
-            "make it larger (in a container: a memory volume or --shm-size)"
-        )
+def aligned(position: int) -> int:
+    """The next multiple of ALIGNMENT."""
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def padded_size(sizes: Sequence[int]) -> int:
+    """Bytes of a slot that tensors of these sizes take."""
+    return ALIGNMENT + sum(aligned(size) for size in sizes)
+
+
+def share_of(offset: int, sizes: Sequence[int], slots: int) -> Share:
+    """A share from `offset` on with slots for tensors of these sizes."""
+    return Share(offset=offset, slot_bytes=-(-padded_size(sizes) // PAGE) * PAGE, slots=slots)

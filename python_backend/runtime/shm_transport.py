@@ -1,29 +1,30 @@
-"""Hops within a host: tensors through an arena, a small gRPC message as control. Everything else goes over
-gRPC.
+"""Hops within a host: tensors through the server's shared-memory file, a small gRPC message as control.
+Everything else goes over gRPC.
 
-Rules: the arena is registered with a receiver's server once, and again when that server does not know it
-(it was restarted). A batch that is small, too large for a slot, or finds no free slot travels inside its
-message.
+Rules: the message names the slot (in the signed ticket) and the number of frames; the receiver maps the file
+itself, so Triton copies nothing. A batch that is small, too large for a slot, finds no free slot, or whose
+receiver cannot map the file (it says so) travels inside its message.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from planner.manifest import ModelEntry
+from planner.manifest import SHARED_FRAMES, DeploymentManifest
 from planner.profile import TensorSpec
 from python_backend.runtime import kserve
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
-from python_backend.runtime.shm_arena import Arena, ArenaError, Slot
-from python_backend.runtime.ticket_codec import WireTicket
-from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, RegionUnknown, Target
+from python_backend.runtime.shm_arena import Arena, Slot, padded_size
+from python_backend.runtime.shm_file import ArenaError, SharedFile
+from python_backend.runtime.shm_layout import SMALLEST_BYTES, layout_of
+from python_backend.runtime.ticket_codec import SharedFrames, WireTicket
+from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Target
 
-SMALLEST_BYTES = 65_536
-"""Below this a message body is as fast."""
-_REGISTER_S = 5.0
+_BLIND_US = 5_000_000
+"""How long a receiver that could not map the file is sent bodies before it is tried again."""
 
 
 class ShmTransport:
@@ -40,59 +41,51 @@ class ShmTransport:
         self._smallest_bytes = smallest_bytes
         self._targets = targets
         self._arena = arena
-        self._registered: set[str] = set()
-        self._lock = threading.Lock()
-        self._head = functools.lru_cache(maxsize=8192)(self._new_head)
+        self._blind_until_us: dict[str, int] = {}
+        self._head = functools.lru_cache(maxsize=4096)(_head)
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
         assert wire.ticket is not None
         worker = wire.ticket.hops[wire.hop].worker
-        size = sum(len(piece) for pieces in tensors for piece in pieces)
-        slot = None
-        if size >= self._smallest_bytes and self._targets[worker].same_host:
-            slot = self._arena.take(size)
+        slot = self._slot(worker, [sum(map(len, pieces)) for pieces in tensors])
         if slot is None:
             return self._grpc.infer(wire, tensors, batch, timeout_s)
         self._arena.write(slot, tensors)
-        return self._infer_from(slot, wire, worker, batch, timeout_s)
+        try:
+            return self._infer_from(slot, wire, worker, batch, timeout_s)
+        except HopFailure as failure:
+            if failure.kind is not FailureKind.NO_MEMORY or failure.worker != worker:
+                raise
+        self._blind_until_us[worker] = now_us() + _BLIND_US
+        return self._grpc.infer(wire, tensors, batch, timeout_s)
 
     def close(self) -> None:
-        """See Transport. Receivers let go of the arena first."""
-        for server in self._registered:
-            self._grpc.unregister_region(server, self._arena.key[1:], timeout_s=1.0)
+        """See Transport."""
         self._grpc.close()
         self._arena.close()
 
+    def _slot(self, worker: str, sizes: list[int]) -> Slot | None:
+        if sum(sizes) < self._smallest_bytes or not self._targets[worker].same_host:
+            return None
+        if self._blind_until_us.get(worker, 0) > now_us():
+            return None
+        return self._arena.take(padded_size(sizes))
+
     def _infer_from(self, slot: Slot, wire: WireTicket, worker: str, batch: int, timeout_s: float) -> Outputs:
-        """Send, with one registration and one more try when the server does not know the arena."""
         sent_us = now_us()
+        file = self._arena.file
+        frames = SharedFrames(file.name, file.inode, slot.offset, slot.generation)
+        ticket = self._grpc.ticket_parameter(replace(wire, frames=frames))
+        request = kserve.request_bytes(self._head(worker, batch), ticket, [[bytes(batch)]])
         try:
-            outputs = self._try(slot, wire, worker, batch, timeout_s)
+            outputs = self._grpc.send(worker, wire.hop, request, timeout_s)
         except HopFailure as failure:
             self._after_failure(slot, worker, failure)
             raise
         self._arena.give_back(slot)
         self._arena.answered(worker, sent_us)
         return outputs
-
-    def _try(self, slot: Slot, wire: WireTicket, worker: str, batch: int, timeout_s: float) -> Outputs:
-        server = self._targets[worker].server.name
-        if server not in self._registered:
-            self._register(server)
-        request = self._head(worker, batch, slot.offset) + self._grpc.ticket_parameter(wire)
-        try:
-            return self._grpc.send(worker, wire.hop, request, timeout_s)
-        except RegionUnknown:
-            self._registered.discard(server)
-            self._register(server)
-            return self._grpc.send(worker, wire.hop, request, timeout_s)
-
-    def _register(self, server: str) -> None:
-        with self._lock:
-            if server not in self._registered:
-                self._grpc.register_region(server, self._arena.key, self._arena.size, _REGISTER_S)
-                self._registered.add(server)
 
     def _after_failure(self, slot: Slot, worker: str, failure: HopFailure) -> None:
         """Free the slot if its reader has surely read it or never will."""
@@ -103,37 +96,27 @@ class ShmTransport:
         if failure.kind in (FailureKind.UNREACHABLE, FailureKind.DEAD_STUB):
             self._arena.dead(failure.worker)
 
-    def _new_head(self, worker: str, batch: int, offset: int) -> bytes:
-        inputs = self._targets[worker].inputs
-        return kserve.shared_memory_head(worker, inputs, batch, self._arena.key[1:], offset)
-
 
 def make_transport(
-    grpc: GrpcTransport, targets: Mapping[str, Target], name: str, depth: int, log: Callable[[str], None]
+    grpc: GrpcTransport,
+    targets: Mapping[str, Target],
+    manifest: DeploymentManifest,
+    server: str,
+    sender: str,
+    log: Callable[[str], None],
 ) -> GrpcTransport | ShmTransport:
-    """Shared memory where it pays and fits, else gRPC alone. `depth`: batches under way at once."""
-    near = [target for target in targets.values() if target.same_host]
-    slot_bytes = max((frame_bytes(target.inputs) * target.max_batch_size for target in near), default=0)
-    if slot_bytes < SMALLEST_BYTES:
+    """Shared memory where it pays and fits, else gRPC alone. `sender`: the Triton model, on `server`."""
+    layout = layout_of(manifest, server)
+    share = layout.shares.get(sender)
+    if share is None:
         return grpc
     try:
-        return ShmTransport(grpc, targets, Arena(name, slot_bytes, depth))
+        return ShmTransport(grpc, targets, Arena(SharedFile(layout.name, layout.size, share), share))
     except (ArenaError, OSError) as error:
-        log(f"{name}: hops go through gRPC bodies, which is slower: {error}")
+        log(f"{sender}: hops go through gRPC bodies, which is slower: {error}")
         return grpc
 
 
-def frame_bytes(specs: tuple[TensorSpec, ...]) -> int:
-    """Bytes of one frame of these tensors."""
-    return sum(spec.bytes_per_frame for spec in specs)
-
-
-def depth_of(entry: ModelEntry, pipeline: int, stage: int, most: int = 16) -> int:
-    """Batches that a worker of `stage` can have under way further on: what is left of the pipeline, in its
-    own batch times, and some for queues.
-    """
-    served = entry.served.pipelines[pipeline]
-    last = served.batch_size - 1
-    own_us = max(1, served.stages[stage].latency_us[last])
-    rest_us = sum(table.latency_us[last] for table in served.stages[stage + 1 :])
-    return min(most, 3 + -(-2 * rest_us // own_us))
+def _head(worker: str, batch: int) -> bytes:
+    control = TensorSpec(SHARED_FRAMES, "UINT8", (1,))
+    return kserve.request_head(worker, (control,), batch)

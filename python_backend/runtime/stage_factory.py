@@ -8,7 +8,7 @@ from pathlib import Path
 from planner.manifest import DeploymentManifest
 from python_backend.runtime.executors.base import make_executor
 from python_backend.runtime.feedback import NoticeSender
-from python_backend.runtime.shm_transport import depth_of, make_transport
+from python_backend.runtime.shm_transport import make_transport
 from python_backend.runtime.stage_identity import find_stage
 from python_backend.runtime.stage_worker import StageWorker
 from python_backend.runtime.ticket_codec import Keys
@@ -36,14 +36,13 @@ def make_stage_worker(
     next_targets = {name: targets[name] for name in identity.next_workers}
     grpc = GrpcTransport(next_targets, keys)
     grpc.connect()
-    depth = depth_of(entry, identity.pipeline, identity.stage)
     notices = NoticeSender(
         (manifest.entry.host, entry.feedback_port), keys, manifest.entry.host == identity.server.host
     )
     return StageWorker(
         identity=identity,
         executor=executor,
-        transport=make_transport(grpc, next_targets, worker, depth, log),
+        transport=make_transport(grpc, next_targets, manifest, identity.server.name, worker, log),
         keys=keys,
         notify=notices.send,
         log=log,

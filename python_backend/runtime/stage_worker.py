@@ -31,6 +31,7 @@ from python_backend.runtime.executors.base import StageExecutor
 from python_backend.runtime.feedback import Notice
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
 from python_backend.runtime.kserve import Array
+from python_backend.runtime.shm_reader import CannotRead, SharedReader
 from python_backend.runtime.stage_identity import StageIdentity
 from python_backend.runtime.threads import Crew
 from python_backend.runtime.ticket_codec import Keys, TicketError, WireTicket
@@ -55,7 +56,7 @@ class Reply(Protocol):
 
 @dataclass(eq=False)
 class Job:
-    """A batch on this worker. `inputs` may be views that stay valid while `keep` lives."""
+    """A batch on this worker. `inputs` may be views that stay valid until the reply."""
 
     wire: WireTicket
     inputs: list[Array]
@@ -91,6 +92,7 @@ class StageWorker:
         self._log = log
         self._jitter = jitter
         self._random = random.Random(identity.worker)
+        self._memory = SharedReader()
         self._waiting: list[tuple[tuple[int, int, int], int, Job]] = []
         self._sequence = 0
         self._wake = threading.Condition()
@@ -101,14 +103,21 @@ class StageWorker:
         self._compute = threading.Thread(target=self._run, name="compute", daemon=True)
         self._compute.start()
 
-    def submit(self, ticket_text: str | None, inputs: list[Array], reply: Reply) -> None:
-        """Take one request. Its reply is used now or later, once."""
+    def submit(self, ticket_text: str | None, inputs: list[Array], reply: Reply, shared: int = 0) -> None:
+        """Take one request. Its reply is used now or later, once. shared: frames that lie in shared memory,
+        where the ticket says, instead of in `inputs`.
+        """
         arrived_us = now_us()
         try:
             wire = self._checked_ticket(ticket_text, arrived_us)
+            if shared and wire.frames is not None:
+                inputs = self._memory.arrays(wire.frames, self._identity.program.inputs, shared)
             check_inputs(self._identity.program.inputs, inputs, self._identity.program.max_batch_size)
         except (TicketError, ValueError) as error:
             reply.failure(self._failed(FailureKind.REFUSED, str(error)))
+            return
+        except CannotRead as error:
+            reply.failure(self._failed(FailureKind.NO_MEMORY, str(error)))
             return
         if wire.is_probe:
             self._answer_probe(len(inputs[0]), reply)
@@ -135,6 +144,7 @@ class StageWorker:
         self._compute.join()
         self._forwarders.close()
         self._transport.close()
+        self._memory.close()
 
     # Taking requests
 
@@ -197,6 +207,9 @@ class StageWorker:
         batch = len(job.inputs[0])
         if self._is_hopeless(job, batch, began_us):
             self._fail(job, self._failed(FailureKind.EXPIRED, "it can no longer finish by its deadline", job))
+            return
+        if job.wire.frames is not None and not self._memory.is_there(job.wire.frames):
+            self._fail(job, self._failed(FailureKind.EXPIRED, "its sender has given it up", job))
             return
         outputs = self._executor.run(job.inputs)
         ended_us = self._hold(job, batch, began_us)

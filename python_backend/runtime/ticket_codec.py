@@ -41,13 +41,26 @@ class TicketError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class SharedFrames:
+    """Where a batch lies: in the file `name` in /dev/shm with this inode, from `offset` on, for as long as
+    the generation there is this one.
+    """
+
+    name: str
+    inode: int
+    offset: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class WireTicket:
-    """A ticket as hop `hop` gets it. `ticket` is None for a probe."""
+    """A ticket as hop `hop` gets it. ticket: None for a probe. frames: None if the tensors came along."""
 
     deployment: str
     epoch: int
     hop: int
     ticket: Ticket | None
+    frames: SharedFrames | None = None
 
     @property
     def is_probe(self) -> bool:
@@ -56,7 +69,7 @@ class WireTicket:
 
     def for_next_hop(self) -> WireTicket:
         """The same ticket for the stage after this one."""
-        return replace(self, hop=self.hop + 1)
+        return replace(self, hop=self.hop + 1, frames=None)
 
 
 _ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
@@ -128,6 +141,8 @@ def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
     else:
         body |= _ticket_fields(wire.ticket, sent_us or 0)
         body["relative"] = sent_us is not None
+        if (frames := wire.frames) is not None:
+            body["frames"] = [frames.name, frames.inode, frames.offset, frames.generation]
     text = json.dumps(body, separators=(",", ":"))
     return f'{text[:-1]}{_MAC_FIELD}{keys.mac(text)}"}}'
 
@@ -206,7 +221,13 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
     hop = _whole(body["hop"])
     if not 0 <= hop < len(ticket.hops):
         raise ValueError(f"hop {hop} of {len(ticket.hops)}")
-    return WireTicket(_text(body["deployment"]), _whole(body["epoch"]), hop, ticket)
+    frames = _shared_frames(body["frames"]) if "frames" in body else None
+    return WireTicket(_text(body["deployment"]), _whole(body["epoch"]), hop, ticket, frames)
+
+
+def _shared_frames(plain: Any) -> SharedFrames:
+    name, inode, offset, generation = plain
+    return SharedFrames(_text(name), _whole(inode), _whole(offset), _whole(generation))
 
 
 def _hop(plain: Any, origin_us: int) -> Hop:

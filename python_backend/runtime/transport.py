@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
+from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress
 from planner.profile import TensorSpec
 from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.clock import now_us
@@ -39,10 +39,6 @@ _CONNECT_S = 60.0
 Outputs = Mapping[str, Array]
 Pieces = Sequence[Sequence[Buffer]]
 """One sequence of pieces per input tensor."""
-
-
-class RegionUnknown(Exception):
-    """The server has no shared-memory region of the name that a request gave."""
 
 
 class Transport(Protocol):
@@ -117,13 +113,11 @@ class GrpcTransport:
         return kserve.text_parameter(ticket_codec.PARAMETER, text)
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
-        """Send a whole serialised request. Raises HopFailure, RegionUnknown."""
+        """Send a whole serialised request. Raises HopFailure."""
         try:
             answer = self._calls[worker](request, timeout=timeout_s)
             return kserve.response_outputs(answer)
         except grpc.RpcError as error:
-            if "shared memory region" in (error.details() or ""):
-                raise RegionUnknown(error.details()) from None
             raise failure_of(error, hop, worker) from None
         except kserve.WireError as error:
             raise HopFailure(FailureKind.COMPUTE, hop, worker, str(error)) from None
@@ -144,31 +138,10 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise failure_of(error, 0, worker) from None
 
-    def register_region(self, server: str, key: str, size: int, timeout_s: float) -> None:
-        """Make a server map the shared-memory file `key`. Raises HopFailure."""
-        method, message = kserve.register_message(key, size)
-        try:
-            _unary(self._channel_of(server), method)(message, timeout=timeout_s)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
-                raise failure_of(error, 0, self._some_worker_of(server)) from None
-
-    def unregister_region(self, server: str, name: str, timeout_s: float) -> None:
-        """Have a server unmap a region; that it is gone is no harm."""
-        method, message = kserve.unregister_message(name)
-        with contextlib.suppress(grpc.RpcError, ValueError):
-            _unary(self._channel_of(server), method)(message, timeout=timeout_s)
-
     def close(self) -> None:
         """See Transport."""
         for channel in self._channels.values():
             channel.close()
-
-    def _some_worker_of(self, server: str) -> str:
-        return next(name for name, target in self._targets.items() if target.server.name == server)
-
-    def _channel_of(self, server: str) -> grpc.Channel:
-        return self._channels[address_of(self._targets[self._some_worker_of(server)].server)]
 
     def _call_to(self, server: ServerAddress) -> Any:
         address = address_of(server)
@@ -207,6 +180,8 @@ def failure_of(error: grpc.RpcError, hop: int, worker: str) -> HopFailure:
 
 
 def _kind_of(code: grpc.StatusCode, details: str) -> FailureKind:
+    if SHARED_FRAMES in details:
+        return FailureKind.NO_MEMORY  # a repository of an older generator: its stages have no such input
     if "Stub process" in details:
         return FailureKind.DEAD_STUB
     if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):

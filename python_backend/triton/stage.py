@@ -7,8 +7,10 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from planner.manifest import SHARED_FRAMES
 from python_backend.runtime import stage_factory, ticket_codec
 from python_backend.runtime.frame import ErrorCode
+from python_backend.runtime.kserve import Array
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import SenderReply
 
@@ -35,11 +37,18 @@ class TritonPythonModel:
         for request in requests:
             reply = SenderReply(request)
             try:
-                tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs]
-                arrays = [tensor.as_numpy() for tensor in tensors]
-                self._worker.submit(ticket_of(request), arrays, reply)
+                control = pb_utils.get_input_tensor_by_name(request, SHARED_FRAMES)
+                shared = 0 if control is None else len(control.as_numpy())
+                self._worker.submit(ticket_of(request), self._arrays(request), reply, shared)
             except Exception as error:
                 reply.error(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+    def _arrays(self, request: Any) -> list[Array]:
+        """The tensors that lie in the message. as_numpy() copies: what Triton hands over goes with the
+        request.
+        """
+        tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs]
+        return [tensor.as_numpy() for tensor in tensors if tensor is not None]
 
     def finalize(self) -> None:
         """Called by Triton before the end."""
