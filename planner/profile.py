@@ -121,7 +121,7 @@ class ModelProfile:
     overheads: Overheads = Overheads()
     split: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    options: ExecutorOptions = ExecutorOptions()
+    options: ExecutorOptions = field(default_factory=ExecutorOptions)
     precision_error: float | None = None
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ must.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import numpy as np
 import torch
 
 from planner.manifest import StageProgram
+from python_backend.runtime.executors.errors import ProgramError
+from python_backend.runtime.executors.gpu_memory import limit_memory
+from python_backend.runtime.executors.runner import build_run
+from python_backend.runtime.executors.staging import on_device, staging_of
+from python_backend.runtime.executors.task import Task, Tensors, warm_sizes
 from python_backend.runtime.kserve import NUMPY_OF, Array
 
-_WARM_UP_EACH = 16
-"""Batch sizes up to which each is warmed up."""
-
-
-class ProgramError(RuntimeError):
-    """The program file is not the one of the plan, or gives other outputs than the manifest says."""
+__all__ = ["ProgramError", "TorchExecutor"]
 
 
 class TorchExecutor:
@@ -31,41 +30,43 @@ class TorchExecutor:
         torch.set_num_threads(1)
         self._program = program
         self._device = torch.device(device)
-        self._module = torch.export.load(path).module().to(self._device)
+        limit_memory(self._device, program.memory_bytes)
+        self._staging = staging_of(self._device, program.options.pinned)
+        task = Task(
+            options=program.options,
+            device=self._device,
+            inputs=program.inputs,
+            outputs=program.outputs,
+            largest_batch=program.max_batch_size,
+        )
+        self._run = build_run(torch.export.load(path).module(), task)
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
+    def run(self, inputs: Sequence[Array | torch.Tensor]) -> list[Array]:
         """See StageExecutor. Raises ProgramError."""
         with torch.inference_mode():
-            results = self._module(*(self._to_device(array) for array in inputs))
-            results = results if isinstance(results, tuple | list) else (results,)
-            arrays = [result.detach().cpu().contiguous().numpy() for result in results]
-        if len(arrays) != len(self._program.outputs):
-            raise ProgramError(
-                f"{self._program.program} gives {len(arrays)} outputs, not {len(self._program.outputs)}"
-            )
-        return arrays
+            return self._staging.to_host(self._compute(inputs))
+
+    def run_on_device(self, inputs: Sequence[Array | torch.Tensor]) -> Tensors:
+        """As `run`, with outputs that stay on the device, for a next stage there; they are the caller's."""
+        with torch.inference_mode():
+            return tuple(output.clone() for output in self._compute(inputs))
 
     def warm_up(self) -> None:
         """Run every batch size once, the largest first: the first run of a size is slow, and takes memory.
 
         Of many sizes, the powers of two.
         """
-        largest = self._program.max_batch_size
-        for batch in sorted(_warm_up_sizes(largest), reverse=True):
+        sizes = warm_sizes(self._program.max_batch_size)
+        for batch in sorted(sizes, reverse=True):
             self.run([np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype]) for spec in self._program.inputs])
 
-    def _to_device(self, array: Array) -> torch.Tensor:
-        with warnings.catch_warnings():
-            # torch warns that it cannot honour read-only arrays; programs of inference do not write to
-            # inputs.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(array).to(self._device, non_blocking=True)
-
-
-def _warm_up_sizes(largest: int) -> set[int]:
-    if largest <= _WARM_UP_EACH:
-        return set(range(1, largest + 1))
-    return {largest} | {1 << power for power in range(largest.bit_length())}
+    def _compute(self, inputs: Sequence[Array | torch.Tensor]) -> Tensors:
+        results = self._run(on_device(self._staging, inputs, self._device))
+        if len(results) != len(self._program.outputs):
+            raise ProgramError(
+                f"{self._program.program} gives {len(results)} outputs, not {len(self._program.outputs)}"
+            )
+        return results
 
 
 def _require_hash(path: Path, sha256: str) -> None:

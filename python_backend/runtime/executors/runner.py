@@ -1,0 +1,34 @@
+"""From a program's graph to a function that runs batches: each step takes what the one before it made.
+
+The same steps serve stages, measure blocks and run benchmarks, on a CPU and on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.fx import GraphModule
+
+from python_backend.runtime.executors.compiling import compiled
+from python_backend.runtime.executors.cuda_graphs import CudaRecorder, Graphed
+from python_backend.runtime.executors.float32 import set_float32
+from python_backend.runtime.executors.rewriting import rewritten
+from python_backend.runtime.executors.task import Run, Task, warm_sizes
+
+
+def build_run(module: GraphModule, task: Task) -> Run:
+    """The prepared program; `module` is given away. Raises ProgramError.
+
+    Build outside of torch.inference_mode(), run inside of it. Outputs may be overwritten by the next call.
+    """
+    set_float32(task.options.precision)
+    with torch.no_grad():
+        run = compiled(rewritten(module, task), task)
+    return _graphed(run, task)
+
+
+def _graphed(run: Run, task: Task) -> Run:
+    options = task.options
+    if not options.cuda_graphs or task.device.type != "cuda":
+        return run
+    sizes = warm_sizes(task.largest_batch, options.pad_to_captured)
+    return Graphed(run, CudaRecorder(task.device), sizes, options.pad_to_captured)
