@@ -14,6 +14,7 @@ from python_backend.runtime.health import Health
 from python_backend.runtime.hop_failure import HopFailure
 from python_backend.runtime.metrics import MetricsPage
 from python_backend.runtime.null_transport import NullTransport
+from python_backend.runtime.self_report import Reports
 from python_backend.runtime.shm_transport import make_transport
 from python_backend.runtime.ticket_codec import Keys
 from python_backend.runtime.transport import GrpcTransport, Target, Transport, targets_of
@@ -24,8 +25,11 @@ from python_backend.scheduler.core import SchedulerCore
 class Dispatcher:
     """A running dispatcher and what must end with it."""
 
+    name: str
+    epoch: int
     driver: Driver
     health: Health
+    reports: Reports
     cancellations: Cancellations
     receiver: NoticeReceiver
     listening: threading.Thread
@@ -47,7 +51,8 @@ def make_dispatcher(
 ) -> Dispatcher:
     """The dispatcher of one model. Raises OSError when its feedback port is taken."""
     keys = Keys.from_environment()
-    receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys)
+    reports = Reports(manifest.epoch, keys)
+    receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=reports.take)
     targets = targets_of(manifest, entry, own_host=manifest.entry.host)
     grpc = GrpcTransport(targets, keys)
     grpc.connect()
@@ -72,7 +77,14 @@ def make_dispatcher(
     listening = threading.Thread(target=receiver.run, args=(driver.notice,), name="notices", daemon=True)
     listening.start()
     return Dispatcher(
-        driver=driver, health=health, cancellations=cancellations, receiver=receiver, listening=listening
+        name=entry.dispatcher,
+        epoch=manifest.epoch,
+        driver=driver,
+        health=health,
+        reports=reports,
+        cancellations=cancellations,
+        receiver=receiver,
+        listening=listening,
     )
 
 

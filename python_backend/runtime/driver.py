@@ -192,6 +192,11 @@ class Driver:
         return len(self._under_way)
 
     @property
+    def transport(self) -> Transport:
+        """What hops go through."""
+        return self._transport
+
+    @property
     def allowance_us(self) -> int:
         """Time that is taken off deadlines."""
         return self._lateness.allowance_us

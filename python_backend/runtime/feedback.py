@@ -49,8 +49,12 @@ class NoticeSender:
 
     def send(self, notice: Notice) -> None:
         """Send, or lose it."""
+        self.send_datagram(encode(notice, self._keys, self._same_host))
+
+    def send_datagram(self, datagram: bytes) -> None:
+        """Send something to the same dispatcher, or lose it."""
         with contextlib.suppress(OSError):
-            self._socket.sendto(encode(notice, self._keys, self._same_host), self._address)
+            self._socket.sendto(datagram, self._address)
 
     def close(self) -> None:
         """Give the socket back."""
@@ -60,7 +64,14 @@ class NoticeSender:
 class NoticeReceiver:
     """The dispatcher's end: `receive` blocks until a notice of ours comes, None after close()."""
 
-    def __init__(self, address: tuple[str, int], keys: Keys) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        keys: Keys,
+        other: Callable[[bytes], None] = lambda datagram: None,
+    ) -> None:
+        """`other`: gets datagrams that are no notices. Raises OSError."""
+        self._other = other
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._keys = keys
@@ -89,6 +100,7 @@ class NoticeReceiver:
             notice = decode(datagram, self._keys)
             if notice is not None:
                 return notice
+            self._other(datagram)
         return None
 
     def run(self, handle: Callable[[Notice], None]) -> None:

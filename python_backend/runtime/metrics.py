@@ -10,7 +10,6 @@ calls of ours did not help). The hot path only counts in memory; the page is mad
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from typing import Protocol
 from python_backend.runtime.counts import Counts
 from python_backend.runtime.driver import Driver
 from python_backend.runtime.health import Health
+from python_backend.runtime.self_report import Reports, SelfReport, report_of
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name without prefix, labels, value."""
@@ -44,8 +44,9 @@ GAUGES = {
     "stage_drift": "Measured over profiled latency of a stage, median of its last batches.",
     "allowance_us": "Time taken off deadlines for the way back.",
     "slo_us": "The model's SLO.",
-    "threads": "Threads of the dispatcher's process.",
-    "open_files": "File descriptors of the dispatcher's process.",
+    "slots": "Slots of shared memory of a sender, by state: free, taken, quarantined.",
+    "threads": "Threads of the process of a dispatcher or worker.",
+    "open_files": "File descriptors of the process of a dispatcher or worker.",
 }
 HISTOGRAMS = {
     "latency_slo_ratio": "Latency of answers as a share of the SLO.",
@@ -86,6 +87,18 @@ class Source(Protocol):
     @property
     def health(self) -> Health:
         """Which workers are out."""
+
+    @property
+    def reports(self) -> Reports:
+        """What the workers say of themselves."""
+
+    @property
+    def name(self) -> str:
+        """Triton's name of the dispatcher."""
+
+    @property
+    def epoch(self) -> int:
+        """Of its plan."""
 
 
 class MetricsPage:
@@ -177,8 +190,18 @@ def samples(source: Source) -> Iterator[Sample]:
     yield "in_flight", {}, driver.in_flight
     yield "allowance_us", {}, driver.allowance_us
     yield "slo_us", {}, counts.slo_us
-    yield "threads", {}, threading.active_count()
-    yield "open_files", {}, len(os.listdir("/proc/self/fd"))
+    own = report_of(source.name, source.epoch, driver.transport)
+    for report in (own, *source.reports.last().values()):
+        yield from _of_process(report)
+
+
+def _of_process(report: SelfReport) -> Iterator[Sample]:
+    sender = {"sender": report.sender}
+    yield "slots", {**sender, "state": "free"}, report.slots_free
+    yield "slots", {**sender, "state": "taken"}, report.slots_taken
+    yield "slots", {**sender, "state": "quarantined"}, report.slots_quarantined
+    yield "threads", sender, report.threads
+    yield "open_files", sender, report.open_files
 
 
 def _latency_histogram(counts: Counts) -> Iterator[Sample]:

@@ -99,6 +99,12 @@ class Arena:
         return sum(len(slots) for slots in self._quarantined.values())
 
     @property
+    def taken(self) -> int:
+        """Slots with a batch on its way."""
+        with self._lock:
+            return self._share.slots - len(self._free) - self.quarantined
+
+    @property
     def free(self) -> int:
         """Slots that can be taken."""
         return len(self._free)

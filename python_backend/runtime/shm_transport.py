@@ -60,6 +60,10 @@ class ShmTransport:
         self._blind_until_us[worker] = now_us() + _BLIND_US
         return self._grpc.infer(wire, tensors, batch, timeout_s)
 
+    def slots(self) -> tuple[int, int, int]:
+        """Free, taken, in quarantine."""
+        return self._arena.free, self._arena.taken, self._arena.quarantined
+
     def close(self) -> None:
         """See Transport."""
         self._grpc.close()

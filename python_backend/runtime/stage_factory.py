@@ -8,6 +8,7 @@ from pathlib import Path
 from planner.manifest import DeploymentManifest
 from python_backend.runtime.executors.base import make_executor
 from python_backend.runtime.feedback import NoticeSender
+from python_backend.runtime.self_report import Reporter, report_of
 from python_backend.runtime.shm_transport import make_transport
 from python_backend.runtime.stage_identity import find_stage
 from python_backend.runtime.stage_worker import StageWorker
@@ -39,12 +40,15 @@ def make_stage_worker(
     notices = NoticeSender(
         (manifest.entry.host, entry.feedback_port), keys, manifest.entry.host == identity.server.host
     )
+    transport = make_transport(grpc, next_targets, manifest, identity.server.name, worker, log)
+    reporter = Reporter(lambda: report_of(worker, manifest.epoch, transport), notices.send_datagram, keys)
     return StageWorker(
         identity=identity,
         executor=executor,
-        transport=make_transport(grpc, next_targets, manifest, identity.server.name, worker, log),
+        transport=transport,
         keys=keys,
         notify=notices.send,
         log=log,
         jitter=jitter,
+        on_close=reporter.close,
     )

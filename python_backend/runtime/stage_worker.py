@@ -83,6 +83,7 @@ class StageWorker:
         notify: Callable[[Notice], None],
         log: Callable[[str], None],
         jitter: float = 0.0,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._identity = identity
         self._executor = executor
@@ -91,6 +92,7 @@ class StageWorker:
         self._notify = notify
         self._log = log
         self._jitter = jitter
+        self._on_close = on_close
         self._random = random.Random(identity.worker)
         self._memory = SharedReader()
         self._waiting: list[tuple[tuple[int, int, int], int, Job]] = []
@@ -141,6 +143,7 @@ class StageWorker:
             self._wake.notify()
         for job in left:
             job.reply.failure(self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+        self._on_close()
         self._compute.join()
         self._forwarders.close()
         self._transport.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +15,9 @@ from python_backend.runtime.budget import Budget
 from python_backend.runtime.counts import Counts
 from python_backend.runtime.drift import Drift
 from python_backend.runtime.metrics import MetricsPage, exported_names, page
+from python_backend.runtime.null_transport import NullTransport
+from python_backend.runtime.self_report import Reports, SelfReport, decode, encode
+from python_backend.runtime.ticket_codec import Keys
 from tests.live.data_plane_client import two_stage_model
 
 SERVED = build_manifest([two_stage_model()], 20_000, "d").models[0].served
@@ -30,6 +34,7 @@ class Driver:
     queue_length: int = 3
     in_flight: int = 2
     allowance_us: int = 5_000
+    transport: NullTransport = field(default_factory=lambda: NullTransport(()))
 
 
 class Health:
@@ -46,6 +51,9 @@ class Health:
 class Dispatcher:
     driver: Driver = field(default_factory=Driver)
     health: Health = field(default_factory=Health)
+    reports: Reports = field(default_factory=lambda: Reports(1, Keys(None)))
+    name: str = "a_dispatch"
+    epoch: int = 1
 
 
 def read(source: Dispatcher) -> dict[str, dict[str, float]]:
@@ -92,12 +100,21 @@ def test_the_budget_is_told_part_by_part() -> None:
 def test_workers_queue_and_process_are_told() -> None:
     source = Dispatcher()
     source.driver.counts.stage_ended("w0", 1_250)
+    report = SelfReport("w0", 1, slots_free=4, slots_taken=2, slots_quarantined=1, threads=9, open_files=20)
+    source.reports.take(encode(report, Keys(None)))
+    source.reports.take(encode(replace(report, sender="w1", epoch=2), Keys(None)))
+    source.reports.take(b"PPR1 something else")
     found = read(source)
     assert found["ppipe_worker_up"] == {"w0": 1, "w1": 0}
     assert found["ppipe_worker_busy_us_total"] == {"w0": 1_250}
     assert found["ppipe_queue_length"][""] == 3
-    assert found["ppipe_threads"][""] >= 1
-    assert found["ppipe_open_files"][""] > 2
+    assert found["ppipe_slots"] == {
+        "a_dispatch,free": 0, "a_dispatch,taken": 0, "a_dispatch,quarantined": 0,
+        "w0,free": 4, "w0,taken": 2, "w0,quarantined": 1,
+    }  # fmt: skip
+    assert found["ppipe_threads"]["a_dispatch"] >= 1
+    assert found["ppipe_threads"]["w0"] == 9
+    assert found["ppipe_open_files"]["a_dispatch"] > 2
     assert found.keys() <= exported_names()
 
 
@@ -113,3 +130,14 @@ def test_the_page_is_served_until_closed() -> None:
         shown.close()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+def test_a_report_of_another_key_is_no_report(tmp_path: Path) -> None:
+    keys = []
+    for name in ("ours", "theirs"):
+        (tmp_path / name).write_text(f"key of {name} with enough text\n")
+        keys.append(Keys(tmp_path / name))
+    report = SelfReport("w0", 1, 1, 1, 1, 1, 1)
+    assert decode(encode(report, keys[0]), keys[0]) == report
+    assert decode(encode(report, keys[1]), keys[0]) is None
+    assert decode(encode(report, Keys(None)), keys[0]) is None
