@@ -2,6 +2,8 @@
 
 Rules
 - A server that ends before it ever served has failed: its log says why, and trying again would say it again.
+  One that a signal ended has said nothing (on a starved machine a tritonserver sometimes crashes as it
+  starts), so it is tried once more.
 - One that served and died is started again, after a wait that grows with each early death.
 - Few servers load at a time, because loading is what costs processor time.
 """
@@ -64,6 +66,8 @@ class ServerKeeper(threading.Thread):
         self._may_probe = may_probe
         self._stopping = threading.Event()
         self._served_from_s: float | None = None
+        self._may_crash = 1
+        self._by_signal = False
         self.status = ServerStatus(name=plan.name, models=len(plan.models))
 
     def stop(self) -> None:
@@ -76,7 +80,7 @@ class ServerKeeper(threading.Thread):
         try:
             while True:
                 self._run_one_life()
-                if not self.status.has_served:
+                if not self.status.has_served and not self._crash_is_allowed():
                     self._report(state=ServerState.FAILED)
                     return
                 self._report(state=ServerState.WAITING, restarts=self.status.restarts + 1)
@@ -84,6 +88,10 @@ class ServerKeeper(threading.Thread):
                     raise StopAsked
         except StopAsked:
             self._report(state=ServerState.STOPPED, pid=None, answering=0)
+
+    def _crash_is_allowed(self) -> bool:
+        self._may_crash -= int(self._by_signal)
+        return self._by_signal and self._may_crash >= 0
 
     def _run_one_life(self) -> None:
         """Start, serve, die. Raises StopAsked."""
@@ -103,6 +111,7 @@ class ServerKeeper(threading.Thread):
                 self._report(state=ServerState.SERVING, has_served=True)
                 life.watch()
         except ServerDied as death:
+            self._by_signal = death.by_signal
             self._report(detail=str(death), pid=None, answering=0)
         finally:
             if loading:
