@@ -1,19 +1,23 @@
-"""Sends answers on threads of their own: one send is a round trip to the server process and takes its time.
+"""Sends answers: one send is a round trip to the server process and takes its time.
 
-Four threads answer 1.8 times as fast as one (measured with Triton 2.51); more gain nothing.
+Four threads answer 1.8 times as fast as one (measured with Triton 2.51); more gain nothing. But waking a
+thread costs as much as a send. So the answers of a batch are shared out in runs, and the first run is sent by
+the thread that brings them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 
 from python_backend.runtime.frame import ErrorCode, Frame
 from python_backend.runtime.kserve import Array
 
 _THREADS = 4
-_Answer = tuple[Frame, Mapping[str, Array] | None, ErrorCode, str]
+_SHORTEST_RUN = 2
+_Outputs = tuple[Frame, Mapping[str, Array]]
+_Error = tuple[Frame, ErrorCode, str]
 
 
 class Answers:
@@ -21,7 +25,7 @@ class Answers:
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
-        self._queue: SimpleQueue[_Answer | None] = SimpleQueue()
+        self._queue: SimpleQueue[Sequence[_Outputs] | _Error | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"answer-{index}", daemon=True)
             for index in range(_THREADS)
@@ -29,13 +33,16 @@ class Answers:
         for thread in self._threads:
             thread.start()
 
-    def outputs(self, frame: Frame, outputs: Mapping[str, Array]) -> None:
-        """Answer a claimed frame with tensors."""
-        self._queue.put((frame, outputs, ErrorCode.INTERNAL, ""))
+    def outputs(self, answers: Sequence[_Outputs]) -> None:
+        """Answer claimed frames with tensors; returns when some are sent and the others are on their way."""
+        length = max(_SHORTEST_RUN, -(-len(answers) // _THREADS))
+        for start in range(length, len(answers), length):
+            self._queue.put(answers[start : start + length])
+        self._send_all(answers[:length])
 
     def error(self, frame: Frame, code: ErrorCode, text: str) -> None:
         """Answer a claimed frame with an error."""
-        self._queue.put((frame, None, code, text))
+        self._queue.put((frame, code, text))
 
     def close(self) -> None:
         """Send what was taken and end the threads."""
@@ -45,21 +52,24 @@ class Answers:
             thread.join()
 
     def _run(self) -> None:
-        while (answer := self._queue.get()) is not None:
-            frame, outputs, code, text = answer
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, tuple):
+                self._send_error(*item)
+            else:
+                self._send_all(item)
+            del item
+
+    def _send_all(self, answers: Sequence[_Outputs]) -> None:
+        for frame, outputs in answers:
             try:
-                if outputs is None:
-                    frame.send_error(code, text)
-                else:
-                    self._send_outputs(frame, outputs)
+                frame.send_outputs(outputs)
             except Exception as error:
                 self._log(f"answering request {frame.request_id} failed: {error!r}")
-            del answer, frame, outputs
+                # Nothing was sent yet when building the response fails, and a silent frame hangs its caller.
+                self._send_error(frame, ErrorCode.INTERNAL, f"the answer could not be sent: {error!r}")
 
-    def _send_outputs(self, frame: Frame, outputs: Mapping[str, Array]) -> None:
+    def _send_error(self, frame: Frame, code: ErrorCode, text: str) -> None:
         try:
-            frame.send_outputs(outputs)
+            frame.send_error(code, text)
         except Exception as error:
-            # Nothing was sent yet when building the response fails, and a silent frame hangs its caller.
-            frame.send_error(ErrorCode.INTERNAL, f"the answer could not be sent: {error!r}")
-            raise
+            self._log(f"answering request {frame.request_id} failed: {error!r}")

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.answers import Answers
@@ -38,7 +39,7 @@ from python_backend.runtime.stage_identity import rest_of
 from python_backend.runtime.threads import Crew
 from python_backend.runtime.ticket_codec import WireTicket
 from python_backend.runtime.transport import Outputs, Transport
-from python_backend.scheduler.actions import Dispatch, Drop, DropReason, Ticket, WakeAt
+from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
     BatchFailed,
@@ -56,6 +57,8 @@ _TIMELY_GRACE_US = 300_000
 """How long after its deadline a hop is still waited for; a client is never left longer than a second."""
 _LATE_GRACE_US = 60_000_000
 _MOST_HOPS = 512
+_MOST_TOGETHER = 256
+"""Arrivals that are offered to the core at once."""
 _REMEMBERED_TICKETS = 4096
 """To name the worker of a notice, which may come after the batch's answer."""
 _MOST_DOUBLINGS = 10
@@ -95,6 +98,7 @@ class _Failed:
 _TIMER = TimerFired()
 """In place of an item: the wait is over and nothing came."""
 
+_Taken = TypeVar("_Taken")
 _Item = _Arrived | _Finished | _Failed | Notice | Event | None
 
 
@@ -222,14 +226,30 @@ class Driver:
                 item = self._queue.get(timeout=self._time_to_wake_s())
             except Empty:
                 item = _TIMER
+            arrived: list[Frame] = []
+            while item is not None and len(arrived) < _MOST_TOGETHER:
+                if isinstance(item, _Arrived):
+                    arrived += item.frames
+                else:
+                    self._guarded(self._take, item)
+                try:
+                    item = self._queue.get_nowait()
+                except Empty:
+                    item = _TIMER
+                    break
+            self._guarded(self._take_arrivals, arrived)
             if item is None:
                 return
-            try:
-                self._fire_if_due()
-                self._take(item)
-            except Exception as error:
-                # One bad event must not end the thread that all others need.
-                self._log(f"scheduling failed on {type(item).__name__}: {error!r}")
+            if item is not _TIMER:  # taken from the queue when there were enough arrivals
+                self._guarded(self._take, item)
+
+    def _guarded(self, take: Callable[[_Taken], None], what: _Taken) -> None:
+        try:
+            self._fire_if_due()
+            take(what)
+        except Exception as error:
+            # One bad event must not end the thread that all others need.
+            self._log(f"scheduling failed on {type(what).__name__}: {error!r}")
 
     def _fire_if_due(self) -> None:
         """A timer is told with the time it was set for: what the core held back until the last moment would
@@ -272,10 +292,14 @@ class Driver:
             self._handle(item)
 
     def _take_arrivals(self, frames: Sequence[Frame]) -> None:
-        for frame in frames:
-            self._frames[frame.request_id] = frame
-            self.counts.arrived += 1
-            self._handle(self._offer(frame))
+        """Frames that came together are offered together: they can share a batch."""
+        if not frames:
+            return
+        self._frames.update((frame.request_id, frame) for frame in frames)
+        self.counts.arrived += len(frames)
+        offers = [self._offer(frame) for frame in frames]
+        began_us = now_us()
+        self._act(self._core.handle_arrivals(offers, began_us + self._settings.lead_us), began_us)
 
     def _take_notice(self, notice: Notice) -> None:
         if not notice.ok or notice.batch not in self._tickets:
@@ -345,7 +369,10 @@ class Driver:
 
     def _handle(self, event: Event, core_time_us: int | None = None) -> None:
         began_us = now_us()
-        for action in self._core.handle(event, core_time_us or began_us + self._settings.lead_us):
+        self._act(self._core.handle(event, core_time_us or began_us + self._settings.lead_us), began_us)
+
+    def _act(self, actions: Sequence[Action], began_us: int) -> None:
+        for action in actions:
             if isinstance(action, Dispatch):
                 self._dispatch(action)
             elif isinstance(action, Drop):
@@ -437,12 +464,17 @@ class Driver:
 
     def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
         self._queue.put(_Finished(ticket, now_us(), served=True))
-        wanted = [spec.name for spec in self._entry.outputs]
-        for index, frame in enumerate(frames):
-            if frame.claim():
-                self._answers.outputs(frame, {name: outputs[name][index : index + 1] for name in wanted})
-                self.counts.answered(now_us() - frame.arrived_us, frame.deadline_us)
+        wanted = [(spec.name, outputs[spec.name]) for spec in self._entry.outputs]
+        answers = [
+            (frame, {name: array[index : index + 1] for name, array in wanted})
+            for index, frame in enumerate(frames)
+            if frame.claim()
+        ]
+        for frame in frames:
             self._frames.pop(frame.request_id, None)
+        for frame, _ in answers:
+            self.counts.answered(now_us() - frame.arrived_us, frame.deadline_us)
+        self._answers.outputs(answers)
 
     def _end_failed(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
         self.counts.failed(failure.kind)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ _BODY = struct.Struct("!4sqqqHBqq")
 _MAGIC = b"PPN1"
 _MAC_CHARACTERS = 32
 _NO_TIME = -1
+_CONNECTED_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,17 @@ class Notice:
 
 
 class NoticeSender:
-    """Sends notices to one dispatcher; never blocks, never raises."""
+    """Sends notices to one dispatcher; never blocks, never raises.
+
+    The socket is connected, so that the host's name is not looked up for each notice; it is looked up again
+    after a failure and every now and then.
+    """
 
     def __init__(self, address: tuple[str, int], keys: Keys, same_host: bool) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._address = address
+        self._connected_until_s = 0.0
         self._keys = keys
         self._same_host = same_host
 
@@ -53,8 +60,17 @@ class NoticeSender:
 
     def send_datagram(self, datagram: bytes) -> None:
         """Send something to the same dispatcher, or lose it."""
-        with contextlib.suppress(OSError):
-            self._socket.sendto(datagram, self._address)
+        try:
+            if time.monotonic() > self._connected_until_s:
+                self._socket.connect(self._address)
+                self._connected_until_s = time.monotonic() + _CONNECTED_S
+            self._socket.send(datagram)
+        except ConnectionRefusedError:
+            # Told of an earlier notice, instead of sending this one: the dispatcher may be back.
+            with contextlib.suppress(OSError):
+                self._socket.send(datagram)
+        except OSError:
+            self._connected_until_s = 0.0
 
     def close(self) -> None:
         """Give the socket back."""

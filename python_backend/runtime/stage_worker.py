@@ -217,7 +217,14 @@ class StageWorker:
         outputs = self._executor.run(job.inputs)
         ended_us = self._hold(job, batch, began_us)
         self._tell(job, ok=True, ended_us=ended_us, busy_us=ended_us - began_us)
-        self._forwarders.submit(lambda: self._pass_on(job, outputs))
+        if self._is_last(job) and not self._waiting:
+            self._pass_on(job, outputs)  # nothing else to do: spares waking a thread
+        else:
+            self._forwarders.submit(lambda: self._pass_on(job, outputs))
+
+    @staticmethod
+    def _is_last(job: Job) -> bool:
+        return job.wire.ticket is not None and job.wire.hop + 1 == len(job.wire.ticket.hops)
 
     def _is_hopeless(self, job: Job, batch: int, at_us: int) -> bool:
         """Whether what this and the later stages need, transfers and queues aside, ends after the
@@ -250,7 +257,7 @@ class StageWorker:
         ticket = job.wire.ticket
         assert ticket is not None
         try:
-            if job.wire.hop + 1 == len(ticket.hops):
+            if self._is_last(job):
                 job.reply.outputs(self._named(outputs))
                 return
             following = job.wire.for_next_hop()

@@ -11,6 +11,8 @@ Use:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, DropReason, WakeAt
 from python_backend.scheduler.batches import Batch, Request
@@ -54,10 +56,8 @@ class SchedulerCore:
         """Everything to do because of `event` at `now_us`, in order. Raises ValueError for events that make
         no sense."""
         state = self._state
-        now_us = max(now_us, state.now_us)
-        state.now_us = now_us
-        actions: list[Action] = []
-        state.actions = actions
+        actions = self._begin(now_us)
+        now_us = state.now_us
         if isinstance(event, RequestArrived):
             self._arrived(event, now_us)
         elif isinstance(event, StageCompleted):
@@ -75,6 +75,16 @@ class SchedulerCore:
             self._worker(event.worker, False)
         if state.waiting.count > 0 or self._policy.pending():
             self._schedule(now_us)
+        return actions
+
+    def handle_arrivals(self, events: Sequence[RequestArrived], now_us: int) -> list[Action]:
+        """As `handle`, for frames that came together: none is sent before all are known, so that they can
+        share a batch.
+        """
+        actions = self._begin(now_us)
+        for event in events:
+            self._arrived(event, self._state.now_us)
+        self._schedule(self._state.now_us)
         return actions
 
     def check_invariants(self) -> None:
@@ -147,6 +157,14 @@ class SchedulerCore:
         ]
 
     # Events
+
+    def _begin(self, now_us: int) -> list[Action]:
+        """Go to `now_us`, never back; the list that actions will be put in."""
+        state = self._state
+        state.now_us = max(now_us, state.now_us)
+        actions: list[Action] = []
+        state.actions = actions
+        return actions
 
     def _arrived(self, event: RequestArrived, now_us: int) -> None:
         state = self._state
