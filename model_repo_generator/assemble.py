@@ -120,6 +120,7 @@ def server_addresses(cluster: Cluster, workers: Mapping[str, tuple[str, ...]]) -
             metrics_port=server.metrics_port,
             repository=naming.group_folder(server.gpu),
             models=workers[server.name],
+            gpu_count=server.gpu_count,
         )
         for server in cluster.servers
         if server.name in workers

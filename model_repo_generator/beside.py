@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,8 +26,6 @@ from planner.deployment import Deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
 from planner.profile import Profile
-
-_OLDER = re.compile(r"deployment\.(\d+)\.json")
 
 
 class BesideFault(ValueError):
@@ -77,8 +74,8 @@ def generate_beside(
 
 def older_epochs(listing: Listing) -> tuple[int, ...]:
     """Revisions that a repository holds besides the newest."""
-    found = (_OLDER.fullmatch(path) for path in listing.files)
-    return tuple(sorted(int(match[1]) for match in found if match))
+    found = (naming.older_manifest_epoch(path) for path in listing.files)
+    return tuple(sorted(epoch for epoch in found if epoch is not None))
 
 
 def older_paths(out_dir: Path, listing: Listing) -> Iterator[str]:

@@ -22,6 +22,7 @@ LABELS_FILE = "labels.txt"
 MAX_NAME = 120
 """Characters of a Triton model's name. File systems end at 255 bytes; names are parts of longer ones."""
 
+_OLDER_MANIFEST = re.compile(r"deployment\.(\d+)\.json", re.ASCII)
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -80,6 +81,12 @@ def older_manifest(epoch: int) -> str:
     """File of the manifest of an older revision that is still loaded; the newest is deployment.json."""
     stem, _, suffix = MANIFEST_NAME.partition(".")
     return f"{stem}.{epoch}.{suffix}"
+
+
+def older_manifest_epoch(name: str) -> int | None:
+    """The revision of a file that `older_manifest` named; None for any other."""
+    match = _OLDER_MANIFEST.fullmatch(name)
+    return None if match is None else int(match[1])
 
 
 def program_path(model: str, start: int, end: int) -> str:

@@ -32,6 +32,8 @@ class ServerAddress:
     repository: str
     models: tuple[str, ...] = ()
     """The Triton models that this server loads; servers of one group share a repository folder."""
+    gpu_count: int = 0
+    """GPUs of the server, as it was planned with; 0: none, or not known."""
 
 
 @dataclass(frozen=True)

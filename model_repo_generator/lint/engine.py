@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model_repo_generator import naming
 from model_repo_generator.lint import (
     rules_batching,
     rules_ensemble,
@@ -80,9 +81,8 @@ def lint(
         linted[repository.resolve()] = models
         findings += found
     if at is not None and deployment is not None:
-        findings += rules_manifest.check(
-            deployment, at, os.path.relpath(at, root), linted, context.cluster, context.profile
-        )
+        revisions = _revisions(at, deployment, root)
+        findings += rules_manifest.check(revisions, at, linted, context.cluster, context.profile)
     return in_order(findings)
 
 
@@ -94,6 +94,17 @@ def _manifest_path(root: Path, given: Path | str | None) -> Path | None:
         if (folder / MANIFEST_NAME).is_file():
             return folder / MANIFEST_NAME
     return None
+
+
+def _revisions(at: Path, newest: DeploymentManifest, root: Path) -> list[rules_manifest.Revision]:
+    """The newest revision and those that are still loaded beside it."""
+    older = sorted(path for path in at.parent.iterdir() if naming.older_manifest_epoch(path.name) is not None)
+    manifests = [(newest, at)]
+    manifests += [(serial.load(DeploymentManifest, path), path) for path in older if path != at]
+    return [
+        rules_manifest.Revision(manifest=manifest, shown=os.path.relpath(path, root))
+        for manifest, path in manifests
+    ]
 
 
 def _repositories(root: Path, at: Path | None, deployment: DeploymentManifest | None) -> list[Path]:

@@ -3,12 +3,13 @@
 Rules
 - A worker's GPU is what its config says; the manifest says which server it is on and how large its slice is.
 - Slices of one GPU sum to at most one GPU, and what its workers need of memory to at most what it has.
+- A folder may hold two revisions side by side, for a roll-out: each has its shares, both take memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import Model, make_finding
 from model_repo_generator.lint.rules_tensors import type_name
 from planner.cluster import Cluster, Executor
-from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.memory import stage_bytes
 from planner.plan import BlockRange
 from planner.profile import ModelProfile, Profile, TensorSpec
@@ -27,6 +28,14 @@ from planner.serving import ServedStage, ServedWorker
 Linted = Mapping[Path, Mapping[str, Model]]
 """Models by repository folder."""
 _GROUP = triton.ModelInstanceGroup
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A manifest and its path for messages."""
+
+    manifest: DeploymentManifest
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -39,39 +48,42 @@ class _Seat:
     worker: ServedWorker
     model: Model
 
-
-@dataclass
-class _Gpu:
-    """What one GPU of a server carries. `memory_bytes` None: of some worker it is not known."""
-
-    seats: list[_Seat] = field(default_factory=list)
-    share: Fraction = Fraction(0)
+    @property
+    def gpus(self) -> set[int]:
+        """GPU ids that its configuration names."""
+        return {gpu for group in self.model.config.instance_group for gpu in group.gpus}
 
 
 def check(
-    manifest: DeploymentManifest,
+    revisions: Sequence[Revision],
     path: Path,
-    shown: str,
     linted: Linted,
     cluster: Cluster | None,
     profile: Profile | None,
 ) -> Iterator[Finding]:
-    """Every rule; `shown` is the manifest's path for messages."""
-    loaded: dict[str, Model] = {}
-    for server in (manifest.entry, *manifest.servers):
-        models = linted.get((path.parent / server.repository).resolve())
-        if models is not None:
-            yield from _loaded(server, shown, models)
-            loaded |= {name: models[name] for name in server.models if name in models}
-    yield from _unused(manifest, path, linted)
-    seats = list(_seats(manifest, loaded))
-    for seat in seats:
-        yield from _stage(seat, manifest, path)
-        # Without a dispatcher (models served unsplit, for comparison) Triton forms the batches.
-        if manifest.entry.models and seat.model.config.HasField("dynamic_batching"):
-            said = "a stage's batches are formed by the dispatcher; Triton must not join them"
-            yield seat.model.finding("manifest", ("dynamic_batching",), said)
-    yield from _gpus(seats, shown, cluster, profile)
+    """Every rule, on all revisions that one generated folder holds; `path` is a manifest of them."""
+    everything: list[_Seat] = []
+    for revision in revisions:
+        manifest = revision.manifest
+        loaded: dict[str, Model] = {}
+        for server in (manifest.entry, *manifest.servers):
+            models = linted.get((path.parent / server.repository).resolve())
+            if models is not None:
+                yield from _loaded(server, revision.shown, models)
+                loaded |= {name: models[name] for name in server.models if name in models}
+        seats = list(_seats(manifest, loaded))
+        for seat in seats:
+            yield from _stage(seat, manifest, path)
+            # Without a dispatcher (models served unsplit, for comparison) Triton forms the batches.
+            if manifest.entry.models and seat.model.config.HasField("dynamic_batching"):
+                said = "a stage's batches are formed by the dispatcher; Triton must not join them"
+                yield seat.model.finding("manifest", ("dynamic_batching",), said)
+        yield from _shares(seats, revision.shown, _gpu_counts(manifest, cluster))
+        everything += seats
+    yield from _unused(revisions, path, linted)
+    # While one revision takes over from another, the weights of both are loaded.
+    if revisions:
+        yield from _memory(everything, revisions[0].shown, cluster, profile)
 
 
 def _loaded(server: ServerAddress, shown: str, models: Mapping[str, Model]) -> Iterator[Finding]:
@@ -81,11 +93,12 @@ def _loaded(server: ServerAddress, shown: str, models: Mapping[str, Model]) -> I
             yield make_finding("manifest-model", name, shown, 0, "servers.models", said)
 
 
-def _unused(manifest: DeploymentManifest, path: Path, linted: Linted) -> Iterator[Finding]:
+def _unused(revisions: Sequence[Revision], path: Path, linted: Linted) -> Iterator[Finding]:
     for repository, models in linted.items():
         named = {
             name
-            for server in (manifest.entry, *manifest.servers)
+            for revision in revisions
+            for server in (revision.manifest.entry, *revision.manifest.servers)
             if (path.parent / server.repository).resolve() == repository
             for name in server.models
         }
@@ -114,6 +127,8 @@ def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Fi
         said = f"plan_hash {told!r} is not deployment.json's {manifest.plan_hash!r}: generate again"
         yield model.finding("manifest-plan", ("parameters",), said)
     wanted = [("input", config.input, each) for each in program.inputs]
+    if manifest.entry.models:  # whose dispatchers and stages hand frames on in shared memory
+        wanted.append(("input", config.input, TensorSpec(name=SHARED_FRAMES, dtype="UINT8", shape=(1,))))
     wanted += [("output", config.output, each) for each in (*seat.entry.outputs, *program.outputs)]
     for kind, tensors, spec in wanted:
         there = {tensor.name: (type_name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors}
@@ -142,38 +157,47 @@ def _said(spec: TensorSpec) -> tuple[str, tuple[int, ...]]:
     return ("TYPE_STRING" if spec.dtype == "BYTES" else f"TYPE_{spec.dtype}", tuple(spec.shape))
 
 
-def _gpus(
-    seats: list[_Seat], shown: str, cluster: Cluster | None, profile: Profile | None
-) -> Iterator[Finding]:
-    carried: dict[tuple[str, int], _Gpu] = {}
-    counts = {} if cluster is None else {server.name: server.gpu_count for server in cluster.servers}
+def _gpu_counts(manifest: DeploymentManifest, cluster: Cluster | None) -> Mapping[str, int]:
+    """GPUs by server: the deployment's, else those planned with; unknown ones are left out."""
+    if cluster is not None:
+        return {server.name: server.gpu_count for server in cluster.servers}
+    return {server.name: server.gpu_count for server in manifest.servers if server.gpu_count}
+
+
+def _shares(seats: list[_Seat], shown: str, counts: Mapping[str, int]) -> Iterator[Finding]:
+    carried: dict[tuple[str, int], list[_Seat]] = {}
     for seat in seats:
-        for gpu in {gpu for group in seat.model.config.instance_group for gpu in group.gpus}:
+        for gpu in sorted(seat.gpus):
             there = counts.get(seat.worker.server)
             if there is not None and not 0 <= gpu < there:
                 said = f"GPU {gpu} is not on server {seat.worker.server!r}, which has {there}"
                 yield seat.model.finding("gpu-id", ("instance_group", 0, "gpus"), said)
-            at = carried.setdefault((seat.worker.server, gpu), _Gpu())
-            at.seats.append(seat)
-            at.share += Fraction(1, seat.stage.slices_per_gpu)
+            carried.setdefault((seat.worker.server, gpu), []).append(seat)
     for (server, gpu), at in carried.items():
-        where = f"GPU {gpu} of server {server!r}"
-        if at.share > 1:
-            said = f"{where} carries {float(at.share):g} GPUs of work: {_names(at)}"
+        share = sum((Fraction(1, seat.stage.slices_per_gpu) for seat in at), Fraction(0))
+        if share > 1:
+            said = f"GPU {gpu} of server {server!r} carries {float(share):g} GPUs of work: {_names(at)}"
             yield make_finding("gpu-shared", "", shown, 0, "", said)
-        yield from _memory(at, where, shown, cluster, profile)
 
 
 def _memory(
-    at: _Gpu, where: str, shown: str, cluster: Cluster | None, profile: Profile | None
+    seats: list[_Seat], shown: str, cluster: Cluster | None, profile: Profile | None
 ) -> Iterator[Finding]:
     if cluster is None or profile is None:
         return
-    there = cluster.gpu_class(at.seats[0].stage.gpu).memory_bytes
-    needed = sum(_bytes(seat, profile) for seat in at.seats)
-    if there is not None and needed > there:
-        said = f"{where} has {there / 2**30:.2f} GiB, and its workers need {needed / 2**30:.2f}: {_names(at)}"
-        yield make_finding("gpu-memory", "", shown, 0, "", said)
+    carried: dict[tuple[str, int], list[_Seat]] = {}
+    for seat in seats:
+        for gpu in sorted(seat.gpus):
+            carried.setdefault((seat.worker.server, gpu), []).append(seat)
+    for (server, gpu), at in carried.items():
+        there = cluster.gpu_class(at[0].stage.gpu).memory_bytes
+        needed = sum(_bytes(seat, profile) for seat in at)
+        if there is not None and needed > there:
+            said = (
+                f"GPU {gpu} of server {server!r} has {there / 2**30:.2f} GiB, and its workers need "
+                f"{needed / 2**30:.2f}: {_names(at)}"
+            )
+            yield make_finding("gpu-memory", "", shown, 0, "", said)
 
 
 def _bytes(seat: _Seat, profile: Profile) -> int:
@@ -196,5 +220,5 @@ def _blocks(measured: ModelProfile, program: StageProgram) -> BlockRange | None:
     return BlockRange(start, end) if start < end else None
 
 
-def _names(at: _Gpu) -> str:
-    return ", ".join(seat.worker.name for seat in at.seats)
+def _names(at: list[_Seat]) -> str:
+    return ", ".join(seat.worker.name for seat in at)

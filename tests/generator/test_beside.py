@@ -14,6 +14,7 @@ from model_repo_generator.bundle import bundle_files
 from model_repo_generator.check import check
 from model_repo_generator.diff import Change, diff
 from model_repo_generator.generate import generate
+from model_repo_generator.lint import Context, lint
 from model_repo_generator.write import WriteFault
 from planner import serial
 from planner.deployment import Deployment, parse_deployment
@@ -147,3 +148,38 @@ def test_other_blocks_are_no_obstacle(
     )
     new = generate_beside(emulated, profile, dataclasses.replace(moved, models=(model,)), out)
     assert [tensor.name for tensor in new.models[0].programs[0][1].inputs] == ["relu_1"]
+
+
+def test_lint_knows_both_revisions(
+    emulated: Deployment, profile: Profile, plan: Plan, other_plan: Plan, tmp_path: Path
+) -> None:
+    out = tmp_path / "repository"
+    generate(emulated, profile, plan, out)
+    generate_beside(emulated, profile, other_plan, out)
+    assert lint(out) == ()
+    (out / "groups/slow/net.p0.s1.w2/config.pbtxt").unlink()
+    assert [(finding.code, finding.model) for finding in lint(out)][:1] == [
+        ("config-missing", "net.p0.s1.w2")
+    ]
+
+
+def test_memory_is_that_of_both_revisions_while_both_are_loaded(
+    data: dict[str, Any], profile: Profile, plan: Plan, other_plan: Plan, tmp_path: Path
+) -> None:
+    """Each fits by itself: a half GPU per worker of the slow class."""
+    data["cluster"]["gpu_classes"][1]["memory_gib"] = 2
+    deployment = parse_deployment(data, "test")
+    (model,) = profile.models
+    profile = Profile(
+        models=(dataclasses.replace(model, weight_bytes=(0, 0, 1 << 30), activation_bytes=(0,) * 3),)
+    )
+    known = Context(cluster=deployment.to_cluster(), profile=profile)
+    out = tmp_path / "repository"
+
+    def found() -> set[str]:
+        return {finding.code for finding in lint(out, context=known)} - {"manifest-program"}
+
+    generate(deployment, profile, plan, out, export=False)
+    assert found() == set()
+    generate_beside(deployment, profile, other_plan, out, export=False)
+    assert found() == {"gpu-memory"}

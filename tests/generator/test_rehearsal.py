@@ -79,7 +79,7 @@ def test_pools_shrink_and_rates_with_them(
 
 def test_slower_stretches_every_time_alike(fleet: Deployment, profile: Profile, plan: Plan) -> None:
     plan = placed(plan, fleet, profile)
-    real = serving_tables(*[fleet, profile, plan])["net"]
+    real = serving_tables(fleet, profile, plan)["net"]
     slow = serving_tables(*rehearsed(fleet, profile, plan, Rehearsal(slower=7.0)))["net"]
     assert slow.slo_us == 7 * real.slo_us
     assert slow.planned_rps == pytest.approx(real.planned_rps / 7)

@@ -19,7 +19,7 @@ from model_repo_generator.generate import placed, render_once
 from planner import serial
 from planner.cluster import Executor
 from planner.deployment import Deployment, DeploymentError, parse_deployment
-from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.manifest import MANIFEST_NAME, SHARED_FRAMES, DeploymentManifest
 from planner.plan import BlockRange, Plan
 from planner.profile import Profile, TensorSpec
 
@@ -62,7 +62,10 @@ def test_there_is_one_triton_model_per_worker_and_the_entry_group(files: Mapping
 
 def test_a_first_stage_takes_the_input_and_gives_final_or_cut_tensors(files: Mapping[str, str]) -> None:
     model = parsed(files["groups/fast/net.p0.s0.w0/config.pbtxt"])
-    assert [(tensor.name, list(tensor.dims)) for tensor in model.input] == [("image", [3, 8, 8])]
+    assert [(tensor.name, list(tensor.dims), tensor.optional) for tensor in model.input] == [
+        ("image", [3, 8, 8], True),
+        (SHARED_FRAMES, [1], True),
+    ]
     assert [tensor.name for tensor in model.output] == ["logits", "relu_1", "pool_1"]
     assert model.max_batch_size == 4
     assert not model.HasField("dynamic_batching")
@@ -92,7 +95,7 @@ def test_a_slice_of_a_gpu_names_its_gpu_and_limits_its_threads_before_torch(
         for worker in range(3)
     ]
     assert sorted(gpus) in ([0, 0, 1], [0, 1, 1])
-    assert [tensor.name for tensor in model.input] == ["relu_1", "pool_1"]
+    assert [tensor.name for tensor in model.input] == ["relu_1", "pool_1", SHARED_FRAMES]
     assert [tensor.name for tensor in model.output] == ["logits"]
     code = files["groups/slow/net.p0.s1.w2/1/model.py"]
     assert code.index('"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "50"') < code.index("python_backend")

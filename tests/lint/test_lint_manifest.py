@@ -13,7 +13,7 @@ import pytest
 from model_repo_generator.lint import Context, Finding, lint
 from planner import serial
 from planner.cluster import Cluster, GpuClass, Server
-from planner.manifest import MANIFEST_NAME, DeploymentManifest, StageProgram
+from planner.manifest import MANIFEST_NAME, SHARED_FRAMES, DeploymentManifest, StageProgram
 from planner.profile import ModelProfile, Profile
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "two_classes"
@@ -119,6 +119,7 @@ def test_a_missing_program_is_a_warning(generated: Path) -> None:
         (r"max_batch_size: \d+", "max_batch_size: 64", "manifest-batch"),
         (r'(key: "plan_hash"\s+value \{\s+string_value: ")\w+', r"\1beef", "manifest-plan"),
         (r'input \{\s+name: "\w+"', 'input {\n  name: "q"', "manifest-tensors"),
+        (SHARED_FRAMES, "other_frames", "manifest-tensors"),
         (r"\Z", "dynamic_batching { }\n", "manifest"),
         (r"count: 1", "count: 2", "manifest-executor"),
         (r"gpus: 0", "", "manifest-executor"),
@@ -142,6 +143,13 @@ def test_gpu_ids_against_the_cluster(generated: Path) -> None:
     edit(generated, half_workers(generated)[0], lambda text: re.sub(r"gpus: \d+", "gpus: 7", text))
     findings = lint(generated, context=Context(cluster=cluster(generated, gpus=2)))
     assert codes(findings) == ["gpu-id"]
+
+
+def test_gpu_ids_are_known_from_the_manifest_too(generated: Path) -> None:
+    edit(generated, half_workers(generated)[0], lambda text: re.sub(r"gpus: \d+", "gpus: 7", text))
+    (finding,) = lint(generated)
+    assert finding.code == "gpu-id"
+    assert "GPU 7 is not on server" in finding.message
 
 
 def test_memory_of_a_gpu_is_shared_by_its_workers(generated: Path) -> None:
