@@ -23,7 +23,12 @@ from model_repo_generator.kubernetes.metric_names import (
     LATENCY_BUCKET,
     LATENCY_US,
     QUEUE_LENGTH,
+    QUEUE_RATIO_COUNT,
+    QUEUE_RATIO_SUM,
+    SLOTS,
     STAGE_DRIFT,
+    STAGE_RATIO_COUNT,
+    STAGE_RATIO_SUM,
     TRITON_COMPUTE_US,
     TRITON_FAILURE,
     TRITON_GPU_MEMORY_TOTAL,
@@ -81,6 +86,7 @@ def _client_panels(name: str) -> tuple[Panel, ...]:
     frames, in_time, late, spent = (
         _rate("model", select(metric, name, MODEL)) for metric in (FRAMES, IN_TIME, LATE, LATENCY_US)
     )
+    buckets = _rate("model, le", select(LATENCY_BUCKET, name, MODEL))
     return (
         Panel("Frames", "reqps", ((frames, "{{model}} offered"), (in_time, "{{model}} in time"))),
         Panel("Within the SLO", "percentunit", ((f"{in_time} / {frames}", "{{model}}"),)),
@@ -95,10 +101,29 @@ def _client_panels(name: str) -> tuple[Panel, ...]:
         ),
         Panel("Mean latency", "µs", ((f"{spent} / ({in_time} + {late})", "{{model}}"),)),
         Panel(
-            "Answers by share of the SLO",
-            "reqps",
-            ((_rate("model, le", select(LATENCY_BUCKET, name, MODEL)), "{{model}} up to {{le}}"),),
-            stacked=True,
+            "Latency as a share of the SLO",
+            "percentunit",
+            tuple(
+                (f"histogram_quantile({quantile}, {buckets})", f"{{{{model}}}} p{100 * quantile:g}")
+                for quantile in (0.5, 0.95, 0.99)
+            ),
+        ),
+        Panel("Where the SLO goes", "percentunit", _budget_queries(name), stacked=True),
+    )
+
+
+def _budget_queries(name: str) -> tuple[tuple[str, str], ...]:
+    """Mean share of the SLO that frames wait, and that each stage uses."""
+
+    def mean(by: str, total: str, count: str) -> str:
+        return " / ".join(_rate(by, select(metric, name, MODEL)) for metric in (total, count))
+
+    stage = "model, pipeline, stage"
+    return (
+        (mean("model", QUEUE_RATIO_SUM, QUEUE_RATIO_COUNT), "{{model}} waiting"),
+        (
+            mean(stage, STAGE_RATIO_SUM, STAGE_RATIO_COUNT),
+            "{{model}} pipeline {{pipeline}} stage {{stage}}",
         ),
     )
 
@@ -108,6 +133,7 @@ def _scheduler_panels(name: str) -> tuple[Panel, ...]:
     busy = f"rate({select(WORKER_BUSY_US, name, MODEL)}[{RATE}]) / 1e6"
     failed = _rate("model, kind", select(FAILED_ATTEMPTS, name, MODEL))
     up = f"sum by (model) ({select(WORKER_UP, name, MODEL)})"
+    slots = f"sum by (model, state) ({select(SLOTS, name, MODEL)})"
     drift = "{{model}} pipeline {{pipeline}} stage {{stage}}"
     return (
         Panel(
@@ -124,6 +150,7 @@ def _scheduler_panels(name: str) -> tuple[Panel, ...]:
         Panel("Workers in use", "short", ((up, "{{model}}"),)),
         Panel("Workers busy", "percentunit", ((busy, "{{worker}}"),)),
         Panel("Measured over profiled", "short", ((select(STAGE_DRIFT, name, MODEL), drift),)),
+        Panel("Slots of shared memory", "short", ((slots, "{{model}} {{state}}"),), stacked=True),
     )
 
 

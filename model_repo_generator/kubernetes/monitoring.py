@@ -17,6 +17,7 @@ from model_repo_generator.kubernetes.metric_names import (
     IN_TIME,
     LATE,
     RESTARTS,
+    SLOTS,
     STAGE_DRIFT,
     TARGET_LABELS,
     TRITON_GPU_MEMORY_TOTAL,
@@ -143,6 +144,14 @@ def _service_rules(deployment: str) -> list[Plain]:
             "warning",
             "{{ $labels.model }}, pipeline {{ $labels.pipeline }}, stage {{ $labels.stage }}: batches take "
             "{{ $value | humanize }} times what was profiled; profile and plan again.",
+        ),
+        _alert(
+            "PPipeSlotsQuarantined",
+            f"sum by (model, sender) ({select(SLOTS, deployment, state='quarantined')}) > 0",
+            "10m",
+            "warning",
+            "{{ $labels.model }}: {{ $labels.sender }} holds shared memory back for a reader that neither "
+            "answers nor ends.",
         ),
     ]
 

@@ -12,7 +12,7 @@ from model_repo_generator.kubernetes import metric_names
 from model_repo_generator.kubernetes.dashboard import panels
 from model_repo_generator.kubernetes.metric_names import GROUP_LABEL, quoted, select
 from planner.manifest import DeploymentManifest
-from python_backend.runtime.metrics import COUNTERS, GAUGES
+from python_backend.runtime.metrics import exported_names
 
 KNOWN = {value for name, value in vars(metric_names).items() if name.isupper() and isinstance(value, str)}
 
@@ -83,7 +83,7 @@ def test_dashboard_panels(bundle: dict[str, str]) -> None:
 
 
 def test_the_table_has_the_names_that_dispatchers_export() -> None:
-    exported = {f"ppipe_{name}" for name in (*COUNTERS, *GAUGES)}
+    exported = exported_names()
     assert exported
     assert {name for name in KNOWN if name.startswith("ppipe_") and name != GROUP_LABEL} <= exported
 
