@@ -6,7 +6,7 @@ from __future__ import annotations
 class BackOff:
     """Nothing after a run of `healthy_s` seconds; then `first_s`, doubled each time up to `most_s`."""
 
-    def __init__(self, first_s: float = 0.5, most_s: float = 30.0, healthy_s: float = 10.0) -> None:
+    def __init__(self, first_s: float = 0.5, most_s: float = 30.0, healthy_s: float = 3.0) -> None:
         self._first_s = first_s
         self._most_s = most_s
         self._healthy_s = healthy_s

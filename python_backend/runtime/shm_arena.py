@@ -3,7 +3,8 @@
 Rules
 - A slot has one batch at a time. It is free again when its reader has answered. If the sender gave up
   waiting, the reader may still come (a stopped server that goes on), so the slot is in quarantine until a
-  later request to the same reader was answered, or the reader is dead.
+  later request to the same reader was answered, the reader is dead, or a long time has passed: a reader that
+  is asked nothing more gives no sign.
 - A slot begins with its generation: a reader that comes too late sees that the slot has moved on, and leaves
   it alone. What it would have made of it is thrown away in any case, since its sender waits no more.
 - Tensors lie one after the other, each at a multiple of ALIGNMENT.
@@ -24,6 +25,7 @@ from python_backend.runtime.kserve import Buffer
 from python_backend.runtime.shm_file import PAGE, Share, SharedFile
 
 ALIGNMENT = 64
+QUARANTINE_US = 10_000_000
 HEADER = struct.Struct("@q")
 """The generation, in the first of a slot's ALIGNMENT bytes; tensors follow behind these."""
 
@@ -52,6 +54,8 @@ class Arena:
         """A free slot for tensors of `size` bytes as `padded_size` counts them; None when there is none."""
         if size > self._share.slot_bytes:
             return None
+        if self._quarantined:
+            self.end_old_quarantines(now_us())
         with self._lock:
             if not self._free:
                 return None
@@ -92,6 +96,11 @@ class Arena:
         """`reader` is gone and reads no more."""
         if reader in self._quarantined:
             self._release(reader, now_us() + 1)
+
+    def end_old_quarantines(self, time_us: int) -> None:
+        """Free the slots whose readers have been silent for too long."""
+        for reader in list(self._quarantined):
+            self._release(reader, time_us - QUARANTINE_US)
 
     @property
     def quarantined(self) -> int:

@@ -62,6 +62,7 @@ class ShmTransport:
 
     def slots(self) -> tuple[int, int, int]:
         """Free, taken, in quarantine."""
+        self._arena.end_old_quarantines(now_us())
         return self._arena.free, self._arena.taken, self._arena.quarantined
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from planner.profile import TensorSpec
 from python_backend.runtime.clock import now_us
-from python_backend.runtime.shm_arena import Arena, Slot, padded_size, share_of
+from python_backend.runtime.shm_arena import QUARANTINE_US, Arena, Slot, padded_size, share_of
 from python_backend.runtime.shm_file import (
     PREFIX_VARIABLE,
     SHM,
@@ -171,6 +171,16 @@ def test_a_slot_whose_reader_timed_out_waits_for_a_sign_of_it(arena: Arena) -> N
     assert arena.take(1) is None
     arena.dead("b")
     assert (arena.quarantined, arena.free) == (0, 2)
+
+
+def test_a_slot_whose_reader_gives_no_sign_is_free_in_the_end(arena: Arena) -> None:
+    slot = arena.take(1)
+    assert slot is not None
+    arena.quarantine(slot, "a")
+    arena.end_old_quarantines(now_us() + QUARANTINE_US - 1_000_000)
+    assert arena.quarantined == 1
+    arena.end_old_quarantines(now_us() + QUARANTINE_US + 1)
+    assert (arena.quarantined, arena.taken) == (0, 0)
 
 
 def test_too_little_room_says_how_much_is_missing() -> None:
