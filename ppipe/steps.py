@@ -17,15 +17,30 @@ def run_profile(
     threads: int = 1,
     estimate: frozenset[str] = frozenset(),
     calibrate_with: Profile | None = None,
+    repeats: int = 7,
+    repeat_check: bool = False,
 ) -> Profile:
-    """Split and time every model, and save that; see planner.profiling.run.ProfileOptions."""
+    """Split and time every model, and save that; see planner.profiling.run.ProfileOptions.
+
+    Blocks are prepared as the stages' executor does. An interrupted run goes on from workspace.partial.
+    """
     # torch takes seconds to import, which other commands need not pay.
     from planner.profiling.run import ProfileOptions, profile_deployment
+    from python_backend.runtime.executors.runner import prepare
 
-    options = ProfileOptions(threads=threads, estimate=estimate, calibrate_with=calibrate_with)
+    options = ProfileOptions(
+        threads=threads,
+        estimate=estimate,
+        calibrate_with=calibrate_with,
+        repeats=repeats,
+        repeat_check=repeat_check,
+        prepare=prepare,
+        partial=workspace.partial,
+    )
     with progress_bar("profiling") as update:
         profile = profile_deployment(deployment, update, options)
     save(profile, workspace.profile)
+    workspace.partial.unlink(missing_ok=True)
     return profile
 
 

@@ -37,6 +37,11 @@ class Workspace:
         return self.root / "profile.json"
 
     @property
+    def partial(self) -> Path:
+        """Timings of a `ppipe profile` that was interrupted; the next one goes on from there."""
+        return self.root / "profile.partial.jsonl"
+
+    @property
     def plan(self) -> Path:
         """What `ppipe plan` writes."""
         return self.root / "plan.json"

@@ -1,41 +1,66 @@
-"""Time a split model's blocks on this device.
+"""Time a split model's blocks on this device, prepared as the stages' executor prepares them.
 
 Rules
 - What is timed is the program that a stage would run, block by block, on values that flow from block to
   block.
-- Repeats are interleaved (all blocks, all batch sizes, then again), so that a slow moment spoils no single
-  figure; the figure is the median.
+- Repeats are interleaved (all blocks, all batch sizes, then again), so that a slow moment or a drift spoils
+  no single figure; the figure is the median.
 - A batch size is left out, and so are larger ones, when no block finishes a smaller one within the SLO, or
-  when the device runs out of memory.
+  when the device runs out of memory; the notes say so.
+- With a partial file an interrupted measurement goes on; warm-up is done anew.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import platform
+import json
+import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
+from planner import serial
+from planner.execution import ExecutorOptions
 from planner.plan import BlockRange
-from planner.profiling.export import TORCH_DTYPES
+from planner.profile import TensorSpec
+from planner.profiling.network import ModelError
+from planner.profiling.nvml import GpuSummary, watch_gpu
+from planner.profiling.partial import Partial, Times
 from planner.profiling.split import Split
 from planner.profiling.stages import stage_module
+from planner.profiling.timing import (
+    Run,
+    Tensors,
+    device_name,
+    free_memory,
+    is_out_of_memory,
+    peak_bytes,
+    random_frames,
+    time_chain,
+    torch_threads,
+)
 
 Step = Callable[[str], None]
-Run = Callable[..., tuple[torch.Tensor, ...]]
+Specs = tuple[TensorSpec, ...]
+Prepare = Callable[[GraphModule, Specs, Specs, ExecutorOptions, str, int], Run]
+"""(module, inputs, outputs, options, device, largest batch) -> the module as a stage would run it."""
+
+
+def plain(
+    module: GraphModule, inputs: Specs, outputs: Specs, options: ExecutorOptions, device: str, largest: int
+) -> Run:
+    """The module as it is, whatever the options: for who has no executor at hand."""
+    moved = module.to(device)
+    return lambda values: tuple(moved(*values))
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
     """How to time. `threads` are torch's, on the CPU.
 
-    `stop_us`: the SLO, or None to time every batch size.
+    `stop_us`: the SLO, or None to time every batch size. `repeat_check`: time everything twice, and compare.
     """
 
     device: str = "cpu"
@@ -44,128 +69,236 @@ class MeasureOptions:
     repeats: int = 7
     stop_us: float | None = None
     seed: int = 0
+    repeat_check: bool = False
+    executor: ExecutorOptions = field(default_factory=ExecutorOptions)
+    prepare: Prepare = plain
+
+    @property
+    def rounds(self) -> int:
+        """How often every block is timed at every batch size."""
+        return self.repeats * (2 if self.repeat_check else 1)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A device, and what was seen of it while it was timed; see Measurement."""
+
+    device: str
+    facts: Mapping[str, str]
+    throttled: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """latency_us[block][i] and spread[block][i] (half the interquartile range / median) at batch_sizes[i]."""
+    """latency_us[block][i] and spread[block][i] (half the interquartile range / median) at batch_sizes[i].
+
+    facts: of the device and its memory. throttled: share of samples per reason, where a GPU held itself back.
+    repeatability: largest difference of a batch's whole time between two measurements, as a share.
+    """
 
     device: str
     batch_sizes: tuple[int, ...]
     latency_us: tuple[tuple[float, ...], ...]
     spread: tuple[tuple[float, ...], ...]
     notes: tuple[str, ...] = field(default=())
+    facts: Mapping[str, str] = field(default_factory=dict)
+    throttled: Mapping[str, float] = field(default_factory=dict)
+    repeatability: float | None = None
 
 
 def measure(
-    split: Split, batch_sizes: Sequence[int], options: MeasureOptions | None = None, step: Step | None = None
+    split: Split,
+    batch_sizes: Sequence[int],
+    options: MeasureOptions | None = None,
+    step: Step | None = None,
+    partial: Partial | None = None,
 ) -> Measurement:
-    """Time every block at every batch size.
-
-    `step` is called with a label after each of repeats + warm-up rounds.
-    """
+    """Time every block at every batch size. `step` is called with a label after each of options.rounds."""
     options = options or MeasureOptions()
-    with torch_threads(options.threads), torch.inference_mode():
-        blocks = [_block(split, index, options.device) for index in range(split.block_count)]
-        usable, notes = _warm_up(split, blocks, batch_sizes, options)
-        samples: dict[tuple[int, int], list[float]] = {}
-        for repeat in range(options.repeats):
-            for batch in usable:
-                for index, elapsed in enumerate(
-                    _chain(blocks, _frames(split, batch, options), options.device)
-                ):
-                    samples.setdefault((index, batch), []).append(elapsed)
+    kept = partial or Partial(None, {})
+    with torch_threads(options.threads):
+        bench = Bench(split, options, max(batch_sizes))
+        usable, notes = bench.usable(batch_sizes)
+        require_some(split, usable, options.device)
+        for repeat in range(options.rounds):
+            for batch in list(usable):
+                if kept.get(repeat, batch) is None:
+                    times = bench.try_time(batch)
+                    if times is None:
+                        notes.append(_no_memory(batch, options.device))
+                        usable = [size for size in usable if size < batch]
+                        break
+                    kept.add(repeat, batch, times)
             if step is not None:
-                step(f"{split.model}: round {repeat + 1} of {options.repeats}")
-    rows = [[samples[index, batch] for batch in usable] for index in range(split.block_count)]
+                step(f"{split.model}: round {repeat + 1} of {options.rounds}")
+    return measurement_of(options, split.block_count, bench.seen(), usable, notes, [kept])
+
+
+def require_some(split: Split, usable: Sequence[int], device: str) -> None:
+    """Raises ModelError where not even the smallest batch fits."""
+    if not usable:
+        raise ModelError(
+            f"model {split.model}: out of memory on {device} at the smallest of its batch_sizes; list "
+            "smaller ones, or profile on a larger device"
+        )
+
+
+def identity_of(split: Split, options: MeasureOptions, slices: int) -> Mapping[str, str]:
+    """What a partial measurement is of."""
+    return {
+        "split": split.digest,
+        "model": split.model,
+        "device": device_name(options.device, options.threads),
+        "slices": str(slices),
+        "executor": serial.content_hash(options.executor),
+        "torch": torch.__version__,
+    }
+
+
+class Bench:
+    """A split model's blocks on a device, to be timed one after another."""
+
+    def __init__(self, split: Split, options: MeasureOptions, largest: int) -> None:
+        self.split = split
+        self.options = options
+        self.watch, self.watch_note = watch_gpu(options.device)
+        self._blocks = prepared_blocks(split, options.executor, options, largest)
+        self._frames: dict[int, Tensors] = {}
+        self._peaks: dict[int, list[int]] = {}
+
+    def usable(self, batch_sizes: Sequence[int]) -> tuple[list[int], list[str]]:
+        """The batch sizes that are worth timing and fit the device, with a note for each that does not."""
+        options = self.options
+        usable: list[int] = []
+        for batch in sorted(set(batch_sizes)):
+            times = self._warm_up(batch)
+            if times is None:
+                return usable, [_no_memory(batch, options.device)]
+            usable.append(batch)
+            if options.stop_us is not None and min(times) > options.stop_us:
+                slo = f"{options.stop_us / 1000:g} ms"
+                return usable, [f"batches over {batch}: no block meets the SLO of {slo}"]
+        return usable, []
+
+    def try_time(self, batch: int) -> Times | None:
+        """Microseconds of each block; None where memory does not suffice."""
+        watched = self.watch.sample if self.watch is not None else _nothing
+        try:
+            with torch.inference_mode():
+                frames = self._frames_of(batch)
+                return tuple(time_chain(self._blocks, frames, self.options.device, watched))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory(self.options.device)
+            return None
+
+    def seen(self) -> Seen:
+        """The device, and what was seen of it so far."""
+        summary = self.watch.summary() if self.watch is not None else GpuSummary(facts={}, throttled={})
+        facts = dict(summary.facts)
+        if self.watch_note:
+            facts["nvml"] = self.watch_note
+        if not self.options.device.startswith("cuda"):
+            facts["peak_process_bytes"] = str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        if self._peaks:
+            facts["peak_memory_bytes"] = json.dumps(
+                {str(batch): peaks for batch, peaks in self._peaks.items()}
+            )
+        return Seen(
+            device=device_name(self.options.device, self.options.threads),
+            facts=facts,
+            throttled=summary.throttled,
+        )
+
+    def _warm_up(self, batch: int) -> Times | None:
+        """Times of the last warm-up run."""
+        for _ in range(max(1, self.options.warm_up)):
+            times = self.try_time(batch)
+            if times is None:
+                return None
+        with torch.inference_mode():
+            peaks = peak_bytes(self._blocks, self._frames_of(batch), self.options.device)
+        if peaks:
+            self._peaks[batch] = peaks
+        return times
+
+    def _frames_of(self, batch: int) -> Tensors:
+        if batch not in self._frames:
+            options = self.options
+            self._frames[batch] = random_frames(self.split.input, batch, options.device, options.seed)
+        return self._frames[batch]
+
+
+def prepared_blocks(
+    split: Split, executor: ExecutorOptions, options: MeasureOptions, largest: int
+) -> list[Run]:
+    """Every block as a stage of its own would run it, in `executor`'s way."""
+    ranges = [BlockRange(index, index + 1) for index in range(split.block_count)]
+    return [
+        options.prepare(
+            stage_module(split, blocks),
+            split.inputs_of(blocks),
+            split.outputs_of(blocks),
+            executor,
+            options.device,
+            largest,
+        )
+        for blocks in ranges
+    ]
+
+
+def measurement_of(
+    options: MeasureOptions,
+    block_count: int,
+    seen: Seen,
+    usable: Sequence[int],
+    notes: Sequence[str],
+    kept: Sequence[Partial],
+) -> Measurement:
+    """The figures of one or more measurements of the same thing, side by side."""
+    rounds, blocks = range(options.rounds), range(block_count)
+
+    def samples(block: int, batch: int, among: Sequence[int]) -> list[float]:
+        all_times = [partial.get(repeat, batch) for partial in kept for repeat in among]
+        return [times[block] for times in all_times if times is not None]
+
+    cells = [[samples(block, batch, rounds) for batch in usable] for block in blocks]
+    halves = (rounds[: options.repeats], rounds[options.repeats :])
+    changes = [
+        _change([[samples(block, batch, half) for block in blocks] for half in halves])
+        for batch in usable
+        if options.repeat_check
+    ]
     return Measurement(
-        device=device_name(options.device, options.threads),
+        device=seen.device,
         batch_sizes=tuple(usable),
-        latency_us=tuple(tuple(statistics.median(cell) for cell in row) for row in rows),
-        spread=tuple(tuple(_spread(cell) for cell in row) for row in rows),
+        latency_us=tuple(tuple(statistics.median(cell) for cell in row) for row in cells),
+        spread=tuple(tuple(spread_of(cell) for cell in row) for row in cells),
         notes=tuple(notes),
+        facts=seen.facts,
+        throttled=seen.throttled,
+        repeatability=max(changes, default=None),
     )
 
 
-@contextlib.contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """torch on this many threads; as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _change(halves: list[list[list[float]]]) -> float:
+    """Difference of the whole model's time between two measurements, as a share of the first."""
+    first, second = (sum(statistics.median(cell) for cell in half) for half in halves)
+    return abs(second - first) / first if first else 0.0
 
 
-def device_name(device: str, threads: int) -> str:
-    """The device in words: 'NVIDIA L4', or the processor and the threads used."""
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    return f"{_processor()} ({threads} thread{'s' if threads > 1 else ''})"
-
-
-def _block(split: Split, index: int, device: str) -> Run:
-    module: Run = stage_module(split, BlockRange(index, index + 1)).to(device)
-    return module
-
-
-def _frames(split: Split, batch: int, options: MeasureOptions) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(options.seed)
-    frames = torch.rand((batch, *split.input.shape), generator=generator)
-    return (frames.to(TORCH_DTYPES[split.input.dtype]).to(options.device),)
-
-
-def _warm_up(
-    split: Split, blocks: Sequence[Run], batch_sizes: Sequence[int], options: MeasureOptions
-) -> tuple[list[int], list[str]]:
-    """The batch sizes that are worth timing and fit the device, with a note for each that does not."""
-    usable: list[int] = []
-    for batch in sorted(set(batch_sizes)):
-        try:
-            for _ in range(options.warm_up):
-                times = _chain(blocks, _frames(split, batch, options), options.device)
-        except torch.OutOfMemoryError:
-            return usable, [f"batch {batch} and larger: out of memory on {options.device}"]
-        usable.append(batch)
-        if options.stop_us is not None and min(times) > options.stop_us:
-            return usable, [f"batches over {batch}: no block meets the SLO of {options.stop_us / 1000:g} ms"]
-    return usable, []
-
-
-def _chain(blocks: Sequence[Run], values: tuple[torch.Tensor, ...], device: str) -> list[float]:
-    """Microseconds of each block, the blocks run one after another."""
-    if device.startswith("cuda"):
-        return _chain_cuda(blocks, values)
-    times = []
-    for block in blocks:
-        start = time.perf_counter()
-        values = block(*values)
-        times.append((time.perf_counter() - start) * 1e6)
-    return times
-
-
-def _chain_cuda(blocks: Sequence[Run], values: tuple[torch.Tensor, ...]) -> list[float]:
-    event: Any = torch.cuda.Event
-    marks = [event(enable_timing=True) for _ in range(len(blocks) + 1)]
-    marks[0].record()
-    for block, mark in zip(blocks, marks[1:], strict=True):
-        values = block(*values)
-        mark.record()
-    torch.cuda.synchronize()
-    return [1e3 * start.elapsed_time(end) for start, end in itertools.pairwise(marks)]
-
-
-def _spread(samples: Sequence[float]) -> float:
+def spread_of(samples: Sequence[float]) -> float:
+    """Half the interquartile range as a share of the median."""
     if len(samples) < 2:
         return 0.0
     low, middle, high = statistics.quantiles(samples, n=4)
     return (high - low) / 2 / middle if middle else 0.0
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _no_memory(batch: int, device: str) -> str:
+    return f"batch {batch} and larger: out of memory on {device}"
+
+
+def _nothing() -> None:
+    pass

@@ -1,17 +1,20 @@
 """Merge profiles of one deployment that were made on several nodes, each with its own GPU class.
 
 Rules
-- Only profiles of the same split of the same model go together.
+- Only profiles of the same split of the same model, run with the same executor options, go together.
 - A measured table replaces a stated or estimated one of the same class; two measured ones of a class are an
   error, unless they are equal.
+- Overheads that differ: the larger of each, so that a plan does not rest on the faster node's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from enum import Enum
 
-from planner.profile import LatencyTable, ModelProfile, Profile, Source
+from planner.execution import ExecutorOptions
+from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
 
 
 class MergeError(ValueError):
@@ -43,12 +46,49 @@ def _merge_model(profiles: Sequence[ModelProfile]) -> ModelProfile:
                 "profile the same "
                 "deployment with the same version on every node"
             )
+        _require_alike(first, profile, index)
         for table in profile.tables:
             key = (table.gpu, table.slices_per_gpu)
             tables[key] = _better(first.model, tables[key], table) if key in tables else table
         suffix = "" if index == 0 else f"_{index + 1}"
         provenance |= {f"{key}{suffix}": value for key, value in profile.provenance.items()}
-    return dataclasses.replace(first, tables=tuple(tables.values()), provenance=provenance)
+    errors = [each.precision_error for each in profiles if each.precision_error is not None]
+    return dataclasses.replace(
+        first,
+        tables=tuple(tables.values()),
+        provenance=provenance,
+        overheads=_larger([profile.overheads for profile in profiles]),
+        precision_error=max(errors, default=None),
+    )
+
+
+def _require_alike(first: ModelProfile, other: ModelProfile, index: int) -> None:
+    """Raises MergeError where tensors or executor options differ, which the split does not tell."""
+    for name in ("inputs", "outputs", "cut_tensors"):
+        if getattr(first, name) != getattr(other, name):
+            raise MergeError(
+                f"model {first.model}: {name} of profile 1 and profile {index + 1} differ in name, dtype or "
+                "shape: profile the same deployment on every node"
+            )
+    for field in dataclasses.fields(ExecutorOptions):
+        one, two = getattr(first.options, field.name), getattr(other.options, field.name)
+        if one != two:
+            raise MergeError(
+                f"model {first.model}: executor_options.{field.name} is {_plain(one)} in profile 1 and "
+                f"{_plain(two)} in profile {index + 1}: profile with the same options on every node"
+            )
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _larger(all_overheads: Sequence[Overheads]) -> Overheads:
+    return Overheads(
+        stage_us=max(each.stage_us for each in all_overheads),
+        hop_us=max(each.hop_us for each in all_overheads),
+        hop_us_per_byte=max(each.hop_us_per_byte for each in all_overheads),
+    )
 
 
 def _better(model: str, one: LatencyTable, other: LatencyTable) -> LatencyTable:

@@ -9,10 +9,10 @@ Rules
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
@@ -21,7 +21,9 @@ from planner.deployment import Deployment, ModelSpec
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
 from planner.profiling.footprint import activation_bytes, weight_bytes
 from planner.profiling.gpus import find_gpu
-from planner.profiling.measure import Measurement, MeasureOptions, measure
+from planner.profiling.measure import Measurement, MeasureOptions, Prepare, plain
+from planner.profiling.measured import Measured, measure_device, measured_tables, provenance_of
+from planner.profiling.precision import precision_error
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.sources import ProfileError, sources_of
 from planner.profiling.split import Split, split_model
@@ -42,10 +44,15 @@ class ProfileOptions:
     `check_stated`: time stated classes on this device too, to see that it is fast enough.
     `estimate`: classes to estimate from the catalogue; `calibrate_with`: a profile of the same split,
     measured on others.
+    `prepare`: how the stages' executor prepares a program; what is timed is what is served.
+    `partial`: file that keeps the timings, so that an interrupted run goes on. `repeat_check`: time twice.
     """
 
     threads: int = 1
     repeats: int = 7
+    repeat_check: bool = False
+    prepare: Prepare = plain
+    partial: Path | None = None
     check_stated: bool = True
     overheads: Overheads = field(default_factory=Overheads)
     estimate: frozenset[str] = frozenset()
@@ -60,15 +67,47 @@ def profile_deployment(
     classes = deployment.to_cluster().gpu_classes
     sources = sources_of(classes, options.estimate)
     devices = _devices(classes, sources, options)
-    steps = _Steps(progress, total=len(deployment.models) * (2 + options.repeats * len(devices)))
+    how = _measure_options(options)
+    passes = sum(len(slices) for slices in devices.values())
+    steps = _Steps(progress, total=len(deployment.models) * (2 + how.rounds * passes))
     models = []
     for spec in deployment.models:
         split = split_model(spec, classes, device="cpu" if devices else "meta")
         steps.done(f"{spec.name}: {split.block_count} blocks")
-        measured = {device: _measure(spec, split, device, options, steps) for device in devices}
-        models.append(_profile(spec, split, classes, sources, measured, options))
+        measuring = replace(how, executor=spec.executor_options.to_options(), stop_us=spec.slo_ms * 1000)
+        measured = {
+            device: measure_device(
+                spec, split, classes, slices, replace(measuring, device=device), steps.done, options.partial
+            )
+            for device, slices in devices.items()
+        }
+        model = _profile(spec, split, classes, sources, measured, options)
+        models.append(_with_precision(model, split, measuring, measured, sources))
         steps.done(f"{spec.name}: profiled")
     return Profile(models=tuple(models))
+
+
+def _measure_options(options: ProfileOptions) -> MeasureOptions:
+    return MeasureOptions(
+        threads=options.threads,
+        repeats=options.repeats,
+        repeat_check=options.repeat_check,
+        prepare=options.prepare,
+    )
+
+
+def _with_precision(
+    model: ModelProfile,
+    split: Split,
+    options: MeasureOptions,
+    measured: Mapping[str, Measured],
+    sources: Mapping[str, Source],
+) -> ModelProfile:
+    """The profile with its error against FP32, on the device that was measured; a GPU's before a CPU's."""
+    if Source.MEASURED not in sources.values():
+        return model
+    device = max(measured)
+    return replace(model, precision_error=precision_error(split, replace(options, device=device)))
 
 
 def split_of(deployment: Deployment, model: str) -> Split:
@@ -81,15 +120,20 @@ def split_of(deployment: Deployment, model: str) -> Split:
 
 def _devices(
     classes: tuple[GpuClass, ...], sources: Mapping[str, Source], options: ProfileOptions
-) -> tuple[str, ...]:
-    """The devices of this machine to time on: 'cpu', 'cuda', both, or none."""
-    needed = {
-        gpu_class.executor.value
-        for gpu_class in classes
-        if sources[gpu_class.name] is Source.MEASURED
-        or (options.check_stated and gpu_class.stated is not None and gpu_class.executor is Executor.CPU)
-    }
-    return tuple(sorted(needed))
+) -> Mapping[str, tuple[int, ...]]:
+    """The devices of this machine to time on, 'cpu' or 'cuda', each with the numbers of slices."""
+    slices: dict[str, int] = {}
+    for gpu_class in classes:
+        is_checked = options.check_stated and gpu_class.stated is not None
+        if sources[gpu_class.name] is Source.MEASURED:
+            most = gpu_class.max_slices_per_gpu
+        elif is_checked and gpu_class.executor is Executor.CPU:
+            most = 1
+        else:
+            continue
+        device = gpu_class.executor.value
+        slices[device] = max(most, slices.get(device, 1))
+    return {device: tuple(range(1, most + 1)) for device, most in sorted(slices.items())}
 
 
 def _profile(
@@ -97,7 +141,7 @@ def _profile(
     split: Split,
     classes: tuple[GpuClass, ...],
     sources: Mapping[str, Source],
-    measured: Mapping[str, Measurement],
+    measured: Mapping[str, Measured],
     options: ProfileOptions,
 ) -> ModelProfile:
     tables: list[LatencyTable] = []
@@ -109,17 +153,18 @@ def _profile(
         if gpu_class.stated is not None:
             tables += stated_tables(split, gpu_class, gpu_class.stated, spec.batch_sizes)
         elif sources[gpu_class.name] is Source.MEASURED:
-            tables.append(_measured_table(gpu_class, measured[gpu_class.executor.value]))
+            tables += measured_tables(gpu_class, measured[gpu_class.executor.value])
     known = [*tables, *_calibrating_tables(spec.name, split, options.calibrate_with)]
     for gpu_class in classes:
         if sources[gpu_class.name] is Source.ESTIMATED:
             slices = gpu_class.max_slices_per_gpu
             tables += estimated_tables(split, gpu_class.name, spec.batch_sizes, slices, known)
             provenance[f"expected_error_{gpu_class.name}"] = f"{find_gpu(gpu_class.name).expected_error:g}"
-    for device, measurement in measured.items():
-        provenance |= _provenance(measurement)
+    executor = spec.executor_options.to_options()
+    for device, found in measured.items():
+        provenance |= provenance_of(spec.name, found, _measure_options(options), executor)
         if device == "cpu":
-            provenance |= _too_slow(spec.name, classes, tables, measurement)
+            provenance |= _too_slow(spec.name, classes, tables, found[1])
     return ModelProfile(
         model=spec.name,
         cut_bytes=tuple(cut.bytes_per_frame for cut in split.cuts),
@@ -133,7 +178,7 @@ def _profile(
         overheads=options.overheads,
         split=split.digest,
         provenance=provenance,
-        options=spec.executor_options.to_options(),
+        options=executor,
     )
 
 
@@ -149,38 +194,6 @@ def _calibrating_tables(model: str, split: Split, known: Profile | None) -> tupl
             "profile the same deployment with the same version"
         )
     return tuple(table for table in profile.tables if table.source is Source.MEASURED)
-
-
-def _measure(
-    spec: ModelSpec, split: Split, device: str, options: ProfileOptions, steps: _Steps
-) -> Measurement:
-    how = MeasureOptions(
-        device=device, threads=options.threads, repeats=options.repeats, stop_us=spec.slo_ms * 1000
-    )
-    return measure(split, spec.batch_sizes, how, steps.done)
-
-
-def _measured_table(gpu_class: GpuClass, measured: Measurement) -> LatencyTable:
-    return LatencyTable(
-        gpu=gpu_class.name,
-        slices_per_gpu=1,
-        batch_sizes=measured.batch_sizes,
-        latency_us=measured.latency_us,
-        source=Source.MEASURED,
-    )
-
-
-def _provenance(measured: Measurement) -> dict[str, str]:
-    totals = {
-        str(batch): round(sum(row[column] for row in measured.latency_us), 1)
-        for column, batch in enumerate(measured.batch_sizes)
-    }
-    return {
-        "device": measured.device,
-        "device_model_us": json.dumps(totals),
-        "device_block_us": json.dumps([[round(value, 1) for value in row] for row in measured.latency_us]),
-        "device_notes": "; ".join(measured.notes),
-    }
 
 
 def _too_slow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from planner import serial
 from planner.deployment import Deployment, DeploymentError, load_deployment
-from planner.profile import Profile
+from planner.profile import ModelProfile, Profile
 from ppipe import steps
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, step
@@ -26,6 +27,12 @@ def profile(
     calibrate: Annotated[
         Path | None, typer.Option(help="A measured profile of the same split, to correct estimates by.")
     ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often each block is timed; the median counts.")
+    ] = 7,
+    repeat_check: Annotated[
+        bool, typer.Option("--repeat-check", help="Time everything twice and say how far the two differ.")
+    ] = False,
     merge: Annotated[
         list[Path] | None, typer.Option(help="Merge this profile of another node; may be given often.")
     ] = None,
@@ -43,11 +50,29 @@ def profile(
                 threads=threads,
                 estimate=_classes(deployment, estimate),
                 calibrate_with=None if calibrate is None else serial.load(Profile, calibrate),
+                repeats=repeats,
+                repeat_check=repeat_check,
             )
     for model in made.models:
         sources = ", ".join(f"{table.gpu} {table.source.value}" for table in model.tables)
         err.print(f"  {model.model}: {model.block_count} blocks; latencies: {sources}", soft_wrap=True)
+        for remark in _remarks(model):
+            err.print(f"    {remark}", soft_wrap=True, markup=False)
     out.print(str(workspace.profile), soft_wrap=True)
+
+
+def _remarks(model: ModelProfile) -> Iterator[str]:
+    """What the measurement says of itself."""
+    if model.precision_error is not None:
+        error = f"{model.precision_error:.1e} of the outputs' range"
+        yield f"precision {model.options.precision.value}: largest difference from fp32 {error}"
+    told = ("device_notes", "nvml", "throttled", "repeatability", "warning_repeatability")
+    for name, value in model.provenance.items():
+        if value and name.startswith(told):
+            shown = (
+                f"{float(value):.1%} between two measurements" if name.startswith("repeatability") else value
+            )
+            yield f"{name}: {shown}"
 
 
 def _classes(deployment: Deployment, text: str) -> frozenset[str]:

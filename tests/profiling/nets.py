@@ -156,6 +156,17 @@ class Pointwise(nn.Module):
         return ((x * 2).sigmoid() + x).tanh() * 3
 
 
+class Overflowing(nn.Module):
+    """Values that FP16 does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = conv(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).exp() * 1e5 + 1e5
+
+
 class DataDependent(nn.Module):
     """Control flow that looks at the frame."""
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from planner.cluster import StatedSpeed
-from planner.deployment import parse_deployment
+from planner.deployment import DeploymentError, parse_deployment
+from planner.execution import ExecutorOptions, Precision
 from planner.profile import Profile, Source
 from planner.profiling.costs import Cost
 from planner.profiling.estimate import latency_us
+from planner.profiling.measure import measure
 from planner.profiling.run import ProfileError, ProfileOptions, profile_deployment, split_of
 from planner.serial import dumps, loads
+from python_backend.runtime.executors.runner import prepare
 
 SLOW = {"gflop_per_s": 0.001, "gbyte_per_s": 0.001, "overhead_us": 50}
 QUICK = ProfileOptions(repeats=3)
 
 
-def deployment(*classes, factory="tests.profiling.nets:Chain", batch_sizes=(1, 2, 4)):
+def deployment(*classes, factory="tests.profiling.nets:Chain", batch_sizes=(1, 2, 4), **fields):
     return parse_deployment(
         {
             "name": "test",
@@ -33,6 +37,7 @@ def deployment(*classes, factory="tests.profiling.nets:Chain", batch_sizes=(1, 2
                     "input": {"name": "image", "shape": [3, 8, 8]},
                     "slo_ms": 1000,
                     "batch_sizes": list(batch_sizes),
+                    **fields,
                 }
             ],
         },
@@ -97,6 +102,46 @@ def test_a_class_without_a_stated_speed_is_measured():
     assert "1 thread" in model.provenance["device"]
 
 
+def test_a_measured_class_has_a_table_per_number_of_slices(monkeypatch):
+    asked = []
+
+    def side_by_side(job, slices, step, partials):
+        asked.append((slices, len(partials)))
+        return measure(split_of(wanted, "net"), job.batch_sizes[: 4 - slices], job.options)
+
+    monkeypatch.setattr("planner.profiling.measured.measure_slices", side_by_side)
+    wanted = deployment({"name": "here", "executor": "cpu", "max_slices_per_gpu": 3})
+    (model,) = profile_deployment(wanted, options=QUICK).models
+    assert asked == [(2, 2), (3, 3)]
+    assert [(table.slices_per_gpu, table.batch_sizes) for table in model.tables] == [
+        (1, (1, 2, 4)),
+        (2, (1, 2)),
+        (3, (1,)),
+    ]
+    assert all(len(table.spread) == model.block_count for table in model.tables)
+
+
+def test_a_throttling_gpu_is_marked_and_warned_about(monkeypatch, caplog):
+    def hot(*arguments):
+        return replace(measure(*arguments[:3]), throttled={"power cap": 0.4}, facts={"driver": "580"})
+
+    monkeypatch.setattr("planner.profiling.measured.measure", hot)
+    (model,) = profile_deployment(deployment({"name": "here", "executor": "cpu"}), options=QUICK).models
+    assert model.provenance["throttled"] == "power cap in 40% of samples"
+    assert model.provenance["driver"] == "580"
+    assert "the GPU held itself back while it was timed: power cap in 40% of samples" in caplog.text
+
+
+def test_options_of_the_executor_are_recorded_with_what_they_cost():
+    wanted = deployment({"name": "here", "executor": "cpu"}, executor_options={"precision": "bf16"})
+    options = ProfileOptions(repeats=1, prepare=prepare)
+    (model,) = profile_deployment(wanted, options=options).models
+    assert model.options == ExecutorOptions(precision=Precision.BF16)
+    assert model.precision_error is not None
+    assert 0 < model.precision_error < 0.05
+    assert model.provenance["precision"] == "bf16"
+
+
 def test_the_split_does_not_depend_on_measured_times():
     wanted = deployment({"name": "here", "executor": "cpu"})
     assert len({profile_deployment(wanted, options=QUICK).models[0].split for _ in range(2)}) == 1
@@ -151,3 +196,13 @@ def test_a_calibrating_profile_must_be_of_the_same_split():
     )
     with pytest.raises(ProfileError, match="model net: the calibrating profile is of split"):
         profile_deployment(wanted, options=ProfileOptions(estimate=frozenset({"L4"}), calibrate_with=other))
+
+
+def test_wrong_executor_options_are_named_with_what_is_allowed():
+    here = {"name": "here", "executor": "cpu"}
+    with pytest.raises(DeploymentError, match=r"precision: Input should be 'tf32', 'fp32', 'fp16' or 'bf16'"):
+        deployment(here, executor_options={"precision": "int8"})
+    with pytest.raises(DeploymentError, match="unknown field; did you mean 'compiler'"):
+        deployment(here, executor_options={"compile": "none"})
+    with pytest.raises(DeploymentError, match="'pad_to_captured' needs 'cuda_graphs: true'"):
+        deployment(here, executor_options={"pad_to_captured": True})
