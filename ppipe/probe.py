@@ -81,13 +81,13 @@ class Prober:
         """Give the connection back."""
         self._channel.close()
 
-    def ask(self, model: str, timeout_s: float) -> Probe:
-        """Have `model` compute one frame."""
-        return self._infer(model, PROBE_SLO_US, timeout_s)
+    def ask(self, model: str, timeout_s: float, through: bool = False) -> Probe:
+        """Have `model` compute one frame. through: by the stages behind it too, as any client's frame."""
+        return self._infer(model, PROBE_SLO_US, timeout_s, ticket=not through)
 
     def ask_hopeless(self, model: str, timeout_s: float) -> Probe:
-        """Give a dispatcher a frame that it must decline at once: shows that it lives and costs no worker's
-        time.
+        """Ask a dispatcher, or what leads to one, for a sign of life: by way of its queue it answers zeros,
+        or declines. No worker's time is spent.
         """
         probe = self._infer(model, 1, timeout_s)
         declined = probe.verdict is Verdict.NOT_YET and "deadline" in probe.detail
@@ -119,9 +119,13 @@ class Prober:
             return judge(error)
         return Probe(Verdict.ANSWERS)
 
-    def _infer(self, model: str, slo_us: int, timeout_s: float) -> Probe:
+    def _infer(self, model: str, slo_us: int, timeout_s: float, ticket: bool = True) -> Probe:
         try:
             request = self._request(model, timeout_s)
+            if ticket:
+                request.parameters[ticket_codec.PARAMETER].string_param = ticket_codec.ANONYMOUS_PROBE_TEXT
+            else:
+                request.parameters.pop(ticket_codec.PARAMETER, None)
             request.parameters["timeout"].int64_param = slo_us
             self._call(self._stub.ModelInfer, request, timeout_s)
         except grpc.RpcError as error:

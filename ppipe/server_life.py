@@ -123,14 +123,15 @@ class ServerLife:
     def wait_until_answering(self, answered: Callable[[int], None]) -> None:
         """Returns when every model has answered; `answered` hears how many have."""
         for count, model in enumerate(self._plan.models, start=1):
-            probe = self._prober.ask(model, PROBE_TIMEOUT_S)
+            through = bool(self._plan.dispatchers)
+            probe = self._prober.ask(model, PROBE_TIMEOUT_S, through)
             while probe.verdict is not Verdict.ANSWERS:
                 if probe.verdict is Verdict.REFUSED:
                     raise ServerDied(f"model {model!r} refuses what its metadata asks for: {probe.detail}")
                 if probe.verdict is Verdict.STUB_DEAD:
                     raise ServerDied(f"the Python process of model {model!r} died: {probe.detail}")
                 self._step(f"model {model!r} does not answer ({probe.detail or probe.verdict.value})")
-                probe = self._prober.ask(model, PROBE_TIMEOUT_S)
+                probe = self._prober.ask(model, PROBE_TIMEOUT_S, through)
             answered(count)
         self._answering = True
 

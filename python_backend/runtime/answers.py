@@ -40,6 +40,10 @@ class Answers:
             self._queue.put(answers[start : start + length])
         self._send_all(answers[:length])
 
+    def later(self, answers: Sequence[_Outputs]) -> None:
+        """Answer claimed frames with tensors from another thread."""
+        self._queue.put(answers)
+
     def error(self, frame: Frame, code: ErrorCode, text: str) -> None:
         """Answer a claimed frame with an error."""
         self._queue.put((frame, code, text))

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+import numpy as np
+
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.answers import Answers
 from python_backend.runtime.budget import Budget
@@ -33,6 +35,7 @@ from python_backend.runtime.drift import Drift
 from python_backend.runtime.feedback import Notice
 from python_backend.runtime.frame import ErrorCode, Frame
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
+from python_backend.runtime.kserve import NUMPY_OF
 from python_backend.runtime.lateness import Lateness
 from python_backend.runtime.overdue import Overdue
 from python_backend.runtime.stage_identity import rest_of
@@ -82,6 +85,11 @@ class _Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class _Probed:
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
 class _Finished:
     ticket: Ticket
     ended_us: int
@@ -99,7 +107,7 @@ _TIMER = TimerFired()
 """In place of an item: the wait is over and nothing came."""
 
 _Taken = TypeVar("_Taken")
-_Item = _Arrived | _Finished | _Failed | Notice | Event | None
+_Item = _Arrived | _Probed | _Finished | _Failed | Notice | Event | None
 
 
 class Driver:
@@ -137,6 +145,7 @@ class Driver:
         """Batches whose frames were given back to the core while their hop goes on."""
         self._lateness = Lateness(entry.served.slo_us)
         self._slo_us = entry.served.slo_us
+        self._zeros = {spec.name: np.zeros((1, *spec.shape), NUMPY_OF[spec.dtype]) for spec in entry.outputs}
         self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._frames: dict[int, Frame] = {}
@@ -160,6 +169,14 @@ class Driver:
                 return
         for frame in frames:
             self._refuse(frame, "the dispatcher is shutting down")
+
+    def probe(self, frame: Frame) -> None:
+        """Answer with zeros, by way of the queue: a queue thread that is stuck gives no answer."""
+        with self._gate:
+            if self._accepting:
+                self._queue.put(_Probed(frame))
+                return
+        self._refuse(frame, "the dispatcher is shutting down")
 
     def notice(self, notice: Notice) -> None:
         """A stage has told that its compute ended."""
@@ -283,6 +300,8 @@ class Driver:
             self._take_end(item)
         elif isinstance(item, _Failed):
             self._take_failure(item)
+        elif isinstance(item, _Probed):
+            self._answer_probe(item.frame)
         elif isinstance(item, WorkerLost):
             self._lose(item.worker)
         elif isinstance(item, WorkerBack):
@@ -300,6 +319,10 @@ class Driver:
         offers = [self._offer(frame) for frame in frames]
         began_us = now_us()
         self._act(self._core.handle_arrivals(offers, began_us + self._settings.lead_us), began_us)
+
+    def _answer_probe(self, frame: Frame) -> None:
+        if frame.claim():
+            self._answers.later([(frame, self._zeros)])
 
     def _take_notice(self, notice: Notice) -> None:
         if not notice.ok or notice.batch not in self._tickets:

@@ -153,7 +153,7 @@ def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
         raise TicketError(f"{PARAMETER}: {len(text)} characters, at most {_TEXT_LIMIT} belong")
     signed, field, mac = text.rpartition(_MAC_FIELD)
     if not field:
-        if _is_anonymous_probe(text):
+        if is_anonymous_probe(text):
             return _ANONYMOUS_PROBE
         raise TicketError(
             f"{PARAMETER}: no signature field; a ticket of this deployment's dispatcher belongs"
@@ -183,7 +183,10 @@ def check_addressee(wire: WireTicket, deployment: str, epoch: int, worker: str) 
         raise TicketError(f"{PARAMETER}: for worker {wire.ticket.hops[wire.hop].worker!r}, not {worker!r}")
 
 
-def _is_anonymous_probe(text: str) -> bool:
+def is_anonymous_probe(text: object) -> bool:
+    """Whether it is a ticket that asks for a sign of life only and says nothing else."""
+    if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
+        return False
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from planner.profile import TensorSpec
-from python_backend.runtime import kserve
+from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.dispatcher_factory import make_dispatcher, show_metrics
 from python_backend.runtime.frame import ErrorCode, Frame
@@ -39,7 +40,8 @@ class TritonPythonModel:
         """Called by Triton with whatever has come; answers are sent later by the dispatcher's threads."""
         arrived_us = now_us()
         frames = [frame for request in requests if (frame := self._frame(request, arrived_us)) is not None]
-        self._dispatcher.driver.arrive(frames)
+        if frames:
+            self._dispatcher.driver.arrive(frames)
 
     def finalize(self) -> None:
         """Called by Triton before the end."""
@@ -48,20 +50,21 @@ class TritonPythonModel:
         self._dispatcher.close()
 
     def _frame(self, request: Any, arrived_us: int) -> Frame | None:
-        """The request as a frame; None when it was wrong and has been answered."""
+        """The request as a frame; None when it was wrong, or a probe, and was taken care of."""
         sender = request.get_response_sender()
         try:
             array = pb_utils.get_input_tensor_by_name(request, self._input.name).as_numpy()
             self._check(array)
             deadline_us = arrived_us + (request.timeout() or self._slo_us)
-            priority = _priority_of(request)
+            parameters = _parameters_of(request)
+            priority = _priority_of(parameters)
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return None
         except Exception as error:
             send_error(sender, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
             return None
-        return Frame(
+        frame = Frame(
             request_id=next(self._ids),
             data=kserve.piece(array),
             arrived_us=arrived_us,
@@ -71,6 +74,10 @@ class TritonPythonModel:
             priority=priority,
             is_cancelled=request.is_cancelled,
         )
+        if ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER)):
+            self._dispatcher.driver.probe(frame)
+            return None
+        return frame
 
     def _check(self, array: kserve.Array) -> None:
         spec = self._input
@@ -86,12 +93,18 @@ def _send_error_holding(_request: Any, sender: Any, code: ErrorCode, text: str) 
     send_error(sender, code, text)
 
 
-def _priority_of(request: Any) -> int:
-    """The request parameter `priority`, a whole number; 0 without one. Raises ValueError, TypeError."""
+def _parameters_of(request: Any) -> Mapping[str, Any]:
+    """Those that matter here, which few requests have. Raises ValueError."""
     text = request.parameters()
-    if not text or _PRIORITY not in text:
-        return 0
-    value = json.loads(text).get(_PRIORITY, 0)
+    if not text or (_PRIORITY not in text and ticket_codec.PARAMETER not in text):
+        return {}
+    parameters = json.loads(text)
+    return parameters if isinstance(parameters, dict) else {}
+
+
+def _priority_of(parameters: Mapping[str, Any]) -> int:
+    """The request parameter `priority`, a whole number; 0 without one. Raises ValueError, TypeError."""
+    value = parameters.get(_PRIORITY, 0)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(f"parameter {_PRIORITY}: {value!r} is not a whole number")
     return int(value)

@@ -135,6 +135,44 @@ def test_close_answers_what_is_under_way_and_what_waits() -> None:
     assert late.answers[99] == [(ErrorCode.UNAVAILABLE, "the dispatcher is shutting down")]
 
 
+def test_a_probe_is_answered_by_the_queue_thread_and_counts_nowhere() -> None:
+    client, stuck = Client(), threading.Event()
+    with driver_with(Hops(before=lambda wire: None)) as driver:
+        driver.probe(client.frame(1))
+        client.wait()
+        driver._overdue.back = lambda worker, now: stuck.wait(10)  # type: ignore[assignment,method-assign,return-value]
+        driver.worker_back("m.p0.s0.w0")
+        driver.probe(client.frame(2))
+        time.sleep(0.1)
+        assert client.answers == {1: [0], 2: []}
+        stuck.set()
+        client.wait()
+    assert client.answers == {1: [0], 2: [0]}
+    assert driver.counts.arrived == 0
+
+
+def test_what_a_silent_worker_owes_is_done_by_another_before_its_hop_ends() -> None:
+    release = threading.Event()
+    dead: list[str] = []
+
+    def before(wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        first = wire.ticket.hops[0].worker
+        if not dead:
+            dead.append(first)
+        if first == dead[0]:
+            release.wait(5)
+
+    client = Client()
+    with driver_with(Hops(before=before)) as driver:
+        driver.arrive([client.frame(1)])
+        client.wait(timeout_s=SLO_US / 1e6)
+        assert driver.counts.in_time == 1
+        release.set()
+    assert client.answers == {1: [2]}
+    assert driver.counts.failures[FailureKind.OVERDUE] == 1
+
+
 def test_a_hopeless_frame_is_answered_at_once_with_the_reason() -> None:
     client = Client()
     with driver_with(Hops()) as driver:
