@@ -1,9 +1,11 @@
 """What a dispatcher costs: its frames/s and latency against a bare Python model on the same server.
 
 bare: a default-mode model that answers each request from a background thread. null: our dispatcher with a
-transport to nowhere. hop: our dispatcher with a real stage server behind it, whose workers compute nothing.
-All three are measured in turn, several times, and ratios are taken within a turn: the host's speed drifts.
-Added latency: one frame at a time through the dispatcher, less the same frame sent to the stage model
+transport to nowhere. hop: our dispatcher with a real stage server behind it, whose workers are held for a
+time and compute nothing. That time is chosen, after a first look at the bare model, so that the pool could
+serve POOL_SHARE of the bare model's rate: workers are then busy, as a plan wants them, and batches come near
+to the planned size. All three are measured in turn, several times, and ratios are taken within a turn: the
+host's speed drifts. Added latency: one frame at a time through the dispatcher, less the same frame sent to the stage model
 directly.
 """
 
@@ -40,15 +42,17 @@ from python_backend.runtime.ticket_codec import Keys
 from python_backend.scheduler.actions import Hop, Ticket
 
 BATCH = 8
-SIZES = {"64b": (16, 64, 8_000), "600kb": (153_600, 32, 1_200)}
+SIZES = {"64b": (16, 64, 8_000), "600kb": (153_600, 48, 1_200)}
 """Per size: FP32 numbers per frame, requests outstanding, requests per window."""
 OUTPUT = (TensorSpec("scores", "FP32", (16,)),)
 _SLO_US = {"64b": 100_000, "600kb": 300_000}
 """Short: the last frames of a window are held for a fuller batch as long as this allows."""
 _LONE_FRAMES = 150
+POOL_SHARE = 1.1
+_WORKERS = 2
 _LATENCY_US = 1_000
-"""Of a stage. It holds no processor, and six workers of it are no bottleneck; a core that believes in no
-latency at all would take every batch to be overdue."""
+"""Of a stage where it is to be no bottleneck; it holds no processor. A core that believes in no latency at
+all would take every batch to be overdue."""
 
 BARE = """
 import queue
@@ -90,21 +94,48 @@ def run(turns: int = 5) -> Mapping[str, Any]:
     figures: dict[str, Any] = {"batch": BATCH, "turns": turns}
     with tempfile.TemporaryDirectory(prefix="ppipe-dispatch-") as folder:
         root = Path(folder)
-        _write(root / "repository")
+        pool_us = _look_at_bare(root / "first")
+        _write(root / "repository", pool_us)
         with ServedDeployment(root / "repository", root / "logs") as deployment:
             deployment.start()
             keys = Keys(root / "logs" / "ticket.key")
             for size in SIZES:
+                figures[f"pool_rps_{size}"] = round(_pool_rps(pool_us[size]))
                 figures |= _throughput(deployment, size, turns)
                 figures |= _added_latency(deployment.manifest, size, keys)
     return figures
 
 
-def _write(root: Path) -> None:
+def _look_at_bare(root: Path) -> dict[str, int]:
+    """Per size, the latency of a batch with which the pool can serve POOL_SHARE of the bare model's rate."""
+    _write(root / "repository", dict.fromkeys(SIZES, _LATENCY_US))
+    latency_us = {}
+    with ServedDeployment(root / "repository", root / "logs") as deployment:
+        deployment.start()
+        entry = deployment.manifest.entry
+        for size, (_, concurrency, requests) in SIZES.items():
+            measured = [
+                run_perf(f"{entry.host}:{entry.grpc_port}", f"bare_{size}", concurrency, requests)
+                for _ in range(2)
+            ]
+            rate_rps = max(each.rps for each in measured)
+            latency_us[size] = round(_WORKERS * BATCH / (POOL_SHARE * rate_rps) * 1e6)
+    return latency_us
+
+
+def _pool_rps(latency_us: int) -> float:
+    return _WORKERS * BATCH / latency_us * 1e6
+
+
+def _write(root: Path, pool_us: Mapping[str, int]) -> None:
     models = [
-        _model(kind, size, batch_size, workers)
+        _model(kind, size, batch_size, workers, latency_us)
         for size in SIZES
-        for kind, batch_size, workers in (("null", BATCH, 2), ("hop", BATCH, 6), ("hop1", 1, 1))
+        for kind, batch_size, workers, latency_us in (
+            ("null", BATCH, _WORKERS, _LATENCY_US),
+            ("hop", BATCH, _WORKERS, pool_us[size]),
+            ("hop1", 1, 1, _LATENCY_US),
+        )
     ]
     extras = {f"bare_{size}": _bare(size) for size in SIZES}
     ports = free_base(33_000, 3 * 10 + len(models))
@@ -118,8 +149,8 @@ def _frame(size: str) -> TensorSpec:
     return TensorSpec("frame", "FP32", (SIZES[size][0],))
 
 
-def _model(kind: str, size: str, batch_size: int, workers: int) -> EmulatedModel:
-    stage = EmulatedStage((_LATENCY_US,) * BATCH, ("stage",) * workers, OUTPUT)
+def _model(kind: str, size: str, batch_size: int, workers: int, latency_us: int) -> EmulatedModel:
+    stage = EmulatedStage((latency_us,) * BATCH, ("stage",) * workers, OUTPUT)
     return EmulatedModel(
         name=f"{kind}_{size}",
         slo_us=_SLO_US[size],
@@ -146,10 +177,15 @@ def _throughput(deployment: ServedDeployment, size: str, turns: int) -> dict[str
     _, concurrency, requests = SIZES[size]
     rates: dict[str, list[float]] = {kind.name: [] for kind in kinds}
     cpu: dict[str, dict[str, list[float]]] = {kind.name: {} for kind in kinds}
+    batches: list[float] = []
     for turn in range(turns):
         for kind in kinds if turn % 2 else kinds[::-1]:
             before, frames = cpu_time_of(deployment), frames_of(address, kind.model)
+            served = _served_by_stages(deployment, size)
             measured = run_perf(address, kind.model, concurrency, requests)
+            if kind.name == "hop":
+                frames_served, batches_served = _served_by_stages(deployment, size)
+                batches.append((frames_served - served[0]) / (batches_served - served[1]))
             rates[kind.name].append(measured.rps)
             frames = frames_of(address, kind.model) - frames
             for part, used_us in _by_role(cpu_time_of(deployment).since(before), kind).items():
@@ -157,12 +193,24 @@ def _throughput(deployment: ServedDeployment, size: str, turns: int) -> dict[str
     return {
         f"null_ratio_{size}": _ratio(rates["null"], rates["bare"]),
         f"hop_ratio_{size}": _ratio(rates["hop"], rates["bare"]),
+        f"mean_batch_{size}": round(statistics.median(batches), 1),
         f"rps_{size}": {name: round(statistics.median(values)) for name, values in rates.items()},
         f"cpu_us_per_frame_{size}": {
             name: {part: round(statistics.median(values)) for part, values in parts.items()}
             for name, parts in cpu.items()
         },
     }
+
+
+def _served_by_stages(deployment: ServedDeployment, size: str) -> tuple[int, int]:
+    """(frames, batches) that the stage of `hop` has had so far."""
+    stage = deployment.manifest.servers[0]
+    with triton.InferenceServerClient(f"{stage.host}:{stage.grpc_port}") as client:
+        statistics = [
+            client.get_inference_statistics(f"hop_{size}.p0.s0.w{worker}").model_stats[0]
+            for worker in range(_WORKERS)
+        ]
+    return sum(each.inference_count for each in statistics), sum(each.execution_count for each in statistics)
 
 
 def _by_role(used_us: Mapping[str, int], kind: Kind) -> dict[str, int]:
