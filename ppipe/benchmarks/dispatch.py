@@ -5,8 +5,8 @@ transport to nowhere. hop: our dispatcher with a real stage server behind it, wh
 time and compute nothing. That time is chosen, after a first look at the bare model, so that the pool could
 serve POOL_SHARE of the bare model's rate: workers are then busy, as a plan wants them, and batches come near
 to the planned size. All three are measured in turn, several times, and ratios are taken within a turn: the
-host's speed drifts. Added latency: one frame at a time through the dispatcher, less the same frame sent to the stage model
-directly.
+host's speed drifts. Added latency: one frame at a time through the dispatcher, less the same frame sent to
+the stage model directly.
 """
 
 from __future__ import annotations
