@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,9 +49,17 @@ class LiveServer:
 
 @contextlib.contextmanager
 def running(
-    repository: Path, models: Sequence[str], log: Path, grpc_port: int = 0, options: Sequence[str] = ()
+    repository: Path,
+    models: Sequence[str],
+    log: Path,
+    grpc_port: int = 0,
+    options: Sequence[str] = (),
+    first_on_path: Path | None = None,
 ) -> Iterator[LiveServer]:
-    """A server of `models`, which may not be ready yet; the server goes on without those that do not load."""
+    """A server of `models`, which may not be ready yet; the server goes on without those that do not load.
+
+    first_on_path: where its stubs' python3 comes from, instead of this very environment.
+    """
     http, free = free_ports(2)
     grpc_port = grpc_port or free
     prefix = f"ppipe_test_{os.getpid()}_{grpc_port}_"
@@ -75,7 +83,7 @@ def running(
     server = LiveServer(
         grpc=f"127.0.0.1:{grpc_port}",
         command=command,
-        environment=os.environ | install.environment,
+        environment=_environment(install.environment, first_on_path),
         log=log,
     )
     server.start()
@@ -85,6 +93,13 @@ def running(
         _end(server.process)
         for left in Path("/dev/shm").glob(f"{prefix}*"):
             left.unlink(missing_ok=True)
+
+
+def _environment(wanted: Mapping[str, str], first_on_path: Path | None) -> dict[str, str]:
+    environment = {**os.environ, **wanted}
+    if first_on_path is not None:
+        environment["PATH"] = f"{first_on_path}{os.pathsep}{environment['PATH']}"
+    return environment
 
 
 def wait_ready(server: LiveServer, models: Sequence[str]) -> None:
