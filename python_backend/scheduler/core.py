@@ -28,7 +28,7 @@ from python_backend.scheduler.events import (
 )
 from python_backend.scheduler.invariants import check_state
 from python_backend.scheduler.policies import make_policy
-from python_backend.scheduler.policy import Policy
+from python_backend.scheduler.policy import Policy, next_hopeless_us
 from python_backend.scheduler.state import State
 from python_backend.scheduler.timelines import NEVER
 
@@ -222,6 +222,9 @@ class SchedulerCore:
 
     def _schedule(self, now_us: int) -> None:
         wake_us = self._policy.schedule(self._state, now_us)
+        if wake_us == NEVER and self._state.waiting.count > 0:
+            # Every worker that could take them shows no sign of life, and may never do so.
+            wake_us = next_hopeless_us(self._state, now_us)
         if wake_us != NEVER and wake_us != self._wake_us:
             self._wake_us = wake_us
             self._state.actions.append(WakeAt(wake_us))

@@ -59,3 +59,16 @@ def shed_reason(state: State, request: Request, now_us: int) -> DropReason:
     if request.arrived_us + fastest_us > request.deadline_us:
         return DropReason.EXPIRED
     return DropReason.OVERLOAD
+
+
+def next_hopeless_us(state: State, now_us: int) -> int:
+    """When the most urgent frame that waits will be too late even for idle workers."""
+    fastest_us = NEVER
+    for pipeline in state.pipelines:
+        if pipeline.usable():
+            fastest_us = min(fastest_us, pipeline.path_us[0])
+    deadline_us = NEVER
+    for level in state.waiting.levels:
+        if level.size() > 0:
+            deadline_us = min(deadline_us, level.frames[level.head].deadline_us)
+    return max(now_us + 1, deadline_us - state.guard_us - fastest_us + 1)

@@ -82,12 +82,15 @@ class State:
     # Reading
 
     def finish_us(self, pipeline: PipelineTimelines, batch_size: int, now_us: int) -> int:
-        """When `batch_size` frames sent at `now_us` would be through, or -1 when a stage has no worker."""
+        """When `batch_size` frames sent at `now_us` would be through, or -1 when a stage has no worker.
+
+        First-stage workers that only show no sign of life may show one at any moment.
+        """
         pools = pipeline.pools
         pool = pools[0]
         worker = pool.earliest()
         if worker < 0:
-            return -1
+            return now_us + pipeline.path_us[batch_size - 1] if pipeline.usable() else -1
         time_us = max(now_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
         for stage in range(1, len(pools)):
             uplink = pool.uplinks[worker]

@@ -216,6 +216,45 @@ def test_a_worker_that_shows_no_sign_of_life_is_given_one_batch_and_no_more() ->
     assert sent.count("a.w1") == 4
 
 
+def stalled_core() -> SchedulerCore:
+    """One worker with two batches overdue at 250, and no word of either."""
+    core = SchedulerCore(one_stage())
+    assert isinstance(core.handle(RequestArrived(1, deadline_us=5_000), 0)[0], Dispatch)
+    assert core.handle(RequestArrived(2, deadline_us=5_000), 10) == [WakeAt(100)]
+    assert isinstance(core.handle(TimerFired(), 100)[0], Dispatch)
+    return core
+
+
+def test_frames_wait_for_workers_that_show_no_sign_of_life_while_there_is_hope() -> None:
+    core = stalled_core()
+    # Alone on an idle worker it would take 100 us.
+    assert core.handle(RequestArrived(3, deadline_us=5_000), 250) == [WakeAt(4_901)]
+    core.check_invariants()
+    # The next batch began at 290; the frame follows it.
+    assert core.handle(StageCompleted(0, 0, 0, 290), 300) == [WakeAt(390)]
+    assert isinstance(core.handle(TimerFired(), 390)[0], Dispatch)
+    core.check_invariants()
+
+
+def test_frames_that_wait_for_no_sign_of_life_in_vain_are_dropped() -> None:
+    core = stalled_core()
+    core.handle(RequestArrived(3, deadline_us=5_000), 250)
+    core.handle(RequestArrived(4, deadline_us=6_000, priority=-1), 260)
+    assert core.handle(TimerFired(), 4_901) == [Drop(3, DropReason.OVERLOAD), WakeAt(5_901)]
+    assert core.handle(WorkerLost("a.w0"), 5_000) == [Drop(4, DropReason.NO_WORKER)]
+    core.check_invariants()
+
+
+def test_stages_that_take_no_time_stall_nobody() -> None:
+    """Both batches sent at 5 are due at 5, and notices of them are still to come."""
+    core = SchedulerCore(one_stage(latency_us=(0,)))
+    waiting = core.handle_arrivals([RequestArrived(i, deadline_us=1_000) for i in range(5)], 5)
+    for batch_id in range(5):
+        assert not any(isinstance(action, Drop) for action in waiting)
+        waiting += core.handle(StageCompleted(batch_id, 0, 0, 5), 5)
+    assert sum(isinstance(action, Dispatch) for action in waiting) == core.served == 5
+
+
 def test_time_that_steps_back_is_taken_as_the_last_time() -> None:
     core = SchedulerCore(one_stage())
     core.handle(TimerFired(), 500)
