@@ -7,6 +7,7 @@ Rules
 - Planner reference-*: the artifact's plans, capped at 100 % as they were. Planner ppipe, np, dart-r: ours,
   going on above 100 %; its margin is searched (--margin auto) or given.
 - ratio is to reference.ppipe.load_at_99_rps, always.
+- How far that is from what any schedule could serve of the same plan stands beside it (ppipe.paper_bound).
 - Utilisation is busy GPU time over all GPUs of the class while frames arrive, summed over a setting's models.
 """
 
@@ -30,6 +31,7 @@ from planner.serving import ServedModel
 from planner.serving_build import served_model
 from ppipe.margin import Links, auto_margin
 from ppipe.paper import PaperSetting, load_settings, reference_plan
+from ppipe.paper_bound import mean_shares, yardstick
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Capacity, Workload, find_capacity
 from python_backend.simulator.execution import Jitter
@@ -56,6 +58,8 @@ class Options:
     processes: int = 2
     plans: Path | None = None
     """Folder of plans: read where there, written where not."""
+    bound: bool = True
+    """Whether to compare with what no schedule can beat."""
 
     def workload(self) -> Workload:
         """The arrivals of one case."""
@@ -79,19 +83,24 @@ class Case:
     """Class and GPUs of it in the whole cluster."""
 
 
-def capacities(data: Path, options: Options, log: Any = None) -> list[dict[str, Any]]:
-    """One row per case, in file order: group, cluster, model, load_rps, ratio and more."""
+def capacities(
+    data: Path, options: Options, log: Any = None, variants: Sequence[Options] = ()
+) -> list[dict[str, Any]]:
+    """One row per case, in file order: group, cluster, model, load_rps, ratio and more.
+
+    With `variants` (of policy, arrivals, jitter) the plans of `options` serve each of them: a row for each.
+    """
     settings = [setting for setting in load_settings(data) if setting.group is not None]
-    rows = []
+    rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         for setting in settings:
             problem, made, margins = planned(setting, options)
             cases = list(_cases(setting, problem, made, options))
-            for case, row in zip(cases, pool.map(_measure, [(case, options) for case in cases]), strict=True):
-                row["margin"] = margins.get(case.served.model)
-                rows.append(row)
+            jobs = [(case, variant) for variant in variants or (options,) for case in cases]
+            found = list(pool.map(_measure, jobs))
+            rows += [row | {"margin": margins.get(row["model"])} for row in found]
             if log is not None:
-                shown = ", ".join(f"{row['ratio']:.3f}" for row in rows[-len(cases) :])
+                shown = ", ".join(f"{row['ratio']:.3f}" for row in found)
                 print(f"{setting.name}: ratio {shown}", file=log, flush=True)
     return rows
 
@@ -152,13 +161,15 @@ def _measure(job: tuple[Case, Options]) -> dict[str, Any]:
     rates = grid_rps(case.reference_planned_rps, round(1 / STEP) if case.capped else MOST_STEPS)
     guess = case.reference_load_rps if case.capped else case.served.planned_rps * 0.95
     found = find_capacity(case.served, options.policy, rates, options.workload(), guess)
-    return {
+    row = {
         "group": case.group,
         "cluster": case.cluster,
         "model": case.served.model,
         "planner": options.planner,
         "policy": options.policy,
         "links": options.links,
+        "arrivals": options.arrivals,
+        "jitter": options.jitter,
         "planned_rps": round(case.served.planned_rps, 3),
         "load_rps": found.load_rps,
         "reference_load_rps": case.reference_load_rps,
@@ -167,6 +178,9 @@ def _measure(job: tuple[Case, Options]) -> dict[str, Any]:
         "utilisation": _utilisation(case, found, options),
         "ratio": found.load_rps / case.reference_load_rps,
     }
+    if options.bound:
+        row |= yardstick(case.served, options.policy, found.load_rps, options.workload())
+    return row
 
 
 def _utilisation(case: Case, found: Capacity, options: Options) -> dict[str, float]:
@@ -208,22 +222,30 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ),
         "utilisation_high": sum(high) / len(high),
         "utilisation_low": sum(low) / len(low),
-    }
+    } | mean_shares(rows)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `scripts/paper capacity`."""
-    parser.add_argument("--data", type=Path, required=True, help="folder with models.json and settings.json")
-    parser.add_argument("--planner", choices=PLANNERS, default="ppipe")
+    add_plan_arguments(parser)
     parser.add_argument("--policy", choices=POLICIES, default="adaptive")
-    parser.add_argument("--margin", default="auto", help="auto, or a share of the SLO (default: auto)")
-    parser.add_argument("--links", choices=("paper", "placed"), default="paper")
     parser.add_argument("--arrivals", default="poisson", help="poisson, gamma:cv=2, ... (default: poisson)")
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 1..N (default: 3)")
     parser.add_argument(
         "--jitter", type=float, default=0.0, help="standard deviation of stage latencies, a share"
     )
+    parser.add_argument(
+        "--no-bound", dest="bound", action="store_false", help="leave out the clairvoyant bound"
+    )
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is served, for how long and on which links."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with models.json and settings.json")
+    parser.add_argument("--planner", choices=PLANNERS, default="ppipe")
+    parser.add_argument("--margin", default="auto", help="auto, or a share of the SLO (default: auto)")
+    parser.add_argument("--links", choices=("paper", "placed"), default="paper")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1..N (default: 3)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--plans", type=Path, help="folder to keep the plans of --margin auto in")
     parser.add_argument("--json", action="store_true", help="rows as JSON on standard output")
@@ -239,7 +261,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for row in rows:
             place = f"{row['group']} {row['cluster']:10} {row['model'][:32]:32}"
-            print(f"{place} {row['load_rps']:7.0f} {row['ratio']:.3f}")
+            share = row.get("clairvoyant_share")
+            of_bound = "" if share is None else f"  {share:.1%} of what any schedule could"
+            print(f"{place} {row['load_rps']:7.0f} {row['ratio']:.3f}{of_bound}")
         print(json.dumps(summary(rows), indent=1))
     return 0
 

@@ -3,6 +3,7 @@
     scripts/paper plan --data DIR [--planner ppipe|np|dart-r] [--fast] [--one-per-pair] [--json]
     scripts/paper three-stage --data DIR [--fast] [--json]
     scripts/paper capacity --data DIR ...        (ppipe.paper_capacity)
+    scripts/paper robustness --data DIR ...      (ppipe.paper_robustness)
 
 A further subcommand is a module with `add_arguments(parser)` and `run(arguments) -> exit status`, named in
 SUBCOMMANDS.
@@ -27,7 +28,7 @@ from rich.table import Table
 from planner.planning import plan
 from ppipe.paper import PaperDataError, PaperSetting, load_settings, load_three_stage
 
-SUBCOMMANDS = {"capacity": "ppipe.paper_capacity"}
+SUBCOMMANDS = {"capacity": "ppipe.paper_capacity", "robustness": "ppipe.paper_robustness"}
 REFERENCE_OF = {"ppipe": "ppipe", "np": "np", "dart-r": "dart_r"}
 
 

@@ -16,6 +16,7 @@ from ppipe.margin import Links, MarginSearch
 from python_backend.scheduler.actions import Action, Dispatch, Drop, Hop
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event
+from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Capacity, Workload, find_capacity, try_load
 from python_backend.simulator.driver import Driver
 from python_backend.simulator.report import SimulationReport, simulate
@@ -34,8 +35,10 @@ def simulate_plan(
     workload: Workload | None = None,
     links: Links = "paper",
     progress: Callable[[str, int], None] | None = None,
+    bound: bool = False,
 ) -> tuple[SimulationReport, ...]:
-    """Every model of a plan at `load_factor` times its planned rate, or each at `rate_rps`.
+    """Every model of a plan at `load_factor` times its planned rate, or each at `rate_rps`; with `bound`
+    beside what no schedule can beat.
 
     `progress(model, now_us)` is called now and then. Raises ValueError where neither or both rates are given.
     """
@@ -46,7 +49,7 @@ def simulate_plan(
         served = served_model(plan, problem, model.model, links)
         rate = rate_rps if rate_rps is not None else served.planned_rps * (load_factor or 0.0)
         told = None if progress is None else _told(progress, model.model)
-        reports.append(simulate(served, rate, policy, workload, progress=told))
+        reports.append(simulate(served, rate, policy, workload, progress=told, bound=bound))
     return tuple(reports)
 
 
@@ -72,6 +75,16 @@ def plan_capacities(
     return found
 
 
+def clairvoyant_capacities(
+    plan: Plan, problem: Problem, workload: Workload, links: Links = "paper"
+) -> dict[str, float]:
+    """Frames/s of every model above which no schedule serves 99 %; none where latencies vary."""
+    if not workload.exact:
+        return {}
+    models = [served_model(plan, problem, model.model, links) for model in plan.models]
+    return {served.model: Bound(served).capacity_rps(workload) for served in models}
+
+
 def report_table(reports: Sequence[SimulationReport]) -> Table:
     """Reports side by side, one column per model."""
     table = Table(title=f"policy {reports[0].policy}, {reports[0].arrivals}, {reports[0].seconds:g} s")
@@ -82,6 +95,7 @@ def report_table(reports: Sequence[SimulationReport]) -> Table:
         ("offered, frames/s", lambda r: f"{r.offered / r.seconds:.0f}"),
         ("attainment", lambda r: f"{r.attainment:.2%}"),
         ("goodput, frames/s", lambda r: f"{r.goodput_rps:.0f}"),
+        ("any schedule: at most", _of_bound),
         ("late", lambda r: str(r.late)),
         ("dropped", lambda r: ", ".join(f"{n} {why}" for why, n in r.drops.items()) or "0"),
         ("latency p50 / p90 / p99, ms", _latencies),
@@ -92,6 +106,12 @@ def report_table(reports: Sequence[SimulationReport]) -> Table:
     for name, show in rows:
         table.add_row(name, *(show(report) for report in reports))
     return table
+
+
+def _of_bound(report: SimulationReport) -> str:
+    if report.bound_in_time is None or report.share_of_bound is None:
+        return "-"
+    return f"{report.bound_in_time / max(1, report.offered):.2%}; this is {report.share_of_bound:.1%} of it"
 
 
 def _latencies(report: SimulationReport) -> str:

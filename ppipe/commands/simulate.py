@@ -49,6 +49,9 @@ def simulate(
     gantt: Annotated[
         Path | None, typer.Option(help="PNG of what is reserved when, on the same arrivals.")
     ] = None,
+    bound: Annotated[
+        bool, typer.Option("--bound/--no-bound", help="Compare with the most that any schedule could serve.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Serve a plan in simulation: attainment, goodput, drops, latencies, utilisation."""
@@ -64,7 +67,12 @@ def simulate(
     workload = Workload(arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=Jitter(share=jitter))
     factor = None if rate is not None else (0.9 if load_factor is None else load_factor)
     if find_capacity:
-        _print_capacities(view.plan_capacities(made, problem, policy, workload, chosen), made, as_json)
+        _print_capacities(
+            view.plan_capacities(made, problem, policy, workload, chosen),
+            view.clairvoyant_capacities(made, problem, workload, chosen) if bound else {},
+            made,
+            as_json,
+        )
     else:
         with progress_bar("simulating", total=int(seconds * 1e6)) as update:
             reports = view.simulate_plan(
@@ -76,6 +84,7 @@ def simulate(
                 workload,
                 chosen,
                 lambda model, now_us: update(model, now_us, None),
+                bound,
             )
         if as_json:
             out.print(json.dumps(serial.to_plain(reports)), markup=False, soft_wrap=True)
@@ -93,7 +102,9 @@ def _workspace(what: Path, work: Path | None) -> Workspace:
     return Workspace.of(load_deployment(what).name, work)
 
 
-def _print_capacities(capacities: dict[str, Capacity], made: Plan, as_json: bool) -> None:
+def _print_capacities(
+    capacities: dict[str, Capacity], clairvoyant_rps: dict[str, float], made: Plan, as_json: bool
+) -> None:
     planned = {model.model: model.throughput_rps for model in made.models}
     rows = [
         {
@@ -101,6 +112,7 @@ def _print_capacities(capacities: dict[str, Capacity], made: Plan, as_json: bool
             "capacity_rps": capacity.load_rps,
             "planned_rps": planned[name],
             "load_factor": capacity.load_rps / planned[name] if planned[name] else 0.0,
+            "clairvoyant_rps": clairvoyant_rps.get(name),
         }
         for name, capacity in capacities.items()
     ]
@@ -111,6 +123,7 @@ def _print_capacities(capacities: dict[str, Capacity], made: Plan, as_json: bool
         out.print(
             f"{row['model']}: {row['capacity_rps']:.1f} frames/s at 99 % attainment, "
             f"{row['load_factor']:.0%} of the planned {row['planned_rps']:.1f}"
+            + (f"; any schedule: at most {row['clairvoyant_rps']:.1f}" if row["clairvoyant_rps"] else "")
         )
 
 

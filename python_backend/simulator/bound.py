@@ -45,7 +45,7 @@ PRICE_ROUNDS = 3_000
 LEAST_PRICE = 1e-3
 """Lower prices are set to 0: their resource's window no longer counts."""
 CAPACITY_GRID = 0.005
-"""The bound's own capacity is found to this share of the planned rate."""
+"""The bound's own capacity is found to this share of the fluid limit."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,16 @@ class Bound:
             total += self.most_in_time(lambda: times) / len(times) if times else 1.0  # noqa: B023
         return total / len(workload.seeds)
 
+    def rates_rps(self) -> list[float]:
+        """Steps of CAPACITY_GRID of the fluid limit, to twice that."""
+        steps = round(2 / CAPACITY_GRID)
+        return [self.fluid_rps * CAPACITY_GRID * step for step in range(1, steps + 1)]
+
     def capacity_rps(self, workload: Workload, target: float = TARGET) -> float:
-        """The highest rate, in steps of CAPACITY_GRID of the planned one, at which even the bound reaches
-        `target`."""
+        """The highest of rates_rps() at which even the bound reaches `target`; 0.0 when there is none."""
         if not self._fluids:
             return 0.0
-        step_rps = self.served.planned_rps * CAPACITY_GRID
-        most = math.ceil(2 * self.fluid_rps / target / step_rps)
-        rates = [step_rps * step for step in range(1, most + 1)]
+        rates = self.rates_rps()
         index = highest_reached(
             rates, self.fluid_rps, lambda index: self.attainment(rates[index], workload) >= target
         )

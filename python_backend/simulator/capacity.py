@@ -35,9 +35,14 @@ class Workload:
         """Arrival times of one run; `stream` is the model's name."""
         return list(parse_arrivals(self.arrivals, rate_rps).times_us(self.seconds, seed, stream))
 
+    @property
+    def exact(self) -> bool:
+        """Whether stages take just what was profiled."""
+        return self.jitter.share == 0 and self.jitter.straggler_probability == 0
+
     def execution(self, served: ServedModel, seed: int) -> Execution | None:
         """How batches really run; None for exactly as reserved."""
-        if self.jitter.share == 0 and self.jitter.straggler_probability == 0:
+        if self.exact:
             return None
         return Execution(served, dataclasses.replace(self.jitter, seed=self.jitter.seed + seed))
 

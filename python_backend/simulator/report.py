@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from planner.serving import ServedModel
@@ -18,6 +18,7 @@ from python_backend.scheduler.actions import Action
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event
 from python_backend.simulator.arrivals import parse_arrivals
+from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Workload
 from python_backend.simulator.counts import Counts
 from python_backend.simulator.driver import Driver
@@ -43,7 +44,8 @@ class SimulationReport:
 
     batch_sizes: batches sent by size. utilisation: busy share of the GPUs that the plan gave the model, by
     class. decision_us: mean and 99th percentile of the wall time of one scheduling decision.
-    frames_per_cpu_s: speed of the simulation.
+    frames_per_cpu_s: speed of the simulation. bound_in_time: what no schedule could exceed on these arrivals
+    (None: not asked for, or latencies vary); share_of_bound: in_time over it.
     """
 
     model: str
@@ -67,6 +69,8 @@ class SimulationReport:
     decision_mean_us: float
     decision_p99_us: float
     frames_per_cpu_s: float
+    bound_in_time: int | None = None
+    share_of_bound: float | None = None
 
 
 def simulate(
@@ -76,8 +80,10 @@ def simulate(
     workload: Workload | None = None,
     observe: Observer | None = None,
     progress: Callable[[int], None] | None = None,
+    bound: bool = False,
 ) -> SimulationReport:
-    """Serve `rate_rps` frames/s with the workload's first seed. `progress(now_us)` is called now and then.
+    """Serve `rate_rps` frames/s with the workload's first seed. `progress(now_us)` is called now and then;
+    with `bound` the most that any schedule could serve is found too.
 
     Raises ArrivalError, ValueError (unknown policy, model without a pipeline).
     """
@@ -88,7 +94,12 @@ def simulate(
     driver = Driver(served, core, workload.execution(served, seed), observe, progress, time_decisions=True)
     started = time.process_time()
     counts = driver.run(arrivals)
-    return _report(served, policy, workload, rate_rps, counts, time.process_time() - started)
+    report = _report(served, policy, workload, rate_rps, counts, time.process_time() - started)
+    if not (bound and workload.exact):
+        return report
+    process = parse_arrivals(workload.arrivals, rate_rps)
+    most = Bound(served).most_in_time(lambda: process.times_us(workload.seconds, seed, served.model))
+    return replace(report, bound_in_time=most, share_of_bound=report.in_time / most if most else 1.0)
 
 
 def _report(

@@ -252,7 +252,6 @@ def test_adaptive_comes_near_the_bound_and_the_bound_falls_with_overload(load: f
 
 def test_the_capacity_of_the_bound_is_where_it_falls_below_the_target() -> None:
     served = model([([((100,), 4)], 0)], slo_us=900, batch_size=1)
-    served = ServedModel("m", served.slo_us, 40_000.0, served.pipelines)
     bound, workload = Bound(served), Workload(seconds=2.0, seeds=(1, 2))
     found = bound.capacity_rps(workload)
     assert 0.95 * 40_000 < found < 1.03 * 40_000
@@ -269,7 +268,6 @@ def test_nothing_can_serve_what_takes_longer_than_the_slo() -> None:
 def test_tables_of_very_many_sizes_are_still_bounded() -> None:
     table = tuple(100 + 10 * b for b in range(300))
     served = model([([(table, 2), (table, 2)], 0)], slo_us=6_100)
-    served = ServedModel("m", served.slo_us, 1.0, served.pipelines)
     assert Bound(served).fluid_rps == pytest.approx(2e6 / (table[-1] / 300), rel=2e-3)
 
 
