@@ -19,6 +19,8 @@ from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 
 _PRIORITY = "priority"
+_LONGEST_US = 3_600_000_000
+"""Of a request's timeout: more time would overflow what hops can be told, and fail them."""
 
 
 class TritonPythonModel:
@@ -55,7 +57,7 @@ class TritonPythonModel:
         try:
             array = pb_utils.get_input_tensor_by_name(request, self._input.name).as_numpy()
             self._check(array)
-            deadline_us = arrived_us + (request.timeout() or self._slo_us)
+            deadline_us = arrived_us + min(request.timeout() or self._slo_us, _LONGEST_US)
             parameters = _parameters_of(request)
             priority = _priority_of(parameters)
         except (ValueError, TypeError) as error:
