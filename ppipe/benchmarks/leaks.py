@@ -133,11 +133,20 @@ def held_by(pid: int) -> Held | None:
         pages = int((folder / "statm").read_text().split()[1])
         return Held(
             threads=len(os.listdir(folder / "task")),
-            files=len(os.listdir(folder / "fd")),
+            files=sum(not _is_hop_file(path) for path in (folder / "fd").iterdir()),
             rss_bytes=pages * os.sysconf("SC_PAGE_SIZE"),
         )
     except (OSError, IndexError):
         return None
+
+
+def _is_hop_file(descriptor: Path) -> bool:
+    """Whether it is a living sender's file: a stage opens each when the first batch comes from there."""
+    try:
+        target = os.readlink(descriptor)
+    except OSError:
+        return False
+    return target.startswith(f"{SHM}/ppipe_") and "_hops_" in target and not target.endswith("(deleted)")
 
 
 def slots_taken(deployment: ServedDeployment) -> dict[str, int]:
