@@ -44,6 +44,26 @@ def run_profile(
     return profile
 
 
+def run_overheads(
+    deployment: Deployment, profile: Profile, workspace: Workspace, servers: str = ""
+) -> Profile:
+    """Time stages and hops, on servers started here or on two running ones ('host:port,host:port'), and save
+    the profile with what they cost. Raises ppipe.overheads.OverheadError.
+    """
+    from planner.profiling.overhead import with_overheads
+    from ppipe import overheads
+
+    if servers:
+        there = overheads.parse_servers(servers)
+        gbps = deployment.cluster.bandwidth_gbps
+        found = overheads.measure_there(there, workspace.overheads, gbps)
+    else:
+        found = overheads.measure_here()
+    profile = with_overheads(profile, found)
+    save(profile, workspace.profile)
+    return profile
+
+
 def make_problem(deployment: Deployment, profile: Profile) -> Problem:
     """The planning problem that a deployment states."""
     return Problem(

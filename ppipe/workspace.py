@@ -42,6 +42,11 @@ class Workspace:
         return self.root / "profile.partial.jsonl"
 
     @property
+    def overheads(self) -> Path:
+        """What the two servers of `ppipe profile --overhead-servers` must serve."""
+        return self.root / "overheads"
+
+    @property
     def plan(self) -> Path:
         """What `ppipe plan` writes."""
         return self.root / "plan.json"

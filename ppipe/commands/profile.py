@@ -33,6 +33,17 @@ def profile(
     repeat_check: Annotated[
         bool, typer.Option("--repeat-check", help="Time everything twice and say how far the two differ.")
     ] = False,
+    overheads: Annotated[
+        bool,
+        typer.Option(
+            "--overheads",
+            help="Time stages and hops on two tritonservers and record that in the profile, which is made "
+            "first if it is not there.",
+        ),
+    ] = False,
+    overhead_servers: Annotated[
+        str, typer.Option(help="As --overheads, on two running servers: host:port,host:port (gRPC).")
+    ] = "",
     merge: Annotated[
         list[Path] | None, typer.Option(help="Merge this profile of another node; may be given often.")
     ] = None,
@@ -42,6 +53,8 @@ def profile(
     workspace = Workspace.of(deployment.name, work)
     if merge:
         made = _merged(merge, workspace)
+    elif (overheads or overhead_servers) and workspace.profile.is_file():
+        made = workspace.load_profile()
     else:
         with step(f"profile: {', '.join(model.name for model in deployment.models)}"):
             made = steps.run_profile(
@@ -53,6 +66,9 @@ def profile(
                 repeats=repeats,
                 repeat_check=repeat_check,
             )
+    if overheads or overhead_servers:
+        with step("overheads of stages and hops"):
+            made = steps.run_overheads(deployment, made, workspace, overhead_servers)
     for model in made.models:
         sources = ", ".join(f"{table.gpu} {table.source.value}" for table in model.tables)
         err.print(f"  {model.model}: {model.block_count} blocks; latencies: {sources}", soft_wrap=True)
@@ -66,6 +82,12 @@ def _remarks(model: ModelProfile) -> Iterator[str]:
     if model.precision_error is not None:
         error = f"{model.precision_error:.1e} of the outputs' range"
         yield f"precision {model.options.precision.value}: largest difference from fp32 {error}"
+    costs = model.overheads
+    if any((costs.stage_us, costs.hop_us, costs.hop_us_per_byte)):
+        yield (
+            f"overheads: a stage {costs.stage_us:g} us, a hop {costs.hop_us:g} us and "
+            f"{1e6 * costs.hop_us_per_byte:.0f} us per MB"
+        )
     told = ("device_notes", "nvml", "throttled", "repeatability", "warning_repeatability")
     for name, value in model.provenance.items():
         if value and name.startswith(told):

@@ -1,0 +1,59 @@
+"""Stages and hops timed on real servers, and what is said when the servers are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from planner.manifest import DeploymentManifest
+from planner.serial import load
+from ppipe.launcher import ServedDeployment
+from ppipe.overheads import Address, OverheadError, addresses_of, measure_there, parse_servers, write_rig
+from ppipe.ports import free_base
+from python_backend.runtime.ticket_codec import KEY_FILE_VARIABLE
+
+SIZES = (4_096, 4_194_304)
+
+
+def test_servers_are_two_addresses():
+    assert parse_servers("a.example:8001, 10.0.0.2:9001") == (
+        Address("a.example", 8001),
+        Address("10.0.0.2", 9001),
+    )
+    with pytest.raises(OverheadError, match="'a:1' names 1 servers; two belong"):
+        parse_servers("a:1")
+    with pytest.raises(OverheadError, match="'b' is no server; 'host:port' of its gRPC endpoint belongs"):
+        parse_servers("a:1,b")
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_servers_that_do_not_answer_are_told_what_to_serve(tmp_path: Path):
+    port = free_base(36_500, 2)
+    servers = Address("127.0.0.1", port), Address("127.0.0.1", port + 1)
+    with pytest.raises(OverheadError) as error:
+        measure_there(servers, tmp_path, wire_gbps=10.0, sizes=SIZES, repeats=1)
+    second, first = str(error.value).splitlines()[-2:]
+    assert f"--model-repository={tmp_path}/" in first
+    assert "--load-model=overhead_4096.p0.s0.w0" in first
+    assert first.endswith(f"--grpc-port={port}")
+    assert "--load-model=overhead_4096.p0.s1.w0" in second
+    assert second.endswith(f"--grpc-port={port + 1}")
+
+
+@pytest.mark.live
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_overheads_of_two_real_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    repository = tmp_path / "repository"
+    manifest = write_rig(repository, SIZES)
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "logs" / "ticket.key"))
+    with ServedDeployment(repository, tmp_path / "logs") as deployment:
+        deployment.start()
+        found = measure_there(addresses_of(manifest), repository, None, SIZES, repeats=3)
+    assert load(DeploymentManifest, repository / "deployment.json") == manifest, (
+        "the rig that is served is used"
+    )
+    assert found.times.one_stage_us > 0
+    assert found.times.two_stages_us[4_096] > found.times.one_stage_us
+    assert 0 < found.overheads.stage_us < found.times.one_stage_us
+    assert found.overheads.hop_us > 0
