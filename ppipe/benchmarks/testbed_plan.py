@@ -8,6 +8,8 @@ keep up.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from planner.cluster import Cluster, Executor, GpuClass, Server
 from planner.manifest import ModelEntry, StageProgram
 from planner.plan import BlockRange, Plan
@@ -16,11 +18,13 @@ from planner.problem import Demand, PlanOptions, Problem
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source, TensorSpec
 from planner.serving import ServedModel
 from planner.serving_build import served_model
+from ppipe.margin import LADDER, auto_margin, with_margins
+from python_backend.simulator.capacity import Workload, find_capacity
 
 MODEL = "net"
 BATCHES = (1, 2, 4)
 _FAST_MS = (8.0, 8.0, 6.0, 5.0, 4.0, 3.0, 3.0, 3.0)
-_RATIOS = (8.0, 7.0, 6.0, 5.0, 3.5, 3.0, 2.0, 1.5)
+_RATIOS = (8.0, 7.0, 6.0, 5.0, 3.5, 3.5, 2.5, 2.0)
 _CUT_FLOATS = (50_000, 50_000, 25_000, 25_000, 12_500, 12_500, 6_000)
 _BATCH_GAIN = 0.75
 """A batch of b takes b to this power times as long as one frame."""
@@ -28,7 +32,7 @@ _SLO_MS = 200.0
 _HOP_US = 1_500.0
 
 
-def make_problem(slowdown: float, slo_margin: float) -> Problem:
+def make_problem(slowdown: float) -> Problem:
     """See the module."""
     classes = tuple(GpuClass(name=name, executor=Executor.EMULATED) for name in ("fast", "slow"))
     servers = tuple(
@@ -41,14 +45,27 @@ def make_problem(slowdown: float, slo_margin: float) -> Problem:
         cluster=Cluster(gpu_classes=classes, servers=servers),
         profile=Profile(models=(_profile(slowdown),)),
         demands=(demand,),
-        options=PlanOptions(slo_margin=slo_margin),
+        options=PlanOptions(),
     )
 
 
-def make_plan(problem: Problem, planner: str) -> tuple[Plan, ServedModel]:
-    """The plan and what its dispatcher needs."""
-    made = plan(problem, planner=planner, mode="fast")
-    return made, served_model(made, problem, MODEL, links="placed")
+def best_plan(problem: Problem, planner: Literal["ppipe", "np"]) -> tuple[Plan, ServedModel]:
+    """The plan with the margin under which it serves most in simulation, and what its dispatcher needs."""
+    if planner == "ppipe":
+        found = auto_margin(problem, links="placed", processes=1)
+        return found.plan, served_model(found.plan, found.problem, MODEL, links="placed")
+    tried = [
+        (made, served_model(made, problem, MODEL, links="placed"))
+        for made in (plan(with_margins(problem, [margin], 0.0), planner=planner) for margin in LADDER)
+    ]
+    return max(tried, key=lambda each: simulated_capacity(each[1]))
+
+
+def simulated_capacity(served: ServedModel) -> float:
+    """The highest load served at 99 % on virtual time."""
+    rates = [served.planned_rps * share / 50 for share in range(10, 75)]
+    workload = Workload(seconds=60.0, seeds=(1, 2))
+    return find_capacity(served, "adaptive", rates, workload, guess_rps=served.planned_rps).load_rps
 
 
 def make_entry(problem: Problem, made: Plan, served: ServedModel, feedback_port: int) -> ModelEntry:
