@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_repo_generator import config, naming
+from model_repo_generator.chains import chains_of, graph_of
 from model_repo_generator.render import MANIFEST_FROM_MODEL, merge_outputs
 from model_repo_generator.shims import VERSION_FOLDER, model_py
 from planner import serial
@@ -22,6 +23,7 @@ from planner.profile import TensorSpec
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
 
 LOOPBACK = "127.0.0.1"
+_EPOCH = 1
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,14 @@ def write_deployment(
     dispatcher_parameters: Mapping[str, str] | None = None,
     stage_parameters: Mapping[str, str] | None = None,
     entry_extras: Mapping[str, Mapping[str, str]] | None = None,
+    chains: bool = False,
 ) -> DeploymentManifest:
-    """Write manifest and repositories under `root`; ports count up from `base_port`."""
+    """Write manifest and repositories under `root`; ports count up from `base_port`. chains: also call a
+    pipeline within one server as an ensemble.
+    """
     entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
+    if chains:
+        entries = tuple(replace(entry, chains=chains_of(entry.served, _EPOCH)) for entry in entries)
     return write_entries(
         root, entries, base_port + len(models), name, dispatcher_parameters, stage_parameters, entry_extras
     )
@@ -93,6 +100,7 @@ def write_entries(
     for entry in manifest.models:
         files |= _dispatcher_files(entry, dispatcher_parameters or {})
         files |= _stage_files(manifest, entry, stage_parameters or {})
+        files |= _chain_files(manifest, entry)
     for extra, texts in extras.items():
         folder = naming.group_folder(naming.ENTRY_GROUP)
         files |= {f"{folder}/{extra}/{path}": text for path, text in texts.items()}
@@ -116,10 +124,12 @@ def _manifest(entries: Sequence[ModelEntry], ports: int, name: str) -> Deploymen
             for stage in pipeline.stages:
                 for worker in stage.workers:
                     loads.setdefault(worker.server, []).append(worker.name)
+        for chain in entry.chains:
+            loads[chain.server].append(chain.name)
     dispatchers = tuple(entry.dispatcher for entry in entries)
     return DeploymentManifest(
         deployment=name,
-        epoch=1,
+        epoch=_EPOCH,
         plan_hash="",
         entry=_address("entry", ports, dispatchers),
         servers=tuple(
@@ -228,6 +238,15 @@ def _stage_files(manifest: DeploymentManifest, entry: ModelEntry, extra: Mapping
                     parameters=parameters,
                 )
                 files |= _model_files(manifest.server(worker.server).group, worker.name, text, "stage")
+    return files
+
+
+def _chain_files(manifest: DeploymentManifest, entry: ModelEntry) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for chain in entry.chains:
+        folder = f"{naming.group_folder(manifest.server(chain.server).group)}/{chain.name}"
+        files[f"{folder}/config.pbtxt"] = config.ensemble_config(graph_of(chain, entry))
+        files[f"{folder}/{VERSION_FOLDER}/.gitkeep"] = ""
     return files
 
 

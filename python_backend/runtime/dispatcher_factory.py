@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.cancellations import Cancellations
+from python_backend.runtime.chain_transport import ChainTransport
 from python_backend.runtime.driver import Driver, DriverSettings
 from python_backend.runtime.feedback import NoticeReceiver
 from python_backend.runtime.health import Health
@@ -117,7 +118,8 @@ def _transport(
         return NullTransport(entry.outputs)
     if wanted == "grpc":
         return grpc
-    return make_transport(grpc, targets, manifest, manifest.entry.name, entry.dispatcher, log)
+    hops = make_transport(grpc, targets, manifest, manifest.entry.name, entry.dispatcher, log)
+    return ChainTransport(hops, grpc, entry) if entry.chains else hops
 
 
 class _Links:

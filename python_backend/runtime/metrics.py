@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
+from python_backend.runtime.chain_transport import ChainTransport
 from python_backend.runtime.counts import Counts
 from python_backend.runtime.driver import Driver
 from python_backend.runtime.health import Health
@@ -31,6 +32,7 @@ COUNTERS = {
     "dropped_total": "Frames answered with an error, by reason.",
     "failed_attempts_total": "Attempts of batches that failed, by kind.",
     "batches_total": "Batches sent, by size.",
+    "chained_batches_total": "Batches sent to a pipeline's ensemble within one server.",
     "latency_us_total": "Sum of the latencies of all answers.",
     "decisions_total": "Events that the scheduler core handled.",
     "decision_us_total": "Time that it took for them.",
@@ -186,6 +188,8 @@ def samples(source: Source) -> Iterator[Sample]:
         yield "worker_up", {"worker": worker}, float(worker not in out)
     for (pipeline, stage), ratio in driver.drift.quantiles(0.5).items():
         yield "stage_drift", {"pipeline": str(pipeline), "stage": str(stage)}, round(ratio, 3)
+    if isinstance(driver.transport, ChainTransport):
+        yield "chained_batches_total", {}, driver.transport.batches
     yield "queue_length", {}, driver.queue_length
     yield "in_flight", {}, driver.in_flight
     yield "allowance_us", {}, driver.allowance_us

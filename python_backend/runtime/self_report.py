@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+from python_backend.runtime.chain_transport import ChainTransport
 from python_backend.runtime.shm_transport import ShmTransport
 from python_backend.runtime.ticket_codec import Keys
 from python_backend.runtime.transport import Transport
@@ -37,7 +38,8 @@ class SelfReport:
 
 def report_of(sender: str, epoch: int, transport: Transport) -> SelfReport:
     """Of this process."""
-    free, taken, quarantined = transport.slots() if isinstance(transport, ShmTransport) else (0, 0, 0)
+    hops = transport.inner if isinstance(transport, ChainTransport) else transport
+    free, taken, quarantined = hops.slots() if isinstance(hops, ShmTransport) else (0, 0, 0)
     return SelfReport(
         sender=sender,
         epoch=epoch,

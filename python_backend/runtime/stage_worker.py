@@ -157,8 +157,9 @@ class StageWorker:
                 f"no {ticket_codec.PARAMETER}: stages are called by their dispatcher; call the public model"
             )
         self._keys.refresh()
-        wire = ticket_codec.decode(text, self._keys, arrived_us)
         identity = self._identity
+        wire = ticket_codec.decode(text, self._keys, arrived_us)
+        wire = ticket_codec.at_own_hop(wire, identity.worker, arrived_us)
         ticket_codec.check_addressee(wire, identity.deployment, identity.epoch, identity.worker)
         if wire.ticket is not None:
             self._check_path(wire)
@@ -224,7 +225,9 @@ class StageWorker:
 
     @staticmethod
     def _is_last(job: Job) -> bool:
-        return job.wire.ticket is not None and job.wire.hop + 1 == len(job.wire.ticket.hops)
+        """Whether nothing is to be passed on from here; in a chain, Triton does that."""
+        ticket = job.wire.ticket
+        return ticket is not None and (job.wire.chained or job.wire.hop + 1 == len(ticket.hops))
 
     def _is_hopeless(self, job: Job, batch: int, at_us: int) -> bool:
         """Whether what this and the later stages need, transfers and queues aside, ends after the

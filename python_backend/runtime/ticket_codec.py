@@ -21,7 +21,7 @@ import hmac
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class WireTicket:
     hop: int
     ticket: Ticket | None
     frames: SharedFrames | None = None
+    chained: bool = False
+    """For an ensemble of all the stages: each finds its hop by its own name, and passes nothing on."""
+    relative: bool = field(default=False, compare=False)
+    """Whether it came from another host, so that its times were set on arrival."""
 
     @property
     def is_probe(self) -> bool:
@@ -143,6 +147,8 @@ def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
         body["relative"] = sent_us is not None
         if (frames := wire.frames) is not None:
             body["frames"] = [frames.name, frames.inode, frames.offset, frames.generation]
+        if wire.chained:
+            body["chain"] = True
     text = json.dumps(body, separators=(",", ":"))
     return f'{text[:-1]}{_MAC_FIELD}{keys.mac(text)}"}}'
 
@@ -181,6 +187,29 @@ def check_addressee(wire: WireTicket, deployment: str, epoch: int, worker: str) 
         raise TicketError(f"{PARAMETER}: of plan epoch {wire.epoch}; epoch {epoch} is served here")
     if wire.ticket is not None and wire.ticket.hops[wire.hop].worker != worker:
         raise TicketError(f"{PARAMETER}: for worker {wire.ticket.hops[wire.hop].worker!r}, not {worker!r}")
+
+
+def at_own_hop(wire: WireTicket, worker: str, received_us: int) -> WireTicket:
+    """The ticket of a chain as its stage on `worker` has it; any other as it is. Raises TicketError.
+
+    Between hosts, times were set as if it had been received when it was sent. A later stage of a chain gets
+    it when the stage before has ended, so it takes that for having been on time.
+    """
+    if not wire.chained or wire.ticket is None:
+        return wire
+    workers = [hop.worker for hop in wire.ticket.hops]
+    if worker not in workers:
+        raise TicketError(f"{PARAMETER}: for workers {', '.join(workers)}, not {worker!r}")
+    hop = workers.index(worker)
+    if wire.relative and hop:
+        late_us = wire.ticket.hops[hop - 1].end_us - received_us
+        return replace(wire, hop=hop, ticket=_shifted(wire.ticket, -late_us))
+    return replace(wire, hop=hop)
+
+
+def _shifted(ticket: Ticket, by_us: int) -> Ticket:
+    hops = tuple(Hop(hop.worker, *(time_us + by_us for time_us in _times(hop))) for hop in ticket.hops)
+    return Ticket(ticket.batch_id, ticket.attempt, ticket.pipeline, ticket.deadline_us + by_us, hops)
 
 
 def is_anonymous_probe(text: object) -> bool:
@@ -225,7 +254,15 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
     if not 0 <= hop < len(ticket.hops):
         raise ValueError(f"hop {hop} of {len(ticket.hops)}")
     frames = _shared_frames(body["frames"]) if "frames" in body else None
-    return WireTicket(_text(body["deployment"]), _whole(body["epoch"]), hop, ticket, frames)
+    return WireTicket(
+        deployment=_text(body["deployment"]),
+        epoch=_whole(body["epoch"]),
+        hop=hop,
+        ticket=ticket,
+        frames=frames,
+        chained=body.get("chain") is True,
+        relative=body["relative"] is True,
+    )
 
 
 def _shared_frames(plain: Any) -> SharedFrames:

@@ -1,0 +1,70 @@
+"""A whole pipeline within one server as one hop: its stages are called as a Triton ensemble (a chain).
+
+Rules
+- Only the path that the core has committed counts: all its workers must be those of one chain.
+- Triton copies what passes between the steps of an ensemble, so only a batch whose tensors are small at every
+  hop goes this way; larger ones are faster through shared memory, hop by hop.
+- The ticket says that it is for a chain: each stage finds its own place in it by its name, and answers with
+  its own outputs instead of passing them on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+
+from planner.manifest import Chain, ModelEntry
+from planner.profile import TensorSpec
+from python_backend.runtime import kserve
+from python_backend.runtime.shm_layout import SMALLEST_BYTES
+from python_backend.runtime.ticket_codec import WireTicket
+from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Transport
+
+
+class ChainTransport:
+    """See the module. What is for no chain goes through `inner`. Thread-safe."""
+
+    def __init__(self, inner: Transport, grpc: GrpcTransport, entry: ModelEntry) -> None:
+        self._inner = inner
+        self._grpc = grpc
+        self._chains: Mapping[tuple[str, ...], Chain] = {chain.workers: chain for chain in entry.chains}
+        self._inputs = {chain.name: entry.programs[chain.pipeline][0].inputs for chain in entry.chains}
+        self._most_frames = {chain.name: _most_frames(entry, chain) for chain in entry.chains}
+        self._head = functools.lru_cache(maxsize=4096)(self._new_head)
+        self.batches = 0
+        """Sent to chains so far."""
+
+    @property
+    def inner(self) -> Transport:
+        """What batches go through that are for no chain."""
+        return self._inner
+
+    def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
+        """See Transport."""
+        assert wire.ticket is not None
+        chain = self._chains.get(tuple(hop.worker for hop in wire.ticket.hops))
+        if chain is None or batch > self._most_frames[chain.name]:
+            return self._inner.infer(wire, tensors, batch, timeout_s)
+        self.batches += 1
+        ticket = self._grpc.ticket_parameter(replace(wire, chained=True))
+        request = kserve.request_bytes(self._head(chain.name, batch), ticket, tensors)
+        return self._grpc.send(chain.workers[0], wire.hop, request, timeout_s)
+
+    def close(self) -> None:
+        """See Transport."""
+        self._inner.close()
+
+    def _new_head(self, name: str, batch: int) -> bytes:
+        return kserve.request_head(name, self._inputs[name], batch)
+
+
+def _most_frames(entry: ModelEntry, chain: Chain) -> int:
+    """The largest batch whose tensors are small at every hop."""
+    programs = entry.programs[chain.pipeline]
+    largest = max(_frame_bytes(program.inputs) for program in programs)
+    return min(SMALLEST_BYTES // max(1, largest), *(program.max_batch_size for program in programs))
+
+
+def _frame_bytes(specs: tuple[TensorSpec, ...]) -> int:
+    return sum(spec.bytes_per_frame for spec in specs)
