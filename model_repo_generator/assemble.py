@@ -49,6 +49,7 @@ def build_manifest(
             for index, spec in enumerate(deployment.models)
         ),
         versions=versions,
+        tls=deployment.to_tls(),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from planner.cluster import (
     Cluster,
@@ -24,6 +24,7 @@ from planner.cluster import (
     StatedSpeed,
 )
 from planner.execution import Compiler, ExecutorOptions, Precision
+from planner.manifest import TlsFiles
 from planner.problem import Demand, Objective, PlanOptions
 from planner.profile import DTYPE_BYTES, TensorSpec
 
@@ -217,6 +218,24 @@ class ModelSpec(_Strict):
     executor_options: ExecutorOptionsSpec = ExecutorOptionsSpec()
 
 
+class TlsSpec(_Strict):
+    """Hops to stage servers over mutual TLS. PEM files, at the same paths on every host; `server_name`: what
+    the certificates are made out to, where that is not the servers' hosts.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+    server_name: str = ""
+
+    @field_validator("ca", "certificate", "key")
+    @classmethod
+    def _is_absolute(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError("an absolute path belongs here: it is used on every host")
+        return path
+
+
 class PlannerSpec(_Strict):
     """Planner options; see planner.problem.PlanOptions."""
 
@@ -234,6 +253,7 @@ class Deployment(_Strict):
     cluster: ClusterSpec
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     planner: PlannerSpec = PlannerSpec()
+    tls: TlsSpec | None = None
 
     @model_validator(mode="after")
     def _unique_models(self) -> Deployment:
@@ -289,6 +309,13 @@ class Deployment(_Strict):
             )
             for model in self.models
         )
+
+    def to_tls(self) -> TlsFiles | None:
+        """The files of mutual TLS as the run time's type."""
+        if self.tls is None:
+            return None
+        files = {name: str(getattr(self.tls, name)) for name in ("ca", "certificate", "key")}
+        return TlsFiles(**files, server_name=self.tls.server_name)
 
     def to_options(self) -> PlanOptions:
         """The planner's options."""
@@ -358,7 +385,7 @@ def _owner_of(loc: tuple[Any, ...]) -> type[BaseModel] | None:
         "cluster": ClusterSpec, "gpu_classes": GpuClassSpec, "groups": ServerGroupSpec, "servers": ServerSpec,
         "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec, "input": TensorSpecModel,
         "program": ProgramSpec, "preprocess": PreprocessSpec, "postprocess": PostprocessSpec,
-        "planner": PlannerSpec, "executor_options": ExecutorOptionsSpec,
+        "planner": PlannerSpec, "tls": TlsSpec, "executor_options": ExecutorOptionsSpec,
     }  # fmt: skip
     named = [part for part in loc[:-1] if isinstance(part, str)]
     return owners.get(named[-1]) if named else Deployment

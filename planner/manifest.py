@@ -97,6 +97,19 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class TlsFiles:
+    """PEM files, by their absolute paths, which are the same on every host: the CA that signs the hosts'
+    certificates, and a host's own certificate and key. `server_name`: what all certificates are made out to,
+    where that is not the host that the cluster says.
+    """
+
+    ca: str
+    certificate: str
+    key: str
+    server_name: str = ""
+
+
+@dataclass(frozen=True)
 class DeploymentManifest:
     """Everything that a dispatcher, a stage, the launcher and the bench must agree on."""
 
@@ -107,6 +120,8 @@ class DeploymentManifest:
     servers: tuple[ServerAddress, ...]
     models: tuple[ModelEntry, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
+    tls: TlsFiles | None = None
+    """Of hops to stage servers; None: they are called without TLS."""
 
     def server(self, name: str) -> ServerAddress:
         """The server called `name`, the entry server included. Raises KeyError."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from planner import serial
-from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress, TlsFiles
 from ppipe import ports
 from ppipe.binaries import TritonInstall, find_tritonserver
 from ppipe.server_command import (
@@ -47,6 +47,11 @@ def load_manifest(repository: Path) -> DeploymentManifest:
     if not path.is_file():
         raise ServeError(f"{repository}: no {MANIFEST_NAME} there; make a repository with ppipe generate")
     return serial.load(DeploymentManifest, path)
+
+
+def tls_of(manifest: DeploymentManifest, server: ServerAddress) -> TlsFiles | None:
+    """How a server is called: the entry is for clients, who have no certificates of ours."""
+    return None if server.name == manifest.entry.name else manifest.tls
 
 
 def make_ticket_key(folder: Path) -> Path:
@@ -135,7 +140,9 @@ class ServedDeployment:
 
     def _plan(self, install: TritonInstall, server: ServerAddress, keys: Path) -> ServerPlan:
         prefix = self._prefixes[server.name]
-        command = server_command(install, self._repository, server, prefix, shm_bytes_per_stub(self._servers))
+        tls = tls_of(self.manifest, server)
+        room = shm_bytes_per_stub(self._servers)
+        command = server_command(install, self._repository, server, prefix, room, tls)
         dispatchers = {model.dispatcher for model in self.manifest.models}
         return ServerPlan(
             name=server.name,
@@ -147,4 +154,5 @@ class ServedDeployment:
             shm_prefix=prefix,
             grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,
             dispatchers=tuple(model for model in server.models if model in dispatchers),
+            tls=tls,
         )

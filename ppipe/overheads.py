@@ -247,7 +247,9 @@ class _Caller:
         entry = manifest.model(model)
         self._deployment = manifest.deployment
         self._workers = [stage.workers[0].name for stage in entry.served.pipelines[0].stages]
-        self._transport = GrpcTransport(targets_of(manifest, entry, own_host=manifest.entry.host), keys)
+        self._transport = GrpcTransport(
+            targets_of(manifest, entry, own_host=manifest.entry.host), keys, manifest.tls
+        )
         self._frame = np.zeros(_SMALL.shape, np.uint8)
 
     def call(self) -> float:

@@ -19,8 +19,10 @@ import grpc
 from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from planner.manifest import TlsFiles
 from planner.profile import DTYPE_BYTES
 from python_backend.runtime import ticket_codec
+from python_backend.runtime.tls import open_channel
 
 PROBE_SLO_US = 60_000_000
 """Deadline that a probe asks for, so that a dispatcher does not drop it while everything is still cold."""
@@ -63,9 +65,11 @@ class Prober:
     A context manager: it holds a connection.
     """
 
-    def __init__(self, address: str, cancelled: threading.Event | None = None) -> None:
+    def __init__(
+        self, address: str, cancelled: threading.Event | None = None, tls: TlsFiles | None = None
+    ) -> None:
         self._cancelled = cancelled or threading.Event()
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(address, tls, CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests: dict[str, service_pb2.ModelInferRequest] = {}
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from planner.cluster import EntryServer, Server
 from planner.deployment import Deployment
-from planner.manifest import DeploymentManifest, ServerAddress
+from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
 from ppipe.binaries import TritonInstall
 from ppipe.guard import SHM
-from ppipe.ports import PortUse
+from ppipe.ports import LOOPBACK, PortUse
 from python_backend.runtime import ticket_codec
+from python_backend.runtime.tls import server_flags
 
 SHM_PREFIX_VARIABLE = "PPIPE_SHM_PREFIX"
 """Environment variable with the prefix that a server's own Python models put before their shared-memory
@@ -108,9 +109,14 @@ def shm_prefixes(servers: Sequence[ServerAddress]) -> dict[str, str]:
 
 
 def server_command(
-    install: TritonInstall, root: Path, server: ServerAddress, shm_prefix: str, shm_bytes: int
+    install: TritonInstall,
+    root: Path,
+    server: ServerAddress,
+    shm_prefix: str,
+    shm_bytes: int,
+    tls: TlsFiles | None = None,
 ) -> list[str]:
-    """The whole command line of one server; `root` is the folder of the manifest."""
+    """The whole command line of one server; `root` is the folder of the manifest. tls: of a stage server."""
     return [
         *install.command(),
         f"--model-repository={(root / server.repository).resolve()}",
@@ -120,10 +126,11 @@ def server_command(
         # Otherwise every load first starts a throw-away stub.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        f"--http-address={server.host}",
+        f"--http-address={LOOPBACK if tls else server.host}",
         f"--http-port={server.http_port}",
         f"--grpc-address={server.host}",
         f"--grpc-port={server.grpc_port}",
+        *server_flags(tls),
         f"--metrics-address={server.host}",
         f"--metrics-port={server.metrics_port}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from planner.manifest import TlsFiles
 from ppipe.guard import DEFAULT_GRACE_S, sweep
 from ppipe.probe import Probe, Prober, Verdict
 from ppipe.processes import Endings, GuardedProcess, stubs_of
@@ -53,6 +54,7 @@ class ServerPlan:
     grace_s: float = DEFAULT_GRACE_S
     dispatchers: tuple[str, ...] = ()
     start_timeout_s: float = 300.0
+    tls: TlsFiles | None = None
 
 
 class ServerDied(Exception):
@@ -90,7 +92,7 @@ class ServerLife:
             shm_prefixes=[plan.shm_prefix],
             grace_s=plan.grace_s,
         )
-        self._prober = Prober(plan.address, self._stopping)
+        self._prober = Prober(plan.address, self._stopping, plan.tls)
         return self
 
     def __exit__(

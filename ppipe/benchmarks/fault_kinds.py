@@ -102,7 +102,8 @@ def _serving(deployment: ServedDeployment, server: str) -> None:
 def _stage_back(deployment: ServedDeployment, server: str) -> None:
     """Until each of the server's workers answers a probe."""
     manifest = deployment.manifest
-    transport = GrpcTransport(targets_of(manifest, manifest.models[0], manifest.entry.host), Keys(None))
+    targets = targets_of(manifest, manifest.models[0], manifest.entry.host)
+    transport = GrpcTransport(targets, Keys(None), manifest.tls)
 
     def answers(worker: str) -> bool:
         try:

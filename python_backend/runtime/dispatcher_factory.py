@@ -55,7 +55,7 @@ def make_dispatcher(
     reports = Reports(manifest.epoch, keys)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=reports.take)
     targets = targets_of(manifest, entry, own_host=manifest.entry.host)
-    grpc = GrpcTransport(targets, keys)
+    grpc = GrpcTransport(targets, keys, manifest.tls)
     grpc.connect()
     links = _Links()
     driver = Driver(

@@ -35,7 +35,7 @@ def make_stage_worker(
     executor.warm_up()
     targets = targets_of(manifest, entry, own_host=identity.server.host)
     next_targets = {name: targets[name] for name in identity.next_workers}
-    grpc = GrpcTransport(next_targets, keys)
+    grpc = GrpcTransport(next_targets, keys, manifest.tls)
     grpc.connect()
     notices = NoticeSender(
         (manifest.entry.host, entry.feedback_port), keys, manifest.entry.host == identity.server.host

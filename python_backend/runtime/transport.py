@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import grpc
 
-from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress
+from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress, TlsFiles
 from planner.profile import TensorSpec
 from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.hop_failure import FailureKind, HopFailure, from_wire
 from python_backend.runtime.kserve import Array, Buffer
 from python_backend.runtime.ticket_codec import Keys, WireTicket
+from python_backend.runtime.tls import open_channel
 
 CHANNEL_OPTIONS = (
     # A restarted server is usable within 0.05 s of being back, instead of gRPC's 2 s and more.
@@ -82,8 +83,9 @@ def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -
 class GrpcTransport:
     """ModelInfer over gRPC with the tensors in the message."""
 
-    def __init__(self, targets: Mapping[str, Target], keys: Keys) -> None:
+    def __init__(self, targets: Mapping[str, Target], keys: Keys, tls: TlsFiles | None = None) -> None:
         self._targets = targets
+        self._tls = tls
         self._keys = keys
         self._probe_text = ticket_codec.ANONYMOUS_PROBE_TEXT
         self._channels: dict[str, grpc.Channel] = {}
@@ -146,7 +148,7 @@ class GrpcTransport:
     def _call_to(self, server: ServerAddress) -> Any:
         address = address_of(server)
         if address not in self._channels:
-            self._channels[address] = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channels[address] = open_channel(address, self._tls, CHANNEL_OPTIONS)
         return _unary(self._channels[address], kserve.INFER_METHOD)
 
     def _new_head(self, worker: str, batch: int) -> bytes:
