@@ -156,6 +156,28 @@ class Pointwise(nn.Module):
         return ((x * 2).sigmoid() + x).tanh() * 3
 
 
+class Norms(nn.Module):
+    """Batch norms that can be folded into convolutions (three), and two that cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4, affine=False))
+        self.strided = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6))
+        self.twice = nn.Conv2d(6, 6, 1)
+        self.after_twice = nn.BatchNorm2d(6)
+        self.alone = nn.BatchNorm2d(6)
+        for norm in self.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                for tensor in (*norm.parameters(), norm.running_mean, norm.running_var):
+                    nn.init.uniform_(tensor, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.strided(self.grouped(self.plain(x)))
+        twice = self.twice(x)
+        return self.alone(self.after_twice(twice) + twice)
+
+
 class Overflowing(nn.Module):
     """Values that FP16 does not have."""
 

@@ -17,11 +17,12 @@ from planner.manifest import StageProgram
 from planner.plan import BlockRange
 from planner.profile import TensorSpec
 from planner.profiling.split import split_model
-from planner.profiling.stages import export_stage, save_stage, stage_module
+from planner.profiling.stages import save_stage, stage_module
 from python_backend.runtime.executors import compiling
 from python_backend.runtime.executors.cuda_graphs import Graphed
 from python_backend.runtime.executors.errors import ProgramError
 from python_backend.runtime.executors.float32 import float32, set_float32
+from python_backend.runtime.executors.folding import fold_batch_norms
 from python_backend.runtime.executors.gpu_memory import CONTEXT_BYTES, allocator_fraction
 from python_backend.runtime.executors.runner import build_run
 from python_backend.runtime.executors.staging import DirectStaging, PinnedStaging
@@ -58,7 +59,7 @@ def prepared(net: type[nn.Module], device: torch.device = CPU, **options) -> tup
         largest_batch=4,
     )
     plain = stage_module(split, whole).to(device)
-    return lambda inputs: plain(*inputs), build_run(export_stage(split, whole).module(), task)
+    return lambda inputs: plain(*inputs), build_run(stage_module(split, whole), task)
 
 
 def frames(batch: int, device: torch.device = CPU) -> Tensors:
@@ -94,7 +95,7 @@ def test_half_precision_keeps_the_declared_types_and_stays_near(net, precision, 
 def test_layout_changes_how_weights_lie_and_not_the_answer(channels_last):
     split = split_of(nets.LongSkip)
     whole = BlockRange(0, split.block_count)
-    module = export_stage(split, whole).module()
+    module = stage_module(split, whole)
     options = ExecutorOptions(channels_last=channels_last)
     task = Task(options, CPU, split.inputs_of(whole), split.outputs_of(whole), largest_batch=2)
     run = build_run(module, task)
@@ -103,6 +104,20 @@ def test_layout_changes_how_weights_lie_and_not_the_answer(channels_last):
     assert lie == [channels_last] * len(kernels)
     with torch.inference_mode():
         assert largest_error(run(frames(2)), stage_module(split, whole)(*frames(2))) < 1e-5
+
+
+def test_norms_are_folded_where_that_is_exact_and_their_weights_go():
+    split = split_of(nets.Norms)
+    whole = BlockRange(0, split.block_count)
+    plain, module = stage_module(split, whole), stage_module(split, whole)
+    assert fold_batch_norms(module) == 3
+    module.recompile()
+    left = [node for node in module.graph.nodes if "batch_norm" in str(node.target)]
+    assert len(left) == 2, "one whose convolution is read twice, and one after no convolution"
+    numbers = [sum(weight.numel() for weight in each.state_dict().values()) for each in (module, plain)]
+    assert numbers[0] < numbers[1]
+    with torch.no_grad():
+        assert largest_error(module(*frames(3)), plain(*frames(3))) < 1e-6
 
 
 def test_tf32_is_set_and_set_back():

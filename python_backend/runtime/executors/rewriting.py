@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from planner.execution import Precision
+from python_backend.runtime.executors.folding import fold_batch_norms
 from python_backend.runtime.executors.task import Task, torch_dtype
 
 HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
@@ -26,6 +27,7 @@ HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 def rewritten(module: GraphModule, task: Task) -> GraphModule:
     """`module` on the task's device, in its precision and layout."""
     _drop_guards(module)
+    fold_batch_norms(module)
     half = HALF.get(task.options.precision)
     if half is not None:
         _narrow(module, half)
