@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from planner.formulation import Use, stage_count
+from planner.latency_sources import latency_sources
 from planner.packing import gpus_needed
 from planner.pipelines import Columns
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
@@ -164,6 +165,9 @@ def assemble_plan(
         utilisation=utilisation(problem, models),
         gpus_used=gpus_used(problem, models),
         problem_hash=problem_hash,
+        latency_sources=latency_sources(
+            problem.profile, (gpu_class.name for gpu_class in problem.cluster.gpu_classes)
+        ),
     )
 
 

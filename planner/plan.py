@@ -89,6 +89,8 @@ class Plan:
     gpus_used: Mapping[str, int] = field(default_factory=dict)
     placement: Placement | None = None
     problem_hash: str = ""
+    latency_sources: Mapping[str, str] = field(default_factory=dict)
+    """Per GPU class where its latencies come from: 'measured', 'stated', 'estimated, +-20%'."""
 
     def model(self, name: str) -> ModelPlan:
         """The plan of model `name`. Raises KeyError."""

@@ -60,6 +60,8 @@ class LatencyTable:
     source: Source = Source.MEASURED
     spread: tuple[tuple[float, ...], ...] = ()
     """Of a measured latency: half the interquartile range of its samples / their median; () where unknown."""
+    expected_error: float | None = None
+    """Of estimated latencies: median relative error to expect; None where they are not estimated."""
 
     def __post_init__(self) -> None:
         where = f"latency table of {self.gpu} in {self.slices_per_gpu} slices"

@@ -20,6 +20,7 @@ from matplotlib.path import Path as Curve
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from planner.latency_sources import estimates_note
 from planner.plan import ModelPlan, Pipeline, Plan, Stage
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
@@ -35,7 +36,8 @@ def plan_table(plan: Plan) -> RenderableType:
 
 
 def _pipelines(plan: Plan) -> Table:
-    table = Table(title=f"Plan by {plan.planner}")
+    note = estimates_note(plan.latency_sources)
+    table = Table(title=f"Plan by {plan.planner}", caption=note or None, caption_justify="left")
     for name, justify in (
         ("model", "left"),
         ("stages", "left"),
@@ -84,13 +86,16 @@ def blocks_text(stage: Stage) -> str:
 def _classes(plan: Plan) -> Table:
     table = Table()
     unit = "price of one more" if plan.gpu_price else ""
-    for name in ("GPU class", "GPUs used", "busy", unit):
+    sources = "latencies" if plan.latency_sources else ""
+    for name in ("GPU class", "GPUs used", "busy", unit, sources):
         if name:
-            table.add_column(name, justify="left" if name == "GPU class" else "right")
+            table.add_column(name, justify="left" if name in ("GPU class", sources) else "right")
     for gpu, used in plan.gpus_used.items():
         row = [gpu, str(used), f"{plan.utilisation.get(gpu, 0.0):.1%}"]
         if unit:
             row.append(f"+{plan.gpu_price.get(gpu, 0.0):.4g}")
+        if sources:
+            row.append(plan.latency_sources.get(gpu, ""))
         table.add_row(*row)
     return table
 
@@ -185,7 +190,8 @@ def _draw_lane(axes: Axes, plan: Plan, number: int, gpu: str, top: float, size: 
     axes.axhspan(top, top + size, color=LANE_COLOURS[number % 2], zorder=0)
     price = f", price of one more: {plan.gpu_price[gpu]:.3g}" if gpu in plan.gpu_price else ""
     busy = f"{plan.utilisation.get(gpu, 0.0):.0%} of the class busy"
-    text = f"{gpu}: {plan.gpus_used[gpu]} GPUs used, {busy}{price}"
+    source = f", latencies {plan.latency_sources[gpu]}" if gpu in plan.latency_sources else ""
+    text = f"{gpu}: {plan.gpus_used[gpu]} GPUs used, {busy}{price}{source}"
     axes.text(width - STAGE_WIDTH * 0.78, top + 0.1, text, fontsize=8, va="top", ha="right", color="#555555")
 
 

@@ -1,11 +1,12 @@
 """Latency on a GPU that is not there: a roofline per fused kernel, from a catalogue of data sheets.
 
 A kernel takes   max(flops * b / (peak * sustained * efficiency[kind] * occupancy), bytes(b) / (bandwidth *
-BANDWIDTH)) + LAUNCH_US, where occupancy = n / (n + FILL * multiprocessors) for n numbers written: small
+share)) + launch, where occupancy = n / (n + fill * multiprocessors) for n numbers written: small
 kernels leave multiprocessors idle. Matrix kernels have the TF32 peak, others the FP32 peak. One of s slices
 has 1 / s of multiprocessors, peak and bandwidth.
 
-The constants hold for every class; they and each class's `sustained` were fitted together (see gpus).
+The constants hold for every class; they and each class's `sustained` were fitted together (see gpus), and
+`scripts/benchmarks estimate` fits them again without a network or a class to see how they do on others.
 Calibration: where another class was measured on the same split, each block's estimate is multiplied by what
 measurement and estimate differ by there (geometric mean over the measured classes).
 """
@@ -13,7 +14,11 @@ measurement and estimate differ by there (geometric mean over the measured class
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from planner.plan import BlockRange
 from planner.profile import LatencyTable, Source
@@ -21,36 +26,74 @@ from planner.profiling.gpus import Gpu, find_gpu
 from planner.profiling.kernels import Kernel, Kind, kernels_of
 from planner.profiling.split import Split
 
-EFFICIENCY: Mapping[Kind, float] = {
-    Kind.CONVOLUTION: 1.0,
-    Kind.PRODUCT: 0.82,
-    Kind.DEPTHWISE: 0.044,
-}
-"""Share of a dense convolution's speed; depthwise ones are compared with the FP32 peak."""
-PASSES: Mapping[Kind, float] = {Kind.REDUCTION: 4.2}
-"""How often the data is read and written, where that is not once."""
-BANDWIDTH = 0.82
-FILL = 2200.0
-LAUNCH_US = 1.4
+Floats = npt.NDArray[np.float64]
+KINDS = tuple(Kind)
+CALIBRATED_ERROR = 0.15
+"""Median relative error to expect where another class was measured on the same split."""
+MATRIX = (Kind.CONVOLUTION, Kind.PRODUCT)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What holds for every class.
+
+    `efficiency`: share of a dense convolution's speed; depthwise ones are compared with the FP32 peak; kinds
+    that are not in it are bound by memory alone. `passes`: how often the data is read and written, where that
+    is not once. `bandwidth`: share of the data sheet's. `fill`: numbers per multiprocessor at which half of
+    the speed is reached.
+    """
+
+    efficiency: Mapping[Kind, float]
+    passes: Mapping[Kind, float]
+    bandwidth: float
+    fill: float
+    launch_us: float
+
+
+FITTED = Constants(
+    efficiency={Kind.CONVOLUTION: 1.0, Kind.PRODUCT: 0.82, Kind.DEPTHWISE: 0.044},
+    passes={Kind.REDUCTION: 4.2},
+    bandwidth=0.82,
+    fill=2200.0,
+    launch_us=1.4,
+)
+
+
+class Work:
+    """Kernels as arrays, one row each."""
+
+    def __init__(self, kernels: Sequence[Kernel]) -> None:
+        self._kinds = np.array([[KINDS.index(kernel.kind)] for kernel in kernels], dtype=np.intp)
+        self._matrix = np.isin(self._kinds, [KINDS.index(kind) for kind in MATRIX])
+        self._flops = _column(kernel.flops for kernel in kernels)
+        self._activation_bytes = _column(kernel.activation_bytes for kernel in kernels)
+        self._weight_bytes = _column(kernel.weight_bytes for kernel in kernels)
+        self._outputs = _column(kernel.outputs for kernel in kernels)
+
+    def us(self, gpu: Gpu, slices: int, batch_sizes: Sequence[int], constants: Constants = FITTED) -> Floats:
+        """Microseconds of all kernels together, per batch size."""
+        batches = np.asarray(batch_sizes, dtype=np.float64)
+        efficiency = _of_kinds(constants.efficiency, 0.0)[self._kinds]
+        passes = _of_kinds(constants.passes, 1.0)[self._kinds]
+        moved = self._weight_bytes + self._activation_bytes * batches * passes
+        memory_us = moved * slices / (gpu.gbyte_per_s * 1e3 * constants.bandwidth)
+        numbers = np.maximum(self._outputs * batches, 1)
+        occupancy = numbers / (numbers + constants.fill * gpu.multiprocessors / slices)
+        peak = np.where(self._matrix, gpu.matrix_tflops, gpu.fp32)
+        speed = peak * 1e6 * gpu.sustained * efficiency * occupancy / slices
+        compute_us = np.divide(self._flops * batches, speed, out=np.zeros_like(speed), where=speed > 0)
+        times: Floats = (np.maximum(compute_us, memory_us) + constants.launch_us).sum(axis=0)
+        return times
 
 
 def kernel_us(kernel: Kernel, gpu: Gpu, slices: int, batch_size: int) -> float:
     """Microseconds of one kernel for a batch."""
-    peak = gpu.matrix_tflops if kernel.kind in (Kind.CONVOLUTION, Kind.PRODUCT) else gpu.fp32
-    moved = kernel.weight_bytes + kernel.activation_bytes * batch_size * PASSES.get(kernel.kind, 1.0)
-    memory_us = moved * slices / (gpu.gbyte_per_s * 1e3 * BANDWIDTH)
-    compute_us = 0.0
-    if kernel.kind in EFFICIENCY and kernel.flops:
-        numbers = max(kernel.outputs * batch_size, 1)
-        occupancy = numbers / (numbers + FILL * gpu.multiprocessors / slices)
-        speed = peak * 1e6 * gpu.sustained * EFFICIENCY[kernel.kind] * occupancy / slices
-        compute_us = kernel.flops * batch_size / speed
-    return max(compute_us, memory_us) + LAUNCH_US
+    return kernels_us([kernel], gpu, slices, batch_size)
 
 
 def kernels_us(kernels: Sequence[Kernel], gpu: Gpu, slices: int, batch_size: int) -> float:
     """Microseconds of a run of kernels for a batch."""
-    return sum(kernel_us(kernel, gpu, slices, batch_size) for kernel in kernels)
+    return float(Work(kernels).us(gpu, slices, [batch_size])[0])
 
 
 def estimated_tables(
@@ -65,12 +108,12 @@ def estimated_tables(
     Raises KeyError for a class that the catalogue does not have.
     """
     gpu = find_gpu(class_name)
-    kernels = block_kernels(split)
+    blocks = [Work(kernels) for kernels in block_kernels(split)]
     sizes = tuple(sorted(set(batch_sizes)))
     factors = [
-        [calibration(kernels[block], block, batch, measured) for batch in sizes]
-        for block in range(len(kernels))
+        [calibration(work, block, batch, measured) for batch in sizes] for block, work in enumerate(blocks)
     ]
+    calibrated = any(factor != 1.0 for row in factors for factor in row)
     return [
         LatencyTable(
             gpu=class_name,
@@ -78,12 +121,13 @@ def estimated_tables(
             batch_sizes=sizes,
             latency_us=tuple(
                 tuple(
-                    kernels_us(run, gpu, slices, batch) * factor
-                    for batch, factor in zip(sizes, block_factors, strict=True)
+                    float(us) * factor
+                    for us, factor in zip(work.us(gpu, slices, sizes), block_factors, strict=True)
                 )
-                for run, block_factors in zip(kernels, factors, strict=True)
+                for work, block_factors in zip(blocks, factors, strict=True)
             ),
             source=Source.ESTIMATED,
+            expected_error=CALIBRATED_ERROR if calibrated else gpu.expected_error,
         )
         for slices in range(1, max_slices + 1)
     ]
@@ -97,9 +141,7 @@ def block_kernels(split: Split) -> list[tuple[Kernel, ...]]:
     ]
 
 
-def calibration(
-    kernels: Sequence[Kernel], block: int, batch_size: int, measured: Sequence[LatencyTable]
-) -> float:
+def calibration(work: Work, block: int, batch_size: int, measured: Sequence[LatencyTable]) -> float:
     """Measured / estimated for one block on the measured classes that the catalogue knows; 1 without any."""
     logs = []
     for table in measured:
@@ -111,5 +153,13 @@ def calibration(
             continue
         seen = table.latency_us[block][table.batch_sizes.index(batch_size)]
         if seen > 0:
-            logs.append(math.log(seen / kernels_us(kernels, gpu, table.slices_per_gpu, batch_size)))
+            logs.append(math.log(seen / float(work.us(gpu, table.slices_per_gpu, [batch_size])[0])))
     return math.exp(sum(logs) / len(logs)) if logs else 1.0
+
+
+def _column(values: Iterable[float]) -> Floats:
+    return np.fromiter(values, dtype=np.float64)[:, np.newaxis]
+
+
+def _of_kinds(values: Mapping[Kind, float], default: float) -> Floats:
+    return np.array([values.get(kind, default) for kind in KINDS])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from planner.deployment import load_deployment
+from planner.latency_sources import estimates_note
 from planner.manifest import DeploymentManifest
 from planner.serial import dumps
 from ppipe.bench.workload import Workload, load_workload, make_workload, save_workload
@@ -75,6 +76,8 @@ def bench(
     save([measured], workspace.root / "bench.json", {"seed": seed, "arrivals": arrivals})
     draw([measured], workspace.root / "bench.png", f"{deployment.name}: planned and measured")
     err.print(score_table([measured]))
+    if workspace.plan.is_file() and (note := estimates_note(workspace.load_plan().latency_sources)):
+        err.print(f"planned from {note}", soft_wrap=True)
     if 2 * measured.total.mismatched > measured.total.answered:
         err.print(
             "ppipe: most answers are not those of the deployment file's model: was the repository generated "

@@ -11,6 +11,7 @@ import typer
 
 from planner import serial
 from planner.deployment import DeploymentError, load_deployment
+from planner.latency_sources import estimates_note
 from planner.plan import Plan
 from planner.problem import Problem
 from ppipe.commands.arguments import ArrivalsText, WorkFolder
@@ -90,6 +91,8 @@ def simulate(
             out.print(json.dumps(serial.to_plain(reports)), markup=False, soft_wrap=True)
         else:
             out.print(view.report_table(reports))
+    if not as_json and (note := estimates_note(made.latency_sources)):
+        out.print(note, soft_wrap=True)
     _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
 
 

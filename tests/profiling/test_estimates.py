@@ -12,7 +12,7 @@ from planner.profile import LatencyTable, ModelProfile, Profile, Source
 from planner.profiling.gpus import CATALOGUE, find_gpu
 from planner.profiling.kernels import Kernel, Kind, kernels_of
 from planner.profiling.merge import MergeError, merge_profiles
-from planner.profiling.roofline import LAUNCH_US, block_kernels, estimated_tables, kernel_us, kernels_us
+from planner.profiling.roofline import FITTED, block_kernels, estimated_tables, kernel_us, kernels_us
 from planner.profiling.split import split_model
 from tests.profiling import nets
 
@@ -67,7 +67,7 @@ def test_no_batch_is_faster_than_a_smaller_one_and_no_slice_than_the_whole(kerne
 
 def test_a_memory_bound_kernel_by_hand():
     copy = Kernel(kind=Kind.POINTWISE, flops=0, activation_bytes=300_000, weight_bytes=0, outputs=1)
-    assert kernel_us(copy, find_gpu("L4"), 1, 8) == pytest.approx(2.4e6 / (300e3 * 0.82) + LAUNCH_US)
+    assert kernel_us(copy, find_gpu("L4"), 1, 8) == pytest.approx(2.4e6 / (300e3 * 0.82) + FITTED.launch_us)
 
 
 def test_large_convolutions_follow_the_peak():
