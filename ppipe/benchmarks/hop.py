@@ -31,6 +31,7 @@ from ppipe.launcher import ServedDeployment
 from ppipe.ports import free_base
 from python_backend.runtime import kserve
 from python_backend.runtime.clock import now_us
+from python_backend.runtime.http_transport import HttpTransport
 from python_backend.runtime.shm_arena import Arena, share_of
 from python_backend.runtime.shm_file import SharedFile
 from python_backend.runtime.shm_transport import ShmTransport
@@ -84,7 +85,7 @@ def _measure(deployment: ServedDeployment, keys: Keys, size: str) -> dict[str, f
     target = np.empty_like(frame)
     share = share_of(0, [size_bytes], 2)
     arena = Arena(SharedFile(f"bench_{size}", share.end, share), share)
-    shm = ShmTransport(GrpcTransport(targets, keys), targets, arena, smallest_bytes=0)
+    shm = ShmTransport(HttpTransport(GrpcTransport(targets, keys), targets), targets, arena, smallest_bytes=0)
     grpc = GrpcTransport(targets, keys)
     echo = _TcpSink(size_bytes)
     ways: dict[str, Callable[[], object]] = {

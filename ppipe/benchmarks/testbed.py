@@ -207,8 +207,9 @@ def _crossing(points: Sequence[Mapping[str, Any]], key: str) -> float | None:
     """
     ordered = sorted(points, key=lambda each: float(each["rate_rps"]))
     for before, after in itertools.pairwise(ordered):
-        if before[key] >= _TARGET > after[key]:
-            share = (before[key] - _TARGET) / (before[key] - after[key])
+        above, below = float(before[key]), float(after[key])
+        if above >= _TARGET > below:
+            share = (above - _TARGET) / (above - below)
             start_rps, end_rps = float(before["rate_rps"]), float(after["rate_rps"])
             return round(start_rps + share * (end_rps - start_rps), 1)
     return None

@@ -1,5 +1,5 @@
-"""Hops within a host: tensors through the server's shared-memory file, a small gRPC message as control.
-Everything else goes over gRPC.
+"""Hops within a host: tensors through the server's shared-memory file, a small message as control.
+Everything else goes the next best way.
 
 Rules: the message names the slot (in the signed ticket) and the number of frames; the receiver maps the file
 itself, so Triton copies nothing. A batch that is small, too large for a slot, finds no free slot, or whose
@@ -8,21 +8,21 @@ receiver cannot map the file (it says so) travels inside its message.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from planner.manifest import SHARED_FRAMES, DeploymentManifest
 from planner.profile import TensorSpec
-from python_backend.runtime import kserve
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
+from python_backend.runtime.http_transport import HttpTransport
 from python_backend.runtime.shm_arena import Arena, Slot, padded_size
 from python_backend.runtime.shm_file import ArenaError, SharedFile
 from python_backend.runtime.shm_layout import SMALLEST_BYTES, layout_of
 from python_backend.runtime.ticket_codec import SharedFrames, WireTicket
-from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Target
+from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Target, Transport
 
+_CONTROL = (TensorSpec(SHARED_FRAMES, "UINT8", (1,)),)
 _BLIND_US = 5_000_000
 """How long a receiver that could not map the file is sent bodies before it is tried again."""
 
@@ -32,17 +32,16 @@ class ShmTransport:
 
     def __init__(
         self,
-        grpc: GrpcTransport,
+        near: HttpTransport,
         targets: Mapping[str, Target],
         arena: Arena,
         smallest_bytes: int = SMALLEST_BYTES,
     ) -> None:
-        self._grpc = grpc
+        self._near = near
         self._smallest_bytes = smallest_bytes
         self._targets = targets
         self._arena = arena
         self._blind_until_us: dict[str, int] = {}
-        self._head = functools.lru_cache(maxsize=4096)(_head)
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
@@ -50,7 +49,7 @@ class ShmTransport:
         worker = wire.ticket.hops[wire.hop].worker
         slot = self._slot(worker, [sum(map(len, pieces)) for pieces in tensors])
         if slot is None:
-            return self._grpc.infer(wire, tensors, batch, timeout_s)
+            return self._near.infer(wire, tensors, batch, timeout_s)
         self._arena.write(slot, tensors)
         try:
             return self._infer_from(slot, wire, worker, batch, timeout_s)
@@ -58,7 +57,7 @@ class ShmTransport:
             if failure.kind is not FailureKind.NO_MEMORY or failure.worker != worker:
                 raise
         self._blind_until_us[worker] = now_us() + _BLIND_US
-        return self._grpc.infer(wire, tensors, batch, timeout_s)
+        return self._near.infer(wire, tensors, batch, timeout_s)
 
     def slots(self) -> tuple[int, int, int]:
         """Free, taken, in quarantine."""
@@ -67,7 +66,7 @@ class ShmTransport:
 
     def close(self) -> None:
         """See Transport."""
-        self._grpc.close()
+        self._near.close()
         self._arena.close()
 
     def _slot(self, worker: str, sizes: list[int]) -> Slot | None:
@@ -81,10 +80,10 @@ class ShmTransport:
         sent_us = now_us()
         file = self._arena.file
         frames = SharedFrames(file.name, file.inode, slot.offset, slot.generation)
-        ticket = self._grpc.ticket_parameter(replace(wire, frames=frames))
-        request = kserve.request_bytes(self._head(worker, batch), ticket, [[bytes(batch)]])
         try:
-            outputs = self._grpc.send(worker, wire.hop, request, timeout_s)
+            outputs = self._near.send(
+                replace(wire, frames=frames), _CONTROL, [[bytes(batch)]], batch, timeout_s
+            )
         except HopFailure as failure:
             self._after_failure(slot, worker, failure)
             raise
@@ -109,19 +108,17 @@ def make_transport(
     server: str,
     sender: str,
     log: Callable[[str], None],
-) -> GrpcTransport | ShmTransport:
-    """Shared memory where it pays and fits, else gRPC alone. `sender`: the Triton model, on `server`."""
+) -> Transport:
+    """Shared memory where it pays and fits, and HTTP within this host. `sender`: the Triton model, on
+    `server`.
+    """
+    near = HttpTransport(grpc, targets)
     layout = layout_of(manifest, server)
     share = layout.shares.get(sender)
     if share is None:
-        return grpc
+        return near
     try:
-        return ShmTransport(grpc, targets, Arena(SharedFile(layout.name, layout.size, share), share))
+        return ShmTransport(near, targets, Arena(SharedFile(layout.name, layout.size, share), share))
     except (ArenaError, OSError) as error:
-        log(f"{sender}: hops go through gRPC bodies, which is slower: {error}")
-        return grpc
-
-
-def _head(worker: str, batch: int) -> bytes:
-    control = TensorSpec(SHARED_FRAMES, "UINT8", (1,))
-    return kserve.request_head(worker, (control,), batch)
+        log(f"{sender}: hops go without shared memory, which is slower: {error}")
+        return near

@@ -92,7 +92,7 @@ class GrpcTransport:
         self._calls: dict[str, Any] = {}
         for target in targets.values():
             self._calls[target.worker] = self._call_to(target.server)
-        self._head = functools.lru_cache(maxsize=4096)(self._new_head)
+        self._head = functools.lru_cache(maxsize=4096)(kserve.request_head)
 
     def connect(self) -> None:
         """Have connections made, in the background: the first batch should not wait for one."""
@@ -104,15 +104,27 @@ class GrpcTransport:
         """See Transport."""
         assert wire.ticket is not None
         worker = wire.ticket.hops[wire.hop].worker
-        request = kserve.request_bytes(self._head(worker, batch), self.ticket_parameter(wire), tensors)
+        return self.send_tensors(wire, self._targets[worker].inputs, tensors, batch, timeout_s)
+
+    def send_tensors(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
+    ) -> Outputs:
+        """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
+        assert wire.ticket is not None
+        worker = wire.ticket.hops[wire.hop].worker
+        head = self._head(worker, tuple(specs), batch)
+        request = kserve.request_bytes(head, self.ticket_parameter(wire), tensors)
         return self.send(worker, wire.hop, request, timeout_s)
 
     def ticket_parameter(self, wire: WireTicket) -> bytes:
-        """The request parameter with the ticket, its times on the receiver's clock."""
+        """The request parameter with the ticket."""
+        return kserve.text_parameter(ticket_codec.PARAMETER, self.ticket_text(wire))
+
+    def ticket_text(self, wire: WireTicket) -> str:
+        """The ticket, its times on the receiver's clock."""
         assert wire.ticket is not None
         same_host = self._targets[wire.ticket.hops[wire.hop].worker].same_host
-        text = ticket_codec.encode(wire, self._keys, sent_us=None if same_host else now_us())
-        return kserve.text_parameter(ticket_codec.PARAMETER, text)
+        return ticket_codec.encode(wire, self._keys, sent_us=None if same_host else now_us())
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""
@@ -129,7 +141,8 @@ class GrpcTransport:
         target = self._targets[worker]
         zeros = [[bytes(spec.bytes_per_frame)] for spec in target.inputs]
         ticket = kserve.text_parameter(ticket_codec.PARAMETER, self._probe_text)
-        self.send(worker, 0, kserve.request_bytes(self._head(worker, 1), ticket, zeros), timeout_s)
+        head = self._head(worker, target.inputs, 1)
+        self.send(worker, 0, kserve.request_bytes(head, ticket, zeros), timeout_s)
 
     def revive(self, worker: str, timeout_s: float) -> None:
         """Unload and load the model of `worker`. Raises HopFailure."""
@@ -151,9 +164,6 @@ class GrpcTransport:
             self._channels[address] = open_channel(address, self._tls, CHANNEL_OPTIONS)
         return _unary(self._channels[address], kserve.INFER_METHOD)
 
-    def _new_head(self, worker: str, batch: int) -> bytes:
-        return kserve.request_head(worker, self._targets[worker].inputs, batch)
-
 
 def _unary(channel: grpc.Channel, method: str) -> Any:
     """A call that, without serialisers, takes and gives the bytes as they are on the wire."""
@@ -174,7 +184,11 @@ def _wake_up(channel: grpc.Channel) -> None:
 
 def failure_of(error: grpc.RpcError, hop: int, worker: str) -> HopFailure:
     """What a failed call to `worker` says about it, or about a stage behind it."""
-    code, details = error.code(), error.details() or ""
+    return failure_from(error.code(), error.details() or "", hop, worker)
+
+
+def failure_from(code: grpc.StatusCode, details: str, hop: int, worker: str) -> HopFailure:
+    """As failure_of, for a status code and its text."""
     told = from_wire(details)
     if told is not None:
         return told

@@ -1,0 +1,202 @@
+"""Hops over HTTP, against a peer that answers as Triton does, or fails as it might."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+
+from planner.profile import TensorSpec
+from python_backend.runtime.hop_failure import FailureKind, HopFailure
+from python_backend.runtime.http_transport import LARGEST_BYTES, HttpTransport
+from python_backend.runtime.ticket_codec import Keys, WireTicket
+from python_backend.runtime.transport import GrpcTransport, targets_of
+from python_backend.scheduler.actions import Hop, Ticket
+from tests.runtime.test_driver import manifest
+
+WORKER = "m.p0.s0.w0"
+NUMBERS = np.arange(3, dtype=np.int64)
+Answer = Callable[[bytes, bytes], bytes | None]
+"""From head and body of a request to the whole answer; None: close without one."""
+
+
+class Peer:
+    """Takes connections, one thread each, and answers every request with `answer`."""
+
+    def __init__(self) -> None:
+        self.answer: Answer = good
+        self.connections = 0
+        self.requests: list[dict[str, Any]] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for thread in self._threads:
+            thread.join(2)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            self.connections += 1
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            while head := head_of(stream):
+                json_length = next(int(number) for number in head.split() if number.isdigit())
+                total = int(head.rpartition(b"Content-Length: ")[2].split()[0])
+                body = stream.read(total)
+                self.requests.append(json.loads(body[:json_length]))
+                answer = self.answer(head, body)
+                if answer is None:
+                    return
+                # In two pieces, for the other end has to wait for the second.
+                connection.sendall(answer[:50])
+                connection.sendall(answer[50:])
+
+
+def head_of(stream: BinaryIO) -> bytes:
+    """The lines before the empty one; b"" at the end of the stream."""
+    lines: list[bytes] = []
+    while (line := stream.readline()) not in (b"", b"\r\n"):
+        lines.append(line)
+    return b"".join(lines)
+
+
+def message(status: str, header: bytes, content: bytes = b"") -> bytes:
+    lines = f"HTTP/1.1 {status}\r\nContent-Length: {len(header) + len(content)}\r\n"
+    return f"{lines}Inference-Header-Content-Length: {len(header)}\r\n\r\n".encode() + header + content
+
+
+def good(head: bytes, body: bytes) -> bytes:
+    output = {"name": "y", "datatype": "INT64", "shape": [3, 1], "parameters": {"binary_data_size": 24}}
+    return message("200 OK", json.dumps({"outputs": [output]}).encode(), (2 * NUMBERS).tobytes())
+
+
+def refused(status: str, text: str) -> Answer:
+    body = json.dumps({"error": text}).encode()
+    return lambda *_: f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Bodies(GrpcTransport):
+    """Stands for gRPC: keeps what it is given."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.sent: list[int] = []
+
+    def send_tensors(self, wire: Any, specs: Any, tensors: Any, batch: int, timeout_s: float) -> Any:
+        self.sent.append(batch)
+        return {}
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+def transport_to(port: int) -> tuple[HttpTransport, Bodies]:
+    deployment = manifest()
+    targets = targets_of(deployment, deployment.models[0], deployment.entry.host)
+    targets = {
+        name: replace(target, server=replace(target.server, http_port=port), same_host=True)
+        for name, target in targets.items()
+    }
+    bodies = Bodies(targets, Keys(None))
+    return HttpTransport(bodies, targets), bodies
+
+
+@pytest.fixture
+def transport(peer: Peer) -> Iterator[HttpTransport]:
+    made, _ = transport_to(peer.port)
+    yield made
+    made.close()
+
+
+def wire() -> WireTicket:
+    ticket = Ticket(1, 0, 0, 10_000_000, (Hop(WORKER, 0, 0, 0, 1), Hop("m.p0.s1.w0", 0, 0, 1, 2)))
+    return WireTicket("d", 1, hop=0, ticket=ticket)
+
+
+def infer(transport: HttpTransport, timeout_s: float = 5.0) -> list[int]:
+    pieces = [[NUMBERS[:1].tobytes(), NUMBERS[1:].tobytes()]]
+    numbers: list[int] = transport.infer(wire(), pieces, 3, timeout_s)["y"].ravel().tolist()
+    return numbers
+
+
+def test_tensors_and_ticket_go_out_and_outputs_come_back(peer: Peer, transport: HttpTransport) -> None:
+    assert [infer(transport) for _ in range(3)] == [[0, 2, 4]] * 3
+    assert peer.connections == 1
+    (request, *_) = peer.requests
+    assert [(each["name"], each["shape"]) for each in request["inputs"]] == [("x", [3, 1])]
+    assert json.loads(request["parameters"]["ppipe_ticket"])["hops"][0][0] == WORKER
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (refused("400 Bad Request", "wrong shape"), FailureKind.REFUSED),
+        (refused("500 Internal Server Error", "Stub process 'm' is not healthy."), FailureKind.DEAD_STUB),
+        (refused("500 Internal Server Error", "it raised"), FailureKind.COMPUTE),
+        (refused("503 Service Unavailable", "going away"), FailureKind.UNREACHABLE),
+        (
+            refused("503 Service Unavailable", HopFailure(FailureKind.EXPIRED, 1, "other", "late").to_wire()),
+            FailureKind.EXPIRED,
+        ),
+        (lambda *_: None, FailureKind.UNREACHABLE),
+        (lambda *_: good(b"", b"")[:-4], FailureKind.TIMED_OUT),
+        (lambda *_: message("200 OK", b'{"outputs":[{"name":"y"}]}'), FailureKind.COMPUTE),
+    ],
+)
+def test_what_goes_wrong_is_told_as_over_grpc(
+    peer: Peer, transport: HttpTransport, answer: Answer, kind: FailureKind
+) -> None:
+    peer.answer = answer
+    with pytest.raises(HopFailure) as caught:
+        infer(transport, timeout_s=0.3)
+    assert caught.value.kind is kind
+    peer.answer = good
+    assert infer(transport) == [0, 2, 4], "the next one is not harmed"
+
+
+def test_a_connection_that_was_closed_while_idle_is_replaced(peer: Peer, transport: HttpTransport) -> None:
+    infer(transport)
+    peer.answer = lambda *_: None if peer.connections == 1 else good(b"", b"")
+    assert infer(transport) == [0, 2, 4]
+    assert peer.connections == 2
+
+
+def test_without_an_endpoint_and_for_large_batches_bodies_go_through_grpc(peer: Peer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = int(unused.getsockname()[1])
+    transport, bodies = transport_to(port)
+    transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
+    assert bodies.sent == [3]
+    transport.close()
+    transport, bodies = transport_to(peer.port)
+    transport.infer(wire(), [[bytes(LARGEST_BYTES + 8)]], 7, 1.0)
+    assert (bodies.sent, peer.connections) == ([7], 0)
+    transport.close()
+
+
+def test_other_inputs_than_the_tensors_can_be_sent(peer: Peer, transport: HttpTransport) -> None:
+    control = (TensorSpec("ppipe_frames", "UINT8", (1,)),)
+    transport.send(wire(), control, [[bytes(3)]], 3, 1.0)
+    assert peer.requests[0]["inputs"][0]["name"] == "ppipe_frames"
