@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from planner.manifest import Chain, ModelEntry
 from planner.profile import TensorSpec
-from python_backend.runtime import kserve
+from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.shm_layout import SMALLEST_BYTES
 from python_backend.runtime.ticket_codec import WireTicket
 from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Transport
@@ -47,7 +47,8 @@ class ChainTransport:
         if chain is None or batch > self._most_frames[chain.name]:
             return self._inner.infer(wire, tensors, batch, timeout_s)
         self.batches += 1
-        ticket = self._grpc.ticket_parameter(replace(wire, chained=True))
+        text = self._grpc.ticket_text(replace(wire, chained=True))
+        ticket = kserve.text_parameter(ticket_codec.PARAMETER, text)
         request = kserve.request_bytes(self._head(chain.name, batch), ticket, tensors)
         return self._grpc.send(chain.workers[0], wire.hop, request, timeout_s)
 

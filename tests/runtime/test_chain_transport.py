@@ -29,9 +29,9 @@ class Calls:
         self.sent: list[tuple[str, str]] = []
         self.tickets: list[WireTicket] = []
 
-    def ticket_parameter(self, wire: WireTicket) -> bytes:
+    def ticket_text(self, wire: WireTicket) -> str:
         self.tickets.append(wire)
-        return b""
+        return "ticket"
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> dict[str, Any]:
         self.sent.append((worker, kserve.pb.ModelInferRequest.FromString(request).model_name))
