@@ -178,6 +178,19 @@ class Norms(nn.Module):
         return self.alone(self.after_twice(twice) + twice)
 
 
+class Mixed(nn.Module):
+    """Its author runs the middle in FP16 and the end in FP32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv(3)
+        self.middle = conv().half()
+        self.last = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.middle(self.first(x).half()).float())
+
+
 class Overflowing(nn.Module):
     """Values that FP16 does not have."""
 

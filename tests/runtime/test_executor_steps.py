@@ -81,7 +81,7 @@ def _float32_as_before():
         yield
 
 
-@pytest.mark.parametrize("net", [nets.Branches, nets.BatchArithmetic, nets.Attention, nets.TwoOutputs])
+@pytest.mark.parametrize("net", [nets.BatchArithmetic, nets.Attention, nets.TwoOutputs])
 @pytest.mark.parametrize(("precision", "limit"), [(Precision.BF16, 2e-2), (Precision.FP16, 2e-3)])
 def test_half_precision_keeps_the_declared_types_and_stays_near(net, precision, limit):
     plain, half = prepared(net, precision=precision)
@@ -89,6 +89,27 @@ def test_half_precision_keeps_the_declared_types_and_stays_near(net, precision, 
         for batch in (1, 3):
             error = largest_error(half(frames(batch)), plain(frames(batch)))
             assert 0 < error < limit
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_network_of_mixed_types_runs_block_by_block_in_any_precision(precision):
+    split = split_of(nets.Mixed)
+    values = exact = frames(2)
+    with torch.inference_mode():
+        for index in range(split.block_count):
+            blocks = BlockRange(index, index + 1)
+            task = Task(
+                ExecutorOptions(precision=precision),
+                CPU,
+                split.inputs_of(blocks),
+                split.outputs_of(blocks),
+                2,
+            )
+            with torch.inference_mode(False):
+                run = build_run(stage_module(split, blocks), task)
+            values = run(values)
+            exact = stage_module(split, blocks)(*exact)
+            assert largest_error(values, exact) < 3e-2
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

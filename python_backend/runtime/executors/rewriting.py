@@ -22,6 +22,8 @@ from python_backend.runtime.executors.task import Task, torch_dtype
 
 HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 """Precisions that are other types than FP32."""
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""Types that a half-precision program turns into its own; a network may mix them."""
 
 
 def rewritten(module: GraphModule, task: Task) -> GraphModule:
@@ -48,28 +50,32 @@ def _drop_guards(module: GraphModule) -> None:
 
 
 def _narrow(module: GraphModule, half: torch.dtype) -> None:
-    """Weights, constants and every operator that names FP32 as the type of its result."""
+    """Weights, constants and every operator that names a type of its result."""
+
+    def narrowed(value: Any) -> Any:
+        return half if isinstance(value, torch.dtype) and value in _FLOATS else value
+
     module.to(half)
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
             _narrow_constant(module, str(node.target), half)
         elif node.op == "call_function":
-            node.args = map_aggregate(node.args, lambda value: half if value is torch.float32 else value)
-            node.kwargs = map_aggregate(node.kwargs, lambda value: half if value is torch.float32 else value)
-            if _begins_float32(node):
+            node.args = map_aggregate(node.args, narrowed)
+            node.kwargs = map_aggregate(node.kwargs, narrowed)
+            if _begins_float(node):
                 _narrow_result(module, node, half)
 
 
-def _begins_float32(node: Node) -> bool:
+def _begins_float(node: Node) -> bool:
     """Whether FP32 begins here unasked: a made tensor, or whole numbers divided."""
-    if node.kwargs.get("dtype") is not None or not _is_float32(node):
+    if node.kwargs.get("dtype") is not None or not _is_float(node):
         return False
-    return not any(_is_float32(given) or given.op == "get_attr" for given in node.all_input_nodes)
+    return not any(_is_float(given) or given.op == "get_attr" for given in node.all_input_nodes)
 
 
-def _is_float32(node: Node) -> bool:
+def _is_float(node: Node) -> bool:
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dtype is torch.float32
+    return isinstance(value, torch.Tensor) and value.dtype in _FLOATS
 
 
 def _narrow_result(module: GraphModule, node: Node, half: torch.dtype) -> None:
@@ -85,7 +91,7 @@ def _narrow_constant(module: GraphModule, name: str, half: torch.dtype) -> None:
     owner, _, leaf = name.rpartition(".")
     holder = module.get_submodule(owner)
     value = getattr(holder, leaf)
-    if isinstance(value, torch.Tensor) and value.dtype is torch.float32:
+    if isinstance(value, torch.Tensor) and value.dtype in _FLOATS:
         setattr(holder, leaf, value.to(half))
 
 
@@ -95,7 +101,7 @@ def _convert_inputs(module: GraphModule, task: Task, half: torch.dtype | None) -
     for node, spec in zip(placeholders, task.inputs, strict=True):
         is_image = len(spec.shape) == 3 and torch_dtype(spec).is_floating_point
         layout = torch.channels_last if is_image and task.options.channels_last else None
-        dtype = half if spec.dtype == "FP32" else None
+        dtype = half if torch_dtype(spec) in _FLOATS else None
         if layout is None and dtype is None:
             continue
         users = list(node.users)
