@@ -35,16 +35,20 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 TRITON_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
-def export_model(spec: ModelSpec, device: str = "cpu") -> ExportedProgram:
+def export_model(
+    spec: ModelSpec, device: str = "cpu", network: torch.nn.Module | None = None
+) -> ExportedProgram:
     """The functional program of a deployment's model, its batch dimension dynamic. Raises ModelError.
 
-    The device 'meta' makes a program without weights, in little time and memory.
+    The device 'meta' makes a program without weights, in little time and memory. `network`: the loaded
+    factory's, where the caller has it.
     """
     where = f"model {spec.name}"
     if spec.program.pt2 is not None:
         program = load_program(spec.program.pt2, where)
     else:
-        program = export_network(load_network(spec, device), input_spec(spec), where, device)
+        network = network if network is not None else load_network(spec, device)
+        program = export_network(network, input_spec(spec), where, device)
     with quiet():
         functional = make_functional(program)
     _check_signature(functional, input_spec(spec), where)
@@ -126,7 +130,8 @@ def _check_signature(program: ExportedProgram, frame: TensorSpec, where: str) ->
                 f"{where}: the program writes to {output.target or output.arg.name} while it runs; a served "
                 "model must not change between frames"
             )
-    node = next(node for node in program.graph.nodes if node.name == signature.user_inputs[0])
+    name = signature.user_inputs[0]  # made anew at every call
+    node = next(node for node in program.graph.nodes if node.name == name)
     value = node.meta["val"]
     if not isinstance(value, torch.Tensor):
         raise ModelError(f"{where}: input {frame.name} is a {type(value).__name__}, not a tensor")

@@ -113,18 +113,26 @@ class Split:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def split_model(spec: ModelSpec, classes: Sequence[GpuClass] = (), device: str = "cpu") -> Split:
+def split_model(
+    spec: ModelSpec,
+    classes: Sequence[GpuClass] = (),
+    device: str = "cpu",
+    network: torch.nn.Module | None = None,
+) -> Split:
     """Export the model and group it into about spec.blocks blocks, balanced on `classes`.
 
     The device 'meta' makes the same split without weights: enough for estimates, not for stage programs.
+    `network`: what load_network(spec, device) gave, where the caller has it already.
     Raises ModelError.
     """
-    graph = ModelGraph(export_model(spec, device))
+    graph = ModelGraph(export_model(spec, device, network))
     where = f"model {spec.name}"
     if not graph.operators:
         raise ModelError(f"{where}: no operator depends on the input {spec.input.name}")
     outputs = _outputs(graph, spec.input.name, where)
     candidates = graph.candidate_cuts
+    if spec.blocks > 1 and len(graph.operators) > 1 and not graph.valid_cuts:
+        raise ModelError(f"{where}: {_no_cut(graph)}; to serve it in one piece, give it blocks: 1")
     times = [
         [latency_us(cost, speed_of(gpu_class), 1) for cost in _layer_costs(graph, candidates)]
         for gpu_class in classes or (GpuClass(name="nominal"),)
@@ -166,6 +174,20 @@ def _layer_costs(graph: ModelGraph, candidates: Sequence[Cut]) -> list[Cost]:
         total(cost_of(node, weights) for node in graph.operators[start:end])
         for start, end in zip(starts, ends, strict=True)
     ]
+
+
+def _no_cut(graph: ModelGraph) -> str:
+    """Why there is no place to cut: what crosses the middle and cannot travel between stages."""
+    middle = (len(graph.operators) - 1) // 2
+    stuck = next((node for node in graph.live_after(middle) if not graph.crossable(node)), None)
+    if stuck is None:
+        return "there is no place where it may be cut"
+    value = stuck.meta.get("val")
+    shape = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+    return (
+        f"there is no place where it may be cut: every one is crossed by a value that is no tensor with the "
+        f"batch first and other dimensions fixed, such as {stuck.name} ({shape}) in its middle"
+    )
 
 
 def _outputs(graph: ModelGraph, input_name: str, where: str) -> tuple[TensorSpec, ...]:
