@@ -1,42 +1,36 @@
 """All networks of the zoo: export, blocks, cuts, estimated latencies, and whether the split one gives the
 same answers.
 
-Splits and estimates are of the full frame size and need no weights. Answers are compared on small frames
-(--full: full size) at batch 1, 2 and 8, with random weights, block after block: every cut at once.
-max_rel_error is the largest difference as a share of the output's range, in double precision.
+Splits and estimates are of the full frame size and need no weights. Answers are compared (zoo_check) on small
+frames (--full: the networks' own size) at batch 1, 2 and 8, with random weights, in float32, block after
+block: every cut at once. max_rel_error is the largest difference as a share of the output's range.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib.metadata
 import json
+import multiprocessing
+import os
+import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils import _pytree as pytree
-
 from ensembles.zoo.catalogue import ZOO, ZooEntry, entry
-from ensembles.zoo.liveliness import noise_frames
-from planner.plan import BlockRange
-from planner.profiling.network import load_network
+from planner.profiling.costs import total
+from planner.profiling.gpus import find_gpu
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.split import split_model
-from planner.profiling.stages import stage_module
+from ppipe.benchmarks.zoo_check import BATCHES, Kept, check
+from ppipe.benchmarks.zoo_table import markdown
 
-Shape = tuple[int, int, int]
 CLASSES = ("L4", "T4", "V100", "A100")
-BATCHES = (1, 2, 8)
-SMALL = {
-    "classification": (3, 64, 64),
-    "segmentation": (3, 64, 128),
-    "detection": (3, 128, 128),
-    "colorization": (1, 64, 64),
-}
-SMALLEST = {"inceptionv3": (3, 107, 107)}
-"""Where the task's small frame is too small for the network."""
+WORKERS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,86 +40,109 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="a JSON list as the last line")
     parser.add_argument("--full", action="store_true", help="compare answers at the full frame size")
     parser.add_argument("--no-check", action="store_true", help="only estimate: no weights needed")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="sizes to compare answers at")
+    parser.add_argument("--keep", type=Path, help="folder of found answers: a stopped run goes on from there")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="processes that estimate")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
     chosen = parser.parse_args(arguments)
     entries = [entry(name) for name in chosen.names] or list(ZOO)
-    rows = []
-    for each in entries:
-        row = estimate(each)
-        if not chosen.no_check:
-            row |= check(each, full=chosen.full)
-        rows.append(row)
-        print(_line(row), flush=True)
-        gc.collect()
+    rows = estimate_all(entries, chosen.workers)
+    if not chosen.no_check:
+        kept = Kept(chosen.keep)
+        for each, row in zip(entries, rows, strict=True):
+            row |= check(each, full=chosen.full, kept=kept, batches=chosen.batches)
+            print(_checked_line(row), flush=True)
+            gc.collect()
+    if chosen.markdown:
+        chosen.markdown.write_text(markdown(rows), encoding="utf-8")
     if chosen.json:
         print(json.dumps(rows))
 
 
+def estimate_all(entries: Sequence[ZooEntry], workers: int) -> list[dict[str, Any]]:
+    """Rows of all networks, estimated in `workers` processes; prints time and memory of them all."""
+    started = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(workers, len(entries)), mp_context=context) as pool:
+        rows = list(_printed(pool.map(_measured_estimate, entries)))
+    processes = {row.pop("process"): row.pop("process_gb") for row in rows}
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"{len(rows)} networks on {len(CLASSES)} classes: split and estimated in "
+        f"{time.perf_counter() - started:.1f} s ({sum(row['estimate_cpu_s'] for row in rows):.1f} s of CPU "
+        f"time) by {len(processes)} processes, at most {own + sum(processes.values()):.2f} GB together",
+        flush=True,
+    )
+    return rows
+
+
 def estimate(each: ZooEntry) -> dict[str, Any]:
     """Blocks, cuts and estimated latencies of one network, without weights."""
-    started = time.perf_counter()
+    started = time.process_time()
     split = split_model(each.spec(), device="meta")
     tables = [table for name in CLASSES for table in estimated_tables(split, name, (1,))]
+    cost = total(map(split.cost, range(split.block_count)))
     return {
         "model": each.name,
+        "family": each.family,
         "task": each.task,
+        "package": _package(each),
+        "factory": each.factory,
         "frame": list(each.shape),
         "note": each.note,
         "blocks": split.block_count,
         "bounds": [split.lower, split.upper],
+        "gflop": round(cost.flops / 1e9, 1),
+        "weight_mb": round(cost.weight_bytes / 1e6, 1),
+        "cuts": [tensor.name for cut in split.cut_tensors for tensor in cut[-1:]],
         "cut_bytes": [cut.bytes_per_frame for cut in split.cuts],
         "cut_tensors": [len(cut.tensors) for cut in split.cuts],
         "estimated_ms": {
             table.gpu: round(sum(row[0] for row in table.latency_us) / 1000, 2) for table in tables
         },
-        "seconds": round(time.perf_counter() - started, 1),
+        "expected_error": {name: find_gpu(name).expected_error for name in CLASSES},
+        "estimate_cpu_s": round(time.process_time() - started, 1),
     }
 
 
-def check(each: ZooEntry, *, full: bool) -> dict[str, float]:
-    """The largest difference between split and unsplit answers, as a share of the output's range.
-
-    In double precision, which shows the split alone, and in single: random weights magnify rounding, by 1e4
-    and more in deep networks without skips.
-    """
-    shape = each.shape if full else SMALLEST.get(each.name, SMALL[each.task])
-    model = each.spec(shape=shape)
-    split = split_model(model)
-    network = load_network(model)
-    blocks = [stage_module(split, BlockRange(k, k + 1)) for k in range(split.block_count)]
-    single = _difference(network, blocks, shape, torch.float32)
-    double = _difference(network.double(), [block.double() for block in blocks], shape, torch.float64)
-    return {"max_rel_error": double, "max_rel_error_fp32": single}
+def _measured_estimate(each: ZooEntry) -> dict[str, Any]:
+    row = estimate(each)
+    gc.collect()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return row | {"process": os.getpid(), "process_gb": usage.ru_maxrss / 1e6}
 
 
-def _difference(
-    network: torch.nn.Module,
-    blocks: Sequence[torch.nn.Module],
-    shape: tuple[int, int, int],
-    dtype: torch.dtype,
-) -> float:
-    worst = 0.0
-    for batch in BATCHES:
-        frames = torch.cat([noise_frames(shape, seed=batch + k)[:1] for k in range(batch)]).to(dtype)
-        values: tuple[torch.Tensor, ...] = (frames,)
-        with torch.inference_mode():
-            expected = pytree.tree_leaves(network(*values))
-            for block in blocks:
-                values = block(*values)
-        for actual, wanted in zip(values, expected, strict=True):
-            worst = max(worst, float((actual - wanted).abs().max() / (wanted.max() - wanted.min())))
-    return worst
+def _package(each: ZooEntry) -> str:
+    if each.package == "own":
+        return "own"
+    return f"{each.package} {importlib.metadata.version(each.package)}"
 
 
-def _line(row: dict[str, Any]) -> str:
-    estimates = " ".join(f"{name} {value:7.2f}" for name, value in row["estimated_ms"].items())
-    error = (
-        f"  split/unsplit {row['max_rel_error']:.0e}, fp32 {row['max_rel_error_fp32']:.0e}"
-        if "max_rel_error" in row
-        else ""
+def _printed(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    for row in rows:
+        print(_line(row), flush=True)
+        yield row
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    estimates = ", ".join(
+        f"{name} {value:.2f} +-{row['expected_error'][name]:.0%}"
+        for name, value in row["estimated_ms"].items()
     )
     return (
         f"{row['model']:18s} {row['blocks']:3d} blocks, cuts of {min(row['cut_bytes']) / 1e6:5.2f} to "
-        f"{max(row['cut_bytes']) / 1e6:5.2f} MB; estimated ms: {estimates}{error}  ({row['seconds']:.0f} s)"
+        f"{max(row['cut_bytes']) / 1e6:5.2f} MB; estimated ms: {estimates}"
+    )
+
+
+def _checked_line(row: Mapping[str, Any]) -> str:
+    frame = "x".join(map(str, row["checked_frame"][1:]))
+    exported, variation = row["max_rel_error_exported"], row["variation"]
+    return (
+        f"{row['model']:18s} split against unsplit on {frame}: {row['max_rel_error_eager']:.1e}"
+        + (f", against the same exported in one piece: {exported:.1e}" if exported is not None else "")
+        + (f"; answers vary by {variation:.1%}" if variation is not None else "")
+        + f"; {row['check_seconds']:.0f} s, {row['peak_gb']:.1f} GB"
     )
 
 
