@@ -42,6 +42,7 @@ def check_pipelines(deployment: Deployment, profile: Profile, plan: Plan) -> Non
             f"plan of {model.model!r}, pipeline {index}", pipeline, profile.model(model.model), cluster
         )
     )
+    _refuse(_room_faults(plan, cluster))
 
 
 def check_placement(deployment: Deployment, plan: Plan) -> None:
@@ -111,6 +112,17 @@ def _pipeline_faults(
         yield from _stage_faults(f"{where}, stage {index}", stage, profile, cluster)
     if position != profile.block_count:
         yield f"{where}: ends at block {position}, but the profile has {profile.block_count} blocks"
+
+
+def _room_faults(plan: Plan, cluster: Cluster) -> Iterator[str]:
+    """Before workers are placed one by one: a count that was edited may be a billion."""
+    needed: dict[str, Fraction] = {}
+    for stage in (each for model in plan.models for pipe in model.pipelines for each in pipe.stages):
+        needed[stage.gpu] = needed.get(stage.gpu, Fraction(0)) + Fraction(stage.workers, stage.slices_per_gpu)
+    for gpu, count in needed.items():
+        there = cluster.gpu_count(gpu)
+        if count > there:
+            yield f"the plan's workers take {float(count):g} GPUs of class {gpu!r}; there are {there}"
 
 
 def _stage_faults(where: str, stage: Stage, profile: ModelProfile, cluster: Cluster) -> Iterator[str]:

@@ -26,6 +26,10 @@ PREPROCESS_INSTANCES = 2
 """Decoding is the entry server's heaviest work per frame; with two stubs one slow image holds up half."""
 
 
+class ConfigFault(ValueError):
+    """What no config.pbtxt can say."""
+
+
 def stage_config(
     name: str,
     inputs: Iterable[TensorSpec],
@@ -121,7 +125,7 @@ def to_text(config: Any) -> str:
 def triton_type(dtype: str) -> int:
     """Triton's enum value of a wire type name such as FP32 or BYTES. Raises ValueError."""
     if dtype != "BYTES" and dtype not in DTYPE_BYTES:
-        raise ValueError(f"dtype {dtype!r} is not one of BYTES, {', '.join(DTYPE_BYTES)}")
+        raise ConfigFault(f"dtype {dtype!r} is not one of BYTES, {', '.join(DTYPE_BYTES)}")
     name = "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
     return int(triton.DataType.Value(name))
 

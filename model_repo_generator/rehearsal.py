@@ -167,7 +167,10 @@ def _stretched_profile(model: ModelProfile, slower: float) -> ModelProfile:
 
 def _stretched_table(table: LatencyTable, slower: float) -> LatencyTable:
     rows = tuple(tuple(time_us * slower for time_us in row) for row in table.latency_us)
-    return replace(table, latency_us=rows)
+    try:
+        return replace(table, latency_us=rows)
+    except ValueError as error:  # beyond what a number can be
+        raise RehearsalFault(f"--slower {slower:g}: {error}") from error
 
 
 def _per(rate: float | None, how: Rehearsal) -> float | None:

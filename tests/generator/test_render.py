@@ -169,9 +169,10 @@ def test_an_emulated_class_runs_no_program(data: dict[str, Any], profile: Profil
         (0, {"blocks": BlockRange(0, 1)}, "starts at block 2 where 1 is next"),
         (1, {"blocks": BlockRange(2, 9)}, "ends at block 9, but the profile has 3 blocks"),
         (1, {"slices_per_gpu": 5}, "slices_per_gpu 5 is not in 1..2"),
+        (1, {"workers": 10**9}, "the plan's workers take 5e+08 GPUs of class 'slow'; there are 2"),
         (1, {"batch_size": 64}, "batch_size 64 is not in the profiled 1..4"),
         (1, {"workers": 0}, "workers 0 must be at least 1"),
-        (1, {"workers": 5}, "the plan uses 3 GPUs of slow; the cluster has 2"),
+        (1, {"workers": 5}, "the plan's workers take 2.5 GPUs of class 'slow'; there are 2"),
     ],
 )
 def test_a_plan_edited_into_nonsense_is_refused(
@@ -242,6 +243,15 @@ def test_plan_profile_and_deployment_of_different_models_are_refused(
     data["models"][0]["name"] = "other"
     with pytest.raises(PlanFault, match="the plan has model 'net', which is not in the deployment"):
         render(parse_deployment(data, "test"), profile, plan)
+
+
+def test_a_profile_with_an_unknown_dtype_is_refused(
+    deployment: Deployment, profile: Profile, plan: Plan
+) -> None:
+    (model,) = profile.models
+    strange = dataclasses.replace(model, outputs=(TensorSpec(name="logits", dtype="FP31", shape=(5,)),))
+    with pytest.raises(config.ConfigFault, match="dtype 'FP31' is not one of"):
+        render(deployment, Profile(models=(strange,)), plan)
 
 
 def test_a_profile_of_another_input_is_refused(data: dict[str, Any], profile: Profile, plan: Plan) -> None:
