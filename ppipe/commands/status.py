@@ -1,11 +1,18 @@
-"""status: ask every server of a deployment, from any terminal, whether its models answer."""
+"""status: ask every server of a deployment, from any terminal, whether its models answer, and what its
+dispatchers do.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
+from rich.live import Live
 from rich.table import Table
 
 from planner.manifest import DeploymentManifest, ServerAddress
@@ -13,18 +20,35 @@ from ppipe.commands.arguments import WorkFolder
 from ppipe.commands.serve import folders
 from ppipe.console import out
 from ppipe.launcher import load_manifest, tls_of
+from ppipe.live_metrics import Look, model_row, read, worker_rows
+from ppipe.load_tables import model_table, worker_table
 from ppipe.probe import Probe, Prober, Verdict
 
 TIMEOUT_S = 3.0
+_LOOK_S = 1.0
 
 
 def status(
     what: Annotated[Path, typer.Argument(help="A deployment file, or the folder of a generated repository.")],
     work: WorkFolder = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Then show load and workers, anew every second, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Show which servers of a deployment answer, model by model; status 1 unless all do."""
+    """Show which servers of a deployment answer, model by model, and their load; status 1 unless all do."""
     repository, _ = folders(what, work)
     manifest = load_manifest(repository)
+    whole = show_servers(manifest)
+    if watch:
+        show_load_until_stopped(manifest)
+    elif whole:
+        out.print(*load_tables(manifest, looks(manifest), _LOOK_S))
+    if not whole:
+        raise typer.Exit(1)
+
+
+def show_servers(manifest: DeploymentManifest) -> bool:
+    """A row per server; whether all models answer."""
     table = Table(box=None, padding=(0, 2, 0, 2))
     for heading in ("server", "address", "answering", "first that does not"):
         table.add_column(heading)
@@ -35,8 +59,35 @@ def status(
             whole = whole and not silent
             table.add_row(*_row(server, silent))
     out.print(table)
-    if not whole:
-        raise typer.Exit(1)
+    return whole
+
+
+def looks(manifest: DeploymentManifest) -> dict[str, Look]:
+    """The page of each dispatcher that shows one, by model."""
+    found = {}
+    for entry in manifest.models:
+        with contextlib.suppress(OSError):
+            found[entry.model] = read(manifest, entry)
+    return found
+
+
+def load_tables(manifest: DeploymentManifest, before: Mapping[str, Look], wait_s: float) -> list[Table]:
+    """What happens from `before` until `wait_s` seconds from now."""
+    time.sleep(wait_s)
+    after = looks(manifest)
+    both = [entry.model for entry in manifest.models if entry.model in before and entry.model in after]
+    models = [model_row(model, before[model], after[model]) for model in both]
+    workers = [row for model in both for row in worker_rows(model, before[model], after[model])]
+    return [model_table(models), worker_table(workers)] if both else []
+
+
+def show_load_until_stopped(manifest: DeploymentManifest) -> None:
+    """Draw the tables again and again."""
+    before = looks(manifest)
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            live.update(Group(*load_tables(manifest, before, _LOOK_S)), refresh=True)
+            before = looks(manifest)
 
 
 def silent_models(manifest: DeploymentManifest, server: ServerAddress) -> dict[str, Probe]:

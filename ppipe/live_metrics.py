@@ -1,0 +1,181 @@
+"""What the dispatchers of a deployment have done between two looks at their pages of metrics."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from planner.manifest import DeploymentManifest, ModelEntry
+
+TIMEOUT_S = 3.0
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One page, read at `at_s` (monotonic): values by series name and labels."""
+
+    at_s: float
+    series: Mapping[str, tuple[tuple[Labels, float], ...]]
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum over all label sets that have these labels."""
+        return sum(value for found, value in self.series.get(name, ()) if labels.items() <= found.items())
+
+    def values(self, name: str, label: str) -> dict[str, float]:
+        """By the value of one label."""
+        found: dict[str, float] = {}
+        for labels, value in self.series.get(name, ()):
+            if label in labels:
+                found[labels[label]] = found.get(labels[label], 0.0) + value
+        return found
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model now. Rates are per second; latencies shares of the SLO, None without answers."""
+
+    model: str
+    arrived_rps: float
+    in_time_rps: float
+    late_rps: float
+    dropped_rps: Mapping[str, float]
+    queue: int
+    in_flight: int
+    mean_batch: float | None
+    median_slo: float | None
+    p99_slo: float | None
+    queue_slo: float | None
+    stage_slo: Mapping[str, float]
+    decision_us: float | None
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """A worker now. `utilisation`: busy share of the time."""
+
+    model: str
+    worker: str
+    up: bool
+    utilisation: float
+    batches_rps: float
+
+
+def read(manifest: DeploymentManifest, entry: ModelEntry) -> Look:
+    """The page of one model's dispatcher. Raises OSError."""
+    url = f"http://{manifest.entry.host}:{entry.feedback_port}/metrics"
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        text = answer.read().decode()
+    return parse(text, time.monotonic())
+
+
+def parse(text: str, at_s: float) -> Look:
+    """A page as text."""
+    series: dict[str, list[tuple[Labels, float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            series.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return Look(at_s=at_s, series={name: tuple(values) for name, values in series.items()})
+
+
+def model_row(model: str, before: Look, after: Look) -> ModelRow:
+    """What happened between two looks."""
+    change = _Change(before, after)
+    frames = sum(int(size) * count for size, count in change.by("ppipe_batches_total", "size").items())
+    return ModelRow(
+        model=model,
+        arrived_rps=change.rate("ppipe_frames_total"),
+        in_time_rps=change.rate("ppipe_in_time_total"),
+        late_rps=change.rate("ppipe_late_total"),
+        dropped_rps={
+            reason: count / change.seconds
+            for reason, count in change.by("ppipe_dropped_total", "reason").items()
+            if count
+        },
+        queue=int(after.total("ppipe_queue_length")),
+        in_flight=int(after.total("ppipe_in_flight")),
+        mean_batch=change.quotient(frames, change.of("ppipe_batches_total")),
+        median_slo=_quantile(change.by("ppipe_latency_slo_ratio_bucket", "le"), 0.5),
+        p99_slo=_quantile(change.by("ppipe_latency_slo_ratio_bucket", "le"), 0.99),
+        queue_slo=change.mean("ppipe_queue_slo_ratio"),
+        stage_slo=_stages(change),
+        decision_us=change.quotient(change.of("ppipe_decision_us_total"), change.of("ppipe_decisions_total")),
+    )
+
+
+def worker_rows(model: str, before: Look, after: Look) -> list[WorkerRow]:
+    """Every worker of a model."""
+    change = _Change(before, after)
+    busy = change.by("ppipe_worker_busy_us_total", "worker")
+    batches = change.by("ppipe_worker_batches_total", "worker")
+    return [
+        WorkerRow(
+            model=model,
+            worker=worker,
+            up=up > 0,
+            utilisation=min(1.0, busy.get(worker, 0.0) / 1e6 / change.seconds),
+            batches_rps=batches.get(worker, 0.0) / change.seconds,
+        )
+        for worker, up in sorted(after.values("ppipe_worker_up", "worker").items())
+    ]
+
+
+class _Change:
+    """Counters' increases between two looks; a dispatcher that was restarted in between began at 0."""
+
+    def __init__(self, before: Look, after: Look) -> None:
+        restarted = after.total("ppipe_decisions_total") < before.total("ppipe_decisions_total")
+        self._before = Look(before.at_s, {}) if restarted else before
+        self._after = after
+        self.seconds = max(1e-6, after.at_s - before.at_s)
+
+    def of(self, name: str, **labels: str) -> float:
+        return self._after.total(name, **labels) - self._before.total(name, **labels)
+
+    def rate(self, name: str) -> float:
+        return self.of(name) / self.seconds
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        before = self._before.values(name, label)
+        return {key: value - before.get(key, 0.0) for key, value in self._after.values(name, label).items()}
+
+    def mean(self, name: str, **labels: str) -> float | None:
+        return self.quotient(self.of(f"{name}_sum", **labels), self.of(f"{name}_count", **labels))
+
+    def places(self, name: str) -> list[tuple[str, str]]:
+        found = {(labels["pipeline"], labels["stage"]) for labels, _ in self._after.series.get(name, ())}
+        return sorted(found)
+
+    @staticmethod
+    def quotient(total: float, count: float) -> float | None:
+        return total / count if count > 0 else None
+
+
+def _stages(change: _Change) -> dict[str, float]:
+    """Mean share of the SLO that a batch spent at each stage, by 'pipeline.stage'."""
+    found = {}
+    for pipeline, stage in change.places("ppipe_stage_slo_ratio_count"):
+        mean = change.mean("ppipe_stage_slo_ratio", pipeline=pipeline, stage=stage)
+        if mean is not None:
+            found[f"{pipeline}.{stage}"] = mean
+    return found
+
+
+def _quantile(buckets: Mapping[str, float], quantile: float) -> float | None:
+    """By linear interpolation within a bucket, as Prometheus does it; beyond the last one, that one's end."""
+    ends = sorted((float(end), count) for end, count in buckets.items())
+    if not ends or ends[-1][1] <= 0:
+        return None
+    wanted = quantile * ends[-1][1]
+    low_end, low_count = 0.0, 0.0
+    for end, count in ends:
+        if count >= wanted:
+            if end == float("inf"):
+                return low_end
+            return low_end + (end - low_end) * (wanted - low_count) / max(1e-9, count - low_count)
+        low_end, low_count = end, count
+    return low_end

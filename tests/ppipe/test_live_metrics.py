@@ -1,0 +1,88 @@
+"""What is read from two pages of metrics, and how it is shown."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from ppipe.live_metrics import Look, model_row, parse, worker_rows
+from ppipe.load_tables import model_table, worker_table
+
+PAGE = """
+ppipe_frames_total{{model="m"}} {frames}
+ppipe_in_time_total{{model="m"}} {in_time}
+ppipe_late_total{{model="m"}} 0
+ppipe_dropped_total{{model="m",reason="overload"}} {dropped}
+ppipe_dropped_total{{model="m",reason="failed"}} 3
+ppipe_batches_total{{model="m",size="2"}} {batches}
+ppipe_batches_total{{model="m",size="4"}} {batches}
+ppipe_decisions_total{{model="m"}} {frames}
+ppipe_decision_us_total{{model="m"}} {decision_us}
+ppipe_queue_length{{model="m"}} 7
+ppipe_in_flight{{model="m"}} 2
+# TYPE ppipe_latency_slo_ratio histogram
+ppipe_latency_slo_ratio_bucket{{model="m",le="0.5"}} {half}
+ppipe_latency_slo_ratio_bucket{{model="m",le="1.0"}} {in_time}
+ppipe_latency_slo_ratio_bucket{{model="m",le="+Inf"}} {in_time}
+ppipe_latency_slo_ratio_sum{{model="m"}} 1
+ppipe_latency_slo_ratio_count{{model="m"}} {in_time}
+# TYPE ppipe_queue_slo_ratio summary
+ppipe_queue_slo_ratio_sum{{model="m"}} {queue}
+ppipe_queue_slo_ratio_count{{model="m"}} {frames}
+# TYPE ppipe_stage_slo_ratio summary
+ppipe_stage_slo_ratio_sum{{model="m",pipeline="0",stage="1"}} {stage}
+ppipe_stage_slo_ratio_count{{model="m",pipeline="0",stage="1"}} {batches}
+ppipe_worker_up{{model="m",worker="w0"}} 1
+ppipe_worker_up{{model="m",worker="w1"}} 0
+ppipe_worker_busy_us_total{{model="m",worker="w0"}} {busy}
+ppipe_worker_batches_total{{model="m",worker="w0"}} {batches}
+"""
+EARLIER = {
+    "frames": 100, "in_time": 50, "dropped": 0, "batches": 10, "decision_us": 1000, "half": 50, "queue": 5.0,
+    "stage": 2.0, "busy": 1_000_000,
+}  # fmt: skip
+LATER = {
+    "frames": 300, "in_time": 150, "dropped": 40, "batches": 20, "decision_us": 5000, "half": 100,
+    "queue": 25.0, "stage": 4.0, "busy": 2_500_000,
+}  # fmt: skip
+
+
+def look(at_s: float, **values: float) -> Look:
+    return parse(PAGE.format(**values), at_s)
+
+
+def test_rates_and_shares_between_two_looks() -> None:
+    row = model_row("m", look(10.0, **EARLIER), look(12.0, **LATER))
+    assert (row.arrived_rps, row.in_time_rps, row.late_rps) == (100.0, 50.0, 0.0)
+    assert row.dropped_rps == {"overload": 20.0}
+    assert (row.queue, row.in_flight, row.mean_batch) == (7, 2, 3.0)
+    assert row.median_slo == pytest.approx(0.5)
+    assert row.p99_slo == pytest.approx(0.99)
+    assert row.queue_slo == pytest.approx(0.1)
+    assert row.stage_slo == {"0.1": pytest.approx(0.2)}
+    assert row.decision_us == pytest.approx(20.0)
+
+
+def test_workers_and_their_utilisation() -> None:
+    busy, out = worker_rows("m", look(10.0, **EARLIER), look(12.0, **LATER))
+    assert (busy.worker, busy.up, busy.utilisation, busy.batches_rps) == ("w0", True, 0.75, 5.0)
+    assert (out.worker, out.up, out.utilisation, out.batches_rps) == ("w1", False, 0.0, 0.0)
+
+
+def test_a_dispatcher_that_was_restarted_began_at_nothing() -> None:
+    row = model_row("m", look(10.0, **LATER), look(12.0, **EARLIER))
+    assert (row.arrived_rps, row.in_time_rps) == (50.0, 25.0)
+
+
+def test_an_idle_model_has_no_latencies() -> None:
+    row = model_row("m", look(10.0, **LATER), look(12.0, **LATER))
+    assert (row.arrived_rps, row.median_slo, row.queue_slo, row.stage_slo) == (0.0, None, None, {})
+
+
+def test_tables_say_it_all() -> None:
+    before, after = look(10.0, **EARLIER), look(12.0, **LATER)
+    console = Console(width=200, record=True)
+    console.print(model_table([model_row("m", before, after)]), worker_table(worker_rows("m", before, after)))
+    shown = console.export_text()
+    for text in ("20 (overload)", "50%, 99%", "10%; 0.1: 20%", "20 us", "75% " + 15 * "\u2588", "out"):
+        assert text in shown
