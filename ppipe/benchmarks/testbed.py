@@ -69,10 +69,10 @@ def run(
     fit = _trace(_FIT_LOAD * capacity_rps, _FIT_FRAMES, seed + 1)
     settings = {"frames": frames, "sweep_frames": sweep_frames, "slowdown": slowdown, "seed": seed}
     points = Points(Path(results) if results else None, settings | {"capacity_rps": capacity_rps})
-    wanted = {
-        name: {_FIT: fit} | {load: traces[load] for load in ((*loads, *sweep) if name == _PPIPE else loads)}
-        for name in systems
+    wanted: dict[str, dict[Any, list[int]]] = {
+        name: {load: traces[load] for load in loads} for name in systems
     }
+    wanted[_PPIPE] = {_FIT: fit} | traces
     left = _measure(systems, wanted, points, most)
     if left:
         return {"emulated": True, "left": left}

@@ -10,7 +10,7 @@ from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.cancellations import Cancellations
 from python_backend.runtime.chain_transport import ChainTransport
 from python_backend.runtime.driver import Driver, DriverSettings
-from python_backend.runtime.feedback import NoticeReceiver
+from python_backend.runtime.feedback import Notice, NoticeReceiver
 from python_backend.runtime.health import Health
 from python_backend.runtime.hop_failure import HopFailure
 from python_backend.runtime.metrics import MetricsPage
@@ -49,8 +49,11 @@ def make_dispatcher(
     entry: ModelEntry,
     parameters: Mapping[str, str],
     log: Callable[[str], None],
+    watch: Callable[[Notice], None] = lambda notice: None,
 ) -> Dispatcher:
-    """The dispatcher of one model. Raises OSError when its feedback port is taken."""
+    """The dispatcher of one model. `watch` gets to see every notice. Raises OSError when its feedback port is
+    taken.
+    """
     keys = Keys.from_environment()
     reports = Reports(manifest.epoch, keys)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=reports.take)
@@ -75,7 +78,12 @@ def make_dispatcher(
     health.start()
     cancellations = Cancellations(driver)
     cancellations.start()
-    listening = threading.Thread(target=receiver.run, args=(driver.notice,), name="notices", daemon=True)
+
+    def handle(notice: Notice) -> None:
+        watch(notice)
+        driver.notice(notice)
+
+    listening = threading.Thread(target=receiver.run, args=(handle,), name="notices", daemon=True)
     listening.start()
     return Dispatcher(
         name=entry.dispatcher,
