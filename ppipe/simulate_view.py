@@ -19,7 +19,7 @@ from python_backend.scheduler.events import Event
 from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Capacity, Workload, find_capacity, try_load
 from python_backend.simulator.driver import Driver
-from python_backend.simulator.report import SimulationReport, simulate
+from python_backend.simulator.report import Observer, SimulationReport, simulate
 
 CAPACITY_GRID = 0.01
 """Capacities are found to this share of the planned rate."""
@@ -36,9 +36,10 @@ def simulate_plan(
     links: Links = "paper",
     progress: Callable[[str, int], None] | None = None,
     bound: bool = False,
+    observe: Observer | None = None,
 ) -> tuple[SimulationReport, ...]:
     """Every model of a plan at `load_factor` times its planned rate, or each at `rate_rps`; with `bound`
-    beside what no schedule can beat.
+    beside what no schedule can beat. `observe` sees every event with its actions.
 
     `progress(model, now_us)` is called now and then. Raises ValueError where neither or both rates are given.
     """
@@ -49,7 +50,7 @@ def simulate_plan(
         served = served_model(plan, problem, model.model, links)
         rate = rate_rps if rate_rps is not None else served.planned_rps * (load_factor or 0.0)
         told = None if progress is None else _told(progress, model.model)
-        reports.append(simulate(served, rate, policy, workload, progress=told, bound=bound))
+        reports.append(simulate(served, rate, policy, workload, observe, told, bound))
     return tuple(reports)
 
 
@@ -123,7 +124,7 @@ def margin_table(search: MarginSearch) -> Table:
     """What each margin tried gave: planned and served frames/s of every model; the best is marked."""
     table = Table(title="margin by simulation: planned -> served at 99 %, frames/s")
     models = list(search.best.margins)
-    for name in ("margins", "queueing", "mode", *models, "score", ""):
+    for name in ("margins", "loss", "mode", *models, "score", ""):
         table.add_column(name, justify="left" if name == "margins" else "right")
     for candidate in sorted(search.tried, key=lambda one: -one.score):
         cells = [
@@ -134,7 +135,7 @@ def margin_table(search: MarginSearch) -> Table:
         ]
         table.add_row(
             " ".join(f"{margin:g}" for margin in candidate.margins.values()),
-            f"{candidate.queueing_factor:g}",
+            f"{candidate.loss_share:g}",
             candidate.mode,
             *cells,
             f"{candidate.score:.1f}",
@@ -150,7 +151,8 @@ def draw_attainment(
     path: Path,
     workload: Workload,
 ) -> None:
-    """PNG of attainment against load factor, one line per policy, the 99 % line in it."""
+    """PNG of attainment against load factor, one line per policy and one for what no schedule can beat, the
+    99 % line in it."""
     figure, axes = _figure((7.0, 4.0))
     for policy, colour in zip(policies, _COLOURS, strict=False):
         loads = [
@@ -158,6 +160,10 @@ def draw_attainment(
             for factor in load_factors
         ]
         axes.plot(load_factors, [load.attainment for load in loads], marker="o", label=policy, color=colour)
+    if workload.exact:
+        bound = Bound(served)
+        most = [bound.attainment(served.planned_rps * factor, workload) for factor in load_factors]
+        axes.plot(load_factors, most, color="#222222", linestyle=":", label="any schedule, at most")
     axes.axhline(0.99, color="#888888", linewidth=0.8, linestyle="--")
     axes.set_xlabel(f"load factor (1 = {served.planned_rps:.0f} frames/s planned)")
     axes.set_ylabel("attainment")

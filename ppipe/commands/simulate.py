@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -20,6 +21,7 @@ from ppipe.workspace import Workspace
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Capacity, Workload
 from python_backend.simulator.execution import Jitter
+from python_backend.simulator.report import EventLog
 
 CURVE_LOADS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
 GANTT_LENGTH_SLOS = 3
@@ -38,6 +40,13 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same frames.")] = 1,
     policy: Annotated[str, typer.Option(help=f"One of {', '.join(POLICIES)}.")] = "adaptive",
     jitter: Annotated[float, typer.Option(min=0.0, help="Spread of stage latencies, as a share.")] = 0.0,
+    stragglers: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of stage runs that take --straggler-factor as long."),
+    ] = 0.0,
+    straggler_factor: Annotated[
+        float, typer.Option(min=1.0, help="How much longer a straggler takes.")
+    ] = 3.0,
     links: Annotated[
         str, typer.Option(help="placed: as the live system has them; paper: as the paper groups them.")
     ] = "placed",
@@ -49,6 +58,10 @@ def simulate(
     ] = None,
     gantt: Annotated[
         Path | None, typer.Option(help="PNG of what is reserved when, on the same arrivals.")
+    ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(help="Write every event with its actions, a line of JSON each: same seed, same bytes."),
     ] = None,
     bound: Annotated[
         bool, typer.Option("--bound/--no-bound", help="Compare with the most that any schedule could serve.")
@@ -62,10 +75,17 @@ def simulate(
         raise DeploymentError(f"--links: {links!r} is not one of placed, paper")
     if rate is not None and load_factor is not None:
         raise DeploymentError("--rate and --load-factor: give one of them")
+    if policy not in POLICIES:
+        raise DeploymentError(f"--policy: {policy!r} is not one of {', '.join(POLICIES)}")
     workspace = _workspace(what, work)
     made, problem = workspace.load_plan(), workspace.load_problem()
     chosen = cast(Literal["paper", "placed"], links)
-    workload = Workload(arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=Jitter(share=jitter))
+    _require_pipelines(made)
+    try:
+        varying = Jitter(jitter, straggler_probability=stragglers, straggler_factor=straggler_factor)
+    except ValueError as error:
+        raise DeploymentError(f"--jitter, --stragglers, --straggler-factor: {error}") from error
+    workload = Workload(arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=varying)
     factor = None if rate is not None else (0.9 if load_factor is None else load_factor)
     if find_capacity:
         _print_capacities(
@@ -75,7 +95,7 @@ def simulate(
             as_json,
         )
     else:
-        with progress_bar("simulating", total=int(seconds * 1e6)) as update:
+        with progress_bar("simulating", total=int(seconds * 1e6)) as update, _log(events) as log:
             reports = view.simulate_plan(
                 made,
                 problem,
@@ -86,6 +106,7 @@ def simulate(
                 chosen,
                 lambda model, now_us: update(model, now_us, None),
                 bound,
+                log,
             )
         if as_json:
             out.print(json.dumps(serial.to_plain(reports)), markup=False, soft_wrap=True)
@@ -94,6 +115,29 @@ def simulate(
     if not as_json and (note := estimates_note(made.latency_sources)):
         out.print(note, soft_wrap=True)
     _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
+
+
+def _require_pipelines(made: Plan) -> None:
+    for model in made.models:
+        if not model.pipelines:
+            why = f" ({model.note})" if model.note else ""
+            raise DeploymentError(
+                f"model {model.model}: the plan has no pipeline for it{why}, so nothing can be simulated; "
+                "plan it with a longer slo_ms, a smaller slo_margin or more GPUs, or leave it out"
+            )
+
+
+@contextmanager
+def _log(path: Path | None) -> Iterator[EventLog | None]:
+    """Writes events to `path`, where one is given."""
+    if path is None:
+        yield None
+        return
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            yield EventLog(file)
+    except OSError as error:
+        raise DeploymentError(f"--events {path}: {error.strerror or error}") from error
 
 
 def _workspace(what: Path, work: Path | None) -> Workspace:
