@@ -123,6 +123,14 @@ def test_each_frame_gets_its_own_answer() -> None:
     assert client.answers == {number: [2 * number] for number in range(40)}
 
 
+def test_frames_that_wait_together_are_sent_together() -> None:
+    hops, client = Hops(), Client()
+    with driver_with(hops, batch_size=2) as driver:
+        driver.arrive([client.frame(0), client.frame(1)])
+        client.wait()
+    assert [numbers for _, numbers in hops.batches] == [[0, 1]]
+
+
 def test_close_answers_what_is_under_way_and_what_waits() -> None:
     release = threading.Event()
     client = Client()

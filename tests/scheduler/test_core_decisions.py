@@ -274,3 +274,23 @@ def test_bad_input_is_named() -> None:
         SchedulerCore(one_stage(), policy="x")
     with pytest.raises(ValueError, match="no pipeline"):
         SchedulerCore(ServedModel(model="m", slo_us=1, planned_rps=0.0, pipelines=()))
+
+
+def test_frames_that_come_together_share_a_batch() -> None:
+    one_by_one = SchedulerCore(one_stage((100, 150), workers=4, batch_size=2))
+    arrivals = [RequestArrived(number, deadline_us=1_000) for number in range(3)]
+    actions = [action for arrival in arrivals for action in one_by_one.handle(arrival, 0)]
+    assert [action.request_ids for action in actions if isinstance(action, Dispatch)] == [(0,), (1,), (2,)]
+    together = SchedulerCore(one_stage((100, 150), workers=4, batch_size=2))
+    actions = together.handle_arrivals(arrivals, 0)
+    assert [action.request_ids for action in actions if isinstance(action, Dispatch)] == [(0, 1), (2,)]
+    together.check_invariants()
+
+
+def test_arrivals_alone_and_none_are_like_events() -> None:
+    core, other = SchedulerCore(two_stages()), SchedulerCore(two_stages())
+    arrival = RequestArrived(7, deadline_us=1_050)
+    assert core.handle_arrivals([arrival], 50) == other.handle(arrival, 50)
+    assert core.handle_arrivals([], 60) == []
+    with pytest.raises(ValueError, match="request_id 7 arrived while it is still being served"):
+        core.handle_arrivals([arrival], 70)
