@@ -46,13 +46,14 @@ def run(
     sweep: tuple[float, ...] = (0.95, 1.0, 1.05, 1.1),
     frames: int = 10_000,
     sweep_frames: int = 6_000,
+    other_frames: int = 3_000,
     slowdown: float = 1.0,
     seed: int = 1,
     results: str = "",
     most: int = 1_000,
 ) -> Mapping[str, Any]:
-    """The figures of this benchmark. `loads` and `sweep`: shares of the simulated capacity, the first with
-    `frames` frames and for all systems.
+    """The figures of this benchmark. `loads` and `sweep`: shares of the simulated capacity. The other systems
+    get the first `other_frames` frames of the traces of `loads`.
     """
     problem = make_problem(slowdown)
     plan, served = best_plan(problem, "ppipe")
@@ -68,9 +69,10 @@ def run(
     traces |= {load: _trace(load * capacity_rps, sweep_frames, seed) for load in sweep}
     fit = _trace(_FIT_LOAD * capacity_rps, _FIT_FRAMES, seed + 1)
     settings = {"frames": frames, "sweep_frames": sweep_frames, "slowdown": slowdown, "seed": seed}
+    settings["other_frames"] = other_frames
     points = Points(Path(results) if results else None, settings | {"capacity_rps": capacity_rps})
     wanted: dict[str, dict[Any, list[int]]] = {
-        name: {load: traces[load] for load in loads} for name in systems
+        name: {load: traces[load][:other_frames] for load in loads} for name in systems
     }
     wanted[_PPIPE] = {_FIT: fit} | traces
     left = _measure(systems, wanted, points, most)
@@ -223,6 +225,7 @@ if __name__ == "__main__":
         sweep=(0.95, 1.0, 1.05, 1.1),
         frames=10_000,
         sweep_frames=6_000,
+        other_frames=3_000,
         slowdown=1.0,
         seed=1,
         results="",

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from planner.profile import TensorSpec
@@ -35,6 +36,8 @@ class TritonPythonModel:
         )
         self._metrics = show_metrics(self._dispatcher, folder.manifest, entry, pb_utils.Logger.log_warn)
         self._input: TensorSpec = entry.input
+        self._shape = (1, *entry.input.shape)
+        self._dtype = np.dtype(kserve.NUMPY_OF[entry.input.dtype])
         self._slo_us = entry.served.slo_us
         self._ids = itertools.count()
 
@@ -83,7 +86,7 @@ class TritonPythonModel:
 
     def _check(self, array: kserve.Array) -> None:
         spec = self._input
-        if array.shape != (1, *spec.shape) or array.dtype != kserve.NUMPY_OF[spec.dtype]:
+        if array.shape != self._shape or array.dtype != self._dtype:
             raise ValueError(
                 f"input {spec.name}: {array.dtype} {list(array.shape)}; one frame per request belongs: "
                 f"{spec.dtype} {[1, *spec.shape]}"
