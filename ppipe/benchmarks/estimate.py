@@ -2,7 +2,11 @@
 
 Whole models on whole GPUs, batch 1 to 8. error: |estimate / measurement - 1|. calibrated: the same after
 scaling a network's estimates by its measurement / estimate on one other class, every ordered pair of classes.
-ratio: the error of latency ratios between a class and L4.
+ratio: the error of latency ratios between a class and L4. Networks of which the zoo has only the family are
+reported apart.
+
+The catalogue's constants were fitted to networks of such data, so the same figures are given for constants
+fitted without the network, and without the class, that is estimated (estimate_fit).
 
 The data does not give frame sizes. Of a few plausible ones, the size is taken whose feature maps explain most
 of the data's cuts (two bytes per number).
@@ -13,57 +17,41 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensembles.zoo.catalogue import ZOO, ZooEntry
+import numpy as np
+
+from ensembles.zoo.catalogue import ZooEntry
 from planner.profiling.costs import elements
-from planner.profiling.gpus import CATALOGUE, find_gpu
-from planner.profiling.kernels import Kernel, kernels_of
-from planner.profiling.roofline import kernels_us
+from planner.profiling.gpus import CATALOGUE
+from planner.profiling.kernels import kernels_of
+from planner.profiling.roofline import Work
 from planner.profiling.split import Split, split_model
+from ppipe.benchmarks.estimate_fit import Fit, Sample, catalogued, without_each_class, without_each_network
+from ppipe.benchmarks.estimate_match import Match, match
 
 BYTES_PER_NUMBER = 2
 REFERENCE = "L4"
-BATCHES = range(1, 9)
-Point = tuple[str, int]
-"""GPU class, batch size."""
+LARGEST_BATCH = 8
+EXPLAINED = 0.5
+"""Where no usual frame explains this share of the cuts, others are tried."""
+Frame = tuple[int, int, int]
+Factors = Mapping[tuple[str, str, int], float]
+"""Estimate / measurement per network, class and batch size."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One network: measured and estimated microseconds per class and batch size."""
+    """One model of the data: what stands for it, at which frame, and its measurements."""
 
     name: str
-    frame: tuple[int, ...]
-    measured: Mapping[Point, float]
-    estimated: Mapping[Point, float]
-
-    def errors(self) -> dict[Point, float]:
-        """|estimate / measurement - 1|."""
-        return {point: abs(self.estimated[point] / self.measured[point] - 1) for point in self.measured}
-
-    def calibrated_errors(self) -> list[float]:
-        """Errors after calibration by one other class at the same batch size."""
-        return [
-            abs(self._factor(point) / self._factor((other, point[1])) - 1)
-            for point in self.measured
-            for other, batch in self.measured
-            if batch == point[1] and other != point[0]
-        ]
-
-    def ratio_errors(self) -> list[float]:
-        """Errors of latency relative to the reference class."""
-        return [
-            abs(self._factor(point) / self._factor((REFERENCE, point[1])) - 1)
-            for point in self.measured
-            if point[0] != REFERENCE and (REFERENCE, point[1]) in self.measured
-        ]
-
-    def _factor(self, point: Point) -> float:
-        return self.estimated[point] / self.measured[point]
+    match: Match
+    frame: Frame
+    explained: float
+    samples: tuple[Sample, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,59 +59,110 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with models.json")
     parser.add_argument("--json", action="store_true", help="a JSON object as the last line")
+    parser.add_argument("--no-refit", action="store_true", help="only the catalogue's constants")
     chosen = parser.parse_args(arguments)
-    data = json.loads((chosen.data / "models.json").read_text(encoding="utf-8"))
-    compared = []
-    for name, raw in data.items():
-        each = zoo_entry_for(name)
-        if each is None:
-            print(f"{name}: not in the zoo")
-            continue
-        compared.append(compare(name, each, raw))
-        print(_line(compared[-1]), flush=True)
-    if not compared:
+    compared = list(_compared(json.loads((chosen.data / "models.json").read_text(encoding="utf-8"))))
+    samples = [sample for each in compared if each.match.same for sample in each.samples]
+    if not samples:
         raise SystemExit(f"{chosen.data}: no network of the data is in the zoo")
-    result = summary(compared)
-    print(
-        f"median error {result['median_error']:.1%}, calibrated by another class "
-        f"{result['median_error_calibrated']:.1%}, ratios to {REFERENCE} {result['median_ratio_error']:.1%}"
-    )
+    start = catalogued({sample.gpu for sample in samples})
+    factors = factors_of(samples, start)
+    result = summary(factors) | {
+        "networks": len({sample.network for sample in samples}),
+        "errors": errors_per_network(factors),
+        "substitutes": _substitutes(compared),
+    }
+    _say("constants of the catalogue", result)
+    if not chosen.no_refit:
+        result |= held_out(samples, start)
     if chosen.json:
         print(json.dumps(result))
 
 
-def zoo_entry_for(name: str) -> ZooEntry | None:
-    """The zoo's network of that family: by the first word of its name, or two where that is not enough."""
-    plain = _plain(name)
-    candidates = [each for each in ZOO if plain.startswith(_family(each.name))]
-    return max(candidates, key=lambda each: len(_family(each.name)), default=None)
+def held_out(samples: Sequence[Sample], start: Fit) -> dict[str, Any]:
+    """The same figures where what is estimated had no part in the fit; needs two networks and classes."""
+    result: dict[str, Any] = {}
+    if len({sample.network for sample in samples}) > 1:
+        fits = without_each_network(samples, start)
+        factors: dict[tuple[str, str, int], float] = {}
+        for network, fit in fits.items():
+            factors |= factors_of([sample for sample in samples if sample.network == network], fit)
+        result["held_out_network"] = summary(factors) | {"errors": errors_per_network(factors)}
+        _say("fitted without the network", result["held_out_network"])
+    if len({sample.gpu for sample in samples}) > 1:
+        result["held_out_class"] = {}
+        for gpu, fit in without_each_class(samples, start).items():
+            result["held_out_class"][gpu] = summary(factors_of(samples, fit), only=gpu)
+            _say(f"fitted without {gpu}, on {gpu}", result["held_out_class"][gpu])
+    return result
 
 
-def compare(name: str, each: ZooEntry, raw: Mapping[str, Any]) -> Compared:
-    """Estimate a network on every class of its data that the catalogue has."""
-    splits = {frame: split_model(each.spec(shape=frame), device="meta") for frame in frames_of(each)}
-    frame = max(splits, key=lambda shape: explained(splits[shape], raw["cut_bytes"]))
-    kernels = kernels_of(splits[frame].graph, splits[frame].graph.operators)
-    measured = {}
+def _compared(data: Mapping[str, Any]) -> Iterable[Compared]:
+    for name, raw in data.items():
+        found = match(name)
+        if found is None:
+            print(f"{name}: not in the zoo")
+            continue
+        each = compare(name, found, raw)
+        print(_line(each), flush=True)
+        yield each
+
+
+def compare(name: str, found: Match, raw: Mapping[str, Any]) -> Compared:
+    """A network at the frame that fits, and its data on every class that the catalogue has."""
+    frame, split = _best_frame(found.entry, raw["cut_bytes"])
+    work = Work(kernels_of(split.graph, split.graph.operators))
+    known = {gpu.name for gpu in CATALOGUE}
+    samples = []
     for gpu, slices in raw["block_latency_us"].items():
-        if gpu in {known.name for known in CATALOGUE} and "1" in slices:
+        if gpu in known and "1" in slices:
             rows = slices["1"]
-            for batch in BATCHES:
-                if all(len(row) >= batch for row in rows):
-                    measured[gpu, batch] = float(sum(row[batch - 1] for row in rows))
-    return Compared(name=name, frame=frame, measured=measured, estimated=_estimates(kernels, measured))
+            sizes = range(1, min(LARGEST_BATCH, *map(len, rows)) + 1)
+            total = np.array([sum(row[batch - 1] for row in rows) for batch in sizes], dtype=np.float64)
+            samples.append(Sample(name, gpu, work, tuple(sizes), total))
+    share = explained(split, raw["cut_bytes"]) / max(len(raw["cut_bytes"]), 1)
+    return Compared(name=name, match=found, frame=frame, explained=share, samples=tuple(samples))
 
 
-def frames_of(each: ZooEntry) -> list[tuple[int, int, int]]:
+def _best_frame(each: ZooEntry, cut_bytes: Sequence[int]) -> tuple[Frame, Split]:
+    best: tuple[int, Frame, Split] | None = None
+    for frames in (frames_of(each), other_frames(each)):
+        for frame in frames:
+            split = split_model(each.spec(shape=frame), device="meta")
+            count = explained(split, cut_bytes)
+            if best is None or count > best[0]:
+                best = (count, frame, split)
+            if count == len(cut_bytes):
+                return frame, split
+        if best is not None and best[0] >= EXPLAINED * len(cut_bytes):
+            break
+    if best is None:
+        raise AssertionError("every entry has a frame of its own")
+    return best[1], best[2]
+
+
+def frames_of(each: ZooEntry) -> list[Frame]:
     """The entry's own frame, one of half the height and width, and for classifiers one 8 / 7 as wide."""
     channels, height, width = each.shape
-    frames = [each.shape]
+    frames: list[Frame] = [each.shape]
     if each.task == "classification":
         if not each.sized:
             frames.append((channels, height, width * 8 // 7))
     else:
         frames.append((channels, height // 2, width // 2))
     return frames
+
+
+def other_frames(each: ZooEntry) -> list[Frame]:
+    """Frames that networks of the task are also served with."""
+    channels = each.shape[0]
+    sizes = {
+        "classification": [(224, 224), (256, 256), (288, 288), (384, 384)],
+        "detection": [(512, 512), (800, 1344), (320, 320)],
+        "segmentation": [(512, 512), (769, 769), (1024, 2048)],
+        "colorization": [(224, 224), (512, 512)],
+    }[each.task]
+    return [(channels, height, width) for height, width in sizes if (height, width) != each.shape[1:]]
 
 
 def explained(split: Split, cut_bytes: Sequence[int]) -> int:
@@ -135,48 +174,80 @@ def explained(split: Split, cut_bytes: Sequence[int]) -> int:
     return sum(size in sizes for size in cut_bytes)
 
 
-def summary(compared: Sequence[Compared]) -> dict[str, Any]:
-    """Medians over all networks, classes and batch sizes, and the errors per network and class."""
-    per_model = {}
+def factors_of(samples: Sequence[Sample], fit: Fit) -> dict[tuple[str, str, int], float]:
+    """Estimate / measurement of every network, class and batch size."""
+    return {
+        (sample.network, sample.gpu, batch): float(estimated / measured)
+        for sample in samples
+        for batch, estimated, measured in zip(
+            sample.batch_sizes, fit.estimate(sample), sample.measured_us, strict=True
+        )
+    }
+
+
+def summary(factors: Factors, only: str | None = None) -> dict[str, Any]:
+    """Median errors over all networks and batch sizes, of all classes or of one."""
+    wanted = {key: value for key, value in factors.items() if only in (None, key[1])}
+    calibrated = [
+        abs(value / factors[network, other, batch] - 1)
+        for (network, gpu, batch), value in wanted.items()
+        for other in sorted({key[1] for key in factors})
+        if other != gpu and (network, other, batch) in factors
+    ]
+    ratios = [
+        abs(value / factors[network, REFERENCE, batch] - 1)
+        for (network, gpu, batch), value in wanted.items()
+        if gpu != REFERENCE and (network, REFERENCE, batch) in factors
+    ]
+    return {
+        "median_error": statistics.median(abs(value - 1) for value in wanted.values()),
+        "median_error_calibrated": statistics.median(calibrated) if calibrated else None,
+        "median_ratio_error": statistics.median(ratios) if ratios else None,
+    }
+
+
+def errors_per_network(factors: Factors) -> dict[str, dict[str, float]]:
+    """Median errors per network and class."""
+    grouped: dict[str, dict[str, list[float]]] = {}
+    for (network, gpu, _), value in factors.items():
+        grouped.setdefault(network, {}).setdefault(gpu, []).append(abs(value - 1))
+    return {
+        network: {gpu: round(statistics.median(values), 4) for gpu, values in sorted(classes.items())}
+        for network, classes in grouped.items()
+    }
+
+
+def _substitutes(compared: Sequence[Compared]) -> dict[str, Any]:
+    """Errors of models that only a network of the same family stands for."""
+    found = {}
     for each in compared:
-        errors = each.errors()
-        per_model[each.name] = {
-            gpu: round(statistics.median(errors[point] for point in errors if point[0] == gpu), 4)
-            for gpu in sorted({point[0] for point in errors})
-        }
-    return {
-        "median_error": statistics.median(value for each in compared for value in each.errors().values()),
-        "median_error_calibrated": statistics.median(
-            value for each in compared for value in each.calibrated_errors()
-        ),
-        "median_ratio_error": statistics.median(value for each in compared for value in each.ratio_errors()),
-        "errors": per_model,
-    }
-
-
-def _estimates(kernels: Sequence[Kernel], points: Mapping[Point, float]) -> dict[Point, float]:
-    return {
-        (gpu, batch): kernels_us(kernels, find_gpu(gpu), slices=1, batch_size=batch) for gpu, batch in points
-    }
-
-
-def _family(name: str) -> str:
-    """'gcnetr101' is of the family 'gcnet': the depth is the backbone's."""
-    words = name.split("_")
-    return _plain("".join(word for word in words if not (word[0] == "r" and word[1:].isdigit())))
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+        if not each.match.same and each.samples:
+            factors = factors_of(each.samples, catalogued({sample.gpu for sample in each.samples}))
+            found[each.name] = {
+                "stands_for_it": each.match.entry.name,
+                **errors_per_network(factors)[each.name],
+            }
+    return found
 
 
 def _line(each: Compared) -> str:
-    errors = each.errors()
-    gpus = sorted({point[0] for point in errors})
-    shown = ", ".join(
-        f"{gpu} {statistics.median(errors[point] for point in errors if point[0] == gpu):.0%}" for gpu in gpus
+    factors = factors_of(each.samples, catalogued({sample.gpu for sample in each.samples}))
+    errors = errors_per_network(factors).get(each.name, {})
+    shown = ", ".join(f"{gpu} {value:.0%}" for gpu, value in errors.items())
+    family = "" if each.match.same else f" (of its family: {each.match.entry.name})"
+    return (
+        f"{each.name[:34]:34s}{family} frame {each.frame[1]}x{each.frame[2]} "
+        f"({each.explained:.0%} of the cuts): median error {shown}"
     )
-    return f"{each.name[:34]:34s} frame {each.frame[1]}x{each.frame[2]}: median error {shown}"
+
+
+def _say(what: str, result: Mapping[str, Any]) -> None:
+    shown = [f"median error {result['median_error']:.1%}"]
+    if result["median_error_calibrated"] is not None:
+        shown.append(f"calibrated by another class {result['median_error_calibrated']:.1%}")
+    if result["median_ratio_error"] is not None:
+        shown.append(f"ratios to {REFERENCE} {result['median_ratio_error']:.1%}")
+    print(f"{what}: {', '.join(shown)}", flush=True)
 
 
 if __name__ == "__main__":

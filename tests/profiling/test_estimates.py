@@ -142,3 +142,32 @@ def test_two_measurements_of_one_class_are_refused_unless_equal():
 def test_nothing_to_merge():
     with pytest.raises(MergeError, match="no profiles"):
         merge_profiles([])
+
+
+def test_the_catalogue_has_the_classes_of_clouds_each_with_a_source_and_a_price():
+    names = [gpu.name for gpu in CATALOGUE]
+    assert {"P4", "T4", "L4", "V100", "A10", "A30", "A100", "L40S", "H100"} <= set(names)
+    assert len(set(names)) == len(names)
+    assert all("data sheet" in gpu.source and gpu.price_per_hour > 0 for gpu in CATALOGUE)
+    assert {gpu.name: gpu.max_slices for gpu in CATALOGUE if gpu.mig} == {
+        "A30": 4,
+        "A100": 7,
+        "A100-80GB": 7,
+        "H100": 7,
+        "H200": 7,
+    }
+
+
+def test_tables_carry_the_error_to_expect(spec):
+    split = split_model(spec(nets.Chain), device="meta")
+    ((l4,), (a100,)) = (estimated_tables(split, name, (1,)) for name in ("L4", "A100"))
+    assert l4.expected_error is not None
+    assert a100.expected_error is not None
+    assert l4.expected_error < a100.expected_error
+    measured = dataclasses.replace(a100, source=Source.MEASURED, expected_error=None)
+    doubled = dataclasses.replace(
+        measured, latency_us=tuple(tuple(2 * us for us in row) for row in measured.latency_us)
+    )
+    (calibrated,) = estimated_tables(split, "L4", (1,), measured=[doubled])
+    assert calibrated.expected_error is not None
+    assert calibrated.expected_error < l4.expected_error

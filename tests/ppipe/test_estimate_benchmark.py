@@ -1,0 +1,97 @@
+"""How estimates are held against data: which network stands for a model, the errors, what is fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from planner.profiling.kernels import Kernel, Kind
+from planner.profiling.roofline import FITTED, Work
+from ppipe.benchmarks import estimate, estimate_fit, estimate_match
+
+CLASSES = ("L4", "T4", "V100")
+
+
+@pytest.mark.parametrize(
+    ("name", "stands", "same"),
+    [
+        ("convnext_large", "convnext_large", True),
+        ("efficientnet-b8_3rdparty_8xb32-aa-advprop_in1k", "efficientnet_b8", True),
+        ("inception-v3_3rdparty_8xb32_in1k", "inceptionv3", True),
+        ("repvgg-B3_8xb32_in1k", "repvgg_b3", True),
+        ("repvgg-B3g4_8xb32_in1k", "repvgg_b3", False),
+        ("wide-resnet101_3rdparty_8xb32_in1k", "wide_resnet101_2", True),
+        ("wide-resnet50_3rdparty_8xb32_in1k", "wide_resnet101_2", False),
+        ("fcn_r101-d8_4xb2-40k_cityscapes-512x1024", "fcn_r101", True),
+        ("fcn_hr48_4xb2-40k_cityscapes-512x1024", "fcn_r101", False),
+        ("nonlocal_r101-d8_4xb2-40k_cityscapes-512x1024", "nonlocal_r101", True),
+        ("danet_r50-d8_4xb2-40k_cityscapes-512x1024", "danet_r101", False),
+        ("gfl_r101_fpn_ms-2x_coco", "gfl_r101", True),
+        ("fsaf_r101_fpn_1x_coco", "fsaf_r101", True),
+        ("centernet-update_r50-caffe_fpn_ms-1x_coco", "centernet_r50", True),
+        ("rtmdet_x_8xb32-300e_coco", "rtmdet_x", True),
+        ("rtmdet_tiny_8xb32-300e_coco", "rtmdet_x", False),
+        ("colorization_eccv16", "colorization", True),
+        ("siggraph17", "colorization", False),
+    ],
+)
+def test_names_of_public_configurations(name, stands, same):
+    found = estimate_match.match(name)
+    assert found is not None
+    assert (found.entry.name, found.same) == (stands, same)
+
+
+def test_other_networks_are_not_in_the_zoo():
+    assert estimate_match.match("retinanet_r101_fpn_1x_coco") is None
+
+
+def made_samples(fit):
+    """What three networks would take if `fit` were the truth."""
+    sizes = {
+        "dense": [Kernel(Kind.CONVOLUTION, 4 * 10**9, 10**6, 10**6, 2 * 10**6)] * 3,
+        "linear": [Kernel(Kind.PRODUCT, 2 * 10**9, 10**6, 10**7, 10**6)] * 5,
+        "pooled": [
+            Kernel(Kind.REDUCTION, 0, 3 * 10**7, 0, 10**6),
+            Kernel(Kind.DEPTHWISE, 10**8, 9, 9, 10**6),
+        ],
+    }
+    blank = [
+        estimate_fit.Sample(name, gpu, Work(kernels), (1, 2, 8), np.ones(3))
+        for name, kernels in sizes.items()
+        for gpu in CLASSES
+    ]
+    return [dataclasses.replace(sample, measured_us=fit.estimate(sample)) for sample in blank]
+
+
+def test_the_fit_finds_what_made_the_data():
+    start = estimate_fit.catalogued(CLASSES)
+    truth = estimate_fit.Fit(
+        constants=dataclasses.replace(FITTED, bandwidth=0.5, launch_us=4.0),
+        sustained={"L4": 0.5, "T4": 0.4, "V100": 0.7},
+    )
+    samples = made_samples(truth)
+    found = estimate_fit.fitted(samples, start)
+    assert estimate_fit.loss(samples, start) > 0.2
+    assert estimate_fit.loss(samples, found) < 0.03
+    assert found.sustained["L4"] == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_class_that_is_held_out_gets_the_others_sustained():
+    samples = made_samples(estimate_fit.catalogued(CLASSES))
+    held = estimate_fit.without_each_class(samples, estimate_fit.catalogued(CLASSES))
+    # V100 and T4 have no TF32: one is guessed from the other, and L4 from both.
+    assert held["V100"].sustained["V100"] == pytest.approx(0.57, rel=0.05)
+    assert held["L4"].sustained["L4"] == pytest.approx((0.57 * 1.0) ** 0.5, rel=0.05)
+
+
+def test_errors_by_hand():
+    factors = {("net", "L4", 1): 1.1, ("net", "T4", 1): 1.21, ("net", "L4", 2): 0.9}
+    found = estimate.summary(factors)
+    assert found["median_error"] == pytest.approx(0.1)
+    assert found["median_ratio_error"] == pytest.approx(0.1)
+    # T4 by L4: 1.1, L4 by T4: 1 / 1.1; at batch 2 there is no other class.
+    assert found["median_error_calibrated"] == pytest.approx((0.1 + 1 - 1 / 1.1) / 2)
+    assert estimate.errors_per_network(factors)["net"] == {"L4": 0.1, "T4": 0.21}
+    assert estimate.summary(factors, only="L4")["median_ratio_error"] is None
