@@ -19,7 +19,7 @@ from planner.cluster import Cluster
 from planner.problem import Problem
 from planner.profile import Profile
 
-_CHOSEN_BY_OPTION = ("objective", "max_stages", "slo_margin", "queueing_factor", "pipelines_per_class_pair")
+_CHOSEN_BY_OPTION = ("objective", "max_stages", "slo_margin", "loss_share", "pipelines_per_class_pair")
 
 
 @dataclass(frozen=True)

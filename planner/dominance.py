@@ -20,14 +20,16 @@ TOLERANCE = 1e-12
 Flags = npt.NDArray[np.bool_]
 
 
-def undominated(columns: Columns) -> Ints:
-    """Row numbers of the pipelines to keep, ascending."""
+def undominated(columns: Columns, by_latency: bool = False) -> Ints:
+    """Row numbers of the pipelines to keep, ascending. `by_latency`: slack counts too."""
     keys, group = np.unique(columns.gpu, axis=0, return_inverse=True)
-    kept = [_front(columns, np.nonzero(group.ravel() == number)[0]) for number in range(len(keys))]
+    kept = [
+        _front(columns, np.nonzero(group.ravel() == number)[0], by_latency) for number in range(len(keys))
+    ]
     return np.sort(np.concatenate([np.zeros(0, np.int64), *kept]))
 
 
-def _front(columns: Columns, rows: Ints) -> Ints:
+def _front(columns: Columns, rows: Ints, by_latency: bool) -> Ints:
     """Undominated rows of one group of equal class tuples: the largest first, compared block by block."""
     stages = int((columns.gpu[rows[0]] >= 0).sum())
     capacity = np.zeros(len(rows))
@@ -40,16 +42,19 @@ def _front(columns: Columns, rows: Ints) -> Ints:
     for low in range(0, len(order), BLOCK):
         block = order[low : low + BLOCK]
         if len(kept):
-            block = block[~_dominates(columns, kept, block, stages).any(axis=0)]
-        within = _dominates(columns, block, block, stages)
+            block = block[~_dominates(columns, kept, block, stages, by_latency).any(axis=0)]
+        within = _dominates(columns, block, block, stages, by_latency)
         earlier = np.triu(within, k=1)
         kept = np.concatenate([kept, block[~earlier.any(axis=0)]])
     return kept
 
 
-def _dominates(columns: Columns, better: Ints, worse: Ints, stages: int) -> Flags:
+def _dominates(columns: Columns, better: Ints, worse: Ints, stages: int, by_latency: bool) -> Flags:
     """[i, j]: does row better[i] dominate row worse[j]?"""
     result: Flags = np.ones((len(better), len(worse)), dtype=bool)
+    if by_latency:
+        result &= columns.latency_us[better][:, None] <= columns.latency_us[worse][None, :]
+        result &= columns.batch[better, 0][:, None] <= columns.batch[worse, 0][None, :]
     for stage in range(stages):
         slices = columns.slices[better, stage][:, None]
         others = columns.slices[worse, stage][None, :]

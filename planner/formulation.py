@@ -7,6 +7,8 @@ Variables  x_p >= 0   frames/s through p           n_pi  whole workers of stage 
            A_mg       GPUs of class g that m uses     z  the common factor (max-rate)
            y_p        1 if p is used, only where an option needs it
 Max-rate   max z                     with  sum_p x_p = w_m z                       (demand)
+           with a share s of the mean: max (1 - s) z + s mean u_m, with u_m for z in (demand), u_m >= z
+Reserves   sum_p g_jp x_p >= c_j w_m z   instead, for every row j of planner.queueing  (demand)
 Min-cost   min sum cost_g A_mg       with  sum_p x_p = w_m                         (demand)
            x_p <= r_pi n_pi                                                        (pool)
            sum_pi n_pi / s_pi <= G_mkg   over stages of m at position k on g       (whole GPUs)
@@ -31,6 +33,8 @@ from planner.prices import Wanted
 from planner.problem import Objective
 from planner.solver import Limits, Model, Solution, Status, Term, Variable
 
+MOST_RESERVE = 1.5
+"""Throughput over usable rate of any sensible plan."""
 Position = tuple[int, int, int]
 """Stage position, class index, slice group."""
 
@@ -76,6 +80,10 @@ class Question:
     bound: float
     gpu_cost: Sequence[float] = ()
     pipelines_per_class_tuple: int | None = None
+    mean_share: float = 0.0
+    """Max-rate: how much the mean of served / wanted counts beside the least."""
+    least: float = 0.0
+    """Max-rate: the least of served / wanted that will do."""
 
 
 class PlanModel:
@@ -86,7 +94,11 @@ class PlanModel:
         self._model = Model("plan", maximise=question.objective is Objective.MAX_RATE)
         self._names: list[tuple[str, tuple[int, ...]]] = []
         self._count = 0
-        self._z = self._variable(("z", ()), upper=question.bound) if self._max_rate else None
+        self._z = (
+            self._variable(("z", ()), upper=question.bound, lower=question.least) if self._max_rate else None
+        )
+        counts = range(len(question.wanted)) if self._max_rate and question.mean_share else range(0)
+        self._served = [self._variable(("u", (m,)), upper=None) for m in counts]
         self._variables = [self._declare(m, one) for m, one in enumerate(question.wanted)]
         for m, (one, variables) in enumerate(zip(question.wanted, self._variables, strict=True)):
             self._demand(m, one, variables)
@@ -116,14 +128,18 @@ class PlanModel:
         return self._question.objective is Objective.MAX_RATE
 
     def _variable(
-        self, name: tuple[str, tuple[int, ...]], upper: float | None, integer: bool = False
+        self,
+        name: tuple[str, tuple[int, ...]],
+        upper: float | None,
+        integer: bool = False,
+        lower: float = 0.0,
     ) -> Variable:
         self._names.append(name)
-        return self._model.variable(name[0], 0.0, upper, integer)
+        return self._model.variable(name[0], lower, upper, integer)
 
     def _declare(self, m: int, one: Wanted) -> _ModelVariables:
         columns, counts = one.columns, self._question.gpu_counts
-        cap = one.rate * (self._question.bound if self._max_rate else 1.0)
+        cap = most_rps(one, self._question.bound if self._max_rate else 1.0)
         variables = _ModelVariables()
         for p in range(len(columns)):
             variables.x.append(self._variable(("x", (m, p)), upper=cap))
@@ -145,12 +161,16 @@ class PlanModel:
         return variables
 
     def _demand(self, m: int, one: Wanted, variables: _ModelVariables) -> None:
-        served: list[Term] = [(x, 1.0) for x in variables.x]
-        if self._z is not None:
-            self._model.constrain(f"demand_{m}", [*served, (self._z, -one.rate)], "==", 0.0)
-        else:
-            # Scaled to 1, so that the solver's tolerance is a share of the rate.
-            self._model.constrain(f"demand_{m}", [(x, 1 / one.rate) for x, _ in served], "==", 1.0)
+        sense = ">=" if one.reserves else "=="
+        for j, (gains, rate) in enumerate(one.rows()):
+            if self._z is not None:
+                served: list[Term] = [(x, float(gain)) for x, gain in zip(variables.x, gains, strict=True)]
+                z = self._served[m] if self._served else self._z
+                self._model.constrain(f"demand_{m}_{j}", [*served, (z, -rate)], sense, 0.0)
+            else:
+                # Scaled to 1, so that the solver's tolerance is a share of the rate.
+                served = [(x, float(gain) / rate) for x, gain in zip(variables.x, gains, strict=True)]
+                self._model.constrain(f"demand_{m}_{j}", served, sense, 1.0)
 
     def _pools(self, m: int, columns: Columns, variables: _ModelVariables) -> None:
         for p, (x, pool) in enumerate(zip(variables.x, variables.n, strict=True)):
@@ -203,7 +223,11 @@ class PlanModel:
 
     def _objective(self) -> None:
         if self._z is not None:
-            self._model.optimise([(self._z, 1.0)])
+            share = self._question.mean_share
+            for m, u in enumerate(self._served):
+                self._model.constrain(f"least_{m}", [(u, 1.0), (self._z, -1.0)], ">=", 0.0)
+            means = [(u, share / len(self._served)) for u in self._served]
+            self._model.optimise([(self._z, 1.0 - share if means else 1.0), *means])
             return
         cost = self._question.gpu_cost
         self._model.optimise([(a, float(cost[g])) for v in self._variables for g, a in v.allotment.items()])
@@ -244,9 +268,17 @@ class PlanModel:
                 gpus = math.ceil(share - 1e-9)
                 values["G", (m, *position)] = gpus
                 values["A", (m, position[1])] = values.get(("A", (m, position[1])), 0.0) + gpus
-            if m == 0 and self._z is not None:
-                values["z", ()] = sum(use.rate_rps for use in uses) / self._question.wanted[0].rate
+            if self._z is not None:
+                one = self._question.wanted[m]
+                served = one.usable_rps({use.row: use.rate_rps for use in uses}) / one.rate
+                values["u", (m,)] = served
+                values["z", ()] = min(served, values.get(("z", ()), served))
         return {index: values.get(name, 0.0) for index, name in enumerate(self._names)}
+
+
+def most_rps(one: Wanted, factor: float) -> float:
+    """No plan that serves this factor of the wanted rate needs more through any pipeline."""
+    return one.rate * factor * (MOST_RESERVE if one.reserves else 1.0)
 
 
 def stage_count(columns: Columns, row: int) -> int:

@@ -58,9 +58,11 @@ def improve(question: Question, uses: Sequence[Uses], rounds: int, gap: float) -
 
 
 def served_rps(one: Wanted, uses: Sequence[Use]) -> float:
-    """Frames/s of a model: per pipeline the least of its pools."""
+    """Usable frames/s of a model: per pipeline the least of its pools."""
     rates = one.columns.rate_rps
-    return sum(min(n * float(rates[use.row, i]) for i, n in enumerate(use.workers)) for use in uses)
+    return one.usable_rps(
+        {use.row: min(n * float(rates[use.row, i]) for i, n in enumerate(use.workers)) for use in uses}
+    )
 
 
 def gpus_taken(one: Wanted, uses: Sequence[Use], classes: int) -> list[int]:

@@ -30,12 +30,14 @@ from planner.placement import place
 from planner.plan import Plan
 from planner.prices import RatesTooHigh, Wanted, relax
 from planner.problem import Demand, Objective, Problem
-from planner.queueing import discounted
+from planner.queueing import reserves
 from planner.search import FAST, PROVEN, Effort, Found, NothingFound, gpu_counts_of, search
 from planner.solver import version
 
 Planner = Literal["ppipe", "np", "dart-r"]
 Mode = Literal["fast", "proven"]
+USABLE_OF_BOUND = 0.97
+"""Usable rate over the relaxation's throughput, about."""
 
 
 def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan:
@@ -114,16 +116,16 @@ def _gpu_cost(problem: Problem) -> list[float]:
 def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> Plan:
     """Plan by planner.search. Raises Infeasible."""
     wanted = _wanted(problem)
-    discounts = problem.options.queueing_factor > 0
-    if discounts:
+    loss = problem.options.loss_share
+    if loss is not None:
         bound = _bound(problem, wanted)
-        # The bound must be of full rates, not of what the search is shown.
-        found = replace(_search(problem, _discounted(problem, wanted, bound), effort), bound=bound)
+        # The plan's bound is of throughput, not of what arrivals can use of it.
+        found = replace(_search(problem, _reserved(problem, wanted, bound, loss), effort), bound=bound)
     else:
         found = _search(problem, wanted, effort)
     models = [
-        # Workers that full rates would not need are there to absorb queueing.
-        model_plan(problem, demand, one.columns, uses, trim=not discounts)
+        # Workers that the throughput does not need are there to absorb queueing.
+        model_plan(problem, demand, one.columns, uses, trim=loss is None)
         for demand, one, uses in zip(problem.demands, found.wanted, found.uses, strict=True)
     ]
     if any(not model.pipelines for model in models):
@@ -154,15 +156,11 @@ def _bound(problem: Problem, wanted: Sequence[Wanted]) -> float:
     return relax(counts, wanted, problem.options.objective, _gpu_cost(problem)).bound
 
 
-def _discounted(problem: Problem, wanted: Sequence[Wanted], bound: float) -> list[Wanted]:
-    """The same with the rates that queueing leaves when every model gets what the bound allows."""
-    options = problem.options
-    scale = bound if options.objective is Objective.MAX_RATE else 1.0
+def _reserved(problem: Problem, wanted: Sequence[Wanted], bound: float, loss: float) -> list[Wanted]:
+    """The same, to be planned for random arrivals at about the rates that the bound allows."""
+    scale = bound * USABLE_OF_BOUND if problem.options.objective is Objective.MAX_RATE else 1.0
     return [
-        replace(
-            one,
-            columns=discounted(one.columns, demand.slo_us, options.queueing_factor, one.rate * scale),
-        )
+        replace(one, reserves=reserves(demand.slo_us, one.rate * scale, loss))
         for demand, one in zip(problem.demands, wanted, strict=True)
     ]
 
@@ -177,6 +175,7 @@ def _search(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found
             _gpu_cost(problem),
             effort,
             options.pipelines_per_class_pair,
+            options.least_gives,
         )
     except RatesTooHigh as error:
         raise rates_too_high(problem, error.share, _servable_with(problem)) from error

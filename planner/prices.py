@@ -22,13 +22,14 @@ losses are always taken over all columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planner.pipelines import Columns, Floats
 from planner.problem import Objective
+from planner.queueing import Reserve
 from planner.solver import Limits, Model, Solution, Term
 
 ROUNDS = 60
@@ -36,6 +37,8 @@ TOLERANCE = 1e-7
 COLUMNS_PER_ROUND = 5
 MAX_BREAKPOINTS = 1500
 LOSS_CELLS = 2_000_000
+Rows = Sequence[tuple[Floats, float]]
+"""Wanted.rows of one model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,36 @@ class Wanted:
     model: str
     columns: Columns
     rate: float
+    reserves: tuple[Reserve, ...] = ()
+    """Rows that leave room for random arrivals; none: throughput alone counts."""
+
+    def rows(self) -> list[tuple[Floats, float]]:
+        """(gain of every pipeline, wanted): sum_p x_p gain_p >= wanted * z must hold for each."""
+        if not self.reserves:
+            return [(np.ones(len(self.columns)), self.rate)]
+        return [(one.gains(self.columns), one.share * self.rate) for one in self.reserves]
+
+    def usable_rps(self, rates: Mapping[int, float]) -> float:
+        """What of these rates, by row, random arrivals can use."""
+        if not self.reserves:
+            return sum(rates.values())
+        served = [
+            sum(rate * float(gains[row]) for row, rate in rates.items()) / wanted
+            for gains, wanted in self.rows()
+        ]
+        return self.rate * min(served)
+
+    def mixed(self, mix: Sequence[float]) -> Wanted:
+        """The rows' convex combination as a problem without rows: rates times gain, wanted rate alike."""
+        if not self.reserves:
+            return self
+        pairs = list(zip(self.rows(), mix, strict=True))
+        gains = np.zeros(len(self.columns))
+        for (row, _), part in pairs:
+            gains = gains + row * part
+        columns = replace(self.columns, rate_rps=self.columns.rate_rps * gains[:, None])
+        rate = sum(wanted * part for (_, wanted), part in pairs)
+        return replace(self, columns=columns, rate=rate, reserves=())
 
 
 @dataclass(frozen=True)
@@ -60,6 +93,8 @@ class Prices:
     """What one more GPU of a class changes in the objective: equal to `gpu` for max-rate, the capacity
     price else.
     """
+    mix: tuple[tuple[float, ...], ...] = ()
+    """Per model, the weights of its rows (Wanted.mixed) in this bound."""
 
 
 def relax(
@@ -68,13 +103,14 @@ def relax(
     """Solve the relaxation by column generation. For MIN_COST raises RatesTooHigh."""
     counts = [float(count) for count in gpu_counts]
     busy = [one.columns.gpus_per_rps(len(counts)) for one in wanted]
+    rows = [one.rows() for one in wanted]
     chosen = [_first_columns(table) for table in busy]
     if objective is Objective.MIN_COST:
-        most = _generate(busy, chosen, wanted, counts, None)
+        most = _generate(busy, rows, chosen, counts, None)
         if most.bound < 1 - 1e-9:
             raise RatesTooHigh(most.bound)
-        return _generate(busy, chosen, wanted, counts, gpu_cost)
-    return _generate(busy, chosen, wanted, counts, None)
+        return _generate(busy, rows, chosen, counts, gpu_cost)
+    return _generate(busy, rows, chosen, counts, None)
 
 
 class RatesTooHigh(ValueError):
@@ -107,33 +143,53 @@ def _priced(busy: Floats, prices: Sequence[float]) -> Floats:
 
 def _generate(
     busy: Sequence[Floats],
+    rows: Sequence[Rows],
     chosen: list[list[int]],
-    wanted: Sequence[Wanted],
     counts: Sequence[float],
     gpu_cost: Sequence[float] | None,
 ) -> Prices:
     """Rounds of: solve over the chosen columns, price all, add the cheapest. Keeps the best bound seen."""
     best: Prices | None = None
     for _ in range(ROUNDS):
-        solution = _restricted(busy, chosen, wanted, counts, gpu_cost)
+        solution = _restricted(busy, rows, chosen, counts, gpu_cost)
         if not solution.found:  # the rates are at the very edge of what could be served
             raise RatesTooHigh(1.0)
         duals = [max(0.0, abs(solution.prices[f"capacity_{g}"])) for g in range(len(counts))]
-        prices = _bound(busy, wanted, counts, duals, gpu_cost)
+        mix = [_row_shares(solution, m, one, scaled=gpu_cost is not None) for m, one in enumerate(rows)]
+        mixed = [_mixed(*one) for one in zip(busy, rows, mix, strict=True)]
+        prices = replace(_bound(mixed, counts, duals, gpu_cost), mix=tuple(mix))
         if best is None or (prices.bound < best.bound if gpu_cost is None else prices.bound > best.bound):
             best = prices
         if abs(best.bound - solution.objective) <= TOLERANCE * abs(solution.objective):
             break
-        if not _add_columns(busy, chosen, prices):
+        if not _add_columns(mixed, chosen, prices):
             break
     assert best is not None
     return best
 
 
+def _row_shares(solution: Solution, number: int, rows: Rows, scaled: bool) -> tuple[float, ...]:
+    """The duals of a model's rows as shares of their sum."""
+    duals = [
+        abs(solution.prices[f"demand_{number}_{j}"]) / (rate if scaled else 1.0)
+        for j, (_, rate) in enumerate(rows)
+    ]
+    total = sum(duals)
+    return tuple(dual / total if total else 1 / len(duals) for dual in duals)
+
+
+def _mixed(table: Floats, rows: Rows, mix: Sequence[float]) -> tuple[Floats, float]:
+    """GPUs per usable frame/s of every pipeline, and the rate wanted, by this mix of the rows."""
+    gains = np.zeros(len(table))
+    for (row, _), part in zip(rows, mix, strict=True):
+        gains = gains + row * part
+    return table / gains[:, None], sum(wanted * part for (_, wanted), part in zip(rows, mix, strict=True))
+
+
 def _restricted(
     busy: Sequence[Floats],
+    rows: Sequence[Rows],
     chosen: Sequence[Sequence[int]],
-    wanted: Sequence[Wanted],
     counts: Sequence[float],
     gpu_cost: Sequence[float] | None,
 ) -> Solution:
@@ -142,21 +198,24 @@ def _restricted(
     z = model.variable("z") if gpu_cost is None else None
     used: list[list[Term]] = [[] for _ in counts]
     cost: list[Term] = []
-    for number, (table, rows, one) in enumerate(zip(busy, chosen, wanted, strict=True)):
-        served: list[Term] = []
-        for row in rows:
+    for number, (table, demands, columns) in enumerate(zip(busy, rows, chosen, strict=True)):
+        served = []
+        for row in columns:
             x = model.variable("x")
-            served.append((x, 1.0))
+            served.append((x, row))
             per_class = [(g, float(share)) for g, share in enumerate(table[row]) if share]
             for g, share in per_class:
                 used[g].append((x, share))
             if gpu_cost is not None:
                 cost.append((x, sum(gpu_cost[g] * share for g, share in per_class)))
-        if z is not None:
-            model.constrain(f"demand_{number}", [*served, (z, -one.rate)], ">=", 0.0)
-        else:
-            # Scaled to 1, so that the solver's tolerance is a share of the rate.
-            model.constrain(f"demand_{number}", [(x, 1 / one.rate) for x, _ in served], ">=", 1.0)
+        for j, (gains, rate) in enumerate(demands):
+            if z is not None:
+                terms = [(x, float(gains[row])) for x, row in served]
+                model.constrain(f"demand_{number}_{j}", [*terms, (z, -rate)], ">=", 0.0)
+            else:
+                # Scaled to 1, so that the solver's tolerance is a share of the rate.
+                terms = [(x, float(gains[row]) / rate) for x, row in served]
+                model.constrain(f"demand_{number}_{j}", terms, ">=", 1.0)
     for g, count in enumerate(counts):
         model.constrain(f"capacity_{g}", used[g], "<=", count)
     model.optimise([(z, 1.0)] if z is not None else cost)
@@ -164,32 +223,31 @@ def _restricted(
 
 
 def _bound(
-    busy: Sequence[Floats],
-    wanted: Sequence[Wanted],
+    mixed: Sequence[tuple[Floats, float]],
     counts: Sequence[float],
     duals: Sequence[float],
     gpu_cost: Sequence[float] | None,
 ) -> Prices:
     """The bound that these capacity prices prove, over all columns; see the module."""
     if gpu_cost is None:
-        cheapest = [float(_priced(table, duals).min()) for table in busy]
-        scale = sum(one.rate * price for one, price in zip(wanted, cheapest, strict=True))
+        cheapest = [float(_priced(table, duals).min()) for table, _ in mixed]
+        scale = sum(rate * price for (_, rate), price in zip(mixed, cheapest, strict=True))
         if scale <= 0:  # prices of an early round at which everything is free: they prove nothing
             return Prices(math.inf, tuple(duals), tuple(cheapest), tuple(duals))
         gpu = tuple(dual / scale for dual in duals)
         worth = sum(price * count for price, count in zip(gpu, counts, strict=True))
         return Prices(bound=worth, gpu=gpu, frame=tuple(price / scale for price in cheapest), capacity=gpu)
     gpu = tuple(cost + dual for cost, dual in zip(gpu_cost, duals, strict=True))
-    cheapest = [float(_priced(table, gpu).min()) for table in busy]
-    worth = sum(one.rate * price for one, price in zip(wanted, cheapest, strict=True))
+    cheapest = [float(_priced(table, gpu).min()) for table, _ in mixed]
+    worth = sum(rate * price for (_, rate), price in zip(mixed, cheapest, strict=True))
     rent = sum(dual * count for dual, count in zip(duals, counts, strict=True))
     return Prices(bound=worth - rent, gpu=gpu, frame=tuple(cheapest), capacity=tuple(duals))
 
 
-def _add_columns(busy: Sequence[Floats], chosen: list[list[int]], prices: Prices) -> bool:
+def _add_columns(mixed: Sequence[tuple[Floats, float]], chosen: list[list[int]], prices: Prices) -> bool:
     """Add each model's cheapest pipelines at these prices; was any new?"""
     added = False
-    for table, rows in zip(busy, chosen, strict=True):
+    for (table, _), rows in zip(mixed, chosen, strict=True):
         priced = _priced(table, prices.gpu)
         count = min(COLUMNS_PER_ROUND, len(priced))
         for row in np.argpartition(priced, count - 1)[:count]:

@@ -50,8 +50,14 @@ class PlanOptions:
     1.
     """
     per_stage_batch: bool = False
-    queueing_factor: float = 0.0
-    """How much a pipeline's rate is discounted for little slack (see planner.queueing); 0: not at all."""
+    loss_share: float | None = None
+    """Plan for Poisson arrivals of which at most this share is lost (see planner.queueing); None: for
+    throughput alone.
+    """
+    least_gives: float = 0.05
+    """With loss_share: the share of what the least served model could get that it may give for a better
+    mean of all models. 0: max-min.
+    """
     gpu_cost: Mapping[str, float] = field(default_factory=dict)
     """Cost of one GPU per class, for MIN_COST; 1.0 where absent."""
 

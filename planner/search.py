@@ -6,6 +6,8 @@ relaxation's bound. 3. A pipeline whose loss is above bound - incumbent is in no
 zero for good. 4. The MILP over every pipeline that survives, started from the incumbent, gives the plan and
 the proven bound.
 
+Models with reserves (planner.queueing) take step 1, then 2 over more pipelines, then _share_out: no proof.
+
 Rules
 - The bound is over all pipelines: of the dropped ones, none is in a plan better than the threshold they were
   dropped at.
@@ -58,6 +60,11 @@ COLUMNS_TO_PROVE = 3_000
 PROOF_WORK = 1_500_000
 """Nodes times pipelines of a proof: what is not proven by then is reported as a gap."""
 LEAST_PROOF_NODES = 1_000
+MEAN_SHARE = 0.1
+"""With reserves, of the first MILP: how much the mean over models counts beside the least served."""
+RESERVED_POOL, RESERVED_NODES, RESERVED_GAP = 12, 50, 1e-3
+"""With reserves, of the first MILP: more kinds of pipelines are worth having."""
+WIDE_POOL, WIDE_NODES, WIDE_GAP = 20, 2_000, 5e-4
 IMPROVE_POOL = 12
 """Pipelines per model in planner.improve."""
 
@@ -91,9 +98,14 @@ def search(
     gpu_cost: Sequence[float],
     effort: Effort,
     pipelines_per_class_tuple: int | None = None,
+    least_gives: float = 0.0,
 ) -> Found:
-    """Plan these models. Raises prices.RatesTooHigh (min-cost), NothingFound."""
+    """Plan these models; `least_gives` counts where they have reserves (see _share_out).
+
+    Raises prices.RatesTooHigh (min-cost), NothingFound.
+    """
     gpu_counts = gpu_counts_of(cluster)
+    reserved = any(one.reserves for one in wanted)
     prices = relax(gpu_counts, wanted, objective, gpu_cost)
     question = Question(
         wanted=wanted,
@@ -102,14 +114,20 @@ def search(
         bound=prices.bound,
         gpu_cost=gpu_cost,
         pipelines_per_class_tuple=pipelines_per_class_tuple,
+        mean_share=MEAN_SHARE if reserved else 0.0,
     )
     if effort.proof_nodes and len(wanted) > MODELS_TO_PROVE:
         effort = LARGE
-    lost = [_losses(one, prices, price, objective) for one, price in zip(wanted, prices.frame, strict=True)]
+    lost = [
+        _losses(one.mixed(mix), prices, price, objective)
+        for one, mix, price in zip(wanted, prices.mix, prices.frame, strict=True)
+    ]
     rows, pool, outcome = _first(question, lost, effort)
     found = Found(tuple(pool.wanted), outcome.uses, prices.bound, prices, outcome.nodes)
     if effort.improve_rounds:
         found = _improve(question, found, rows, lost, effort)
+    if reserved:
+        return _share_out(question, found, rows, lost, effort, least_gives)
     return _prove(question, found, rows, lost, effort) if effort.proof_nodes else found
 
 
@@ -120,6 +138,8 @@ def _first(
     NothingFound.
     """
     count = max(effort.pool_per_model, effort.pool // len(question.wanted))
+    if question.mean_share:
+        count, effort = RESERVED_POOL, replace(effort, gap=RESERVED_GAP, nodes=RESERVED_NODES)
     while True:
         rows = _pool(question.wanted, lost, count)
         pool = _narrow(question, rows)
@@ -144,7 +164,7 @@ def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], count: int) -> list[
     for one, loss in zip(wanted, lost, strict=True):
         # Half of the cheapest are usually dominated by others of them.
         cheapest = np.argsort(loss, kind="stable")[: 8 * count]
-        front = cheapest[undominated(one.columns.select(cheapest))]
+        front = cheapest[undominated(one.columns.select(cheapest), bool(one.reserves))]
         rows.append(front[:count])
     return rows
 
@@ -173,6 +193,32 @@ def _improve(
     return replace(found, wanted=tuple(pool.wanted), uses=improved.uses, nodes=nodes)
 
 
+def _share_out(
+    question: Question,
+    found: Found,
+    rows: Sequence[Ints],
+    lost: Sequence[Floats],
+    effort: Effort,
+    least_gives: float,
+) -> Found:
+    """From the plan that serves the least served model best, to the one of the best mean that takes no more
+    than this share from it. There is no proof over all pipelines.
+    """
+    if question.objective is not Objective.MAX_RATE:
+        return found
+    thorough = effort.proof_nodes > 0
+    larger = _pool(question.wanted, lost, WIDE_POOL if thorough else RESERVED_POOL)
+    pool = _narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
+    pool = replace(pool, mean_share=1.0, least=_objective(found, question) * (1 - least_gives))
+    limits = Limits(
+        relative_gap=WIDE_GAP if thorough else RESERVED_GAP, nodes=WIDE_NODES if thorough else RESERVED_NODES
+    )
+    outcome = PlanModel(pool).solve(limits, found.uses)
+    if not outcome.uses:
+        return found
+    return replace(found, wanted=tuple(pool.wanted), uses=outcome.uses, nodes=found.nodes + outcome.nodes)
+
+
 def _prove(
     question: Question, found: Found, pool: Sequence[Ints], lost: Sequence[Floats], effort: Effort
 ) -> Found:
@@ -184,7 +230,7 @@ def _prove(
     rows = []
     for one, loss, mine in zip(question.wanted, lost, pool, strict=True):
         alive = np.nonzero(loss <= slack)[0]
-        rows.append(_extend(mine, alive[undominated(one.columns.select(alive))]))
+        rows.append(_extend(mine, alive[undominated(one.columns.select(alive), bool(one.reserves))]))
     if sum(map(len, rows)) > COLUMNS_TO_PROVE:
         return found
     narrowed = _narrow(question, rows)

@@ -1,17 +1,16 @@
-"""Finds the SLO margin by simulation: the one whose plan serves most, for each model its own where that pays.
+"""Finds by simulation how much room a plan must leave: SLO margins, for each model its own where that pays.
 
-The planner's margin is a guess at queueing. A small one plans more throughput and leaves less slack to
-serve it with, so only serving can say which is best. Each candidate is planned and simulated.
+The planner knows how much of a plan's throughput Poisson arrivals can use (planner.queueing); the rest only
+serving can say: how much slack a batch needs to be formed, what waiting between stages costs. So candidates
+are planned for several shares of loss and margins (a margin leaves out pipelines of little slack), and
+simulated.
 
-- First FIRST: margins common to all models, and some with a queueing factor (planner.queueing), which lets a
-  plan mix pipelines of much and little slack. Batch building is given BUILD_SCALE of the time that the paper
-  gives it: at high load the frames of a batch already wait. Then each model's own best margin together.
-  Then, from the best so far, the factor or one model's margin a step up or down at a time, until nothing
-  gains or MOST_CANDIDATES were tried.
+- First FIRST: margins common to all models. Then each model's own best margin together. Then, from the best
+  so far, the loss or one model's margin a step up or down at a time, until nothing gains or MOST_CANDIDATES
+  were tried.
 - The FINALISTS best are planned again in the planner's thorough mode, which finds better plans for the same
   margins, and compete with those of the fast mode.
-- Score: capacity over weight, half the mean over models and half the least, so that no model pays for
-  another.
+- Score: capacity over weight, two thirds the mean over models and a third the least.
 - Seeds are SEEDS, never those that results are reported on. No clock decides: same problem, same margins.
 """
 
@@ -26,29 +25,27 @@ from typing import Literal
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
+from planner.queueing import usable_share
+from planner.serving import ServedModel
 from planner.serving_build import served_model
-from python_backend.simulator.capacity import Workload, find_capacity
+from python_backend.simulator.capacity import TARGET, Workload, find_capacity
 
-LADDER = (0.3, 0.24, 0.19, 0.15, 0.11, 0.08, 0.05, 0.02)
+LADDER = (0.16, 0.1, 0.06, 0.03, 0.0)
 """Margins to choose from."""
-BUILD_SCALE = 0.3
-"""Of the problem's batch_build_factor."""
-FACTORS = (0.0, 0.1, 0.2, 0.3, 0.45, 0.65)
-"""Queueing factors to choose from."""
-FIRST = ((0, 1), (0, 3), (0, 5), (1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (1, 4), (2, 4), (3, 4), (4, 2))
-"""(factor, margin) to begin with, by index; margins alike for all models."""
+LOSSES = (0.004, 0.01, 0.02)
+"""Shares of loss to plan for; what is served is judged at 1 %."""
+FIRST = ((1, 4), (1, 3), (1, 2), (1, 1))
+"""(loss, margin) to begin with, by index; margins alike for all models."""
 SEEDS = (90_001, 90_002)
 SECONDS = 12.0
-GRID = 0.01
+GRID = 0.005
 """Capacity is found to this share of the planned rate."""
-MOST_CANDIDATES = 28
+MOST_CANDIDATES = 5
 """Planned in fast mode."""
-FINALISTS = 3
-POOR_GAP = 0.15
-"""A plan of the fast mode with a larger gap is planned again thoroughly at once."""
+FINALISTS = 2
 Links = Literal["paper", "placed"]
 Choice = tuple[int, tuple[int, ...], str]
-"""Index of a factor, and of a margin for each model; the planner's mode."""
+"""Index of a loss, and of a margin for each model; the planner's mode."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Candidate:
     """What was tried, what its plan promises, and what that served at 99 % in simulation, by model."""
 
     margins: Mapping[str, float]
-    queueing_factor: float
+    loss_share: float
     mode: str
     planned_rps: Mapping[str, float]
     served_rps: Mapping[str, float]
@@ -100,16 +97,14 @@ def auto_margin(
         return search.run(pool)
 
 
-def with_margins(problem: Problem, margins: Sequence[float], queueing_factor: float) -> Problem:
-    """The problem with one margin for each demand, in order, and the search's settings for the rest."""
+def with_margins(problem: Problem, margins: Sequence[float], loss_share: float) -> Problem:
+    """The problem with one margin for each demand, in order, and the share of loss to plan for. Time to form
+    batches is then part of the slack that planner.queueing counts.
+    """
     demands = tuple(
         replace(demand, slo_margin=margin) for demand, margin in zip(problem.demands, margins, strict=True)
     )
-    options = replace(
-        problem.options,
-        queueing_factor=queueing_factor,
-        batch_build_factor=problem.options.batch_build_factor * BUILD_SCALE,
-    )
+    options = replace(problem.options, loss_share=loss_share, batch_build_factor=0.0)
     return replace(problem, demands=demands, options=options)
 
 
@@ -126,19 +121,16 @@ class _Search:
 
     def run(self, pool: Executor | None) -> MarginSearch:
         count = len(self.problem.demands)
-        self._try([(factor, (step,) * count, "fast") for factor, step in FIRST], pool)
-        factors = {self._best()[0], 0}
-        own = [
-            (f, tuple(self._own_best(f, model) for model in range(count)), "fast") for f in sorted(factors)
-        ]
-        self._try(own, pool)
+        self._try([(loss, (step,) * count, "fast") for loss, step in FIRST], pool)
+        loss = self._best()[0]
+        self._try([(loss, tuple(self._own_best(loss, model) for model in range(count)), "fast")], pool)
         while len(self.found) < MOST_CANDIDATES:
             before = self._best()
             self._try(list(_neighbours(before))[: MOST_CANDIDATES - len(self.found)], pool)
             if self._best() == before:
                 break
         ranked = sorted(self.found, key=lambda choice: -self.found[choice][1].score)
-        self._try([(factor, steps, "proven") for factor, steps, _ in ranked[:FINALISTS]], pool)
+        self._try([(loss, steps, "proven") for loss, steps, _ in ranked[:FINALISTS]], pool)
         made, best = self.found[self._best()]
         problem = self._problem(self._best())
         if made is None:
@@ -147,8 +139,8 @@ class _Search:
         return MarginSearch(made, problem, best, tuple(candidate for _, candidate in self.found.values()))
 
     def _problem(self, choice: Choice) -> Problem:
-        factor, steps, _ = choice
-        return with_margins(self.problem, [LADDER[step] for step in steps], FACTORS[factor])
+        loss, steps, _ = choice
+        return with_margins(self.problem, [LADDER[step] for step in steps], LOSSES[loss])
 
     def _try(self, choices: Sequence[Choice], pool: Executor | None) -> None:
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.found]
@@ -164,51 +156,64 @@ class _Search:
     def _best(self) -> Choice:
         return max(self.found, key=lambda choice: self.found[choice][1].score)
 
-    def _own_best(self, factor: int, model: int) -> int:
-        """The common margin at which this model served most with this factor."""
+    def _own_best(self, loss: int, model: int) -> int:
+        """The common margin at which this model served most, planned for this loss."""
         name = self.problem.demands[model].model
         common = {
             steps[0]: found
             for (other, steps, _), (_, found) in self.found.items()
-            if other == factor and len(set(steps)) == 1
+            if other == loss and len(set(steps)) == 1
         }
         return max(common, key=lambda step: common[step].served_rps.get(name, 0.0))
 
 
 def _neighbours(choice: Choice) -> Iterable[Choice]:
-    factor, steps, mode = choice
-    for other in (factor - 1, factor + 1):
-        if 0 <= other < len(FACTORS):
+    loss, steps, mode = choice
+    for other in (loss - 1, loss + 1):
+        if 0 <= other < len(LOSSES):
             yield other, steps, mode
     for model in range(len(steps)):
         for change in (-1, 1):
             step = steps[model] + change
             if 0 <= step < len(LADDER):
-                yield factor, (*steps[:model], step, *steps[model + 1 :]), mode
+                yield loss, (*steps[:model], step, *steps[model + 1 :]), mode
 
 
 def _evaluate(job: tuple[Problem, str, Question]) -> tuple[Plan | None, Candidate]:
     """Plan one problem and find what each of its models can serve. Runs in a process of its own."""
     problem, mode, question = job
     margins = {demand.model: demand.slo_margin or 0.0 for demand in problem.demands}
-    factor = problem.options.queueing_factor
+    loss = problem.options.loss_share or 0.0
     try:
         made = plan(problem, mode=mode)
-        if mode == "fast" and made.gap > POOR_GAP:
-            made = plan(problem, mode="proven")
     except ValueError as error:
-        return None, Candidate(margins, factor, mode, {}, {}, 0.0, str(error).splitlines()[0])
+        return None, Candidate(margins, loss, mode, {}, {}, 0.0, str(error).splitlines()[0])
     planned = {model.model: model.throughput_rps for model in made.models}
     served = {name: _capacity_rps(made, problem, name, question) for name in planned}
     shares = [served[demand.model] / (demand.weight or demand.rate_rps or 1.0) for demand in problem.demands]
-    score = (sum(shares) / len(shares) + min(shares)) / 2
-    return made, Candidate(margins, factor, mode, planned, served, score)
+    score = (2 * sum(shares) / len(shares) + min(shares)) / 3
+    return made, Candidate(margins, loss, mode, planned, served, score)
+
+
+def expected_rps(model: ServedModel) -> float:
+    """What Poisson arrivals can use by planner.queueing, on the links that the model is served on."""
+    frames, total = 0.0, 0.0
+    for pipeline in model.pipelines:
+        batch = pipeline.batch_size
+        path_us = sum(stage.latency_us[batch - 1] for stage in pipeline.stages)
+        path_us += sum(hop[batch - 1] for hop in pipeline.transfer_us)
+        rate = min(
+            1e6 * batch * len(stage.workers) / stage.latency_us[batch - 1] for stage in pipeline.stages
+        )
+        frames += rate * max(0, model.slo_us - path_us) / 1e6 - (batch - 1) * rate / model.planned_rps
+        total += rate
+    return min(total, model.planned_rps) * usable_share(max(0.0, round(frames, 1)), 1 - TARGET)
 
 
 def _capacity_rps(made: Plan, problem: Problem, name: str, question: Question) -> float:
     model = served_model(made, problem, name, question.links)
     if not model.pipelines or model.planned_rps <= 0:
         return 0.0
-    rates = [model.planned_rps * GRID * step for step in range(10, 131)]
+    rates = [model.planned_rps * GRID * step for step in range(20, 261)]
     workload = Workload(arrivals=question.arrivals, seconds=SECONDS, seeds=SEEDS)
-    return find_capacity(model, question.policy, rates, workload, model.planned_rps * 0.95).load_rps
+    return find_capacity(model, question.policy, rates, workload, expected_rps(model)).load_rps

@@ -20,8 +20,8 @@ PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=2, blocks=5, max_slic
 @pytest.fixture(autouse=True)
 def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 2.0)
-    monkeypatch.setattr(margin, "FIRST", ((0, 0), (0, 3), (0, 7), (2, 4)))
-    monkeypatch.setattr(margin, "MOST_CANDIDATES", 8)
+    monkeypatch.setattr(margin, "FIRST", ((1, 4), (1, 2), (0, 3)))
+    monkeypatch.setattr(margin, "MOST_CANDIDATES", 6)
     monkeypatch.setattr(margin, "FINALISTS", 1)
 
 
@@ -31,12 +31,12 @@ def test_the_best_candidate_wins_and_the_search_repeats() -> None:
     assert first.best in first.tried
     assert first.tried == again.tried
     assert first.plan == again.plan
-    assert len(first.tried) <= 9
+    assert len(first.tried) <= 7
     assert set(first.best.margins.values()) <= set(LADDER)
     assert {model.model: model.slo_margin for model in first.plan.models} == first.best.margins
     assert first.plan.placement is not None
     common = [candidate for candidate in first.tried if len(set(candidate.margins.values())) == 1]
-    assert {candidate.margins["net00"] for candidate in common} >= {0.3, 0.15, 0.02}
+    assert {candidate.margins["net00"] for candidate in common} >= {0.0, 0.03, 0.06}
     assert margin_table(first).row_count == len(first.tried)
 
 
@@ -54,7 +54,7 @@ def test_a_problem_that_no_margin_can_save_is_explained_by_the_planner() -> None
 def test_margins_go_to_their_models() -> None:
     changed = with_margins(PROBLEM, [0.1, 0.2], 0.02)
     assert [demand.slo_margin for demand in changed.demands] == [0.1, 0.2]
-    assert changed.options.queueing_factor == 0.02
+    assert changed.options.loss_share == 0.02
 
 
 def test_plans_are_simulated_model_by_model() -> None:
