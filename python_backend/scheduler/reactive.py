@@ -3,6 +3,8 @@
 - Every stage has its own queue; a ticket covers one stage, and what ends it joins the next stage's queue
   after its transfer. Feature maps of several batches are merged there, which the live data plane does not
   do.
+- A transfer takes its sender's uplink and, because the receiver is not known yet, whichever downlink of the
+  next stage is free first: no policy gets links for nothing.
 - The earliest free worker of a queue decides: room = the head's deadline - the planned transfers and
   latencies of the later stages - that worker's free time; the batch is the largest up to the planned one
   whose latency and transfer fit.
@@ -80,9 +82,11 @@ class ReactivePolicy(Policy):
             return False
         queue = self._queue(batch.pipeline, hop.stage + 1)
         uplink = pipeline.pools[hop.stage].uplinks[hop.worker]
-        start_us = max(hop.end_us, state.links.up_free[uplink])
+        downlink = _first_free(state.links.down_free, pipeline.pools[hop.stage + 1].downlinks)
+        start_us = max(hop.end_us, state.links.up_free[uplink], state.links.down_free[downlink])
         arrival_us = start_us + pipeline.transfer_us[hop.stage][len(batch.requests) - 1]
         state.links.up_free[uplink] = arrival_us
+        state.links.down_free[downlink] = arrival_us
         for request in batch.requests:
             if request.batch is batch:
                 request.batch = None
@@ -189,6 +193,15 @@ class ReactivePolicy(Policy):
     def _drop(self, state: State, queue: StageQueue, head: Request, reason: DropReason) -> None:
         queue.waiting.remove(head)
         state.drop(head, reason)
+
+
+def _first_free(free_us: list[int], links: list[int]) -> int:
+    """The link of a list that is free first."""
+    best = links[0]
+    for link in links:
+        if free_us[link] < free_us[best]:
+            best = link
+    return best
 
 
 def _stage_us(pipeline: PipelineTimelines, stage: int, size: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
@@ -253,6 +255,24 @@ def test_stages_that_take_no_time_stall_nobody() -> None:
         assert not any(isinstance(action, Drop) for action in waiting)
         waiting += core.handle(StageCompleted(batch_id, 0, 0, 5), 5)
     assert sum(isinstance(action, Dispatch) for action in waiting) == core.served == 5
+
+
+def test_reactive_transfers_queue_on_the_receivers_downlink() -> None:
+    model = two_stages(workers=2)
+    pipeline = model.pipelines[0]
+    behind_one_link = tuple(replace(worker, downlink="down") for worker in pipeline.stages[1].workers)
+    stages = (pipeline.stages[0], replace(pipeline.stages[1], workers=behind_one_link))
+    core = SchedulerCore(replace(model, pipelines=(replace(pipeline, stages=stages),)), policy="reactive")
+    for request_id in (0, 1):
+        core.handle(RequestArrived(request_id, deadline_us=1_000), 0)
+    core.handle(StageCompleted(0, 0, 0, 100), 100)
+    core.handle(StageCompleted(1, 0, 0, 100), 100)
+    (first, wake) = core.handle(TimerFired(), 110)
+    assert isinstance(first, Dispatch)
+    assert wake == WakeAt(120)
+    (second,) = core.handle(TimerFired(), 120)
+    assert isinstance(second, Dispatch)
+    core.check_invariants()
 
 
 def test_time_that_steps_back_is_taken_as_the_last_time() -> None:
