@@ -18,6 +18,7 @@ import torch
 
 from planner.cluster import Executor, GpuClass
 from planner.deployment import Deployment, ModelSpec
+from planner.execution import Precision
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
 from planner.profiling.footprint import activation_bytes, weight_bytes
 from planner.profiling.gpus import find_gpu
@@ -103,9 +104,10 @@ def _with_precision(
     measured: Mapping[str, Measured],
     sources: Mapping[str, Source],
 ) -> ModelProfile:
-    """The profile with its error against FP32, on the device that was measured; a GPU's before a CPU's."""
-    if Source.MEASURED not in sources.values():
-        return model
+    """The profile with its error against FP32, on the device that was timed; a GPU's before a CPU's."""
+    is_timed_only = Source.MEASURED not in sources.values()
+    if not measured or (is_timed_only and options.executor.precision is Precision.TF32):
+        return model  # padded classes run on a CPU, where TF32 is FP32
     device = max(measured)
     return replace(model, precision_error=precision_error(split, replace(options, device=device)))
 
@@ -167,7 +169,7 @@ def _profile(
             provenance |= _too_slow(spec.name, classes, tables, found[1])
     return ModelProfile(
         model=spec.name,
-        cut_bytes=tuple(cut.bytes_per_frame for cut in split.cuts),
+        cut_bytes=split.cut_bytes,
         tables=tuple(tables),
         block_names=tuple(map(split.name_of, range(split.block_count))),
         cut_tensors=split.cut_tensors,

@@ -132,8 +132,10 @@ def test_a_throttling_gpu_is_marked_and_warned_about(monkeypatch, caplog):
     assert "the GPU held itself back while it was timed: power cap in 40% of samples" in caplog.text
 
 
-def test_options_of_the_executor_are_recorded_with_what_they_cost():
-    wanted = deployment({"name": "here", "executor": "cpu"}, executor_options={"precision": "bf16"})
+@pytest.mark.parametrize("stated", [{}, {"stated": SLOW}])
+def test_options_of_the_executor_are_recorded_with_what_they_cost(stated):
+    here = {"name": "here", "executor": "cpu", **stated}
+    wanted = deployment(here, executor_options={"precision": "bf16"})
     options = ProfileOptions(repeats=1, prepare=prepare)
     (model,) = profile_deployment(wanted, options=options).models
     assert model.options == ExecutorOptions(precision=Precision.BF16)
