@@ -216,6 +216,8 @@ class ModelSpec(_Strict):
     postprocess: PostprocessSpec | None = None
     late: Literal["drop", "serve"] = "drop"
     executor_options: ExecutorOptionsSpec = ExecutorOptionsSpec()
+    cut_dtype: Literal["fp32", "fp16"] = "fp32"
+    """fp16: FP32 tensors between stages travel as FP16; what that costs in exactness is in the profile."""
 
 
 class TlsSpec(_Strict):

@@ -1,4 +1,6 @@
-"""How far a model's outputs move when its stages run in another precision than FP32."""
+"""How far a model's outputs move when its stages, or the tensors between them, have another precision than
+FP32.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,22 @@ def precision_error(split: Split, options: MeasureOptions) -> float:
     numbers: FP16 ends at 65504.
     """
     precision = options.executor.precision
-    if precision is Precision.FP32:
+    if precision is Precision.FP32 and not split.half_cuts:
         return 0.0
     chosen = _outputs(split, ExecutorOptions(precision=precision), options)
-    exact = _outputs(split, ExecutorOptions(precision=Precision.FP32), options)
+    whole = dataclasses.replace(split, half_cuts=False)
+    exact = _outputs(whole, ExecutorOptions(precision=Precision.FP32), options)
     error = max(_relative(one, other) for one, other in zip(chosen, exact, strict=True))
     if not math.isfinite(error):
         raise ModelError(
-            f"model {split.model}: in {precision.value} its outputs are not finite numbers; set "
-            "executor_options.precision to bf16, tf32 or fp32"
+            f"model {split.model}: in {precision.value}{_with_cuts(split)} its outputs are not finite "
+            "numbers; set executor_options.precision to bf16, tf32 or fp32, and cut_dtype to fp32"
         )
     return error
+
+
+def _with_cuts(split: Split) -> str:
+    return " with FP16 between stages" if split.half_cuts else ""
 
 
 def _outputs(split: Split, executor: ExecutorOptions, options: MeasureOptions) -> Tensors:

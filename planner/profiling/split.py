@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,7 +40,8 @@ class Split:
     """A model's graph and its chosen cuts: cut k lies between blocks k and k + 1.
 
     lower, upper: every block's time is within these multiples of the average on every class (see
-    planner.blocks).
+    planner.blocks). half_cuts: FP32 tensors that cross a cut do so as FP16, and stage programs convert them;
+    the model's own input stays as it is.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Split:
     upper: float
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
+    half_cuts: bool = False
 
     @property
     def block_count(self) -> int:
@@ -90,7 +92,13 @@ class Split:
         if node is self.graph.input:
             return self.input
         # Operators' names are unique identifiers already.
-        return frame_spec(f"t_{node.name}" if node.name in taken else node.name, node.meta["val"])
+        spec = frame_spec(f"t_{node.name}" if node.name in taken else node.name, node.meta["val"])
+        return replace(spec, dtype="FP16") if self.half_cuts and spec.dtype == "FP32" else spec
+
+    @property
+    def cut_bytes(self) -> tuple[int, ...]:
+        """Per cut: bytes of a frame across it."""
+        return tuple(sum(spec.bytes_per_frame for spec in specs) for specs in self.cut_tensors)
 
     def cost(self, block: int) -> Cost:
         """Operations and bytes of one block."""
@@ -109,7 +117,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """Identifies graph and cuts (not weights, not times); equal for profiles that can be merged."""
-        text = f"{self.graph.digest} {[cut.position for cut in self.cuts]}"
+        text = f"{self.graph.digest} {[cut.position for cut in self.cuts]}{' half' * self.half_cuts}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -146,6 +154,7 @@ def split_model(
         upper=chosen.upper,
         input=input_spec(spec),
         outputs=outputs,
+        half_cuts=spec.cut_dtype == "fp16",
     )
 
 

@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from planner.plan import BlockRange
+from planner.profile import TensorSpec
 from planner.profiling.export import EXAMPLE_BATCH, batch_dim, example_batch, quiet
 from planner.profiling.graph import ModelGraph
 from planner.profiling.network import ModelError
@@ -50,11 +51,21 @@ def save_stage(split: Split, blocks: BlockRange, path: Path) -> None:
 def stage_module(split: Split, blocks: BlockRange) -> GraphModule:
     """Blocks [start, end) as a module with positional tensor inputs and a tuple of outputs."""
     builder = _StageBuilder(split.graph)
-    for node, spec in zip(split.live_in(blocks), split.inputs_of(blocks), strict=True):
+    inputs = list(zip(split.live_in(blocks), split.inputs_of(blocks), strict=True))
+    for node, spec in inputs:
         builder.add_input(node, safe_name(spec.name))
+    for node, spec in inputs:
+        if _is_halved(node, spec):
+            builder.widen_input(node)
     for node in split.operators(blocks):
         builder.copy(node)
-    return builder.finish(split.live_out(blocks))
+    outputs = zip(split.live_out(blocks), split.outputs_of(blocks), strict=True)
+    return builder.finish([(node, _is_halved(node, spec)) for node, spec in outputs])
+
+
+def _is_halved(node: Node, spec: TensorSpec) -> bool:
+    """Whether an FP32 value crosses a cut as FP16."""
+    return spec.dtype == "FP16" and node.meta["val"].dtype is torch.float32
 
 
 def program_bytes(program: ExportedProgram) -> bytes:
@@ -85,6 +96,9 @@ class _StageBuilder:
         copied = self._graph.placeholder(name)
         self._copied[node] = copied
         self._first_input = self._first_input or copied
+
+    def widen_input(self, node: Node) -> None:
+        self._copied[node] = self._cast(self._copied[node], torch.float32)
 
     def copy(self, node: Node) -> Node:
         if node not in self._copied:
@@ -117,6 +131,9 @@ class _StageBuilder:
 
         return resolve
 
+    def _cast(self, node: Node, dtype: torch.dtype) -> Node:
+        return self._graph.call_function(torch.ops.aten._to_copy.default, (node,), {"dtype": dtype})
+
     def _batch_size(self, slope: int, rest: int) -> Node:
         if self._first_input is None:
             raise AssertionError("inputs come first")
@@ -130,12 +147,14 @@ class _StageBuilder:
         self._attributes[name] = _stored(self._source.weights[node])
         return self._graph.get_attr(name)
 
-    def finish(self, outputs: tuple[Node, ...]) -> GraphModule:
-        # Whoever sends an output on may copy its memory as it lies.
-        dense = [
-            self._graph.call_function(torch.ops.aten.contiguous.default, (self.copy(node),))
-            for node in outputs
+    def finish(self, outputs: list[tuple[Node, bool]]) -> GraphModule:
+        """outputs: each with whether it leaves as FP16."""
+        made = [
+            self._cast(self.copy(node), torch.float16) if halved else self.copy(node)
+            for node, halved in outputs
         ]
+        # Whoever sends an output on may copy its memory as it lies.
+        dense = [self._graph.call_function(torch.ops.aten.contiguous.default, (node,)) for node in made]
         self._graph.output(tuple(dense))
         root = torch.nn.Module()
         for name, value in self._attributes.items():
