@@ -10,6 +10,7 @@ import typer
 
 from planner import serial
 from planner.deployment import Deployment, DeploymentError, load_deployment
+from planner.latency_sources import latency_sources
 from planner.profile import ModelProfile, Profile
 from ppipe import steps
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
@@ -70,7 +71,9 @@ def profile(
         with step("overheads of stages and hops"):
             made = steps.run_overheads(deployment, made, workspace, overhead_servers)
     for model in made.models:
-        sources = ", ".join(f"{table.gpu} {table.source.value}" for table in model.tables)
+        gpus = dict.fromkeys(table.gpu for table in model.tables)
+        labels = latency_sources(Profile(models=(model,)), gpus)
+        sources = ", ".join(f"{gpu} {label}" for gpu, label in labels.items())
         err.print(f"  {model.model}: {model.block_count} blocks; latencies: {sources}", soft_wrap=True)
         for remark in _remarks(model):
             err.print(f"    {remark}", soft_wrap=True, markup=False)
