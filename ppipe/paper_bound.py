@@ -18,7 +18,7 @@ from python_backend.simulator.capacity import Workload, find_capacity, try_load
 
 LOADS = (1.0, 1.05, 1.1)
 """Times the load that the policy was found to serve."""
-AVERAGED = ("load", "attainment", "bound_attainment", "share")
+AVERAGED = ("attainment", "bound_attainment", "share")
 
 
 def yardstick(served: ServedModel, policy: str, load_rps: float, workload: Workload) -> dict[str, Any]:
@@ -79,8 +79,9 @@ def mean_shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "mean_clairvoyant_share": _mean(shares),
         "least_clairvoyant_share": min(shares),
         "at_loads": [
-            {name: _mean([row["bound"][index][name] for row in bounded]) for name in AVERAGED}
-            for index in range(len(LOADS))
+            {"load": load}
+            | {name: _mean([row["bound"][index][name] for row in bounded]) for name in AVERAGED}
+            for index, load in enumerate(LOADS)
         ],
     }
 
