@@ -108,6 +108,18 @@ class TlsFiles:
     key: str
     server_name: str = ""
 
+    def server_flags(self) -> list[str]:
+        """What a stage's tritonserver is told: only callers with a certificate of the same CA are served. Its
+        HTTP port has no such check, so it belongs on loopback then.
+        """
+        return [
+            "--grpc-use-ssl=1",
+            "--grpc-use-ssl-mutual=1",
+            f"--grpc-server-cert={self.certificate}",
+            f"--grpc-server-key={self.key}",
+            f"--grpc-root-cert={self.ca}",
+        ]
+
 
 @dataclass(frozen=True)
 class DeploymentManifest:

@@ -19,7 +19,6 @@ from ppipe.binaries import TritonInstall
 from ppipe.guard import SHM
 from ppipe.ports import LOOPBACK, PortUse
 from python_backend.runtime import ticket_codec
-from python_backend.runtime.tls import server_flags
 
 SHM_PREFIX_VARIABLE = "PPIPE_SHM_PREFIX"
 """Environment variable with the prefix that a server's own Python models put before their shared-memory
@@ -130,7 +129,7 @@ def server_command(
         f"--http-port={server.http_port}",
         f"--grpc-address={server.host}",
         f"--grpc-port={server.grpc_port}",
-        *server_flags(tls),
+        *(tls.server_flags() if tls else []),
         f"--metrics-address={server.host}",
         f"--metrics-port={server.metrics_port}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",

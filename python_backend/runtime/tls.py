@@ -27,18 +27,3 @@ def open_channel(address: str, tls: TlsFiles | None, options: Options) -> grpc.C
     )
     named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
     return grpc.secure_channel(address, credentials, options=[*options, *named])
-
-
-def server_flags(tls: TlsFiles | None) -> list[str]:
-    """What a stage's tritonserver is told: only callers with a certificate of the same CA are served. Its
-    HTTP port has no such check, so it belongs on loopback then.
-    """
-    if tls is None:
-        return []
-    return [
-        "--grpc-use-ssl=1",
-        "--grpc-use-ssl-mutual=1",
-        f"--grpc-server-cert={tls.certificate}",
-        f"--grpc-server-key={tls.key}",
-        f"--grpc-root-cert={tls.ca}",
-    ]
