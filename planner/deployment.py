@@ -277,7 +277,7 @@ class Deployment(_Strict):
             metrics_port=spec.entry.metrics_port or port + 2,
             feedback_port=spec.entry.feedback_port or port + 3,
         )
-        port += ENTRY_PORTS + len(self.models)
+        port += ENTRY_PORTS + 2 * len(self.models)  # two revisions may be loaded side by side
         servers = []
         for group, server in _grouped_servers(spec):
             servers.append(

@@ -139,7 +139,7 @@ def write_rig(
 ) -> DeploymentManifest:
     """Repositories of both servers under `root`, for servers here or for these addresses."""
     models = [_alone(_NULL), _alone(_ALONE), *(_pair(size) for size in sizes)]
-    base_port = free_base(_FIRST_PORT, 3 * 3 + len(models))
+    base_port = free_base(_FIRST_PORT, 3 * 3 + 2 * len(models))
     null, *emulated = build_manifest(models, base_port, "overheads").models
     entries = [_computing(null, _export_null(root)), *emulated]
     manifest = write_entries(root, entries, base_port + len(models), name="overheads")

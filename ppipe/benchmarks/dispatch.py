@@ -138,7 +138,7 @@ def _write(root: Path, pool_us: Mapping[str, int]) -> None:
         )
     ]
     extras = {f"bare_{size}": _bare(size) for size in SIZES}
-    ports = free_base(33_000, 3 * 10 + len(models))
+    ports = free_base(33_000, 3 * 10 + 2 * len(models))
     write_deployment(root, models, ports, entry_extras=extras)
     for size in SIZES:
         text = root / "groups" / "entry" / f"null_{size}_dispatch" / "config.pbtxt"

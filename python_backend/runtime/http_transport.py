@@ -90,9 +90,10 @@ class HttpTransport:
         except (OSError, _Broken) as error:
             raise HopFailure(FailureKind.UNREACHABLE, wire.hop, worker, repr(error)) from None
         if status != 200:
-            raise failure_from(
-                _CODES.get(status, grpc.StatusCode.INTERNAL), _error(content), wire.hop, worker
-            )
+            reason = _error(content)
+            if reason is None:  # no tritonserver listens there
+                return self._grpc.send_tensors(wire, specs, tensors, batch, timeout_s)
+            raise failure_from(_CODES.get(status, grpc.StatusCode.INTERNAL), reason, wire.hop, worker)
         try:
             return _outputs(header, content)
         except (KeyError, ValueError, TypeError) as error:
@@ -225,9 +226,10 @@ def _outputs(header: bytes, content: memoryview) -> Outputs:
     return outputs
 
 
-def _error(content: Buffer) -> str:
+def _error(content: Buffer) -> str | None:
+    """What Triton says is wrong; None if this is not how Triton says it."""
     try:
         body: Any = json.loads(bytes(content))
         return str(body["error"])
     except (ValueError, KeyError, TypeError):
-        return f"an error without a text: {bytes(content[:200])!r}"
+        return None

@@ -20,6 +20,8 @@ from planner.profile import Profile
 from tests.generator.live_server import LiveServer, free_ports, running, wait_ready
 
 Servers = dict[str, LiveServer]
+PATIENT_SLO_MS = 20_000
+"""A deadline that a busy test machine does not miss."""
 
 
 @pytest.fixture
@@ -27,12 +29,16 @@ def deployment(data: dict[str, Any]) -> Deployment:
     for gpu_class in data["cluster"]["gpu_classes"]:
         gpu_class["executor"] = "emulated"
     data["cluster"]["base_port"] = min(free_ports(20))
+    for model in data["models"]:
+        model["slo_ms"] = PATIENT_SLO_MS
     return parse_deployment(data, "test")
 
 
 def patient(plan: Plan) -> Plan:
-    """With a deadline that a busy test machine does not miss."""
-    return dataclasses.replace(plan, models=(dataclasses.replace(plan.models[0], slo_us=20_000_000),))
+    """As planned for PATIENT_SLO_MS."""
+    return dataclasses.replace(
+        plan, models=(dataclasses.replace(plan.models[0], slo_us=PATIENT_SLO_MS * 1_000),)
+    )
 
 
 @contextlib.contextmanager

@@ -92,7 +92,8 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         20003,
     )
     ports = [port for s in cluster.servers for port in (s.http_port, s.grpc_port, s.metrics_port)]
-    assert ports == [20004, 20005, 20006, 20007, 20008, 20009, 20010, 9, 20012]
+    # 20003 is the dispatcher's, 20004 that of a second revision beside it.
+    assert ports == [20005, 20006, 20007, 20008, 20009, 20010, 20011, 9, 20013]
 
 
 @pytest.mark.parametrize(

@@ -200,3 +200,11 @@ def test_other_inputs_than_the_tensors_can_be_sent(peer: Peer, transport: HttpTr
     control = (TensorSpec("ppipe_frames", "UINT8", (1,)),)
     transport.send(wire(), control, [[bytes(3)]], 3, 1.0)
     assert peer.requests[0]["inputs"][0]["name"] == "ppipe_frames"
+
+
+def test_where_something_else_listens_bodies_go_through_grpc(peer: Peer) -> None:
+    peer.answer = lambda *_: b"HTTP/1.0 501 Unsupported method\r\nContent-Length: 6\r\n\r\n<html>"
+    transport, bodies = transport_to(peer.port)
+    transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
+    assert bodies.sent == [3]
+    transport.close()
