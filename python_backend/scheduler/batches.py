@@ -42,12 +42,15 @@ class Reservation:
 
     __slots__ = (
         "batch",
+        "downlink",
         "duration_us",
         "end_us",
+        "moved",
         "stage",
         "start_us",
         "transfer_end_us",
         "transfer_start_us",
+        "uplink",
         "worker",
     )
 
@@ -56,6 +59,11 @@ class Reservation:
         self.stage: int = stage
         self.worker: int = worker
         self.duration_us: int = duration_us
+        self.uplink: int = -1
+        """Of the sender: -1 for a first stage, into which nothing is transferred."""
+        self.downlink: int = -1
+        self.moved: bool = False
+        """Whether the transfer was moved because the stage before it ended later than predicted."""
         self.transfer_start_us: int = 0
         self.transfer_end_us: int = 0
         self.start_us: int = 0

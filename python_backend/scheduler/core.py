@@ -162,6 +162,7 @@ class SchedulerCore:
         """Go to `now_us`, never back; the list that actions will be put in."""
         state = self._state
         state.now_us = max(now_us, state.now_us)
+        state.links.now_us = state.now_us
         actions: list[Action] = []
         state.actions = actions
         return actions

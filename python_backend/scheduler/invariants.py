@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from python_backend.scheduler.batches import Request
 from python_backend.scheduler.state import State
 
@@ -11,6 +13,7 @@ def check_state(state: State, held: list[Request]) -> None:
     _check_requests(state, held)
     _check_batches(state)
     _check_workers(state)
+    _check_links(state)
 
 
 def _check_requests(state: State, held: list[Request]) -> None:
@@ -73,6 +76,29 @@ def _check_workers(state: State) -> None:
             assert pool.usable == pool.lost.count(False), "the count of usable workers is wrong"
             for group in range(len(pool.groups)):
                 _check_group(state, pipeline.index, stage, group)
+
+
+def _check_links(state: State) -> None:
+    links = state.links
+    due = [
+        hop
+        for batch in state.batches.values()
+        for hop in batch.hops
+        if hop is not None
+        and hop.uplink >= 0
+        and hop.transfer_end_us > max(hop.transfer_start_us, state.now_us)
+    ]
+    for busy_of, of in ((links.up_busy, "uplink"), (links.down_busy, "downlink")):
+        for link, busy in enumerate(busy_of):
+            ahead = [hop for hop in busy if hop.transfer_end_us > state.now_us]
+            reserved = {id(hop) for hop in due if (hop.uplink if of == "uplink" else hop.downlink) == link}
+            assert len(ahead) == len(reserved), f"{of} {link}: transfers of no batch, or not all of them"
+            assert {id(hop) for hop in ahead} == reserved, f"{of} {link}: transfers of others"
+            starts = [hop.transfer_start_us for hop in busy]
+            assert starts == sorted(starts), f"{of} {link}: out of order"
+            committed = [hop for hop in ahead if not hop.moved]
+            for before, after in pairwise(committed):
+                assert before.transfer_end_us <= after.transfer_start_us, f"{of} {link}: transfers overlap"
 
 
 def _check_group(state: State, pipeline: int, stage: int, group: int) -> None:

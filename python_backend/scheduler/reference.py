@@ -129,22 +129,20 @@ def finish_of(state: State, pipeline: PipelineTimelines, batch_size: int, now_us
 def scan_quote(state: State, pipeline: PipelineTimelines, batch_size: int, now_us: int) -> Quote | None:
     """A quote whose workers are chosen as the artifact does, each stage for itself."""
     quote = Quote(pipeline.index, 0, batch_size, state.version)
-    before: Reservation | None = None
-    uplink = 0
+    uplink = -1
     for stage in range(len(pipeline.pools)):
         pool = pipeline.pools[stage]
-        transfer_us = 0 if before is None else pipeline.transfer_us[stage - 1][batch_size - 1]
-        sent_us = now_us if before is None else max(before.end_us, state.links.up_free[uplink])
+        transfer_us = 0 if stage == 0 else pipeline.transfer_us[stage - 1][batch_size - 1]
+        sent_us = now_us if stage == 0 else max(quote.finish_us, state.links.up_free[uplink])
         worker = _scan(pool, sent_us, transfer_us, pool.latency_us[batch_size - 1])
         if worker < 0:
             return None
+        if stage > 0:
+            sent_us = max(sent_us, state.links.down_free[pool.downlinks[worker]])
         hop = Reservation(stage, worker, pool.latency_us[batch_size - 1])
-        place_hop(hop, pool, before, uplink, transfer_us, now_us)
-        quote.hops.append(hop)
-        quote.work_us += transfer_us + hop.duration_us
-        before = hop
+        place_hop(hop, pool, uplink, sent_us, transfer_us)
+        quote.append(hop)
         uplink = pool.uplinks[worker]
-        quote.finish_us = hop.end_us
     return quote
 
 

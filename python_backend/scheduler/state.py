@@ -13,7 +13,8 @@ from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Hop, Ticket
 from python_backend.scheduler.batches import Batch, Request, Reservation
 from python_backend.scheduler.errors import StaleQuoteError
-from python_backend.scheduler.timelines import Links, PipelineTimelines, Pool
+from python_backend.scheduler.links import Links
+from python_backend.scheduler.timelines import PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
 
 GUARD_ODDS = 50
@@ -37,6 +38,12 @@ class Quote:
         self.finish_us: int = 0
         self.work_us: int = 0
         """Sum of transfers and stage latencies: what is left of the run without queueing."""
+
+    def append(self, hop: Reservation) -> None:
+        """Go on with a hop whose times are filled in."""
+        self.hops.append(hop)
+        self.work_us += hop.transfer_end_us - hop.transfer_start_us + hop.duration_us
+        self.finish_us = hop.end_us
 
 
 class State:
@@ -95,32 +102,33 @@ class State:
         for stage in range(1, len(pools)):
             uplink = pool.uplinks[worker]
             pool = pools[stage]
-            worker = pool.earliest()
+            transfer_us = pipeline.transfer_us[stage - 1][batch_size - 1]
+            worker, sent_us = pool.receiver(uplink, time_us, transfer_us)
             if worker < 0:
                 return -1
-            time_us = max(time_us, self.links.up_free[uplink], self.links.down_free[pool.downlinks[worker]])
-            time_us += pipeline.transfer_us[stage - 1][batch_size - 1]
-            time_us = max(time_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
+            time_us = max(sent_us + transfer_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
         return time_us
 
     def quote(self, pipeline: PipelineTimelines, batch_size: int, now_us: int) -> Quote | None:
         """The same, with the intervals to commit; None when a stage has no worker."""
         quote = Quote(pipeline.index, 0, batch_size, self.version)
-        before: Reservation | None = None
-        uplink = 0
+        uplink = -1
+        quote.finish_us = now_us
         for stage in range(len(pipeline.pools)):
             pool = pipeline.pools[stage]
-            worker = pool.earliest()
+            transfer_us = 0
+            sent_us = now_us
+            if stage == 0:
+                worker = pool.earliest()
+            else:
+                transfer_us = pipeline.transfer_us[stage - 1][batch_size - 1]
+                worker, sent_us = pool.receiver(uplink, quote.finish_us, transfer_us)
             if worker < 0:
                 return None
             hop = Reservation(stage, worker, pool.latency_us[batch_size - 1])
-            transfer_us = 0 if before is None else pipeline.transfer_us[stage - 1][batch_size - 1]
-            place_hop(hop, pool, before, uplink, transfer_us, now_us)
-            quote.hops.append(hop)
-            quote.work_us += transfer_us + hop.duration_us
-            before = hop
+            place_hop(hop, pool, uplink, sent_us, transfer_us)
+            quote.append(hop)
             uplink = pool.uplinks[worker]
-            quote.finish_us = hop.end_us
         return quote
 
     # Changing
@@ -150,7 +158,6 @@ class State:
 
     def _reserve(self, batch: Batch, hops: list[Reservation]) -> None:
         pools = self.pipelines[batch.pipeline].pools
-        uplink = -1
         for hop in hops:
             pool = pools[hop.stage]
             hop.batch = batch
@@ -158,10 +165,8 @@ class State:
                 pool.busy += 1
             pool.outstanding[hop.worker].append(hop)
             pool.set_free(hop.worker, hop.end_us)
-            if uplink >= 0:
-                self.links.up_free[uplink] = hop.transfer_end_us
-                self.links.down_free[pool.downlinks[hop.worker]] = hop.transfer_end_us
-            uplink = pool.uplinks[hop.worker]
+            if hop.uplink >= 0:
+                self.links.add(hop)
 
     def _dispatch(self, batch: Batch, hops: list[Reservation]) -> Dispatch:
         pools = self.pipelines[batch.pipeline].pools
@@ -229,6 +234,8 @@ class State:
                 owner.hops[first.stage - owner.first_stage] = None
             # No cycles are left behind, so that simulations need no garbage collection.
             first.batch = None
+            if first.transfer_end_us > self.now_us:
+                self.links.remove(first)
             if first is hop:
                 break
         pool.busy += int(len(outstanding) > 0)
@@ -254,23 +261,30 @@ class State:
                     self.late += 1
 
     def _follow(self, batch: Batch, hop: Reservation) -> None:
-        """Move the next hop of a batch back when its transfer cannot start as reserved. (It is not moved
-        forward: the links were reserved for others in between.)"""
+        """Move the next hop's transfer with `hop`, which was found to end at another time: back over what
+        others reserved, forward only where it fits.
+
+        Others are not pushed back. What is reserved in the first gap instead loses far more time than links
+        really do, which serve what is ready.
+        """
         index = hop.stage - batch.first_stage + 1
         if index >= len(batch.hops):
             return
         following = batch.hops[index]
-        if following is None or following.transfer_start_us >= hop.end_us:
+        if following is None or following.transfer_start_us == hop.end_us:
             return
-        delay_us = hop.end_us - following.transfer_start_us
-        following.transfer_start_us += delay_us
-        following.transfer_end_us += delay_us
-        uplink = self.pipelines[batch.pipeline].pools[hop.stage].uplinks[hop.worker]
-        downlink = self.pipelines[batch.pipeline].pools[following.stage].downlinks[following.worker]
-        self.links.up_free[uplink] = max(self.links.up_free[uplink], following.transfer_end_us)
-        self.links.down_free[downlink] = max(self.links.down_free[downlink], following.transfer_end_us)
-        if following.transfer_end_us > following.start_us:
-            self.rechain(batch.pipeline, following.stage, following.worker)
+        length_us = following.transfer_end_us - following.transfer_start_us
+        self.links.remove(following)
+        start_us = hop.end_us
+        if start_us > following.transfer_start_us:
+            following.moved = True
+        else:
+            start_us = self.links.fit_us(following.uplink, following.downlink, start_us, length_us)
+            start_us = min(start_us, following.transfer_start_us)
+        following.transfer_start_us = start_us
+        following.transfer_end_us = start_us + length_us
+        self.links.add(following)
+        self.rechain(batch.pipeline, following.stage, following.worker)
 
     def rechain(self, pipeline: int, stage: int, worker: int) -> None:
         """Predict anew the intervals that a worker still has to run, in reserved order."""
@@ -297,6 +311,7 @@ class State:
                 pool = self.pipelines[batch.pipeline].pools[hop.stage]
                 pool.outstanding[hop.worker].remove(hop)
                 hop.batch = None
+                self.links.remove(hop)
                 pool.busy -= int(not pool.outstanding[hop.worker])
                 if hop.start_us < self.now_us:
                     pool.done_us[hop.worker] = max(pool.done_us[hop.worker], min(self.now_us, hop.end_us))
@@ -310,21 +325,13 @@ class State:
         return orphans
 
 
-def place_hop(
-    hop: Reservation, pool: Pool, before: Reservation | None, uplink: int, transfer_us: int, now_us: int
-) -> None:
-    """Fill in the times of a hop on its worker: after the hop before it, its transfer and the worker's free
-    time."""
-    ready_us = now_us
-    if before is not None:
-        ready_us = max(
-            before.end_us, pool.links.up_free[uplink], pool.links.down_free[pool.downlinks[hop.worker]]
-        )
-        hop.transfer_start_us = ready_us
-        ready_us += transfer_us
-        hop.transfer_end_us = ready_us
-    else:
-        hop.transfer_start_us = now_us
-        hop.transfer_end_us = now_us
-    hop.start_us = max(ready_us, pool.free_us[hop.worker])
+def place_hop(hop: Reservation, pool: Pool, uplink: int, sent_us: int, transfer_us: int) -> None:
+    """Fill in the times of a hop on its worker: its transfer from `sent_us` on (nothing in a first stage,
+    where `uplink` is -1), then the worker's free time."""
+    if uplink >= 0:
+        hop.uplink = uplink
+        hop.downlink = pool.downlinks[hop.worker]
+    hop.transfer_start_us = sent_us
+    hop.transfer_end_us = sent_us + transfer_us
+    hop.start_us = max(hop.transfer_end_us, pool.free_us[hop.worker])
     hop.end_us = hop.start_us + hop.duration_us

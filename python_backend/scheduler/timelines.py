@@ -1,9 +1,10 @@
-"""Reserved time of workers and links.
+"""Reserved time of workers.
 
-Rules: a resource is reserved in commit order and never before its free time, so intervals never overlap;
+Rules: a worker is reserved in commit order and never before its free time, so intervals never overlap;
 free times only fall when a stage ends early, a batch fails, or a worker comes back. The earliest worker of
 a pool is found without a scan: workers that share their links form a group, groups and the workers in each
-sit in heaps whose stale entries are corrected when they surface.
+sit in heaps whose stale entries are corrected when they surface. Groups are looked through only where a link
+delays the earliest.
 """
 
 from __future__ import annotations
@@ -12,35 +13,10 @@ from heapq import heappop, heappush, heapreplace
 
 from planner.serving import ServedPipeline, ServedStage
 from python_backend.scheduler.batches import Reservation
+from python_backend.scheduler.links import Links
 
 NEVER = 1 << 62
 """A time that does not come."""
-
-
-class Links:
-    """Free times of a model's uplinks and downlinks, by index."""
-
-    __slots__ = ("down_free", "down_names", "up_free", "up_names")
-
-    def __init__(self) -> None:
-        self.up_names: dict[str, int] = {}
-        self.down_names: dict[str, int] = {}
-        self.up_free: list[int] = []
-        self.down_free: list[int] = []
-
-    def uplink(self, name: str) -> int:
-        """Index of an uplink, made when it is new."""
-        if name not in self.up_names:
-            self.up_names[name] = len(self.up_free)
-            self.up_free.append(0)
-        return self.up_names[name]
-
-    def downlink(self, name: str) -> int:
-        """Index of a downlink, made when it is new."""
-        if name not in self.down_names:
-            self.down_names[name] = len(self.down_free)
-            self.down_free.append(0)
-        return self.down_names[name]
 
 
 class Group:
@@ -63,15 +39,15 @@ class Pool:
 
     __slots__ = (
         "busy", "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "is_last",
-        "latency_us", "links", "lost", "names", "outstanding", "planned_us", "stalled", "transfer_us",
-        "uplinks", "usable", "worker_group",
+        "latency_us", "links", "lost", "names", "out_us", "outstanding", "planned_us", "stalled", "uplinks",
+        "usable", "worker_group",
     )  # fmt: skip
 
     def __init__(
         self,
         stage: ServedStage,
         batch_size: int,
-        transfer_us: int,
+        out_us: int,
         is_first: bool,
         is_last: bool,
         links: Links,
@@ -81,8 +57,8 @@ class Pool:
         self.is_first: bool = is_first
         self.is_last: bool = is_last
         self.planned_us: int = stage.latency_us[batch_size - 1]
-        self.transfer_us: int = transfer_us
-        """Transfer of a planned batch into this stage: what the groups are ranked with."""
+        self.out_us: int = out_us
+        """Transfer of a planned batch out of this stage; 0 for a last one."""
         self.latency_us: list[int] = list(stage.latency_us)
         self.names: list[str] = [worker.name for worker in stage.workers]
         self.uplinks: list[int] = [links.uplink(worker.uplink) for worker in stage.workers]
@@ -135,17 +111,53 @@ class Pool:
         worker = self.top_of(group)
         if worker < 0:
             return NEVER
-        key_us = self.free_us[worker]
-        downlink = self.groups[group].downlink
-        if downlink >= 0:
-            key_us = max(key_us, self.links.down_free[downlink] + self.transfer_us)
-        uplink = self.groups[group].uplink
-        if uplink >= 0:
-            key_us = max(key_us, self.links.up_free[uplink] - self.planned_us)
-        return key_us
+        free_us = self.free_us[worker]
+        if not self.is_first:
+            return free_us
+        start_us = max(free_us, self.links.now_us)
+        clear_us = self._clear_us(group, start_us)
+        # Not start_us: the keys of idle groups must not change with time.
+        return free_us if clear_us == start_us else clear_us
+
+    def _clear_us(self, group: int, start_us: int) -> int:
+        """When a planned batch may start, from `start_us` on, so that it is sent as soon as it ends."""
+        if self.out_us == 0:
+            return start_us
+        end_us = start_us + self.planned_us
+        return self.links.gap_us(self.groups[group].uplink, end_us, self.out_us) - self.planned_us
+
+    def receiver(self, uplink: int, ready_us: int, transfer_us: int) -> tuple[int, int]:
+        """For what `uplink` can send from `ready_us` on: the worker that could start on it first and then
+        send at once, and when the transfer starts; (-1, 0) when no worker is usable."""
+        worker = self.earliest()
+        if worker < 0:
+            return -1, 0
+        links = self.links
+        best_us = NEVER
+        best = -1
+        best_sent_us = 0
+        least_us = links.gap_us(uplink, ready_us, transfer_us) + transfer_us
+        group = self.worker_group[worker]
+        scanned = 0
+        while True:
+            free_us = self.free_us[worker]
+            sent_us = links.fit_us(uplink, self.downlinks[worker], ready_us, transfer_us)
+            clear_us = self._clear_us(group, max(sent_us + transfer_us, free_us))
+            if best < 0 and clear_us == max(least_us, free_us):
+                return worker, sent_us
+            if clear_us < best_us:
+                best_us, best, best_sent_us = clear_us, worker, sent_us
+            worker = -1
+            while scanned < len(self.groups) and worker < 0:
+                group = scanned
+                worker = self.top_of(group)
+                scanned += 1
+            if worker < 0:
+                return best, best_sent_us
 
     def earliest(self) -> int:
-        """The worker that could start first and then send at once; -1 when none is usable."""
+        """The worker that is free first, of a first stage the one that could start first and then send at
+        once; -1 when none is usable."""
         heap = self.heap
         while True:
             entry = heap[0]
@@ -205,9 +217,9 @@ class PipelineTimelines:
         )
         self.pools: list[Pool] = []
         for position, stage in enumerate(served.stages):
-            into = 0 if position == 0 else served.transfer_us[position - 1][served.batch_size - 1]
             is_last = position == len(served.stages) - 1
-            self.pools.append(Pool(stage, served.batch_size, into, position == 0, is_last, links))
+            out_us = 0 if is_last else served.transfer_us[position][served.batch_size - 1]
+            self.pools.append(Pool(stage, served.batch_size, out_us, position == 0, is_last, links))
         self.path_us: list[int] = [
             sum(stage.latency_us[b] for stage in served.stages) + sum(hop[b] for hop in served.transfer_us)
             for b in range(self.max_batch)

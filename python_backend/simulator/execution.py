@@ -1,7 +1,8 @@
 """What really happens to a batch: its stages' true durations, when latency varies.
 
-Rules: workers and links serve in reserved order and start as soon as they can, never before the dispatch;
-without jitter that is what was reserved. Durations are the reserved ones times a factor of mean about 1.
+Rules: workers serve in reserved order, links what is ready first, and both start as soon as they can, never
+before the dispatch; without jitter that is what was reserved. Durations are the reserved ones times a factor
+of mean about 1.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Ticket
+from python_backend.scheduler.batches import Reservation
+from python_backend.scheduler.links import Links
 
 
 @dataclass(frozen=True)
@@ -33,40 +36,48 @@ class Jitter:
 
 
 class Execution:
-    """True free times of workers and links, beside the core's predicted ones."""
+    """True times of workers and links, beside the core's predicted ones."""
 
     def __init__(self, served: ServedModel, jitter: Jitter) -> None:
         self.jitter: Jitter = jitter
         self.rng: random.Random = random.Random(jitter.seed)
         self.worker_free: dict[str, int] = {}
-        self.up_free: dict[str, int] = {}
-        self.down_free: dict[str, int] = {}
-        self.uplink: dict[str, str] = {}
-        self.downlink: dict[str, str] = {}
+        self.links: Links = Links()
+        self.uplink: dict[str, int] = {}
+        self.downlink: dict[str, int] = {}
         for pipeline in served.pipelines:
             for stage in pipeline.stages:
                 for worker in stage.workers:
-                    self.uplink[worker.name] = worker.uplink
-                    self.downlink[worker.name] = worker.downlink
+                    self.uplink[worker.name] = self.links.uplink(worker.uplink)
+                    self.downlink[worker.name] = self.links.downlink(worker.downlink)
 
     def run(self, ticket: Ticket, now_us: int) -> list[int]:
         """When each stage of a ticket sent now truly ends."""
+        self.links.now_us = now_us
         ends: list[int] = []
         ready_us = now_us
         sender = ""
         for hop in ticket.hops:
             if sender:
-                uplink, downlink = self.uplink[sender], self.downlink[hop.worker]
-                start_us = max(ready_us, self.up_free.get(uplink, 0), self.down_free.get(downlink, 0))
-                ready_us = start_us + hop.transfer_end_us - hop.transfer_start_us
-                self.up_free[uplink] = ready_us
-                self.down_free[downlink] = ready_us
+                length_us = hop.transfer_end_us - hop.transfer_start_us
+                ready_us = self._transfer(self.uplink[sender], self.downlink[hop.worker], ready_us, length_us)
             start_us = max(ready_us, self.worker_free.get(hop.worker, 0))
             ready_us = start_us + self._duration_us(hop.end_us - hop.start_us)
             self.worker_free[hop.worker] = ready_us
             ends.append(ready_us)
             sender = hop.worker
         return ends
+
+    def _transfer(self, uplink: int, downlink: int, ready_us: int, length_us: int) -> int:
+        """When a transfer that is ready at `ready_us` ends."""
+        start_us = self.links.fit_us(uplink, downlink, ready_us, length_us)
+        taken = Reservation(0, 0, 0)
+        taken.uplink = uplink
+        taken.downlink = downlink
+        taken.transfer_start_us = start_us
+        taken.transfer_end_us = start_us + length_us
+        self.links.add(taken)
+        return start_us + length_us
 
     def _duration_us(self, planned_us: int) -> int:
         jitter = self.jitter

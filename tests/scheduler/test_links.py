@@ -1,0 +1,74 @@
+"""Links keep gaps: what is reserved for later leaves them to others until then."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+from python_backend.scheduler.actions import Dispatch, Ticket
+from python_backend.scheduler.batches import Reservation
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.events import RequestArrived
+from python_backend.scheduler.links import Links
+
+
+def pipeline(name: str, first_us: int) -> ServedPipeline:
+    def stage(position: int, latency_us: int) -> ServedStage:
+        worker = ServedWorker(
+            name=f"{name}.s{position}", server="", uplink=f"up{position}", downlink=f"down{position}"
+        )
+        return ServedStage(gpu="G", slices_per_gpu=1, latency_us=(latency_us,), workers=(worker,))
+
+    return ServedPipeline(batch_size=1, stages=(stage(0, first_us), stage(1, 10)), transfer_us=((20,),))
+
+
+def test_a_transfer_reserved_for_later_leaves_the_link_to_a_shorter_stage() -> None:
+    served = ServedModel(
+        model="m", slo_us=2_000, planned_rps=1.0, pipelines=(pipeline("slow", 700), pipeline("fast", 300))
+    )
+    core = SchedulerCore(served)
+    tickets: list[Ticket] = []
+    for request_id in range(2):
+        actions = core.handle(RequestArrived(request_id, 2_000), 0)
+        tickets += [action.ticket for action in actions if isinstance(action, Dispatch)]
+        core.check_invariants()
+    assert [ticket.hops[1].transfer_start_us for ticket in tickets] == [700, 300]
+    assert [ticket.hops[1].end_us for ticket in tickets] == [730, 330]
+
+
+@given(
+    looks=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 60), st.integers(1, 12)), max_size=20
+    )
+)
+def test_the_earliest_moment_at_which_both_links_are_free(looks: list[tuple[int, int, int, int]]) -> None:
+    links = Links()
+    for index in range(3):
+        assert (links.uplink(f"u{index}"), links.downlink(f"d{index}")) == (index, index)
+    taken_up: list[set[int]] = [set(), set(), set()]
+    taken_down: list[set[int]] = [set(), set(), set()]
+    for uplink, downlink, from_us, length_us in looks:
+        taken = taken_up[uplink] | taken_down[downlink]
+        expected_us = from_us
+        while taken & set(range(expected_us, expected_us + length_us)):
+            expected_us += 1
+        assert links.fit_us(uplink, downlink, from_us, length_us) == expected_us
+        hop = Reservation(1, 0, 0)
+        hop.uplink, hop.downlink = uplink, downlink
+        hop.transfer_start_us, hop.transfer_end_us = expected_us, expected_us + length_us
+        links.add(hop)
+        taken_up[uplink].update(range(expected_us, expected_us + length_us))
+        taken_down[downlink].update(range(expected_us, expected_us + length_us))
+
+
+def test_what_is_removed_is_free_again() -> None:
+    links = Links()
+    links.uplink("u"), links.downlink("d")
+    hop = Reservation(1, 0, 0)
+    hop.uplink, hop.downlink, hop.transfer_start_us, hop.transfer_end_us = 0, 0, 5, 15
+    links.add(hop)
+    assert links.fit_us(0, 0, 0, 6) == 15
+    assert links.fit_us(0, 0, 0, 5) == 0
+    links.remove(hop)
+    assert links.fit_us(0, 0, 0, 6) == 0
