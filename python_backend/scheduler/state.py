@@ -204,16 +204,20 @@ class State:
         Notices can be lost: workers serve in reserved order and stages follow one another, so whatever was
         to end before this hop has ended too.
         """
-        for position in range(index):
-            earlier = batch.hops[position]
-            if earlier is not None:
-                self._release(batch, earlier, min(earlier.end_us, ended_us))
+        self._release_before(batch, index, ended_us)
         hop = batch.hops[index]
         if hop is not None:
             self._release(batch, hop, ended_us)
         if index == len(batch.hops) - 1:
             self._learn(ended_us - batch.quoted_us)
             self._retire(batch, ended_us)
+
+    def _release_before(self, batch: Batch, index: int, ended_us: int) -> None:
+        """Release the hops of a batch before `index`, one that is known to have ended."""
+        for position in range(index):
+            earlier = batch.hops[position]
+            if earlier is not None:
+                self._release(batch, earlier, min(earlier.end_us, ended_us))
 
     def _learn(self, error_us: int) -> None:
         """Let the guard follow the quantile of 1 - 1 / GUARD_ODDS of the quotes' errors; 0 while all hold."""
@@ -232,6 +236,8 @@ class State:
             owner = first.batch
             if owner is not None:
                 owner.hops[first.stage - owner.first_stage] = None
+                if first is not hop:
+                    self._release_before(owner, first.stage - owner.first_stage, ended_us)
             # No cycles are left behind, so that simulations need no garbage collection.
             first.batch = None
             if first.transfer_end_us > self.now_us:
