@@ -90,10 +90,10 @@ class HttpTransport:
         except (OSError, _Broken) as error:
             raise HopFailure(FailureKind.UNREACHABLE, wire.hop, worker, repr(error)) from None
         if status != 200:
-            reason = _error(content)
-            if reason is None:  # no tritonserver listens there
+            said = _error(content)
+            if said is None:  # no tritonserver listens there
                 return self._grpc.send_tensors(wire, specs, tensors, batch, timeout_s)
-            raise failure_from(_CODES.get(status, grpc.StatusCode.INTERNAL), reason, wire.hop, worker)
+            raise failure_from(_CODES.get(status, grpc.StatusCode.INTERNAL), said, wire.hop, worker)
         try:
             return _outputs(header, content)
         except (KeyError, ValueError, TypeError) as error:

@@ -67,6 +67,7 @@ class AdaptivePolicy(Policy):
             if finish_us < 0:
                 return False
             early_us = finish_us - now_us - pipeline.path_us[size - 1] - pipeline.path_us[0] // HOLD_SHARE
+            early_us -= state.guard_us
             if early_us > 0:
                 self.wake_us = min(self.wake_us, now_us + early_us)
                 return False
