@@ -26,9 +26,10 @@ pytestmark = pytest.mark.live
 
 FAILING = "raise RuntimeError('no such weights')"
 SERVE_FOREVER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from ppipe.launcher import ServedDeployment
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits it ignored
 with ServedDeployment(Path(sys.argv[1]), Path(sys.argv[1]) / "logs") as served:
     served.start()
     print("serving", flush=True)
