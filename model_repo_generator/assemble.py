@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from model_repo_generator import naming
-from model_repo_generator.chains import chain_names, chains_of
+from model_repo_generator.chains import chain_names, chains_of, seats_of
 from model_repo_generator.entry import EntryModels
 from planner import serial
 from planner.cluster import Cluster, Executor
@@ -35,7 +35,9 @@ def build_manifest(
 ) -> DeploymentManifest:
     """Everything that the run time must agree on. The plan must have passed checks.check_plan."""
     cluster = deployment.to_cluster()
-    chains = {model: chains_of(tables, epoch) for model, tables in served.items()}
+    chains = {
+        model: chains_of(tables, epoch, seats_of(model, plan, cluster)) for model, tables in served.items()
+    }
     return DeploymentManifest(
         deployment=deployment.name,
         epoch=epoch,
@@ -44,7 +46,16 @@ def build_manifest(
         servers=server_addresses(cluster, _loaded(served, chains)),
         models=tuple(
             _model_entry(
-                spec, index, cluster, profile, plan, served[spec.name], entries, program_hashes, epoch
+                spec,
+                index,
+                cluster,
+                profile,
+                plan,
+                served[spec.name],
+                entries,
+                program_hashes,
+                epoch,
+                chains[spec.name],
             )
             for index, spec in enumerate(deployment.models)
         ),
@@ -162,6 +173,7 @@ def _model_entry(
     entries: Mapping[str, EntryModels],
     program_hashes: Mapping[str, str],
     epoch: int,
+    chains: tuple[Chain, ...],
 ) -> ModelEntry:
     measured = profile.model(spec.name)
     public, tensors = entries[spec.name].ensembles(spec.name)
@@ -194,5 +206,5 @@ def _model_entry(
         tensor_ensemble=tensors.name,
         public_inputs=public.inputs,
         public_outputs=public.outputs,
-        chains=chains_of(served, epoch),
+        chains=chains,
     )

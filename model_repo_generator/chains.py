@@ -3,21 +3,30 @@
 Rules
 - A chain takes one worker of each stage, all on one server. On each server every worker is in at least one
   chain, and there are as many as the largest stage has workers there: all combinations would be hundreds.
+- Where stages of a pipeline share a GPU, workers of that GPU are chained first, and what passes between them
+  stays there. Plans of this package never place them so (planner.placement); edited ones may.
 - Each stage must answer with its own outputs and leave the passing on to Triton; request parameters, and so a
   ticket, reach every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from ensembles.graphs import EnsembleGraph, StepModel, chain_graph
 from model_repo_generator import naming
+from planner.cluster import Cluster, Executor
 from planner.manifest import Chain, ModelEntry, StageProgram
+from planner.plan import Plan
 from planner.serving import ServedModel, ServedPipeline
 
+Numbers = tuple[int, ...]
+Seats = Mapping[tuple[int, int, int], int]
+"""GPU id of each worker of a model that computes on one, by pipeline, stage and worker."""
 
-def chains_of(served: ServedModel, epoch: int) -> tuple[Chain, ...]:
+
+def chains_of(served: ServedModel, epoch: int, seats: Seats = MappingProxyType({})) -> tuple[Chain, ...]:
     """Of all pipelines of at least two stages on one GPU class."""
     return tuple(
         Chain(
@@ -27,10 +36,28 @@ def chains_of(served: ServedModel, epoch: int) -> tuple[Chain, ...]:
             workers=tuple(
                 stage.workers[number].name for stage, number in zip(pipeline.stages, numbers, strict=True)
             ),
+            gpu_id=_shared(index, numbers, seats),
         )
         for index, pipeline in enumerate(served.pipelines)
-        for server, numbers in _combinations(pipeline)
+        for server, numbers in _combinations(index, pipeline, seats)
     )
+
+
+def seats_of(model: str, plan: Plan, cluster: Cluster) -> Seats:
+    """Of the model's workers on classes with executor cuda."""
+    assert plan.placement is not None
+    pipelines = plan.model(model).pipelines
+    return {
+        (seat.pipeline, seat.stage, seat.worker): seat.gpu_id
+        for seat in plan.placement.workers
+        if seat.model == model
+        and cluster.gpu_class(pipelines[seat.pipeline].stages[seat.stage].gpu).executor is Executor.CUDA
+    }
+
+
+def fed_on_device(chains: Iterable[Chain]) -> frozenset[str]:
+    """The workers whose inputs may come from the stage before on the same GPU."""
+    return frozenset(worker for chain in chains if chain.gpu_id is not None for worker in chain.workers[1:])
 
 
 def chain_names(chains: Sequence[Chain]) -> Mapping[str, tuple[str, ...]]:
@@ -51,16 +78,42 @@ def graph_of(chain: Chain, entry: ModelEntry) -> EnsembleGraph:
     return chain_graph(chain.name, stages, entry.outputs, min(program.max_batch_size for program in programs))
 
 
-def _combinations(pipeline: ServedPipeline) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(server, one worker's number per stage)."""
+def _combinations(index: int, pipeline: ServedPipeline, seats: Seats) -> Iterator[tuple[str, Numbers]]:
+    """(server, one worker's number per stage); every worker of a GPU that has all stages is in one there."""
     if len(pipeline.stages) < 2 or len({stage.gpu for stage in pipeline.stages}) > 1:
         return
-    servers = dict.fromkeys(worker.server for worker in pipeline.stages[0].workers)
-    for server in servers:
+    for server in dict.fromkeys(worker.server for worker in pipeline.stages[0].workers):
         numbers = [
             [number for number, worker in enumerate(stage.workers) if worker.server == server]
             for stage in pipeline.stages
         ]
-        if all(numbers):
-            for turn in range(max(len(each) for each in numbers)):
-                yield server, tuple(each[turn % len(each)] for each in numbers)
+        found = dict.fromkeys(_turns_on_gpus(index, numbers, seats))
+        chained = {(stage, number) for turn in found for stage, number in enumerate(turn)}
+        others = (turn for turn in _turns(numbers) if not chained.issuperset(enumerate(turn)))
+        for turn in found | dict.fromkeys(others):
+            yield server, turn
+
+
+def _turns_on_gpus(index: int, numbers: Sequence[Sequence[int]], seats: Seats) -> Iterator[Numbers]:
+    """Of each GPU that has all stages."""
+    gpus = {gpu for number in numbers[0] if (gpu := seats.get((index, 0, number))) is not None}
+    for gpu in sorted(gpus):
+        yield from _turns(
+            [
+                [number for number in each if seats.get((index, stage, number)) == gpu]
+                for stage, each in enumerate(numbers)
+            ]
+        )
+
+
+def _turns(numbers: Sequence[Sequence[int]]) -> Iterator[Numbers]:
+    """Combinations in which each number of every stage occurs; none if a stage has none."""
+    if all(numbers):
+        for turn in range(max(len(each) for each in numbers)):
+            yield tuple(each[turn % len(each)] for each in numbers)
+
+
+def _shared(index: int, numbers: Numbers, seats: Seats) -> int | None:
+    """The GPU that all have in common."""
+    gpus = {seats.get((index, stage, number)) for stage, number in enumerate(numbers)}
+    return gpus.pop() if len(gpus) == 1 else None

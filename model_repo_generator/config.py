@@ -25,6 +25,9 @@ TRANSPORT_BATCH = 8
 PREPROCESS_INSTANCES = 2
 """Decoding is the entry server's heaviest work per frame; with two stubs one slow image holds up half."""
 
+INPUTS_STAY_ON_DEVICE = {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
+"""Parameter of a stage that is fed on its GPU: else the Python backend copies its inputs to the host."""
+
 
 class ConfigFault(ValueError):
     """What no config.pbtxt can say."""

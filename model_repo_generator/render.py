@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ensembles.graphs import StepModel
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
-from model_repo_generator.chains import chains_of, graph_of
+from model_repo_generator.chains import chains_of, fed_on_device, graph_of, seats_of
 from model_repo_generator.checks import check_plan
 from model_repo_generator.entry import (
     EntryModels,
@@ -27,7 +27,7 @@ from model_repo_generator.entry import (
 from model_repo_generator.shims import ensemble_version, model_py
 from planner import serial
 from planner.deployment import Deployment, ModelSpec
-from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, StageProgram
+from planner.manifest import MANIFEST_NAME, Chain, DeploymentManifest, ModelEntry, StageProgram
 from planner.plan import Plan, Stage
 from planner.profile import Profile, TensorSpec
 from planner.serving import ServedModel
@@ -76,7 +76,11 @@ def render(
         )
         for spec in deployment.models
     }
-    naming.check_models({name: _all_names(name, entries[name], served[name], epoch) for name in entries})
+    cluster = deployment.to_cluster()
+    chains = {name: chains_of(served[name], epoch, seats_of(name, plan, cluster)) for name in entries}
+    naming.check_models(
+        {name: _all_names(name, entries[name], served[name], chains[name]) for name in entries}
+    )
     manifest = build_manifest(
         deployment,
         profile,
@@ -133,15 +137,16 @@ def _of_revision(served: ServedModel, epoch: int) -> ServedModel:
     )
 
 
-def _all_names(model: str, entry: EntryModels, served: ServedModel, epoch: int) -> list[str]:
+def _all_names(model: str, entry: EntryModels, served: ServedModel, chains: Sequence[Chain]) -> list[str]:
     workers = [
         worker.name for pipeline in served.pipelines for stage in pipeline.stages for worker in stage.workers
     ]
-    return [*entry.names(model), *workers, *(chain.name for chain in chains_of(served, epoch))]
+    return [*entry.names(model), *workers, *(chain.name for chain in chains)]
 
 
 def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, layout: _Layout) -> Iterator[tuple[str, str]]:
     assert plan.placement is not None
+    fed = fed_on_device(entry.chains)
     for seat in plan.placement.workers:
         if seat.model != entry.model:
             continue
@@ -158,6 +163,8 @@ def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, layout: _Layout)
             "worker_name": worker.name,
             "planned_batch": str(stage.batch_size),
         }
+        if worker.name in fed:
+            parameters |= config.INPUTS_STAY_ON_DEVICE
         program = entry.programs[seat.pipeline][seat.stage]
         text = _stage_config(entry, worker.name, program, seat.gpu_id, parameters)
         yield f"{folder}/config.pbtxt", text

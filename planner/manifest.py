@@ -70,6 +70,10 @@ class Chain:
     pipeline: int
     server: str
     workers: tuple[str, ...]
+    gpu_id: int | None = None
+    """The GPU of the server on which all of its stages sit: what passes between them stays there. None: they
+    sit on several, or on none.
+    """
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ Rules
 - Only the path that the core has committed counts: all its workers must be those of one chain.
 - Triton copies what passes between the steps of an ensemble, so only a batch whose tensors are small at every
   hop goes this way; larger ones are faster through shared memory, hop by hop.
+- Unless all stages sit on one GPU: what passes between them stays there, and a batch of any size goes this
+  way, as long as two such batches fit Triton's pool of CUDA memory, outside of which it takes host memory.
 - The ticket says that it is for a chain: each stage finds its own place in it by its name, and answers with
   its own outputs instead of passing them on.
 """
@@ -20,6 +22,9 @@ from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.shm_layout import SMALLEST_BYTES
 from python_backend.runtime.ticket_codec import WireTicket
 from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Transport
+
+CUDA_POOL_BYTES = 64 << 20
+"""Of each GPU: tritonserver's default of --cuda-memory-pool-byte-size."""
 
 
 class ChainTransport:
@@ -61,10 +66,14 @@ class ChainTransport:
 
 
 def _most_frames(entry: ModelEntry, chain: Chain) -> int:
-    """The largest batch whose tensors are small at every hop."""
+    """The largest batch whose tensors are small at every hop, or stay in the GPU's pool."""
     programs = entry.programs[chain.pipeline]
-    largest = max(_frame_bytes(program.inputs) for program in programs)
-    return min(SMALLEST_BYTES // max(1, largest), *(program.max_batch_size for program in programs))
+    per_frame = [_frame_bytes(program.inputs) for program in programs]
+    if chain.gpu_id is None:
+        fitting = SMALLEST_BYTES // max(1, *per_frame)
+    else:
+        fitting = CUDA_POOL_BYTES // 2 // max(1, sum(per_frame[1:]))
+    return min(fitting, *(program.max_batch_size for program in programs))
 
 
 def _frame_bytes(specs: tuple[TensorSpec, ...]) -> int:

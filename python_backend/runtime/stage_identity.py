@@ -29,6 +29,8 @@ class StageIdentity:
     known_workers: frozenset[str]
     next_workers: tuple[str, ...]
     """Workers of the stage after this one; none after the last."""
+    device_chains: frozenset[tuple[str, ...]] = frozenset()
+    """Workers of chains on one GPU: what this stage makes for the next of them stays there."""
 
 
 def find_stage(manifest: DeploymentManifest, worker: str) -> tuple[ModelEntry, StageIdentity]:
@@ -67,6 +69,11 @@ def _identity(
         known_workers=frozenset(each.name for each_stage in served.stages for each in each_stage.workers),
         next_workers=tuple(
             each.name for following in served.stages[stage + 1 : stage + 2] for each in following.workers
+        ),
+        device_chains=frozenset(
+            chain.workers
+            for chain in entry.chains
+            if chain.gpu_id is not None and worker in chain.workers[:-1]
         ),
     )
 

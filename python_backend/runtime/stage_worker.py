@@ -215,7 +215,8 @@ class StageWorker:
         if job.wire.frames is not None and not self._memory.is_there(job.wire.frames):
             self._fail(job, self._failed(FailureKind.EXPIRED, "its sender has given it up", job))
             return
-        outputs = self._executor.run(job.inputs)
+        stays = self._stays_on_device(job)
+        outputs = self._executor.run_on_device(job.inputs) if stays else self._executor.run(job.inputs)
         ended_us = self._hold(job, batch, began_us)
         self._tell(job, ok=True, ended_us=ended_us, busy_us=ended_us - began_us)
         if self._is_last(job) and not self._waiting:
@@ -228,6 +229,13 @@ class StageWorker:
         """Whether nothing is to be passed on from here; in a chain, Triton does that."""
         ticket = job.wire.ticket
         return ticket is not None and (job.wire.chained or job.wire.hop + 1 == len(ticket.hops))
+
+    def _stays_on_device(self, job: Job) -> bool:
+        """Whether the next stage is on this GPU too, and Triton takes the outputs there."""
+        ticket = job.wire.ticket
+        if ticket is None or not job.wire.chained or job.wire.hop + 1 == len(ticket.hops):
+            return False
+        return tuple(hop.worker for hop in ticket.hops) in self._identity.device_chains
 
     def _is_hopeless(self, job: Job, batch: int, at_us: int) -> bool:
         """Whether what this and the later stages need, transfers and queues aside, ends after the
@@ -320,8 +328,13 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Sequence[Array], max_batch
     if not 1 <= batch <= max_batch:
         raise ValueError(f"batch of {batch}; 1 to {max_batch} frames belong")
     for spec, array in zip(specs, inputs, strict=True):
-        if array.shape != (batch, *spec.shape) or array.dtype != kserve.NUMPY_OF[spec.dtype]:
+        if array.shape != (batch, *spec.shape) or _dtype(array) != kserve.NUMPY_OF[spec.dtype]:
             raise ValueError(
                 f"input {spec.name}: {array.dtype} {list(array.shape)}; "
                 f"{spec.dtype} {[batch, *spec.shape]} belongs"
             )
+
+
+def _dtype(array: Array) -> np.dtype[np.generic]:
+    """Inputs that stay on a GPU are torch's."""
+    return array.dtype if isinstance(array, np.ndarray) else np.dtype(str(array.dtype).removeprefix("torch."))

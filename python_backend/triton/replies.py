@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from python_backend.runtime.frame import ErrorCode
@@ -24,9 +25,15 @@ _FINAL = 1
 
 
 def send_outputs(sender: Any, outputs: Mapping[str, Array]) -> None:
-    """Answer with tensors."""
-    tensors = [pb_utils.Tensor(name, array) for name, array in outputs.items()]
+    """Answer with tensors: arrays, or what stays on a GPU."""
+    tensors = [_tensor(name, array) for name, array in outputs.items()]
     sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=_FINAL)
+
+
+def _tensor(name: str, array: Any) -> Any:
+    if isinstance(array, np.ndarray):
+        return pb_utils.Tensor(name, array)
+    return pb_utils.Tensor.from_dlpack(name, array)
 
 
 def send_error(sender: Any, code: ErrorCode, text: str) -> None:

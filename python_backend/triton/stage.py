@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import triton_python_backend_utils as pb_utils
 
@@ -31,6 +33,7 @@ class TritonPythonModel:
         )
         _, identity = stage_factory.find_stage(folder.manifest, folder.name)
         self._inputs = [spec.name for spec in identity.program.inputs]
+        self._take = _taker(folder.parameters)
 
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with one request; the answer is sent later by the worker's threads."""
@@ -44,15 +47,21 @@ class TritonPythonModel:
                 reply.error(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
 
     def _arrays(self, request: Any) -> list[Array]:
-        """The tensors that lie in the message. as_numpy() copies: what Triton hands over goes with the
-        request.
-        """
+        """Copies of the tensors that lie in the message: what Triton hands over goes with the request."""
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs]
-        return [tensor.as_numpy() for tensor in tensors if tensor is not None]
+        return [self._take(tensor) for tensor in tensors if tensor is not None]
 
     def finalize(self) -> None:
         """Called by Triton before the end."""
         self._worker.close()
+
+
+def _taker(parameters: Mapping[str, str]) -> Callable[[Any], Array]:
+    """How inputs are taken: as they are on the GPU where the stage before may be there too."""
+    if parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS") != "no":
+        return lambda tensor: tensor.as_numpy()
+    module: Any = importlib.import_module("python_backend.runtime.executors.handover")
+    return cast("Callable[[Any], Array]", module.taken)
 
 
 def ticket_of(request: Any) -> str | None:

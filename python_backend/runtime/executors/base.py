@@ -22,6 +22,9 @@ class StageExecutor(Protocol):
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The program's outputs for one batch, in positional order."""
 
+    def run_on_device(self, inputs: Sequence[Any]) -> list[Any]:
+        """As `run`, for a next stage on the same device: what has DLPack's interface, there, the caller's."""
+
     def warm_up(self) -> None:
         """Do what makes first batches slow, now."""
 

@@ -37,6 +37,10 @@ class EmulatedExecutor:
                 self._require_same(tags, tags_of(array), spec.name)
         return [self._tagged(tags, spec.dtype, spec.shape) for spec in self._program.outputs]
 
+    def run_on_device(self, inputs: Sequence[Array]) -> list[Array]:
+        """See StageExecutor."""
+        return self.run(inputs)
+
     def warm_up(self) -> None:
         """Nothing to do."""
 

@@ -14,6 +14,7 @@ import torch
 from planner.manifest import StageProgram
 from python_backend.runtime.executors.errors import ProgramError
 from python_backend.runtime.executors.gpu_memory import limit_memory
+from python_backend.runtime.executors.handover import given
 from python_backend.runtime.executors.runner import build_run
 from python_backend.runtime.executors.staging import on_device, staging_of
 from python_backend.runtime.executors.task import Task, Tensors, warm_sizes
@@ -46,10 +47,10 @@ class TorchExecutor:
         with torch.inference_mode():
             return self._staging.to_host(self._compute(inputs))
 
-    def run_on_device(self, inputs: Sequence[Array | torch.Tensor]) -> Tensors:
-        """As `run`, with outputs that stay on the device, for a next stage there; they are the caller's."""
+    def run_on_device(self, inputs: Sequence[Array | torch.Tensor]) -> list[torch.Tensor]:
+        """See StageExecutor. Raises ProgramError."""
         with torch.inference_mode():
-            return tuple(output.clone() for output in self._compute(inputs))
+            return given(self._compute(inputs))
 
     def warm_up(self) -> None:
         """Run every batch size once, the largest first: the first run of a size is slow, and takes memory.
