@@ -146,6 +146,10 @@ class DeploymentManifest:
                 return server
         raise KeyError(f"no server {name!r} in deployment {self.deployment!r}")
 
+    def tls_of(self, server: ServerAddress) -> TlsFiles | None:
+        """How a server is called: the entry is for clients, who have no certificates of ours."""
+        return None if server.name == self.entry.name else self.tls
+
     def model(self, name: str) -> ModelEntry:
         """The model called `name`. Raises KeyError."""
         for model in self.models:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from planner import serial
-from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress, TlsFiles
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe import ports
 from ppipe.binaries import TritonInstall, find_tritonserver
 from ppipe.server_command import (
@@ -47,11 +47,6 @@ def load_manifest(repository: Path) -> DeploymentManifest:
     if not path.is_file():
         raise ServeError(f"{repository}: no {MANIFEST_NAME} there; make a repository with ppipe generate")
     return serial.load(DeploymentManifest, path)
-
-
-def tls_of(manifest: DeploymentManifest, server: ServerAddress) -> TlsFiles | None:
-    """How a server is called: the entry is for clients, who have no certificates of ours."""
-    return None if server.name == manifest.entry.name else manifest.tls
 
 
 def make_ticket_key(folder: Path) -> Path:
@@ -140,7 +135,7 @@ class ServedDeployment:
 
     def _plan(self, install: TritonInstall, server: ServerAddress, keys: Path) -> ServerPlan:
         prefix = self._prefixes[server.name]
-        tls = tls_of(self.manifest, server)
+        tls = self.manifest.tls_of(server)
         room = shm_bytes_per_stub(self._servers)
         command = server_command(install, self._repository, server, prefix, room, tls)
         dispatchers = {model.dispatcher for model in self.manifest.models}

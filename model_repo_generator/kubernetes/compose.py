@@ -39,6 +39,7 @@ from model_repo_generator.kubernetes.memory import MIB, shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
 from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
+from model_repo_generator.kubernetes.tls import tls_paths
 from model_repo_generator.kubernetes.yaml_text import dump
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress
@@ -183,6 +184,10 @@ def _service(
         "volumes": [
             {"type": "bind", "source": options.repository, "target": REPOSITORY_FOLDER, "read_only": True},
             {"type": "bind", "source": f"./{LAUNCH}", "target": LAUNCH_FOLDER, "read_only": True},
+            *(
+                {"type": "bind", "source": path, "target": path, "read_only": True}
+                for path in tls_paths(fleet.manifest).values()
+            ),
         ],
         "secrets": [{"source": "tickets", "target": TICKET_FILE}],
         "healthcheck": {

@@ -157,6 +157,8 @@ def _address_faults(
     """Where deployment.json and the deployment file say different things."""
     if manifest.deployment != deployment.name:
         yield f"deployment.json is of deployment {manifest.deployment!r}, the file of {deployment.name!r}"
+    if manifest.tls != deployment.to_tls():
+        yield "tls: deployment.json and the deployment file differ: generate the repositories again"
     entry = deployment.to_cluster().entry
     given = (entry.name, entry.host, entry.http_port, entry.grpc_port, entry.metrics_port)
     if (manifest.entry.name, manifest.entry.host, *ports_of(manifest.entry)) != given:

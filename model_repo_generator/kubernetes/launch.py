@@ -25,6 +25,7 @@ SERVERS_FILE = "servers.json"
 SHM_PREFIX = "ppipe-container_"
 """Of a server that has /dev/shm to itself."""
 PRE_STOP_S = 5
+LOOPBACK = "127.0.0.1"
 _SCRIPTS = {name: (Path(__file__).parent / "container" / name).read_text("utf-8") for name in LAUNCH_FILES}
 
 
@@ -48,7 +49,7 @@ def server_settings(
     return {
         "server": server.name,
         "host": server.host,
-        "probe_host": bind or "127.0.0.1",
+        "probe_host": bind or LOOPBACK,
         "http_port": server.http_port,
         "triton": triton_version,
         "mps": group.mps,
@@ -106,14 +107,17 @@ def _arguments(
     # Otherwise every load first starts a throw-away stub.
     yield "--disable-auto-complete-config"
     yield f"--exit-timeout-secs={exit_timeout_s(manifest)}"
-    for kind, port in (
-        ("http", server.http_port),
-        ("grpc", server.grpc_port),
-        ("metrics", server.metrics_port),
+    tls = manifest.tls_of(server)
+    for kind, port, address in (
+        # No certificates are asked for there, so with TLS only this container's own probes may come.
+        ("http", server.http_port, (bind or LOOPBACK) if tls else bind),
+        ("grpc", server.grpc_port, bind),
+        ("metrics", server.metrics_port, bind),
     ):
-        if bind is not None:
-            yield f"--{kind}-address={bind}"
+        if address is not None:
+            yield f"--{kind}-address={address}"
         yield f"--{kind}-port={port}"
+    yield from tls.server_flags() if tls else ()
     yield f"--backend-config=python,shm-region-prefix-name={shm_prefix}"
     # Grown while serving, the region is mapped anew; so take enough at once.
     yield f"--backend-config=python,shm-default-byte-size={shm_default_bytes}"

@@ -116,6 +116,10 @@ class KubernetesOptions(_Strict):
     image_pull_secret: ObjectName | None = None
     ticket_secret: ObjectName | None = None
     """Secret with the key `keys`, one ticket key a line. None: <deployment>-tickets."""
+    tls_secret: ObjectName | None = None
+    """Where the deployment has `tls`: Secret with the keys `ca.crt`, `tls.crt` and `tls.key`, for all pods.
+    None: <deployment>-tls.
+    """
     node_selectors: Mapping[str, Labels] = {}
     """Per GPU class. Default for CUDA classes: ppipe/gpu-class: <class>; for others none."""
     entry_node_selector: Labels = {}

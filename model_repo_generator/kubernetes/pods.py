@@ -30,6 +30,7 @@ from model_repo_generator.kubernetes.options import (
     KubernetesOptions,
     ObjectStoreSource,
 )
+from model_repo_generator.kubernetes.tls import tls_paths
 from planner.cluster import Executor
 
 Plain = dict[str, Any]
@@ -168,6 +169,10 @@ def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
             {"name": "tickets", "mountPath": TICKET_FOLDER, "readOnly": True},
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "tmp", "mountPath": "/tmp"},
+            *(
+                {"name": "tls", "mountPath": path, "subPath": key, "readOnly": True}
+                for key, path in tls_paths(fleet.manifest).items()
+            ),
         ],
     }
 
@@ -189,10 +194,8 @@ def _environment() -> list[Plain]:
 
 
 def _ports(fleet: Fleet, group: ServerGroup) -> list[Plain]:
-    http, grpc, metrics = ports_of(group.servers[0])
     ports: list[Plain] = [
-        {"name": name, "containerPort": port, "protocol": "TCP"}
-        for name, port in (("http", http), ("grpc", grpc), ("metrics", metrics))
+        {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in open_ports(fleet, group)
     ]
     if group.is_entry:
         for index, model in enumerate(fleet.manifest.models):
@@ -201,6 +204,14 @@ def _ports(fleet: Fleet, group: ServerGroup) -> list[Plain]:
                 {"name": dispatcher_metrics(index), "containerPort": model.feedback_port, "protocol": "TCP"},
             ]
     return ports
+
+
+def open_ports(fleet: Fleet, group: ServerGroup) -> list[tuple[str, int]]:
+    """Name and number of the TCP ports that servers of the group have for other pods."""
+    server = group.servers[0]
+    http, grpc, metrics = ports_of(server)
+    plain = [] if fleet.manifest.tls_of(server) else [("http", http)]
+    return [*plain, ("grpc", grpc), ("metrics", metrics)]
 
 
 def dispatcher_metrics(index: int) -> str:
@@ -281,9 +292,19 @@ def _volumes(fleet: Fleet, options: KubernetesOptions, shm: int) -> list[Plain]:
         {"name": "tickets", "secret": {"secretName": ticket_secret(fleet, options), "defaultMode": 0o440}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm // MIB}Mi"}},
         {"name": "tmp", "emptyDir": {}},
+        *(
+            [{"name": "tls", "secret": {"secretName": tls_secret(fleet, options), "defaultMode": 0o440}}]
+            if fleet.manifest.tls
+            else []
+        ),
     ]
 
 
 def ticket_secret(fleet: Fleet, options: KubernetesOptions) -> str:
     """The Secret with the ticket keys."""
     return options.ticket_secret or dns_label(f"{fleet.manifest.deployment}-tickets", "deployment")
+
+
+def tls_secret(fleet: Fleet, options: KubernetesOptions) -> str:
+    """The Secret with the files of mutual TLS."""
+    return options.tls_secret or dns_label(f"{fleet.manifest.deployment}-tls", "deployment")

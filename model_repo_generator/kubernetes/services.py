@@ -12,7 +12,7 @@ from model_repo_generator.kubernetes.addresses import service_of
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of
 from model_repo_generator.kubernetes.names import check_distinct, dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions
-from model_repo_generator.kubernetes.pods import Plain, selector, set_name
+from model_repo_generator.kubernetes.pods import Plain, open_ports, selector, set_name
 from model_repo_generator.kubernetes.workloads import pod_name
 
 POD_LABEL = "statefulset.kubernetes.io/pod-name"
@@ -39,7 +39,7 @@ def client_service(fleet: Fleet, options: KubernetesOptions) -> Plain:
     name = dns_label(fleet.manifest.deployment, "deployment")
     service = _service(name, fleet, entry, selector(fleet, entry))
     service["spec"]["type"] = options.entry_service
-    service["spec"]["ports"] = _ports(entry)[:2]
+    service["spec"]["ports"] = _ports(fleet, entry)[:2]
     return service
 
 
@@ -96,13 +96,12 @@ def _service(name: str, fleet: Fleet, group: ServerGroup, picked: dict[str, str]
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "labels": selector(fleet, group)},
-        "spec": {"selector": picked, "ports": _ports(group)},
+        "spec": {"selector": picked, "ports": _ports(fleet, group)},
     }
 
 
-def _ports(group: ServerGroup) -> list[Plain]:
-    names = ("http", "grpc", "metrics")
+def _ports(fleet: Fleet, group: ServerGroup) -> list[Plain]:
     return [
         {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
-        for name, port in zip(names, ports_of(group.servers[0]), strict=True)
+        for name, port in open_ports(fleet, group)
     ]

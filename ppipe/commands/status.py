@@ -19,7 +19,7 @@ from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.commands.arguments import WorkFolder
 from ppipe.commands.serve import folders
 from ppipe.console import out
-from ppipe.launcher import load_manifest, tls_of
+from ppipe.launcher import load_manifest
 from ppipe.live_metrics import Look, model_row, read, worker_rows
 from ppipe.load_tables import model_table, worker_table
 from ppipe.probe import Probe, Prober, Verdict
@@ -103,7 +103,7 @@ def silent_models(manifest: DeploymentManifest, server: ServerAddress) -> dict[s
         if entry.dispatcher
     }
     silent = {}
-    with Prober(f"{server.host}:{server.grpc_port}", tls=tls_of(manifest, server)) as prober:
+    with Prober(f"{server.host}:{server.grpc_port}", tls=manifest.tls_of(server)) as prober:
         for model in server.models:
             ask = prober.ask_hopeless if model in dispatched else prober.ask
             probe = ask(model, TIMEOUT_S)
