@@ -9,6 +9,8 @@ Rules
 - A connection carries one request at a time. One that was kept and turns out closed, as after a restart of
   its server, is replaced and the request sent again: execution is at least once.
 - Every wait has the time limit of its call; a connection whose call ran out of time is closed.
+- A connection that nothing was sent on for IDLE_S is closed, so that a burst leaves no files behind at either
+  end. The one used last is used next, so those that a lighter load does not need grow old.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import contextlib
 import functools
 import json
 import socket
+import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -35,6 +38,7 @@ from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Tar
 
 LARGEST_BYTES = 131_072
 """Of tensors in a message; above this gRPC's copies cost no more than HTTP's."""
+IDLE_S = 5.0
 _RECEIVE_BYTES = 65_536
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND,
@@ -51,13 +55,10 @@ class _NoEndpoint(Exception):
 class HttpTransport:
     """See the module. Thread-safe."""
 
-    def __init__(self, grpc: GrpcTransport, targets: Mapping[str, Target]) -> None:
+    def __init__(self, grpc: GrpcTransport, targets: Mapping[str, Target], idle_s: float = IDLE_S) -> None:
         self._grpc = grpc
         self._targets = targets
-        self._idle: dict[str, deque[_Connection]] = {
-            target.server.name: deque() for target in targets.values()
-        }
-        self._closed = False
+        self._idle = _IdleConnections({target.server.name for target in targets.values()}, idle_s)
         self._head = functools.lru_cache(maxsize=4096)(_head)
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
@@ -101,18 +102,14 @@ class HttpTransport:
 
     def close(self) -> None:
         """See Transport."""
-        self._closed = True
-        for connections in self._idle.values():
-            while connections:
-                connections.pop().close()
+        self._idle.close()
         self._grpc.close()
 
     def _call(self, server: ServerAddress, request: bytes, timeout_s: float) -> tuple[int, bytes, memoryview]:
         """(status, JSON header of the answer, rest)."""
         end_us = now_us() + round(timeout_s * 1e6)
-        idle = self._idle[server.name]
         while True:
-            kept = _pop(idle)
+            kept = self._idle.take(server.name)
             connection = kept or _connect(server, timeout_s)
             try:
                 answer = _exchange(connection, request, end_us)
@@ -124,11 +121,82 @@ class HttpTransport:
             except BaseException:
                 connection.close()
                 raise
-            if self._closed:
-                connection.close()
-            else:
-                idle.append(connection)
+            self._idle.give(server.name, connection)
             return answer
+
+
+class _IdleConnections:
+    """Open connections by server, the one used last on top. Thread-safe. A thread closes what is old; it
+    lives while there is any.
+    """
+
+    def __init__(self, servers: Collection[str], idle_s: float) -> None:
+        self._idle_us = round(idle_s * 1e6)
+        self._kept: dict[str, deque[tuple[int, _Connection]]] = {server: deque() for server in servers}
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._closer: threading.Thread | None = None
+
+    def take(self, server: str) -> _Connection | None:
+        """One to use; None when there is none."""
+        with contextlib.suppress(IndexError):
+            return self._kept[server].pop()[1]
+        return None
+
+    def give(self, server: str, connection: _Connection) -> None:
+        """Its call is over."""
+        self._kept[server].append((now_us(), connection))
+        if self._closing.is_set():
+            self._close_all()
+        elif self._closer is None:
+            self._start_closer()
+
+    def close(self) -> None:
+        """Close all, also those that are given back later."""
+        self._closing.set()
+        with self._lock:
+            closer = self._closer
+        if closer is not None:
+            closer.join()
+        self._close_all()
+
+    def _close_all(self) -> None:
+        for server in self._kept:
+            while (connection := self.take(server)) is not None:
+                connection.close()
+
+    def _start_closer(self) -> None:
+        with self._lock:
+            if self._closer is None and not self._closing.is_set():
+                self._closer = threading.Thread(target=self._close_old, name="idle connections", daemon=True)
+                self._closer.start()
+
+    def _close_old(self) -> None:
+        while not self._closing.wait(self._idle_us / 2e6):
+            for kept in self._kept.values():
+                self._close_old_of(kept)
+            if not any(self._kept.values()) and self._may_leave():
+                return
+
+    def _may_leave(self) -> bool:
+        """Whoever gives a connection back adds it first and looks for the thread then; this is the other way
+        round, so that one of both sees the other.
+        """
+        with self._lock:
+            self._closer = None
+            if any(self._kept.values()):
+                self._closer = threading.current_thread()
+            return self._closer is None
+
+    def _close_old_of(self, kept: deque[tuple[int, _Connection]]) -> None:
+        before_us = now_us() - self._idle_us
+        with contextlib.suppress(IndexError):
+            while kept[0][0] < before_us:
+                since_us, connection = kept.popleft()
+                if since_us >= before_us:  # the old one was taken at this moment
+                    kept.appendleft((since_us, connection))
+                    return
+                connection.close()
 
 
 class _Broken(Exception):
@@ -137,12 +205,6 @@ class _Broken(Exception):
     def __init__(self, begun: bool) -> None:
         super().__init__("the connection ended before the answer did")
         self.begun = begun
-
-
-def _pop(idle: deque[_Connection]) -> _Connection | None:
-    with contextlib.suppress(IndexError):
-        return idle.pop()
-    return None
 
 
 def _connect(server: ServerAddress, timeout_s: float) -> _Connection:

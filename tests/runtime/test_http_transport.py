@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -14,7 +15,7 @@ import pytest
 
 from planner.profile import TensorSpec
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
-from python_backend.runtime.http_transport import LARGEST_BYTES, HttpTransport
+from python_backend.runtime.http_transport import IDLE_S, LARGEST_BYTES, HttpTransport
 from python_backend.runtime.ticket_codec import Keys, WireTicket
 from python_backend.runtime.transport import GrpcTransport, targets_of
 from python_backend.scheduler.actions import Hop, Ticket
@@ -32,6 +33,7 @@ class Peer:
     def __init__(self) -> None:
         self.answer: Answer = good
         self.connections = 0
+        self.open = 0
         self.requests: list[dict[str, Any]] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
@@ -51,11 +53,18 @@ class Peer:
             except OSError:
                 return
             self.connections += 1
+            self.open += 1
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
+        try:
+            self._serve_one(connection)
+        finally:
+            self.open -= 1
+
+    def _serve_one(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream:
             while head := head_of(stream):
                 json_length = next(int(number) for number in head.split() if number.isdigit())
@@ -112,7 +121,7 @@ def peer() -> Iterator[Peer]:
     peer.close()
 
 
-def transport_to(port: int) -> tuple[HttpTransport, Bodies]:
+def transport_to(port: int, idle_s: float = IDLE_S) -> tuple[HttpTransport, Bodies]:
     deployment = manifest()
     targets = targets_of(deployment, deployment.models[0], deployment.entry.host)
     targets = {
@@ -120,7 +129,7 @@ def transport_to(port: int) -> tuple[HttpTransport, Bodies]:
         for name, target in targets.items()
     }
     bodies = Bodies(targets, Keys(None))
-    return HttpTransport(bodies, targets), bodies
+    return HttpTransport(bodies, targets, idle_s), bodies
 
 
 @pytest.fixture
@@ -181,6 +190,56 @@ def test_a_connection_that_was_closed_while_idle_is_replaced(peer: Peer, transpo
     peer.answer = lambda *_: None if peer.connections == 1 else good(b"", b"")
     assert infer(transport) == [0, 2, 4]
     assert peer.connections == 2
+
+
+def together(peer: Peer, transport: HttpTransport, calls: int) -> None:
+    """So many calls under way at once, each on a connection of its own."""
+    barrier = threading.Barrier(calls)
+
+    def wait_for_all(head: bytes, body: bytes) -> bytes:
+        barrier.wait(5)
+        return good(head, body)
+
+    peer.answer = wait_for_all
+    threads = [threading.Thread(target=infer, args=(transport,)) for _ in range(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    peer.answer = good
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+def test_connections_that_nothing_needs_any_more_are_closed(peer: Peer) -> None:
+    transport, _ = transport_to(peer.port, idle_s=0.2)
+    together(peer, transport, 4)
+    end_s = time.monotonic() + 5
+    while peer.open > 1:
+        assert infer(transport) == [0, 2, 4]
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+    assert peer.connections == 4, "the one in use is kept"
+    wait_until(lambda: peer.open == 0)
+    wait_until(lambda: not any(thread.name == "idle connections" for thread in threading.enumerate()))
+    assert infer(transport) == [0, 2, 4]
+    assert peer.connections == 5
+    wait_until(lambda: peer.open == 0)
+    transport.close()
+
+
+def test_after_close_nothing_is_kept(peer: Peer) -> None:
+    transport, _ = transport_to(peer.port)
+    together(peer, transport, 3)
+    assert peer.open == 3
+    transport.close()
+    wait_until(lambda: peer.open == 0)
+    assert not any(thread.name == "idle connections" for thread in threading.enumerate())
 
 
 def test_without_an_endpoint_and_for_large_batches_bodies_go_through_grpc(peer: Peer) -> None:
