@@ -16,7 +16,8 @@ from typing import Any
 
 from ppipe.benchmarks.emulated_deployment import write_deployment
 from ppipe.benchmarks.fault_kinds import all_faults
-from ppipe.benchmarks.fault_strike import Score, emulated_model, strike
+from ppipe.benchmarks.fault_score import Score, totals
+from ppipe.benchmarks.fault_strike import emulated_model, strike
 from ppipe.benchmarks.faults import QUIET_S, leaks, say
 from ppipe.benchmarks.leaks import growth, own_shm_files, snapshot
 from ppipe.benchmarks.report import main
@@ -55,12 +56,7 @@ def run(minutes: float = 10.0, load: float = 0.25, seed: int = 1) -> Mapping[str
         "emulated": True,
         "minutes": minutes,
         "strikes": len(scores),
-        "frames": sum(score.frames for score in scores),
-        "unanswered": sum(score.unanswered for score in scores),
-        "answered_late": sum(score.answered_late for score in scores),
-        "wrong": sum(score.wrong for score in scores),
-        "duplicate": sum(score.duplicate for score in scores),
-        "attainment_others_min": min((score.attainment_others for score in scores), default=None),
+        **totals(scores),
         **more,
     }
 
