@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from google.protobuf import text_format
@@ -27,6 +28,8 @@ PREPROCESS_INSTANCES = 2
 
 INPUTS_STAY_ON_DEVICE = {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
 """Parameter of a stage that is fed on its GPU: else the Python backend copies its inputs to the host."""
+
+_EXECUTION_ENV = "EXECUTION_ENV_PATH"
 
 
 class ConfigFault(ValueError):
@@ -118,6 +121,11 @@ def ensemble_config(graph: EnsembleGraph) -> str:
         made.input_map.update(step.inputs)
         made.output_map.update(step.outputs)
     return to_text(config)
+
+
+def environment_parameters(path: PurePath | None) -> Mapping[str, str]:
+    """Have Triton's Python backend run a model's stubs in the environment at `path`."""
+    return {} if path is None else {_EXECUTION_ENV: str(path)}
 
 
 def to_text(config: Any) -> str:

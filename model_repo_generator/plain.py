@@ -58,8 +58,9 @@ def render_plain(
         versions=installed_versions() if versions is None else versions,
     )
     files = {MANIFEST_NAME: serial.dumps(manifest)}
+    environment = config.environment_parameters(deployment.execution_env)
     for entry in manifest.models:
-        files.update(_worker_files(entry, plan, manifest.plan_hash))
+        files.update(_worker_files(entry, plan, manifest.plan_hash, environment))
     return Rendered(manifest=manifest, files=files)
 
 
@@ -125,7 +126,9 @@ def _model_entry(
     )
 
 
-def _worker_files(entry: ModelEntry, plan: Plan, plan_hash: str) -> Iterator[tuple[str, str]]:
+def _worker_files(
+    entry: ModelEntry, plan: Plan, plan_hash: str, environment: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     assert plan.placement is not None
     for seat in plan.placement.workers:
         if seat.model != entry.model:
@@ -140,6 +143,7 @@ def _worker_files(entry: ModelEntry, plan: Plan, plan_hash: str) -> Iterator[tup
             "plan_hash": plan_hash,
             "model": entry.model,
             "worker_name": name,
+            **environment,
         }
         text = config.plain_config(
             name,

@@ -5,6 +5,7 @@ Rules
 - Every class runs `emulated` (real tensors on the real way, workers held for the profiled time) or `cpu`
   (the real programs, at whatever speed this machine has; answers are the model's own).
 - Servers without work are left out; those that remain are on loopback, on ports of their own.
+- Files that the fleet's hosts have, certificates and the stubs' environment, are not asked for.
 - Executor options are the default ones: CUDA graphs and reduced precision are a GPU's.
 - `slower` stretches all times alike, SLOs included, so that a laptop keeps up with what GPUs would do.
 - A rehearsal says how a plan behaves, not how good it is: objective and bound stay those of the fleet.
@@ -107,7 +108,8 @@ def _local(deployment: Deployment, how: Rehearsal) -> Deployment:
     cluster = spec.model_copy(
         update={"entry": EntrySpec(), "gpu_classes": classes, "groups": tuple(groups)},
     )
-    return deployment.model_copy(update={"cluster": cluster, "models": models})
+    here: Mapping[str, None] = {"tls": None, "execution_env": None}
+    return deployment.model_copy(update={"cluster": cluster, "models": models, **here})
 
 
 def _only(deployment: Deployment, used: set[str]) -> Deployment:

@@ -91,7 +91,11 @@ def render(
         program_hashes=program_hashes or {},
         versions=versions or {},
     )
-    layout = _Layout(version=str(epoch), bundled=bool(bundle))
+    layout = _Layout(
+        version=str(epoch),
+        bundled=bool(bundle),
+        environment=config.environment_parameters(deployment.execution_env),
+    )
     files: Files = {MANIFEST_NAME: serial.dumps(manifest), **(bundle or {})}
     for spec in deployment.models:
         models = entries[spec.name]
@@ -109,10 +113,13 @@ def merge_outputs(final: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> tup
 
 @dataclass(frozen=True)
 class _Layout:
-    """The version folder of all models, and whether they use the repository's copy of the run time."""
+    """The version folder of all models, whether they use the repository's copy of the run time, and the
+    parameters that choose their Python.
+    """
 
     version: str
     bundled: bool
+    environment: Mapping[str, str]
 
 
 def _of_revision(served: ServedModel, epoch: int) -> ServedModel:
@@ -162,6 +169,7 @@ def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, layout: _Layout)
             "worker": str(seat.worker),
             "worker_name": worker.name,
             "planned_batch": str(stage.batch_size),
+            **layout.environment,
         }
         if worker.name in fed:
             parameters |= config.INPUTS_STAY_ON_DEVICE
@@ -214,15 +222,17 @@ def _entry_files(
     root = naming.group_folder(naming.ENTRY_GROUP)
     shared = {"manifest": MANIFEST_FROM_MODEL, "plan_hash": manifest.plan_hash, "model": spec.name}
     step = models.dispatch
-    text = config.dispatcher_config(*_tensors(step), shared)
+    text = config.dispatcher_config(*_tensors(step), {**shared, **layout.environment})
     yield from _python_model(root, step, text, "dispatcher", layout)
     if models.preprocess is not None and spec.preprocess is not None:
         step = models.preprocess
-        text = config.preprocess_config(*_tensors(step), preprocess_parameters(spec.preprocess))
+        parameters = {**preprocess_parameters(spec.preprocess), **layout.environment}
+        text = config.preprocess_config(*_tensors(step), parameters)
         yield from _python_model(root, step, text, "preprocess", layout)
     if models.postprocess is not None and spec.postprocess is not None:
         step = models.postprocess
-        text = config.postprocess_config(*_tensors(step), postprocess_parameters(spec.postprocess, labels))
+        parameters = {**postprocess_parameters(spec.postprocess, labels), **layout.environment}
+        text = config.postprocess_config(*_tensors(step), parameters)
         yield from _python_model(root, step, text, "postprocess", layout)
         if labels:
             yield f"{root}/{step.name}/{naming.LABELS_FILE}", "".join(f"{label}\n" for label in labels)

@@ -42,6 +42,12 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("an absolute path belongs here: it is used on every host")
+    return path
+
+
 class StatedSpeedSpec(_Strict):
     """See planner.cluster.StatedSpeed."""
 
@@ -233,9 +239,7 @@ class TlsSpec(_Strict):
     @field_validator("ca", "certificate", "key")
     @classmethod
     def _is_absolute(cls, path: Path) -> Path:
-        if not path.is_absolute():
-            raise ValueError("an absolute path belongs here: it is used on every host")
-        return path
+        return _absolute(path)
 
 
 class PlannerSpec(_Strict):
@@ -256,6 +260,15 @@ class Deployment(_Strict):
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     planner: PlannerSpec = PlannerSpec()
     tls: TlsSpec | None = None
+    execution_env: Path | None = None
+    """Python environment of all stubs, at the same path on every host: an archive as conda-pack makes it, or
+    the folder of one. None: the first `python3` on the server's PATH.
+    """
+
+    @field_validator("execution_env")
+    @classmethod
+    def _is_absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else _absolute(path)
 
     @model_validator(mode="after")
     def _unique_models(self) -> Deployment:

@@ -52,6 +52,17 @@ def test_the_graph_stays_and_all_servers_are_here(fleet: Deployment, profile: Pr
     assert len(set(ports)) == len(ports), "two servers of one machine cannot have one port"
 
 
+def test_nothing_is_asked_of_this_machine_that_only_the_fleets_hosts_have(
+    data: dict[str, Any], profile: Profile, plan: Plan
+) -> None:
+    files = {"ca": "/tls/ca.pem", "certificate": "/tls/host.pem", "key": "/tls/host.key"}
+    fleet = parse_deployment({**data, "tls": files, "execution_env": "/opt/env.tar.gz"}, "test")
+    assert fleet.to_tls() is not None
+    local, _, _ = rehearsed(fleet, profile, plan, Rehearsal())
+    assert local.to_tls() is None
+    assert local.execution_env is None
+
+
 def test_a_placement_that_fits_is_kept(fleet: Deployment, profile: Profile, plan: Plan) -> None:
     whole = placed(plan, fleet, profile)
     assert rehearsed(fleet, profile, whole, Rehearsal())[2].placement == whole.placement

@@ -231,6 +231,33 @@ def test_stubs_ran_without_this_checkout(served: Served, python_without_us: Path
     assert list(served.root.glob("runtime/python_backend/triton/__pycache__/stage.*.pyc"))
 
 
+def test_stubs_run_in_the_environment_that_the_deployment_file_names(
+    deployment: Deployment, python_without_us: Path, tmp_path: Path
+) -> None:
+    home = python_without_us.parent
+    named = deployment.model_copy(update={"execution_env": home})
+    profile = profile_deployment(named, options=ProfileOptions(check_stated=False))
+    root = tmp_path / "repository"
+    manifest = generate(named, profile, whole(profile), root, self_contained=True, export=False)
+    models = ["boxes_postprocess"]
+    with running(root / manifest.entry.repository, models, tmp_path / "log") as live:
+        wait_ready(live, models)
+        assert f"VIRTUAL_ENV={home}" in environment_of_stub(live.process.pid)
+
+
+def environment_of_stub(server: int) -> list[str]:
+    """Of the first process below the server, or below a shell that it started."""
+    family = {server}
+    for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        with contextlib.suppress(OSError):
+            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) not in family:
+                continue
+            family.add(int(path.name))
+            if "triton_python_backend_stub" in (path / "cmdline").read_text().partition("\0")[0]:
+                return (path / "environ").read_text().split("\0")
+    raise AssertionError(f"no stub below {server}")
+
+
 @pytest.mark.parametrize(
     ("package", "here"),
     [("torch", torch.__version__.partition("+")[0]), ("python", sys.version.partition(" ")[0])],

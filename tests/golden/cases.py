@@ -44,7 +44,9 @@ def regenerate() -> None:
 
 
 def two_classes() -> Mapping[str, str]:
-    """Padded CPU workers before slices of real GPUs; JPEG in, labelled classes out."""
+    """Padded CPU workers before slices of real GPUs; JPEG in, labelled classes out; an environment
+    for the stubs.
+    """
     data = deployment(
         [{"name": "fast", "executor": "cpu", "stated": SPEED}, {"name": "slow", "max_slices_per_gpu": 2}],
         [
@@ -53,6 +55,7 @@ def two_classes() -> Mapping[str, str]:
         ],
         postprocess={"task": "classification", "top_k": 2, "labels": "not read here"},
     )
+    data["execution_env"] = "/opt/stubs/env.tar.gz"
     profile = Profile(models=(network("net", {("fast", 1): 1000, ("slow", 2): 6000}),))
     stages = (stage(0, 2, "fast", 1, 1), stage(2, 3, "slow", 2, 3))
     return rendered(data, profile, plan("net", stages), epoch=7, labels={"net": HOSTILE_LABELS})
@@ -78,6 +81,7 @@ def plain() -> Mapping[str, str]:
             {"gpu": "slow", "count": 1, "gpus_per_server": 1},
         ],
     )
+    data["execution_env"] = "/opt/stubs/env"
     profile = Profile(models=(network("net", {("fast", 1): 1000, ("slow", 1): 25_000}),))
     return fixed(render_plain(parse_deployment(data, "golden"), profile, versions=VERSIONS))
 

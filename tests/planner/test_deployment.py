@@ -117,6 +117,7 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("models.0.program", {"factory": "no_colon"}, r"models\.0\.program\.factory"),
         ("models.0.name", "../etc", r"models\.0\.name: .*'\.\./etc'"),
         ("planner", {"max_stages": 9}, r"planner\.max_stages: .*less than or equal to 4 \(got 9\)"),
+        ("execution_env", "env.tar.gz", r"execution_env: an absolute path .*\(got 'env.tar.gz'\)"),
         ("models", [PLAIN["models"][0]] * 2, "the name 'net' is used more than once"),
     ],
 )
