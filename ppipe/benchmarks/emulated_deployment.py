@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_repo_generator import config, naming
-from model_repo_generator.chains import chains_of, graph_of
+from model_repo_generator.chains import chains_of, fed_on_device, graph_of
 from model_repo_generator.render import MANIFEST_FROM_MODEL, merge_outputs
 from model_repo_generator.shims import VERSION_FOLDER, model_py
 from planner import serial
@@ -224,6 +224,7 @@ def _dispatcher_files(entry: ModelEntry, extra: Mapping[str, str]) -> dict[str, 
 def _stage_files(manifest: DeploymentManifest, entry: ModelEntry, extra: Mapping[str, str]) -> dict[str, str]:
     files: dict[str, str] = {}
     parameters = {"manifest": MANIFEST_FROM_MODEL, "model": entry.model, **extra}
+    fed = fed_on_device(entry.chains)
     for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=True):
         for stage, program in zip(pipeline.stages, programs, strict=True):
             outputs = merge_outputs(entry.outputs, program.outputs)
@@ -235,7 +236,7 @@ def _stage_files(manifest: DeploymentManifest, entry: ModelEntry, extra: Mapping
                     program.max_batch_size,
                     program.executor,
                     gpu_id=0,
-                    parameters=parameters,
+                    parameters=parameters | (config.INPUTS_STAY_ON_DEVICE if worker.name in fed else {}),
                 )
                 files |= _model_files(manifest.server(worker.server).group, worker.name, text, "stage")
     return files

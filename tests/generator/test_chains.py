@@ -2,7 +2,7 @@
 
 import pytest
 
-from model_repo_generator.chains import chains_of
+from model_repo_generator.chains import chains_of, fed_on_device
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
 
 
@@ -37,3 +37,21 @@ def test_a_server_without_some_stage_has_none() -> None:
 @pytest.mark.parametrize("stages", [[("L4", ["a"])], [("L4", ["a"]), ("T4", ["b"])]])
 def test_one_stage_or_two_classes_make_none(stages: list[tuple[str, list[str]]]) -> None:
     assert chains(*(stage(gpu, index, servers) for index, (gpu, servers) in enumerate(stages))) == []
+
+
+def test_workers_of_one_gpu_are_chained_first_and_say_so() -> None:
+    pipeline = ServedPipeline(
+        batch_size=1,
+        stages=(stage("T4", 0, ["a", "a", "a"]), stage("T4", 1, ["a", "a"])),
+        transfer_us=((1,),),
+    )
+    served = ServedModel(model="net", slo_us=1, planned_rps=1.0, pipelines=(pipeline,))
+    gpus = {(0, 0, 0): 0, (0, 0, 1): 1, (0, 0, 2): 1, (0, 1, 0): 1, (0, 1, 1): 2}
+    made = chains_of(served, 1, gpus)
+    assert [(chain.name, chain.gpu_id) for chain in made] == [
+        ("net.p0.w1-0", 1),
+        ("net.p0.w2-0", 1),
+        ("net.p0.w0-0", None),
+        ("net.p0.w1-1", None),
+    ]
+    assert fed_on_device(made) == {"net.p0.s1.w0"}

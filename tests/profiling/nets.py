@@ -266,3 +266,19 @@ SPLITTABLE = [
     Single,
     Pointwise,
 ]
+
+
+class Masked(nn.Module):
+    """Passes a mask, of truth values, by two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv(3)
+        self.second = conv()
+        self.third = conv()
+        self.last = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        mask = x > 0
+        return self.last(self.third(self.second(x)) * mask)
