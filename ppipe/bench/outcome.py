@@ -27,7 +27,7 @@ class Outcome:
     error.
 
     abs_error: largest difference to the reference output; matched: within tolerance of its own frame's
-    reference.
+    reference; compared: whether there was one.
     """
 
     model: str
@@ -39,6 +39,7 @@ class Outcome:
     reason: str = ""
     abs_error: float = 0.0
     matched: bool = True
+    compared: bool = True
 
     @property
     def latency_us(self) -> int:

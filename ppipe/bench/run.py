@@ -46,10 +46,12 @@ def measure(
     warm_up_s: float = WARM_UP_S,
     progress: Callable[[int], None] = lambda sent: None,
 ) -> Measured:
-    """Send a little other load that is not scored, then the workload, and score that."""
+    """Send a little other load that is not scored, then the workload, and score that. Models without a
+    reference are not compared.
+    """
     options = LoadOptions(slo_us=slo_us)
     if warm_up_s > 0:
-        send_load(target, _warm_up(workload, references, warm_up_s), references, options)
+        send_load(target, _warm_up(workload, warm_up_s), references, options)
     outcomes = send_load(target, workload, references, options, progress)
     return Measured(
         system=system,
@@ -92,10 +94,13 @@ def as_plain(measured: Sequence[Measured], extra: Mapping[str, Any] | None = Non
     return {**(extra or {}), "systems": systems}
 
 
-def _warm_up(workload: Workload, references: Mapping[str, Reference], seconds: float) -> Workload:
-    """Half of the workload's rate for a short while, with frames that have references."""
+def _warm_up(workload: Workload, seconds: float) -> Workload:
+    """Half of the workload's rate for a short while, with frames of its own."""
     rates = {
         model: max(2.0, _WARM_UP_LOAD * workload.count(model) / workload.seconds) for model in workload.models
     }
-    frames = min(len(references[model].answers) for model in workload.models)
+    frames = 1 + min(
+        max(arrival.frame for arrival in workload.arrivals if arrival.model == model)
+        for model in workload.models
+    )
     return make_workload(rates, seconds=seconds, seed=_WARM_UP_SEED, frames=frames, process="gamma:cv=0.1")

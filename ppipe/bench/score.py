@@ -29,6 +29,8 @@ class Score:
     late: int
     drops: Mapping[str, int] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
+    compared: int = 0
+    """Answers that were held against a reference; mismatched and max_abs_error are of these."""
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
@@ -55,6 +57,7 @@ def score(outcomes: Sequence[Outcome], slo_us: Mapping[str, int], seconds: float
         attainment=good / len(outcomes),
         goodput_rps=good / seconds,
         late=sum(outcome.latency_us > slo_us[outcome.model] for outcome in answered),
+        compared=sum(outcome.compared for outcome in answered),
         drops=_reasons(outcomes, Fate.DROPPED),
         errors=_reasons(outcomes, Fate.FAILED),
         **_percentiles_ms(answered),

@@ -32,8 +32,8 @@ def _rows(measured: Sequence[Measured]) -> list[tuple[str, list[str]]]:
         ("late", [str(score.late) for score in scores]),
         ("failed", [str(score.failed) for score in scores]),
         ("unanswered", [str(score.unanswered) for score in scores]),
-        ("mismatched", [str(score.mismatched) for score in scores]),
-        ("largest error", [f"{score.max_abs_error:.1e}" for score in scores]),
+        ("mismatched", [str(score.mismatched) if score.compared else "-" for score in scores]),
+        ("largest error", [f"{score.max_abs_error:.1e}" if score.compared else "-" for score in scores]),
         (
             "p50, p95, p99 ms",
             [

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from planner.cluster import Executor
 from planner.deployment import load_deployment
 from planner.latency_sources import estimates_note
 from planner.manifest import DeploymentManifest
@@ -36,11 +37,18 @@ def bench(
     workload: Annotated[
         Path | None, typer.Option(help="Replay this saved workload instead of making one.")
     ] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that is served instead, such as <work>/rehearsal. [default: <work>/repository]",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the deployment to answer.")] = 90.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Send frames to a deployment that `ppipe serve` runs, and compare every answer with the unsplit
-    model's.
+    model's. Emulated workers compute nothing: where a model has some, its answers are not compared.
     """
     from ppipe.bench.picture import draw
     from ppipe.bench.reference import make_references
@@ -51,7 +59,9 @@ def bench(
 
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
-    manifest = load_manifest(workspace.repository)
+    manifest = load_manifest(repository or workspace.repository)
+    name = "bench" if repository is None else f"bench-{repository.resolve().name}"
+    results, picture = (workspace.root / f"{name}.{suffix}" for suffix in ("json", "png"))
     wait_until_answering(manifest, wait)
     rates = planned_rates(manifest)
     if workload is None:
@@ -61,7 +71,9 @@ def bench(
         sent = load_workload(workload)
     pictures = make_pictures(_pictures_of(sent), seed=seed)
     outputs = {entry.model: entry.outputs for entry in manifest.models}
-    references = make_references(deployment.models, outputs, pictures)
+    emulated = emulated_models(manifest)
+    computed = [spec for spec in deployment.models if spec.name not in emulated]
+    references = make_references(computed, outputs, pictures)
     save_workload(sent, workspace.root / "workload.csv")
     with progress_bar("sending", total=len(sent.arrivals)) as update:
         measured = measure(
@@ -73,18 +85,20 @@ def bench(
             planned_rps=sum(rates.values()),
             progress=lambda count: update("", count, len(sent.arrivals)),
         )
-    save([measured], workspace.root / "bench.json", {"seed": seed, "arrivals": arrivals})
-    draw([measured], workspace.root / "bench.png", f"{deployment.name}: planned and measured")
+    save([measured], results, {"seed": seed, "arrivals": arrivals})
+    draw([measured], picture, f"{deployment.name}: planned and measured")
     err.print(score_table([measured]))
     if workspace.plan.is_file() and (note := estimates_note(workspace.load_plan().latency_sources)):
         err.print(f"planned from {note}", soft_wrap=True)
+    if emulated:
+        err.print(f"emulated, so answers are not compared: {', '.join(emulated)}", soft_wrap=True)
     if 2 * measured.total.mismatched > measured.total.answered:
         err.print(
             "ppipe: most answers are not those of the deployment file's model: was the repository generated "
             "from it? ppipe profile, plan and generate make it anew",
             soft_wrap=True,
         )
-    out.print(dumps(measured.total) if as_json else str(workspace.root / "bench.json"), soft_wrap=True)
+    out.print(dumps(measured.total) if as_json else str(results), soft_wrap=True)
     if measured.total.unanswered or measured.total.mismatched:
         raise typer.Exit(1)
 
@@ -106,6 +120,15 @@ def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
                         "start the deployment with ppipe serve"
                     )
                 time.sleep(RETRY_S)
+
+
+def emulated_models(manifest: DeploymentManifest) -> tuple[str, ...]:
+    """Models of which some stage computes nothing, so that they have no answers of their own."""
+    return tuple(
+        entry.model
+        for entry in manifest.models
+        if any(program.executor is Executor.EMULATED for row in entry.programs for program in row)
+    )
 
 
 def _pictures_of(workload: Workload) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import grpc
 import numpy as np
@@ -14,6 +14,7 @@ from planner.profile import TensorSpec
 from ppipe.bench.loadgen import LoadOptions, send_load
 from ppipe.bench.outcome import Fate, Outcome
 from ppipe.bench.reference import Reference
+from ppipe.bench.score import score
 from ppipe.bench.target import Target, WayIn, tensor_request
 from ppipe.bench.workload import Arrival, Workload, make_workload
 from tests.ppipe.kserve_double import Answer, serving
@@ -47,11 +48,13 @@ def right(
     return response(request, ANSWERS[frame_of(request)])
 
 
-def send(answer: Answer, workload: Workload) -> list[Outcome]:
+def send(
+    answer: Answer, workload: Workload, references: Mapping[str, Reference] = REFERENCES
+) -> list[Outcome]:
     inputs = [tensor_request(INPUT, np.array([frame, 0], dtype=np.float32)) for frame in range(FRAMES)]
     with serving(answer) as address:
         target = Target({"m": [WayIn(address, "m")]}, {"m": inputs})
-        return send_load(target, workload, REFERENCES, OPTIONS)
+        return send_load(target, workload, references, OPTIONS)
 
 
 def every(count: int, gap_us: int) -> Workload:
@@ -100,6 +103,17 @@ def test_a_wrong_answer_is_a_mismatch(
     assert [(o.fate, o.matched) for o in outcomes] == [(Fate.ANSWERED, False)] * 3
     assert min(o.abs_error for o in outcomes) >= error * 0.99
     assert not any(o.is_good(slo_us=10**9) for o in outcomes)
+
+
+def test_without_a_reference_any_answer_to_its_own_request_will_do() -> None:
+    outcomes = send(lambda request, _: response(request, np.zeros(2)), every(3, gap_us=1_000), references={})
+    assert [(o.matched, o.compared) for o in outcomes] == [(True, False)] * 3
+    assert score(outcomes, OPTIONS.slo_us, seconds=1.0).compared == 0
+    mixed_up = send(
+        lambda request, _: response(request, np.zeros(2), "other"), every(3, gap_us=1_000), references={}
+    )
+    assert not any(o.matched for o in mixed_up)
+    assert score(send(right, every(3, gap_us=1_000)), OPTIONS.slo_us, seconds=1.0).compared == 3
 
 
 def test_drops_failures_and_silence_are_told_apart() -> None:
