@@ -79,7 +79,7 @@ class Question:
     objective: Objective
     bound: float
     gpu_cost: Sequence[float] = ()
-    pipelines_per_class_tuple: int | None = None
+    pipelines_per_class_pair: int | None = None
     mean_share: float = 0.0
     """Max-rate: how much the mean of served / wanted counts beside the least."""
     least: float = 0.0
@@ -151,7 +151,7 @@ class PlanModel:
                     for i in range(stage_count(columns, p))
                 ]
             )
-            wants_y = self._question.pipelines_per_class_tuple is not None or max(parts(columns, p)) > 1
+            wants_y = self._question.pipelines_per_class_pair is not None or max(parts(columns, p)) > 1
             variables.y.append(self._variable(("y", (m, p)), upper=1, integer=True) if wants_y else None)
         for position in sorted(_positions(columns)):
             count = counts[position[1]]
@@ -193,7 +193,7 @@ class PlanModel:
             self._model.constrain(f"allotment_{m}_{g}", [*terms, (allotment, -1.0)], "==", 0.0)
 
     def _class_tuples(self, m: int, columns: Columns, variables: _ModelVariables) -> None:
-        limit = self._question.pipelines_per_class_tuple
+        limit = self._question.pipelines_per_class_pair
         if limit is None:
             return
         tuples: dict[tuple[int, ...], list[Term]] = {}

@@ -39,7 +39,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """Knobs of the planner; defaults are the paper's, but for the margin, which the paper guesses at 0.4."""
+    """Knobs of the planner; defaults are the paper's, but for the number of pipelines."""
 
     objective: Objective = Objective.MAX_RATE
     max_stages: int = 2
@@ -64,9 +64,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything a planner needs. Every demand has a profile; checked by planner.formulation with
-    explanations.
-    """
+    """Everything a planner needs. Every demand has a profile; planner.explain checks and explains."""
 
     cluster: Cluster
     profile: Profile

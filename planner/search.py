@@ -97,7 +97,7 @@ def search(
     objective: Objective,
     gpu_cost: Sequence[float],
     effort: Effort,
-    pipelines_per_class_tuple: int | None = None,
+    pipelines_per_class_pair: int | None = None,
     least_gives: float = 0.0,
 ) -> Found:
     """Plan these models; `least_gives` counts where they have reserves (see _share_out).
@@ -113,7 +113,7 @@ def search(
         objective=objective,
         bound=prices.bound,
         gpu_cost=gpu_cost,
-        pipelines_per_class_tuple=pipelines_per_class_tuple,
+        pipelines_per_class_pair=pipelines_per_class_pair,
         mean_share=MEAN_SHARE if reserved else 0.0,
     )
     if effort.proof_nodes and len(wanted) > MODELS_TO_PROVE:

@@ -20,14 +20,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Literal
 
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
 from planner.queueing import usable_share
 from planner.serving import ServedModel
-from planner.serving_build import served_model
+from planner.serving_build import Links, served_model
 from python_backend.simulator.capacity import TARGET, Workload, find_capacity
 
 LADDER = (0.16, 0.1, 0.06, 0.03, 0.0)
@@ -43,7 +42,6 @@ GRID = 0.005
 MOST_CANDIDATES = 5
 """Planned in fast mode."""
 FINALISTS = 2
-Links = Literal["paper", "placed"]
 Choice = tuple[int, tuple[int, ...], str]
 """Index of a loss, and of a margin for each model; the planner's mode."""
 

@@ -28,8 +28,8 @@ from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
 from planner.serving import ServedModel
-from planner.serving_build import served_model
-from ppipe.margin import Links, auto_margin
+from planner.serving_build import Links, served_model
+from ppipe.margin import auto_margin
 from ppipe.paper import PaperSetting, load_settings, reference_plan
 from ppipe.paper_bound import mean_shares, yardstick
 from python_backend.scheduler.policies import POLICIES
@@ -106,7 +106,7 @@ def capacities(
 
 
 def planned(setting: PaperSetting, options: Options) -> tuple[Problem, Plan, dict[str, float]]:
-    """The plan to serve, the problem that it solves, and its margins."""
+    """The problem that gives a plan its links and rates, the plan to serve, and its margins."""
     if options.planner.startswith("reference-"):
         return setting.problem, reference_plan(setting, options.planner.removeprefix("reference-")), {}
     problem = setting.problem

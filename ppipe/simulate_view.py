@@ -11,8 +11,8 @@ from rich.table import Table
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.serving import ServedModel
-from planner.serving_build import served_model
-from ppipe.margin import Links, MarginSearch
+from planner.serving_build import Links, served_model
+from ppipe.margin import MarginSearch
 from python_backend.scheduler.actions import Action, Dispatch, Drop, Hop
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event

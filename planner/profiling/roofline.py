@@ -86,16 +86,6 @@ class Work:
         return times
 
 
-def kernel_us(kernel: Kernel, gpu: Gpu, slices: int, batch_size: int) -> float:
-    """Microseconds of one kernel for a batch."""
-    return kernels_us([kernel], gpu, slices, batch_size)
-
-
-def kernels_us(kernels: Sequence[Kernel], gpu: Gpu, slices: int, batch_size: int) -> float:
-    """Microseconds of a run of kernels for a batch."""
-    return float(Work(kernels).us(gpu, slices, [batch_size])[0])
-
-
 def estimated_tables(
     split: Split,
     class_name: str,

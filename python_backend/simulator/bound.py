@@ -120,12 +120,6 @@ class Bound:
         return rates[index] if index >= 0 else 0.0
 
 
-def most_in_time(served: ServedModel, arrivals_us: Iterable[int]) -> int:
-    """An upper bound on the frames of these ascending arrivals that end within the SLO."""
-    times = list(arrivals_us)
-    return Bound(served).most_in_time(lambda: times)
-
-
 def _fluid(servers: Sequence[Server], arrivals_us: Iterable[int]) -> float:
     return divisible(
         [server.frame_us for server in servers], [server.window_us for server in servers], arrivals_us

@@ -12,11 +12,16 @@ from planner.profile import LatencyTable, ModelProfile, Profile, Source
 from planner.profiling.gpus import CATALOGUE, find_gpu
 from planner.profiling.kernels import Kernel, Kind, kernels_of
 from planner.profiling.merge import MergeError, merge_profiles
-from planner.profiling.roofline import FITTED, block_kernels, estimated_tables, kernel_us, kernels_us
+from planner.profiling.roofline import FITTED, Work, block_kernels, estimated_tables
 from planner.profiling.split import split_model
 from tests.profiling import nets
 
 FRAME = 64 * 4  # bytes of one channel
+
+
+def kernels_us(kernels, gpu, slices, batch_size):
+    """Microseconds of a run of kernels for a batch."""
+    return float(Work(kernels).us(gpu, slices, [batch_size])[0])
 
 
 def kernels(spec, net):
@@ -61,18 +66,20 @@ made_kernels = st.builds(
 
 @given(made_kernels, st.sampled_from(CATALOGUE), st.integers(1, 63))
 def test_no_batch_is_faster_than_a_smaller_one_and_no_slice_than_the_whole(kernel, gpu, batch):
-    assert kernel_us(kernel, gpu, 1, batch) <= kernel_us(kernel, gpu, 1, batch + 1)
-    assert kernel_us(kernel, gpu, 1, batch) <= kernel_us(kernel, gpu, 2, batch)
+    assert kernels_us([kernel], gpu, 1, batch) <= kernels_us([kernel], gpu, 1, batch + 1)
+    assert kernels_us([kernel], gpu, 1, batch) <= kernels_us([kernel], gpu, 2, batch)
 
 
 def test_a_memory_bound_kernel_by_hand():
     copy = Kernel(kind=Kind.POINTWISE, flops=0, activation_bytes=300_000, weight_bytes=0, outputs=1)
-    assert kernel_us(copy, find_gpu("L4"), 1, 8) == pytest.approx(2.4e6 / (300e3 * 0.82) + FITTED.launch_us)
+    assert kernels_us([copy], find_gpu("L4"), 1, 8) == pytest.approx(
+        2.4e6 / (300e3 * 0.82) + FITTED.launch_us
+    )
 
 
 def test_large_convolutions_follow_the_peak():
     work = Kernel(kind=Kind.CONVOLUTION, flops=10**12, activation_bytes=1, weight_bytes=1, outputs=10**9)
-    ratio = kernel_us(work, find_gpu("T4"), 1, 1) / kernel_us(work, find_gpu("L4"), 1, 1)
+    ratio = kernels_us([work], find_gpu("T4"), 1, 1) / kernels_us([work], find_gpu("L4"), 1, 1)
     assert ratio == pytest.approx((60 * 0.35) / (8.1 * 0.57), rel=0.01)
 
 

@@ -15,13 +15,17 @@ from planner.serving_build import served_model
 from ppipe.paper import load_settings, reference_plan
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.policies import POLICIES
-from python_backend.simulator.bound import Bound, most_in_time
+from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Workload, try_load
 from python_backend.simulator.driver import Driver
 from python_backend.simulator.fluid import divisible, whole
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "paper"
 Pipelines = list[tuple[list[tuple[tuple[int, ...], int]], int]]
+
+
+def most_in_time(served: ServedModel, arrivals_us: Sequence[int]) -> int:
+    return Bound(served).most_in_time(lambda: arrivals_us)
 
 
 def stage(name: str, latency_us: tuple[int, ...], workers: int, per_link: int = 1) -> ServedStage:
