@@ -25,9 +25,10 @@ import numpy as np
 
 from planner.manifest import ModelEntry
 from planner.serving import ServedModel
+from ppipe.benchmarks.kept import Kept
 from ppipe.benchmarks.report import main
 from ppipe.benchmarks.testbed_plan import MODEL, best_plan, make_entry, make_problem, simulated_capacity
-from ppipe.benchmarks.testbed_points import Point, Points, point_of
+from ppipe.benchmarks.testbed_points import Point, point_from, point_of
 from ppipe.benchmarks.testbed_system import PLAIN, System, plain_entry
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.simulator.arrivals import Poisson
@@ -70,7 +71,7 @@ def run(
     fit = _trace(_FIT_LOAD * capacity_rps, _FIT_FRAMES, seed + 1)
     settings = {"frames": frames, "sweep_frames": sweep_frames, "slowdown": slowdown, "seed": seed}
     settings["other_frames"] = other_frames
-    points = Points(Path(results) if results else None, settings | {"capacity_rps": capacity_rps})
+    points = Kept(Path(results) if results else None, settings | {"capacity_rps": capacity_rps})
     wanted: dict[str, dict[Any, list[int]]] = {
         name: {load: traces[load][:other_frames] for load in loads} for name in systems
     }
@@ -78,7 +79,7 @@ def run(
     left = _measure(systems, wanted, points, most)
     if left:
         return {"emulated": True, "left": left}
-    overhead_us = _overhead_us(points[_key(_PPIPE, _FIT)], served, fit)
+    overhead_us = _overhead_us(point_from(points[_key(_PPIPE, _FIT)]), served, fit)
     shown = [_point(load, traces[load], points, served, overhead_us) for load in (*loads, *sweep)]
     return {
         "emulated": True,
@@ -101,7 +102,7 @@ def run(
 def _measure(
     systems: Mapping[str, ModelEntry],
     wanted: Mapping[str, Mapping[Any, Sequence[int]]],
-    points: Points,
+    points: Kept,
     most: int,
 ) -> list[str]:
     """Measure up to `most` of the points that are not there; returns the names of those still missing."""
@@ -111,7 +112,7 @@ def _measure(
             continue
         with System(name, entry) as system:
             for load, trace in list(missing.items())[:most]:
-                points.add(_key(name, load), point_of(*system.replay(trace)))
+                points.add(_key(name, load), dataclasses.asdict(point_of(*system.replay(trace))))
                 most -= 1
     return [
         _key(name, load)
@@ -164,9 +165,9 @@ def _with_less_time(served: ServedModel, overhead_us: int) -> ServedModel:
 
 
 def _point(
-    load: float, trace: Sequence[int], points: Points, served: ServedModel, overhead_us: int
+    load: float, trace: Sequence[int], points: Kept, served: ServedModel, overhead_us: int
 ) -> dict[str, Any]:
-    point = points[_key(_PPIPE, load)]
+    point = point_from(points[_key(_PPIPE, load)])
     measured = point.in_time(served.slo_us)
     simulated_us = _simulate(_with_less_time(served, overhead_us), trace)
     simulated = [us is not None and us <= served.slo_us - overhead_us for us in simulated_us]
@@ -187,9 +188,9 @@ def _point(
     }
 
 
-def _others(points: Points, load: float, slo_us: int) -> dict[str, float]:
+def _others(points: Kept, load: float, slo_us: int) -> dict[str, float]:
     return {
-        f"{name}_attainment": round(statistics.mean(points[_key(name, load)].in_time(slo_us)), 4)
+        f"{name}_attainment": round(statistics.mean(point_from(points[_key(name, load)]).in_time(slo_us)), 4)
         for name in ("np", PLAIN)
     }
 

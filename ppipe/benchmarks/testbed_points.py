@@ -1,14 +1,9 @@
-"""Measured points of the testbed, kept in a file, so that a long run can be made in pieces.
-
-A point is one system under one trace. The file belongs to one set of settings; with others it is refused.
-"""
+"""Measured points of the testbed: one system under one trace."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from ppipe.benchmarks.tagged_load import TaggedFrame
@@ -48,29 +43,6 @@ def point_of(frames: Sequence[TaggedFrame], host: Mapping[str, float]) -> Point:
     )
 
 
-class Points:
-    """Points by name. With a path, each is written to it as soon as it is measured."""
-
-    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
-        self._path = path
-        self._settings = dict(settings)
-        self._points: dict[str, Point] = {}
-        if path is not None and path.is_file():
-            plain = json.loads(path.read_text())
-            if plain["settings"] != self._settings:
-                raise ValueError(f"{path}: of settings {plain['settings']}; these are {self._settings}")
-            for name, fields in plain["points"].items():
-                self._points[name] = Point(**fields | {"latency_us": tuple(fields["latency_us"])})
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._points
-
-    def __getitem__(self, name: str) -> Point:
-        return self._points[name]
-
-    def add(self, name: str, point: Point) -> None:
-        """Keep a point."""
-        self._points[name] = point
-        if self._path is not None:
-            points = {each: asdict(kept) for each, kept in self._points.items()}
-            self._path.write_text(json.dumps({"settings": self._settings, "points": points}))
+def point_from(plain: Mapping[str, Any]) -> Point:
+    """As asdict made it, after JSON."""
+    return Point(**{**plain, "latency_us": tuple(plain["latency_us"])})
