@@ -222,6 +222,11 @@ class Driver:
         """Time that is taken off deadlines."""
         return self._lateness.allowance_us
 
+    @property
+    def guard_us(self) -> int:
+        """Time by which the core takes its own predictions to be wrong, and keeps free before deadlines."""
+        return self._core.guard_us
+
     def close(self) -> None:
         """Answer what is left and end all threads."""
         with self._gate:
@@ -429,12 +434,17 @@ class Driver:
         frame = self._frames.get(action.request_id)
         if frame is None:
             return
-        if action.reason in _TIME_REASONS and self._offer_again(frame):
+        # A frame that is offered again is new to the core, and its time may be too short from the start.
+        reason = action.reason
+        if reason is DropReason.EXPIRED and frame.given_up is not None:
+            reason = frame.given_up
+        if reason in _TIME_REASONS and self._offer_again(frame):
+            frame.given_up = reason
             return
         del self._frames[action.request_id]
-        self.counts.dropped(action.reason)
+        self.counts.dropped(reason)
         if frame.claim():
-            text = drop_text(self._entry.model, action.reason, now_us() - frame.deadline_us)
+            text = drop_text(self._entry.model, reason, now_us() - frame.deadline_us)
             self._answers.error(frame, ErrorCode.UNAVAILABLE, text)
 
     def _offer(self, frame: Frame) -> RequestArrived:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 
 from python_backend.runtime.kserve import Array
+from python_backend.scheduler.actions import DropReason
 
 
 class ErrorCode(Enum):
@@ -38,6 +39,7 @@ class Frame:
         "data",
         "deadline_us",
         "dispatched",
+        "given_up",
         "offers",
         "priority",
         "request_id",
@@ -70,6 +72,8 @@ class Frame:
         """Whether it was sent to a stage at least once."""
         self.offers = 0
         """Times that the core was given this frame."""
+        self.given_up: DropReason | None = None
+        """Why the core gave it up the last time."""
 
     @property
     def answered(self) -> bool:

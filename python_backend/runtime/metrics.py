@@ -45,6 +45,7 @@ GAUGES = {
     "worker_up": "1 while the worker gets work, else 0.",
     "stage_drift": "Measured over profiled latency of a stage, median of its last batches.",
     "allowance_us": "Time taken off deadlines for the way back.",
+    "guard_us": "Time that predictions are taken to be wrong by.",
     "slo_us": "The model's SLO.",
     "slots": "Slots of shared memory of a sender, by state: free, taken, quarantined.",
     "threads": "Threads of the process of a dispatcher or worker.",
@@ -193,6 +194,7 @@ def samples(source: Source) -> Iterator[Sample]:
     yield "queue_length", {}, driver.queue_length
     yield "in_flight", {}, driver.in_flight
     yield "allowance_us", {}, driver.allowance_us
+    yield "guard_us", {}, driver.guard_us
     yield "slo_us", {}, counts.slo_us
     own = report_of(source.name, source.epoch, driver.transport)
     for report in (own, *source.reports.last().values()):

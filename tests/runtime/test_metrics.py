@@ -34,6 +34,7 @@ class Driver:
     queue_length: int = 3
     in_flight: int = 2
     allowance_us: int = 5_000
+    guard_us: int = 2_000
     transport: NullTransport = field(default_factory=lambda: NullTransport(()))
 
 
