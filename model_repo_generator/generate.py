@@ -19,7 +19,6 @@ from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
 from planner.placement import place
 from planner.plan import Plan
-from planner.problem import Problem
 from planner.profile import Profile
 from planner.serving import ServedModel
 from planner.serving_build import served_model
@@ -143,12 +142,7 @@ def placed(plan: Plan, deployment: Deployment, profile: Profile) -> Plan:
 
 def serving_tables(deployment: Deployment, profile: Profile, plan: Plan) -> Mapping[str, ServedModel]:
     """What each dispatcher must know. Raises PlanFault where plan, profile and cluster do not fit."""
-    problem = Problem(
-        cluster=deployment.to_cluster(),
-        profile=profile,
-        demands=deployment.to_demands(),
-        options=deployment.to_options(),
-    )
+    problem = deployment.to_problem(profile)
     try:
         return {
             model.model: served_model(plan, problem, model.model, links="placed") for model in plan.models

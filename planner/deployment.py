@@ -25,8 +25,8 @@ from planner.cluster import (
 )
 from planner.execution import Compiler, ExecutorOptions, Precision
 from planner.manifest import TlsFiles
-from planner.problem import Demand, Objective, PlanOptions
-from planner.profile import DTYPE_BYTES, TensorSpec
+from planner.problem import Demand, Objective, PlanOptions, Problem
+from planner.profile import DTYPE_BYTES, Profile, TensorSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$")]
 """Safe as a folder, a Triton model name and a Kubernetes label; '..' is refused where names are made."""
@@ -341,6 +341,15 @@ class Deployment(_Strict):
             batch_build_factor=self.planner.batch_build_factor,
             per_stage_batch=self.planner.per_stage_batch,
             gpu_cost={gpu_class.name: gpu_class.cost for gpu_class in self.cluster.gpu_classes},
+        )
+
+    def to_problem(self, profile: Profile) -> Problem:
+        """The planning problem that this deployment states."""
+        return Problem(
+            cluster=self.to_cluster(),
+            profile=profile,
+            demands=self.to_demands(),
+            options=self.to_options(),
         )
 
     def model(self, name: str) -> ModelSpec:

@@ -12,35 +12,30 @@ the host meets all alike.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import socket
 import statistics
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from planner import serial
-from planner.cluster import Executor
-from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress
-from planner.profile import TensorSpec
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from planner.profiling.overhead import FoundOverheads, HopTimes, fit_overheads
-from ppipe.benchmarks.emulated_deployment import (
-    EmulatedModel,
-    EmulatedPipeline,
-    EmulatedStage,
-    build_manifest,
-    write_entries,
-)
 from ppipe.launcher import ServedDeployment
-from ppipe.ports import free_base
+from ppipe.overhead_rig import (
+    ALONE,
+    FRAME,
+    MINUTE_US,
+    NULL,
+    Address,
+    OverheadError,
+    addresses_of,
+    pair_name,
+    write_rig,
+)
 from python_backend.runtime import kserve
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.feedback import Notice, NoticeReceiver
@@ -52,44 +47,8 @@ from python_backend.scheduler.actions import Hop, Ticket
 SIZES = (4_096, 65_536, 262_144, 1_048_576, 4_194_304, 12_582_912)
 """Bytes of the feature maps: what cuts of vision models carry per frame, and some batches."""
 REPEATS = 15
-_ALONE = "overhead_alone"
-_NULL = "overhead_null"
-_NULL_PROGRAM = "programs/null.pt2"
-_SERVERS = ("first", "second")
-_SMALL = TensorSpec("frame", "UINT8", (64,))
-_SCORES = (TensorSpec("scores", "FP32", (16,)),)
-_MINUTE_US = 60_000_000
 _WARM_UP = 3
 _CALL_S = 20.0
-_FIRST_PORT = 35_000
-
-
-class OverheadError(Exception):
-    """Overheads that cannot be measured; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """A running tritonserver's gRPC address."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """'host:port'. Raises OverheadError."""
-        host, _, port = text.strip().rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise OverheadError(f"{text!r} is no server; 'host:port' of its gRPC endpoint belongs")
-        return cls(host=host, port=int(port))
-
-
-def parse_servers(text: str) -> tuple[Address, Address]:
-    """'host:port,host:port'. Raises OverheadError."""
-    addresses = [Address.parse(part) for part in text.split(",")]
-    if len(addresses) != 2:
-        raise OverheadError(f"{text!r} names {len(addresses)} servers; two belong: host:port,host:port")
-    return addresses[0], addresses[1]
 
 
 def measure_here(sizes: Sequence[int] = SIZES, repeats: int = REPEATS) -> FoundOverheads:
@@ -134,83 +93,6 @@ def _rig_for(servers: tuple[Address, Address], repository: Path, sizes: Sequence
     return write_rig(repository, sizes, servers)
 
 
-def write_rig(
-    root: Path, sizes: Sequence[int], servers: tuple[Address, Address] | None = None
-) -> DeploymentManifest:
-    """Repositories of both servers under `root`, for servers here or for these addresses."""
-    models = [_alone(_NULL), _alone(_ALONE), *(_pair(size) for size in sizes)]
-    base_port = free_base(_FIRST_PORT, 3 * 3 + 2 * len(models))
-    null, *emulated = build_manifest(models, base_port, "overheads").models
-    entries = [_computing(null, _export_null(root)), *emulated]
-    manifest = write_entries(root, entries, base_port + len(models), name="overheads")
-    # No dispatcher: the one who measures sends the tickets and takes the notices.
-    manifest = dataclasses.replace(manifest, entry=dataclasses.replace(manifest.entry, models=()))
-    if servers is not None:
-        at = dict(zip(_SERVERS, servers, strict=True))
-        moved = [_moved(server, at[server.name]) for server in manifest.servers]
-        entry = dataclasses.replace(manifest.entry, host=_own_address(servers[1]))
-        manifest = dataclasses.replace(manifest, entry=entry, servers=tuple(moved))
-    (root / MANIFEST_NAME).write_text(serial.dumps(manifest), encoding="utf-8")
-    return manifest
-
-
-def _export_null(root: Path) -> str:
-    """Save a program that does next to nothing; its SHA-256."""
-    path = root / _NULL_PROGRAM
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        batch = torch.export.Dim("batch", min=1, max=16)
-        frames = torch.zeros((2, *_SMALL.shape), dtype=torch.uint8)
-        torch.export.save(torch.export.export(_Null(), (frames,), dynamic_shapes=({0: batch},)), path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class _Null(torch.nn.Module):
-    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor]:
-        return (frames[:, : _SCORES[0].shape[0]].float(),)
-
-
-def _computing(entry: ModelEntry, sha256: str) -> ModelEntry:
-    """A model of one emulated stage with the null program instead, on the GPU where this host has one."""
-    executor = Executor.CUDA if torch.cuda.is_available() else Executor.CPU
-    ((stage,),) = entry.programs
-    stage = dataclasses.replace(stage, program=_NULL_PROGRAM, program_sha256=sha256, executor=executor)
-    return dataclasses.replace(entry, programs=((stage,),))
-
-
-def addresses_of(manifest: DeploymentManifest) -> tuple[Address, Address]:
-    """Where the rig's servers are: the one that passes tensors on, and the one that takes them."""
-    first, second = (manifest.server(name) for name in _SERVERS)
-    return Address(first.host, first.grpc_port), Address(second.host, second.grpc_port)
-
-
-def _alone(name: str) -> EmulatedModel:
-    return _model(name, (EmulatedStage((0,), _SERVERS[1:], _SCORES),))
-
-
-def _pair(size: int) -> EmulatedModel:
-    cut = (TensorSpec("cut", "UINT8", (size,)),)
-    stages = (EmulatedStage((0,), _SERVERS[:1], cut), EmulatedStage((0,), _SERVERS[1:], _SCORES))
-    return _model(f"overhead_{size}", stages)
-
-
-def _model(name: str, stages: tuple[EmulatedStage, ...]) -> EmulatedModel:
-    pipeline = EmulatedPipeline(batch_size=1, stages=stages)
-    return EmulatedModel(name=name, slo_us=_MINUTE_US, planned_rps=1.0, input=_SMALL, pipelines=(pipeline,))
-
-
-def _moved(server: ServerAddress, address: Address) -> ServerAddress:
-    return dataclasses.replace(server, host=address.host, http_port=0, grpc_port=address.port, metrics_port=0)
-
-
-def _own_address(server: Address) -> str:
-    """Where that server reaches this host, for its notices. Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((server.host, server.port))
-        return str(probe.getsockname()[0])
-
-
 def _command(repository: Path, server: ServerAddress) -> str:
     loads = " ".join(f"--load-model={model}" for model in server.models)
     return (
@@ -234,8 +116,8 @@ def _measure(manifest: DeploymentManifest, keys: Keys, sizes: Sequence[int], rep
             caller.close()
     medians = {model: statistics.median(values) for model, values in times.items()}
     return HopTimes(
-        one_stage_us=medians[_ALONE],
-        two_stages_us={size: medians[f"overhead_{size}"] for size in sizes},
+        one_stage_us=medians[ALONE],
+        two_stages_us={size: medians[pair_name(size)] for size in sizes},
         stage_busy_us=statistics.median(busy_us) if busy_us else 0.0,
     )
 
@@ -250,7 +132,7 @@ class _Caller:
         self._transport = GrpcTransport(
             targets_of(manifest, entry, own_host=manifest.entry.host), keys, manifest.tls
         )
-        self._frame = np.zeros(_SMALL.shape, np.uint8)
+        self._frame = np.zeros(FRAME.shape, np.uint8)
 
     def call(self) -> float:
         """Microseconds of one batch, there and back. Raises HopFailure."""
@@ -259,7 +141,7 @@ class _Caller:
             batch_id=at_us,
             attempt=0,
             pipeline=0,
-            deadline_us=at_us + _MINUTE_US,
+            deadline_us=at_us + MINUTE_US,
             hops=tuple(Hop(worker, at_us, at_us, at_us, at_us) for worker in self._workers),
         )
         wire = WireTicket(deployment=self._deployment, epoch=1, hop=0, ticket=ticket)
@@ -276,7 +158,7 @@ class _Caller:
 def _busy_times(manifest: DeploymentManifest, keys: Keys) -> Iterator[list[int]]:
     """Fills with what the stage with the null program says that its worker was held for."""
     busy_us: list[int] = []
-    port = manifest.model(_NULL).feedback_port
+    port = manifest.model(NULL).feedback_port
     receiver = NoticeReceiver((manifest.entry.host, port), keys)
 
     def take(notice: Notice) -> None:

@@ -2,7 +2,7 @@
 
     scripts/paper plan --data DIR [--planner ppipe|np|dart-r] [--fast] [--one-per-pair] [--json]
     scripts/paper three-stage --data DIR [--fast] [--json]
-    scripts/paper capacity --data DIR ...        (ppipe.paper_capacity)
+    scripts/paper capacity --data DIR ...        (ppipe.paper_capacity_cli)
     scripts/paper robustness --data DIR ...      (ppipe.paper_robustness)
 
 A further subcommand is a module with `add_arguments(parser)` and `run(arguments) -> exit status`, named in
@@ -12,23 +12,23 @@ SUBCOMMANDS.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from planner.planning import plan
+from ppipe import paper_capacity_cli, paper_robustness
 from ppipe.paper import PaperDataError, PaperSetting, load_settings, load_three_stage
 
-SUBCOMMANDS = {"capacity": "ppipe.paper_capacity", "robustness": "ppipe.paper_robustness"}
+SUBCOMMANDS: dict[str, ModuleType] = {"capacity": paper_capacity_cli, "robustness": paper_robustness}
 REFERENCE_OF = {"ppipe": "ppipe", "np": "np", "dart-r": "dart_r"}
 
 
@@ -58,12 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--fast", action="store_true", help="fast mode: no proof of the optimum")
         command.add_argument("--json", action="store_true", help="a JSON list on standard output")
         command.set_defaults(run=run)
-    for name, module_name in SUBCOMMANDS.items():
-        if importlib.util.find_spec(module_name) is not None:
-            module = importlib.import_module(module_name)
-            command = commands.add_parser(name, help=(module.__doc__ or "").split("\n")[0])
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
+    for name, module in SUBCOMMANDS.items():
+        command = commands.add_parser(name, help=(module.__doc__ or "").split("\n")[0])
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 

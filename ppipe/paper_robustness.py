@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ppipe.paper_capacity import Options, add_plan_arguments, capacities
+from ppipe.paper_capacity import Options, capacities
+from ppipe.paper_capacity_cli import add_plan_arguments
 from python_backend.scheduler.policies import POLICIES
 
 

@@ -37,7 +37,7 @@ from planner.plan import Plan
 from planner.profile import Profile
 from ppipe.cli import is_the_users
 from ppipe.console import err
-from ppipe.steps import make_problem, run_plan
+from ppipe.steps import run_plan
 from ppipe.workspace import Workspace
 from python_backend.simulator.capacity import Workload, try_load
 
@@ -125,7 +125,7 @@ def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace)
     """The plan in the folder if it is of this very problem, else a new one, which is put there."""
     if workspace.plan.is_file():
         plan = workspace.load_plan()
-        if plan.problem_hash == serial.content_hash(make_problem(deployment, profile)):
+        if plan.problem_hash == serial.content_hash(deployment.to_problem(profile)):
             return placed(plan, deployment, profile)
     return placed(run_plan(deployment, profile, workspace, "ppipe"), deployment, profile)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
-from ppipe.simulate_view import draw_attainment, draw_gantt
+from ppipe.simulate_pictures import draw_attainment, draw_gantt
 from python_backend.simulator.capacity import Workload
 
 POLICIES = ("adaptive", "reference", "reactive")

@@ -48,13 +48,14 @@ def run_overheads(
     deployment: Deployment, profile: Profile, workspace: Workspace, servers: str = ""
 ) -> Profile:
     """Time stages and hops, on servers started here or on two running ones ('host:port,host:port'), and save
-    the profile with what they cost. Raises ppipe.overheads.OverheadError.
+    the profile with what they cost. Raises ppipe.overhead_rig.OverheadError.
     """
     from planner.profiling.overhead import with_overheads
     from ppipe import overheads
+    from ppipe.overhead_rig import parse_servers
 
     if servers:
-        there = overheads.parse_servers(servers)
+        there = parse_servers(servers)
         gbps = deployment.cluster.bandwidth_gbps
         found = overheads.measure_there(there, workspace.overheads, gbps)
     else:
@@ -64,19 +65,9 @@ def run_overheads(
     return profile
 
 
-def make_problem(deployment: Deployment, profile: Profile) -> Problem:
-    """The planning problem that a deployment states."""
-    return Problem(
-        cluster=deployment.to_cluster(),
-        profile=profile,
-        demands=deployment.to_demands(),
-        options=deployment.to_options(),
-    )
-
-
 def run_plan(deployment: Deployment, profile: Profile, workspace: Workspace, planner: str) -> Plan:
     """Solve the deployment's problem, and save the problem and its plan."""
-    return solve(make_problem(deployment, profile), workspace, planner)
+    return solve(deployment.to_problem(profile), workspace, planner)
 
 
 def solve(problem: Problem, workspace: Workspace, planner: str, mode: str = "proven") -> Plan:

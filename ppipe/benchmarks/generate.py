@@ -21,7 +21,6 @@ from planner.deployment import load_deployment
 from planner.planning import plan as make_plan
 from planner.profiling.run import ProfileOptions, profile_deployment
 from ppipe.benchmarks.report import main
-from ppipe.steps import make_problem
 
 EXAMPLE = Path(__file__).parents[2] / "ensembles" / "examples" / "l4-t4.yaml"
 ROUNDS = 5
@@ -32,7 +31,7 @@ def run(deployment: str = str(EXAMPLE)) -> dict[str, object]:
     spec = load_deployment(Path(deployment))
     classes = frozenset(each.name for each in spec.cluster.gpu_classes if each.stated is None)
     profile = profile_deployment(spec, options=ProfileOptions(estimate=classes))
-    plan = placed(make_plan(make_problem(spec, profile)), spec, profile)
+    plan = placed(make_plan(spec.to_problem(profile)), spec, profile)
     known = Context(cluster=spec.to_cluster(), profile=profile)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "repository"

@@ -19,7 +19,6 @@ from planner import serial
 from planner.deployment import Deployment, load_deployment
 from planner.plan import Plan
 from planner.profile import Profile
-from ppipe import steps
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, step
 from ppipe.workspace import MissingResult, Workspace
@@ -127,7 +126,7 @@ def _require_made_for_this(
         return  # a plan that was brought here alone: checks.check_pipelines says what it can
     if serial.content_hash(problem) != plan.problem_hash:
         return  # of another plan
-    changes = changed_since(problem, steps.make_problem(deployment, profile))
+    changes = changed_since(problem, deployment.to_problem(profile))
     stale = [change for change in changes if not change.on_purpose]
     if stale and check:
         raise StalePlan(stale)

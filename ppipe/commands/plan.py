@@ -47,9 +47,7 @@ def plan(
 
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
-    problem = with_options(
-        steps.make_problem(deployment, workspace.load_profile()), objective, max_stages, margin
-    )
+    problem = with_options(deployment.to_problem(workspace.load_profile()), objective, max_stages, margin)
     with step(f"plan: {planner}"):
         if margin == "auto":
             if planner != "ppipe":

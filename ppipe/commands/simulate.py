@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from planner.deployment import DeploymentError, load_deployment
 from planner.latency_sources import estimates_note
 from planner.plan import Plan
 from planner.problem import Problem
+from planner.serving_build import Links, served_model
 from ppipe.commands.arguments import ArrivalsText, WorkFolder
 from ppipe.console import err, out, progress_bar
 from ppipe.workspace import Workspace
@@ -79,7 +80,7 @@ def simulate(
         raise DeploymentError(f"--policy: {policy!r} is not one of {', '.join(POLICIES)}")
     workspace = _workspace(what, work)
     made, problem = workspace.load_plan(), workspace.load_problem()
-    chosen = cast(Literal["paper", "placed"], links)
+    chosen = cast(Links, links)
     _require_pipelines(made)
     try:
         varying = Jitter(jitter, straggler_probability=stragglers, straggler_factor=straggler_factor)
@@ -177,7 +178,7 @@ def _print_capacities(
 def _draw(
     made: Plan,
     problem: Problem,
-    links: Literal["paper", "placed"],
+    links: Links,
     policy: str,
     workload: Workload,
     factor: float | None,
@@ -185,21 +186,20 @@ def _draw(
     curve: Path | None,
     gantt: Path | None,
 ) -> None:
-    from planner.serving_build import served_model
-    from ppipe import simulate_view as view
+    from ppipe.simulate_pictures import draw_attainment, draw_gantt
 
     for model in made.models if curve or gantt else ():
         served = served_model(made, problem, model.model, links)
         if curve:
             path = _named(curve, model.model, made.models)
-            view.draw_attainment(served, POLICIES, CURVE_LOADS, path, workload)
+            draw_attainment(served, POLICIES, CURVE_LOADS, path, workload)
             err.print(str(path), markup=False, soft_wrap=True)
         if gantt:
             path = _named(gantt, model.model, made.models)
             rate_rps = rate if rate is not None else served.planned_rps * (factor or 0.0)
             window = (GANTT_LENGTH_SLOS * served.slo_us, 2 * GANTT_LENGTH_SLOS * served.slo_us)
             policies = list(dict.fromkeys((policy, "reference")))
-            view.draw_gantt(served, policies, rate_rps, path, workload, window)
+            draw_gantt(served, policies, rate_rps, path, workload, window)
             err.print(str(path), markup=False, soft_wrap=True)
 
 

@@ -12,12 +12,11 @@ from planner.deployment import Deployment, parse_deployment
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
-from ppipe.steps import make_problem
 
 
 @pytest.fixture
 def planned(deployment: Deployment, profile: Profile) -> Problem:
-    return make_problem(deployment, profile)
+    return deployment.to_problem(profile)
 
 
 def texts(planned: Problem, now: Problem) -> list[str]:
@@ -57,7 +56,7 @@ def test_a_change_is_named_with_both_values(
     edit: Edit, said: str, data: dict[str, Any], planned: Problem, profile: Profile
 ) -> None:
     edit(data)
-    assert said in texts(planned, make_problem(parse_deployment(data, "test"), profile))
+    assert said in texts(planned, parse_deployment(data, "test").to_problem(profile))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_addresses_do_not_make_a_plan_stale(
     edit: Edit, data: dict[str, Any], planned: Problem, profile: Profile
 ) -> None:
     edit(data)
-    assert changed_since(planned, make_problem(parse_deployment(data, "test"), profile)) == ()
+    assert changed_since(planned, parse_deployment(data, "test").to_problem(profile)) == ()
 
 
 def test_what_the_command_line_may_have_chosen_is_told_and_not_held_against_it(planned: Problem) -> None:

@@ -9,7 +9,8 @@ import pytest
 from planner.manifest import DeploymentManifest
 from planner.serial import load
 from ppipe.launcher import ServedDeployment
-from ppipe.overheads import Address, OverheadError, addresses_of, measure_there, parse_servers, write_rig
+from ppipe.overhead_rig import Address, OverheadError, addresses_of, parse_servers, write_rig
+from ppipe.overheads import measure_there
 from ppipe.ports import free_base
 from python_backend.runtime.ticket_codec import KEY_FILE_VARIABLE
 
