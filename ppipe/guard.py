@@ -30,6 +30,15 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+def has_room(prefix: str, folder: Path = SHM) -> bool:
+    """Whether shared memory could take as much again as the largest file whose name starts with `prefix`, and
+    would not be full then.
+    """
+    largest = max((path.stat().st_size for path in folder.glob(f"{prefix}*")), default=0)
+    free = os.statvfs(folder)
+    return free.f_bavail * free.f_frsize > 2 * largest
+
+
 def sweep(prefix: str) -> list[str]:
     """Remove the shared-memory files whose name starts with `prefix`; returns the names removed.
 

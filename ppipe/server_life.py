@@ -8,7 +8,8 @@ Rules
 - A stub that died leaves its callers waiting. In a server with dispatchers only the end of the process
   releases them, so that is what happens; elsewhere callers get an error after a second, and the one model is
   loaded anew. What a dead stub still had to answer Triton 2.51 never lets go of: its memory region and about
-  35 threads stay behind. So after a few reloads a stage's server is ended too.
+  35 threads stay behind. So after many reloads, or when memory is short, a stage's server is ended too: that
+  takes all its workers out for seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from planner.manifest import TlsFiles
-from ppipe.guard import DEFAULT_GRACE_S, sweep
+from ppipe.guard import DEFAULT_GRACE_S, has_room, sweep
 from ppipe.probe import Probe, Prober, Verdict
 from ppipe.processes import Endings, GuardedProcess, stubs_of
 
@@ -33,7 +34,8 @@ SILENCES_ALLOWED = 3
 PROBE_TIMEOUT_S = 20.0
 RELOAD_TIMEOUT_S = 30.0
 GUARD_TIMEOUT_S = 10.0
-RELOADS_ALLOWED = 8
+RELOADS_ALLOWED = 24
+"""32 MiB each: 0.75 GiB."""
 _SERVER = "the server itself"
 _LOG_TAIL_BYTES = 65_536
 _HARMLESS = ("CudaDriverHelper has not been initialized", "CUDA driver version is insufficient")
@@ -177,6 +179,8 @@ class ServerLife:
         self._reloads += 1
         if self._reloads > RELOADS_ALLOWED:
             raise ServerDied(f"the Python process of model {model!r} died, the {self._reloads}th one here")
+        if not has_room(self._plan.shm_prefix):
+            raise ServerDied(f"the Python process of model {model!r} died, and shared memory is short")
         self._note(f"the Python process of model {model!r} died: loading it again")
         # Not asked first whether it answers: requests to a dead stub take a second each, one by one.
         self._deadline_s = time.monotonic() + RELOAD_TIMEOUT_S

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ppipe.guard import SHM, children_of, sweep
+from ppipe.guard import SHM, children_of, has_room, sweep
 from ppipe.processes import GuardedProcess, stubs_of
 
 # A child in a session of its own, as stubs may be, and a mark in shared memory.
@@ -119,3 +119,16 @@ def test_only_stubs_are_stubs() -> None:
         assert other.pid in children_of(os.getpid())
         assert stubs_of(os.getpid()) == {}
         other.kill()
+
+
+def test_room_is_for_one_more_of_the_largest_and_something_left(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path)
+    free_bytes = free.f_bavail * free.f_frsize
+    for name, size in (("mine_a", 1_000), ("mine_b", free_bytes // 3), ("other", free_bytes)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # takes no room
+    assert has_room("mine_", tmp_path)
+    assert has_room("nobody_", tmp_path)
+    os.truncate(tmp_path / "mine_b", 2 * free_bytes // 3)
+    assert not has_room("mine_", tmp_path)
+    assert not has_room("other", tmp_path)
