@@ -11,13 +11,11 @@ Rules
 from __future__ import annotations
 
 import os
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from ppipe import live_metrics
 from ppipe.guard import SHM
 from ppipe.launcher import ServedDeployment
 from ppipe.processes import stubs_of
@@ -152,18 +150,10 @@ def _is_hop_file(descriptor: Path) -> bool:
 def slots_taken(deployment: ServedDeployment) -> dict[str, int]:
     """From the dispatchers' metrics: by sender, slots that are not free."""
     taken: dict[str, int] = {}
-    manifest = deployment.manifest
-    for entry in manifest.models:
-        with urllib.request.urlopen(
-            f"http://{manifest.entry.host}:{entry.feedback_port}/metrics", timeout=5
-        ) as answer:
-            text = answer.read().decode()
-        for family in text_string_to_metric_families(text):
-            if family.name == _SLOTS:
-                for sample in family.samples:
-                    if sample.labels["state"] != "free":
-                        sender = sample.labels["sender"]
-                        taken[sender] = taken.get(sender, 0) + int(sample.value)
+    for entry in deployment.manifest.models:
+        for labels, value in live_metrics.read(deployment.manifest, entry).series.get(_SLOTS, ()):
+            if labels["state"] != "free":
+                taken[labels["sender"]] = taken.get(labels["sender"], 0) + int(value)
     return taken
 
 

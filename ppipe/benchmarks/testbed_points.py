@@ -21,6 +21,8 @@ class Point:
     """Frames that the client sent more than 5 ms after they were due."""
     busy_share: float
     servers_share: float
+    reserve_us: int
+    """What the dispatcher kept free before deadlines, median of the run; 0 without a dispatcher."""
 
     def in_time(self, slo_us: int) -> list[bool]:
         """Per frame, whether it was answered with outputs within the SLO."""
@@ -40,6 +42,7 @@ def point_of(frames: Sequence[TaggedFrame], host: Mapping[str, float]) -> Point:
         late_sends=sum(frame.sent_s - frame.due_s > 0.005 for frame in frames),
         busy_share=host["busy_share"],
         servers_share=host["servers_share"],
+        reserve_us=round(host["reserve_us"]),
     )
 
 

@@ -4,8 +4,11 @@ dispatcher, and plain Triton (the whole model on every fast GPU, dynamic batchin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import statistics
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +18,7 @@ from model_repo_generator.render import MANIFEST_FROM_MODEL
 from model_repo_generator.shims import VERSION_FOLDER, model_py
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ModelEntry
+from ppipe import live_metrics
 from ppipe.benchmarks.cpu_time import cpu_time_of, host_busy_us
 from ppipe.benchmarks.emulated_deployment import write_entries
 from ppipe.benchmarks.tagged_load import TaggedFrame, TaggedLoad
@@ -22,6 +26,7 @@ from ppipe.launcher import ServedDeployment
 from ppipe.ports import free_base
 
 PLAIN = "plain"
+_LOOK_EVERY_S = 2.0
 
 
 class System:
@@ -37,6 +42,7 @@ class System:
         base = free_base(36_000, 40)
         entry = dataclasses.replace(self._entry, feedback_port=base)
         manifest = (_write_plain if self._plain else _write)(root / "repository", entry, base + 1)
+        self._manifest = manifest
         self._deployment = self._stack.enter_context(ServedDeployment(root / "repository", root / "logs"))
         self._deployment.start()
         self._load = TaggedLoad(
@@ -51,10 +57,43 @@ class System:
     def replay(self, arrivals_us: Sequence[int]) -> tuple[list[TaggedFrame], dict[str, float]]:
         """Every frame's end, and what the host did meanwhile."""
         before, busy = cpu_time_of(self._deployment), host_busy_us()
-        frames = self._load.run(arrivals_us)
+        with _Reserves(self._manifest, looks=not self._plain) as reserves:
+            frames = self._load.run(arrivals_us)
         host = host_busy_us().since(busy)
         ours_us = sum(cpu_time_of(self._deployment).since(before).values())
-        return frames, {"busy_share": host.share, "servers_share": ours_us / host.available_us}
+        shares = {"busy_share": host.share, "servers_share": ours_us / host.available_us}
+        return frames, shares | {"reserve_us": reserves.median_us}
+
+
+class _Reserves:
+    """Looks now and then at what a dispatcher keeps free before deadlines. A context manager."""
+
+    def __init__(self, manifest: DeploymentManifest, looks: bool) -> None:
+        self._manifest = manifest
+        self._seen_us: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True) if looks else None
+
+    def __enter__(self) -> _Reserves:
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def median_us(self) -> float:
+        """Of all looks; 0 without any."""
+        return statistics.median(self._seen_us) if self._seen_us else 0.0
+
+    def _look(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY_S):
+            with contextlib.suppress(OSError):
+                page = live_metrics.read(self._manifest, self._manifest.models[0])
+                self._seen_us.append(page.total("ppipe_allowance_us") + page.total("ppipe_guard_us"))
 
 
 def plain_entry(entry: ModelEntry) -> ModelEntry:
