@@ -9,7 +9,8 @@ A component is back when its server answers probes again; how long that took is 
 from then to the first whole second above 99 %; what came later than 3 s after it is a figure of its own.
 
 Of the others that were not in time it is kept what they were told and when, and how much the client and the
-whole host had to do: a starved host shows as frames sent late.
+whole host had to do. Where the client itself could not send a tenth of its frames on time, the host was
+starved by other programs: such strikes count in all figures, and are left out in one that says so.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _WINDOW_S = 1.0
 _STEP_S = 0.05
 _LONGEST_S = 1e6
 _LATE_SEND_S = 0.005
+_STARVED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Score:
     host_busy_share: float
     began: str
     lost: Sequence[str]
+
+    @property
+    def starved(self) -> bool:
+        """Whether the client was kept from sending in time: the host was busy with other programs."""
+        return self.late_sends > _STARVED_SHARE * self.frames
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,10 @@ def totals(scores: Sequence[Score]) -> dict[str, Any]:
         "wrong": sum(score.wrong for score in scores),
         "duplicate": sum(score.duplicate for score in scores),
         "attainment_others_min": min((score.attainment_others for score in scores), default=None),
+        "starved": sum(score.starved for score in scores),
+        "attainment_others_min_not_starved": min(
+            (score.attainment_others for score in scores if not score.starved), default=None
+        ),
         "recovery_s_max": max(_seen(scores), default=0.0),
         "never_recovered": sum(score.recovery_s is None for score in scores),
         "attainment_after_min": min((score.attainment_after for score in scores), default=None),

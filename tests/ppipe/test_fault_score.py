@@ -85,3 +85,17 @@ def test_broken_promises_are_counted() -> None:
     found = totals(scores)
     assert [found[name] for name in ("unanswered", "duplicate", "wrong", "answered_late")] == [1, 1, 1, 1]
     assert summary(scores)["attainment_others_worst"] == sorted(each.attainment_others for each in scores)
+
+
+def test_a_strike_on_a_starved_host_is_told_apart_and_counts_all_the_same() -> None:
+    def starved(number: int, at_s: float) -> TaggedFrame:
+        made = frame(at_s, DROPPED if at_s > 7.0 else "")
+        made.due_s -= 0.006 * (number % 8 == 0)
+        return made
+
+    calm, bad = struck(lost_between(9, 9)).score(0), struck(starved).score(1)
+    assert (calm.starved, bad.starved) == (False, True)
+    found = totals([calm, bad])
+    assert found["starved"] == 1
+    assert found["attainment_others_min"] == bad.attainment_others < 1.0
+    assert found["attainment_others_min_not_starved"] == calm.attainment_others
