@@ -2,8 +2,9 @@
 
 Workers are emulated; every pool is spread over two servers. Each strike is scored (see fault_score) and
 written to the results file, if one is given, so that a run that was cut short goes on where it ended; the
-servers' logs then lie beside it. What processes hold is compared while the deployment is quiet, before the
-first strike and after the last.
+servers' logs then lie beside it. A strike on a starved host counts in all totals, but is none of the repeats:
+it is struck again. What processes hold is compared while the deployment is quiet, before the first strike and
+after the last.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _VICTIM = "a1"
 QUIET_S = IDLE_S + 5.0
 """Until idle threads and quarantines of slots have ended, and that was reported."""
 _NO_END_S = 1e9
+_STRUCK, _STARVED = "strike/", "starved/"
 
 
 def run(
@@ -47,11 +49,12 @@ def run(
     left = [each for each in wanted if _key(*each) not in kept]
     if left:
         _strike_all(left, kept, file, time.monotonic() + limit_s)
-    scores = [Score(**plain) for plain in kept.named("strike/")]
+    struck = [Score(**plain) for plain in kept.named(_STRUCK)]
+    scores = struck + [Score(**plain) for plain in kept.named(_STARVED)]
     leaks_found = list(kept.named("leaks/"))
     return {
         "emulated": True,
-        "runs": len(scores),
+        "runs": len(struck),
         "runs_left": sum(_key(*each) not in kept for each in wanted),
         **totals(scores),
         "leaked": sum(each["leaked"] for each in leaks_found),
@@ -71,7 +74,7 @@ def _wanted(repeats: int, seed: int, only: str) -> Iterator[tuple[Fault, int]]:
 
 
 def _key(fault: Fault, seed: int) -> str:
-    return f"strike/{fault.name}/{seed}"
+    return f"{_STRUCK}{fault.name}/{seed}"
 
 
 def _strike_all(left: Sequence[tuple[Fault, int]], kept: Kept, file: Path | None, end_s: float) -> None:
@@ -87,9 +90,10 @@ def _strike_all(left: Sequence[tuple[Fault, int]], kept: Kept, file: Path | None
             for fault, seed in left:
                 if time.monotonic() > end_s:
                     break
-                score = asdict(strike(deployment, fault, seed).score(seed))
-                kept.add(_key(fault, seed), score)
-                say(score)
+                score = strike(deployment, fault, seed).score(seed)
+                key = f"{_STARVED}{time.time_ns()}" if score.starved else _key(fault, seed)
+                kept.add(key, asdict(score))
+                say(asdict(score))
             deployment.wait_until_serving()
             time.sleep(QUIET_S)
             after = snapshot(deployment)
