@@ -19,11 +19,25 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from planner.execution import Precision
+
 GIB = 2**30
 MEASURED_CLASSES = ("P4", "T4", "V100", "L4")
-EXPECTED_ERROR = 0.2
+TENSOR_CORES_SUSTAIN = 0.6
+CUDA_CORES_SUSTAIN = 0.8
+"""`sustained` where nobody measured it. On tensor cores before what `tile` of the roofline takes away."""
+EXPECTED_ERROR = 0.15
 """Median relative error of whole-model latency on the classes that `sustained` was fitted for."""
 EXPECTED_ERROR_ELSEWHERE = 0.4
+
+
+@dataclass(frozen=True)
+class MatrixUnit:
+    """`tflops`: peak; `sustained`: the share of it that dense convolutions reach."""
+
+    tflops: float
+    sustained: float
+    tensor_cores: bool
 
 
 @dataclass(frozen=True)
@@ -47,35 +61,52 @@ class Gpu:
     max_slices: int = 4
     mig: bool = False
 
-    @property
-    def matrix_tflops(self) -> float:
-        """Peak of matrix products in TF32, or FP32 without tensor cores for it."""
-        return self.tf32 or self.fp32
+    def matrix_unit(self, precision: Precision = Precision.TF32) -> MatrixUnit:
+        """What computes matrix products when a stage asks for this precision.
 
-    @property
-    def expected_error(self) -> float:
+        A class without tensor cores for it computes in FP32, from and to tensors of that width.
+        """
+        tensor_cores = self.tensor_tflops(precision)
+        tflops = tensor_cores or (self.fp16 if precision is Precision.FP16 else None) or self.fp32
+        as_fitted = bool(tensor_cores) == (self.tf32 is not None)
+        other = TENSOR_CORES_SUSTAIN if tensor_cores else CUDA_CORES_SUSTAIN
+        return MatrixUnit(tflops, self.sustained if as_fitted else other, bool(tensor_cores))
+
+    def tensor_tflops(self, precision: Precision) -> float | None:
+        """Peak of the tensor cores; None where there are none for this precision."""
+        if self.architecture == "Pascal":
+            return None
+        peaks = {
+            Precision.TF32: self.tf32,
+            Precision.FP16: self.fp16,
+            Precision.BF16: self.fp16 if self.tf32 else None,  # both came with Ampere, BF16 as fast as FP16
+        }
+        return peaks.get(precision)
+
+    def expected_error(self, precision: Precision = Precision.TF32) -> float:
         """Median relative error to expect of an uncalibrated estimate."""
-        return EXPECTED_ERROR if self.name in MEASURED_CLASSES else EXPECTED_ERROR_ELSEWHERE
+        known = self.name in MEASURED_CLASSES and self.matrix_unit(precision) == self.matrix_unit()
+        return EXPECTED_ERROR if known else EXPECTED_ERROR_ELSEWHERE
 
 
 # Name, architecture, memory, bandwidth, FP32, TF32, FP16, multiprocessors, price, sustained, source.
 # fmt: off
 CATALOGUE: tuple[Gpu, ...] = (
-    Gpu("P4", "Pascal", 8 * GIB, 192, 5.5, None, None, 20, 0.60, 0.72, "Tesla P4 data sheet"),
-    Gpu("P100", "Pascal", 16 * GIB, 732, 10.6, None, 21.2, 56, 1.46, 0.72, "Tesla P100 data sheet"),
-    Gpu("V100", "Volta", 16 * GIB, 900, 15.7, None, 125, 80, 2.48, 1.0, "Tesla V100 data sheet"),
-    Gpu("T4", "Turing", 16 * GIB, 320, 8.1, None, 65, 40, 0.35, 0.57, "T4 data sheet"),
-    Gpu("A2", "Ampere", 16 * GIB, 200, 4.5, 9, 18, 10, 0.30, 0.35, "A2 data sheet"),
-    Gpu("A10", "Ampere", 24 * GIB, 600, 31.2, 62.5, 125, 72, 1.01, 0.35, "A10 data sheet"),
-    Gpu("A10G", "Ampere", 24 * GIB, 600, 31.5, 35, 70, 80, 1.01, 0.35, "A10G data sheet (Amazon EC2 G5)"),
-    Gpu("A30", "Ampere", 24 * GIB, 933, 10.3, 82, 165, 56, 1.10, 0.35, "A30 data sheet", 4, mig=True),
-    Gpu("A40", "Ampere", 48 * GIB, 696, 37.4, 74.8, 149.7, 84, 1.28, 0.35, "A40 data sheet"),
-    Gpu("A100", "Ampere", 40 * GIB, 1555, 19.5, 156, 312, 108, 2.93, 0.35, "A100 data sheet", 7, mig=True),
-    Gpu("A100-80GB", "Ampere", 80 * GIB, 2039, 19.5, 156, 312, 108, 3.93, 0.35, "A100 data sheet", 7, True),
-    Gpu("L4", "Ada", 24 * GIB, 300, 30.3, 60, 121, 58, 0.56, 0.35, "L4 data sheet; Ada architecture paper"),
-    Gpu("L40S", "Ada", 48 * GIB, 864, 91.6, 183, 362, 142, 1.86, 0.35, "L40S data sheet"),
-    Gpu("H100", "Hopper", 80 * GIB, 3350, 67, 494.5, 989, 132, 9.80, 0.35, "H100 data sheet", 7, mig=True),
-    Gpu("H200", "Hopper", 141 * GIB, 4800, 67, 494.5, 989, 132, 10.60, 0.35, "H200 data sheet", 7, mig=True),
+    Gpu("P4", "Pascal", 8 * GIB, 192, 5.5, None, None, 20, 0.60, 0.75, "Tesla P4 data sheet"),
+    Gpu("P100", "Pascal", 16 * GIB, 732, 10.6, None, 21.2, 56, 1.46, 0.75, "Tesla P100 data sheet"),
+    Gpu("V100", "Volta", 16 * GIB, 900, 15.7, None, 125, 80, 2.48, 1.17, "Tesla V100 data sheet"),
+    Gpu("T4", "Turing", 16 * GIB, 320, 8.1, None, 65, 40, 0.35, 0.64, "T4 data sheet"),
+    Gpu("A2", "Ampere", 16 * GIB, 200, 4.5, 9, 18, 10, 0.30, 0.62, "A2 data sheet"),
+    Gpu("A10", "Ampere", 24 * GIB, 600, 31.2, 62.5, 125, 72, 1.01, 0.62, "A10 data sheet"),
+    Gpu("A10G", "Ampere", 24 * GIB, 600, 31.5, 35, 70, 80, 1.01, 0.62, "A10G data sheet (Amazon EC2 G5)"),
+    Gpu("A30", "Ampere", 24 * GIB, 933, 10.3, 82, 165, 56, 1.10, 0.62, "A30 data sheet", 4, mig=True),
+    Gpu("A40", "Ampere", 48 * GIB, 696, 37.4, 74.8, 149.7, 84, 1.28, 0.62, "A40 data sheet"),
+    Gpu("A100", "Ampere", 40 * GIB, 1555, 19.5, 156, 312, 108, 2.93, 0.62, "A100 data sheet", 7, mig=True),
+    Gpu("A100-80GB", "Ampere", 80 * GIB, 2039, 19.5, 156, 312, 108, 3.93, 0.62, "A100 data sheet", 7, True),
+    Gpu("L4", "Ada", 24 * GIB, 300, 30.3, 60, 121, 58, 0.56, 0.62, "L4 data sheet; Ada architecture paper"),
+    Gpu("L40S", "Ada", 48 * GIB, 864, 91.6, 183, 362, 142, 1.86, 0.62, "L40S data sheet"),
+    Gpu("H100", "Hopper", 80 * GIB, 3350, 67, 494.5, 989, 132, 9.80, 0.62, "H100 data sheet", 7, mig=True),
+    Gpu("H200", "Hopper", 141 * GIB, 4800, 67, 494.5, 989, 132, 10.60, 0.62, "H200 data sheet", 7, mig=True),
 )
 # fmt: on
 

@@ -3,6 +3,9 @@
 Rules
 - A pointwise operator (batch normalisation included) joins the kernel that makes the last of its inputs, if
   shapes agree. Normalisation after a convolution is folded into its weights and costs nothing.
+- Matrix kernels end in sums, scales and piecewise linear activations; a smooth one (SiLU, GELU, sigmoid) is a
+  kernel after them, which later pointwise operators join: so TensorRT does it in FP32 and TF32 (its layer
+  fusion catalog: convolution with ReLU, clip, element-wise sum; with GELU in FP16 and INT8 only).
 - A kernel reads each outside value and each weight once, and writes what is read outside.
 - Figures are for one frame, weights apart.
 """
@@ -24,6 +27,7 @@ from planner.profiling.costs import (
     cost_of,
     elements,
     operator_name,
+    size_of,
     tensor_bytes,
 )
 from planner.profiling.graph import ModelGraph
@@ -56,19 +60,27 @@ REDUCTIONS = frozenset((
     "cumsum", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
 ))
+SMOOTH = frozenset((
+    "silu", "sigmoid", "hardsigmoid", "hardswish", "gelu", "tanh", "elu", "mish", "softplus", "exp", "pow",
+    "sqrt", "rsqrt",
+))
 # fmt: on
 FEW_CHANNELS = 8
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One fused kernel; `activation_bytes` and `outputs` (numbers written) per frame."""
+    """One fused kernel; `activation_bytes` and `outputs` (numbers written) per frame.
+
+    `columns`: of matrix kernels, the output channels of a group, which are computed together; else 0.
+    """
 
     kind: Kind
     flops: int
     activation_bytes: int
     weight_bytes: int
     outputs: int
+    columns: int = 0
 
 
 def kernels_of(graph: ModelGraph, operators: Sequence[Node]) -> tuple[Kernel, ...]:
@@ -77,7 +89,7 @@ def kernels_of(graph: ModelGraph, operators: Sequence[Node]) -> tuple[Kernel, ..
     group_of: dict[Node, int] = {}
     for node in operators:
         home = _producer(node, group_of)
-        if home is None:
+        if home is None or (operator_name(node) in SMOOTH and _is_matrix(groups[group_of[home]], graph)):
             group_of[node] = len(groups)
             groups.append([node])
         else:
@@ -97,6 +109,10 @@ def _producer(node: Node, group_of: dict[Node, int]) -> Node | None:
     if name in VIEWS or (name in POINTWISE and _shape(latest) == _shape(node)):
         return latest
     return None
+
+
+def _is_matrix(nodes: Sequence[Node], graph: ModelGraph) -> bool:
+    return any(_kind(node, graph) in (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.PRODUCT) for node in nodes)
 
 
 def _shape(node: Node) -> tuple[str, ...]:
@@ -127,7 +143,19 @@ def _kernel(graph: ModelGraph, nodes: Sequence[Node]) -> Kernel | None:
         + sum(tensor_bytes(source.meta.get("val")) for source in read if source in graph.carried),
         weight_bytes=weight_bytes,
         outputs=sum(elements(node.meta.get("val")) for node in written),
+        columns=max((_columns(node) for node in nodes if _kind(node, graph) is kind), default=0),
     )
+
+
+def _columns(node: Node) -> int:
+    """Of the matrix that a matrix kernel writes: output channels per group, or the last dimension."""
+    value = node.meta.get("val")
+    name = operator_name(node)
+    if not isinstance(value, torch.Tensor) or value.dim() < 2:
+        return 0
+    if name in CONVOLUTIONS | TRANSPOSED:
+        return size_of(value.shape[1], 1) // (int(node.args[6]) if _grouped(node) else 1)  # type: ignore[arg-type]
+    return size_of(value.shape[-1], 1) if name in PRODUCTS | {"linear"} else 0
 
 
 def _kind(node: Node, graph: ModelGraph) -> Kind:

@@ -21,7 +21,6 @@ from planner.deployment import Deployment, ModelSpec
 from planner.execution import Precision
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
 from planner.profiling.footprint import activation_bytes, weight_bytes
-from planner.profiling.gpus import find_gpu
 from planner.profiling.measure import Measurement, MeasureOptions, Prepare, plain
 from planner.profiling.measured import Measured, measure_device, measured_tables, provenance_of
 from planner.profiling.precision import precision_error
@@ -157,12 +156,19 @@ def _profile(
         elif sources[gpu_class.name] is Source.MEASURED:
             tables += measured_tables(gpu_class, measured[gpu_class.executor.value])
     known = [*tables, *_calibrating_tables(spec.name, split, options.calibrate_with)]
+    executor = spec.executor_options.to_options()
     for gpu_class in classes:
         if sources[gpu_class.name] is Source.ESTIMATED:
-            slices = gpu_class.max_slices_per_gpu
-            tables += estimated_tables(split, gpu_class.name, spec.batch_sizes, slices, known)
-            provenance[f"expected_error_{gpu_class.name}"] = f"{find_gpu(gpu_class.name).expected_error:g}"
-    executor = spec.executor_options.to_options()
+            made = estimated_tables(
+                split,
+                gpu_class.name,
+                spec.batch_sizes,
+                gpu_class.max_slices_per_gpu,
+                known,
+                executor.precision,
+            )
+            tables += made
+            provenance[f"expected_error_{gpu_class.name}"] = f"{made[0].expected_error:g}"
     for device, found in measured.items():
         provenance |= provenance_of(spec.name, found, _measure_options(options), executor)
         if device == "cpu":

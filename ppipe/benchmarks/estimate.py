@@ -30,7 +30,15 @@ from planner.profiling.gpus import CATALOGUE
 from planner.profiling.kernels import kernels_of
 from planner.profiling.roofline import Work
 from planner.profiling.split import Split, split_model
-from ppipe.benchmarks.estimate_fit import Fit, Sample, catalogued, without_each_class, without_each_network
+from ppipe.benchmarks.estimate_fit import (
+    Fit,
+    Sample,
+    catalogued,
+    fitted,
+    values,
+    without_each_class,
+    without_each_network,
+)
 from ppipe.benchmarks.estimate_match import Match, match
 
 BYTES_PER_NUMBER = 2
@@ -74,24 +82,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     _say("constants of the catalogue", result)
     if not chosen.no_refit:
-        result |= held_out(samples, start)
+        result |= held_out(samples)
     if chosen.json:
         print(json.dumps(result))
 
 
-def held_out(samples: Sequence[Sample], start: Fit) -> dict[str, Any]:
+def held_out(samples: Sequence[Sample]) -> dict[str, Any]:
     """The same figures where what is estimated had no part in the fit; needs two networks and classes."""
-    result: dict[str, Any] = {}
+    everything = fitted(samples)
+    result: dict[str, Any] = {
+        "refitted": summary(factors_of(samples, everything))
+        | {"constants": {name: float(f"{value:.4g}") for name, value in values(everything).items()}}
+    }
+    _say("fitted to this data", result["refitted"])
     if len({sample.network for sample in samples}) > 1:
-        fits = without_each_network(samples, start)
+        fits = without_each_network(samples)
         factors: dict[tuple[str, str, int], float] = {}
         for network, fit in fits.items():
             factors |= factors_of([sample for sample in samples if sample.network == network], fit)
         result["held_out_network"] = summary(factors) | {"errors": errors_per_network(factors)}
+        result |= {f"held_out_{name}": value for name, value in summary(factors).items()}
         _say("fitted without the network", result["held_out_network"])
     if len({sample.gpu for sample in samples}) > 1:
         result["held_out_class"] = {}
-        for gpu, fit in without_each_class(samples, start).items():
+        for gpu, fit in without_each_class(samples).items():
             result["held_out_class"][gpu] = summary(factors_of(samples, fit), only=gpu)
             _say(f"fitted without {gpu}, on {gpu}", result["held_out_class"][gpu])
     return result

@@ -100,7 +100,7 @@ def estimate(each: ZooEntry) -> dict[str, Any]:
         "estimated_ms": {
             table.gpu: round(sum(row[0] for row in table.latency_us) / 1000, 2) for table in tables
         },
-        "expected_error": {name: find_gpu(name).expected_error for name in CLASSES},
+        "expected_error": {name: find_gpu(name).expected_error() for name in CLASSES},
         "estimate_cpu_s": round(time.process_time() - started, 1),
     }
 

@@ -282,3 +282,18 @@ class Masked(nn.Module):
         x = self.first(x)
         mask = x > 0
         return self.last(self.third(self.second(x)) * mask)
+
+
+class Gated(nn.Module):
+    """A SiLU, and a gate per channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv(3)
+        self.gate = nn.Conv2d(CHANNELS, CHANNELS, 1)
+        self.last = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.nn.functional.silu(self.first(x))
+        gate = torch.sigmoid(self.gate(x.mean(dim=(2, 3), keepdim=True)))
+        return self.last(x * gate)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.execution import Precision
 from planner.profile import LatencyTable, ModelProfile, Profile, Source
 from planner.profiling.gpus import CATALOGUE, find_gpu
 from planner.profiling.kernels import Kernel, Kind, kernels_of
@@ -73,14 +74,77 @@ def test_no_batch_is_faster_than_a_smaller_one_and_no_slice_than_the_whole(kerne
 def test_a_memory_bound_kernel_by_hand():
     copy = Kernel(kind=Kind.POINTWISE, flops=0, activation_bytes=300_000, weight_bytes=0, outputs=1)
     assert kernels_us([copy], find_gpu("L4"), 1, 8) == pytest.approx(
-        2.4e6 / (300e3 * 0.82) + FITTED.launch_us
+        2.4e6 / (300e3 * 0.83) + FITTED.launch_us
     )
 
 
 def test_large_convolutions_follow_the_peak():
-    work = Kernel(kind=Kind.CONVOLUTION, flops=10**12, activation_bytes=1, weight_bytes=1, outputs=10**9)
-    ratio = kernels_us([work], find_gpu("T4"), 1, 1) / kernels_us([work], find_gpu("L4"), 1, 1)
-    assert ratio == pytest.approx((60 * 0.35) / (8.1 * 0.57), rel=0.01)
+    ratio = kernels_us([LARGE], find_gpu("T4"), 1, 1) / kernels_us([LARGE], find_gpu("L4"), 1, 1)
+    assert ratio == pytest.approx((60 * 0.62) / (8.1 * 0.64), rel=0.01)
+
+
+LARGE = Kernel(
+    kind=Kind.CONVOLUTION, flops=10**12, activation_bytes=1, weight_bytes=1, outputs=10**9, columns=10**6
+)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "tflops", "tensor_cores"),
+    [
+        ("L4", Precision.TF32, 60, True),
+        ("L4", Precision.FP32, 30.3, False),
+        ("L4", Precision.BF16, 121, True),
+        ("T4", Precision.TF32, 8.1, False),  # no TF32 before Ampere: FP32
+        ("T4", Precision.FP16, 65, True),
+        ("T4", Precision.BF16, 8.1, False),
+        ("V100", Precision.FP16, 125, True),
+        ("P4", Precision.FP16, 5.5, False),  # FP16 at 1/64 of the speed: computed in FP32
+        ("P100", Precision.FP16, 21.2, False),  # twice the FP32 speed, without tensor cores
+    ],
+)
+def test_the_peak_is_that_of_the_chosen_precision(gpu, precision, tflops, tensor_cores):
+    unit = find_gpu(gpu).matrix_unit(precision)
+    assert (unit.tflops, unit.tensor_cores) == (tflops, tensor_cores)
+    us = float(Work([LARGE]).us(find_gpu(gpu), 1, [1], precision=precision)[0])
+    assert us == pytest.approx(10**12 / (tflops * 1e6 * unit.sustained), rel=0.01)
+
+
+def test_half_precision_moves_half_the_bytes():
+    copy = Kernel(kind=Kind.POINTWISE, flops=0, activation_bytes=3 * 10**8, weight_bytes=10**7, outputs=1)
+    full, half = (
+        float(Work([copy]).us(find_gpu("P4"), 1, [4], precision=precision)[0]) - FITTED.launch_us
+        for precision in (Precision.FP32, Precision.FP16)
+    )
+    assert half == pytest.approx(full / 2)
+
+
+def test_tables_in_a_precision_that_nobody_measured_say_so(spec):
+    split = split_model(spec(nets.Chain), device="meta")
+    (usual,) = estimated_tables(split, "T4", (1,))
+    (same,) = estimated_tables(split, "T4", (1,), precision=Precision.FP32)
+    (half,) = estimated_tables(split, "T4", (1,), precision=Precision.FP16)
+    assert usual == same
+    assert half.latency_us != usual.latency_us
+    assert half.expected_error > usual.expected_error
+
+
+def test_narrow_convolutions_leave_tensor_cores_half_empty_and_cuda_cores_not():
+    def slowdown(gpu):
+        narrow = dataclasses.replace(LARGE, columns=int(FITTED.tile))
+        return kernels_us([narrow], find_gpu(gpu), 1, 1) / kernels_us([LARGE], find_gpu(gpu), 1, 1)
+
+    assert slowdown("L4") == pytest.approx(2, rel=0.01)
+    assert slowdown("T4") == pytest.approx(1, rel=0.01)
+
+
+def test_a_smooth_activation_is_a_kernel_of_its_own(spec):
+    found = kernels(spec, nets.Gated)
+    # The first convolution, SiLU, a pooled gate with its sigmoid, the product, the last convolution.
+    assert [kernel.kind.value for kernel in found] == [
+        "convolution", "pointwise", "reduction", "convolution", "pointwise", "pointwise", "convolution",
+    ]  # fmt: skip
+    assert found[0].columns == 4
+    assert found[1].activation_bytes == 8 * FRAME
 
 
 @pytest.mark.parametrize("name", ["L4", "l4", "NVIDIA L4", "nvidia-l4"])

@@ -179,7 +179,7 @@ def test_classes_are_estimated_on_request_without_weights_or_gpu():
         ("L4", 2, Source.ESTIMATED),
         ("T4", 1, Source.ESTIMATED),
     ]
-    assert model.provenance["expected_error_L4"] == "0.2"
+    assert model.provenance["expected_error_L4"] == "0.15"
     assert model.split == split_of(wanted, "net").digest
 
 

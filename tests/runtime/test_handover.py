@@ -35,7 +35,7 @@ class TritonTensor:
         self._tensor = tensor
 
     def to_dlpack(self) -> Any:
-        return torch.utils.dlpack.to_dlpack(self._tensor)
+        return self._tensor.__dlpack__()
 
 
 class Doubler:
