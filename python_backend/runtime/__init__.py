@@ -1,1 +1,1 @@
-"""The scheduler core on real time: clock, queue thread, transports, health, metrics."""
+"""The scheduler core on real time: clock, turns, transports, health, metrics."""

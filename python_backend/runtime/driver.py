@@ -1,8 +1,8 @@
 """Drives the scheduler core with real time, real requests and real hops: the inside of a model's dispatcher.
 
 Rules
-- One queue thread owns the core. Everything that happens reaches it through one queue: arrivals, notices,
-  ends of hops, workers lost and back. Timers are the timeout of waiting on that queue.
+- The core is used by one thread at a time (runtime.turns): whoever brings what happened, arrivals, notices,
+  ends of hops, workers lost and back, has the core decide, also on what others brought meanwhile.
 - Answers are sent by other threads; a frame is answered exactly once, whoever comes first (Frame.claim).
 - The core's clock runs `lead_us` ahead: what it sends now can begin on a worker only that much later, so
   frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
@@ -21,7 +21,6 @@ import heapq
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import numpy as np
@@ -42,6 +41,7 @@ from python_backend.runtime.stage_identity import rest_of
 from python_backend.runtime.threads import Crew
 from python_backend.runtime.ticket_codec import WireTicket
 from python_backend.runtime.transport import Outputs, Transport
+from python_backend.runtime.turns import NEVER, Turns
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
@@ -55,7 +55,6 @@ from python_backend.scheduler.events import (
     WorkerLost,
 )
 
-_NEVER = 1 << 62
 _TIMELY_GRACE_US = 300_000
 """How long after its deadline a hop is still waited for; a client is never left longer than a second."""
 _LATE_GRACE_US = 60_000_000
@@ -103,11 +102,8 @@ class _Failed:
     failure: HopFailure
 
 
-_TIMER = TimerFired()
-"""In place of an item: the wait is over and nothing came."""
-
 _Taken = TypeVar("_Taken")
-_Item = _Arrived | _Probed | _Finished | _Failed | Notice | Event | None
+_Item = _Arrived | _Probed | _Finished | _Failed | Notice | Event
 
 
 class Driver:
@@ -147,56 +143,53 @@ class Driver:
         self._slo_us = entry.served.slo_us
         self._zeros = {spec.name: np.zeros((1, *spec.shape), NUMPY_OF[spec.dtype]) for spec in entry.outputs}
         self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
-        self._queue: SimpleQueue[_Item] = SimpleQueue()
+        self._turns: Turns[_Item] = Turns("alarms", self._take_turn)
         self._frames: dict[int, Frame] = {}
-        self._wake_us = _NEVER
+        self._wake_us = NEVER
         self._offers: list[tuple[int, int]] = []
         """(time, request id) of frames to offer to the core again."""
         self._accepting = True
         self._gate = threading.Lock()
         self._answers = Answers(log)
         self._hops = Crew("hop", _MOST_HOPS, lambda error: log(f"hop failed: {error!r}"))
-        self._thread = threading.Thread(target=self._run, name="queue", daemon=True)
-        self._thread.start()
+        self._turns.start()
 
     # Called by other threads
 
     def arrive(self, frames: Sequence[Frame]) -> None:
         """Take frames; each will be answered."""
-        with self._gate:  # after close() nothing reads the queue any more
-            if self._accepting:
-                self._queue.put(_Arrived(frames))
-                return
+        if self._leave(_Arrived(frames)):
+            self._turns.take_turn()
+            return
         for frame in frames:
             self._refuse(frame, "the dispatcher is shutting down")
 
     def probe(self, frame: Frame) -> None:
-        """Answer with zeros, by way of the queue: a queue thread that is stuck gives no answer."""
-        with self._gate:
-            if self._accepting:
-                self._queue.put(_Probed(frame))
-                return
+        """Answer with zeros, when its turn comes: a thread that is stuck in the core lets nobody answer."""
+        if self._leave(_Probed(frame)):
+            self._turns.take_turn()
+            return
         self._refuse(frame, "the dispatcher is shutting down")
 
     def notice(self, notice: Notice) -> None:
         """A stage has told that its compute ended."""
         if notice.epoch == self._manifest.epoch:
-            self._queue.put(notice)
+            self._turns.bring(notice)
 
     def worker_lost(self, worker: str) -> None:
         """Send nothing to this worker until it is back."""
-        if threading.current_thread() is self._thread:
+        if self._turns.mine:
             self._lose(worker)
         else:
-            self._queue.put(WorkerLost(worker))
+            self._turns.bring(WorkerLost(worker))
 
     def worker_back(self, worker: str) -> None:
         """The worker answers again."""
-        self._queue.put(WorkerBack(worker))
+        self._turns.bring(WorkerBack(worker))
 
     def cancel(self, frame: Frame) -> None:
         """Its caller has gone."""
-        self._queue.put(RequestCancelled(frame.request_id))
+        self._turns.bring(RequestCancelled(frame.request_id))
 
     def waiting_frames(self) -> list[Frame]:
         """Frames that have no answer yet, oldest first."""
@@ -231,8 +224,7 @@ class Driver:
         """Answer what is left and end all threads."""
         with self._gate:
             self._accepting = False
-            self._queue.put(None)
-        self._thread.join()
+        self._turns.close()
         for frame in self.waiting_frames():
             self._refuse(frame, "the dispatcher is shutting down")
         self._transport.close()
@@ -240,37 +232,35 @@ class Driver:
         self._frames.clear()
         self._answers.close()
 
-    # The queue thread
+    def _leave(self, item: _Item) -> bool:
+        """Whether it was taken: after close() nobody looks any more."""
+        with self._gate:
+            if self._accepting:
+                self._turns.leave(item)
+            return self._accepting
 
-    def _run(self) -> None:
-        while True:
-            try:
-                item = self._queue.get(timeout=self._time_to_wake_s())
-            except Empty:
-                item = _TIMER
-            arrived: list[Frame] = []
-            while item is not None and len(arrived) < _MOST_TOGETHER:
-                if isinstance(item, _Arrived):
-                    arrived += item.frames
-                else:
-                    self._guarded(self._take, item)
-                try:
-                    item = self._queue.get_nowait()
-                except Empty:
-                    item = _TIMER
-                    break
-            self._guarded(self._take_arrivals, arrived)
-            if item is None:
-                return
-            if item is not _TIMER:  # taken from the queue when there were enough arrivals
+    # One thread at a time
+
+    def _take_turn(self, items: Sequence[_Item]) -> int:
+        """Take what has come; returns when to look again."""
+        arrived: list[Frame] = []
+        for item in items:
+            if isinstance(item, _Arrived):
+                arrived += item.frames
+            else:
                 self._guarded(self._take, item)
+            if len(arrived) >= _MOST_TOGETHER:
+                self._guarded(self._take_arrivals, arrived)
+                arrived = []
+        self._guarded(self._take_arrivals, arrived)
+        return self._look_again_us()
 
     def _guarded(self, take: Callable[[_Taken], None], what: _Taken) -> None:
         try:
             self._fire_if_due()
             take(what)
         except Exception as error:
-            # One bad event must not end the thread that all others need.
+            # One bad event must not take the others along.
             self._log(f"scheduling failed on {type(what).__name__}: {error!r}")
 
     def _fire_if_due(self) -> None:
@@ -278,7 +268,7 @@ class Driver:
         otherwise, by the lateness of any timer, be too late.
         """
         if self._wake_us <= self._core_time_us():
-            due_us, self._wake_us = self._wake_us, _NEVER
+            due_us, self._wake_us = self._wake_us, NEVER
             self._handle(TimerFired(), due_us)
         if self._overdue.look_us <= now_us():
             self._look_for_silent()
@@ -287,19 +277,15 @@ class Driver:
             if frame is not None:
                 self._handle(self._offer(frame))
 
-    def _time_to_wake_s(self) -> float | None:
-        wait_us = min(self._wake_us - self._core_time_us(), self._overdue.look_us - now_us())
-        if self._offers:
-            wait_us = min(wait_us, self._offers[0][0] - now_us())
-        return None if wait_us > _NEVER // 2 else max(0, wait_us) / 1e6
+    def _look_again_us(self) -> int:
+        wake_us = NEVER if self._wake_us == NEVER else self._wake_us - self._settings.lead_us
+        return min(wake_us, self._overdue.look_us, self._offers[0][0] if self._offers else NEVER)
 
     def _core_time_us(self) -> int:
         return now_us() + self._settings.lead_us
 
     def _take(self, item: _Item) -> None:
-        if isinstance(item, _Arrived):
-            self._take_arrivals(item.frames)
-        elif isinstance(item, Notice):
+        if isinstance(item, Notice):
             self._take_notice(item)
         elif isinstance(item, _Finished):
             self._take_end(item)
@@ -312,7 +298,7 @@ class Driver:
         elif isinstance(item, WorkerBack):
             self._overdue.back(item.worker, now_us())
             self._handle(item)
-        elif item is not None and item is not _TIMER:
+        elif not isinstance(item, _Arrived):
             self._handle(item)
 
     def _take_arrivals(self, frames: Sequence[Frame]) -> None:
@@ -416,7 +402,7 @@ class Driver:
         # A frame may have been answered meanwhile by an attempt that was given up too early.
         frames = [frame for id_ in action.request_ids if (frame := self._frames.get(id_)) is not None]
         if not frames:
-            self._queue.put(_Finished(action.ticket, now_us(), served=False))
+            self._turns.bring(_Finished(action.ticket, now_us(), served=False))
             return
         self.counts.dispatched(len(frames))
         for frame in frames:
@@ -496,7 +482,7 @@ class Driver:
         return max(1, latest_us - now_us() + grace_us) / 1e6
 
     def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
-        self._queue.put(_Finished(ticket, now_us(), served=True))
+        self._turns.leave(_Finished(ticket, now_us(), served=True))
         wanted = [(spec.name, outputs[spec.name]) for spec in self._entry.outputs]
         answers = [
             (frame, {name: array[index : index + 1] for name, array in wanted})
@@ -508,19 +494,20 @@ class Driver:
         for frame, _ in answers:
             self.counts.answered(now_us() - frame.arrived_us, frame.deadline_us)
         self._answers.outputs(answers)
+        self._turns.take_turn()
 
     def _end_failed(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
         self.counts.failed(failure.kind)
         self._log(f"batch {ticket.batch_id} attempt {ticket.attempt} failed: {failure}")
         if failure.kind in (FailureKind.REFUSED, FailureKind.COMPUTE):
             # Another worker would do the same: the request or the program is at fault.
-            self._queue.put(_Finished(ticket, now_us(), served=False))
+            self._turns.bring(_Finished(ticket, now_us(), served=False))
             for frame in frames:
                 if frame.claim():
                     self._answers.error(frame, ErrorCode.INTERNAL, str(failure))
                 self._frames.pop(frame.request_id, None)
             return
-        self._queue.put(_Failed(ticket, frames, failure))
+        self._turns.bring(_Failed(ticket, frames, failure))
 
     def _refuse(self, frame: Frame, text: str) -> None:
         """Answer from this thread: at the end there are no others."""

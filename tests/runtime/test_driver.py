@@ -143,17 +143,20 @@ def test_close_answers_what_is_under_way_and_what_waits() -> None:
     assert late.answers[99] == [(ErrorCode.UNAVAILABLE, "the dispatcher is shutting down")]
 
 
-def test_a_probe_is_answered_by_the_queue_thread_and_counts_nowhere() -> None:
+def test_a_probe_is_answered_in_turn_and_counts_nowhere() -> None:
     client, stuck = Client(), threading.Event()
     with driver_with(Hops(before=lambda wire: None)) as driver:
         driver.probe(client.frame(1))
         client.wait()
         driver._overdue.back = lambda worker, now: stuck.wait(10)  # type: ignore[assignment,method-assign,return-value]
-        driver.worker_back("m.p0.s0.w0")
+        blocked = threading.Thread(target=driver.worker_back, args=("m.p0.s0.w0",))
+        blocked.start()
+        time.sleep(0.1)
         driver.probe(client.frame(2))
         time.sleep(0.1)
         assert client.answers == {1: [0], 2: []}
         stuck.set()
+        blocked.join()
         client.wait()
     assert client.answers == {1: [0], 2: [0]}
     assert driver.counts.arrived == 0
