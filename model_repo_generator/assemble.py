@@ -17,6 +17,7 @@ from planner import serial
 from planner.cluster import Cluster, Executor
 from planner.deployment import Deployment, ModelSpec
 from planner.manifest import Chain, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.memory import worker_bytes
 from planner.plan import BlockRange, Plan
 from planner.profile import ModelProfile, Profile, TensorSpec
 from planner.serving import ServedModel
@@ -97,7 +98,7 @@ def stage_program(
         padded=gpu_class.stated is not None and not emulated,
         options=profile.options,
         precision_error=None if emulated else profile.precision_error,
-        memory_bytes=None if gpu_class.memory_bytes is None else gpu_class.memory_bytes // slices_per_gpu,
+        memory_bytes=worker_bytes(gpu_class, slices_per_gpu),
     )
 
 

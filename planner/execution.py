@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+CONTEXT_BYTES = 512 << 20
+"""What CUDA takes of a GPU's memory for one process: context, libraries, kernels. Sources: planner.memory."""
+
 
 class Precision(Enum):
     """Numbers inside a stage. What enters and leaves a stage keeps its declared type."""

@@ -20,7 +20,7 @@ from model_repo_generator.lint.model import Model, make_finding
 from model_repo_generator.lint.rules_tensors import type_name
 from planner.cluster import Cluster, Executor
 from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
-from planner.memory import stage_bytes
+from planner.memory import context_bytes, server_bytes, stage_bytes
 from planner.plan import BlockRange
 from planner.profile import ModelProfile, Profile, TensorSpec
 from planner.serving import ServedStage, ServedWorker
@@ -190,12 +190,14 @@ def _memory(
         for gpu in sorted(seat.gpus):
             carried.setdefault((seat.worker.server, gpu), []).append(seat)
     for (server, gpu), at in carried.items():
-        there = cluster.gpu_class(at[0].stage.gpu).memory_bytes
-        needed = sum(_bytes(seat, profile) for seat in at)
+        gpu_class = cluster.gpu_class(at[0].stage.gpu)
+        there = gpu_class.memory_bytes
+        tensors = sum(_bytes(seat, profile) for seat in at)
+        needed = server_bytes(gpu_class) + len(at) * context_bytes(gpu_class) + tensors
         if there is not None and needed > there:
             said = (
-                f"GPU {gpu} of server {server!r} has {there / 2**30:.2f} GiB, and its workers need "
-                f"{needed / 2**30:.2f}: {_names(at)}"
+                f"GPU {gpu} of server {server!r} has {there / 2**30:.2f} GiB, and its server and workers "
+                f"need {needed / 2**30:.2f}: {_names(at)}"
             )
             yield make_finding("gpu-memory", "", shown, 0, "", said)
 

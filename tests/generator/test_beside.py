@@ -167,7 +167,7 @@ def test_memory_is_that_of_both_revisions_while_both_are_loaded(
     data: dict[str, Any], profile: Profile, plan: Plan, other_plan: Plan, tmp_path: Path
 ) -> None:
     """Each fits by itself: a half GPU per worker of the slow class."""
-    data["cluster"]["gpu_classes"][1]["memory_gib"] = 2
+    data["cluster"]["gpu_classes"][1]["memory_gib"] = 4
     deployment = parse_deployment(data, "test")
     (model,) = profile.models
     profile = Profile(

@@ -9,8 +9,10 @@ import pytest
 
 from model_repo_generator.checks import PlanFault
 from model_repo_generator.generate import placed, render_once
+from planner.cluster import Executor
 from planner.deployment import parse_deployment
 from planner.execution import ExecutorOptions, Precision
+from planner.memory import SERVER_BYTES
 from planner.plan import Plan
 from planner.profile import Profile
 
@@ -32,7 +34,8 @@ def test_the_manifest_has_the_options_the_error_and_the_workers_memory(
         for stage, program in zip(pipeline.stages, programs, strict=True):
             assert program.options == HALF
             assert program.precision_error == 1e-3
-            assert program.memory_bytes == (8 << 30) // stage.slices_per_gpu
+            server = 0 if program.executor is Executor.CPU else SERVER_BYTES
+            assert program.memory_bytes == ((8 << 30) - server) // stage.slices_per_gpu
             seen.add(stage.slices_per_gpu)
     assert seen == {1, 2}
 

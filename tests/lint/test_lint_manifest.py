@@ -13,7 +13,9 @@ import pytest
 from model_repo_generator.lint import Context, Finding, lint
 from planner import serial
 from planner.cluster import Cluster, GpuClass, Server
+from planner.execution import CONTEXT_BYTES
 from planner.manifest import MANIFEST_NAME, SHARED_FRAMES, DeploymentManifest, StageProgram
+from planner.memory import SERVER_BYTES
 from planner.profile import ModelProfile, Profile
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "two_classes"
@@ -153,13 +155,13 @@ def test_gpu_ids_are_known_from_the_manifest_too(generated: Path) -> None:
 
 
 def test_memory_of_a_gpu_is_shared_by_its_workers(generated: Path) -> None:
-    two_fit = Context(cluster=cluster(generated, 2, 2 * GIB), profile=profile(generated, GIB))
+    needed = 2 * (GIB + CONTEXT_BYTES) + SERVER_BYTES
+    two_fit = Context(cluster=cluster(generated, 2, needed), profile=profile(generated, GIB))
     assert lint(generated, context=two_fit) == ()
-    one_fits = dataclasses.replace(two_fit, cluster=cluster(generated, 2, 2 * GIB - 1))
+    one_fits = dataclasses.replace(two_fit, cluster=cluster(generated, 2, needed - 1))
     (finding,) = lint(generated, context=one_fits)
     assert finding.code == "gpu-memory"
-    assert "needs 2.00" not in finding.message
-    assert "need 2.00" in finding.message
+    assert "need 3.50" in finding.message
 
 
 def test_a_broken_manifest_is_an_error(generated: Path) -> None:

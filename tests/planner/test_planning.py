@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from planner import serial
-from planner.cluster import Cluster, GpuClass, Server
+from planner.cluster import Cluster, Executor, GpuClass, Server
 from planner.explain import Infeasible, ProblemError
 from planner.feasibility import UnsoundPlan, check, violations
 from planner.placement import place
@@ -169,7 +169,10 @@ def test_a_model_profiled_on_no_class_of_the_cluster_is_explained() -> None:
 def test_a_model_too_large_for_any_memory_is_explained_and_a_split_helps() -> None:
     problem = two_class_problem()
     heavy = replace(problem.profile.models[0], weight_bytes=(600, 600), activation_bytes=(10, 10))
-    small = tuple(replace(gpu_class, memory_bytes=1000) for gpu_class in problem.cluster.gpu_classes)
+    small = tuple(
+        replace(gpu_class, memory_bytes=1000, executor=Executor.CPU)
+        for gpu_class in problem.cluster.gpu_classes
+    )
     problem = replace(problem, profile=Profile((heavy,)), cluster=replace(problem.cluster, gpu_classes=small))
     assert all(len(pipeline.stages) == 2 for pipeline in plan(problem).models[0].pipelines)
     with pytest.raises(Infeasible, match="no split into up to 1 stages fits the memory of F, S"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from planner.cluster import Cluster, GpuClass, Server
+from planner.cluster import Cluster, Executor, GpuClass, Server
 from planner.placement import LinkShare, PlacedWorker, Placement
 from planner.plan import BlockRange, ModelPlan, Plan, Stage
 from planner.problem import Demand, Problem
@@ -53,7 +53,9 @@ def test_a_batch_between_profiled_sizes_takes_the_next_larger_ones_time() -> Non
 
 def test_memory_ends_the_table() -> None:
     model = replace(MODEL, weight_bytes=(100, 100), activation_bytes=(10, 10))
-    cluster = replace(CLUSTER, gpu_classes=(GpuClass("A", memory_bytes=110), CLUSTER.gpu_classes[1]))
+    cluster = replace(
+        CLUSTER, gpu_classes=(GpuClass("A", memory_bytes=110, executor=Executor.CPU), CLUSTER.gpu_classes[1])
+    )
     problem = replace(PROBLEM, cluster=cluster, profile=Profile((model,)))
     (pipeline,) = served_model(PLAN, problem, "net").pipelines
     assert [len(stage.latency_us) for stage in pipeline.stages] == [1, 1]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from planner.cluster import Executor
-from planner.execution import Compiler, ExecutorOptions, Precision
+from planner.execution import CONTEXT_BYTES, Compiler, ExecutorOptions, Precision
 from planner.manifest import StageProgram
 from planner.plan import BlockRange
 from planner.profile import TensorSpec
@@ -23,7 +23,7 @@ from python_backend.runtime.executors.cuda_graphs import Graphed
 from python_backend.runtime.executors.errors import ProgramError
 from python_backend.runtime.executors.float32 import float32, set_float32
 from python_backend.runtime.executors.folding import fold_batch_norms
-from python_backend.runtime.executors.gpu_memory import CONTEXT_BYTES, allocator_fraction
+from python_backend.runtime.executors.gpu_memory import allocator_fraction
 from python_backend.runtime.executors.runner import build_run
 from python_backend.runtime.executors.staging import DirectStaging, PinnedStaging
 from python_backend.runtime.executors.task import Run, Task, Tensors, warm_sizes

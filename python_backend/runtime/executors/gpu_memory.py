@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from planner.execution import CONTEXT_BYTES
 from python_backend.runtime.executors.errors import ProgramError
-
-CONTEXT_BYTES = 512 << 20
-"""Set aside for CUDA itself. A guess on the safe side, not yet measured."""
 
 
 def limit_memory(device: torch.device, memory_bytes: int | None) -> None:
