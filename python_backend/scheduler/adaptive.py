@@ -18,15 +18,14 @@ from python_backend.scheduler.timelines import NEVER, PipelineTimelines
 from python_backend.scheduler.waiting import Level
 
 HOLD_SHARE = 25
-"""A batch may wait between its stages for one in so many parts of its way; else it is sent later."""
+"""A batch may wait between its stages for one in so many parts of its way, and for as long as predictions are
+wrong (the guard); else it is sent later."""
 IDLE_SHARE = 4
 """With more than one in so many workers of every stage idle, batches are sent as they are."""
 
 
 class AdaptivePolicy(Policy):
     """See the module."""
-
-    name = "adaptive"
 
     def __init__(self) -> None:
         self.wake_us: int = NEVER

@@ -94,11 +94,6 @@ class SchedulerCore:
     # What metrics read
 
     @property
-    def policy_name(self) -> str:
-        """Name of the policy in use."""
-        return self._policy.name
-
-    @property
     def queue_length(self) -> int:
         """Frames that wait."""
         return self._state.waiting.count

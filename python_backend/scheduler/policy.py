@@ -17,8 +17,6 @@ from python_backend.scheduler.timelines import NEVER
 class Policy:
     """Base of all policies. One instance serves one core."""
 
-    name = ""
-
     def attach(self, state: State) -> None:
         """Called once, before the first event."""
 
@@ -48,10 +46,7 @@ def shed(state: State, request: Request, now_us: int) -> None:
 
 def shed_reason(state: State, request: Request, now_us: int) -> DropReason:
     """Why nothing can serve it: no workers, a failed attempt, too late from the start, or queueing."""
-    fastest_us = NEVER
-    for pipeline in state.pipelines:
-        if pipeline.usable():
-            fastest_us = min(fastest_us, pipeline.path_us[0])
+    fastest_us = fastest_path_us(state)
     if fastest_us == NEVER:
         return DropReason.NO_WORKER
     if request.attempts > 0:
@@ -61,14 +56,19 @@ def shed_reason(state: State, request: Request, now_us: int) -> DropReason:
     return DropReason.OVERLOAD
 
 
-def next_hopeless_us(state: State, now_us: int) -> int:
-    """When the most urgent frame that waits will be too late even for idle workers."""
+def fastest_path_us(state: State) -> int:
+    """One frame through the fastest pipeline that has workers, all of them idle; NEVER where none has."""
     fastest_us = NEVER
     for pipeline in state.pipelines:
         if pipeline.usable():
             fastest_us = min(fastest_us, pipeline.path_us[0])
+    return fastest_us
+
+
+def next_hopeless_us(state: State, now_us: int) -> int:
+    """When the most urgent frame that waits will be too late even for idle workers."""
     deadline_us = NEVER
     for level in state.waiting.levels:
         if level.size() > 0:
             deadline_us = min(deadline_us, level.frames[level.head].deadline_us)
-    return max(now_us + 1, deadline_us - state.guard_us - fastest_us + 1)
+    return max(now_us + 1, deadline_us - state.guard_us - fastest_path_us(state) + 1)

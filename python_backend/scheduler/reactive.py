@@ -40,8 +40,6 @@ class StageQueue:
 class ReactivePolicy(Policy):
     """See the module."""
 
-    name = "reactive"
-
     def __init__(self) -> None:
         self.state: State | None = None
         self.queues: list[StageQueue] = []

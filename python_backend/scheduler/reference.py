@@ -26,8 +26,6 @@ SMALLEST_SHARE = 0.95
 class ReferencePolicy(Policy):
     """See the module."""
 
-    name = "reference"
-
     def __init__(self) -> None:
         self.seen: Request | None = None
         """The head that was looked at before."""

@@ -205,13 +205,13 @@ class Pool:
 class PipelineTimelines:
     """The pools of one pipeline. `path_us[b - 1]`: b frames through idle workers and links."""
 
-    __slots__ = ("batch_size", "index", "max_batch", "path_us", "pools", "transfer_us")
+    __slots__ = ("batch_size", "index", "path_us", "pools", "transfer_us")
 
     def __init__(self, index: int, served: ServedPipeline, links: Links) -> None:
         self.index: int = index
         self.batch_size: int = served.batch_size
         self.transfer_us: list[list[int]] = [list(hop) for hop in served.transfer_us]
-        self.max_batch: int = min(
+        max_batch = min(
             min(len(stage.latency_us) for stage in served.stages),
             min((len(hop) for hop in served.transfer_us), default=NEVER),
         )
@@ -222,7 +222,7 @@ class PipelineTimelines:
             self.pools.append(Pool(stage, served.batch_size, out_us, position == 0, is_last, links))
         self.path_us: list[int] = [
             sum(stage.latency_us[b] for stage in served.stages) + sum(hop[b] for hop in served.transfer_us)
-            for b in range(self.max_batch)
+            for b in range(max_batch)
         ]
 
     def usable(self) -> bool:

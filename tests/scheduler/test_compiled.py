@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import python_backend
 from python_backend import COMPILED_MODULES, IS_COMPILED, build_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +45,19 @@ def test_compiled_and_pure_decide_alike() -> None:
     assert compiled[1] == pure[1]
 
 
-def test_every_compiled_module_exists_and_the_build_depends_on_all() -> None:
-    for module in COMPILED_MODULES:
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
-    assert build_folder() == build_folder()
+def test_every_compiled_module_exists_and_the_build_depends_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [f"{module.replace('.', '/')}.py" for module in COMPILED_MODULES]
+    for source in sources:
+        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / source, tmp_path / source)
     assert build_folder().parent == ROOT / ".compiled"
+    unchanged = build_folder().name
+    monkeypatch.setattr(python_backend, "_ROOT", tmp_path)
+    assert build_folder() == tmp_path / ".compiled" / unchanged
+    for source in sources:
+        text = (tmp_path / source).read_text()
+        (tmp_path / source).write_text(text + "# changed")
+        assert build_folder().name != unchanged, source
+        (tmp_path / source).write_text(text)
