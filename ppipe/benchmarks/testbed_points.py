@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ppipe.benchmarks.tagged_load import TaggedFrame
@@ -47,5 +47,6 @@ def point_of(frames: Sequence[TaggedFrame], host: Mapping[str, float]) -> Point:
 
 
 def point_from(plain: Mapping[str, Any]) -> Point:
-    """As asdict made it, after JSON."""
-    return Point(**{**plain, "latency_us": tuple(plain["latency_us"])})
+    """As asdict made it, after JSON; what else is there is left alone."""
+    own = {field.name: plain[field.name] for field in fields(Point)}
+    return Point(**own | {"latency_us": tuple(plain["latency_us"])})
