@@ -17,7 +17,7 @@ from planner.cluster import Cluster
 from planner.deployment import Deployment
 from planner.placement import PlacedWorker, Placement
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
-from planner.problem import Demand
+from planner.problem import Demand, weight_of
 from planner.profile import ModelProfile, Profile
 from planner.rates import stage_latency_us
 
@@ -101,14 +101,10 @@ def _share_gpus(cluster: Cluster, profile: Profile, demands: tuple[Demand, ...])
             if (batch := plain_batch(profile.model(demand.model), server.gpu, demand.slo_us)) is not None
         ]
         for gpu_id in range(server.gpu_count if able else 0):
-            demand, batch = min(able, key=lambda each: rates[each[0].model] / _weight(each[0]))
+            demand, batch = min(able, key=lambda each: rates[each[0].model] / weight_of(each[0]))
             rates[demand.model] += batch.rate_rps
             seats.append(_Seat(model=demand.model, gpu=server.gpu, server=server.name, gpu_id=gpu_id))
     return seats
-
-
-def _weight(demand: Demand) -> float:
-    return demand.weight or demand.rate_rps or 1.0
 
 
 def _no_class(demand: Demand, profile: ModelProfile, cluster: Cluster) -> str:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from planner.formulation import Use, stage_count
 from planner.latency_sources import latency_sources
 from planner.packing import gpus_needed
 from planner.pipelines import Columns
-from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
-from planner.problem import Demand, Objective, Problem
-from planner.rates import assemble, margin_of, stage_latency_us, worker_rates_rps
+from planner.plan import BlockRange, ModelPlan, Pipeline, Plan
+from planner.problem import Demand, Objective, Problem, weight_of
+from planner.rates import assemble, margin_of, timed_stage, worker_rates_rps
 
 DIGITS = 9
 
@@ -52,21 +53,17 @@ def _key(pipeline: Pipeline) -> tuple[tuple[int, int, str, int, int], ...]:
 
 def _pipeline(problem: Problem, model: str, columns: Columns, use: Use) -> Pipeline:
     profile = problem.profile.model(model)
-    stages = []
-    for i in range(stage_count(columns, use.row)):
-        start, end = int(columns.start[use.row, i]), int(columns.end[use.row, i])
-        gpu = problem.cluster.gpu_classes[int(columns.gpu[use.row, i])].name
-        slices, batch = int(columns.slices[use.row, i]), int(columns.batch[use.row, i])
-        stages.append(
-            Stage(
-                blocks=BlockRange(start, end),
-                gpu=gpu,
-                slices_per_gpu=slices,
-                batch_size=batch,
-                workers=use.workers[i],
-                latency_us=stage_latency_us(profile, start, end, gpu, slices, batch),
-            )
+    stages = [
+        timed_stage(
+            profile,
+            BlockRange(int(columns.start[use.row, i]), int(columns.end[use.row, i])),
+            gpu=problem.cluster.gpu_classes[int(columns.gpu[use.row, i])].name,
+            slices_per_gpu=int(columns.slices[use.row, i]),
+            batch_size=int(columns.batch[use.row, i]),
+            workers=use.workers[i],
         )
+        for i in range(stage_count(columns, use.row))
+    ]
     return assemble(profile, problem.cluster, stages)
 
 
@@ -75,13 +72,9 @@ def _trimmed(problem: Problem, pipeline: Pipeline, model: str) -> Pipeline:
     rates = worker_rates_rps(problem.cluster, pipeline.stages, pipeline.transfer_us)
     parts = pipeline.stages[0].batch_size
     stages = [
-        Stage(
-            blocks=stage.blocks,
-            gpu=stage.gpu,
-            slices_per_gpu=stage.slices_per_gpu,
-            batch_size=stage.batch_size,
+        replace(
+            stage,
             workers=max(math.ceil(pipeline.throughput_rps / rate - 1e-9), parts // stage.batch_size),
-            latency_us=stage.latency_us,
         )
         for stage, rate in zip(pipeline.stages, rates, strict=True)
     ]
@@ -95,14 +88,6 @@ def objective_of(problem: Problem, models: Sequence[ModelPlan]) -> float:
         return min((model.throughput_rps / weight_of(demand) for model, demand in pairs), default=0.0)
     costs = problem.options.gpu_cost
     return float(sum(costs.get(gpu, 1.0) * count for gpu, count in gpus_used(problem, models).items()))
-
-
-def weight_of(demand: Demand) -> float:
-    """Weight for max-rate: its own, or its rate where only that is given."""
-    weight = demand.weight if demand.weight is not None else demand.rate_rps
-    if weight is None:
-        raise ValueError(f"demand for {demand.model}: neither weight nor rate_rps is given; give one above 0")
-    return weight
 
 
 def gpus_used(problem: Problem, models: Sequence[ModelPlan]) -> dict[str, int]:

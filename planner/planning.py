@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from planner import serial
-from planner.assembly import assemble_plan, model_plan, weight_of
+from planner.assembly import assemble_plan, model_plan
 from planner.baselines import dart_models, one_stage
 from planner.binding import bound_by
 from planner.explain import (
@@ -29,7 +29,7 @@ from planner.pipelines import Columns, enumerate_columns
 from planner.placement import place
 from planner.plan import Plan
 from planner.prices import RatesTooHigh, Wanted, relax
-from planner.problem import Demand, Objective, Problem
+from planner.problem import Demand, Objective, Problem, weight_of
 from planner.queueing import reserves
 from planner.search import FAST, PROVEN, Effort, Found, NothingFound, gpu_counts_of, search
 from planner.solver import version

@@ -37,6 +37,14 @@ class Demand:
     """
 
 
+def weight_of(demand: Demand) -> float:
+    """Weight for max-rate: its own, or its rate where only that is given."""
+    weight = demand.weight if demand.weight is not None else demand.rate_rps
+    if weight is None:
+        raise ValueError(f"demand for {demand.model}: neither weight nor rate_rps is given; give one above 0")
+    return weight
+
+
 @dataclass(frozen=True)
 class PlanOptions:
     """Knobs of the planner; defaults are the paper's, but for the number of pipelines."""

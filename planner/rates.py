@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Sequence
 
 from planner.cluster import Cluster
-from planner.plan import Pipeline, Stage
+from planner.plan import BlockRange, Pipeline, Stage
 from planner.problem import Demand, PlanOptions
 from planner.profile import ModelProfile
 
@@ -39,6 +39,20 @@ def batch_build_us(batch_size: int, factor: float, rate_rps: float | None) -> fl
     if batch_size == 1 or not rate_rps:
         return 0.0
     return factor * 1e6 * (batch_size - 1) / rate_rps
+
+
+def timed_stage(
+    profile: ModelProfile, blocks: BlockRange, gpu: str, slices_per_gpu: int, batch_size: int, workers: int
+) -> Stage:
+    """A stage with the latency that the profile gives it."""
+    return Stage(
+        blocks=blocks,
+        gpu=gpu,
+        slices_per_gpu=slices_per_gpu,
+        batch_size=batch_size,
+        workers=workers,
+        latency_us=stage_latency_us(profile, blocks.start, blocks.end, gpu, slices_per_gpu, batch_size),
+    )
 
 
 def stage_latency_us(

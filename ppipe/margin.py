@@ -23,7 +23,7 @@ from multiprocessing import get_context
 
 from planner.plan import Plan
 from planner.planning import plan
-from planner.problem import Problem
+from planner.problem import Problem, weight_of
 from planner.queueing import usable_share
 from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
@@ -188,7 +188,7 @@ def _evaluate(job: tuple[Problem, str, Question]) -> tuple[Plan | None, Candidat
         return None, Candidate(margins, loss, mode, {}, {}, 0.0, str(error).splitlines()[0])
     planned = {model.model: model.throughput_rps for model in made.models}
     served = {name: _capacity_rps(made, problem, name, question) for name in planned}
-    shares = [served[demand.model] / (demand.weight or demand.rate_rps or 1.0) for demand in problem.demands]
+    shares = [served[demand.model] / weight_of(demand) for demand in problem.demands]
     score = (2 * sum(shares) / len(shares) + min(shares)) / 3
     return made, Candidate(margins, loss, mode, planned, served, score)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from planner.cluster import Cluster, GpuClass, Server
-from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
+from planner.plan import BlockRange, ModelPlan, Pipeline, Plan
 from planner.problem import Demand, PlanOptions, Problem
 from planner.profile import LatencyTable, ModelProfile, Profile
-from planner.rates import assemble, margin_of, stage_latency_us
+from planner.rates import assemble, margin_of, timed_stage
 
 DEFAULT_BATCH_BUILD_FACTOR = 1.3
 
@@ -194,18 +194,15 @@ def _model_plan(problem: Problem, demand: Demand, pipelines: list[Any], rate: fl
 
 def _pipeline(problem: Problem, model: str, raw_stages: list[Mapping[str, Any]]) -> Pipeline:
     profile = problem.profile.model(model)
-    stages = []
-    for raw in raw_stages:
-        start, end = raw["blocks"][0], min(raw["blocks"][1], profile.block_count)
-        gpu, slices, batch = raw["gpu"], raw["slices_per_gpu"], raw["batch"]
-        stages.append(
-            Stage(
-                blocks=BlockRange(start, end),
-                gpu=gpu,
-                slices_per_gpu=slices,
-                batch_size=batch,
-                workers=raw["workers"],
-                latency_us=stage_latency_us(profile, start, end, gpu, slices, batch),
-            )
+    stages = [
+        timed_stage(
+            profile,
+            BlockRange(raw["blocks"][0], min(raw["blocks"][1], profile.block_count)),
+            gpu=raw["gpu"],
+            slices_per_gpu=raw["slices_per_gpu"],
+            batch_size=raw["batch"],
+            workers=raw["workers"],
         )
+        for raw in raw_stages
+    ]
     return assemble(profile, problem.cluster, stages)

@@ -50,25 +50,18 @@ class Node:
     def line_of(self, path: Path) -> int:
         """The line of a field, or of the nearest thing above it that is written."""
         node = self
-        for index, name in enumerate(path):
-            if isinstance(name, int):
-                continue
-            nth = path[index + 1] if index + 1 < len(path) else 0
+        for name, nth in _steps(path):
             found = node.all(name)
             if not found:
                 break
-            node = found[nth if isinstance(nth, int) and nth < len(found) else 0]
+            node = found[nth if nth < len(found) else 0]
         return node.line
 
     def at(self, path: Path) -> Node | None:
         """The very node at a path; None where it is not written."""
         node = self
-        for index, name in enumerate(path):
-            if isinstance(name, int):
-                continue
-            nth = path[index + 1] if index + 1 < len(path) else 0
+        for name, nth in _steps(path):
             found = node.all(name)
-            nth = nth if isinstance(nth, int) else 0
             if nth >= len(found):
                 return None
             node = found[nth]
@@ -77,6 +70,14 @@ class Node:
     def entries(self, name: str) -> list[tuple[str, str, int]]:
         """A map field as (key, scalar value, line), in written order, with keys that are there twice."""
         return [(_scalar(node, "key"), _scalar(node, "value"), node.line) for node in self.all(name)]
+
+
+def _steps(path: Path) -> Iterator[tuple[str, int]]:
+    """Each field of a path with the number of its occurrence, 0 where none is given."""
+    for index, name in enumerate(path):
+        if isinstance(name, str):
+            nth = path[index + 1] if index + 1 < len(path) else 0
+            yield name, nth if isinstance(nth, int) else 0
 
 
 def path_text(path: Path) -> str:

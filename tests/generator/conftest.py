@@ -65,6 +65,14 @@ def deployment() -> Deployment:
 
 
 @pytest.fixture
+def emulated(data: dict[str, Any]) -> Deployment:
+    """The same without programs, so that nothing is exported."""
+    for gpu_class in data["cluster"]["gpu_classes"]:
+        gpu_class["executor"] = "emulated"
+    return parse_deployment(data, "test")
+
+
+@pytest.fixture
 def profile() -> Profile:
     wide = TensorSpec(name="relu_1", dtype="FP32", shape=(4, 8, 8))
     narrow = TensorSpec(name="pool_1", dtype="FP32", shape=(4, 4, 4))

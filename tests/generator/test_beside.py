@@ -24,13 +24,6 @@ from planner.profile import Profile
 
 
 @pytest.fixture
-def emulated(data: dict[str, Any]) -> Deployment:
-    for gpu_class in data["cluster"]["gpu_classes"]:
-        gpu_class["executor"] = "emulated"
-    return parse_deployment(data, "test")
-
-
-@pytest.fixture
 def other_plan(plan: Plan, change_stage: Callable[..., Plan]) -> Plan:
     """Fewer workers, so that names of workers recur with other meanings."""
     return change_stage(0, 1, workers=2)

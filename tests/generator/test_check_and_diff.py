@@ -20,14 +20,6 @@ from planner.profile import Profile
 
 
 @pytest.fixture
-def emulated(data: dict[str, Any]) -> Deployment:
-    """Without programs, so that nothing is exported."""
-    for gpu_class in data["cluster"]["gpu_classes"]:
-        gpu_class["executor"] = "emulated"
-    return parse_deployment(data, "test")
-
-
-@pytest.fixture
 def repository(emulated: Deployment, profile: Profile, plan: Plan, tmp_path: Path) -> Path:
     generate(emulated, profile, plan, tmp_path / "repository", epoch=3)
     return tmp_path / "repository"

@@ -1,7 +1,6 @@
 """One repository for the whole fleet, with a configuration per class."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tritonclient.grpc as triton
@@ -9,17 +8,10 @@ import tritonclient.grpc as triton
 from model_repo_generator.beside import generate_beside
 from model_repo_generator.check import check
 from model_repo_generator.generate import generate
-from planner.deployment import Deployment, parse_deployment
+from planner.deployment import Deployment
 from planner.plan import Plan
 from planner.profile import Profile
 from tests.generator.live_server import running, wait_ready
-
-
-@pytest.fixture
-def emulated(data: dict[str, Any]) -> Deployment:
-    for gpu_class in data["cluster"]["gpu_classes"]:
-        gpu_class["executor"] = "emulated"
-    return parse_deployment(data, "test")
 
 
 def test_every_model_has_its_class_configuration(

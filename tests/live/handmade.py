@@ -9,19 +9,7 @@ from pathlib import Path
 
 from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
-
-MODEL = """
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        return [self._doubled(request) for request in requests]
-
-    def _doubled(self, request):
-        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
-        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("y", 2 * x)])
-"""
+from tests.lint.battery.case import MODEL_PY
 
 CONFIG = """
 name: "{name}"
@@ -33,7 +21,7 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 """
 
 
-def write_model(group: Path, name: str, code: str = MODEL) -> None:
+def write_model(group: Path, name: str, code: str = MODEL_PY) -> None:
     """One Triton model in a repository folder."""
     version = group / name / "1"
     version.mkdir(parents=True)
@@ -41,7 +29,7 @@ def write_model(group: Path, name: str, code: str = MODEL) -> None:
     (version.parent / "config.pbtxt").write_text(CONFIG.format(name=name))
 
 
-def write_deployment(root: Path, ports: list[int], code: str = MODEL) -> DeploymentManifest:
+def write_deployment(root: Path, ports: list[int], code: str = MODEL_PY) -> DeploymentManifest:
     """Two stage servers with one model each and an entry server; nine ports."""
     write_model(root / "groups" / "slow", "double.w0", code)
     write_model(root / "groups" / "slow", "double.w1", code)
