@@ -41,7 +41,7 @@ USABLE_OF_BOUND = 0.97
 
 
 def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan:
-    """The plan of `problem`. Raises ProblemError, Infeasible, ValueError (unknown planner or mode)."""
+    """The plan of `problem`. Raises ProblemError (an unknown planner or mode too), Infeasible."""
     _require("planner", planner, get_args(Planner))
     _require("mode", mode, get_args(Mode))
     validate(problem)
@@ -61,7 +61,7 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
 
 def _require(field: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ValueError(f"{field} {value!r} is not one of {', '.join(allowed)}")
+        raise ProblemError(f"{field} {value!r} is not one of {', '.join(allowed)}")
 
 
 def with_build_rates(problem: Problem) -> Problem:

@@ -19,7 +19,7 @@ from ensembles.steps import InputSize, Normalisation, preprocess_frame, preproce
 from planner.deployment import ModelSpec
 from planner.profile import TensorSpec
 from planner.profiling.network import load_network, load_program
-from ppipe.bench.target import Picture
+from ppipe.bench.target import NoPictures, Picture
 from ppipe.frames import encode_jpeg
 
 TOLERANCE = 1e-4
@@ -59,7 +59,7 @@ class Reference:
 def make_inputs(spec: ModelSpec, pictures: Sequence[Picture]) -> list[npt.NDArray[np.float32]]:
     """The network's own inputs, one per picture, without batch dimension."""
     if spec.preprocess is None:
-        raise ValueError(f"model {spec.name!r} has no preprocess step, so pictures cannot be its input")
+        raise NoPictures(f"model {spec.name!r} has no preprocess step, so pictures cannot be its input")
     channels, height, width = spec.input.shape
     size = InputSize(channels=channels, height=height, width=width)
     normalisation = Normalisation(mean=spec.preprocess.mean, std=spec.preprocess.std)

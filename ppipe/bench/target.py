@@ -22,6 +22,10 @@ from ppipe.probe import text_element
 Picture = npt.NDArray[np.uint8]
 
 
+class NoPictures(ValueError):
+    """A model whose clients do not send pictures, which is all that the bench has."""
+
+
 @dataclass(frozen=True)
 class WayIn:
     """A Triton model at an address that takes frames of one model."""
@@ -94,7 +98,7 @@ def public_request(entry: ModelEntry, picture: Picture) -> service_pb2.ModelInfe
     if spec.dtype == "BYTES":
         return frame_request(spec, spec.shape or (1,), text_element(encode_jpeg(picture)))
     if spec.dtype != "UINT8":
-        raise ValueError(
+        raise NoPictures(
             f"model {entry.model!r}: its input {spec.name!r} is {spec.dtype}; the bench makes pictures, "
             "so the model needs a preprocess step"
         )

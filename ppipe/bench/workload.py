@@ -19,7 +19,7 @@ _COLUMNS = ["timestamp", "model", "frame"]
 
 
 class WorkloadError(ValueError):
-    """A workload file that cannot be used; the message names the line and the field."""
+    """A workload that cannot be sent; the message names the file's line and field, or the option."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from planner.deployment import load_deployment
 from planner.latency_sources import estimates_note
 from planner.manifest import DeploymentManifest
 from planner.serial import dumps
-from ppipe.bench.workload import Workload, load_workload, make_workload, save_workload
+from ppipe.bench.workload import Workload, WorkloadError, load_workload, make_workload, save_workload
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, progress_bar
 from ppipe.launcher import load_manifest
@@ -69,6 +69,7 @@ def bench(
         sent = make_workload(wanted, seconds=seconds, seed=seed, frames=PICTURES, process=arrivals)
     else:
         sent = load_workload(workload)
+    require_frames(sent, manifest)
     pictures = make_pictures(_pictures_of(sent), seed=seed)
     outputs = {entry.model: entry.outputs for entry in manifest.models}
     emulated = emulated_models(manifest)
@@ -120,6 +121,18 @@ def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
                         "start the deployment with ppipe serve"
                     )
                 time.sleep(RETRY_S)
+
+
+def require_frames(workload: Workload, manifest: DeploymentManifest) -> None:
+    """Raises WorkloadError where there is nothing to send, or nobody to send it to."""
+    served = [entry.model for entry in manifest.models]
+    if not workload.arrivals:
+        raise WorkloadError("--load, --seconds: not one frame comes of them; raise one of the two")
+    for model in workload.models:
+        if model not in served:
+            raise WorkloadError(
+                f"--workload: no model {model!r} is served here; there are {', '.join(served)}"
+            )
 
 
 def emulated_models(manifest: DeploymentManifest) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from planner import serial
 from planner.deployment import DeploymentError, load_deployment
 from planner.problem import Objective, Problem
 from ppipe import steps
-from ppipe.commands.arguments import DeploymentFile, WorkFolder
+from ppipe.commands.arguments import DeploymentFile, WorkFolder, require_suffix
 from ppipe.console import err, out, step
 from ppipe.workspace import Workspace
 
@@ -45,6 +45,8 @@ def plan(
     """Choose pipelines, pools, batch sizes and workers, with a bound on how much better a plan could be."""
     from ppipe.plan_view import draw_plan, plan_table
 
+    for path in picture or ():
+        require_suffix("--picture", path, ".png", ".svg")
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
     problem = with_options(deployment.to_problem(workspace.load_profile()), objective, max_stages, margin)

@@ -16,7 +16,7 @@ from planner.latency_sources import estimates_note
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.serving_build import Links, served_model
-from ppipe.commands.arguments import ArrivalsText, WorkFolder
+from ppipe.commands.arguments import ArrivalsText, WorkFolder, require_suffix
 from ppipe.console import err, out, progress_bar
 from ppipe.workspace import Workspace
 from python_backend.scheduler.policies import POLICIES
@@ -78,6 +78,8 @@ def simulate(
         raise DeploymentError("--rate and --load-factor: give one of them")
     if policy not in POLICIES:
         raise DeploymentError(f"--policy: {policy!r} is not one of {', '.join(POLICIES)}")
+    require_suffix("--curve", curve, ".png")
+    require_suffix("--gantt", gantt, ".png")
     workspace = _workspace(what, work)
     made, problem = workspace.load_plan(), workspace.load_problem()
     chosen = cast(Links, links)

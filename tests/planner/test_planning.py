@@ -120,7 +120,7 @@ def test_two_demands_for_one_model_and_no_demand_are_refused() -> None:
 
 
 def test_unknown_planner_and_mode_are_refused() -> None:
-    with pytest.raises(ValueError, match="planner 'best' is not one of ppipe, np, dart-r"):
+    with pytest.raises(ProblemError, match="planner 'best' is not one of ppipe, np, dart-r"):
         plan(two_class_problem(), planner="best")
     with pytest.raises(ValueError, match="mode 'slow' is not one of fast, proven"):
         plan(two_class_problem(), mode="slow")

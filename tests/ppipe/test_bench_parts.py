@@ -16,10 +16,13 @@ from ppipe.bench.outcome import Fate, Outcome
 from ppipe.bench.picture import draw
 from ppipe.bench.run import Measured, as_plain
 from ppipe.bench.score import score, score_by_model
-from ppipe.bench.workload import WorkloadError, load_workload, make_workload, save_workload
+from ppipe.bench.workload import Workload, WorkloadError, load_workload, make_workload, save_workload
+from ppipe.benchmarks.emulated_deployment import build_manifest
+from ppipe.commands.bench import require_frames
 from ppipe.frames import encode_jpeg, make_pictures
 from ppipe.perf import PerfError, input_data, read_report
 from python_backend.simulator.arrivals import ArrivalError, read_trace
+from tests.live.data_plane_client import two_stage_model
 
 SLO_US = {"m": 100_000}
 GOOD = Outcome(model="m", frame=0, due_us=0, sent_us=100, ended_us=50_000, fate=Fate.ANSWERED)
@@ -66,6 +69,15 @@ def test_a_bad_workload_file_names_the_line(tmp_path: Path, text: str, said: str
 def test_a_rate_of_nothing_is_refused() -> None:
     with pytest.raises(ArrivalError, match="rate_rps 0"):
         make_workload({"m": 0.0}, seconds=1.0, seed=0, frames=1)
+
+
+def test_a_workload_is_refused_that_nobody_here_could_answer() -> None:
+    manifest = build_manifest([two_stage_model(name="m")], 20_000, "bench")
+    require_frames(make_workload({"m": 100.0}, seconds=1.0, seed=1, frames=4), manifest)
+    with pytest.raises(WorkloadError, match="not one frame"):
+        require_frames(Workload(arrivals=(), seconds=1.0), manifest)
+    with pytest.raises(WorkloadError, match="--workload: no model 'other' is served here; there are m"):
+        require_frames(make_workload({"other": 100.0}, seconds=1.0, seed=1, frames=4), manifest)
 
 
 def test_everything_but_a_right_answer_in_time_counts_against_attainment() -> None:

@@ -167,6 +167,27 @@ def test_an_slo_that_nothing_can_meet_says_what_is_fastest(
     assert "40" in said
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--planner", "best"), "planner 'best' is not one of ppipe, np, dart-r"),
+        (("--mode", "slow"), "mode 'slow' is not one of fast, proven"),
+        (("--picture", "plan.jpg"), "--picture: 'plan.jpg' does not end in .png or .svg"),
+    ],
+)
+def test_a_choice_that_is_none_names_the_choices(
+    deployment_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: tuple[str, str],
+    message: str,
+) -> None:
+    write_profile(tmp_path / "work")
+    said = fails(capsys, ["plan", str(deployment_file), "--work", str(tmp_path / "work"), *option])
+    assert said == f"ppipe: error: {message}"
+    assert not (tmp_path / "work" / "plan.json").exists()
+
+
 def test_foreign_files_are_neither_overwritten_nor_deleted(
     deployment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
