@@ -1,14 +1,17 @@
 """GPU classes by name: what their data sheets say, and how much of that inference engines get out of them.
 
-Speeds are dense figures, without structured sparsity, at boost clocks; `source` names the document of NVIDIA
-that has them (V100, A100, H100, H200: the SXM board). `price_per_hour`: about the on-demand list price of one
-GPU, US dollars, Google Cloud's where it has the class (2024), else the cheapest single-GPU instance of
-another large cloud; for weighing classes against each other, not for budgets. `max_slices`: what the class is
-cut into at most, by MIG where it has it, else by MPS, for which four is this package's choice.
+Speeds are dense figures, without structured sparsity (half of what the sheets of Ada and Hopper print), at
+boost clocks; `source` names the document of NVIDIA that has them (A100, H100, H200: the SXM board), and what
+of an entry is only approximate. Memory is the nominal size: ECC and the driver take 4 to 8 % of it on cards
+with GDDR memory, so deployments should say what nvidia-smi shows. `price_per_hour`: about the on-demand list
+price of one GPU, US dollars, Google Cloud's where it has the class (2024), else the cheapest single-GPU
+instance of another large cloud; for weighing classes against each other, not for budgets. `max_slices`: what
+the class is cut into at most, by MIG where it has it, else by MPS, for which four is this package's choice.
 
 `sustained`: share of the matrix peak (TF32 where there is one, FP32 otherwise) that dense convolutions reach
-in TensorRT. Fitted for P4, T4, V100 and L4 to public figures of nine CNNs (the PPipe paper's artifact); the
-others have the figure of the nearest architecture, so expect more error there.
+in TensorRT. Fitted for P4, T4, V100 and L4 to public figures of nine CNNs (the PPipe paper's artifact); on a
+V100 above 1, as Winograd's algorithm saves multiplications; least where the power limit is tight (T4: 70 W).
+The others have the figure of the nearest kind of unit: approximate, so expect more error there.
 
 Expected errors are those of networks that had no part in the fit (`scripts/benchmarks estimate`,
 docs/zoo.md), rounded up.
@@ -93,20 +96,24 @@ class Gpu:
 # fmt: off
 CATALOGUE: tuple[Gpu, ...] = (
     Gpu("P4", "Pascal", 8 * GIB, 192, 5.5, None, None, 20, 0.60, 0.75, "Tesla P4 data sheet"),
-    Gpu("P100", "Pascal", 16 * GIB, 732, 10.6, None, 21.2, 56, 1.46, 0.75, "Tesla P100 data sheet"),
-    Gpu("V100", "Volta", 16 * GIB, 900, 15.7, None, 125, 80, 2.48, 1.17, "Tesla V100 data sheet"),
+    Gpu("P100", "Pascal", 16 * GIB, 732, 10.6, None, 21.2, 56, 1.46, 0.75, "Tesla P100 data sheet (SXM2)"),
+    Gpu("V100", "Volta", 16 * GIB, 900, 15.7, None, 125, 80, 2.48, 1.17, "Tesla V100 data sheet (SXM2)"),
     Gpu("T4", "Turing", 16 * GIB, 320, 8.1, None, 65, 40, 0.35, 0.64, "T4 data sheet"),
-    Gpu("A2", "Ampere", 16 * GIB, 200, 4.5, 9, 18, 10, 0.30, 0.62, "A2 data sheet"),
-    Gpu("A10", "Ampere", 24 * GIB, 600, 31.2, 62.5, 125, 72, 1.01, 0.62, "A10 data sheet"),
-    Gpu("A10G", "Ampere", 24 * GIB, 600, 31.5, 35, 70, 80, 1.01, 0.62, "A10G data sheet (Amazon EC2 G5)"),
-    Gpu("A30", "Ampere", 24 * GIB, 933, 10.3, 82, 165, 56, 1.10, 0.62, "A30 data sheet", 4, mig=True),
-    Gpu("A40", "Ampere", 48 * GIB, 696, 37.4, 74.8, 149.7, 84, 1.28, 0.62, "A40 data sheet"),
-    Gpu("A100", "Ampere", 40 * GIB, 1555, 19.5, 156, 312, 108, 2.93, 0.62, "A100 data sheet", 7, mig=True),
-    Gpu("A100-80GB", "Ampere", 80 * GIB, 2039, 19.5, 156, 312, 108, 3.93, 0.62, "A100 data sheet", 7, True),
-    Gpu("L4", "Ada", 24 * GIB, 300, 30.3, 60, 121, 58, 0.56, 0.62, "L4 data sheet; Ada architecture paper"),
-    Gpu("L40S", "Ada", 48 * GIB, 864, 91.6, 183, 362, 142, 1.86, 0.62, "L40S data sheet"),
-    Gpu("H100", "Hopper", 80 * GIB, 3350, 67, 494.5, 989, 132, 9.80, 0.62, "H100 data sheet", 7, mig=True),
-    Gpu("H200", "Hopper", 141 * GIB, 4800, 67, 494.5, 989, 132, 10.60, 0.62, "H200 data sheet", 7, mig=True),
+    Gpu("A2", "Ampere", 16 * GIB, 200, 4.5, 9, 18, 10, 0.30, 0.6, "A2 data sheet; price approximate"),
+    Gpu("A10", "Ampere", 24 * GIB, 600, 31.2, 62.5, 125, 72, 1.01, 0.6, "A10 data sheet; price approximate"),
+    Gpu("A10G", "Ampere", 24 * GIB, 600, 31.5, 35, 70, 80, 1.01, 0.6,
+        "A10G data sheet (EC2 G5); tf32, fp16 approximate"),
+    Gpu("A30", "Ampere", 24 * GIB, 933, 10.3, 82, 165, 56, 1.10, 0.6,
+        "A30 data sheet; price approximate", 4, mig=True),
+    Gpu("A40", "Ampere", 48 * GIB, 696, 37.4, 74.8, 149.7, 84, 1.28, 0.6,
+        "A40 data sheet; price approximate"),
+    Gpu("A100", "Ampere", 40 * GIB, 1555, 19.5, 156, 312, 108, 2.93, 0.6, "A100 data sheet", 7, mig=True),
+    Gpu("A100-80GB", "Ampere", 80 * GIB, 2039, 19.5, 156, 312, 108, 3.93, 0.6, "A100 data sheet", 7, True),
+    Gpu("L4", "Ada", 24 * GIB, 300, 30.3, 60, 121, 58, 0.56, 0.6, "L4 data sheet; Ada architecture paper"),
+    Gpu("L40S", "Ada", 48 * GIB, 864, 91.6, 183, 362, 142, 1.86, 0.6, "L40S data sheet"),
+    Gpu("H100", "Hopper", 80 * GIB, 3350, 67, 494.5, 989, 132, 9.80, 0.6, "H100 data sheet", 7, mig=True),
+    Gpu("H200", "Hopper", 141 * GIB, 4800, 67, 494.5, 989, 132, 10.60, 0.6,
+        "H200 data sheet; price approximate", 7, mig=True),
 )
 # fmt: on
 

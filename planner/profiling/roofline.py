@@ -5,7 +5,8 @@ A kernel takes   flops * b / (peak * sustained * efficiency[kind] * occupancy * 
 - Added, not the larger of the two: networks that were measured are described better so, and kernels that
   wait for memory before they compute are common.
 - occupancy = n / (n + fill * multiprocessors) for n numbers written: small kernels leave multiprocessors
-  idle. filling = c / (c + tile) for c output channels, on tensor cores alone, which compute tiles of them.
+  idle. filling = c / (c + tile) for c output channels, at least NARROWEST, on tensor cores alone, which
+  compute tiles of them.
 - Matrix kernels have the peak of the precision that was chosen, on tensor cores where the class has them for
   it (gpus.Gpu.matrix_unit); others the FP32 peak. In FP16 and BF16 all tensors have half the bytes.
 - One of s slices has 1 / s of multiprocessors, peak and bandwidth.
@@ -37,6 +38,8 @@ Floats = npt.NDArray[np.float64]
 KINDS = tuple(Kind)
 CALIBRATED_ERROR = 0.1
 """Median relative error to expect where another class was measured on the same split."""
+NARROWEST = 32
+"""Output channels below which engines take other kernels, as fast as at so many."""
 _WIDTH = {Precision.TF32: 1.0, Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.BF16: 0.5}
 """Bytes of a number, as a share of those in the exported graph."""
 MATRIX = (Kind.CONVOLUTION, Kind.PRODUCT)
@@ -79,14 +82,14 @@ PRIOR = Constants(
 """What the constants should be by what is known of GPUs."""
 
 FITTED = Constants(
-    efficiency={Kind.CONVOLUTION: 1.0, Kind.PRODUCT: 0.65, Kind.DEPTHWISE: 0.059},
+    efficiency={Kind.CONVOLUTION: 1.0, Kind.PRODUCT: 0.65, Kind.DEPTHWISE: 0.06},
     passes={Kind.REDUCTION: 2.7},
     bandwidth=PRIOR.bandwidth,
-    fill=1900.0,
-    tile=PRIOR.tile,
+    fill=2000.0,
+    tile=68.0,
     launch_us=PRIOR.launch_us,
 )
-"""What nine networks on four classes make of them; the last two stay where they are."""
+"""What nine networks on four classes make of them."""
 
 
 class Work:
@@ -99,7 +102,7 @@ class Work:
         self._activation_bytes = _column(kernel.activation_bytes for kernel in kernels)
         self._weight_bytes = _column(kernel.weight_bytes for kernel in kernels)
         self._outputs = _column(kernel.outputs for kernel in kernels)
-        self._columns = _column(max(kernel.columns, 1) for kernel in kernels)
+        self._columns = _column(max(kernel.columns, NARROWEST) for kernel in kernels)
 
     def us(
         self,

@@ -80,7 +80,7 @@ def test_a_memory_bound_kernel_by_hand():
 
 def test_large_convolutions_follow_the_peak():
     ratio = kernels_us([LARGE], find_gpu("T4"), 1, 1) / kernels_us([LARGE], find_gpu("L4"), 1, 1)
-    assert ratio == pytest.approx((60 * 0.62) / (8.1 * 0.64), rel=0.01)
+    assert ratio == pytest.approx((60 * 0.6) / (8.1 * 0.64), rel=0.01)
 
 
 LARGE = Kernel(
