@@ -60,6 +60,8 @@ class Compared:
     frame: Frame
     explained: float
     samples: tuple[Sample, ...]
+    sliced: tuple[Sample, ...] = ()
+    """One of two and more slices of a GPU; not fitted to."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,8 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "networks": len({sample.network for sample in samples}),
         "errors": errors_per_network(factors),
         "substitutes": _substitutes(compared),
+        "errors_of_slices": _slices(compared, start),
     }
     _say("constants of the catalogue", result)
+    print("one of several slices: median error", _shown(result["errors_of_slices"]))
     if not chosen.no_refit:
         result |= held_out(samples)
     if chosen.json:
@@ -127,15 +131,27 @@ def compare(name: str, found: Match, raw: Mapping[str, Any]) -> Compared:
     frame, split = _best_frame(found.entry, raw["cut_bytes"])
     work = Work(kernels_of(split.graph, split.graph.operators))
     known = {gpu.name for gpu in CATALOGUE}
-    samples = []
-    for gpu, slices in raw["block_latency_us"].items():
-        if gpu in known and "1" in slices:
-            rows = slices["1"]
-            sizes = range(1, min(LARGEST_BATCH, *map(len, rows)) + 1)
-            total = np.array([sum(row[batch - 1] for row in rows) for batch in sizes], dtype=np.float64)
-            samples.append(Sample(name, gpu, work, tuple(sizes), total))
+    samples = [
+        _sample(name, gpu, int(slices), work, rows)
+        for gpu, tables in raw["block_latency_us"].items()
+        for slices, rows in tables.items()
+        if gpu in known
+    ]
     share = explained(split, raw["cut_bytes"]) / max(len(raw["cut_bytes"]), 1)
-    return Compared(name=name, match=found, frame=frame, explained=share, samples=tuple(samples))
+    return Compared(
+        name=name,
+        match=found,
+        frame=frame,
+        explained=share,
+        samples=tuple(sample for sample in samples if sample.slices == 1),
+        sliced=tuple(sample for sample in samples if sample.slices > 1),
+    )
+
+
+def _sample(name: str, gpu: str, slices: int, work: Work, rows: Sequence[Sequence[float]]) -> Sample:
+    sizes = range(1, min(LARGEST_BATCH, *map(len, rows)) + 1)
+    total = np.array([sum(row[batch - 1] for row in rows) for batch in sizes], dtype=np.float64)
+    return Sample(name, gpu, work, tuple(sizes), total, slices)
 
 
 def _best_frame(each: ZooEntry, cut_bytes: Sequence[int]) -> tuple[Frame, Split]:
@@ -231,6 +247,19 @@ def errors_per_network(factors: Factors) -> dict[str, dict[str, float]]:
     }
 
 
+def _slices(compared: Sequence[Compared], fit: Fit) -> dict[str, float]:
+    """Median errors on one of n slices, by class and n; of networks that the zoo has."""
+    grouped: dict[str, list[float]] = {}
+    for sample in (sample for each in compared if each.match.same for sample in each.sliced):
+        errors = np.abs(fit.estimate(sample) / sample.measured_us - 1)
+        grouped.setdefault(f"1/{sample.slices} {sample.gpu}", []).extend(errors.tolist())
+    return {key: round(statistics.median(errors), 4) for key, errors in sorted(grouped.items()) if errors}
+
+
+def _shown(errors: Mapping[str, float]) -> str:
+    return ", ".join(f"{what} {error:.0%}" for what, error in errors.items())
+
+
 def _substitutes(compared: Sequence[Compared]) -> dict[str, Any]:
     """Errors of models that only a network of the same family stands for."""
     found = {}
@@ -246,8 +275,7 @@ def _substitutes(compared: Sequence[Compared]) -> dict[str, Any]:
 
 def _line(each: Compared) -> str:
     factors = factors_of(each.samples, catalogued({sample.gpu for sample in each.samples}))
-    errors = errors_per_network(factors).get(each.name, {})
-    shown = ", ".join(f"{gpu} {value:.0%}" for gpu, value in errors.items())
+    shown = _shown(errors_per_network(factors).get(each.name, {}))
     family = "" if each.match.same else f" (of its family: {each.match.entry.name})"
     return (
         f"{each.name[:34]:34s}{family} frame {each.frame[1]}x{each.frame[2]} "

@@ -44,13 +44,14 @@ SPREAD_OF_SUSTAINED = 1.0
 
 @dataclass(frozen=True)
 class Sample:
-    """One network on one class: microseconds per batch size."""
+    """One network on one class, or on one of so many slices of it: microseconds per batch size."""
 
     network: str
     gpu: str
     work: Work
     batch_sizes: tuple[int, ...]
     measured_us: Floats
+    slices: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Fit:
     def estimate(self, sample: Sample) -> Floats:
         """Microseconds per batch size."""
         gpu = dataclasses.replace(find_gpu(sample.gpu), sustained=self.sustained[sample.gpu])
-        return sample.work.us(gpu, 1, sample.batch_sizes, self.constants)
+        return sample.work.us(gpu, sample.slices, sample.batch_sizes, self.constants)
 
 
 def catalogued(gpus: Iterable[str]) -> Fit:

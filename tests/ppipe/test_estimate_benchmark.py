@@ -121,3 +121,17 @@ def test_errors_by_hand():
     assert found["median_error_calibrated"] == pytest.approx((0.1 + 1 - 1 / 1.1) / 2)
     assert estimate.errors_per_network(factors)["net"] == {"L4": 0.1, "T4": 0.21}
     assert estimate.summary(factors, only="L4")["median_ratio_error"] is None
+
+
+def test_slices_are_compared_apart_and_by_their_number():
+    kernels = [Kernel(Kind.CONVOLUTION, 10**9, 10**6, 10**6, 10**6, 256)]
+    entry = estimate_match.match("convnext_large")
+    assert entry is not None
+    sliced = tuple(
+        estimate_fit.Sample("net", "L4", Work(kernels), (1, 2), np.ones(2), slices) for slices in (2, 4)
+    )
+    fit = estimate_fit.catalogued(CLASSES)
+    measured = tuple(dataclasses.replace(each, measured_us=fit.estimate(each) / 1.5) for each in sliced)
+    one = estimate.Compared("net", entry, (3, 8, 8), 1.0, (), measured)
+    assert estimate._slices([one], fit) == {"1/2 L4": 0.5, "1/4 L4": 0.5}
+    assert (fit.estimate(sliced[1]) > 1.5 * fit.estimate(sliced[0])).all()
