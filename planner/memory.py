@@ -10,7 +10,8 @@ under MPS too since Volta. What a context takes grows with the GPU's multiproces
 multiprocessors, before any kernel (unslothai/unsloth-zoo#1053), "around 400 MB" (pytorch/pytorch#109888).
 tritonserver has one on every GPU that it sees, used or not: "<500 MB" (triton-inference-server/server#8368),
 with its pool of CUDA memory, 64 MiB by default. CONTEXT_BYTES and SERVER_BYTES are above all of these, and
-not yet measured with this package: nvidia-smi shows what each process really takes.
+not yet measured with this package: `scripts/benchmarks handover` does on a GPU, and nvidia-smi shows each
+process. Weights and activations are counted in FP32 whatever the precision, which is on the safe side.
 """
 
 from __future__ import annotations
