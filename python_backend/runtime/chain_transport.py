@@ -21,7 +21,7 @@ from planner.profile import TensorSpec
 from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.shm_layout import SMALLEST_BYTES
 from python_backend.runtime.ticket_codec import WireTicket
-from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Transport
+from python_backend.runtime.transport import Awaited, GrpcTransport, Outputs, Pieces, Transport
 
 CUDA_POOL_BYTES = 64 << 20
 """Of each GPU: tritonserver's default of --cuda-memory-pool-byte-size."""
@@ -48,8 +48,8 @@ class ChainTransport:
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
         assert wire.ticket is not None
-        chain = self._chains.get(tuple(hop.worker for hop in wire.ticket.hops))
-        if chain is None or batch > self._most_frames[chain.name]:
+        chain = self._chain_of(wire, batch)
+        if chain is None:
             return self._inner.infer(wire, tensors, batch, timeout_s)
         self.batches += 1
         text = self._grpc.ticket_text(replace(wire, chained=True))
@@ -57,9 +57,20 @@ class ChainTransport:
         request = kserve.request_bytes(self._head(chain.name, batch), ticket, tensors)
         return self._grpc.send(chain.workers[0], wire.hop, request, timeout_s)
 
+    def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
+        """See Transport."""
+        if self._chain_of(wire, batch) is not None:
+            return None
+        return self._inner.begin(wire, tensors, batch, timeout_s)
+
     def close(self) -> None:
         """See Transport."""
         self._inner.close()
+
+    def _chain_of(self, wire: WireTicket, batch: int) -> Chain | None:
+        assert wire.ticket is not None
+        chain = self._chains.get(tuple(hop.worker for hop in wire.ticket.hops))
+        return None if chain is None or batch > self._most_frames[chain.name] else chain
 
     def _new_head(self, name: str, batch: int) -> bytes:
         return kserve.request_head(name, self._inputs[name], batch)

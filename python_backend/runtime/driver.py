@@ -40,7 +40,7 @@ from python_backend.runtime.overdue import Overdue
 from python_backend.runtime.stage_identity import rest_of
 from python_backend.runtime.threads import Crew
 from python_backend.runtime.ticket_codec import WireTicket
-from python_backend.runtime.transport import Outputs, Transport
+from python_backend.runtime.transport import Awaited, Outputs, Pieces, Transport
 from python_backend.runtime.turns import NEVER, Turns
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
@@ -414,7 +414,16 @@ class Driver:
         self._tickets[action.ticket.batch_id] = (action.ticket, len(frames))
         if len(self._tickets) > _REMEMBERED_TICKETS:
             del self._tickets[next(iter(self._tickets))]
-        self._hops.submit(lambda: self._send(action.ticket, frames))
+        self._send(ticket, frames)
+
+    def _send(self, ticket: Ticket, frames: list[Frame]) -> None:
+        """At once if that is quick: the thread that awaits the answer then wakes up meanwhile."""
+        wire = self._wire(ticket, frames)
+        pieces = [[frame.data for frame in frames]]
+        limit_s = self._time_limit_s(ticket, frames)
+        begun = self._begin(wire, pieces, len(frames), limit_s)
+        awaited = begun or (lambda: self._transport.infer(wire, pieces, len(frames), limit_s))
+        self._hops.submit(lambda: self._await(ticket, frames, awaited))
 
     def _drop(self, action: Drop) -> None:
         frame = self._frames.get(action.request_id)
@@ -455,17 +464,9 @@ class Driver:
 
     # Hop threads
 
-    def _send(self, ticket: Ticket, frames: list[Frame]) -> None:
-        true_deadline_us = max(frame.deadline_us for frame in frames)
-        wire = WireTicket(
-            deployment=self._manifest.deployment,
-            epoch=self._manifest.epoch,
-            hop=0,
-            ticket=ticket.with_deadline(true_deadline_us),
-        )
+    def _await(self, ticket: Ticket, frames: list[Frame], awaited: Awaited) -> None:
         try:
-            pieces = [[frame.data for frame in frames]]
-            outputs = self._transport.infer(wire, pieces, len(frames), self._time_limit_s(ticket, frames))
+            outputs = awaited()
         except HopFailure as failure:
             self._end_failed(ticket, frames, failure)
             return
@@ -475,6 +476,21 @@ class Driver:
             self._end_failed(ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, text))
             return
         self._end_served(ticket, frames, outputs)
+
+    def _begin(self, wire: WireTicket, pieces: Pieces, batch: int, limit_s: float) -> Awaited | None:
+        try:
+            return self._transport.begin(wire, pieces, batch, limit_s)
+        except Exception:
+            return None  # what is wrong is told by sending it the other way
+
+    def _wire(self, ticket: Ticket, frames: Sequence[Frame]) -> WireTicket:
+        """The ticket with the true deadline."""
+        return WireTicket(
+            deployment=self._manifest.deployment,
+            epoch=self._manifest.epoch,
+            hop=0,
+            ticket=ticket.with_deadline(max(frame.deadline_us for frame in frames)),
+        )
 
     def _time_limit_s(self, ticket: Ticket, frames: Sequence[Frame]) -> float:
         latest_us = max(ticket.hops[-1].end_us, *(frame.deadline_us for frame in frames), ticket.deadline_us)

@@ -9,7 +9,7 @@ import numpy as np
 from planner.profile import TensorSpec
 from python_backend.runtime.kserve import NUMPY_OF
 from python_backend.runtime.ticket_codec import WireTicket
-from python_backend.runtime.transport import Outputs, Pieces
+from python_backend.runtime.transport import Awaited, Outputs, Pieces
 
 
 class NullTransport:
@@ -23,6 +23,10 @@ class NullTransport:
         for pieces in tensors:
             b"".join(pieces)
         return {spec.name: np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype]) for spec in self._outputs}
+
+    def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
+        """See Transport."""
+        return None
 
     def close(self) -> None:
         """Nothing to give up."""

@@ -8,8 +8,8 @@ receiver cannot map the file (it says so) travels inside its message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from planner.manifest import SHARED_FRAMES, DeploymentManifest
 from planner.profile import TensorSpec
@@ -20,11 +20,44 @@ from python_backend.runtime.shm_arena import Arena, Slot, padded_size
 from python_backend.runtime.shm_file import ArenaError, SharedFile
 from python_backend.runtime.shm_layout import SMALLEST_BYTES, layout_of
 from python_backend.runtime.ticket_codec import SharedFrames, WireTicket
-from python_backend.runtime.transport import GrpcTransport, Outputs, Pieces, Target, Transport
+from python_backend.runtime.transport import (
+    Awaited,
+    GrpcTransport,
+    Outputs,
+    Pieces,
+    Target,
+    Transport,
+    worker_of,
+)
 
 _CONTROL = (TensorSpec(SHARED_FRAMES, "UINT8", (1,)),)
 _BLIND_US = 5_000_000
 """How long a receiver that could not map the file is sent bodies before it is tried again."""
+_QUICK_BYTES = 1 << 20
+"""What begin() copies at most: some 0.1 ms."""
+
+
+_Message = tuple[WireTicket, Sequence[TensorSpec], Pieces, int, float]
+"""As HttpTransport.send takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A batch that lies in a slot since `since_us`."""
+
+    slot: Slot
+    wire: WireTicket
+    frames: SharedFrames
+    tensors: Pieces
+    batch: int
+    timeout_s: float
+    since_us: int
+
+    @property
+    def message(self) -> _Message:
+        """What tells its receiver where it lies."""
+        wire = replace(self.wire, frames=self.frames)
+        return wire, _CONTROL, [[bytes(self.batch)]], self.batch, self.timeout_s
 
 
 class ShmTransport:
@@ -45,19 +78,21 @@ class ShmTransport:
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
-        assert wire.ticket is not None
-        worker = wire.ticket.hops[wire.hop].worker
-        slot = self._slot(worker, [sum(map(len, pieces)) for pieces in tensors])
-        if slot is None:
+        written = self._write(wire, tensors, batch, timeout_s)
+        if written is None:
             return self._near.infer(wire, tensors, batch, timeout_s)
-        self._arena.write(slot, tensors)
-        try:
-            return self._infer_from(slot, wire, worker, batch, timeout_s)
-        except HopFailure as failure:
-            if failure.kind is not FailureKind.NO_MEMORY or failure.worker != worker:
-                raise
-        self._blind_until_us[worker] = now_us() + _BLIND_US
-        return self._near.infer(wire, tensors, batch, timeout_s)
+        return self._outputs(written, lambda: self._near.send(*written.message))
+
+    def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
+        """See Transport."""
+        size = _size(tensors)
+        if size < self._smallest_bytes:
+            return self._near.begin(wire, tensors, batch, timeout_s)
+        written = self._write(wire, tensors, batch, timeout_s) if size <= _QUICK_BYTES else None
+        if written is None:
+            return None
+        awaited = self._near.begin_send(*written.message) or (lambda: self._near.send(*written.message))
+        return lambda: self._outputs(written, awaited)
 
     def slots(self) -> tuple[int, int, int]:
         """Free, taken, in quarantine."""
@@ -69,27 +104,36 @@ class ShmTransport:
         self._near.close()
         self._arena.close()
 
-    def _slot(self, worker: str, sizes: list[int]) -> Slot | None:
-        if sum(sizes) < self._smallest_bytes or not self._targets[worker].same_host:
+    def _write(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> _Written | None:
+        """The batch in a slot; None if it cannot go this way."""
+        worker = worker_of(wire)
+        if _size(tensors) < self._smallest_bytes or not self._targets[worker].same_host:
             return None
         if self._blind_until_us.get(worker, 0) > now_us():
             return None
-        return self._arena.take(padded_size(sizes))
-
-    def _infer_from(self, slot: Slot, wire: WireTicket, worker: str, batch: int, timeout_s: float) -> Outputs:
-        sent_us = now_us()
+        slot = self._arena.take(padded_size([sum(map(len, pieces)) for pieces in tensors]))
+        if slot is None:
+            return None
+        self._arena.write(slot, tensors)
         file = self._arena.file
         frames = SharedFrames(file.name, file.inode, slot.offset, slot.generation)
+        return _Written(slot, wire, frames, tensors, batch, timeout_s, since_us=now_us())
+
+    def _outputs(self, written: _Written, awaited: Awaited) -> Outputs:
+        """Of a batch in a slot, which is free afterwards, or in quarantine."""
+        worker = worker_of(written.wire)
         try:
-            outputs = self._near.send(
-                replace(wire, frames=frames), _CONTROL, [[bytes(batch)]], batch, timeout_s
-            )
+            outputs = awaited()
         except HopFailure as failure:
-            self._after_failure(slot, worker, failure)
-            raise
-        self._arena.give_back(slot)
-        self._arena.answered(worker, sent_us)
-        return outputs
+            self._after_failure(written.slot, worker, failure)
+            if failure.kind is not FailureKind.NO_MEMORY or failure.worker != worker:
+                raise
+        else:
+            self._arena.give_back(written.slot)
+            self._arena.answered(worker, written.since_us)
+            return outputs
+        self._blind_until_us[worker] = now_us() + _BLIND_US
+        return self._near.infer(written.wire, written.tensors, written.batch, written.timeout_s)
 
     def _after_failure(self, slot: Slot, worker: str, failure: HopFailure) -> None:
         """Free the slot if its reader has surely read it or never will."""
@@ -99,6 +143,10 @@ class ShmTransport:
         self._arena.give_back(slot)
         if failure.kind in (FailureKind.UNREACHABLE, FailureKind.DEAD_STUB):
             self._arena.dead(failure.worker)
+
+
+def _size(tensors: Pieces) -> int:
+    return sum(len(piece) for pieces in tensors for piece in pieces)
 
 
 def make_transport(

@@ -35,7 +35,7 @@ from python_backend.runtime.shm_reader import CannotRead, SharedReader
 from python_backend.runtime.stage_identity import StageIdentity
 from python_backend.runtime.threads import Crew
 from python_backend.runtime.ticket_codec import Keys, TicketError, WireTicket
-from python_backend.runtime.transport import Transport
+from python_backend.runtime.transport import Awaited, Transport
 
 _FORWARDERS = 16
 _LATE_GRACE_S = 30.0
@@ -219,10 +219,14 @@ class StageWorker:
         outputs = self._executor.run_on_device(job.inputs) if stays else self._executor.run(job.inputs)
         ended_us = self._hold(job, batch, began_us)
         self._tell(job, ok=True, ended_us=ended_us, busy_us=ended_us - began_us)
-        if self._is_last(job) and not self._waiting:
-            self._pass_on(job, outputs)  # nothing else to do: spares waking a thread
+        # With nothing else to do, what is quick is done here: it need not wait for a thread to wake up.
+        if not self._is_last(job):
+            begun = None if self._waiting else self._begin(job, outputs)
+            self._forwarders.submit(lambda: self._pass_on(job, outputs, begun))
+        elif self._waiting:
+            self._forwarders.submit(lambda: self._answer(job, outputs))
         else:
-            self._forwarders.submit(lambda: self._pass_on(job, outputs))
+            self._answer(job, outputs)
 
     @staticmethod
     def _is_last(job: Job) -> bool:
@@ -264,19 +268,30 @@ class StageWorker:
 
     # Passing on
 
-    def _pass_on(self, job: Job, outputs: list[Array]) -> None:
-        ticket = job.wire.ticket
-        assert ticket is not None
+    def _answer(self, job: Job, outputs: list[Array]) -> None:
         try:
-            if self._is_last(job):
-                job.reply.outputs(self._named(outputs))
-                return
-            following = job.wire.for_next_hop()
+            job.reply.outputs(self._named(outputs))
+        except Exception as error:
+            job.reply.failure(self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+
+    def _begin(self, job: Job, outputs: list[Array]) -> Awaited | None:
+        try:
+            tensors = [[kserve.piece(array)] for array in outputs]
+            following, limit_s = job.wire.for_next_hop(), self._time_limit_s(job)
+            return self._transport.begin(following, tensors, len(job.inputs[0]), limit_s)
+        except Exception:
+            return None  # what is wrong is told by sending it the other way
+
+    def _pass_on(self, job: Job, outputs: list[Array], begun: Awaited | None) -> None:
+        try:
             batch = len(job.inputs[0])
             job.inputs.clear()
+            if begun is not None:
+                job.reply.outputs(begun())
+                return
             tensors = [[kserve.piece(array)] for array in outputs]
-            answer = self._transport.infer(following, tensors, batch, self._time_limit_s(job))
-            job.reply.outputs(answer)
+            following, limit_s = job.wire.for_next_hop(), self._time_limit_s(job)
+            job.reply.outputs(self._transport.infer(following, tensors, batch, limit_s))
         except HopFailure as failure:
             job.reply.failure(failure)
         except Exception as error:

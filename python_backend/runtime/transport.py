@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +40,8 @@ _CONNECT_S = 60.0
 Outputs = Mapping[str, Array]
 Pieces = Sequence[Sequence[Buffer]]
 """One sequence of pieces per input tensor."""
+Awaited = Callable[[], Outputs]
+"""Waits for the outputs of a batch that is sent. Raises HopFailure."""
 
 
 class Transport(Protocol):
@@ -47,6 +49,11 @@ class Transport(Protocol):
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """The outputs that come back for this batch. Raises HopFailure."""
+
+    def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
+        """Send this batch now, if that takes no waiting and little copying; the answer is then awaited by
+        another thread, which so wakes up while the batch is under way. None: nothing was sent.
+        """
 
     def close(self) -> None:
         """Give up connections and memory."""
@@ -61,6 +68,12 @@ class Target:
     inputs: tuple[TensorSpec, ...]
     max_batch_size: int
     same_host: bool
+
+
+def worker_of(wire: WireTicket) -> str:
+    """That a batch is sent to next."""
+    assert wire.ticket is not None
+    return wire.ticket.hops[wire.hop].worker
 
 
 def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -> dict[str, Target]:
@@ -102,16 +115,18 @@ class GrpcTransport:
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
-        assert wire.ticket is not None
-        worker = wire.ticket.hops[wire.hop].worker
-        return self.send_tensors(wire, self._targets[worker].inputs, tensors, batch, timeout_s)
+        inputs = self._targets[worker_of(wire)].inputs
+        return self.send_tensors(wire, inputs, tensors, batch, timeout_s)
+
+    def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
+        """See Transport."""
+        return None
 
     def send_tensors(
         self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
     ) -> Outputs:
         """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
-        assert wire.ticket is not None
-        worker = wire.ticket.hops[wire.hop].worker
+        worker = worker_of(wire)
         head = self._head(worker, tuple(specs), batch)
         request = kserve.request_bytes(head, self.ticket_parameter(wire), tensors)
         return self.send(worker, wire.hop, request, timeout_s)
@@ -122,8 +137,7 @@ class GrpcTransport:
 
     def ticket_text(self, wire: WireTicket) -> str:
         """The ticket, its times on the receiver's clock."""
-        assert wire.ticket is not None
-        same_host = self._targets[wire.ticket.hops[wire.hop].worker].same_host
+        same_host = self._targets[worker_of(wire)].same_host
         return ticket_codec.encode(wire, self._keys, sent_us=None if same_host else now_us())
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:

@@ -14,6 +14,7 @@ from ppipe.benchmarks.emulated_deployment import EmulatedPipeline, EmulatedStage
 from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.chain_transport import ChainTransport
 from python_backend.runtime.ticket_codec import Keys, TicketError, WireTicket, at_own_hop
+from python_backend.runtime.transport import Awaited
 from python_backend.scheduler.actions import Hop, Ticket
 from tests.live.data_plane_client import OUTPUT, two_stage_model
 
@@ -36,6 +37,9 @@ class Calls:
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> dict[str, Any]:
         self.sent.append((worker, kserve.pb.ModelInferRequest.FromString(request).model_name))
         return {}
+
+    def begin(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Awaited | None:
+        return None
 
     def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> dict[str, Any]:
         self.sent.append(("hop by hop", ""))

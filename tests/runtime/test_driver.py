@@ -25,7 +25,7 @@ from python_backend.runtime.feedback import Notice
 from python_backend.runtime.frame import ErrorCode, Frame
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
 from python_backend.runtime.ticket_codec import WireTicket
-from python_backend.runtime.transport import Outputs
+from python_backend.runtime.transport import Awaited, Outputs
 from python_backend.scheduler.core import SchedulerCore
 
 SLO_US = 400_000
@@ -49,9 +49,18 @@ def manifest(batch_size: int = 1) -> DeploymentManifest:
 class Hops:
     """A transport that doubles numbers; `before` may block or raise."""
 
-    def __init__(self, before: Callable[[WireTicket], None] = lambda wire: None) -> None:
+    def __init__(
+        self, before: Callable[[WireTicket], None] = lambda wire: None, begins: bool = False
+    ) -> None:
         self.before = before
+        self.begins = begins
+        self.begun: list[int] = []
+        """Threads that begun a batch."""
         self.batches: list[tuple[WireTicket, list[int]]] = []
+
+    def begin(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Awaited | None:
+        self.begun.append(threading.get_ident())
+        return (lambda: self.infer(wire, tensors, batch, timeout_s)) if self.begins else None
 
     def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Outputs:
         numbers = np.frombuffer(b"".join(tensors[0]), np.int64).reshape(batch, 1)
@@ -129,6 +138,16 @@ def test_frames_that_wait_together_are_sent_together() -> None:
         driver.arrive([client.frame(0), client.frame(1)])
         client.wait()
     assert [numbers for _, numbers in hops.batches] == [[0, 1]]
+
+
+def test_a_batch_that_can_be_sent_at_once_is_sent_by_the_thread_that_brought_its_frame() -> None:
+    client, hops = Client(), Hops(begins=True)
+    with driver_with(hops) as driver:
+        driver.arrive([client.frame(7)])
+        assert hops.begun == [threading.get_ident()]
+        client.wait()
+    assert client.answers == {7: [14]}
+    assert len(hops.batches) == 1
 
 
 def test_close_answers_what_is_under_way_and_what_waits() -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from planner.profile import TensorSpec
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
-from python_backend.runtime.http_transport import IDLE_S, LARGEST_BYTES, HttpTransport
+from python_backend.runtime.http_connections import IDLE_S
+from python_backend.runtime.http_transport import LARGEST_BYTES, HttpTransport
 from python_backend.runtime.ticket_codec import Keys, WireTicket
-from python_backend.runtime.transport import GrpcTransport, targets_of
+from python_backend.runtime.transport import Awaited, GrpcTransport, targets_of
 from python_backend.scheduler.actions import Hop, Ticket
 from tests.runtime.test_driver import manifest
 
@@ -190,6 +191,43 @@ def test_a_connection_that_was_closed_while_idle_is_replaced(peer: Peer, transpo
     peer.answer = lambda *_: None if peer.connections == 1 else good(b"", b"")
     assert infer(transport) == [0, 2, 4]
     assert peer.connections == 2
+
+
+def begin(transport: HttpTransport, timeout_s: float = 5.0) -> Awaited | None:
+    return transport.begin(wire(), [[NUMBERS.tobytes()]], 3, timeout_s)
+
+
+def test_begin_sends_at_once_on_an_open_connection_only(peer: Peer, transport: HttpTransport) -> None:
+    assert begin(transport) is None
+    assert peer.connections == 0
+    infer(transport)
+    awaited = begin(transport)
+    wait_until(lambda: len(peer.requests) == 2)
+    assert awaited is not None
+    assert awaited()["y"].ravel().tolist() == [0, 2, 4]
+    assert peer.connections == 1, "it is kept for the next one"
+    assert transport.begin(wire(), [[bytes(LARGEST_BYTES)]], 3, 1.0) is None
+
+
+def test_what_was_begun_on_a_connection_that_was_closed_is_sent_again(
+    peer: Peer, transport: HttpTransport
+) -> None:
+    infer(transport)
+    peer.answer = lambda *_: None if peer.connections == 1 else good(b"", b"")
+    awaited = begin(transport)
+    assert awaited is not None
+    assert awaited()["y"].ravel().tolist() == [0, 2, 4]
+    assert peer.connections == 2
+
+
+def test_what_was_begun_runs_out_of_time_as_any_other(peer: Peer, transport: HttpTransport) -> None:
+    infer(transport)
+    peer.answer = lambda *_: good(b"", b"")[:-4]
+    awaited = begin(transport, timeout_s=0.2)
+    assert awaited is not None
+    with pytest.raises(HopFailure) as caught:
+        awaited()
+    assert caught.value.kind is FailureKind.TIMED_OUT
 
 
 def together(peer: Peer, transport: HttpTransport, calls: int) -> None:

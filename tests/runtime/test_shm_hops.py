@@ -30,7 +30,7 @@ from python_backend.runtime.shm_transport import ShmTransport
 from python_backend.runtime.stage_identity import find_stage
 from python_backend.runtime.stage_worker import StageWorker
 from python_backend.runtime.ticket_codec import Keys, SharedFrames, WireTicket
-from python_backend.runtime.transport import targets_of
+from python_backend.runtime.transport import Awaited, targets_of
 from python_backend.scheduler.actions import Hop, Ticket
 from tests.runtime.test_stage_worker import Doubler, NextStage, Reply
 
@@ -154,8 +154,9 @@ def test_a_ticket_carries_the_slot_to_one_hop_only() -> None:
 class Near:
     """Stands for the way of messages: fails as told, keeps what it was given."""
 
-    def __init__(self, failure: HopFailure | None) -> None:
+    def __init__(self, failure: HopFailure | None, open: bool = True) -> None:
         self.failure = failure
+        self.open = open
         self.shared: list[SharedFrames | None] = []
         self.bodies = 0
 
@@ -164,6 +165,11 @@ class Near:
         if self.failure is not None:
             raise self.failure
         return {}
+
+    def begin_send(
+        self, wire: WireTicket, specs: Any, tensors: Any, batch: int, timeout_s: float
+    ) -> Awaited | None:
+        return (lambda: self.send(wire, specs, tensors, batch, timeout_s)) if self.open else None
 
     def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Any:
         self.bodies += 1
@@ -208,6 +214,28 @@ def test_a_slot_is_free_after_every_end_but_a_time_out(arena: Arena) -> None:
     assert (arena.free, arena.quarantined) == (free - 1, 1)
     infer(hop(arena, Near(None)))
     assert (arena.free, arena.quarantined) == (free, 0), "it has answered a later one"
+
+
+@pytest.mark.parametrize("open", [True, False])
+def test_what_was_begun_leaves_its_slot_as_infer_does(arena: Arena, open: bool) -> None:
+    free = arena.free
+    for failure in (None, FailureKind.COMPUTE, FailureKind.NO_MEMORY):
+        near = Near(None if failure is None else HopFailure(failure, 0, WORKER, ""), open)
+        awaited = hop(arena, near).begin(wire(), [[bytes(4 * FLOATS)]], 1, 1.0)
+        assert awaited is not None
+        assert arena.free == free - 1
+        if failure is FailureKind.COMPUTE:
+            with pytest.raises(HopFailure):
+                awaited()
+        else:
+            awaited()
+        assert (arena.free, near.bodies) == (free, failure is FailureKind.NO_MEMORY)
+
+
+def test_begin_copies_no_large_batch(arena: Arena) -> None:
+    free, near = arena.free, Near(None)
+    assert hop(arena, near).begin(wire(), [[bytes(2 << 20)]], 1, 1.0) is None
+    assert (arena.free, near.shared) == (free, [])
 
 
 def test_batches_beyond_the_slots_go_as_bodies(arena: Arena) -> None:

@@ -20,6 +20,7 @@ from python_backend.runtime.kserve import Array
 from python_backend.runtime.stage_identity import find_stage
 from python_backend.runtime.stage_worker import StageWorker
 from python_backend.runtime.ticket_codec import Keys, WireTicket
+from python_backend.runtime.transport import Awaited
 from python_backend.scheduler.actions import Hop, Ticket
 from tests.runtime.test_driver import manifest
 
@@ -69,6 +70,10 @@ class NextStage:
     def __init__(self) -> None:
         self.got: list[tuple[WireTicket, list[int], float]] = []
         self.failure: HopFailure | None = None
+        self.begins = False
+
+    def begin(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Awaited | None:
+        return (lambda: self.infer(wire, tensors, batch, timeout_s)) if self.begins else None
 
     def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> dict[str, Array]:
         numbers = np.frombuffer(b"".join(tensors[0]), np.int64).reshape(batch, 1)
@@ -145,6 +150,14 @@ def test_a_first_stage_forwards_and_answers_with_the_final_outputs() -> None:
     assert numbers == [8]
     assert wire.hop == 1
     assert 0 < timeout_s <= FAR_US / 1e6 + 1
+
+
+def test_what_can_be_sent_at_once_comes_back_as_well() -> None:
+    with stage(0) as first:
+        first.next.begins = True
+        assert first.send(4).wait() == {"y": [9]}
+        first.next.failure = HopFailure(FailureKind.EXPIRED, 1, "m.p0.s1.w0", "late")
+        assert first.send(4).wait().kind is FailureKind.EXPIRED
 
 
 def test_a_failure_further_on_keeps_its_name() -> None:

@@ -1,0 +1,104 @@
+"""Connections to servers' HTTP endpoints that stay open between calls."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Collection
+
+from planner.manifest import ServerAddress
+from python_backend.runtime.clock import now_us
+
+IDLE_S = 5.0
+"""A connection that nothing was sent on for so long is closed."""
+Connection = socket.socket
+
+
+class NoEndpoint(Exception):
+    """Nobody listens: the server is gone, or serves no HTTP."""
+
+
+def connect(server: ServerAddress, timeout_s: float) -> Connection:
+    """A new one. Raises NoEndpoint, OSError."""
+    try:
+        connection = socket.create_connection((server.host, server.http_port), timeout=timeout_s)
+    except ConnectionRefusedError as error:
+        raise NoEndpoint from error
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+class IdleConnections:
+    """Open connections by server, the one used last on top. Thread-safe. A thread closes what is old; it
+    lives while there is any.
+    """
+
+    def __init__(self, servers: Collection[str], idle_s: float) -> None:
+        self._idle_us = round(idle_s * 1e6)
+        self._kept: dict[str, deque[tuple[int, Connection]]] = {server: deque() for server in servers}
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._closer: threading.Thread | None = None
+
+    def take(self, server: str) -> Connection | None:
+        """One to use; None when there is none."""
+        with contextlib.suppress(IndexError):
+            return self._kept[server].pop()[1]
+        return None
+
+    def give(self, server: str, connection: Connection) -> None:
+        """Its call is over."""
+        self._kept[server].append((now_us(), connection))
+        if self._closing.is_set():
+            self._close_all()
+        elif self._closer is None:
+            self._start_closer()
+
+    def close(self) -> None:
+        """Close all, also those that are given back later."""
+        self._closing.set()
+        with self._lock:
+            closer = self._closer
+        if closer is not None:
+            closer.join()
+        self._close_all()
+
+    def _close_all(self) -> None:
+        for server in self._kept:
+            while (connection := self.take(server)) is not None:
+                connection.close()
+
+    def _start_closer(self) -> None:
+        with self._lock:
+            if self._closer is None and not self._closing.is_set():
+                self._closer = threading.Thread(target=self._close_old, name="idle connections", daemon=True)
+                self._closer.start()
+
+    def _close_old(self) -> None:
+        while not self._closing.wait(self._idle_us / 2e6):
+            for kept in self._kept.values():
+                self._close_old_of(kept)
+            if not any(self._kept.values()) and self._may_leave():
+                return
+
+    def _may_leave(self) -> bool:
+        """Whoever gives a connection back adds it first and looks for the thread then; this is the other way
+        round, so that one of both sees the other.
+        """
+        with self._lock:
+            self._closer = None
+            if any(self._kept.values()):
+                self._closer = threading.current_thread()
+            return self._closer is None
+
+    def _close_old_of(self, kept: deque[tuple[int, Connection]]) -> None:
+        before_us = now_us() - self._idle_us
+        with contextlib.suppress(IndexError):
+            while kept[0][0] < before_us:
+                since_us, connection = kept.popleft()
+                if since_us >= before_us:  # the old one was taken at this moment
+                    kept.appendleft((since_us, connection))
+                    return
+                connection.close()

@@ -1,0 +1,128 @@
+"""Inference requests and answers as Triton's HTTP endpoint has them, built and read by hand: a JSON header
+and the tensors' bytes behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from planner.profile import TensorSpec
+from python_backend.runtime import kserve, ticket_codec
+from python_backend.runtime.clock import now_us
+from python_backend.runtime.kserve import Buffer
+from python_backend.runtime.transport import Outputs, Pieces
+
+_RECEIVE_BYTES = 65_536
+_HEADER_END = b"\r\n\r\n"
+
+
+class Broken(Exception):
+    """The connection ended before the answer did. begun: some of the answer had come."""
+
+    def __init__(self, begun: bool) -> None:
+        super().__init__("the connection ended before the answer did")
+        self.begun = begun
+
+
+class Answer(NamedTuple):
+    """HTTP status, JSON header, and the bytes behind it."""
+
+    status: int
+    header: bytes
+    content: memoryview
+
+
+def request_head(worker: str, specs: Sequence[TensorSpec], batch: int) -> bytes:
+    """The JSON of a request up to the ticket's text: the same for every batch of this size."""
+    inputs = [
+        {
+            "name": spec.name,
+            "datatype": spec.dtype,
+            "shape": [batch, *spec.shape],
+            "parameters": {"binary_data_size": spec.bytes_per_frame * batch},
+        }
+        for spec in specs
+    ]
+    parameters = '"parameters":{"binary_data_output":true'
+    return f'{{"inputs":{json.dumps(inputs)},{parameters},"{ticket_codec.PARAMETER}":'.encode()
+
+
+def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces) -> bytes:
+    """A whole request."""
+    text = json.dumps(ticket_text).encode()
+    header_length = len(head) + len(text) + 2
+    length = header_length + sum(len(piece) for pieces in tensors for piece in pieces)
+    lines = (
+        f"POST /v2/models/{worker}/infer HTTP/1.1\r\nHost: localhost\r\n"
+        f"Inference-Header-Content-Length: {header_length}\r\nContent-Length: {length}\r\n\r\n"
+    )
+    return b"".join([lines.encode(), head, text, b"}}", *(piece for pieces in tensors for piece in pieces)])
+
+
+def send(connection: socket.socket, message: bytes, end_us: int) -> None:
+    """Raises OSError, TimeoutError at `end_us`."""
+    connection.settimeout(_left_s(end_us))
+    connection.sendall(message)
+
+
+def receive(connection: socket.socket, end_us: int) -> Answer:
+    """The answer to the one request on this connection. Raises OSError, Broken, TimeoutError at `end_us`."""
+    received = bytearray()
+    while (end := received.find(_HEADER_END)) < 0:
+        _receive(connection, received, end_us)
+    fields = _fields(bytes(received[:end]))
+    start = end + len(_HEADER_END)
+    whole = start + int(fields.get(b"content-length", b"0"))
+    while len(received) < whole:
+        _receive(connection, received, end_us)
+    content = memoryview(bytes(received))[start:whole]
+    length = int(fields.get(b"inference-header-content-length", b"0"))
+    return Answer(int(received[9:12]), bytes(content[:length]), content[length:])
+
+
+def outputs_of(answer: Answer) -> Outputs:
+    """Its tensors. Raises KeyError, ValueError, TypeError."""
+    outputs = {}
+    position = 0
+    for output in json.loads(answer.header)["outputs"]:
+        end = position + output["parameters"]["binary_data_size"]
+        array = np.frombuffer(answer.content[position:end], kserve.NUMPY_OF[output["datatype"]])
+        outputs[output["name"]] = array.reshape(tuple(output["shape"]))
+        position = end
+    return outputs
+
+
+def error_of(content: Buffer) -> str | None:
+    """What Triton says is wrong; None if this is not how Triton says it."""
+    try:
+        body: Any = json.loads(bytes(content))
+        return str(body["error"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _receive(connection: socket.socket, received: bytearray, end_us: int) -> None:
+    connection.settimeout(_left_s(end_us))
+    piece = connection.recv(_RECEIVE_BYTES)
+    if not piece:
+        raise Broken(begun=bool(received))
+    received += piece
+
+
+def _left_s(end_us: int) -> float:
+    left_us = end_us - now_us()
+    if left_us <= 0:
+        raise TimeoutError
+    return left_us / 1e6
+
+
+def _fields(head: bytes) -> dict[bytes, bytes]:
+    lines = head.split(b"\r\n")[1:]
+    return {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)
+    }
