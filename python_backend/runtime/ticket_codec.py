@@ -16,6 +16,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import json
@@ -139,18 +140,19 @@ class Keys:
 
 def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
     """The text of a ticket. `sent_us`: now, when the receiver is on another host; None on the same host."""
-    body: dict[str, Any] = {"deployment": wire.deployment, "epoch": wire.epoch, "hop": wire.hop}
+    fields = [f'{{"deployment":{_quoted(wire.deployment)},"epoch":{wire.epoch},"hop":{wire.hop}']
     if wire.ticket is None:
-        body["probe"] = True
+        fields.append('"probe":true')
     else:
-        body |= _ticket_fields(wire.ticket, sent_us or 0)
-        body["relative"] = sent_us is not None
+        fields.append(_ticket_fields(wire.ticket, sent_us or 0))
+        fields.append('"relative":false' if sent_us is None else '"relative":true')
         if (frames := wire.frames) is not None:
-            body["frames"] = [frames.name, frames.inode, frames.offset, frames.generation]
+            name = _quoted(frames.name)
+            fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
         if wire.chained:
-            body["chain"] = True
-    text = json.dumps(body, separators=(",", ":"))
-    return f'{text[:-1]}{_MAC_FIELD}{keys.mac(text)}"}}'
+            fields.append('"chain":true')
+    text = ",".join(fields)
+    return f'{text}{_MAC_FIELD}{keys.mac(text + "}")}"}}'
 
 
 def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
@@ -223,14 +225,20 @@ def is_anonymous_probe(text: object) -> bool:
     return isinstance(body, dict) and body.get("probe") is True
 
 
-def _ticket_fields(ticket: Ticket, origin_us: int) -> dict[str, Any]:
-    return {
-        "batch": ticket.batch_id,
-        "attempt": ticket.attempt,
-        "pipeline": ticket.pipeline,
-        "deadline_us": ticket.deadline_us - origin_us,
-        "hops": [[hop.worker, *(time_us - origin_us for time_us in _times(hop))] for hop in ticket.hops],
-    }
+_quoted = functools.lru_cache(maxsize=4096)(json.dumps)
+
+
+def _ticket_fields(ticket: Ticket, origin_us: int) -> str:
+    """As JSON. Formatted here, because json.dumps takes three times as long and every hop waits for it."""
+    hops = ",".join(
+        f"[{_quoted(hop.worker)},{hop.transfer_start_us - origin_us},{hop.transfer_end_us - origin_us},"
+        f"{hop.start_us - origin_us},{hop.end_us - origin_us}]"
+        for hop in ticket.hops
+    )
+    return (
+        f'"batch":{ticket.batch_id},"attempt":{ticket.attempt},"pipeline":{ticket.pipeline},'
+        f'"deadline_us":{ticket.deadline_us - origin_us},"hops":[{hops}]'
+    )
 
 
 def _times(hop: Hop) -> Sequence[int]:
