@@ -167,7 +167,7 @@ def test_a_probe_is_answered_in_turn_and_counts_nowhere() -> None:
     with driver_with(Hops(before=lambda wire: None)) as driver:
         driver.probe(client.frame(1))
         client.wait()
-        driver._overdue.back = lambda worker, now: stuck.wait(10)  # type: ignore[assignment,method-assign,return-value]
+        driver._under_way.back = lambda worker: stuck.wait(10)  # type: ignore[assignment,method-assign]
         blocked = threading.Thread(target=driver.worker_back, args=("m.p0.s0.w0",))
         blocked.start()
         time.sleep(0.1)
