@@ -121,7 +121,7 @@ class Driver:
         self._gate = threading.Lock()
         self._frames = OpenFrames(entry, self.counts, log)
         late = self._settings.serve_late
-        self._hops = Hops(manifest, transport, late, self._end_served, self._end_failed, log)
+        self._hops = Hops(manifest, entry, transport, late, self._end_served, self._end_failed, log)
         self._turns.start()
 
     # Called by other threads
@@ -222,11 +222,14 @@ class Driver:
         return self._look_again_us()
 
     def _guarded(self, take: Callable[[_Taken], None], what: _Taken) -> None:
+        # One bad event must not take the others along.
         try:
             self._fire_if_due()
+        except Exception as error:
+            self._log(f"timers failed: {error!r}")
+        try:
             take(what)
         except Exception as error:
-            # One bad event must not take the others along.
             self._log(f"scheduling failed on {type(what).__name__}: {error!r}")
 
     def _fire_if_due(self) -> None:

@@ -3,7 +3,8 @@
 Rules
 - A batch that can be sent without waiting is sent by the thread that decided it; the one that awaits its
   answer wakes up meanwhile.
-- Every batch ends once: in `served` or `failed`, called by the thread that awaited it.
+- Every batch ends once: in `served`, with all outputs for all of its frames, or in `failed`, called by the
+  thread that awaited it.
 - The ticket on the wire carries the true deadline, which is later than the core's.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from planner.manifest import DeploymentManifest
+from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.frame import Frame
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
@@ -35,6 +36,7 @@ class Hops:
     def __init__(
         self,
         manifest: DeploymentManifest,
+        entry: ModelEntry,
         transport: Transport,
         serve_late: bool,
         served: Served,
@@ -43,6 +45,7 @@ class Hops:
     ) -> None:
         self.transport = transport
         self._manifest = manifest
+        self._outputs = [spec.name for spec in entry.outputs]
         self._grace_us = _LATE_GRACE_US if serve_late else _TIMELY_GRACE_US
         self._served = served
         self._failed = failed
@@ -56,7 +59,12 @@ class Hops:
         limit_s = self._time_limit_s(ticket, frames)
         begun = self._begin(wire, pieces, len(frames), limit_s)
         awaited = begun or (lambda: self.transport.infer(wire, pieces, len(frames), limit_s))
-        self._crew.submit(lambda: self._await(ticket, frames, awaited))
+        try:
+            self._crew.submit(lambda: self._await(ticket, frames, awaited))
+        except RuntimeError as error:  # no thread is to be had
+            self._failed(
+                ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, str(error))
+            )
 
     def close(self) -> None:
         """Give up the transport and end all threads."""
@@ -72,6 +80,7 @@ class Hops:
     def _await(self, ticket: Ticket, frames: Sequence[Frame], awaited: Awaited) -> None:
         try:
             outputs = awaited()
+            self._check(outputs, ticket, len(frames))
         except HopFailure as failure:
             self._failed(ticket, frames, failure)
             return
@@ -81,6 +90,17 @@ class Hops:
             self._failed(ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, text))
             return
         self._served(ticket, frames, outputs)
+
+    def _check(self, outputs: Outputs, ticket: Ticket, batch: int) -> None:
+        """Raises HopFailure unless each frame has all outputs."""
+        for name in self._outputs:
+            if name not in outputs or len(outputs[name]) != batch:
+                found = ", ".join(f"{each} {list(array.shape)}" for each, array in outputs.items())
+                last = len(ticket.hops) - 1
+                text = (
+                    f"output {name}: not {batch} frames of it in the answer, which has {found or 'nothing'}"
+                )
+                raise HopFailure(FailureKind.COMPUTE, last, ticket.hops[last].worker, text)
 
     def _wire(self, ticket: Ticket, frames: Sequence[Frame]) -> WireTicket:
         return WireTicket(

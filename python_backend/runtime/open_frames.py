@@ -70,10 +70,10 @@ class OpenFrames:
             self._by_id.pop(frame.request_id, None)
 
     def drop(self, frame: Frame, reason: DropReason) -> None:
-        """Answer that nothing can serve it in time."""
-        del self._by_id[frame.request_id]
-        self._counts.dropped(reason)
+        """Answer that nothing can serve it in time, unless a hop that was given up has just answered it."""
+        self._by_id.pop(frame.request_id, None)
         if frame.claim():
+            self._counts.dropped(reason)
             text = drop_text(self._model, reason, now_us() - frame.deadline_us)
             self._answers.error(frame, ErrorCode.UNAVAILABLE, text)
 

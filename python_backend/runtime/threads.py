@@ -37,12 +37,12 @@ class Crew:
         """Threads without a task; never fewer than untaken tasks, below the limit."""
 
     def submit(self, task: Task) -> None:
-        """Run `task` on one of the threads, soon."""
+        """Run `task` on one of the threads, soon. Raises RuntimeError when none can be had."""
         with self._lock:
             self._untaken += 1
             thread = self._new_thread() if self._untaken > self._free else None
         if thread is not None:
-            thread.start()
+            self._start(thread)
         self._tasks.put(task)
 
     def close(self) -> None:
@@ -62,6 +62,18 @@ class Crew:
         self._free += 1
         self._threads.append(thread)
         return thread
+
+    def _start(self, thread: threading.Thread) -> None:
+        """A process may be short of threads for a while; those that there are do the task then."""
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._threads.remove(thread)
+                self._free -= 1
+                if not self._threads:
+                    self._untaken -= 1
+                    raise
 
     def _run(self) -> None:
         while (task := self._next()) is not None:

@@ -151,9 +151,8 @@ def test_a_batch_that_can_be_sent_at_once_is_sent_by_the_thread_that_brought_its
 
 
 def test_close_answers_what_is_under_way_and_what_waits() -> None:
-    release = threading.Event()
     client = Client()
-    with driver_with(Hops(before=lambda wire: release.wait(0.3) and None)) as driver:
+    with driver_with(Hops(before=lambda wire: time.sleep(0.3))) as driver:
         driver.arrive([client.frame(number) for number in range(10)])
         time.sleep(0.05)
     assert {len(answers) for answers in client.answers.values()} == {1}
@@ -254,6 +253,49 @@ def test_a_request_that_every_worker_would_refuse_is_not_tried_again() -> None:
     ((code, text),) = client.answers[1]
     assert code is ErrorCode.INTERNAL
     assert "boom" in text
+
+
+@pytest.mark.parametrize("answer", [{}, {"other": np.zeros((1, 1))}, {"y": np.zeros((0, 1), np.int64)}])
+def test_an_answer_without_the_outputs_is_an_error_of_ours(answer: dict[str, Any]) -> None:
+    class Empty(Hops):
+        def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Outputs:
+            return answer
+
+    client = Client()
+    with driver_with(Empty()) as driver:
+        driver.arrive([client.frame(1)])
+        client.wait()
+    ((code, text),) = client.answers[1]
+    assert code is ErrorCode.INTERNAL
+    assert "y" in text
+
+
+def test_a_timer_that_fails_takes_no_frame_along() -> None:
+    client = Client()
+    with driver_with(Hops()) as driver:
+        driver._offers.due = lambda: iter([1 // 0])  # type: ignore[method-assign]
+        driver.arrive([client.frame(1)])
+        client.wait()
+    assert client.answers == {1: [2]}
+
+
+def test_a_batch_for_which_there_is_no_thread_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = Client()
+    with driver_with(Hops()) as driver:
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        driver.arrive([client.frame(1)])
+        client.wait()
+        monkeypatch.undo()
+        driver.arrive([client.frame(2)])
+        client.wait()
+        assert driver.in_flight == 0
+    ((code, text),) = client.answers[1]
+    assert code is ErrorCode.INTERNAL
+    assert "thread" in text
+    assert client.answers[2] == [4]
 
 
 def test_an_answer_lost_after_the_last_stage_ended_is_a_failed_attempt_too() -> None:

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from python_backend.runtime.threads import Crew
 
 
@@ -67,3 +69,19 @@ def test_what_a_task_raises_is_told_and_ends_nothing() -> None:
     assert done.wait(5)
     crew.close()
     assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
+def test_short_of_threads_those_that_there_are_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    crew = Crew("short", 4, lambda error: None)
+    gate, done = threading.Event(), threading.Event()
+    crew.submit(lambda: print(gate.wait(5)))
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    crew.submit(done.set)
+    monkeypatch.undo()
+    assert len(names("short")) == 1
+    gate.set()
+    assert done.wait(5)
+    crew.close()
