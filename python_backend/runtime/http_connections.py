@@ -20,36 +20,48 @@ class NoEndpoint(Exception):
     """Nobody listens: the server is gone, or serves no HTTP."""
 
 
-def connect(server: ServerAddress, timeout_s: float) -> Connection:
-    """A new one. Raises NoEndpoint, OSError."""
-    try:
-        connection = socket.create_connection((server.host, server.http_port), timeout=timeout_s)
-    except ConnectionRefusedError as error:
-        raise NoEndpoint from error
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-class IdleConnections:
-    """Open connections by server, the one used last on top. Thread-safe. A thread closes what is old; it
-    lives while there is any.
+class Connections:
+    """Open connections: those of calls, and idle ones by server, the one used last on top. Thread-safe. A
+    thread closes what has been idle for long; it lives while there is any.
     """
 
     def __init__(self, servers: Collection[str], idle_s: float) -> None:
         self._idle_us = round(idle_s * 1e6)
         self._kept: dict[str, deque[tuple[int, Connection]]] = {server: deque() for server in servers}
+        self._used: set[Connection] = set()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._closer: threading.Thread | None = None
 
     def take(self, server: str) -> Connection | None:
-        """One to use; None when there is none."""
-        with contextlib.suppress(IndexError):
-            return self._kept[server].pop()[1]
-        return None
+        """An idle one to use; None when there is none. Whoever takes one gives it back or drops it."""
+        try:
+            connection = self._kept[server].pop()[1]
+        except IndexError:
+            return None
+        return self._in_use(connection)
+
+    def open(self, server: ServerAddress, timeout_s: float) -> Connection:
+        """A new one to use. Raises NoEndpoint, OSError; ConnectionAbortedError after close()."""
+        if self._closing.is_set():
+            raise ConnectionAbortedError("the transport is closed")
+        try:
+            connection = socket.create_connection((server.host, server.http_port), timeout=timeout_s)
+        except ConnectionRefusedError as error:
+            raise NoEndpoint from error
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._in_use(connection) is None:
+            raise ConnectionAbortedError("the transport is closed")
+        return connection
+
+    def drop(self, connection: Connection) -> None:
+        """Its call is over and left it useless."""
+        self._used.discard(connection)
+        connection.close()
 
     def give(self, server: str, connection: Connection) -> None:
-        """Its call is over."""
+        """Its call is over; another may use it."""
+        self._used.discard(connection)
         self._kept[server].append((now_us(), connection))
         if self._closing.is_set():
             self._close_all()
@@ -57,18 +69,30 @@ class IdleConnections:
             self._start_closer()
 
     def close(self) -> None:
-        """Close all, also those that are given back later."""
+        """Close all that are idle, also those that are given back later, and end the calls of the others."""
         self._closing.set()
         with self._lock:
             closer = self._closer
         if closer is not None:
             closer.join()
+        for connection in list(self._used):
+            with contextlib.suppress(OSError):  # of a call that has just ended
+                connection.shutdown(socket.SHUT_RDWR)  # wakes up who waits in it, as closing it would not
         self._close_all()
 
+    def _in_use(self, connection: Connection) -> Connection | None:
+        """None, and it is closed, after close(): that first says so and then looks for what is in use."""
+        self._used.add(connection)
+        if self._closing.is_set():
+            self.drop(connection)
+            return None
+        return connection
+
     def _close_all(self) -> None:
-        for server in self._kept:
-            while (connection := self.take(server)) is not None:
-                connection.close()
+        for kept in self._kept.values():
+            with contextlib.suppress(IndexError):
+                while True:
+                    kept.pop()[1].close()
 
     def _start_closer(self) -> None:
         with self._lock:

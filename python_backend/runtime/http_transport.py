@@ -11,7 +11,9 @@ Rules
 - Every wait has the time limit of its call; a connection whose call ran out of time is closed.
 - A connection that nothing was sent on for IDLE_S is closed, so that a burst leaves no files behind at either
   end. The one used last is used next, so those that a lighter load does not need grow old.
-- begin() sends only what fits an empty connection's buffers, so it never waits.
+- begin() sends what a connection's buffers take, and whoever awaits the answer the rest, so it never waits,
+  not even for a server that has been stopped.
+- close() ends calls that wait for an answer.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from planner.profile import TensorSpec
 from python_backend.runtime import http_wire
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.hop_failure import FailureKind, HopFailure
-from python_backend.runtime.http_connections import IDLE_S, Connection, IdleConnections, NoEndpoint, connect
+from python_backend.runtime.http_connections import IDLE_S, Connection, Connections, NoEndpoint
 from python_backend.runtime.http_wire import Answer, Broken
+from python_backend.runtime.kserve import Buffer
 from python_backend.runtime.ticket_codec import WireTicket
 from python_backend.runtime.transport import (
     Awaited,
@@ -35,13 +38,14 @@ from python_backend.runtime.transport import (
     Pieces,
     Target,
     failure_from,
+    size_of,
     worker_of,
 )
 
 LARGEST_BYTES = 131_072
 """Of tensors in a message; above this gRPC's copies cost no more than HTTP's."""
 _QUICK_BYTES = 12_288
-"""Of tensors in a message that begin() sends: with its header less than a socket takes without waiting."""
+"""Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND,
     499: grpc.StatusCode.CANCELLED, 503: grpc.StatusCode.UNAVAILABLE,
@@ -54,20 +58,20 @@ class HttpTransport:
     def __init__(self, grpc: GrpcTransport, targets: Mapping[str, Target], idle_s: float = IDLE_S) -> None:
         self._grpc = grpc
         self._targets = targets
-        self._idle = IdleConnections({target.server.name for target in targets.values()}, idle_s)
+        self._connections = Connections({target.server.name for target in targets.values()}, idle_s)
         self._head = functools.lru_cache(maxsize=4096)(http_wire.request_head)
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
         target = self._targets[worker_of(wire)]
-        if not target.same_host or _size(tensors) > LARGEST_BYTES:
+        if not target.same_host or size_of(tensors) > LARGEST_BYTES:
             return self._grpc.infer(wire, tensors, batch, timeout_s)
         return self.send(wire, target.inputs, tensors, batch, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
         target = self._targets[worker_of(wire)]
-        if not target.same_host or _size(tensors) > _QUICK_BYTES:
+        if not target.same_host or size_of(tensors) > _QUICK_BYTES:
             return None
         return self.begin_send(wire, target.inputs, tensors, batch, timeout_s)
 
@@ -80,13 +84,13 @@ class HttpTransport:
     def begin_send(
         self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
     ) -> Awaited | None:
-        """The same, as begin() does it; the message must be small."""
+        """The same, as begin() does it."""
         call = _Call(self, wire, specs, tensors, batch, timeout_s)
         return call.outputs if call.begin() else None
 
     def close(self) -> None:
         """See Transport."""
-        self._idle.close()
+        self._connections.close()
         self._grpc.close()
 
 
@@ -111,17 +115,20 @@ class _Call:
         )
         self._timeout_s = timeout_s
         self._end_us = now_us() + round(timeout_s * 1e6)
-        head = transport._head(self._worker, tuple(specs), batch)
+        head = transport._head(tuple(specs), batch)
         self._request = http_wire.request(self._worker, head, transport._grpc.ticket_text(wire), tensors)
         self._begun: Connection | None = None
+        self._rest: Buffer = self._request
+        """Of the request, that is not yet sent."""
 
     def begin(self) -> bool:
         """Send it on a connection that is open; whether there was one."""
-        while (connection := self._transport._idle.take(self._server.name)) is not None:
+        connections = self._transport._connections
+        while (connection := connections.take(self._server.name)) is not None:
             try:
-                http_wire.send(connection, self._request, self._end_us)
+                self._rest = http_wire.send_now(connection, self._request)
             except OSError:
-                connection.close()
+                connections.drop(connection)
                 continue
             self._begun = connection
             return True
@@ -131,7 +138,7 @@ class _Call:
         """Wait for the answer; send the request first if it was not. Raises HopFailure."""
         try:
             answer = self._exchange()
-        except NoEndpoint:
+        except (NoEndpoint, ValueError):  # nobody listens there, or something that speaks no HTTP
             return self._by_grpc()
         except TimeoutError:
             reason = f"no answer within {self._timeout_s * 1e3:.0f} ms"
@@ -151,29 +158,25 @@ class _Call:
 
     def _exchange(self) -> Answer:
         begun, self._begun = self._begun, None
-        idle = self._transport._idle
+        connections = self._transport._connections
         while True:
-            kept = begun or idle.take(self._server.name)
-            connection = kept or connect(self._server, self._timeout_s)
+            kept = begun or connections.take(self._server.name)
+            connection = kept or connections.open(self._server, http_wire.left_s(self._end_us))
             try:
-                if begun is None:
-                    http_wire.send(connection, self._request, self._end_us)
+                if self._rest:
+                    http_wire.send(connection, self._rest, self._end_us)
                 answer = http_wire.receive(connection, self._end_us)
             except (ConnectionError, Broken) as error:
-                connection.close()
+                connections.drop(connection)
                 if kept is None or (isinstance(error, Broken) and error.begun):
                     raise
-                begun = None
+                begun, self._rest = None, self._request
                 continue  # closed while it was idle; those before it in the queue are as old or older
             except BaseException:
-                connection.close()
+                connections.drop(connection)
                 raise
-            idle.give(self._server.name, connection)
+            connections.give(self._server.name, connection)
             return answer
 
     def _failure(self, kind: FailureKind, text: str) -> HopFailure:
         return HopFailure(kind, self._wire.hop, self._worker, text)
-
-
-def _size(tensors: Pieces) -> int:
-    return sum(len(piece) for pieces in tensors for piece in pieces)

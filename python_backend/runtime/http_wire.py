@@ -15,7 +15,7 @@ from planner.profile import TensorSpec
 from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.clock import now_us
 from python_backend.runtime.kserve import Buffer
-from python_backend.runtime.transport import Outputs, Pieces
+from python_backend.runtime.transport import Outputs, Pieces, size_of
 
 _RECEIVE_BYTES = 65_536
 _HEADER_END = b"\r\n\r\n"
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     content: memoryview
 
 
-def request_head(worker: str, specs: Sequence[TensorSpec], batch: int) -> bytes:
+def request_head(specs: Sequence[TensorSpec], batch: int) -> bytes:
     """The JSON of a request up to the ticket's text: the same for every batch of this size."""
     inputs = [
         {
@@ -56,7 +56,7 @@ def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces) -> byte
     """A whole request."""
     text = json.dumps(ticket_text).encode()
     header_length = len(head) + len(text) + 2
-    length = header_length + sum(len(piece) for pieces in tensors for piece in pieces)
+    length = header_length + size_of(tensors)
     lines = (
         f"POST /v2/models/{worker}/infer HTTP/1.1\r\nHost: localhost\r\n"
         f"Inference-Header-Content-Length: {header_length}\r\nContent-Length: {length}\r\n\r\n"
@@ -64,14 +64,26 @@ def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces) -> byte
     return b"".join([lines.encode(), head, text, b"}}", *(piece for pieces in tensors for piece in pieces)])
 
 
-def send(connection: socket.socket, message: bytes, end_us: int) -> None:
+def send_now(connection: socket.socket, message: bytes) -> Buffer:
+    """Send what the connection's buffers take without waiting; returns the rest. Raises OSError."""
+    connection.settimeout(0)
+    try:
+        sent = connection.send(message)
+    except BlockingIOError:
+        sent = 0
+    return memoryview(message)[sent:]
+
+
+def send(connection: socket.socket, message: Buffer, end_us: int) -> None:
     """Raises OSError, TimeoutError at `end_us`."""
-    connection.settimeout(_left_s(end_us))
+    connection.settimeout(left_s(end_us))
     connection.sendall(message)
 
 
 def receive(connection: socket.socket, end_us: int) -> Answer:
-    """The answer to the one request on this connection. Raises OSError, Broken, TimeoutError at `end_us`."""
+    """The answer to the one request on this connection. Raises OSError, Broken, TimeoutError at `end_us`, and
+    ValueError for what is no HTTP.
+    """
     received = bytearray()
     while (end := received.find(_HEADER_END)) < 0:
         _receive(connection, received, end_us)
@@ -107,14 +119,15 @@ def error_of(content: Buffer) -> str | None:
 
 
 def _receive(connection: socket.socket, received: bytearray, end_us: int) -> None:
-    connection.settimeout(_left_s(end_us))
+    connection.settimeout(left_s(end_us))
     piece = connection.recv(_RECEIVE_BYTES)
     if not piece:
         raise Broken(begun=bool(received))
     received += piece
 
 
-def _left_s(end_us: int) -> float:
+def left_s(end_us: int) -> float:
+    """Seconds until then. Raises TimeoutError when there are none."""
     left_us = end_us - now_us()
     if left_us <= 0:
         raise TimeoutError

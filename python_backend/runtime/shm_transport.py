@@ -27,6 +27,7 @@ from python_backend.runtime.transport import (
     Pieces,
     Target,
     Transport,
+    size_of,
     worker_of,
 )
 
@@ -85,7 +86,7 @@ class ShmTransport:
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
-        size = _size(tensors)
+        size = size_of(tensors)
         if size < self._smallest_bytes:
             return self._near.begin(wire, tensors, batch, timeout_s)
         written = self._write(wire, tensors, batch, timeout_s) if size <= _QUICK_BYTES else None
@@ -107,7 +108,7 @@ class ShmTransport:
     def _write(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> _Written | None:
         """The batch in a slot; None if it cannot go this way."""
         worker = worker_of(wire)
-        if _size(tensors) < self._smallest_bytes or not self._targets[worker].same_host:
+        if size_of(tensors) < self._smallest_bytes or not self._targets[worker].same_host:
             return None
         if self._blind_until_us.get(worker, 0) > now_us():
             return None
@@ -143,10 +144,6 @@ class ShmTransport:
         self._arena.give_back(slot)
         if failure.kind in (FailureKind.UNREACHABLE, FailureKind.DEAD_STUB):
             self._arena.dead(failure.worker)
-
-
-def _size(tensors: Pieces) -> int:
-    return sum(len(piece) for pieces in tensors for piece in pieces)
 
 
 def make_transport(

@@ -70,6 +70,11 @@ class Target:
     same_host: bool
 
 
+def size_of(tensors: Pieces) -> int:
+    """Bytes of all tensors."""
+    return sum(len(piece) for pieces in tensors for piece in pieces)
+
+
 def worker_of(wire: WireTicket) -> str:
     """That a batch is sent to next."""
     assert wire.ticket is not None

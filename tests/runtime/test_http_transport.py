@@ -36,6 +36,9 @@ class Peer:
         self.connections = 0
         self.open = 0
         self.requests: list[dict[str, Any]] = []
+        self.reads = threading.Event()
+        """While clear, bodies of requests are left unread, as by a stopped server."""
+        self.reads.set()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -62,6 +65,8 @@ class Peer:
     def _serve(self, connection: socket.socket) -> None:
         try:
             self._serve_one(connection)
+        except ConnectionError:
+            pass  # its client has closed it
         finally:
             self.open -= 1
 
@@ -70,6 +75,7 @@ class Peer:
             while head := head_of(stream):
                 json_length = next(int(number) for number in head.split() if number.isdigit())
                 total = int(head.rpartition(b"Content-Length: ")[2].split()[0])
+                self.reads.wait(10)
                 body = stream.read(total)
                 self.requests.append(json.loads(body[:json_length]))
                 answer = self.answer(head, body)
@@ -230,6 +236,59 @@ def test_what_was_begun_runs_out_of_time_as_any_other(peer: Peer, transport: Htt
     assert caught.value.kind is FailureKind.TIMED_OUT
 
 
+def test_a_server_that_reads_nothing_holds_up_nobody_who_begins(peer: Peer, transport: HttpTransport) -> None:
+    """The core waits while a batch is begun."""
+    infer(transport)
+    peer.reads.clear()
+    began_s = time.monotonic()
+    large = (TensorSpec("x", "UINT8", (32 << 20,)),)
+    awaited = transport.begin_send(wire(), large, [[bytes(32 << 20)]], 1, 30.0)
+    assert awaited is not None
+    assert time.monotonic() - began_s < 1.0
+    peer.reads.set()
+    assert awaited()["y"].ravel().tolist() == [0, 2, 4]
+    assert peer.connections == 1
+
+
+def test_a_batch_whose_time_is_over_closes_no_connection(peer: Peer, transport: HttpTransport) -> None:
+    together(peer, transport, 3)
+    awaited = begin(transport, timeout_s=0.0)
+    assert awaited is not None
+    with pytest.raises(HopFailure) as caught:
+        awaited()
+    assert caught.value.kind is FailureKind.TIMED_OUT
+    wait_until(lambda: peer.open == 2)
+    assert infer(transport) == [0, 2, 4]
+    assert peer.connections == 3, "only that of the batch is closed"
+
+
+def test_close_ends_calls_that_wait_for_an_answer(peer: Peer) -> None:
+    """As closing a gRPC channel does: whoever closes has answered their frames."""
+    transport, _ = transport_to(peer.port)
+    infer(transport)
+    peer.reads.clear()
+    failures: list[HopFailure] = []
+
+    def wait_for_answer() -> None:
+        try:
+            infer(transport, timeout_s=8.0)
+        except HopFailure as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=wait_for_answer) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: peer.connections == 2)
+    began_s = time.monotonic()
+    transport.close()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began_s < 2.0
+    assert [failure.kind for failure in failures] == [FailureKind.UNREACHABLE] * 2
+    peer.reads.set()
+    assert peer.connections == 2, "nothing is sent again"
+
+
 def together(peer: Peer, transport: HttpTransport, calls: int) -> None:
     """So many calls under way at once, each on a connection of its own."""
     barrier = threading.Barrier(calls)
@@ -299,8 +358,16 @@ def test_other_inputs_than_the_tensors_can_be_sent(peer: Peer, transport: HttpTr
     assert peer.requests[0]["inputs"][0]["name"] == "ppipe_frames"
 
 
-def test_where_something_else_listens_bodies_go_through_grpc(peer: Peer) -> None:
-    peer.answer = lambda *_: b"HTTP/1.0 501 Unsupported method\r\nContent-Length: 6\r\n\r\n<html>"
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.0 501 Unsupported method\r\nContent-Length: 6\r\n\r\n<html>",
+        b"220 mail.example ESMTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    ],
+)
+def test_where_something_else_listens_bodies_go_through_grpc(peer: Peer, answer: bytes) -> None:
+    peer.answer = lambda *_: answer
     transport, bodies = transport_to(peer.port)
     transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
     assert bodies.sent == [3]
