@@ -92,7 +92,12 @@ class ShmTransport:
         written = self._write(wire, tensors, batch, timeout_s) if size <= _QUICK_BYTES else None
         if written is None:
             return None
-        awaited = self._near.begin_send(*written.message) or (lambda: self._near.send(*written.message))
+        try:
+            begun = self._near.begin_send(*written.message)
+        except BaseException:
+            self._arena.give_back(written.slot)
+            raise
+        awaited = begun or (lambda: self._near.send(*written.message))
         return lambda: self._outputs(written, awaited)
 
     def slots(self) -> tuple[int, int, int]:
@@ -115,7 +120,11 @@ class ShmTransport:
         slot = self._arena.take(padded_size([sum(map(len, pieces)) for pieces in tensors]))
         if slot is None:
             return None
-        self._arena.write(slot, tensors)
+        try:
+            self._arena.write(slot, tensors)
+        except BaseException:
+            self._arena.give_back(slot)
+            raise
         file = self._arena.file
         frames = SharedFrames(file.name, file.inode, slot.offset, slot.generation)
         return _Written(slot, wire, frames, tensors, batch, timeout_s, since_us=now_us())
@@ -129,6 +138,9 @@ class ShmTransport:
             self._after_failure(written.slot, worker, failure)
             if failure.kind is not FailureKind.NO_MEMORY or failure.worker != worker:
                 raise
+        except BaseException:
+            self._arena.quarantine(written.slot, worker)  # it may have been sent
+            raise
         else:
             self._arena.give_back(written.slot)
             self._arena.answered(worker, written.since_us)

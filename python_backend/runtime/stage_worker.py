@@ -45,10 +45,10 @@ _STUCK_FLOOR_US = 2_000_000
 
 
 class Reply(Protocol):
-    """Where the answer to one request goes; the first of the two calls counts."""
+    """Where the answer to one request goes; the first of the two calls that does not raise counts."""
 
     def outputs(self, outputs: Mapping[str, Array]) -> None:
-        """Answer with tensors."""
+        """Answer with tensors. Raises what keeps them from being sent."""
 
     def failure(self, failure: HopFailure) -> None:
         """Answer with an error."""
@@ -116,10 +116,10 @@ class StageWorker:
                 inputs = self._memory.arrays(wire.frames, self._identity.program.inputs, shared)
             check_inputs(self._identity.program.inputs, inputs, self._identity.program.max_batch_size)
         except (TicketError, ValueError) as error:
-            reply.failure(self._failed(FailureKind.REFUSED, str(error)))
+            self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
             return
         except CannotRead as error:
-            reply.failure(self._failed(FailureKind.NO_MEMORY, str(error)))
+            self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
             return
         if wire.is_probe:
             self._answer_probe(len(inputs[0]), reply)
@@ -132,7 +132,7 @@ class StageWorker:
                 heapq.heappush(self._waiting, (job.order, self._sequence, job))
                 self._wake.notify()
         if closing:
-            reply.failure(self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+            self._say(reply, self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
 
     def close(self) -> None:
         """Finish the batch that runs, refuse those that wait, end all threads."""
@@ -142,7 +142,7 @@ class StageWorker:
             self._waiting.clear()
             self._wake.notify()
         for job in left:
-            job.reply.failure(self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+            self._say(job.reply, self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
         self._on_close()
         self._compute.join()
         self._forwarders.close()
@@ -178,8 +178,8 @@ class StageWorker:
         allowed_us = max(_STUCK_FLOOR_US, _STUCK_FACTOR * self._identity.latency_us[-1])
         if busy_since_us is not None and now_us() - busy_since_us > allowed_us:
             stuck_us = now_us() - busy_since_us
-            reply.failure(
-                self._failed(FailureKind.TIMED_OUT, f"one batch has been running for {stuck_us} us")
+            self._say(
+                reply, self._failed(FailureKind.TIMED_OUT, f"one batch has been running for {stuck_us} us")
             )
             return
         specs = self._identity.program.outputs
@@ -272,7 +272,7 @@ class StageWorker:
         try:
             job.reply.outputs(self._named(outputs))
         except Exception as error:
-            job.reply.failure(self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+            self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
 
     def _begin(self, job: Job, outputs: list[Array]) -> Awaited | None:
         try:
@@ -293,9 +293,9 @@ class StageWorker:
             following, limit_s = job.wire.for_next_hop(), self._time_limit_s(job)
             job.reply.outputs(self._transport.infer(following, tensors, batch, limit_s))
         except HopFailure as failure:
-            job.reply.failure(failure)
+            self._say(job.reply, failure)
         except Exception as error:
-            job.reply.failure(self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+            self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
 
     def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
         specs = self._identity.program.outputs
@@ -307,9 +307,16 @@ class StageWorker:
         left_s = max(0, last_us - now_us() + _TIMELY_GRACE_US) / 1e6
         return max(0.001, left_s + (_LATE_GRACE_S if self._identity.serves_late else 0.0))
 
+    def _say(self, reply: Reply, failure: HopFailure) -> None:
+        """Answer with an error. One that cannot be sent is logged: the thread has others to answer."""
+        try:
+            reply.failure(failure)
+        except Exception as error:
+            self._log(f"{self._identity.worker}: {failure} could not be sent: {error!r}")
+
     def _fail(self, job: Job, failure: HopFailure) -> None:
         self._tell(job, ok=False, ended_us=now_us(), busy_us=0)
-        job.reply.failure(failure)
+        self._say(job.reply, failure)
 
     def _tell(self, job: Job, ok: bool, ended_us: int, busy_us: int) -> None:
         ticket = job.wire.ticket

@@ -58,9 +58,13 @@ class SenderReply:
         self._claim = threading.Lock()
 
     def outputs(self, outputs: Mapping[str, Array]) -> None:
-        """Answer with tensors, unless answered."""
+        """Answer with tensors, unless answered. Raises when they cannot be sent; a failure can be, then."""
         if self._claim.acquire(blocking=False):
-            send_outputs(self._sender, outputs)
+            try:
+                send_outputs(self._sender, outputs)
+            except BaseException:
+                self._claim.release()
+                raise
             self._request = None
 
     def failure(self, failure: HopFailure) -> None:

@@ -232,6 +232,29 @@ def test_what_was_begun_leaves_its_slot_as_infer_does(arena: Arena, open: bool) 
         assert (arena.free, near.bodies) == (free, failure is FailureKind.NO_MEMORY)
 
 
+def test_an_error_outside_of_all_rules_keeps_no_slot_for_ever(arena: Arena) -> None:
+    class Broken(Near):
+        def send(self, *_: Any) -> Any:
+            raise ValueError("no idea whether it was sent")
+
+        def begin_send(self, *_: Any) -> Any:
+            raise KeyError("nothing was sent")
+
+    free = arena.free
+    transport = hop(arena, Broken(None))
+    with pytest.raises(KeyError):
+        transport.begin(wire(), [[bytes(4 * FLOATS)]], 1, 1.0)
+    assert (arena.free, arena.quarantined) == (free, 0)
+    with pytest.raises(ValueError, match="no idea"):
+        infer(transport)
+    assert (arena.free, arena.quarantined) == (free - 1, 1)
+    infer(hop(arena, Near(None)))
+    assert (arena.free, arena.quarantined) == (free, 0)
+    with pytest.raises(TypeError):
+        transport.infer(wire(), [[memoryview(np.zeros(FLOATS)), 3]], 1, 1.0)  # type: ignore[list-item]
+    assert (arena.free, arena.quarantined) == (free, 0)
+
+
 def test_begin_copies_no_large_batch(arena: Arena) -> None:
     free, near = arena.free, Near(None)
     assert hop(arena, near).begin(wire(), [[bytes(2 << 20)]], 1, 1.0) is None

@@ -105,7 +105,14 @@ class Stage:
         )
         self._stage = stage
 
-    def send(self, number: int, start_us: int = 0, batch_id: int = 0, **changes: Any) -> Reply:
+    def send(
+        self,
+        number: int,
+        reply: Reply | None = None,
+        start_us: int = 0,
+        batch_id: int = 0,
+        **changes: Any,
+    ) -> Reply:
         hops = tuple(
             Hop(f"m.p0.s{stage}.w0", start_us, start_us, start_us, start_us + LATENCY_US)
             for stage in range(2)
@@ -118,7 +125,7 @@ class Stage:
             "hops": hops,
         }
         wire = WireTicket("d", 1, hop=self._stage, ticket=Ticket(**(fields | changes)))  # type: ignore[arg-type]
-        reply = Reply()
+        reply = reply or Reply()
         self.worker.submit(ticket_codec.encode(wire, Keys(None)), [np.array([[number]], np.int64)], reply)
         return reply
 
@@ -196,6 +203,31 @@ def test_an_exception_in_compute_is_said_and_the_worker_goes_on() -> None:
         assert failure.kind is FailureKind.COMPUTE
         assert "thirteen" in failure.text
         assert last.send(1).wait() == {"y": [2]}
+
+
+class Unsendable(Reply):
+    """As a sender whose server is short of shared memory, or that is closed."""
+
+    def outputs(self, outputs: Mapping[str, Array]) -> None:
+        raise RuntimeError("no room for the outputs")
+
+    def failure(self, failure: HopFailure) -> None:
+        super().failure(failure)
+        raise RuntimeError("no room for the failure")
+
+
+@pytest.mark.parametrize("late_us", [0, 1])
+def test_an_answer_that_cannot_be_sent_ends_no_worker(late_us: int) -> None:
+    with stage(1) as last:
+        deadline_us = now_us() - 1 if late_us else now_us() + FAR_US
+        failure = last.send(1, Unsendable(), deadline_us=deadline_us).wait()
+        assert failure.kind is (FailureKind.EXPIRED if late_us else FailureKind.COMPUTE)
+        assert last.send(1).wait() == {"y": [2]}
+        last.executor.gate.clear()
+        replies = [last.send(number, Unsendable()) for number in range(3)]
+        threading.Timer(0.05, last.executor.gate.set).start()
+        last.worker.close()
+        assert len([reply.wait() for reply in replies]) == 3
 
 
 def test_a_probe_is_answered_while_the_worker_is_busy() -> None:
