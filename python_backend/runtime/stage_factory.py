@@ -42,6 +42,11 @@ def make_stage_worker(
     )
     transport = make_transport(grpc, next_targets, manifest, identity.server.name, worker, log)
     reporter = Reporter(lambda: report_of(worker, manifest.epoch, transport), notices.send_datagram, keys)
+
+    def close() -> None:
+        reporter.close()
+        notices.close()
+
     return StageWorker(
         identity=identity,
         executor=executor,
@@ -50,5 +55,5 @@ def make_stage_worker(
         notify=notices.send,
         log=log,
         jitter=jitter,
-        on_close=reporter.close,
+        on_close=close,
     )

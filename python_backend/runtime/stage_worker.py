@@ -143,9 +143,9 @@ class StageWorker:
             self._wake.notify()
         for job in left:
             self._say(job.reply, self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
-        self._on_close()
         self._compute.join()
         self._forwarders.close()
+        self._on_close()
         self._transport.close()
         self._memory.close()
 
