@@ -44,9 +44,7 @@ def regenerate() -> None:
 
 
 def two_classes() -> Mapping[str, str]:
-    """Padded CPU workers before slices of real GPUs; JPEG in, labelled classes out; an environment
-    for the stubs.
-    """
+    """Padded CPU workers before slices of real GPUs; JPEG in, labelled classes out."""
     data = deployment(
         [{"name": "fast", "executor": "cpu", "stated": SPEED}, {"name": "slow", "max_slices_per_gpu": 2}],
         [
@@ -55,19 +53,19 @@ def two_classes() -> Mapping[str, str]:
         ],
         postprocess={"task": "classification", "top_k": 2, "labels": "not read here"},
     )
-    data["execution_env"] = "/opt/stubs/env.tar.gz"
     profile = Profile(models=(network("net", {("fast", 1): 1000, ("slow", 2): 6000}),))
     stages = (stage(0, 2, "fast", 1, 1), stage(2, 3, "slow", 2, 3))
     return rendered(data, profile, plan("net", stages), epoch=7, labels={"net": HOSTILE_LABELS})
 
 
 def emulated_raw() -> Mapping[str, str]:
-    """Nothing computed, raw frames in, the model's own output out."""
+    """Nothing computed, raw frames in, the model's own output out; an environment for the stubs."""
     data = deployment(
         [{"name": "L4", "executor": "emulated", "stated": SPEED}],
         [{"gpu": "L4", "count": 1, "gpus_per_server": 2}],
         preprocess={"kind": "raw", "mean": [0, 0, 0], "std": [1, 1, 1]},
     )
+    data["execution_env"] = "/opt/stubs/env.tar.gz"
     profile = Profile(models=(network("net", {("L4", 1): 1000}),))
     return rendered(data, profile, plan("net", (stage(0, 1, "L4", 1, 1), stage(1, 3, "L4", 1, 1))))
 
