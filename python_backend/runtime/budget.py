@@ -17,7 +17,7 @@ Part = tuple[str, Mapping[str, str]]
 
 
 class Budget:
-    """Queue thread only, but for reading."""
+    """Written by one thread at a time."""
 
     def __init__(self) -> None:
         self._since_us: dict[tuple[int, int], int] = {}

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import time
 
+NEVER = 1 << 62
+"""A time that does not come."""
+
 
 def now_us() -> int:
     """Microseconds since some fixed time before this host's processes started."""

@@ -41,16 +41,16 @@ class Counts:
         self._lock = threading.Lock()
 
     def dispatched(self, frames: int) -> None:
-        """A batch was sent. Queue thread only."""
+        """A batch was sent. By whose turn it is at the core."""
         self.batch_sizes[frames] = self.batch_sizes.get(frames, 0) + 1
 
     def decided(self, took_us: int) -> None:
-        """The core handled an event. Queue thread only."""
+        """The core handled an event. By whose turn it is at the core."""
         self.decisions += 1
         self.decision_us += took_us
 
     def dropped(self, reason: DropReason) -> None:
-        """A frame was dropped. Queue thread only."""
+        """A frame was dropped. By whose turn it is at the core."""
         self.drops[reason] += 1
 
     def answered(self, latency_us: int, deadline_us: int) -> None:
@@ -64,7 +64,7 @@ class Counts:
             self.latency_sum_us += latency_us
 
     def stage_ended(self, worker: str, busy_us: int) -> None:
-        """A worker ended a batch. Queue thread only."""
+        """A worker ended a batch. By whose turn it is at the core."""
         self.worker_batches[worker] = self.worker_batches.get(worker, 0) + 1
         self.worker_busy_us[worker] = self.worker_busy_us.get(worker, 0) + busy_us
 

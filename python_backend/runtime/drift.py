@@ -19,7 +19,7 @@ _REPEAT_US = 60_000_000
 
 
 class Drift:
-    """Ratios by (pipeline, stage). Queue thread only, but for reading."""
+    """Ratios by (pipeline, stage). Written by one thread at a time."""
 
     def __init__(self, served: ServedModel, log: Callable[[str], None]) -> None:
         self._model = served.model

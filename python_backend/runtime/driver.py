@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.budget import Budget
-from python_backend.runtime.clock import now_us
+from python_backend.runtime.clock import NEVER, now_us
 from python_backend.runtime.counts import Counts
 from python_backend.runtime.drift import Drift
 from python_backend.runtime.feedback import Notice
@@ -31,7 +31,7 @@ from python_backend.runtime.lateness import Lateness
 from python_backend.runtime.offers import Offers
 from python_backend.runtime.open_frames import OpenFrames
 from python_backend.runtime.transport import Outputs, Transport
-from python_backend.runtime.turns import NEVER, Turns
+from python_backend.runtime.turns import Turns
 from python_backend.runtime.under_way import UnderWay
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore

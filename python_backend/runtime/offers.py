@@ -14,11 +14,10 @@ import heapq
 from collections.abc import Iterator
 
 from planner.manifest import ModelEntry
-from python_backend.runtime.clock import now_us
+from python_backend.runtime.clock import NEVER, now_us
 from python_backend.runtime.frame import Frame
 from python_backend.runtime.lateness import Lateness
 from python_backend.runtime.stage_identity import rest_of
-from python_backend.runtime.turns import NEVER
 from python_backend.scheduler.events import RequestArrived
 
 _MOST_DOUBLINGS = 10

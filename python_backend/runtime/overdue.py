@@ -16,12 +16,12 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from planner.serving import ServedModel
+from python_backend.runtime.clock import NEVER
 from python_backend.scheduler.actions import Ticket
 
 _SLO_SHARE = 8
 _LEAST_US, _MOST_US = 10_000, 100_000
 _LOOKS_PER_GRACE = 3
-NEVER = 1 << 62
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Silent:
 
 
 class Overdue:
-    """Times are microseconds of the host. Queue thread only."""
+    """Times are microseconds of the host. Used by one thread at a time."""
 
     def __init__(self, served: ServedModel) -> None:
         self.grace_us = min(_MOST_US, max(_LEAST_US, served.slo_us // _SLO_SHARE))

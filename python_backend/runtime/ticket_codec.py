@@ -139,18 +139,20 @@ class Keys:
 
 
 def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
-    """The text of a ticket. `sent_us`: now, when the receiver is on another host; None on the same host."""
-    fields = [f'{{"deployment":{_quoted(wire.deployment)},"epoch":{wire.epoch},"hop":{wire.hop}']
-    if wire.ticket is None:
-        fields.append('"probe":true')
-    else:
-        fields.append(_ticket_fields(wire.ticket, sent_us or 0))
-        fields.append('"relative":false' if sent_us is None else '"relative":true')
-        if (frames := wire.frames) is not None:
-            name = _quoted(frames.name)
-            fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
-        if wire.chained:
-            fields.append('"chain":true')
+    """The text of a ticket with a path. `sent_us`: now, when the receiver is on another host; None on the same
+    host.
+    """
+    assert wire.ticket is not None
+    fields = [
+        f'{{"deployment":{_quoted(wire.deployment)},"epoch":{wire.epoch},"hop":{wire.hop}',
+        _ticket_fields(wire.ticket, sent_us or 0),
+        '"relative":false' if sent_us is None else '"relative":true',
+    ]
+    if (frames := wire.frames) is not None:
+        name = _quoted(frames.name)
+        fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
+    if wire.chained:
+        fields.append('"chain":true')
     text = ",".join(fields)
     return f'{text}{_MAC_FIELD}{keys.mac(text + "}")}"}}'
 
@@ -172,11 +174,6 @@ def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
         return _wire_ticket(json.loads(f"{signed}}}"), received_us)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TicketError(f"{PARAMETER}: {type(error).__name__}: {error}") from error
-
-
-def probe_text(deployment: str, epoch: int, keys: Keys) -> str:
-    """A signed ticket that asks for a sign of life only."""
-    return encode(WireTicket(deployment=deployment, epoch=epoch, hop=0, ticket=None), keys)
 
 
 def check_addressee(wire: WireTicket, deployment: str, epoch: int, worker: str) -> None:
@@ -248,8 +245,6 @@ def _times(hop: Hop) -> Sequence[int]:
 def _wire_ticket(body: Any, received_us: int) -> WireTicket:
     if not isinstance(body, dict):
         raise TypeError("an object belongs here")
-    if body.get("probe"):
-        return WireTicket(_text(body["deployment"]), _whole(body["epoch"]), hop=0, ticket=None)
     origin_us = received_us if body["relative"] else 0
     ticket = Ticket(
         batch_id=_whole(body["batch"]),

@@ -19,9 +19,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from python_backend.runtime.clock import now_us
+from python_backend.runtime.clock import NEVER, now_us
 
-NEVER = 1 << 62
 _LONGEST_S = 3600.0
 
 Item = TypeVar("Item")

@@ -9,7 +9,8 @@ from ppipe.benchmarks.emulated_deployment import (
     EmulatedStage,
     build_manifest,
 )
-from python_backend.runtime.overdue import NEVER, Overdue
+from python_backend.runtime.clock import NEVER
+from python_backend.runtime.overdue import Overdue
 from python_backend.scheduler.actions import Hop, Ticket
 
 MS = 1_000

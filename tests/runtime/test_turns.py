@@ -9,8 +9,8 @@ from queue import SimpleQueue
 
 import pytest
 
-from python_backend.runtime.clock import now_us
-from python_backend.runtime.turns import NEVER, Turns
+from python_backend.runtime.clock import NEVER, now_us
+from python_backend.runtime.turns import Turns
 
 
 class Work:
