@@ -139,9 +139,7 @@ class Keys:
 
 
 def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
-    """The text of a ticket with a path. `sent_us`: now, when the receiver is on another host; None on the same
-    host.
-    """
+    """The text of a ticket. `sent_us`: now, when the receiver is on another host; None on the same host."""
     assert wire.ticket is not None
     fields = [
         f'{{"deployment":{_quoted(wire.deployment)},"epoch":{wire.epoch},"hop":{wire.hop}',

@@ -16,7 +16,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from python_backend.runtime.clock import NEVER, now_us
@@ -24,6 +23,27 @@ from python_backend.runtime.clock import NEVER, now_us
 _LONGEST_S = 3600.0
 
 Item = TypeVar("Item")
+
+
+class Bell:
+    """Wakes up the one thread that waits for it, or the next time that it waits.
+
+    No queue: SimpleQueue.get() of CPython 3.11 waits for ever when its timeout is over before it begins to
+    wait, which alarms that are due in a moment come to.
+    """
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """Twice is as good as once."""
+        with contextlib.suppress(RuntimeError):
+            self._silent.release()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when it has rung, or when the time is over."""
+        self._silent.acquire(timeout=timeout_s)
 
 
 class Turns(Generic[Item]):
@@ -38,7 +58,7 @@ class Turns(Generic[Item]):
         self._closed = False
         self._alarm_us = NEVER
         self._asleep_until_us = NEVER
-        self._moved: SimpleQueue[None] = SimpleQueue()
+        self._moved = Bell()
         self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
 
     def start(self) -> None:
@@ -72,7 +92,7 @@ class Turns(Generic[Item]):
         with self._turn:
             self._do()
             self._closed = True
-        self._moved.put(None)
+        self._moved.ring()
         self._thread.join()
 
     def _do(self) -> None:
@@ -89,7 +109,7 @@ class Turns(Generic[Item]):
         # The watching thread writes and reads these two in the other order, so one of us sees the other's.
         if self._alarm_us < self._asleep_until_us:
             self._asleep_until_us = 0
-            self._moved.put(None)
+            self._moved.ring()
 
     def _watch(self) -> None:
         while not self._closed:
@@ -98,8 +118,7 @@ class Turns(Generic[Item]):
                 continue
             wait_us = until_us - now_us()
             if wait_us > 0:
-                with contextlib.suppress(Empty):
-                    self._moved.get(timeout=min(wait_us / 1e6, _LONGEST_S))
+                self._moved.wait(min(wait_us / 1e6, _LONGEST_S))
                 continue
             self._asleep_until_us = 0
             with self._turn:
