@@ -3,8 +3,8 @@
 bare: a default-mode model that answers each request from a background thread. null: our dispatcher with a
 transport to nowhere. hop: our dispatcher with a real stage server behind it, whose workers are held for a
 time and compute nothing. That time is chosen, after a first look at the bare model, so that the pool could
-serve POOL_SHARE of the bare model's rate: workers are then busy, as a plan wants them, and batches come near
-to the planned size. All three are measured in turn, several times, and ratios are taken within a turn: the
+serve what the bare model does: workers are then busy, as a plan wants them, and batches come near to the
+planned size. All three are measured in turn, several times, and ratios are taken within a turn: the
 host's speed drifts. Added latency: one frame at a time through the dispatcher, less the same frame sent to
 the stage model directly.
 """
@@ -48,7 +48,6 @@ OUTPUT = (TensorSpec("scores", "FP32", (16,)),)
 _SLO_US = {"64b": 100_000, "600kb": 300_000}
 """Short: the last frames of a window are held for a fuller batch as long as this allows."""
 _LONE_FRAMES = 150
-POOL_SHARE = 1.1
 _WORKERS = 2
 _LATENCY_US = 1_000
 """Of a stage where it is to be no bottleneck; it holds no processor. A core that believes in no latency at
@@ -107,7 +106,7 @@ def run(turns: int = 5) -> Mapping[str, Any]:
 
 
 def _look_at_bare(root: Path) -> dict[str, int]:
-    """Per size, the latency of a batch with which the pool can serve POOL_SHARE of the bare model's rate."""
+    """Per size, the latency of a batch with which the pool can serve what the bare model does."""
     _write(root / "repository", dict.fromkeys(SIZES, _LATENCY_US))
     latency_us = {}
     with ServedDeployment(root / "repository", root / "logs") as deployment:
@@ -119,7 +118,7 @@ def _look_at_bare(root: Path) -> dict[str, int]:
                 for _ in range(2)
             ]
             rate_rps = max(each.rps for each in measured)
-            latency_us[size] = round(_WORKERS * BATCH / (POOL_SHARE * rate_rps) * 1e6)
+            latency_us[size] = round(_WORKERS * BATCH / rate_rps * 1e6)
     return latency_us
 
 

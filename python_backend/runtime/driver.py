@@ -338,6 +338,7 @@ class Driver:
         self._act(self._core.handle(event, core_time_us or began_us + self._settings.lead_us), began_us)
 
     def _act(self, actions: Sequence[Action], began_us: int) -> None:
+        self.counts.decided(now_us() - began_us)
         for action in actions:
             if isinstance(action, Dispatch):
                 self._dispatch(action)
@@ -345,7 +346,6 @@ class Driver:
                 self._drop(action)
             else:
                 self._wake_at(action)
-        self.counts.decided(now_us() - began_us)
 
     def _wake_at(self, action: WakeAt) -> None:
         self._wake_us = action.time_us
@@ -359,10 +359,11 @@ class Driver:
         self.counts.dispatched(len(frames))
         for frame in frames:
             frame.dispatched = True
-        arrived_us = [frame.arrived_us for frame in frames]
-        self.budget.sent(ticket.batch_id, ticket.attempt, now_us(), arrived_us)
-        self._under_way.sent(ticket, len(frames))
+        sent_us, arrived_us = now_us(), [frame.arrived_us for frame in frames]
         self._hops.send(ticket, frames)
+        # Its end, however soon it comes, has to wait for this turn to be over.
+        self.budget.sent(ticket.batch_id, ticket.attempt, sent_us, arrived_us)
+        self._under_way.sent(ticket, len(frames))
 
     def _drop(self, action: Drop) -> None:
         frame = self._frames.find(action.request_id)
