@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 import heapq
 import random
 import threading
@@ -35,7 +36,7 @@ from python_backend.runtime.shm_reader import CannotRead, SharedReader
 from python_backend.runtime.stage_identity import StageIdentity
 from python_backend.runtime.threads import Crew
 from python_backend.runtime.ticket_codec import Keys, TicketError, WireTicket
-from python_backend.runtime.transport import Awaited, Transport
+from python_backend.runtime.transport import Awaited, Pieces, Transport
 
 _FORWARDERS = 16
 _LATE_GRACE_S = 30.0
@@ -276,22 +277,20 @@ class StageWorker:
 
     def _begin(self, job: Job, outputs: list[Array]) -> Awaited | None:
         try:
-            tensors = [[kserve.piece(array)] for array in outputs]
-            following, limit_s = job.wire.for_next_hop(), self._time_limit_s(job)
-            return self._transport.begin(following, tensors, len(job.inputs[0]), limit_s)
+            return self._transport.begin(*self._onward(job, outputs))
         except Exception:
             return None  # what is wrong is told by sending it the other way
 
+    def _onward(self, job: Job, outputs: Sequence[Array]) -> tuple[WireTicket, Pieces, int, float]:
+        """What the transport needs for the next hop."""
+        tensors = [[kserve.piece(array)] for array in outputs]
+        return job.wire.for_next_hop(), tensors, len(job.inputs[0]), self._time_limit_s(job)
+
     def _pass_on(self, job: Job, outputs: list[Array], begun: Awaited | None) -> None:
         try:
-            batch = len(job.inputs[0])
+            awaited = begun or functools.partial(self._transport.infer, *self._onward(job, outputs))
             job.inputs.clear()
-            if begun is not None:
-                job.reply.outputs(begun())
-                return
-            tensors = [[kserve.piece(array)] for array in outputs]
-            following, limit_s = job.wire.for_next_hop(), self._time_limit_s(job)
-            job.reply.outputs(self._transport.infer(following, tensors, batch, limit_s))
+            job.reply.outputs(awaited())
         except HopFailure as failure:
             self._say(job.reply, failure)
         except Exception as error:
