@@ -96,7 +96,7 @@ def growth(before: Snapshot, after: Snapshot) -> Growth:
     more_regions = after.regions - before.regions
     return Growth(
         processes=len(pairs),
-        threads=max(0, *more_threads),
+        threads=max([0, *more_threads]),
         files=max((new.files - old.files for old, new in pairs), default=0),
         rss_bytes=max((new.rss_bytes - old.rss_bytes for old, new in pairs), default=0),
         slots=sum(after.slots_taken.values()),
