@@ -267,6 +267,8 @@ class Driver:
         elif isinstance(item, WorkerBack):
             self._under_way.back(item.worker)
             self._handle(item)
+        elif isinstance(item, RequestCancelled):
+            self._take_cancelled(item)
         elif not isinstance(item, _Arrived):
             self._handle(item)
 
@@ -279,6 +281,13 @@ class Driver:
         offers = [self._offers.offer(frame) for frame in frames]
         began_us = now_us()
         self._act(self._core.handle_arrivals(offers, began_us + self._settings.lead_us), began_us)
+
+    def _take_cancelled(self, cancelled: RequestCancelled) -> None:
+        frame = self._frames.find(cancelled.request_id)
+        if frame is not None and self._offers.withdraw(frame.request_id):
+            self._frames.drop(frame, DropReason.CANCELLED)
+        else:
+            self._handle(cancelled)
 
     def _take_notice(self, notice: Notice) -> None:
         known = self._under_way.find(notice.batch)

@@ -34,6 +34,8 @@ class Offers:
         self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
         self._later: list[tuple[int, int]] = []
         """(time, request id) of frames to offer again."""
+        self._waiting: set[int] = set()
+        """Those of them that were not withdrawn."""
 
     def offer(self, frame: Frame) -> RequestArrived:
         """The frame as the core sees it: with a deadline no later than its SLO allows, twice that on each new
@@ -54,8 +56,15 @@ class Offers:
             return False
         if not self._serve_late and frame.offers > _MOST_DOUBLINGS:
             return False
+        self._waiting.add(frame.request_id)
         heapq.heappush(self._later, (now_us() + (_PAUSE_US << min(frame.offers, 5)), frame.request_id))
         return True
+
+    def withdraw(self, request_id: int) -> bool:
+        """Offer this frame no more; whether it was to be offered again, so that the core knows nothing of it."""
+        waited = request_id in self._waiting
+        self._waiting.discard(request_id)
+        return waited
 
     @property
     def next_us(self) -> int:
@@ -65,4 +74,6 @@ class Offers:
     def due(self) -> Iterator[int]:
         """Request ids of the frames that are to be offered now."""
         while self._later and self._later[0][0] <= now_us():
-            yield heapq.heappop(self._later)[1]
+            request_id = heapq.heappop(self._later)[1]
+            if self.withdraw(request_id):
+                yield request_id

@@ -398,3 +398,17 @@ def test_chaos_leaves_no_frame_unanswered_and_none_answered_twice(seed: int) -> 
 
 def workers() -> Sequence[str]:
     return [f"m.p0.s{stage}.w{worker}" for stage in range(2) for worker in range(2)]
+
+
+def test_a_cancelled_frame_is_dropped_also_while_it_waits_to_be_offered_again() -> None:
+    client = Client()
+    with driver_with(Hops()) as driver:
+        frame = client.frame(1, slo_us=30_000_000)
+        driver._frames.add([frame])
+        assert driver._offers.again(frame)  # the core has given it up and knows it no more
+        driver.cancel(frame)
+        client.wait()
+        ((_, said),) = client.answers[1]
+        assert "reason=cancelled" in said
+        assert list(driver._offers.due()) == []
+    assert client.answers[1] == [(ErrorCode.UNAVAILABLE, said)]
