@@ -61,7 +61,7 @@ class Offers:
         return True
 
     def withdraw(self, request_id: int) -> bool:
-        """Offer this frame no more; whether it was to be offered again, so that the core knows nothing of it."""
+        """Offer this frame no more; whether it waited for that, so that the core knows nothing of it."""
         waited = request_id in self._waiting
         self._waiting.discard(request_id)
         return waited

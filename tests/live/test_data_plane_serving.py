@@ -107,7 +107,7 @@ def test_a_stage_refuses_what_its_dispatcher_did_not_sign(
 
 def test_a_client_that_gives_up_frees_its_frame(deployment: ServedDeployment, client: Client) -> None:
     before = metrics(deployment)
-    for _ in range(200):  # a queue of about 150 ms before it
+    for _ in range(400):  # a queue of about 300 ms before it
         client.send(timeout=1_000_000)
     with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
         client.infer(1, timeout=1_000_000, client_timeout=0.03)
