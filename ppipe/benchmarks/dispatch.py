@@ -115,9 +115,9 @@ def _look_at_bare(root: Path) -> dict[str, int]:
         for size, (_, concurrency, requests) in SIZES.items():
             measured = [
                 run_perf(f"{entry.host}:{entry.grpc_port}", f"bare_{size}", concurrency, requests)
-                for _ in range(2)
+                for _ in range(3)
             ]
-            rate_rps = max(each.rps for each in measured)
+            rate_rps = statistics.median(each.rps for each in measured)
             latency_us[size] = round(_WORKERS * BATCH / rate_rps * 1e6)
     return latency_us
 
