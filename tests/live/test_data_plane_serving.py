@@ -5,9 +5,12 @@ errors.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from ppipe.launcher import ServedDeployment
 from tests.live.data_plane_client import INPUT, Client, frame_input, served, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live
+
+CANCELLED = 'ppipe_dropped_total{model="tiny",reason="cancelled"'
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +111,16 @@ def test_a_stage_refuses_what_its_dispatcher_did_not_sign(
 
 
 def test_a_client_that_gives_up_frees_its_frame(deployment: ServedDeployment, client: Client) -> None:
-    before = metrics(deployment)
-    for _ in range(400):  # a queue of about 300 ms before it
-        client.send(timeout=1_000_000)
-    with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
-        client.infer(1, timeout=1_000_000, client_timeout=0.03)
-    assert client.wait(timeout_s=5) == 0
-    dropped = 'ppipe_dropped_total{model="tiny",reason="cancelled"'
-    wait_for(lambda: metrics(deployment).get(dropped, 0) == before.get(dropped, 0) + 1)
+    before = metrics(deployment).get(CANCELLED, 0)
+    with stopped(deployment, "slow-0", "slow-1"):  # so that its frame waits, however fast or slow the host is
+        for _ in range(20):
+            client.send(timeout=20_000_000)
+        with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+            client.infer(1, timeout=20_000_000, client_timeout=0.5)
+        wait_for(lambda: metrics(deployment).get(CANCELLED, 0) == before + 1)
+    assert client.wait(timeout_s=20) == 0
+    assert metrics(deployment)[CANCELLED] == before + 1
+    wait_for(lambda: set(workers_up(deployment)) == {1.0}, timeout_s=20)
 
 
 def test_counts_reach_the_metrics_endpoint(deployment: ServedDeployment, client: Client) -> None:
@@ -122,9 +129,26 @@ def test_counts_reach_the_metrics_endpoint(deployment: ServedDeployment, client:
         client.infer(number)
     frames = 'ppipe_frames_total{model="tiny"'
     wait_for(lambda: metrics(deployment).get(frames, 0) >= before.get(frames, 0) + 5)
-    now = metrics(deployment)
-    up = [value for name, value in now.items() if name.startswith("ppipe_worker_up")]
-    assert up == [1.0] * 4
+    assert workers_up(deployment) == [1.0] * 4
+
+
+@contextmanager
+def stopped(deployment: ServedDeployment, *names: str) -> Iterator[None]:
+    """These servers do nothing meanwhile."""
+    pids = [status.pid for status in deployment.statuses if status.name in names and status.pid is not None]
+    assert len(pids) == len(names)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def workers_up(deployment: ServedDeployment) -> list[float]:
+    """Of each worker, 1 for up."""
+    return [value for name, value in metrics(deployment).items() if name.startswith("ppipe_worker_up")]
 
 
 def metrics(deployment: ServedDeployment) -> dict[str, float]:
