@@ -1,4 +1,5 @@
-"""Compiles the scheduler's core and the simulator's loop with mypyc: one source, several times as fast.
+"""Compiles the scheduler's core, what drives it at run time and the simulator's loop with mypyc: one source,
+several times as fast.
 
 What is built goes into `.compiled/<key>/` in the repository root, where the key is a hash of the sources
 and of the Python that builds, so a stale build is never used: python_backend/__init__.py looks for the key
@@ -37,7 +38,7 @@ def main() -> int:
     if target.exists():
         print(f"compile: {target.name} is up to date")
         return 0
-    print("compile: building the scheduler core with mypyc")
+    print("compile: building the scheduler, its runtime and the simulator with mypyc (a minute or two)")
     problem = build(target)
     if problem:
         print(f"compile: not compiled, running as plain Python: {problem}", file=sys.stderr)

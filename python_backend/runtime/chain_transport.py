@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
 
 from planner.manifest import Chain, ModelEntry
 from planner.profile import TensorSpec
 from python_backend.runtime import kserve, ticket_codec
 from python_backend.runtime.shm_layout import SMALLEST_BYTES
 from python_backend.runtime.ticket_codec import WireTicket
-from python_backend.runtime.transport import Awaited, GrpcTransport, Outputs, Pieces, Transport
+from python_backend.runtime.transport import Awaited, Bodies, Outputs, Pieces, Transport
 
 CUDA_POOL_BYTES = 64 << 20
 """Of each GPU: tritonserver's default of --cuda-memory-pool-byte-size."""
@@ -30,7 +29,7 @@ CUDA_POOL_BYTES = 64 << 20
 class ChainTransport:
     """See the module. What is for no chain goes through `inner`. Thread-safe."""
 
-    def __init__(self, inner: Transport, grpc: GrpcTransport, entry: ModelEntry) -> None:
+    def __init__(self, inner: Transport, grpc: Bodies, entry: ModelEntry) -> None:
         self._inner = inner
         self._grpc = grpc
         self._chains: Mapping[tuple[str, ...], Chain] = {chain.workers: chain for chain in entry.chains}
@@ -52,7 +51,7 @@ class ChainTransport:
         if chain is None:
             return self._inner.infer(wire, tensors, batch, timeout_s)
         self.batches += 1
-        text = self._grpc.ticket_text(replace(wire, chained=True))
+        text = self._grpc.ticket_text(wire.for_chain())
         ticket = kserve.text_parameter(ticket_codec.PARAMETER, text)
         request = kserve.request_bytes(self._head(chain.name, batch), ticket, tensors)
         return self._grpc.send(chain.workers[0], wire.hop, request, timeout_s)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.runtime.budget import Budget
@@ -61,28 +61,28 @@ class DriverSettings:
     serve_late: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class _Arrived:
-    frames: Sequence[Frame]
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.frames: Final = frames
 
 
-@dataclass(frozen=True, slots=True)
 class _Probed:
-    frame: Frame
+    def __init__(self, frame: Frame) -> None:
+        self.frame: Final = frame
 
 
-@dataclass(frozen=True, slots=True)
 class _Finished:
-    ticket: Ticket
-    ended_us: int
-    served: bool
+    def __init__(self, ticket: Ticket, ended_us: int, served: bool) -> None:
+        self.ticket: Final = ticket
+        self.ended_us: Final = ended_us
+        self.served: Final = served
 
 
-@dataclass(frozen=True, slots=True)
 class _Failed:
-    ticket: Ticket
-    frames: Sequence[Frame]
-    failure: HopFailure
+    def __init__(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
+        self.ticket: Final = ticket
+        self.frames: Final = frames
+        self.failure: Final = failure
 
 
 _Taken = TypeVar("_Taken")

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from planner.manifest import DeploymentManifest, ModelEntry
@@ -58,9 +59,9 @@ class Hops:
         pieces = [[frame.data for frame in frames]]
         limit_s = self._time_limit_s(ticket, frames)
         begun = self._begin(wire, pieces, len(frames), limit_s)
-        awaited = begun or (lambda: self.transport.infer(wire, pieces, len(frames), limit_s))
+        awaited = begun or functools.partial(self.transport.infer, wire, pieces, len(frames), limit_s)
         try:
-            self._crew.submit(lambda: self._await(ticket, frames, awaited))
+            self._crew.submit(functools.partial(self._await, ticket, frames, awaited))
         except RuntimeError as error:  # no thread is to be had
             self._failed(
                 ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, str(error))

@@ -33,7 +33,7 @@ from python_backend.runtime.kserve import Buffer
 from python_backend.runtime.ticket_codec import WireTicket
 from python_backend.runtime.transport import (
     Awaited,
-    GrpcTransport,
+    Bodies,
     Outputs,
     Pieces,
     Target,
@@ -55,7 +55,7 @@ _CODES = {
 class HttpTransport:
     """See the module. Thread-safe."""
 
-    def __init__(self, grpc: GrpcTransport, targets: Mapping[str, Target], idle_s: float = IDLE_S) -> None:
+    def __init__(self, grpc: Bodies, targets: Mapping[str, Target], idle_s: float = IDLE_S) -> None:
         self._grpc = grpc
         self._targets = targets
         self._connections = Connections({target.server.name for target in targets.values()}, idle_s)

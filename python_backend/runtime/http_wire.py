@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +29,13 @@ class Broken(Exception):
         self.begun = begun
 
 
-class Answer(NamedTuple):
+class Answer:
     """HTTP status, JSON header, and the bytes behind it."""
 
-    status: int
-    header: bytes
-    content: memoryview
+    def __init__(self, status: int, header: bytes, content: memoryview) -> None:
+        self.status = status
+        self.header = header
+        self.content = content
 
 
 def request_head(specs: Sequence[TensorSpec], batch: int) -> bytes:

@@ -24,13 +24,13 @@ _LEAST_US, _MOST_US = 10_000, 100_000
 _LOOKS_PER_GRACE = 3
 
 
-@dataclass(slots=True)
 class _UnderWay:
     """`stage`: the first that has not told its end; `shift_us`: how late the one before it was."""
 
-    ticket: Ticket
-    stage: int = 0
-    shift_us: int = 0
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
+        self.stage = 0
+        self.shift_us = 0
 
 
 @dataclass(frozen=True, slots=True)

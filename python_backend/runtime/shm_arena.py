@@ -16,7 +16,7 @@ import secrets
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -30,13 +30,13 @@ HEADER = struct.Struct("@q")
 """The generation, in the first of a slot's ALIGNMENT bytes; tensors follow behind these."""
 
 
-@dataclass(frozen=True, slots=True)
 class Slot:
     """Bytes from `offset` of the file on. `generation` differs between any two uses."""
 
-    index: int
-    offset: int
-    generation: int
+    def __init__(self, index: int, offset: int, generation: int) -> None:
+        self.index: Final = index
+        self.offset: Final = offset
+        self.generation: Final = generation
 
 
 class Arena:

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _Memory = npt.NDArray[np.uint8]
 
 
-class CannotRead(RuntimeError):
+class CannotRead(Exception):
     """The batch is not to be had this way; the sender should put it into the message."""
 
 

@@ -8,8 +8,9 @@ receiver cannot map the file (it says so) travels inside its message.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import Protocol
 
 from planner.manifest import SHARED_FRAMES, DeploymentManifest
 from planner.profile import TensorSpec
@@ -42,23 +43,35 @@ _Message = tuple[WireTicket, Sequence[TensorSpec], Pieces, int, float]
 """As HttpTransport.send takes it."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Written:
-    """A batch that lies in a slot since `since_us`."""
+    """A batch that lies in a slot since it is here."""
 
-    slot: Slot
-    wire: WireTicket
-    frames: SharedFrames
-    tensors: Pieces
-    batch: int
-    timeout_s: float
-    since_us: int
-
-    @property
-    def message(self) -> _Message:
+    def __init__(
+        self, slot: Slot, wire: WireTicket, file: SharedFile, tensors: Pieces, batch: int, timeout_s: float
+    ) -> None:
+        self.slot = slot
+        self.wire = wire
+        self.tensors = tensors
+        self.batch = batch
+        self.timeout_s = timeout_s
+        self.since_us = now_us()
+        frames = SharedFrames(file.name, file.inode, slot.offset, slot.generation)
+        self.message: _Message = wire.in_memory(frames), _CONTROL, [[bytes(batch)]], batch, timeout_s
         """What tells its receiver where it lies."""
-        wire = replace(self.wire, frames=self.frames)
-        return wire, _CONTROL, [[bytes(self.batch)]], self.batch, self.timeout_s
+
+
+class Near(Transport, Protocol):
+    """What messages within a host travel with (HttpTransport)."""
+
+    def send(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
+    ) -> Outputs:
+        """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
+
+    def begin_send(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
+    ) -> Awaited | None:
+        """The same, as begin() does it."""
 
 
 class ShmTransport:
@@ -66,7 +79,7 @@ class ShmTransport:
 
     def __init__(
         self,
-        near: HttpTransport,
+        near: Near,
         targets: Mapping[str, Target],
         arena: Arena,
         smallest_bytes: int = SMALLEST_BYTES,
@@ -82,7 +95,7 @@ class ShmTransport:
         written = self._write(wire, tensors, batch, timeout_s)
         if written is None:
             return self._near.infer(wire, tensors, batch, timeout_s)
-        return self._outputs(written, lambda: self._near.send(*written.message))
+        return self._outputs(written, functools.partial(self._near.send, *written.message))
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
@@ -97,8 +110,8 @@ class ShmTransport:
         except BaseException:
             self._arena.give_back(written.slot)
             raise
-        awaited = begun or (lambda: self._near.send(*written.message))
-        return lambda: self._outputs(written, awaited)
+        awaited = begun or functools.partial(self._near.send, *written.message)
+        return functools.partial(self._outputs, written, awaited)
 
     def slots(self) -> tuple[int, int, int]:
         """Free, taken, in quarantine."""
@@ -125,9 +138,7 @@ class ShmTransport:
         except BaseException:
             self._arena.give_back(slot)
             raise
-        file = self._arena.file
-        frames = SharedFrames(file.name, file.inode, slot.offset, slot.generation)
-        return _Written(slot, wire, frames, tensors, batch, timeout_s, since_us=now_us())
+        return _Written(slot, wire, self._arena.file, tensors, batch, timeout_s)
 
     def _outputs(self, written: _Written, awaited: Awaited) -> Outputs:
         """Of a batch in a slot, which is free afterwards, or in quarantine."""

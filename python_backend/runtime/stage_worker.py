@@ -19,7 +19,6 @@ import heapq
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -55,14 +54,14 @@ class Reply(Protocol):
         """Answer with an error."""
 
 
-@dataclass(eq=False)
 class Job:
     """A batch on this worker. `inputs` may be views that stay valid until the reply."""
 
-    wire: WireTicket
-    inputs: list[Array]
-    reply: Reply
-    arrived_us: int
+    def __init__(self, wire: WireTicket, inputs: list[Array], reply: Reply, arrived_us: int) -> None:
+        self.wire = wire
+        self.inputs = inputs
+        self.reply = reply
+        self.arrived_us = arrived_us
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -157,7 +156,6 @@ class StageWorker:
             raise TicketError(
                 f"no {ticket_codec.PARAMETER}: stages are called by their dispatcher; call the public model"
             )
-        self._keys.refresh()
         identity = self._identity
         wire = ticket_codec.decode(text, self._keys, arrived_us)
         wire = ticket_codec.at_own_hop(wire, identity.worker, arrived_us)
@@ -223,9 +221,9 @@ class StageWorker:
         # With nothing else to do, what is quick is done here: it need not wait for a thread to wake up.
         if not self._is_last(job):
             begun = None if self._waiting else self._begin(job, outputs)
-            self._forwarders.submit(lambda: self._pass_on(job, outputs, begun))
+            self._forwarders.submit(functools.partial(self._pass_on, job, outputs, begun))
         elif self._waiting:
-            self._forwarders.submit(lambda: self._answer(job, outputs))
+            self._forwarders.submit(functools.partial(self._answer, job, outputs))
         else:
             self._answer(job, outputs)
 

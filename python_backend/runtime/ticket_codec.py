@@ -16,17 +16,19 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import hmac
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from python_backend.runtime.clock import now_us
 from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.record import Record
 
 PARAMETER = "ppipe_ticket"
 KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
@@ -35,37 +37,64 @@ KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
 ANONYMOUS_PROBE_TEXT = '{"probe":true}'
 _MAC_FIELD = ',"mac":"'
 _TEXT_LIMIT = 64_000
+_LOOK_US = 500_000
+"""How often the key file is looked at."""
 
 
 class TicketError(ValueError):
     """A ticket that cannot be read or is not for this receiver; the message says what would be accepted."""
 
 
-@dataclass(frozen=True, slots=True)
-class SharedFrames:
+class SharedFrames(Record):
     """Where a batch lies: in the file `name` in /dev/shm with this inode, from `offset` on, for as long as
     the generation there is this one.
     """
 
-    name: str
-    inode: int
-    offset: int
-    generation: int
+    __slots__ = ("generation", "inode", "name", "offset")
+    __match_args__ = ("name", "inode", "offset", "generation")
+
+    def __init__(self, name: str, inode: int, offset: int, generation: int) -> None:
+        self.name: Final = name
+        self.inode: Final = inode
+        self.offset: Final = offset
+        self.generation: Final = generation
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.name, self.inode, self.offset, self.generation)
 
 
-@dataclass(frozen=True, slots=True)
-class WireTicket:
-    """A ticket as hop `hop` gets it. ticket: None for a probe. frames: None if the tensors came along."""
+class WireTicket(Record):
+    """A ticket as hop `hop` gets it. ticket: None for a probe. frames: None if the tensors came along.
 
-    deployment: str
-    epoch: int
-    hop: int
-    ticket: Ticket | None
-    frames: SharedFrames | None = None
-    chained: bool = False
-    """For an ensemble of all the stages: each finds its hop by its own name, and passes nothing on."""
-    relative: bool = field(default=False, compare=False)
-    """Whether it came from another host, so that its times were set on arrival."""
+    chained: for an ensemble of all the stages: each finds its hop by its own name, and passes nothing on.
+    relative: whether it came from another host, so that its times were set on arrival; not compared.
+    """
+
+    __slots__ = ("chained", "deployment", "epoch", "frames", "hop", "relative", "ticket")
+    __match_args__ = ("deployment", "epoch", "hop", "ticket", "frames", "chained")
+
+    def __init__(
+        self,
+        deployment: str,
+        epoch: int,
+        hop: int,
+        ticket: Ticket | None,
+        frames: SharedFrames | None = None,
+        chained: bool = False,
+        relative: bool = False,
+    ) -> None:
+        self.deployment: Final = deployment
+        self.epoch: Final = epoch
+        self.hop: Final = hop
+        self.ticket: Final = ticket
+        self.frames: Final = frames
+        self.chained: Final = chained
+        self.relative: Final = relative
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.deployment, self.epoch, self.hop, self.ticket, self.frames, self.chained)
 
     @property
     def is_probe(self) -> bool:
@@ -73,18 +102,39 @@ class WireTicket:
         return self.ticket is None
 
     def for_next_hop(self) -> WireTicket:
-        """The same ticket for the stage after this one."""
-        return replace(self, hop=self.hop + 1, frames=None)
+        """The same ticket for the stage after this one, to which tensors come in their message."""
+        return self._changed(self.hop + 1, self.ticket, None, self.chained)
+
+    def at_hop(self, hop: int, ticket: Ticket | None = None) -> WireTicket:
+        """The same ticket as another hop has it, perhaps with other times."""
+        return self._changed(hop, ticket or self.ticket, self.frames, self.chained)
+
+    def in_memory(self, frames: SharedFrames) -> WireTicket:
+        """The same ticket for tensors that lie in shared memory."""
+        return self._changed(self.hop, self.ticket, frames, self.chained)
+
+    def for_chain(self) -> WireTicket:
+        """The same ticket for an ensemble of its stages."""
+        return self._changed(self.hop, self.ticket, self.frames, True)
+
+    def _changed(
+        self, hop: int, ticket: Ticket | None, frames: SharedFrames | None, chained: bool
+    ) -> WireTicket:
+        return WireTicket(self.deployment, self.epoch, hop, ticket, frames, chained, self.relative)
 
 
 _ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
 
 
 class Keys:
-    """The keys of one deployment; the file is read again when it changes."""
+    """The keys of one deployment. The file is looked at again now and then, and when a signature fits no key;
+    one that is being replaced leaves the old keys in force.
+    """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, look_us: int = _LOOK_US) -> None:
         self._path = path
+        self._look_us = look_us
+        self._looked_us = now_us()
         self._stamp: tuple[int, int] | None = None
         self._keys: tuple[bytes, ...] = ()
         if path is not None:
@@ -101,19 +151,9 @@ class Keys:
         """Whether tickets are signed at all."""
         return self._path is not None
 
-    def refresh(self) -> None:
-        """Read the file again if it has changed; a file that is being replaced leaves the old keys in
-        force.
-        """
-        if self._path is None:
-            return
-        try:
-            self._read(self._path)
-        except (OSError, TicketError):
-            return
-
     def mac(self, text: str) -> str:
         """The signature of `text` with the first key; '' when nothing is signed."""
+        self._look()
         return _mac(self._keys[0], text) if self._keys else ""
 
     def accepts(self, text: str, mac: str) -> bool:
@@ -122,10 +162,28 @@ class Keys:
 
     def accepts_prefix(self, text: str, mac: str, length: int) -> bool:
         """As `accepts`, for signatures cut to their first `length` characters."""
+        self._look()
         given = mac.encode("utf-8", "replace")
-        return not self._keys or any(
-            hmac.compare_digest(_mac(key, text)[:length].encode(), given) for key in self._keys
+        return self._fits_any(text, given, length) or (
+            self._look(at_once=True) and self._fits_any(text, given, length)
         )
+
+    def _fits_any(self, text: str, given: bytes, length: int) -> bool:
+        # A loop, for it runs twice per batch and hop: a generator costs more than the comparison.
+        for key in self._keys:
+            if hmac.compare_digest(_mac(key, text)[:length].encode(), given):
+                return True
+        return not self._keys
+
+    def _look(self, at_once: bool = False) -> bool:
+        """Read the file again if it has changed; whether that was looked at."""
+        path, time_us = self._path, now_us()
+        if path is None or (time_us - self._looked_us < self._look_us and not at_once):
+            return False
+        self._looked_us = time_us
+        with contextlib.suppress(OSError, TicketError):
+            self._read(path)
+        return True
 
     def _read(self, path: Path) -> None:
         status = path.stat()
@@ -200,8 +258,8 @@ def at_own_hop(wire: WireTicket, worker: str, received_us: int) -> WireTicket:
     hop = workers.index(worker)
     if wire.relative and hop:
         late_us = wire.ticket.hops[hop - 1].end_us - received_us
-        return replace(wire, hop=hop, ticket=_shifted(wire.ticket, -late_us))
-    return replace(wire, hop=hop)
+        return wire.at_hop(hop, _shifted(wire.ticket, -late_us))
+    return wire.at_hop(hop)
 
 
 def _shifted(ticket: Ticket, by_us: int) -> Ticket:

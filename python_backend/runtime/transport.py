@@ -59,6 +59,21 @@ class Transport(Protocol):
         """Give up connections and memory."""
 
 
+class Bodies(Transport, Protocol):
+    """Messages with the tensors in them, to any host (GrpcTransport)."""
+
+    def send_tensors(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
+    ) -> Outputs:
+        """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
+
+    def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
+        """Send a whole serialised request. Raises HopFailure."""
+
+    def ticket_text(self, wire: WireTicket) -> str:
+        """The ticket, its times on the receiver's clock."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A worker that a hop can lead to."""

@@ -38,8 +38,9 @@ class Bell:
 
     def ring(self) -> None:
         """Twice is as good as once."""
-        with contextlib.suppress(RuntimeError):
-            self._silent.release()
+        if self._silent.locked():
+            with contextlib.suppress(RuntimeError):  # another has just rung
+                self._silent.release()
 
     def wait(self, timeout_s: float) -> None:
         """Return when it has rung, or when the time is over."""
@@ -59,11 +60,11 @@ class Turns(Generic[Item]):
         self._alarm_us = NEVER
         self._asleep_until_us = NEVER
         self._moved = Bell()
-        self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name=name, daemon=True)
 
     def start(self) -> None:
         """Have alarms watched; before the first item."""
-        self._thread.start()
+        self._watcher.start()
 
     def bring(self, item: Item) -> None:
         """Have an item done: now by this thread, or by the one whose turn it is."""
@@ -93,16 +94,15 @@ class Turns(Generic[Item]):
             self._do()
             self._closed = True
         self._moved.ring()
-        self._thread.join()
+        self._watcher.join()
 
     def _do(self) -> None:
         """One turn, by whoever has the lock."""
         if self._closed:
             return
         items = []
-        with contextlib.suppress(IndexError):
-            while True:
-                items.append(self._items.popleft())
+        while self._items:  # taken by nobody else
+            items.append(self._items.popleft())
         self._holder = threading.get_ident()
         self._alarm_us = self._take(items)
         self._holder = 0

@@ -4,7 +4,7 @@ given up while their hops go on, and which workers owe something for too long.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Final
 
 from planner.serving import ServedModel
 from python_backend.runtime.clock import now_us
@@ -15,12 +15,12 @@ _REMEMBERED_TICKETS = 4096
 """To name the worker of a notice, which may come after the batch's answer."""
 
 
-@dataclass(frozen=True, slots=True)
 class Ended:
     """What was known of a batch when its hop ended. `computed`: its last stage had told that it was done."""
 
-    computed: bool
-    given_up: bool
+    def __init__(self, computed: bool, given_up: bool) -> None:
+        self.computed: Final = computed
+        self.given_up: Final = given_up
 
 
 class UnderWay:

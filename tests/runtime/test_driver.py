@@ -47,18 +47,23 @@ def manifest(batch_size: int = 1) -> DeploymentManifest:
 
 
 class Hops:
-    """A transport that doubles numbers; `before` may block or raise."""
+    """A transport that doubles numbers; `before` and `before_begin` may block or raise."""
 
     def __init__(
-        self, before: Callable[[WireTicket], None] = lambda wire: None, begins: bool = False
+        self,
+        before: Callable[[WireTicket], None] = lambda wire: None,
+        begins: bool = False,
+        before_begin: Callable[[WireTicket], None] = lambda wire: None,
     ) -> None:
         self.before = before
+        self.before_begin = before_begin
         self.begins = begins
         self.begun: list[int] = []
         """Threads that begun a batch."""
         self.batches: list[tuple[WireTicket, list[int]]] = []
 
     def begin(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Awaited | None:
+        self.before_begin(wire)
         self.begun.append(threading.get_ident())
         return (lambda: self.infer(wire, tensors, batch, timeout_s)) if self.begins else None
 
@@ -102,10 +107,20 @@ class Client:
 
 
 @contextmanager
-def driver_with(hops: Hops, batch_size: int = 1, **settings: Any) -> Iterator[Driver]:
+def driver_with(
+    hops: Hops,
+    batch_size: int = 1,
+    on_failure: Callable[[HopFailure], None] | None = None,
+    logged: list[str] | None = None,
+    **settings: Any,
+) -> Iterator[Driver]:
+    def take_out(failure: HopFailure) -> None:
+        if failure.kind.blames_worker:
+            driver.worker_lost(failure.worker)
+
+    logged = [] if logged is None else logged
     deployment = manifest(batch_size)
     entry = deployment.models[0]
-    logged: list[str] = []
     driver = Driver(
         manifest=deployment,
         entry=entry,
@@ -113,7 +128,7 @@ def driver_with(hops: Hops, batch_size: int = 1, **settings: Any) -> Iterator[Dr
         transport=hops,
         log=logged.append,
         settings=DriverSettings(**settings),
-        on_failure=lambda failure: driver.worker_lost(failure.worker) if failure.kind.blames_worker else None,
+        on_failure=on_failure or take_out,
     )
     threads = threading.active_count()
     try:
@@ -162,22 +177,26 @@ def test_close_answers_what_is_under_way_and_what_waits() -> None:
 
 
 def test_a_probe_is_answered_in_turn_and_counts_nowhere() -> None:
-    client, stuck = Client(), threading.Event()
-    with driver_with(Hops(before=lambda wire: None)) as driver:
+    client, stuck, go_on = Client(), threading.Event(), threading.Event()
+
+    def never_ends(wire: WireTicket) -> None:
+        stuck.set()
+        go_on.wait(10)
+
+    with driver_with(Hops(before_begin=never_ends)) as driver:
         driver.probe(client.frame(1))
         client.wait()
-        driver._under_way.back = lambda worker: stuck.wait(10)  # type: ignore[assignment,method-assign]
-        blocked = threading.Thread(target=driver.worker_back, args=("m.p0.s0.w0",))
+        blocked = threading.Thread(target=driver.arrive, args=([client.frame(3)],))
         blocked.start()
-        time.sleep(0.1)
+        assert stuck.wait(10)
         driver.probe(client.frame(2))
         time.sleep(0.1)
-        assert client.answers == {1: [0], 2: []}
-        stuck.set()
+        assert client.answers == {1: [0], 2: [], 3: []}
+        go_on.set()
         blocked.join()
         client.wait()
-    assert client.answers == {1: [0], 2: [0]}
-    assert driver.counts.arrived == 0
+    assert client.answers == {1: [0], 2: [0], 3: [6]}
+    assert driver.counts.arrived == 1
 
 
 def test_what_a_silent_worker_owes_is_done_by_another_before_its_hop_ends() -> None:
@@ -271,12 +290,28 @@ def test_an_answer_without_the_outputs_is_an_error_of_ours(answer: dict[str, Any
 
 
 def test_a_timer_that_fails_takes_no_frame_along() -> None:
+    release, held, logged = threading.Event(), list[str](), list[str]()
+
+    def before(wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        if not held:
+            held.append(wire.ticket.hops[0].worker)
+            release.wait(10)
+
+    def fail(failure: HopFailure) -> None:
+        raise RuntimeError(f"{failure.kind.value} cannot be told")
+
     client = Client()
-    with driver_with(Hops()) as driver:
-        driver._offers.due = lambda: iter([1 // 0])  # type: ignore[method-assign]
-        driver.arrive([client.frame(1)])
+    with driver_with(Hops(before=before), on_failure=fail, logged=logged) as driver:
+        driver.arrive([client.frame(1, slo_us=10 * SLO_US)])
+        end_s = time.monotonic() + 10
+        while not logged and time.monotonic() < end_s:
+            time.sleep(0.01)
+        driver.arrive([client.frame(2)])
+        release.set()
         client.wait()
-    assert client.answers == {1: [2]}
+    assert "timers failed: RuntimeError('overdue cannot be told')" in logged
+    assert client.answers == {1: [2], 2: [4]}
 
 
 def test_a_batch_for_which_there_is_no_thread_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

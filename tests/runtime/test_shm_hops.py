@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,17 +133,18 @@ def test_a_stage_computes_on_what_lies_in_the_slot(arena: Arena, stage: StageWor
 
 def test_a_stage_says_when_it_cannot_read(arena: Arena, stage: StageWorker) -> None:
     frames = put(arena, 3)
-    elsewhere = send(stage, replace(frames, name="ppipe_of_another_host"))
+    inode, offset, generation = frames.inode, frames.offset, frames.generation
+    elsewhere = send(stage, SharedFrames("ppipe_of_another_host", inode, offset, generation))
     assert elsewhere.kind is FailureKind.NO_MEMORY
     assert send(stage, frames, batch=100_000).kind is FailureKind.NO_MEMORY
-    assert send(stage, replace(frames, generation=1)).kind is FailureKind.EXPIRED
+    assert send(stage, SharedFrames(frames.name, inode, offset, 1)).kind is FailureKind.EXPIRED
 
 
 def test_a_ticket_carries_the_slot_to_one_hop_only() -> None:
     frames = SharedFrames("ppipe_x", 7, 8_192, 99)
     decoded = ticket_codec.decode(ticket_codec.encode(wire(frames), Keys(None)), Keys(None), now_us())
     assert decoded.frames == frames
-    two_hops = replace(decoded, ticket=Ticket(0, 0, 0, 9, (Hop(WORKER, 0, 0, 0, 1),) * 2))
+    two_hops = decoded.at_hop(0, Ticket(0, 0, 0, 9, (Hop(WORKER, 0, 0, 0, 1),) * 2))
     assert two_hops.for_next_hop().frames is None
     text = ticket_codec.encode(wire(frames), Keys(None)).replace("8192", '"8192"')
     with pytest.raises(ticket_codec.TicketError, match="not a whole number"):
