@@ -49,6 +49,7 @@ class Connections:
             connection = socket.create_connection((server.host, server.http_port), timeout=timeout_s)
         except ConnectionRefusedError as error:
             raise NoEndpoint from error
+        connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._in_use(connection) is None:
             raise ConnectionAbortedError("the transport is closed")

@@ -13,12 +13,15 @@ Rules
   end. The one used last is used next, so those that a lighter load does not need grow old.
 - begin() sends what a connection's buffers take, and whoever awaits the answer the rest, so it never waits,
   not even for a server that has been stopped.
+- Every request has a number that its answer must have too: a connection that has another's answer on it would
+  mix up batches from then on, and is closed.
 - close() ends calls that wait for an answer.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -60,6 +63,7 @@ class HttpTransport:
         self._targets = targets
         self._connections = Connections({target.server.name for target in targets.values()}, idle_s)
         self._head = functools.lru_cache(maxsize=4096)(http_wire.request_head)
+        self._ids = itertools.count()
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
@@ -116,7 +120,9 @@ class _Call:
         self._timeout_s = timeout_s
         self._end_us = now_us() + round(timeout_s * 1e6)
         head = transport._head(tuple(specs), batch)
-        self._request = http_wire.request(self._worker, head, transport._grpc.ticket_text(wire), tensors)
+        self._id = next(transport._ids)
+        ticket_text = transport._grpc.ticket_text(wire)
+        self._request = http_wire.request(self._worker, head, ticket_text, tensors, self._id)
         self._begun: Connection | None = None
         self._rest: Buffer = self._request
         """Of the request, that is not yet sent."""
@@ -166,6 +172,8 @@ class _Call:
                 if self._rest:
                     http_wire.send(connection, self._rest, self._end_us)
                 answer = http_wire.receive(connection, self._end_us)
+                if not http_wire.is_to(answer, self._id):
+                    raise ConnectionAbortedError("the answer to another request was on the connection")
             except (ConnectionError, Broken) as error:
                 connections.drop(connection)
                 if kept is None or (isinstance(error, Broken) and error.begun):

@@ -1,11 +1,15 @@
 """Inference requests and answers as Triton's HTTP endpoint has them, built and read by hand: a JSON header
 and the tensors' bytes behind it.
+
+Connections are blocking sockets, and time limits are the kernel's: with a time-out of Python's own, each wait
+would give the interpreter's lock away three times instead of once, and somebody else has it then.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +23,8 @@ from python_backend.runtime.transport import Outputs, Pieces, size_of
 
 _RECEIVE_BYTES = 65_536
 _HEADER_END = b"\r\n\r\n"
+_OK = 200
+_TIMEVAL = struct.Struct("@ll")
 
 
 class Broken(Exception):
@@ -53,23 +59,28 @@ def request_head(specs: Sequence[TensorSpec], batch: int) -> bytes:
     return f'{{"inputs":{json.dumps(inputs)},{parameters},"{ticket_codec.PARAMETER}":'.encode()
 
 
-def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces) -> bytes:
-    """A whole request."""
+def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces, id_: int) -> bytes:
+    """A whole request. `id_`: Triton says it again in the answer."""
     text = json.dumps(ticket_text).encode()
-    header_length = len(head) + len(text) + 2
+    tail = b'},"id":"%d"}' % id_
+    header_length = len(head) + len(text) + len(tail)
     length = header_length + size_of(tensors)
     lines = (
         f"POST /v2/models/{worker}/infer HTTP/1.1\r\nHost: localhost\r\n"
         f"Inference-Header-Content-Length: {header_length}\r\nContent-Length: {length}\r\n\r\n"
     )
-    return b"".join([lines.encode(), head, text, b"}}", *(piece for pieces in tensors for piece in pieces)])
+    return b"".join([lines.encode(), head, text, tail, *(piece for pieces in tensors for piece in pieces)])
+
+
+def is_to(answer: Answer, id_: int) -> bool:
+    """Whether it is the answer to this request, or an error, which has no id."""
+    return answer.status != _OK or b'"id":"%d"' % id_ in answer.header
 
 
 def send_now(connection: socket.socket, message: bytes) -> Buffer:
     """Send what the connection's buffers take without waiting; returns the rest. Raises OSError."""
-    connection.settimeout(0)
     try:
-        sent = connection.send(message)
+        sent = connection.send(message, socket.MSG_DONTWAIT)
     except BlockingIOError:
         sent = 0
     return memoryview(message)[sent:]
@@ -77,8 +88,15 @@ def send_now(connection: socket.socket, message: bytes) -> Buffer:
 
 def send(connection: socket.socket, message: Buffer, end_us: int) -> None:
     """Raises OSError, TimeoutError at `end_us`."""
-    connection.settimeout(left_s(end_us))
-    connection.sendall(message)
+    rest = memoryview(message)
+    while rest:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _time_left(end_us))
+        try:
+            # In two steps: mypyc 2.4 calls what bounds a slice of a memoryview twice.
+            sent = connection.send(rest)
+        except BlockingIOError:
+            raise TimeoutError from None
+        rest = rest[sent:]
 
 
 def receive(connection: socket.socket, end_us: int) -> Answer:
@@ -120,11 +138,19 @@ def error_of(content: Buffer) -> str | None:
 
 
 def _receive(connection: socket.socket, received: bytearray, end_us: int) -> None:
-    connection.settimeout(left_s(end_us))
-    piece = connection.recv(_RECEIVE_BYTES)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _time_left(end_us))
+    try:
+        piece = connection.recv(_RECEIVE_BYTES)
+    except BlockingIOError:
+        raise TimeoutError from None
     if not piece:
         raise Broken(begun=bool(received))
     received += piece
+
+
+def _time_left(end_us: int) -> bytes:
+    """As a struct timeval. Raises TimeoutError when there is none."""
+    return _TIMEVAL.pack(*divmod(max(1, round(left_s(end_us) * 1e6)), 1_000_000))
 
 
 def left_s(end_us: int) -> float:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import hmac
 import json
 import os
@@ -136,7 +135,8 @@ class Keys:
         self._look_us = look_us
         self._looked_us = now_us()
         self._stamp: tuple[int, int] | None = None
-        self._keys: tuple[bytes, ...] = ()
+        self._keys: tuple[hmac.HMAC, ...] = ()
+        """Each has taken in its key, and is copied to sign."""
         if path is not None:
             self._read(path)
 
@@ -193,7 +193,8 @@ class Keys:
         keys = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
         if not keys or min(map(len, keys)) < 16:
             raise TicketError(f"{path}: one key of at least 16 characters per line belongs in it")
-        self._keys, self._stamp = keys, stamp
+        self._keys = tuple(hmac.new(key, digestmod="sha256") for key in keys)
+        self._stamp = stamp
 
 
 def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
@@ -347,5 +348,8 @@ def _text(value: Any) -> str:
     return value
 
 
-def _mac(key: bytes, text: str) -> str:
-    return hmac.digest(key, text.encode(), hashlib.sha256).hex()
+def _mac(keyed: hmac.HMAC, text: str) -> str:
+    # Two thirds of what hmac.digest costs, which also gives the interpreter's lock away.
+    mac = keyed.copy()
+    mac.update(text.encode())
+    return mac.hexdigest()

@@ -110,17 +110,28 @@ def test_a_stage_refuses_what_its_dispatcher_did_not_sign(
     assert tag_of(client.infer(7)["scores"]) == 7
 
 
-def test_a_client_that_gives_up_frees_its_frame(deployment: ServedDeployment, client: Client) -> None:
+def test_a_client_that_gives_up_frees_its_frame(deployment: ServedDeployment) -> None:
     before = metrics(deployment).get(CANCELLED, 0)
-    with stopped(deployment, "slow-0", "slow-1"):  # so that its frame waits, however fast or slow the host is
-        for _ in range(20):
-            client.send(timeout=20_000_000)
-        with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
-            client.infer(1, timeout=20_000_000, client_timeout=0.5)
-        wait_for(lambda: metrics(deployment).get(CANCELLED, 0) == before + 1)
-    assert client.wait(timeout_s=20) == 0
-    assert metrics(deployment)[CANCELLED] == before + 1
+    # On a busy host a stage that stands still may be found out first, and its frames refused for that.
+    tries = (gave_up_unserved(deployment) for _ in range(10))
+    assert any(metrics(deployment).get(CANCELLED, 0) == before + 1 for _ in tries)
+
+
+def gave_up_unserved(deployment: ServedDeployment) -> None:
+    """Have a client give up a frame that waits: nothing can be served meanwhile."""
     wait_for(lambda: set(workers_up(deployment)) == {1.0}, timeout_s=20)
+    before = metrics(deployment).get(CANCELLED, 0)
+    others = Client(deployment.manifest)
+    with stopped(deployment, "slow-0", "slow-1"):
+        for _ in range(40):
+            others.send(timeout=20_000_000)
+        with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+            others.infer(1, timeout=20_000_000, client_timeout=0.2)
+        end_s = time.monotonic() + 1.0
+        while time.monotonic() < end_s and metrics(deployment).get(CANCELLED, 0) == before:
+            time.sleep(0.02)
+    assert others.wait(timeout_s=20) == 0
+    others.close()
 
 
 def test_counts_reach_the_metrics_endpoint(deployment: ServedDeployment, client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -101,7 +102,14 @@ def message(status: str, header: bytes, content: bytes = b"") -> bytes:
 
 def good(head: bytes, body: bytes) -> bytes:
     output = {"name": "y", "datatype": "INT64", "shape": [3, 1], "parameters": {"binary_data_size": 24}}
-    return message("200 OK", json.dumps({"outputs": [output]}).encode(), (2 * NUMBERS).tobytes())
+    return message("200 OK", answer_to(body, [output]), (2 * NUMBERS).tobytes())
+
+
+def answer_to(body: bytes, outputs: list[Any]) -> bytes:
+    found = re.search(rb'"id":"(\d+)"', body)
+    return json.dumps(
+        {"id": found[1].decode() if found else "", "outputs": outputs}, separators=(",", ":")
+    ).encode()
 
 
 def refused(status: str, text: str) -> Answer:
@@ -183,8 +191,9 @@ def test_tensors_and_ticket_go_out_and_outputs_come_back(peer: Peer, transport: 
             FailureKind.EXPIRED,
         ),
         (lambda *_: None, FailureKind.UNREACHABLE),
-        (lambda *_: good(b"", b"")[:-4], FailureKind.TIMED_OUT),
-        (lambda *_: message("200 OK", b'{"outputs":[{"name":"y"}]}'), FailureKind.COMPUTE),
+        (lambda head, body: good(head, body)[:-4], FailureKind.TIMED_OUT),
+        (lambda head, body: message("200 OK", answer_to(body, [{"name": "y"}])), FailureKind.COMPUTE),
+        (lambda head, body: good(head, b'{"id":"123456"}'), FailureKind.UNREACHABLE),
     ],
 )
 def test_what_goes_wrong_is_told_as_over_grpc(
@@ -198,9 +207,29 @@ def test_what_goes_wrong_is_told_as_over_grpc(
     assert infer(transport) == [0, 2, 4], "the next one is not harmed"
 
 
+def test_a_large_request_is_sent_once(peer: Peer, transport: HttpTransport) -> None:
+    peer.reads.clear()  # so that no buffer takes it at once
+    threading.Timer(0.2, peer.reads.set).start()
+    piece = bytes(8 * 5_000_000)
+    outputs = transport.send(wire(), (TensorSpec("x", "INT64", (1,)),), [[piece]], 5_000_000, 20.0)
+    assert outputs["y"].ravel().tolist() == [0, 2, 4]
+    assert [infer(transport) for _ in range(3)] == [[0, 2, 4]] * 3
+    assert len(peer.requests) == 4
+    assert peer.connections == 1
+
+
 def test_a_connection_that_was_closed_while_idle_is_replaced(peer: Peer, transport: HttpTransport) -> None:
     infer(transport)
-    peer.answer = lambda *_: None if peer.connections == 1 else good(b"", b"")
+    peer.answer = lambda head, body: None if peer.connections == 1 else good(head, body)
+    assert infer(transport) == [0, 2, 4]
+    assert peer.connections == 2
+
+
+def test_a_connection_with_another_requests_answer_on_it_is_replaced(
+    peer: Peer, transport: HttpTransport
+) -> None:
+    infer(transport)
+    peer.answer = lambda head, body: good(head, body if peer.connections == 2 else b'{"id":"123456"}')
     assert infer(transport) == [0, 2, 4]
     assert peer.connections == 2
 
@@ -225,7 +254,7 @@ def test_what_was_begun_on_a_connection_that_was_closed_is_sent_again(
     peer: Peer, transport: HttpTransport
 ) -> None:
     infer(transport)
-    peer.answer = lambda *_: None if peer.connections == 1 else good(b"", b"")
+    peer.answer = lambda head, body: None if peer.connections == 1 else good(head, body)
     awaited = begin(transport)
     assert awaited is not None
     assert awaited()["y"].ravel().tolist() == [0, 2, 4]
@@ -234,7 +263,7 @@ def test_what_was_begun_on_a_connection_that_was_closed_is_sent_again(
 
 def test_what_was_begun_runs_out_of_time_as_any_other(peer: Peer, transport: HttpTransport) -> None:
     infer(transport)
-    peer.answer = lambda *_: good(b"", b"")[:-4]
+    peer.answer = lambda head, body: good(head, body)[:-4]
     awaited = begin(transport, timeout_s=0.2)
     assert awaited is not None
     with pytest.raises(HopFailure) as caught:
