@@ -148,17 +148,21 @@ def _receive(connection: socket.socket, received: bytearray, end_us: int) -> Non
     received += piece
 
 
-def _time_left(end_us: int) -> bytes:
-    """As a struct timeval. Raises TimeoutError when there is none."""
-    return _TIMEVAL.pack(*divmod(max(1, round(left_s(end_us) * 1e6)), 1_000_000))
-
-
 def left_s(end_us: int) -> float:
     """Seconds until then. Raises TimeoutError when there are none."""
+    return _left_us(end_us) / 1e6
+
+
+def _time_left(end_us: int) -> bytes:
+    """As a struct timeval. Raises TimeoutError when there is none."""
+    return _TIMEVAL.pack(*divmod(_left_us(end_us), 1_000_000))
+
+
+def _left_us(end_us: int) -> int:
     left_us = end_us - now_us()
     if left_us <= 0:
         raise TimeoutError
-    return left_us / 1e6
+    return left_us
 
 
 def _fields(head: bytes) -> dict[bytes, bytes]:

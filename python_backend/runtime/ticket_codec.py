@@ -169,11 +169,9 @@ class Keys:
         )
 
     def _fits_any(self, text: str, given: bytes, length: int) -> bool:
-        # A loop, for it runs twice per batch and hop: a generator costs more than the comparison.
-        for key in self._keys:
-            if hmac.compare_digest(_mac(key, text)[:length].encode(), given):
-                return True
-        return not self._keys
+        return not self._keys or any(
+            hmac.compare_digest(_mac(key, text)[:length].encode(), given) for key in self._keys
+        )
 
     def _look(self, at_once: bool = False) -> bool:
         """Read the file again if it has changed; whether that was looked at."""

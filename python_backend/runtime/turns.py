@@ -38,9 +38,8 @@ class Bell:
 
     def ring(self) -> None:
         """Twice is as good as once."""
-        if self._silent.locked():
-            with contextlib.suppress(RuntimeError):  # another has just rung
-                self._silent.release()
+        with contextlib.suppress(RuntimeError):
+            self._silent.release()
 
     def wait(self, timeout_s: float) -> None:
         """Return when it has rung, or when the time is over."""
