@@ -235,8 +235,8 @@ def test_a_hopeless_frame_is_answered_at_once_with_the_reason() -> None:
 def test_frames_that_queueing_makes_late_are_told_so() -> None:
     """Also those that were offered to the core a second time, when less than their way was left."""
     client = Client()
-    with driver_with(Hops(lambda wire: time.sleep(0.004))) as driver:
-        driver.arrive([client.frame(number, slo_us=60_000) for number in range(200)])
+    with driver_with(Hops(lambda wire: time.sleep(0.01))) as driver:
+        driver.arrive([client.frame(number, slo_us=150_000) for number in range(500)])
         client.wait()
     refused = [answers[0][1] for answers in client.answers.values() if isinstance(answers[0], tuple)]
     assert len(refused) > 50
