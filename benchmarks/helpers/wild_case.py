@@ -1,8 +1,8 @@
 """What the benchmark `wild` is made of: an input as people have it, and what is right for it.
 
 Rules
-- A provider is a module benchmarks/wild_<section>.py with `cases() -> Iterable[WildCase]`. It may be a generator that
-  holds something open, a server say, around the cases that it yields: they are asked one after another.
+- A provider is a module benchmarks/wild_<section>.py with `cases() -> Iterable[WildCase]`. It may be a
+  generator that holds something open, a server say, around the cases that it yields: they are asked in turn.
 - `ask` uses what a user uses. What it answers is judged here, so that all sections mean the same by 'clear'.
 - A refusal is clear if it is short, names what the case says it must, and shows nothing of our insides.
 """
@@ -42,10 +42,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class WildCase:
-    """`ask` is given an empty folder, makes the input there, hands it to the product and tells what came of it.
+    """`ask` is given an empty folder, makes the input there, hands it to the product, tells what came of it.
 
-    `id` is unique in all sections, `kind` what several cases are examples of. `names`: regular expressions that
-    what is said must match, each, whether it is a refusal or not.
+    `id` is unique in all sections, `kind` what several cases are examples of. `names`: regular expressions
+    that what is said must match, each, whether it is a refusal or not.
     """
 
     id: str
