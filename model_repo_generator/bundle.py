@@ -1,7 +1,7 @@
 """A pure-Python copy of the run time, so that servers of a repository need not have this package installed.
 
-What is copied: the data plane (scheduler, runtime, triton) and every module of ours that it imports, found by
-reading the import statements. No solver, no simulator, no compiled modules.
+What is copied: the data plane (scheduler, dispatcher, stage, wire, triton) and every module of ours that it
+imports, found by reading the import statements. No solver, no simulator, no compiled modules.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from pathlib import Path
 BUNDLE = "runtime"
 """Folder of the copy, beside deployment.json."""
 PACKAGES = ("ensembles", "planner", "python_backend")
-SHIPPED = ("python_backend/runtime", "python_backend/scheduler", "python_backend/triton")
+SHIPPED = tuple(
+    f"python_backend/{folder}" for folder in ("dispatcher", "scheduler", "stage", "triton", "wire")
+)
 
 
 def bundle_files() -> dict[str, str]:

@@ -14,7 +14,20 @@ from typing import Any
 
 import typer
 
-from ppipe.commands import bench, cluster, demo, inspect, make, plan, profile, serve, simulate, status
+from ppipe.commands import (
+    bench,
+    compose,
+    demo,
+    diff,
+    generate,
+    kubernetes,
+    lint,
+    plan,
+    profile,
+    serve,
+    simulate,
+    status,
+)
 from ppipe.console import err
 from ppipe.signals import end_on_signals
 
@@ -35,15 +48,15 @@ app = typer.Typer(
 app.command()(profile.profile)
 app.command()(plan.plan)
 app.command()(simulate.simulate)
-app.command()(make.generate)
+app.command()(generate.generate)
 app.command(
     # Its own parser has the options, and its own program name.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
-)(inspect.lint)
-app.command()(inspect.diff)
-app.command()(cluster.kubernetes)
-app.command()(cluster.compose)
+)(lint.lint)
+app.command()(diff.diff)
+app.command()(kubernetes.kubernetes)
+app.command()(compose.compose)
 app.command()(serve.serve)
 app.command()(status.status)
 app.command()(bench.bench)

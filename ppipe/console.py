@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ppipe.supervisor import ServerState, ServerStatus
+from ppipe.serving.supervisor import ServerState, ServerStatus
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)

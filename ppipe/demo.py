@@ -24,15 +24,15 @@ from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from ppipe import steps
+from ppipe.bench.frames import make_pictures
+from ppipe.bench.perf_analyzer import PerfReport, run_perf_analyzer
 from ppipe.bench.reference import Reference, make_inputs, make_reference
 from ppipe.bench.run import Measured, measure, planned_rates, slos_us
 from ppipe.bench.target import Target, plain_target, public_request, served_target
 from ppipe.bench.workload import Workload, make_workload, save_workload
 from ppipe.console import ServerBoard, err, progress_bar, step
-from ppipe.frames import make_pictures
-from ppipe.launcher import ServedDeployment
-from ppipe.perf import PerfReport, run_perf_analyzer
 from ppipe.plan_view import plan_table
+from ppipe.serving.launcher import ServedDeployment
 from ppipe.workspace import Workspace
 
 LOAD = 0.8

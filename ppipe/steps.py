@@ -26,7 +26,7 @@ def run_profile(
     """
     # torch takes seconds to import, which other commands need not pay.
     from planner.profiling.run import ProfileOptions, profile_deployment
-    from python_backend.runtime.executors.runner import prepare
+    from python_backend.stage.executors.runner import prepare
 
     options = ProfileOptions(
         threads=threads,
@@ -48,11 +48,11 @@ def run_overheads(
     deployment: Deployment, profile: Profile, workspace: Workspace, servers: str = ""
 ) -> Profile:
     """Time stages and hops, on servers started here or on two running ones ('host:port,host:port'), and save
-    the profile with what they cost. Raises ppipe.overhead_rig.OverheadError.
+    the profile with what they cost. Raises ppipe.overheads.rig.OverheadError.
     """
     from planner.profiling.overhead import with_overheads
-    from ppipe import overheads
-    from ppipe.overhead_rig import parse_servers
+    from ppipe.overheads import measured as overheads
+    from ppipe.overheads.rig import parse_servers
 
     if servers:
         there = parse_servers(servers)

@@ -1,6 +1,6 @@
 """Names of the metrics that alerts and dashboard read: the one table of them on this side.
 
-The first part is what python_backend.runtime.metrics exports, on a page of each dispatcher, with the label
+The first part is what python_backend.dispatcher.metrics exports, on a page of each dispatcher, with the label
 `model`; the second part is Triton's; the last one is Kubernetes' (kube-state-metrics). Selectors are made
 here, so that the text of a deployment stays inside its quotes.
 """
@@ -16,7 +16,7 @@ LATE = "ppipe_late_total"
 DROPPED = "ppipe_dropped_total"
 """Frames answered with an error; `reason` as in python_backend.scheduler.actions.DropReason."""
 FAILED_ATTEMPTS = "ppipe_failed_attempts_total"
-"""Attempts that failed; `kind` as in python_backend.runtime.hop_failure.FailureKind."""
+"""Attempts that failed; `kind` as in python_backend.wire.hop_failure.FailureKind."""
 BATCHES = "ppipe_batches_total"
 """Batches sent; `size` in frames."""
 DECISIONS = "ppipe_decisions_total"

@@ -24,7 +24,7 @@ from ppipe.bench.outcome import Fate, Outcome, fate_of
 from ppipe.bench.reference import Reference
 from ppipe.bench.target import Target
 from ppipe.bench.workload import Arrival, Workload
-from ppipe.probe import CHANNEL_OPTIONS
+from ppipe.serving.probe import CHANNEL_OPTIONS
 
 GRACE_S = 3.0
 """How long after its deadline a frame may still be answered, late, before it counts as unanswered."""

@@ -19,8 +19,8 @@ from ensembles.steps import InputSize, Normalisation, preprocess_frame, preproce
 from planner.deployment import ModelSpec
 from planner.profile import TensorSpec
 from planner.profiling.network import load_network, load_program
+from ppipe.bench.frames import encode_jpeg
 from ppipe.bench.target import NoPictures, Picture
-from ppipe.frames import encode_jpeg
 
 TOLERANCE = 1e-4
 _APART = 10.0

@@ -16,8 +16,8 @@ from tritonclient.grpc import service_pb2
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.profile import TensorSpec
-from ppipe.frames import encode_jpeg
-from ppipe.probe import text_element
+from ppipe.bench.frames import encode_jpeg
+from ppipe.serving.probe import text_element
 
 Picture = npt.NDArray[np.uint8]
 

@@ -16,8 +16,8 @@ from planner.serial import dumps
 from ppipe.bench.workload import Workload, WorkloadError, load_workload, make_workload, save_workload
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, progress_bar
-from ppipe.launcher import load_manifest
-from ppipe.probe import Prober, Verdict
+from ppipe.serving.launcher import load_manifest
+from ppipe.serving.probe import Prober, Verdict
 from ppipe.workspace import Workspace
 
 PICTURES = 32
@@ -50,12 +50,12 @@ def bench(
     """Send frames to a deployment that `ppipe serve` runs, and compare every answer with the unsplit
     model's. Emulated workers compute nothing: where a model has some, its answers are not compared.
     """
+    from ppipe.bench.frames import make_pictures
     from ppipe.bench.picture import draw
     from ppipe.bench.reference import make_references
     from ppipe.bench.run import measure, planned_rates, save, slos_us
     from ppipe.bench.target import served_target
     from ppipe.bench.view import score_table
-    from ppipe.frames import make_pictures
 
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)

@@ -14,8 +14,8 @@ from planner.deployment import Deployment, load_deployment
 from planner.serial import to_plain
 from ppipe.commands.arguments import WorkFolder
 from ppipe.console import err, out
-from ppipe.ports import PortInUse, check, free_base
-from ppipe.server_command import cluster_ports
+from ppipe.serving.ports import PortInUse, check, free_base
+from ppipe.serving.server_command import cluster_ports
 from ppipe.workspace import Workspace
 
 DEMO_FILE = Path(ensembles.__file__).parent / "examples" / "demo.yaml"

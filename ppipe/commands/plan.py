@@ -96,8 +96,8 @@ def _margin(text: str) -> float:
 
 def _search_margin(problem: Problem) -> Problem:
     """The problem with the margins whose plan serves most in simulation; says what each tried gave."""
-    from ppipe.margin import MarginSearch, auto_margin
-    from ppipe.simulate_view import margin_table
+    from ppipe.simulation.margin import MarginSearch, auto_margin
+    from ppipe.simulation.view import margin_table
 
     found: MarginSearch = auto_margin(problem, links="placed")
     err.print(margin_table(found))

@@ -11,7 +11,7 @@ import typer
 from planner.deployment import load_deployment
 from ppipe.commands.arguments import WorkFolder
 from ppipe.console import ServerBoard, err
-from ppipe.launcher import ServedDeployment
+from ppipe.serving.launcher import ServedDeployment
 from ppipe.workspace import Workspace
 
 

@@ -70,7 +70,7 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Serve a plan in simulation: attainment, goodput, drops, latencies, utilisation."""
-    from ppipe import simulate_view as view
+    from ppipe.simulation import view
 
     if links not in ("placed", "paper"):
         raise DeploymentError(f"--links: {links!r} is not one of placed, paper")
@@ -188,7 +188,7 @@ def _draw(
     curve: Path | None,
     gantt: Path | None,
 ) -> None:
-    from ppipe.simulate_pictures import draw_attainment, draw_gantt
+    from ppipe.simulation.pictures import draw_attainment, draw_gantt
 
     for model in made.models if curve or gantt else ():
         served = served_model(made, problem, model.model, links)

@@ -19,10 +19,10 @@ from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.commands.arguments import WorkFolder
 from ppipe.commands.serve import folders
 from ppipe.console import out
-from ppipe.launcher import load_manifest
-from ppipe.live_metrics import Look, model_row, read, worker_rows
-from ppipe.load_tables import model_table, worker_table
-from ppipe.probe import Probe, Prober, Verdict
+from ppipe.serving.launcher import load_manifest
+from ppipe.serving.live_metrics import Look, model_row, read, worker_rows
+from ppipe.serving.load_tables import model_table, worker_table
+from ppipe.serving.probe import Probe, Prober, Verdict
 
 TIMEOUT_S = 3.0
 _LOOK_S = 1.0

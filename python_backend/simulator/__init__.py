@@ -1,5 +1,5 @@
 """The scheduler core on virtual time."""
 
-from python_backend import compiled_path
+from python_backend.compiled import compiled_path
 
 __path__[:0] = compiled_path(__name__)

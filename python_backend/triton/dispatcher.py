@@ -1,4 +1,4 @@
-"""The Triton model of a dispatcher: unpacks single-frame requests, leaves all else to runtime.driver."""
+"""The Triton model of a dispatcher: unpacks single-frame requests, leaves all else to dispatcher.driver."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from planner.profile import TensorSpec
-from python_backend.runtime import kserve, ticket_codec
-from python_backend.runtime.clock import now_us
-from python_backend.runtime.dispatcher_factory import make_dispatcher, show_metrics
-from python_backend.runtime.frame import ErrorCode, Frame
+from python_backend.dispatcher.factory import make_dispatcher, show_metrics
+from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
+from python_backend.wire import kserve, ticket_codec
+from python_backend.wire.clock import now_us
 
 _PRIORITY = "priority"
 _LONGEST_US = 3_600_000_000

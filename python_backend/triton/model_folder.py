@@ -9,7 +9,7 @@ from pathlib import Path
 
 from planner import serial
 from planner.manifest import DeploymentManifest
-from python_backend.runtime.versions import check_versions
+from python_backend.triton.versions import check_versions
 
 
 @dataclass(frozen=True)

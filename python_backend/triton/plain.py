@@ -12,12 +12,12 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from planner.cluster import Executor
-from python_backend.runtime.clock import now_us, sleep_until
-from python_backend.runtime.executors.base import make_executor
-from python_backend.runtime.kserve import Array
-from python_backend.runtime.stage_identity import find_stage
+from python_backend.stage.executors.base import make_executor
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.stage import device_of
+from python_backend.wire.clock import now_us, sleep_until
+from python_backend.wire.kserve import Array
+from python_backend.wire.stage_identity import find_stage
 
 
 class TritonPythonModel:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from python_backend.runtime.frame import ErrorCode
-from python_backend.runtime.hop_failure import FailureKind, HopFailure
-from python_backend.runtime.kserve import Array
+from python_backend.dispatcher.frame import ErrorCode
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.kserve import Array
 
 # Triton puts its classes into pb_utils only after a model's module is imported, so names are looked up when
 # used.

@@ -1,4 +1,4 @@
-"""The Triton model of one stage worker: unpacks requests, leaves all else to runtime.stage_worker."""
+"""The Triton model of one stage worker: unpacks requests, leaves all else to stage.worker."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, cast
 import triton_python_backend_utils as pb_utils
 
 from planner.manifest import SHARED_FRAMES
-from python_backend.runtime import stage_factory, ticket_codec
-from python_backend.runtime.frame import ErrorCode
-from python_backend.runtime.kserve import Array
+from python_backend.dispatcher.frame import ErrorCode
+from python_backend.stage import factory as stage_factory
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import SenderReply
+from python_backend.wire import ticket_codec
+from python_backend.wire.kserve import Array
 
 
 class TritonPythonModel:
@@ -60,7 +61,7 @@ def _taker(parameters: Mapping[str, str]) -> Callable[[Any], Array]:
     """How inputs are taken: as they are on the GPU where the stage before may be there too."""
     if parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS") != "no":
         return lambda tensor: tensor.as_numpy()
-    module: Any = importlib.import_module("python_backend.runtime.executors.handover")
+    module: Any = importlib.import_module("python_backend.stage.executors.handover")
     return cast("Callable[[Any], Array]", module.taken)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ppipe.ports import free_base
+from ppipe.serving.ports import free_base
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

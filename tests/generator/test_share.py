@@ -11,7 +11,7 @@ from model_repo_generator.generate import generate
 from planner.deployment import Deployment
 from planner.plan import Plan
 from planner.profile import Profile
-from tests.generator.live_server import running, wait_ready
+from tests.live.live_server import running, wait_ready
 
 
 def test_every_model_has_its_class_configuration(

@@ -15,7 +15,7 @@ import pytest
 from model_repo_generator.kubernetes.container import launch, probe
 from model_repo_generator.kubernetes.launch import LAUNCH_FILES
 from planner.profile import DTYPE_BYTES
-from python_backend.runtime.ticket_codec import Keys, decode
+from python_backend.wire.ticket_codec import Keys, decode
 
 CONTAINER = Path(launch.__file__).parent
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.lint import write_fleet
 from model_repo_generator.lint import lint
 from model_repo_generator.lint.command import main
-from ppipe.benchmarks.lint import write_fleet
 from tests.lint.battery.case import config, python_model
 
 

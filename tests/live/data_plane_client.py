@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 
-from planner.manifest import DeploymentManifest
-from planner.profile import TensorSpec
-from ppipe.benchmarks.emulated_deployment import (
+from model_repo_generator.emulated import (
     EmulatedModel,
     EmulatedPipeline,
     EmulatedStage,
     write_deployment,
 )
-from ppipe.launcher import ServedDeployment
-from ppipe.ports import free_base
+from planner.manifest import DeploymentManifest
+from planner.profile import TensorSpec
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.ports import free_base
 
 INPUT = TensorSpec("frame", "FP32", (1000,))
 CUT = (TensorSpec("cut0", "FP32", (300,)), TensorSpec("cut1", "FP16", (20,)))

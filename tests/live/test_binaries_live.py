@@ -1,4 +1,4 @@
-"""The binaries that ppipe.binaries finds work together: server, Python model, client, perf_analyzer."""
+"""The binaries that ppipe.serving.binaries finds work together: server, model, client, perf_analyzer."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from ppipe.binaries import find_perf_analyzer, find_tritonserver
+from ppipe.serving.binaries import find_perf_analyzer, find_tritonserver
 
 pytestmark = pytest.mark.live
 

@@ -12,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from ppipe.benchmarks.badinput import send_wrong
+from benchmarks.badinput import send_wrong
 from tests.live.data_plane_client import INPUT, Client, served, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live

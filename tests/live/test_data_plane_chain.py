@@ -9,8 +9,8 @@ import pytest
 import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 
+from model_repo_generator.emulated import EmulatedPipeline, EmulatedStage
 from planner.manifest import DeploymentManifest
-from ppipe.benchmarks.emulated_deployment import EmulatedPipeline, EmulatedStage
 from tests.live.data_plane_client import CUT, OUTPUT, Client, frame_input, served, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live

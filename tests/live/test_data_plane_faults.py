@@ -12,10 +12,10 @@ from threading import Thread
 
 import pytest
 
+from model_repo_generator.emulated import EmulatedPipeline, EmulatedStage
 from planner.profile import TensorSpec
-from ppipe.benchmarks.emulated_deployment import EmulatedPipeline, EmulatedStage
-from ppipe.launcher import ServedDeployment
-from ppipe.processes import stubs_of
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.processes import stubs_of
 from tests.live.data_plane_client import Client, served, tag_of, two_stage_model
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]

@@ -17,7 +17,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ppipe.launcher import ServedDeployment
+from ppipe.serving.launcher import ServedDeployment
 from tests.live.data_plane_client import INPUT, Client, frame_input, served, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live

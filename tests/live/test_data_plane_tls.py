@@ -9,16 +9,16 @@ from pathlib import Path
 import grpc
 import pytest
 
+from model_repo_generator.emulated import write_deployment
 from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, TlsFiles
-from ppipe.benchmarks.emulated_deployment import write_deployment
 from ppipe.commands.status import silent_models
-from ppipe.launcher import ServedDeployment
-from ppipe.ports import free_base, is_free
-from python_backend.runtime import kserve
-from python_backend.runtime.hop_failure import FailureKind, HopFailure
-from python_backend.runtime.ticket_codec import Keys
-from python_backend.runtime.transport import GrpcTransport, targets_of
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.ports import free_base, is_free
+from python_backend.wire import kserve
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.transport import GrpcTransport, targets_of
 from tests.live.data_plane_client import Client, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live

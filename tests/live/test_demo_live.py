@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ppipe.guard import SHM, children_of
-from ppipe.ports import free_base
+from ppipe.serving.guard import SHM, children_of
+from ppipe.serving.ports import free_base
 from tests.live.tiny_net import write_tiny
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import handover
+from model_repo_generator.emulated import write_entries
 from planner.cluster import Executor
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel
 from planner.profiling.split import split_model
-from ppipe.benchmarks import handover
-from ppipe.benchmarks.emulated_deployment import write_entries
-from ppipe.launcher import ServedDeployment
-from python_backend.runtime.shm_layout import SMALLEST_BYTES
+from ppipe.serving.launcher import ServedDeployment
+from python_backend.wire.shm_layout import SMALLEST_BYTES
 from tests.profiling import nets
 
 pytestmark = pytest.mark.live

@@ -24,14 +24,14 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from planner.manifest import ModelEntry
+from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.target import public_request
 from ppipe.cli import run
-from ppipe.frames import encode_jpeg, make_pictures
-from ppipe.launcher import ServedDeployment
-from ppipe.ports import free_base
-from ppipe.probe import text_element
-from ppipe.processes import stubs_of
-from ppipe.supervisor import ServerStatus
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.ports import free_base
+from ppipe.serving.probe import text_element
+from ppipe.serving.processes import stubs_of
+from ppipe.serving.supervisor import ServerStatus
 from tests.live.tiny_net import write_tiny
 
 pytestmark = pytest.mark.live

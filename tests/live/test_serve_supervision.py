@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from planner.manifest import DeploymentManifest
-from ppipe.guard import SHM, children_of
-from ppipe.launcher import ServedDeployment, ServeError
-from ppipe.ports import PortInUse
-from ppipe.probe import Prober, Verdict
-from ppipe.processes import stubs_of
-from ppipe.supervisor import ServerState, ServerStatus
+from ppipe.serving.guard import SHM, children_of
+from ppipe.serving.launcher import ServedDeployment, ServeError
+from ppipe.serving.ports import PortInUse
+from ppipe.serving.probe import Prober, Verdict
+from ppipe.serving.processes import stubs_of
+from ppipe.serving.supervisor import ServerState, ServerStatus
 from tests.live.handmade import free_ports, write_deployment
 
 pytestmark = pytest.mark.live
@@ -28,7 +28,7 @@ FAILING = "raise RuntimeError('no such weights')"
 SERVE_FOREVER = """
 import signal, sys, time
 from pathlib import Path
-from ppipe.launcher import ServedDeployment
+from ppipe.serving.launcher import ServedDeployment
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits it ignored
 with ServedDeployment(Path(sys.argv[1]), Path(sys.argv[1]) / "logs") as served:
     served.start()

@@ -22,7 +22,7 @@ from planner.planning import plan
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import LatencyTable, ModelProfile, Profile
 from planner.serving_build import served_model
-from ppipe.benchmarks.made import MadeSize, made_problem
+from tests.fixtures.made_problems import MadeSize, made_problem
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = MadeSize(gpus=20, classes=2, models=2, blocks=5, max_slices=2)
@@ -276,7 +276,7 @@ SCRIPT = """
 import sys
 from planner import serial
 from planner.planning import plan
-from ppipe.benchmarks.made import MadeSize, made_problem
+from tests.fixtures.made_problems import MadeSize, made_problem
 for mode in ("fast", "proven"):
     sys.stdout.write(serial.dumps(plan(made_problem(MadeSize(20, 2, 2, 5, 2), seed=7), mode=mode)))
 """

@@ -17,8 +17,8 @@ from planner.prices import Wanted
 from planner.problem import Objective, Problem
 from planner.queueing import reserves, usable_share
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
-from ppipe.benchmarks.made import MadeSize, made_problem
 from python_backend.simulator.capacity import Workload, find_capacity
+from tests.fixtures.made_problems import MadeSize, made_problem
 
 PROBLEM = made_problem(MadeSize(gpus=16, classes=2, models=3, blocks=5, max_slices=2), seed=5)
 LOSS = 0.01

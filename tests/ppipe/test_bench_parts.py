@@ -12,15 +12,15 @@ from PIL import Image
 from tritonclient.grpc import service_pb2
 
 from ensembles.steps import decode
+from model_repo_generator.emulated import build_manifest
+from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.outcome import Fate, Outcome
+from ppipe.bench.perf_analyzer import PerfError, input_data, read_report
 from ppipe.bench.picture import draw
 from ppipe.bench.run import Measured, as_plain
 from ppipe.bench.score import score, score_by_model
 from ppipe.bench.workload import Workload, WorkloadError, load_workload, make_workload, save_workload
-from ppipe.benchmarks.emulated_deployment import build_manifest
 from ppipe.commands.bench import require_frames
-from ppipe.frames import encode_jpeg, make_pictures
-from ppipe.perf import PerfError, input_data, read_report
 from python_backend.simulator.arrivals import ArrivalError, read_trace
 from tests.live.data_plane_client import two_stage_model
 

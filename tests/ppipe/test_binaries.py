@@ -1,4 +1,4 @@
-"""ppipe.binaries against made-up folders; tests/live/test_binaries_live.py starts the real ones."""
+"""ppipe.serving.binaries against made-up folders; tests/live/test_binaries_live.py starts the real ones."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ppipe.binaries import BinaryMissing, find_perf_analyzer, find_tritonserver
+from ppipe.serving.binaries import BinaryMissing, find_perf_analyzer, find_tritonserver
 
 LIBPYTHON = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
 

@@ -18,8 +18,8 @@ from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from planner.profile import LatencyTable, ModelProfile, Profile, Source, TensorSpec
 from ppipe.cli import app, is_the_users, run
 from ppipe.commands.demo import on_free_ports
-from ppipe.ports import PortInUse, free_base
-from ppipe.server_command import NotLocal, cluster_ports
+from ppipe.serving.ports import PortInUse, free_base
+from ppipe.serving.server_command import NotLocal, cluster_ports
 
 DEPLOYMENT = {
     "name": "small",

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from planner.plan import Plan
 from ppipe.bench.outcome import Fate, Outcome
+from ppipe.bench.perf_analyzer import PerfReport
 from ppipe.bench.run import Measured
 from ppipe.bench.score import score
 from ppipe.bench.view import score_table
 from ppipe.console import status_table
 from ppipe.demo import DemoResult
-from ppipe.perf import PerfReport
-from ppipe.supervisor import ServerState, ServerStatus
+from ppipe.serving.supervisor import ServerState, ServerStatus
 from ppipe.workspace import MissingResult, Workspace, save
 
 SLO_US: Mapping[str, int] = {"m": 100_000}

@@ -1,4 +1,4 @@
-"""ppipe.guard with ordinary commands in place of servers."""
+"""ppipe.serving.guard with ordinary commands in place of servers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ppipe.guard import SHM, children_of, has_room, sweep
-from ppipe.processes import GuardedProcess, stubs_of
+from ppipe.serving.guard import SHM, children_of, has_room, sweep
+from ppipe.serving.processes import GuardedProcess, stubs_of
 
 # A child in a session of its own, as stubs may be, and a mark in shared memory.
 FAMILY = "setsid sleep 600 & touch {mark}; wait"
@@ -81,7 +81,7 @@ def test_a_killed_guard_takes_the_command_along(prefix: str, tmp_path: Path) -> 
 
 def test_a_killed_owner_takes_everything_along(prefix: str, tmp_path: Path) -> None:
     owner = (
-        "import sys, time; from pathlib import Path; from ppipe.processes import GuardedProcess\n"
+        "import sys, time; from pathlib import Path; from ppipe.serving.processes import GuardedProcess\n"
         "GuardedProcess.start(['sh', '-c', sys.argv[1]], log=Path(sys.argv[2]), shm_prefixes=[sys.argv[3]])\n"
         "time.sleep(600)"
     )

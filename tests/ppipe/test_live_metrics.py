@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from ppipe.live_metrics import Look, model_row, parse, worker_rows
-from ppipe.load_tables import model_table, worker_table
+from ppipe.serving.live_metrics import Look, model_row, parse, worker_rows
+from ppipe.serving.load_tables import model_table, worker_table
 
 PAGE = """
 ppipe_frames_total{{model="m"}} {frames}

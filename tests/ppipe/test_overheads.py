@@ -8,11 +8,11 @@ import pytest
 
 from planner.manifest import DeploymentManifest
 from planner.serial import load
-from ppipe.launcher import ServedDeployment
-from ppipe.overhead_rig import Address, OverheadError, addresses_of, parse_servers, write_rig
-from ppipe.overheads import measure_there
-from ppipe.ports import free_base
-from python_backend.runtime.ticket_codec import KEY_FILE_VARIABLE
+from ppipe.overheads.measured import measure_there
+from ppipe.overheads.rig import Address, OverheadError, addresses_of, parse_servers, write_rig
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.ports import free_base
+from python_backend.wire.ticket_codec import KEY_FILE_VARIABLE
 
 SIZES = (4_096, 4_194_304)
 

@@ -1,4 +1,4 @@
-"""ppipe.ports against real sockets on loopback."""
+"""ppipe.serving.ports against real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from ppipe.ports import PortInUse, PortUse, check, free_base, holder, is_free
+from ppipe.serving.ports import PortInUse, PortUse, check, free_base, holder, is_free
 
 
 def use(port: int, field: str = "grpc_port", owner: str = "entry", udp: bool = False) -> PortUse:

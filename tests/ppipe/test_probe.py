@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tritonclient.grpc import service_pb2
 
-from ppipe.probe import Verdict, judge, probe_request
-from python_backend.runtime.ticket_codec import ANONYMOUS_PROBE_TEXT
+from ppipe.serving.probe import Verdict, judge, probe_request
+from python_backend.wire.ticket_codec import ANONYMOUS_PROBE_TEXT
 
 
 class Failure(grpc.RpcError):

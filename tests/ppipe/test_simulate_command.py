@@ -11,8 +11,8 @@ import pytest
 
 from planner import serial
 from planner.planning import plan
-from ppipe.benchmarks.made import MadeSize, made_problem
 from ppipe.cli import run
+from tests.fixtures.made_problems import MadeSize, made_problem
 
 PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=2, blocks=5, max_slices=2), seed=3)
 PLAN = plan(PROBLEM, mode="fast")

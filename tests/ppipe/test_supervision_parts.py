@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from planner.manifest import DeploymentManifest, ServerAddress
-from ppipe.backoff import BackOff
-from ppipe.binaries import TritonInstall
-from ppipe.processes import Endings
-from ppipe.server_command import (
+from ppipe.serving.backoff import BackOff
+from ppipe.serving.binaries import TritonInstall
+from ppipe.serving.processes import Endings
+from ppipe.serving.server_command import (
     NotLocal,
     server_command,
     server_environment,
@@ -21,7 +21,7 @@ from ppipe.server_command import (
     started_servers,
     wanted_ports,
 )
-from ppipe.server_life import log_errors
+from ppipe.serving.server_life import log_errors
 
 INSTALL = TritonInstall(Path("/opt/tritonserver"), None, {"A": "b"})
 STAGE = ServerAddress(

@@ -18,8 +18,8 @@ from planner.profiling.network import load_network
 from planner.profiling.precision import precision_error
 from planner.profiling.split import split_model
 from planner.profiling.stages import save_stage
-from python_backend.runtime.executors.runner import prepare
-from python_backend.runtime.executors.torch_program import TorchExecutor
+from python_backend.stage.executors.runner import prepare
+from python_backend.stage.executors.torch_program import TorchExecutor
 from tests.profiling import nets
 
 FP32 = ExecutorOptions(precision=Precision.FP32)

@@ -13,7 +13,7 @@ from planner.profiling.partial import Partial
 from planner.profiling.precision import precision_error
 from planner.profiling.split import split_model
 from planner.profiling.timing import device_name, random_frames, torch_threads
-from python_backend.runtime.executors.runner import prepare
+from python_backend.stage.executors.runner import prepare
 from tests.profiling import nets
 
 

@@ -16,7 +16,7 @@ from planner.profiling.estimate import latency_us
 from planner.profiling.measure import measure
 from planner.profiling.run import ProfileError, ProfileOptions, profile_deployment, split_of
 from planner.serial import dumps, loads
-from python_backend.runtime.executors.runner import prepare
+from python_backend.stage.executors.runner import prepare
 
 SLOW = {"gflop_per_s": 0.001, "gbyte_per_s": 0.001, "overhead_us": 50}
 QUICK = ProfileOptions(repeats=3)

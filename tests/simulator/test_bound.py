@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.paper.data import load_settings, reference_plan
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
 from planner.serving_build import served_model
-from ppipe.paper import load_settings, reference_plan
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.bound import Bound

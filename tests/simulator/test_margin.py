@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.paper.capacity import Options
 from planner.explain import Infeasible
-from ppipe import margin
-from ppipe.benchmarks.made import MadeSize, made_problem
-from ppipe.margin import LADDER, SEEDS, auto_margin, with_margins
-from ppipe.paper_capacity import Options
-from ppipe.simulate_view import margin_table, plan_capacities, report_table, simulate_plan
+from ppipe.simulation import margin
+from ppipe.simulation.margin import LADDER, SEEDS, auto_margin, with_margins
+from ppipe.simulation.view import margin_table, plan_capacities, report_table, simulate_plan
 from python_backend.simulator.capacity import Workload
+from tests.fixtures.made_problems import MadeSize, made_problem
 
 PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=2, blocks=5, max_slices=2), seed=3)
 

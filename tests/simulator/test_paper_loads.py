@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.paper.capacity import STEP, Options, grid_rps
+from benchmarks.paper.capacity_cli import summary
+from benchmarks.paper.data import load_settings, reference_plan
 from planner.serving_build import served_model
-from ppipe.paper import load_settings, reference_plan
-from ppipe.paper_capacity import STEP, Options, grid_rps
-from ppipe.paper_capacity_cli import summary
 from python_backend.simulator.capacity import Workload, find_capacity, try_load
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "paper"

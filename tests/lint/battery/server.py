@@ -12,8 +12,8 @@ from pathlib import Path
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from ppipe.binaries import find_tritonserver
-from ppipe.processes import GuardedProcess
+from ppipe.serving.binaries import find_tritonserver
+from ppipe.serving.processes import GuardedProcess
 from tests.live.handmade import free_ports
 
 START_S = 60.0

@@ -1,0 +1,212 @@
+"""How good and how fast the planner is: scripts/benchmarks planner [SECTION ...] [--data DIR] [--json]
+
+settings      the two-stage problems of a data folder: proven and fast mode, NP, DART-r, beside the reference
+pairs         what several pipelines per ordered pair of GPU classes gain over one, which is all that the
+reference has three-stage   the three-stage problems of a data folder batches       what batch sizes of their
+own per stage gain large         made clusters of 1,000 and 10,000 GPUs: gap to the relaxation's bound, time,
+peak memory replan        fast mode after the loss of each server of the data folder's clusters
+
+Wall seconds depend on what else the machine does; CPU seconds stand beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.paper.cli import reference_objective
+from benchmarks.paper.data import PaperSetting, load_settings, load_three_stage
+from planner.plan import Plan
+from planner.planning import plan
+from planner.problem import Problem
+from tests.fixtures.made_problems import MadeSize, made_problem
+
+Row = dict[str, Any]
+LARGE = (MadeSize(gpus=1_000, classes=4, models=12), MadeSize(gpus=10_000, classes=6, models=30))
+SEEDS = (0, 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sections asked for; the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/benchmarks planner", description=__doc__.split("\n")[0])
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--data", type=Path, default=Path("../shared/paper"), metavar="DIR")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"section {unknown[0]!r} is not one of {', '.join(SECTIONS)}")
+    results: dict[str, list[Row]] = {}
+    for name in arguments.sections or SECTIONS:
+        results[name] = SECTIONS[name](arguments.data)
+        if not arguments.json:
+            _print(name, results[name])
+    if arguments.json:
+        print(json.dumps(results, indent=1))
+    return 0
+
+
+def _timed(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> tuple[Plan, Row]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = plan(problem, planner, mode)
+    return made, {
+        "seconds": round(time.perf_counter() - wall, 3),
+        "cpu_seconds": round(time.process_time() - cpu, 3),
+    }
+
+
+def _settings(data: Path) -> list[Row]:
+    rows: list[Row] = []
+    optimum: dict[str, float] = {}
+    for planner, mode in (("ppipe", "proven"), ("ppipe", "fast"), ("np", "proven"), ("dart-r", "proven")):
+        of_kind = []
+        for setting in load_settings(data):
+            made, times = _timed(setting.problem, planner, mode)
+            if (planner, mode) == ("ppipe", "proven"):
+                optimum[setting.name] = made.objective
+            of_kind.append(
+                _row(setting, planner, made, times) | {"of_optimum": made.objective / optimum[setting.name]}
+            )
+            of_kind[-1] = {"planner": planner, "mode": mode} | of_kind[-1]
+        rows += [*of_kind, _medians(of_kind)]
+    return rows
+
+
+def _row(setting: PaperSetting, planner: str, made: Plan, times: Row) -> Row:
+    reference = reference_objective(setting, planner)
+    return {
+        "problem": setting.name,
+        "objective": made.objective,
+        "gap": made.gap,
+        "ratio": made.objective / reference if reference else None,
+        **times,
+    }
+
+
+def _medians(rows: Sequence[Row]) -> Row:
+    """A line of medians, of least ratios and largest gaps, under the rows."""
+    return rows[0] | {
+        "problem": "median s, worst of others",
+        "objective": None,
+        "gap": max(row["gap"] for row in rows),
+        "ratio": min((row["ratio"] for row in rows if row["ratio"]), default=None),
+        "seconds": statistics.median(row["seconds"] for row in rows),
+        "cpu_seconds": statistics.median(row["cpu_seconds"] for row in rows),
+        "of_optimum": min(row.get("of_optimum", 1.0) for row in rows),
+    }
+
+
+def _pairs(data: Path) -> list[Row]:
+    return [_gain(setting, pipelines_per_class_pair=1) for setting in load_settings(data)]
+
+
+def _batches(data: Path) -> list[Row]:
+    return [_gain(setting, per_stage_batch=True) for setting in load_settings(data)]
+
+
+def _gain(setting: PaperSetting, **options: Any) -> Row:
+    """The problem as it is beside the problem with these options."""
+    usual, usual_times = _timed(setting.problem)
+    changed = replace(setting.problem, options=replace(setting.problem.options, **options))
+    other, other_times = _timed(changed)
+    return {
+        "problem": setting.name,
+        "objective": usual.objective,
+        f"objective with {' '.join(options)}": other.objective,
+        "change": other.objective / usual.objective - 1,
+        "seconds": usual_times["seconds"],
+        "seconds with it": other_times["seconds"],
+    }
+
+
+def _three_stage(data: Path) -> list[Row]:
+    rows = []
+    for setting in load_three_stage(data):
+        made, times = _timed(setting.problem)
+        rows.append(_row(setting, "ppipe", made, times))
+    return rows
+
+
+def _large(data: Path) -> list[Row]:
+    rows = []
+    for size in LARGE:
+        for seed in SEEDS:
+            made, times = _timed(made_problem(size, seed))
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            what = {"gpus": size.gpus, "classes": size.classes, "models": size.models, "seed": seed}
+            rows.append({**what, "gap": made.gap, **times, "peak_gib": round(peak, 3)})
+    return rows
+
+
+def _replan(data: Path) -> list[Row]:
+    rows: list[Row] = []
+    every: list[Row] = []
+    for setting in load_settings(data):
+        times = _times_after_losses(setting.problem)
+        rows.append({"problem": setting.name, "servers": len(times)} | _spread(times))
+        every += times
+    return [*rows, {"problem": "all", "servers": len(every)} | _spread(every)]
+
+
+def _times_after_losses(problem: Problem) -> list[Row]:
+    """One per server; servers alike leave the same problem, which is planned once."""
+    known: dict[tuple[str, int, float], Row] = {}
+    times = []
+    for lost in problem.cluster.servers:
+        kind = (lost.gpu, lost.gpu_count, lost.bandwidth_gbps)
+        if kind not in known:
+            left = tuple(server for server in problem.cluster.servers if server != lost)
+            _, known[kind] = _timed(
+                replace(problem, cluster=replace(problem.cluster, servers=left)), mode="fast"
+            )
+        times.append(known[kind])
+    return times
+
+
+def _spread(times: Sequence[Row]) -> Row:
+    row: Row = {}
+    for name in ("seconds", "cpu_seconds"):
+        values = sorted(spent[name] for spent in times)
+        row[f"median_{name}"] = statistics.median(values)
+        row[f"p95_{name}"] = values[min(len(values) - 1, int(0.95 * len(values)))]
+    return row
+
+
+SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
+    "settings": _settings,
+    "pairs": _pairs,
+    "three-stage": _three_stage,
+    "batches": _batches,
+    "large": _large,
+    "replan": _replan,
+}
+
+
+def _print(title: str, rows: Sequence[Row]) -> None:
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(row.get(name)) for name in rows[0]))
+    Console(width=150).print(table)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Small deployments of emulated GPUs, made without planner or profile: for benchmarks and tests of the data
+plane.
+
+The repositories are what `ppipe generate` would write for such a plan, made by the same generator
+functions, so real tritonservers serve them through ppipe.serving.launcher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from model_repo_generator import config, naming
+from model_repo_generator.chains import chains_of, fed_on_device, graph_of
+from model_repo_generator.render import MANIFEST_FROM_MODEL, merge_outputs
+from model_repo_generator.shims import VERSION_FOLDER, model_py
+from planner import serial
+from planner.cluster import Executor
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.profile import TensorSpec
+from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+
+LOOPBACK = "127.0.0.1"
+_EPOCH = 1
+
+
+@dataclass(frozen=True)
+class EmulatedStage:
+    """latency_us[b - 1]: of a batch of b. servers: one name per worker. output: what it hands on, per
+    frame.
+    """
+
+    latency_us: tuple[int, ...]
+    servers: tuple[str, ...]
+    output: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class EmulatedPipeline:
+    """transfer_us[k][b - 1]: the hop after stage k."""
+
+    batch_size: int
+    stages: tuple[EmulatedStage, ...]
+    transfer_us: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class EmulatedModel:
+    """One model. Every pipeline takes `input` and ends in the same outputs."""
+
+    name: str
+    slo_us: int
+    planned_rps: float
+    input: TensorSpec
+    pipelines: tuple[EmulatedPipeline, ...]
+    late: Literal["drop", "serve"] = "drop"
+
+
+def write_deployment(
+    root: Path,
+    models: Sequence[EmulatedModel],
+    base_port: int,
+    name: str = "emulated",
+    dispatcher_parameters: Mapping[str, str] | None = None,
+    stage_parameters: Mapping[str, str] | None = None,
+    entry_extras: Mapping[str, Mapping[str, str]] | None = None,
+    chains: bool = False,
+) -> DeploymentManifest:
+    """Write manifest and repositories under `root`; ports count up from `base_port`. chains: also call a
+    pipeline within one server as an ensemble.
+    """
+    entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
+    if chains:
+        entries = tuple(replace(entry, chains=chains_of(entry.served, _EPOCH)) for entry in entries)
+    return write_entries(
+        root, entries, base_port + len(models), name, dispatcher_parameters, stage_parameters, entry_extras
+    )
+
+
+def write_entries(
+    root: Path,
+    entries: Sequence[ModelEntry],
+    base_port: int,
+    name: str = "emulated",
+    dispatcher_parameters: Mapping[str, str] | None = None,
+    stage_parameters: Mapping[str, str] | None = None,
+    entry_extras: Mapping[str, Mapping[str, str]] | None = None,
+) -> DeploymentManifest:
+    """As write_deployment, for entries made elsewhere.
+
+    entry_extras: further models of the entry server by name, each as {path below its folder: text}.
+    """
+    manifest = _manifest(entries, base_port, name)
+    extras = entry_extras or {}
+    entry_server = replace(manifest.entry, models=(*manifest.entry.models, *extras))
+    manifest = replace(manifest, entry=entry_server)
+    files = {MANIFEST_NAME: serial.dumps(manifest)}
+    for entry in manifest.models:
+        files |= _dispatcher_files(entry, dispatcher_parameters or {})
+        files |= _stage_files(manifest, entry, stage_parameters or {})
+        files |= _chain_files(manifest, entry)
+    for extra, texts in extras.items():
+        folder = naming.group_folder(naming.ENTRY_GROUP)
+        files |= {f"{folder}/{extra}/{path}": text for path, text in texts.items()}
+    for path, text in files.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    return manifest
+
+
+def build_manifest(models: Sequence[EmulatedModel], base_port: int, name: str) -> DeploymentManifest:
+    """The manifest alone; servers in the order in which stages name them."""
+    entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
+    return _manifest(entries, base_port + len(models), name)
+
+
+def _manifest(entries: Sequence[ModelEntry], ports: int, name: str) -> DeploymentManifest:
+    loads: dict[str, list[str]] = {}
+    for entry in entries:
+        for pipeline in entry.served.pipelines:
+            for stage in pipeline.stages:
+                for worker in stage.workers:
+                    loads.setdefault(worker.server, []).append(worker.name)
+        for chain in entry.chains:
+            loads[chain.server].append(chain.name)
+    dispatchers = tuple(entry.dispatcher for entry in entries)
+    return DeploymentManifest(
+        deployment=name,
+        epoch=_EPOCH,
+        plan_hash="",
+        entry=_address("entry", ports, dispatchers),
+        servers=tuple(
+            _address(server, ports + 3 * (index + 1), tuple(workers))
+            for index, (server, workers) in enumerate(loads.items())
+        ),
+        models=tuple(entries),
+    )
+
+
+def _entry(model: EmulatedModel, feedback_port: int) -> ModelEntry:
+    pipelines = tuple(_pipeline(model, index) for index in range(len(model.pipelines)))
+    return ModelEntry(
+        model=model.name,
+        ensemble=naming.dispatcher(model.name),
+        dispatcher=naming.dispatcher(model.name),
+        input=model.input,
+        outputs=model.pipelines[0].stages[-1].output,
+        feedback_port=feedback_port,
+        late=model.late,
+        served=ServedModel(
+            model=model.name, slo_us=model.slo_us, planned_rps=model.planned_rps, pipelines=pipelines
+        ),
+        programs=tuple(_programs(model.input, pipeline) for pipeline in model.pipelines),
+        tensor_ensemble=naming.dispatcher(model.name),
+    )
+
+
+def _pipeline(model: EmulatedModel, index: int) -> ServedPipeline:
+    pipeline = model.pipelines[index]
+    return ServedPipeline(
+        batch_size=pipeline.batch_size,
+        stages=tuple(
+            ServedStage(
+                gpu="emulated",
+                slices_per_gpu=1,
+                latency_us=stage.latency_us,
+                workers=tuple(
+                    ServedWorker(
+                        name=f"{model.name}.p{index}.s{position}.w{worker}",
+                        server=server,
+                        uplink=f"{server}.up",
+                        downlink=f"{server}.down",
+                    )
+                    for worker, server in enumerate(stage.servers)
+                ),
+            )
+            for position, stage in enumerate(pipeline.stages)
+        ),
+        transfer_us=pipeline.transfer_us
+        or tuple((0,) * len(stage.latency_us) for stage in pipeline.stages[1:]),
+    )
+
+
+def _programs(model_input: TensorSpec, pipeline: EmulatedPipeline) -> tuple[StageProgram, ...]:
+    inputs: tuple[TensorSpec, ...] = (model_input,)
+    programs = []
+    for stage in pipeline.stages:
+        programs.append(
+            StageProgram(
+                program="",
+                program_sha256="",
+                inputs=inputs,
+                outputs=stage.output,
+                executor=Executor.EMULATED,
+                max_batch_size=len(stage.latency_us),
+            )
+        )
+        inputs = stage.output
+    return tuple(programs)
+
+
+def _address(name: str, port: int, models: tuple[str, ...]) -> ServerAddress:
+    return ServerAddress(
+        name=name,
+        group=name,
+        host=LOOPBACK,
+        http_port=port,
+        grpc_port=port + 1,
+        metrics_port=port + 2,
+        repository=naming.group_folder(name),
+        models=models,
+    )
+
+
+def _dispatcher_files(entry: ModelEntry, extra: Mapping[str, str]) -> dict[str, str]:
+    parameters = {"manifest": MANIFEST_FROM_MODEL, "model": entry.model, **extra}
+    text = config.dispatcher_config(entry.dispatcher, (entry.input,), entry.outputs, parameters)
+    return _model_files(naming.ENTRY_GROUP, entry.dispatcher, text, "dispatcher")
+
+
+def _stage_files(manifest: DeploymentManifest, entry: ModelEntry, extra: Mapping[str, str]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    parameters = {"manifest": MANIFEST_FROM_MODEL, "model": entry.model, **extra}
+    fed = fed_on_device(entry.chains)
+    for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=True):
+        for stage, program in zip(pipeline.stages, programs, strict=True):
+            outputs = merge_outputs(entry.outputs, program.outputs)
+            for worker in stage.workers:
+                text = config.stage_config(
+                    worker.name,
+                    program.inputs,
+                    outputs,
+                    program.max_batch_size,
+                    program.executor,
+                    gpu_id=0,
+                    parameters=parameters | (config.INPUTS_STAY_ON_DEVICE if worker.name in fed else {}),
+                )
+                files |= _model_files(manifest.server(worker.server).group, worker.name, text, "stage")
+    return files
+
+
+def _chain_files(manifest: DeploymentManifest, entry: ModelEntry) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for chain in entry.chains:
+        folder = f"{naming.group_folder(manifest.server(chain.server).group)}/{chain.name}"
+        files[f"{folder}/config.pbtxt"] = config.ensemble_config(graph_of(chain, entry))
+        files[f"{folder}/{VERSION_FOLDER}/.gitkeep"] = ""
+    return files
+
+
+def _model_files(group: str, name: str, text: str, adapter: str) -> dict[str, str]:
+    folder = f"{naming.group_folder(group)}/{name}"
+    return {f"{folder}/config.pbtxt": text, f"{folder}/{VERSION_FOLDER}/model.py": model_py(adapter)}

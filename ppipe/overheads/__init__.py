@@ -1,0 +1,1 @@
+"""Times stages and hops on real tritonservers, with stages that compute nothing."""

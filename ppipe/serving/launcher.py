@@ -1,0 +1,153 @@
+"""A served deployment: every tritonserver of a local deployment, running for as long as the context is open.
+
+Rules: ports are checked before anything starts; start() returns when every model of every server answers, or
+raises with the reason of the first failure; leaving the context ends everything and leaves no process and no
+shared memory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from planner import serial
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
+from ppipe.serving import ports
+from ppipe.serving.binaries import TritonInstall, find_tritonserver
+from ppipe.serving.server_command import (
+    server_command,
+    server_environment,
+    shm_bytes_per_stub,
+    shm_prefixes,
+    started_servers,
+    wanted_ports,
+)
+from ppipe.serving.server_life import ServerPlan
+from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
+
+LOADING_AT_ONCE = 2
+ENTRY_GRACE_S = 8.0
+"""Time to finish what clients wait for."""
+STAGE_GRACE_S = 1.0
+"""Nothing is under way once the entry has ended, and stubs with torch take seconds to leave by themselves."""
+_TICK_S = 0.2
+
+
+class ServeError(Exception):
+    """A deployment that cannot be served; the message names the server and what it said."""
+
+
+def load_manifest(repository: Path) -> DeploymentManifest:
+    """The manifest in a generated repository. Raises ServeError, planner.serial.FormatError."""
+    path = repository / MANIFEST_NAME
+    if not path.is_file():
+        raise ServeError(f"{repository}: no {MANIFEST_NAME} there; make a repository with ppipe generate")
+    return serial.load(DeploymentManifest, path)
+
+
+def make_ticket_key(folder: Path) -> Path:
+    """A new key for this run, readable by us alone: stages then take work from this run's dispatchers
+    only.
+    """
+    path = folder / "ticket.key"
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32) + "\n")
+    return path.resolve()
+
+
+class ServedDeployment:
+    """Servers of one manifest. `changed` is called, from any thread, with each change of a server's
+    status.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        logs: Path,
+        *,
+        changed: Callable[[ServerStatus], None] = lambda status: None,
+        loading_at_once: int = LOADING_AT_ONCE,
+    ) -> None:
+        self.manifest = load_manifest(repository)
+        self._repository = repository.resolve()
+        self._logs = logs
+        self._changed = changed
+        self._servers = started_servers(self.manifest)
+        self._prefixes = shm_prefixes(self._servers)
+        self._loading = threading.Semaphore(loading_at_once)
+        self._keepers: tuple[ServerKeeper, ...] = ()
+
+    def __enter__(self) -> ServedDeployment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def statuses(self) -> tuple[ServerStatus, ...]:
+        """Every server as it is now, stages first."""
+        return tuple(keeper.status for keeper in self._keepers)
+
+    def start(self) -> None:
+        """Start every server and wait until all models answer. Raises ServeError, ports.PortInUse."""
+        ports.check(wanted_ports(self.manifest))
+        install = find_tritonserver()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        keys = make_ticket_key(self._logs)
+        plans = [self._plan(install, server, keys) for server in self._servers]
+        self._keepers = tuple(
+            ServerKeeper(plan, self._loading, self._changed, may_probe=self._may_probe) for plan in plans
+        )
+        for keeper in self._keepers:
+            keeper.start()
+        self.wait_until_serving()
+
+    def wait_until_serving(self) -> None:
+        """Returns when every server serves. Raises ServeError for the first that failed."""
+        while any(status.state is not ServerState.SERVING for status in self.statuses):
+            for status in self.statuses:
+                if status.state is ServerState.FAILED:
+                    raise ServeError(f"server {status.name!r}: {status.detail}")
+            threading.Event().wait(_TICK_S)
+
+    def _may_probe(self, name: str) -> bool:
+        """The entry's models call the stages, so its first probe waits until these answer."""
+        stages = [status for status in self.statuses if status.name != self.manifest.entry.name]
+        return name != self.manifest.entry.name or all(status.has_served for status in stages)
+
+    def stop(self) -> None:
+        """End everything: the entry first, so that no stage goes while frames are on their way."""
+        entry = [keeper for keeper in self._keepers if keeper.status.name == self.manifest.entry.name]
+        for keepers in (entry, self._keepers):
+            for keeper in keepers:
+                keeper.stop()
+            for keeper in keepers:
+                keeper.join()
+        self._keepers = ()
+
+    def _plan(self, install: TritonInstall, server: ServerAddress, keys: Path) -> ServerPlan:
+        prefix = self._prefixes[server.name]
+        tls = self.manifest.tls_of(server)
+        room = shm_bytes_per_stub(self._servers)
+        command = server_command(install, self._repository, server, prefix, room, tls)
+        dispatchers = {model.dispatcher for model in self.manifest.models}
+        return ServerPlan(
+            name=server.name,
+            address=f"{server.host}:{server.grpc_port}",
+            models=server.models,
+            command=tuple(command),
+            environment=server_environment(install, prefix, keys),
+            log=self._logs / f"{server.name}.log",
+            shm_prefix=prefix,
+            grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,
+            dispatchers=tuple(model for model in server.models if model in dispatchers),
+            tls=tls,
+        )

@@ -1,0 +1,173 @@
+"""The command line of each tritonserver of a local deployment, and the ports that it will take.
+
+Every flag is here for a reason found by running the server; see the comments. Addresses are bound as the
+manifest says them, which for a local deployment is loopback.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from planner.cluster import EntryServer, Server
+from planner.deployment import Deployment
+from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
+from ppipe.serving.binaries import TritonInstall
+from ppipe.serving.guard import SHM
+from ppipe.serving.ports import LOOPBACK, PortUse
+from python_backend.wire import ticket_codec
+
+SHM_PREFIX_VARIABLE = "PPIPE_SHM_PREFIX"
+"""Environment variable with the prefix that a server's own Python models put before their shared-memory
+names.
+"""
+EXIT_TIMEOUT_S = 5
+_PORT_FIELDS = ("http_port", "grpc_port", "metrics_port")
+_MIB = 1 << 20
+_SHM_PER_STUB = 32 * _MIB
+_SHM_SMALLEST = 1 * _MIB
+
+
+class NotLocal(Exception):
+    """A deployment with servers on other hosts, which cannot be started from here."""
+
+
+def started_servers(manifest: DeploymentManifest) -> tuple[ServerAddress, ...]:
+    """The servers to start, stages first and the entry last. A server without models is left out.
+
+    Raises NotLocal.
+    """
+    servers = tuple(server for server in (*manifest.servers, manifest.entry) if server.models)
+    for server in servers:
+        _require_local(server)
+    return servers
+
+
+def wanted_ports(manifest: DeploymentManifest) -> list[PortUse]:
+    """Every port that the started servers and their dispatchers bind."""
+    uses = [
+        PortUse(owner=server.name, field=field, host=server.host, port=getattr(server, field))
+        for server in started_servers(manifest)
+        for field in _PORT_FIELDS
+    ]
+    if manifest.entry.models:
+        uses += [
+            PortUse(
+                owner=manifest.entry.name,
+                field=field,
+                host=manifest.entry.host,
+                port=model.feedback_port,
+                udp=udp,
+            )
+            for model in manifest.models
+            for field, udp in _dispatcher_uses(model.model)
+        ]
+    return uses
+
+
+def cluster_ports(deployment: Deployment) -> list[PortUse]:
+    """Every port that a deployment file gives out, before anything is planned. Raises NotLocal."""
+    cluster = deployment.to_cluster()
+    servers: tuple[EntryServer | Server, ...] = (cluster.entry, *cluster.servers)
+    for server in servers:
+        _require_local(server)
+    uses = [
+        PortUse(owner=server.name, field=field, host=server.host, port=getattr(server, field))
+        for server in servers
+        for field in _PORT_FIELDS
+    ]
+    return uses + [
+        PortUse(
+            owner=cluster.entry.name,
+            field=field,
+            host=cluster.entry.host,
+            port=cluster.entry.feedback_port + index,
+            udp=udp,
+        )
+        for index, model in enumerate(deployment.models)
+        for field, udp in _dispatcher_uses(model.name)
+    ]
+
+
+def _dispatcher_uses(model: str) -> tuple[tuple[str, bool], ...]:
+    """(what for, whether UDP): a dispatcher takes notices and shows its metrics on one number."""
+    return (f"feedback_port of model {model!r}", True), (
+        f"feedback_port of model {model!r}, for metrics",
+        False,
+    )
+
+
+def shm_prefixes(servers: Sequence[ServerAddress]) -> dict[str, str]:
+    """A shared-memory prefix for each server: no other server and no other run has the same."""
+    run = f"ppipe_{os.getpid()}_{os.urandom(4).hex()}"
+    # The last character keeps server 1 from owning what is server 10's.
+    return {server.name: f"{run}_{index}_" for index, server in enumerate(servers)}
+
+
+def server_command(
+    install: TritonInstall,
+    root: Path,
+    server: ServerAddress,
+    shm_prefix: str,
+    shm_bytes: int,
+    tls: TlsFiles | None = None,
+) -> list[str]:
+    """The whole command line of one server; `root` is the folder of the manifest. tls: of a stage server."""
+    return [
+        *install.command(),
+        f"--model-repository={(root / server.repository).resolve()}",
+        # Servers of one class share a repository folder, and a dead stub can only be revived under this mode.
+        "--model-control-mode=explicit",
+        *(f"--load-model={model}" for model in server.models),
+        # Otherwise every load first starts a throw-away stub.
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--http-address={LOOPBACK if tls else server.host}",
+        f"--http-port={server.http_port}",
+        f"--grpc-address={server.host}",
+        f"--grpc-port={server.grpc_port}",
+        *(tls.server_flags() if tls else []),
+        f"--metrics-address={server.host}",
+        f"--metrics-port={server.metrics_port}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        # Grown while serving, the region is mapped anew; so take enough at once.
+        f"--backend-config=python,shm-default-byte-size={shm_bytes}",
+    ]
+
+
+def server_environment(install: TritonInstall, shm_prefix: str, ticket_keys: Path) -> dict[str, str]:
+    """What to set on top of our own environment."""
+    return {
+        **install.environment,
+        SHM_PREFIX_VARIABLE: shm_prefix,
+        ticket_codec.KEY_FILE_VARIABLE: str(ticket_keys),
+    }
+
+
+def shm_bytes_per_stub(servers: Sequence[ServerAddress]) -> int:
+    """Shared memory for each stub at its start: 32 MiB, or less where /dev/shm is small (64 MB in a
+    container).
+    """
+    stubs = sum(len(server.models) for server in servers)
+    room = shutil.disk_usage(SHM).free // 2 // max(1, stubs) if SHM.is_dir() else _SHM_SMALLEST
+    return max(_SHM_SMALLEST, min(_SHM_PER_STUB, room // _MIB * _MIB))
+
+
+def _require_local(server: EntryServer | Server | ServerAddress) -> None:
+    if not _is_loopback(server.host):
+        raise NotLocal(
+            f"server {server.name!r}: host {server.host!r} is not this machine; "
+            "servers are started here on loopback addresses only (127.0.0.1, localhost)"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,133 @@
+"""Keeps one tritonserver running: a thread that gives it one life after the other.
+
+Rules
+- A server that ends before it ever served has failed: its log says why, and trying again would say it again.
+  One that a signal ended has said nothing (on a starved machine a tritonserver sometimes crashes as it
+  starts), so it is tried once more.
+- One that served and died is started again, after a wait that grows with each early death.
+- Few servers load at a time, because loading is what costs processor time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from ppipe.serving.backoff import BackOff
+from ppipe.serving.server_life import ServerDied, ServerLife, ServerPlan, StopAsked
+
+
+class ServerState(Enum):
+    """Where a server is in its life."""
+
+    QUEUED = "queued"
+    LOADING = "loading models"
+    PROBING = "waiting for answers"
+    SERVING = "serving"
+    WAITING = "waiting to restart"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """A server as seen from outside; `detail` is the latest thing worth knowing."""
+
+    name: str
+    models: int
+    state: ServerState = ServerState.QUEUED
+    answering: int = 0
+    restarts: int = 0
+    has_served: bool = False
+    pid: int | None = None
+    detail: str = ""
+
+
+class ServerKeeper(threading.Thread):
+    """Owns one server process. `loading` bounds how many servers load at once; `changed` hears every
+    status.
+    """
+
+    def __init__(
+        self,
+        plan: ServerPlan,
+        loading: threading.Semaphore,
+        changed: Callable[[ServerStatus], None],
+        may_probe: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        super().__init__(name=f"keeper-{plan.name}", daemon=True)
+        self._plan = plan
+        self._loading = loading
+        self._changed = changed
+        self._may_probe = may_probe
+        self._stopping = threading.Event()
+        self._served_from_s: float | None = None
+        self._may_crash = 1
+        self._by_signal = False
+        self.status = ServerStatus(name=plan.name, models=len(plan.models))
+
+    def stop(self) -> None:
+        """Ask the thread to end its server and itself; join it afterwards."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """The server's lives, one after the other."""
+        back_off = BackOff()
+        try:
+            while True:
+                self._run_one_life()
+                if not self.status.has_served and not self._crash_is_allowed():
+                    self._report(state=ServerState.FAILED)
+                    return
+                self._report(state=ServerState.WAITING, restarts=self.status.restarts + 1)
+                if self._stopping.wait(back_off.after(self._served_s())):
+                    raise StopAsked
+        except StopAsked:
+            self._report(state=ServerState.STOPPED, pid=None, answering=0)
+
+    def _crash_is_allowed(self) -> bool:
+        self._may_crash -= int(self._by_signal)
+        return self._by_signal and self._may_crash >= 0
+
+    def _run_one_life(self) -> None:
+        """Start, serve, die. Raises StopAsked."""
+        self._served_from_s = None
+        self._queue()
+        loading = True
+        try:
+            with ServerLife(self._plan, self._stopping, self._note) as life:
+                self._report(state=ServerState.LOADING)
+                life.wait_until_loaded()
+                self._loading.release()
+                loading = False
+                self._report(state=ServerState.PROBING, pid=life.pid)
+                life.wait_until(lambda: self._may_probe(self._plan.name))
+                life.wait_until_answering(lambda count: self._report(answering=count))
+                self._served_from_s = time.monotonic()
+                self._report(state=ServerState.SERVING, has_served=True)
+                life.watch()
+        except ServerDied as death:
+            self._by_signal = death.by_signal
+            self._report(detail=str(death), pid=None, answering=0)
+        finally:
+            if loading:
+                self._loading.release()
+
+    def _queue(self) -> None:
+        while not self._loading.acquire(timeout=0.2):
+            if self._stopping.is_set():
+                raise StopAsked
+
+    def _served_s(self) -> float:
+        return 0.0 if self._served_from_s is None else time.monotonic() - self._served_from_s
+
+    def _note(self, detail: str) -> None:
+        self._report(detail=detail)
+
+    def _report(self, **changes: Any) -> None:
+        self.status = replace(self.status, **changes)
+        self._changed(self.status)

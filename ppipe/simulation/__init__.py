@@ -1,0 +1,1 @@
+"""Whole plans in simulation: margins by search, tables and pictures."""

@@ -1,0 +1,54 @@
+"""Finds waiting frames whose callers have gone, so that what was not yet started is never started.
+
+Asking is a round trip to the server process, so only frames that have waited a while are asked about, some
+per tick.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from python_backend.dispatcher.driver import Driver
+from python_backend.wire.clock import now_us
+
+_TICK_S = 0.02
+_WAITED_US = 20_000
+_PER_TICK = 50
+
+
+class Cancellations:
+    """A thread of its own beside a driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._last_asked = -1
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cancellations", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(_TICK_S):
+            self._tick()
+
+    def _tick(self) -> None:
+        before_us = now_us() - _WAITED_US
+        waiting = [
+            frame
+            for frame in self._driver.waiting_frames()
+            if not frame.dispatched and not frame.answered and frame.arrived_us < before_us
+        ]
+        # In turn, going on where the last tick ended: the oldest alone would hide all others.
+        later = [frame for frame in waiting if frame.request_id > self._last_asked] or waiting
+        for frame in later[:_PER_TICK]:
+            self._last_asked = frame.request_id
+            if frame.ask_cancelled():
+                self._driver.cancel(frame)

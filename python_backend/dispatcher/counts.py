@@ -1,0 +1,74 @@
+"""What a dispatcher counts. Plain integers, written by several threads without locks where one more or less
+is no harm.
+
+The metrics exporter reads a snapshot now and then, so that counting costs the hot path next to nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+
+from planner.serving import ServedModel
+from python_backend.scheduler.actions import DropReason
+from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import FailureKind
+
+_SLO_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+
+
+class Counts:
+    """Counters since the start. latency_counts[i]: answers within latency_bounds_us[i], the last one the
+    rest.
+    """
+
+    def __init__(self, served: ServedModel) -> None:
+        self.arrived = 0
+        self.in_time = 0
+        self.late = 0
+        self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
+        self.failures: dict[FailureKind, int] = dict.fromkeys(FailureKind, 0)
+        self.batch_sizes: dict[int, int] = {}
+        self.worker_batches: dict[str, int] = {}
+        self.worker_busy_us: dict[str, int] = {}
+        self.decisions = 0
+        self.decision_us = 0
+        self.slo_us = served.slo_us
+        self.latency_shares = _SLO_SHARES
+        self.latency_bounds_us = tuple(round(served.slo_us * share) for share in _SLO_SHARES)
+        self.latency_counts = [0] * (len(_SLO_SHARES) + 1)
+        self.latency_sum_us = 0
+        self._lock = threading.Lock()
+
+    def dispatched(self, frames: int) -> None:
+        """A batch was sent. By whose turn it is at the core."""
+        self.batch_sizes[frames] = self.batch_sizes.get(frames, 0) + 1
+
+    def decided(self, took_us: int) -> None:
+        """The core handled an event. By whose turn it is at the core."""
+        self.decisions += 1
+        self.decision_us += took_us
+
+    def dropped(self, reason: DropReason) -> None:
+        """A frame was dropped. By whose turn it is at the core."""
+        self.drops[reason] += 1
+
+    def answered(self, latency_us: int, deadline_us: int) -> None:
+        """A frame was answered with outputs."""
+        with self._lock:
+            if now_us() <= deadline_us:
+                self.in_time += 1
+            else:
+                self.late += 1
+            self.latency_counts[bisect_left(self.latency_bounds_us, latency_us)] += 1
+            self.latency_sum_us += latency_us
+
+    def stage_ended(self, worker: str, busy_us: int) -> None:
+        """A worker ended a batch. By whose turn it is at the core."""
+        self.worker_batches[worker] = self.worker_batches.get(worker, 0) + 1
+        self.worker_busy_us[worker] = self.worker_busy_us.get(worker, 0) + busy_us
+
+    def failed(self, kind: FailureKind) -> None:
+        """An attempt of a batch failed."""
+        with self._lock:
+            self.failures[kind] += 1

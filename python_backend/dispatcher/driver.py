@@ -1,0 +1,405 @@
+"""Drives the scheduler core with real time, real requests and real hops: the inside of a model's dispatcher.
+
+Rules
+- The core is used by one thread at a time (dispatcher.turns): whoever brings what happened, arrivals,
+  notices, ends of hops, workers lost and back, has the core decide, also on what others brought meanwhile.
+- Frames are answered by dispatcher.open_frames, batches sent and awaited by dispatcher.hops; their
+  ends come back as what happened.
+- The core's clock runs `lead_us` ahead: what it sends now can begin on a worker only that much later, so
+  frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
+  still runs the last one.
+- close() answers every frame that is still here and joins all threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from planner.manifest import DeploymentManifest, ModelEntry
+from python_backend.dispatcher.budget import Budget
+from python_backend.dispatcher.counts import Counts
+from python_backend.dispatcher.drift import Drift
+from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.hops import Hops
+from python_backend.dispatcher.lateness import Lateness
+from python_backend.dispatcher.offers import Offers
+from python_backend.dispatcher.open_frames import OpenFrames
+from python_backend.dispatcher.turns import Turns
+from python_backend.dispatcher.under_way import UnderWay
+from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.events import (
+    BatchFailed,
+    Event,
+    RequestCancelled,
+    StageCompleted,
+    TimerFired,
+    WorkerBack,
+    WorkerLost,
+)
+from python_backend.wire.clock import NEVER, now_us
+from python_backend.wire.feedback import Notice
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.transport import Outputs, Transport
+
+_MOST_TOGETHER = 256
+"""Arrivals that are offered to the core at once."""
+_ANSWERING_US = 1_000
+"""From a batch's answer here to a frame's answer at its client, on a host with something to do."""
+_CLOSING = "the dispatcher is shutting down"
+_TIME_REASONS = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
+
+
+@dataclass(frozen=True)
+class DriverSettings:
+    """`lead_us`: from sending a batch to its start on an idle worker."""
+
+    lead_us: int = 1_000
+    serve_late: bool = False
+
+
+class _Arrived:
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.frames: Final = frames
+
+
+class _Probed:
+    def __init__(self, frame: Frame) -> None:
+        self.frame: Final = frame
+
+
+class _Finished:
+    def __init__(self, ticket: Ticket, ended_us: int, served: bool) -> None:
+        self.ticket: Final = ticket
+        self.ended_us: Final = ended_us
+        self.served: Final = served
+
+
+class _Failed:
+    def __init__(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
+        self.ticket: Final = ticket
+        self.frames: Final = frames
+        self.failure: Final = failure
+
+
+_Taken = TypeVar("_Taken")
+_Item = _Arrived | _Probed | _Finished | _Failed | Notice | Event
+
+
+class Driver:
+    """See the module. Thread-safe."""
+
+    def __init__(
+        self,
+        manifest: DeploymentManifest,
+        entry: ModelEntry,
+        core: SchedulerCore,
+        transport: Transport,
+        log: Callable[[str], None],
+        settings: DriverSettings | None = None,
+        on_failure: Callable[[HopFailure], None] = lambda failure: None,
+        on_seen: Callable[[str], None] = lambda worker: None,
+    ) -> None:
+        self.counts = Counts(entry.served)
+        self.drift = Drift(entry.served, log)
+        self.budget = Budget()
+        self._settings = settings or DriverSettings(serve_late=entry.late == "serve")
+        self._epoch = manifest.epoch
+        self._core = core
+        self._log = log
+        self._on_failure = on_failure
+        self._on_seen = on_seen
+        self._lateness = Lateness(entry.served.slo_us)
+        self._offers = Offers(entry, self._lateness, self._settings.serve_late)
+        self._under_way = UnderWay(entry.served)
+        self._turns: Turns[_Item] = Turns("alarms", self._take_turn)
+        self._wake_us = NEVER
+        self._accepting = True
+        self._gate = threading.Lock()
+        self._frames = OpenFrames(entry, self.counts, log)
+        late = self._settings.serve_late
+        self._hops = Hops(manifest, entry, transport, late, self._end_served, self._end_failed, log)
+        self._turns.start()
+
+    # Called by other threads
+
+    def arrive(self, frames: Sequence[Frame]) -> None:
+        """Take frames; each will be answered."""
+        if self._leave(_Arrived(frames)):
+            self._turns.take_turn()
+            return
+        self._frames.refuse(frames, _CLOSING)
+
+    def probe(self, frame: Frame) -> None:
+        """Answer with zeros, when its turn comes: a thread that is stuck in the core lets nobody answer."""
+        if self._leave(_Probed(frame)):
+            self._turns.take_turn()
+            return
+        self._frames.refuse([frame], _CLOSING)
+
+    def notice(self, notice: Notice) -> None:
+        """A stage has told that its compute ended."""
+        if notice.epoch == self._epoch:
+            self._turns.bring(notice)
+
+    def worker_lost(self, worker: str) -> None:
+        """Send nothing to this worker until it is back."""
+        if self._turns.mine:
+            self._lose(worker)
+        else:
+            self._turns.bring(WorkerLost(worker))
+
+    def worker_back(self, worker: str) -> None:
+        """The worker answers again."""
+        self._turns.bring(WorkerBack(worker))
+
+    def cancel(self, frame: Frame) -> None:
+        """Its caller has gone."""
+        self._turns.bring(RequestCancelled(frame.request_id))
+
+    def waiting_frames(self) -> list[Frame]:
+        """Frames that have no answer yet, oldest first."""
+        return self._frames.all()
+
+    @property
+    def queue_length(self) -> int:
+        """Frames that wait for a batch."""
+        return self._core.queue_length
+
+    @property
+    def in_flight(self) -> int:
+        """Batches on their way."""
+        return len(self._under_way)
+
+    @property
+    def transport(self) -> Transport:
+        """What hops go through."""
+        return self._hops.transport
+
+    @property
+    def allowance_us(self) -> int:
+        """Time that is taken off deadlines."""
+        return self._lateness.allowance_us
+
+    @property
+    def guard_us(self) -> int:
+        """Time by which the core takes its own predictions to be wrong, and keeps free before deadlines."""
+        return self._core.guard_us
+
+    def close(self) -> None:
+        """Answer what is left and end all threads."""
+        with self._gate:
+            self._accepting = False
+        self._turns.close()
+        self._frames.refuse(self._frames.all(), _CLOSING)
+        self._hops.close()
+        self._frames.close()
+
+    def _leave(self, item: _Item) -> bool:
+        """Whether it was taken: after close() nobody looks any more."""
+        with self._gate:
+            if self._accepting:
+                self._turns.leave(item)
+            return self._accepting
+
+    # One thread at a time
+
+    def _take_turn(self, items: Sequence[_Item]) -> int:
+        """Take what has come; returns when to look again."""
+        arrived: list[Frame] = []
+        for item in items:
+            if isinstance(item, _Arrived):
+                arrived += item.frames
+            else:
+                self._guarded(self._take, item)
+            if len(arrived) >= _MOST_TOGETHER:
+                self._guarded(self._take_arrivals, arrived)
+                arrived = []
+        self._guarded(self._take_arrivals, arrived)
+        return self._look_again_us()
+
+    def _guarded(self, take: Callable[[_Taken], None], what: _Taken) -> None:
+        # One bad event must not take the others along.
+        try:
+            self._fire_if_due()
+        except Exception as error:
+            self._log(f"timers failed: {error!r}")
+        try:
+            take(what)
+        except Exception as error:
+            self._log(f"scheduling failed on {type(what).__name__}: {error!r}")
+
+    def _fire_if_due(self) -> None:
+        """A timer is told with the time it was set for: what the core held back until the last moment would
+        otherwise, by the lateness of any timer, be too late.
+        """
+        if self._wake_us <= self._core_time_us():
+            due_us, self._wake_us = self._wake_us, NEVER
+            self._handle(TimerFired(), due_us)
+        if self._under_way.look_us <= now_us():
+            self._look_for_silent()
+        for request_id in self._offers.due():
+            frame = self._frames.find(request_id)
+            if frame is not None:
+                self._handle(self._offers.offer(frame))
+
+    def _look_again_us(self) -> int:
+        wake_us = NEVER if self._wake_us == NEVER else self._wake_us - self._settings.lead_us
+        return min(wake_us, self._under_way.look_us, self._offers.next_us)
+
+    def _core_time_us(self) -> int:
+        return now_us() + self._settings.lead_us
+
+    def _take(self, item: _Item) -> None:
+        if isinstance(item, Notice):
+            self._take_notice(item)
+        elif isinstance(item, _Finished):
+            self._take_end(item)
+        elif isinstance(item, _Failed):
+            self._take_failure(item)
+        elif isinstance(item, _Probed):
+            self._frames.answer_probe(item.frame)
+        elif isinstance(item, WorkerLost):
+            self._lose(item.worker)
+        elif isinstance(item, WorkerBack):
+            self._under_way.back(item.worker)
+            self._handle(item)
+        elif isinstance(item, RequestCancelled):
+            self._take_cancelled(item)
+        elif not isinstance(item, _Arrived):
+            self._handle(item)
+
+    def _take_arrivals(self, frames: Sequence[Frame]) -> None:
+        """Frames that came together are offered together: they can share a batch."""
+        if not frames:
+            return
+        self._frames.add(frames)
+        self.counts.arrived += len(frames)
+        offers = [self._offers.offer(frame) for frame in frames]
+        began_us = now_us()
+        self._act(self._core.handle_arrivals(offers, began_us + self._settings.lead_us), began_us)
+
+    def _take_cancelled(self, cancelled: RequestCancelled) -> None:
+        frame = self._frames.find(cancelled.request_id)
+        if frame is not None and self._offers.withdraw(frame.request_id):
+            self._frames.drop(frame, DropReason.CANCELLED)
+        else:
+            self._handle(cancelled)
+
+    def _take_notice(self, notice: Notice) -> None:
+        known = self._under_way.find(notice.batch)
+        if not notice.ok or known is None:
+            return
+        ticket, frames = known
+        if notice.stage < len(ticket.hops):
+            worker = ticket.hops[notice.stage].worker
+            self._on_seen(worker)
+            self.drift.saw(ticket.pipeline, notice.stage, frames, notice.busy_us, now_us())
+            self.counts.stage_ended(worker, notice.busy_us)
+            ended_us = now_us() if notice.ended_us is None else notice.ended_us
+            self._under_way.heard(ticket, notice.stage, ended_us)
+            place, last = (ticket.pipeline, notice.stage), notice.stage == len(ticket.hops) - 1
+            self.budget.ended(notice.batch, notice.attempt, place, ended_us, last)
+            self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
+
+    def _take_end(self, end: _Finished) -> None:
+        ticket = end.ticket
+        known = self._under_way.over(ticket)
+        if end.served and not known.given_up:
+            self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.hops[-1].end_us - self._core.guard_us)
+        self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
+
+    def _take_failure(self, failed: _Failed) -> None:
+        self._on_failure(failed.failure)  # first, so that what failed is not chosen for the next attempt
+        ticket = failed.ticket
+        known = self._under_way.over(ticket)
+        if known.given_up:
+            return
+        if not known.computed:
+            self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failed.failure.hop))
+            return
+        # For the core the batch was done when its last stage was, so its frames are new to it.
+        for frame in failed.frames:
+            if not frame.answered:
+                self._handle(self._offers.offer(frame))
+
+    # Workers that fall silent
+
+    def _look_for_silent(self) -> None:
+        for silent in self._under_way.silent(self._lateness.allowance_us):
+            text = f"silent for {now_us() - silent.since_us} us with a batch to end"
+            failure = HopFailure(FailureKind.OVERDUE, silent.stage, silent.worker, text)
+            self.counts.failed(failure.kind)
+            self._on_failure(failure)
+            self._lose(silent.worker)
+
+    def _lose(self, worker: str) -> None:
+        """Give it nothing more, and what it still owes to others: only a retry can be in time."""
+        self._handle(WorkerLost(worker))
+        for ticket in self._under_way.give_up(worker):
+            self._handle(BatchFailed(ticket.batch_id, ticket.attempt, 0))
+
+    def _handle(self, event: Event, core_time_us: int | None = None) -> None:
+        began_us = now_us()
+        self._act(self._core.handle(event, core_time_us or began_us + self._settings.lead_us), began_us)
+
+    def _act(self, actions: Sequence[Action], began_us: int) -> None:
+        self.counts.decided(now_us() - began_us)
+        for action in actions:
+            if isinstance(action, Dispatch):
+                self._dispatch(action)
+            elif isinstance(action, Drop):
+                self._drop(action)
+            else:
+                self._wake_at(action)
+
+    def _wake_at(self, action: WakeAt) -> None:
+        self._wake_us = action.time_us
+
+    def _dispatch(self, action: Dispatch) -> None:
+        # A frame may have been answered meanwhile by an attempt that was given up too early.
+        ticket, frames = action.ticket, self._frames.of(action.request_ids)
+        if not frames:
+            self._turns.bring(_Finished(ticket, now_us(), served=False))
+            return
+        self.counts.dispatched(len(frames))
+        for frame in frames:
+            frame.dispatched = True
+        sent_us, arrived_us = now_us(), [frame.arrived_us for frame in frames]
+        self._hops.send(ticket, frames)
+        # Its end, however soon it comes, has to wait for this turn to be over.
+        self.budget.sent(ticket.batch_id, ticket.attempt, sent_us, arrived_us)
+        self._under_way.sent(ticket, len(frames))
+
+    def _drop(self, action: Drop) -> None:
+        frame = self._frames.find(action.request_id)
+        if frame is None:
+            return
+        # A frame that is offered again is new to the core, and its time may be too short from the start.
+        reason = action.reason
+        if reason is DropReason.EXPIRED and frame.given_up is not None:
+            reason = frame.given_up
+        if reason in _TIME_REASONS and self._offers.again(frame):
+            frame.given_up = reason
+            return
+        self._frames.drop(frame, reason)
+
+    # Hop threads
+
+    def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
+        self._turns.leave(_Finished(ticket, now_us(), served=True))
+        self._frames.serve(frames, outputs)
+        self._turns.take_turn()
+
+    def _end_failed(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
+        self.counts.failed(failure.kind)
+        self._log(f"batch {ticket.batch_id} attempt {ticket.attempt} failed: {failure}")
+        if failure.kind in (FailureKind.REFUSED, FailureKind.COMPUTE):
+            # Another worker would do the same: the request or the program is at fault.
+            self._turns.bring(_Finished(ticket, now_us(), served=False))
+            self._frames.fail(frames, str(failure))
+            return
+        self._turns.bring(_Failed(ticket, frames, failure))

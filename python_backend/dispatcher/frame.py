@@ -1,0 +1,98 @@
+"""One request as the dispatcher holds it: a frame, its deadline, and the one answer that it will get."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+from python_backend.scheduler.actions import DropReason
+from python_backend.wire.kserve import Array
+
+
+class ErrorCode(Enum):
+    """The kinds of error that a client can get; adapters map them to Triton's."""
+
+    UNAVAILABLE = "unavailable"
+    """Not served: too late, too much load, no worker. The text says which."""
+    INVALID = "invalid"
+    """The request is wrong."""
+    INTERNAL = "internal"
+    """We are."""
+
+
+SendOutputs = Callable[[Mapping[str, Array]], None]
+SendError = Callable[[ErrorCode, str], None]
+
+
+class Frame:
+    """A request with exactly one answer: whoever comes first sends, later ones are told so. Thread-safe.
+
+    A frame that is forgotten answers with an error when it is collected: a silent one would hang its caller.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_is_cancelled",
+        "_lock",
+        "arrived_us",
+        "data",
+        "deadline_us",
+        "dispatched",
+        "given_up",
+        "offers",
+        "priority",
+        "request_id",
+        "send_error",
+        "send_outputs",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request_id: int,
+        data: memoryview,
+        arrived_us: int,
+        deadline_us: int,
+        send_outputs: SendOutputs,
+        send_error: SendError,
+        priority: int = 0,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._answered = False
+        self.request_id = request_id
+        self.data = data
+        self.arrived_us = arrived_us
+        self.deadline_us = deadline_us
+        self.priority = priority
+        self.send_outputs = send_outputs
+        self.send_error = send_error
+        self._is_cancelled = is_cancelled
+        self.dispatched = False
+        """Whether it was sent to a stage at least once."""
+        self.offers = 0
+        """Times that the core was given this frame."""
+        self.given_up: DropReason | None = None
+        """Why the core gave it up the last time."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer was sent, or is being sent."""
+        return self._answered
+
+    def claim(self) -> bool:
+        """True for the first caller only, who must then send the answer."""
+        with self._lock:
+            first, self._answered = not self._answered, True
+        return first
+
+    def ask_cancelled(self) -> bool:
+        """Whether the caller has gone; False once answered. Never asked while an answer is sent: Triton frees
+        the request with it.
+        """
+        with self._lock:
+            return not self._answered and self._is_cancelled()
+
+    def __del__(self) -> None:
+        if self.claim():
+            self.send_error(ErrorCode.INTERNAL, "the request was lost inside the dispatcher")

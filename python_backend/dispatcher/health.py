@@ -1,0 +1,186 @@
+"""Which workers can be used: learned from failed hops and from probes that ask for an inference.
+
+Rules
+- A model that Triton calls ready may have a dead stub, so only an answered inference proves life.
+- A failure that blames a worker takes it out; one that blames its server takes out all workers of that
+  server, which come back one by one as their probes succeed. Workers heard of a moment ago are not to
+  blame for a time-out.
+- A worker that is taken out is probed at once.
+- A worker that has just completed a batch is not probed: its notice is proof.
+- A stub that stays dead is revived by unloading and loading its model; a supervisor may have done so before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.threads import Crew
+from python_backend.wire.transport import Target
+
+_BLAMES_SERVER = (FailureKind.UNREACHABLE, FailureKind.TIMED_OUT)
+_PROBERS = 8
+_HEARD_LATELY_US = 300_000
+
+
+class Prober(Protocol):
+    """Asks a worker for an inference, or for its model's revival."""
+
+    def probe(self, worker: str, timeout_s: float) -> None:
+        """Return when the worker answered. Raises HopFailure."""
+
+    def revive(self, worker: str, timeout_s: float) -> None:
+        """Unload and load the worker's model. Raises HopFailure."""
+
+
+@dataclass(frozen=True)
+class HealthSettings:
+    """Times in microseconds. `revive_after_us`: how long a stub may be dead before it is revived from
+    here.
+    """
+
+    tick_us: int = 100_000
+    idle_probe_us: int = 1_000_000
+    lost_probe_us: int = 200_000
+    probe_timeout_us: int = 1_000_000
+    revive_after_us: int = 3_000_000
+
+
+@dataclass
+class _Worker:
+    lost_since_us: int | None = None
+    seen_us: int = 0
+    asked_us: int = 0
+    asking: bool = False
+    dead_stub: bool = False
+
+
+class Health:
+    """See the module. `lost` and `back` are called with a worker's name, from any thread. Thread-safe."""
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        prober: Prober,
+        lost: Callable[[str], None],
+        back: Callable[[str], None],
+        log: Callable[[str], None],
+        settings: HealthSettings | None = None,
+    ) -> None:
+        self._servers = {name: target.server.name for name, target in targets.items()}
+        self._workers = {name: _Worker(seen_us=now_us()) for name in targets}
+        self._prober = prober
+        self._lost = lost
+        self._back = back
+        self._log = log
+        self._settings = settings or HealthSettings()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._wake = threading.Event()
+        self._crew = Crew("probe", _PROBERS, lambda error: log(f"probing failed: {error!r}"))
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    def start(self) -> None:
+        """Begin to probe."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all threads."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._crew.close()
+
+    def seen(self, worker: str) -> None:
+        """The worker has completed something."""
+        self._workers[worker].seen_us = now_us()
+
+    def failed(self, failure: HopFailure) -> None:
+        """A hop or a probe failed."""
+        if not failure.kind.blames_worker or failure.worker not in self._workers:
+            return
+        if failure.kind is FailureKind.TIMED_OUT and self._heard_lately(self._workers[failure.worker]):
+            return  # of a request that was sent while it was stopped, or that got lost
+        for name, worker in self._workers.items():
+            if name == failure.worker or self._is_blamed_too(name, worker, failure):
+                self._take_out(name, worker, failure)
+        self._wake.set()
+
+    def _is_blamed_too(self, name: str, worker: _Worker, failure: HopFailure) -> bool:
+        """Whether a failure of another worker speaks against this one."""
+        if failure.kind not in _BLAMES_SERVER or self._servers[name] != self._servers[failure.worker]:
+            return False
+        return failure.kind is not FailureKind.TIMED_OUT or not self._heard_lately(worker)
+
+    @staticmethod
+    def _heard_lately(worker: _Worker) -> bool:
+        return now_us() - worker.seen_us < _HEARD_LATELY_US
+
+    def workers(self) -> list[str]:
+        """Names of all workers."""
+        return list(self._workers)
+
+    def lost_workers(self) -> list[str]:
+        """Names of the workers that are out."""
+        return [name for name, worker in self._workers.items() if worker.lost_since_us is not None]
+
+    def _take_out(self, name: str, worker: _Worker, failure: HopFailure) -> None:
+        with self._lock:
+            worker.dead_stub = failure.kind is FailureKind.DEAD_STUB and name == failure.worker
+            if worker.lost_since_us is not None:
+                return
+            worker.lost_since_us = now_us()
+            worker.asked_us = 0
+        self._log(f"worker {name} is out: {failure}")
+        self._lost(name)
+
+    def _bring_back(self, name: str, worker: _Worker) -> None:
+        with self._lock:
+            worker.seen_us = now_us()
+            worker.dead_stub = False
+            if worker.lost_since_us is None:
+                return
+            worker.lost_since_us = None
+        self._log(f"worker {name} is back")
+        self._back(name)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(self._settings.tick_us / 1e6)
+            self._wake.clear()
+            for name, worker in self._workers.items():
+                if self._is_due(worker, now_us()):
+                    worker.asking = True
+                    self._crew.submit(lambda name=name, worker=worker: self._ask(name, worker))  # type: ignore[misc]
+
+    def _is_due(self, worker: _Worker, at_us: int) -> bool:
+        if worker.asking:
+            return False
+        if worker.lost_since_us is not None:
+            return at_us - worker.asked_us >= self._settings.lost_probe_us
+        return at_us - max(worker.seen_us, worker.asked_us) >= self._settings.idle_probe_us
+
+    def _ask(self, name: str, worker: _Worker) -> None:
+        try:
+            self._revive_if_due(name, worker)
+            self._prober.probe(name, self._settings.probe_timeout_us / 1e6)
+        except HopFailure as failure:
+            self.failed(failure)
+        else:
+            self._bring_back(name, worker)
+        finally:
+            worker.asked_us = now_us()
+            worker.asking = False
+
+    def _revive_if_due(self, name: str, worker: _Worker) -> None:
+        since_us = worker.lost_since_us
+        if worker.dead_stub and since_us is not None:
+            if now_us() - since_us < self._settings.revive_after_us:
+                return
+            self._log(f"worker {name}: its stub stays dead; unloading and loading its model")
+            self._prober.revive(name, timeout_s=30.0)

@@ -1,0 +1,116 @@
+"""Batches on their way: sends them, waits for their answers on threads of their own, and says how each ended.
+
+Rules
+- A batch that can be sent without waiting is sent by the thread that decided it; the one that awaits its
+  answer wakes up meanwhile.
+- Every batch ends once: in `served`, with all outputs for all of its frames, or in `failed`, called by the
+  thread that awaited it.
+- The ticket on the wire carries the true deadline, which is later than the core's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+from planner.manifest import DeploymentManifest, ModelEntry
+from python_backend.dispatcher.frame import Frame
+from python_backend.scheduler.actions import Ticket
+from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.threads import Crew
+from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.transport import Awaited, Outputs, Pieces, Transport
+
+_TIMELY_GRACE_US = 300_000
+"""How long after its deadline a hop is still waited for; a client is never left longer than a second."""
+_LATE_GRACE_US = 60_000_000
+_MOST_HOPS = 512
+
+Served = Callable[[Ticket, Sequence[Frame], Outputs], None]
+Failed = Callable[[Ticket, Sequence[Frame], HopFailure], None]
+
+
+class Hops:
+    """See the module. Thread-safe."""
+
+    def __init__(
+        self,
+        manifest: DeploymentManifest,
+        entry: ModelEntry,
+        transport: Transport,
+        serve_late: bool,
+        served: Served,
+        failed: Failed,
+        log: Callable[[str], None],
+    ) -> None:
+        self.transport = transport
+        self._manifest = manifest
+        self._outputs = [spec.name for spec in entry.outputs]
+        self._grace_us = _LATE_GRACE_US if serve_late else _TIMELY_GRACE_US
+        self._served = served
+        self._failed = failed
+        self._log = log
+        self._crew = Crew("hop", _MOST_HOPS, lambda error: log(f"hop failed: {error!r}"))
+
+    def send(self, ticket: Ticket, frames: Sequence[Frame]) -> None:
+        """Have a batch of these frames served; waits for nothing."""
+        wire = self._wire(ticket, frames)
+        pieces = [[frame.data for frame in frames]]
+        limit_s = self._time_limit_s(ticket, frames)
+        begun = self._begin(wire, pieces, len(frames), limit_s)
+        awaited = begun or functools.partial(self.transport.infer, wire, pieces, len(frames), limit_s)
+        try:
+            self._crew.submit(functools.partial(self._await, ticket, frames, awaited))
+        except RuntimeError as error:  # no thread is to be had
+            self._failed(
+                ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, str(error))
+            )
+
+    def close(self) -> None:
+        """Give up the transport and end all threads."""
+        self.transport.close()
+        self._crew.close()
+
+    def _begin(self, wire: WireTicket, pieces: Pieces, batch: int, limit_s: float) -> Awaited | None:
+        try:
+            return self.transport.begin(wire, pieces, batch, limit_s)
+        except Exception:
+            return None  # what is wrong is told by sending it the other way
+
+    def _await(self, ticket: Ticket, frames: Sequence[Frame], awaited: Awaited) -> None:
+        try:
+            outputs = awaited()
+            self._check(outputs, ticket, len(frames))
+        except HopFailure as failure:
+            self._failed(ticket, frames, failure)
+            return
+        except Exception as error:
+            self._log(f"sending batch {ticket.batch_id} failed: {error!r}")
+            text = f"{type(error).__name__}: {error}"
+            self._failed(ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, text))
+            return
+        self._served(ticket, frames, outputs)
+
+    def _check(self, outputs: Outputs, ticket: Ticket, batch: int) -> None:
+        """Raises HopFailure unless each frame has all outputs."""
+        for name in self._outputs:
+            if name not in outputs or len(outputs[name]) != batch:
+                found = ", ".join(f"{each} {list(array.shape)}" for each, array in outputs.items())
+                last = len(ticket.hops) - 1
+                text = (
+                    f"output {name}: not {batch} frames of it in the answer, which has {found or 'nothing'}"
+                )
+                raise HopFailure(FailureKind.COMPUTE, last, ticket.hops[last].worker, text)
+
+    def _wire(self, ticket: Ticket, frames: Sequence[Frame]) -> WireTicket:
+        return WireTicket(
+            deployment=self._manifest.deployment,
+            epoch=self._manifest.epoch,
+            hop=0,
+            ticket=ticket.with_deadline(max(frame.deadline_us for frame in frames)),
+        )
+
+    def _time_limit_s(self, ticket: Ticket, frames: Sequence[Frame]) -> float:
+        latest_us = max(ticket.hops[-1].end_us, *(frame.deadline_us for frame in frames), ticket.deadline_us)
+        return max(1, latest_us - now_us() + self._grace_us) / 1e6

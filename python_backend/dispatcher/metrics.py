@@ -1,0 +1,221 @@
+"""A dispatcher's counters as a Prometheus page of its own: http://<entry host>:<feedback port>/metrics,
+over TCP.
+
+Not through Triton's custom metrics: in 2.51 they crash the stub. It frees the message of such a call while
+the server may still be waking up in it, and on a busy host that corrupted the shared memory of an entry
+server within seconds (a general protection fault in rbtree_best_fit::priv_deallocate; a lock around all
+calls of ours did not help). The hot path only counts in memory; the page is made when somebody asks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
+
+from python_backend.dispatcher.counts import Counts
+from python_backend.dispatcher.driver import Driver
+from python_backend.dispatcher.health import Health
+from python_backend.wire.chain_transport import ChainTransport
+from python_backend.wire.self_report import Reports, SelfReport, report_of
+
+Sample = tuple[str, Mapping[str, str], float]
+"""Name without prefix, labels, value."""
+
+PREFIX = "ppipe_"
+COUNTERS = {
+    "frames_total": "Frames that arrived.",
+    "in_time_total": "Frames answered within their deadline.",
+    "late_total": "Frames answered after their deadline.",
+    "dropped_total": "Frames answered with an error, by reason.",
+    "failed_attempts_total": "Attempts of batches that failed, by kind.",
+    "batches_total": "Batches sent, by size.",
+    "chained_batches_total": "Batches sent to a pipeline's ensemble within one server.",
+    "latency_us_total": "Sum of the latencies of all answers.",
+    "decisions_total": "Events that the scheduler core handled.",
+    "decision_us_total": "Time that it took for them.",
+    "worker_batches_total": "Batches that a worker ended.",
+    "worker_busy_us_total": "Time that a worker was busy; its rate is the worker's utilisation.",
+}
+GAUGES = {
+    "queue_length": "Frames that wait for a batch.",
+    "in_flight": "Batches on their way.",
+    "worker_up": "1 while the worker gets work, else 0.",
+    "stage_drift": "Measured over profiled latency of a stage, median of its last batches.",
+    "allowance_us": "Time taken off deadlines for the way back.",
+    "guard_us": "Time that predictions are taken to be wrong by.",
+    "slo_us": "The model's SLO.",
+    "slots": "Slots of shared memory of a sender, by state: free, taken, quarantined.",
+    "threads": "Threads of the process of a dispatcher or worker.",
+    "open_files": "File descriptors of the process of a dispatcher or worker.",
+}
+HISTOGRAMS = {
+    "latency_slo_ratio": "Latency of answers as a share of the SLO.",
+}
+SUMMARIES = {
+    "queue_slo_ratio": "Time that frames waited for their batch, as a share of the SLO.",
+    "stage_slo_ratio": "Time of batches from the end of the stage before (or from being sent) to the end of "
+    "this one, as a share of the SLO: what the stage uses of the budget.",
+}
+_PARTS = {
+    "counter": ("",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "summary": ("_sum", "_count"),
+}
+
+
+def families() -> Iterator[tuple[str, str, str]]:
+    """(name without prefix, type, description) of all that is exported."""
+    tables = {"counter": COUNTERS, "gauge": GAUGES, "histogram": HISTOGRAMS, "summary": SUMMARIES}
+    for kind, table in tables.items():
+        for name, text in table.items():
+            yield name, kind, text
+
+
+def exported_names() -> frozenset[str]:
+    """Full names of all series, as queries name them."""
+    return frozenset(f"{PREFIX}{name}{part}" for name, kind, _ in families() for part in _PARTS[kind])
+
+
+class Source(Protocol):
+    """What is exported: a dispatcher."""
+
+    @property
+    def driver(self) -> Driver:
+        """The queue and its counters."""
+
+    @property
+    def health(self) -> Health:
+        """Which workers are out."""
+
+    @property
+    def reports(self) -> Reports:
+        """What the workers say of themselves."""
+
+    @property
+    def name(self) -> str:
+        """Triton's name of the dispatcher."""
+
+    @property
+    def epoch(self) -> int:
+        """Of its plan."""
+
+
+class MetricsPage:
+    """Serves the page until closed."""
+
+    def __init__(self, source: Source, model: str, address: tuple[str, int]) -> None:
+        """Raises OSError when the port is taken."""
+        self._server = ThreadingHTTPServer(address, _handler(lambda: page(source, model)))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, give up the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def page(source: Source, model: str) -> str:
+    """Prometheus' text format, version 0.0.4."""
+    found: dict[str, list[str]] = {}
+    for name, labels, value in samples(source):
+        texts = ",".join(f'{key}="{_escaped(text)}"' for key, text in {"model": model, **labels}.items())
+        found.setdefault(name, []).append(f"{PREFIX}{name}{{{texts}}} {_number(value)}")
+    lines: list[str] = []
+    for name, kind, text in families():
+        series = [line for part in _PARTS[kind] for line in found.get(name + part, ())]
+        if series:
+            lines += [f"# HELP {PREFIX}{name} {text}", f"# TYPE {PREFIX}{name} {kind}", *series]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _handler(make_page: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/metrics":
+                self.send_error(404, "there is /metrics")
+                return
+            body = make_page().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+def samples(source: Source) -> Iterator[Sample]:
+    """Everything that is exported, as it is now."""
+    driver, counts = source.driver, source.driver.counts
+    yield "frames_total", {}, counts.arrived
+    yield "in_time_total", {}, counts.in_time
+    yield "late_total", {}, counts.late
+    yield "latency_us_total", {}, counts.latency_sum_us
+    yield "decisions_total", {}, counts.decisions
+    yield "decision_us_total", {}, counts.decision_us
+    for reason, count in counts.drops.items():
+        yield "dropped_total", {"reason": reason.value}, count
+    for kind, count in counts.failures.items():
+        yield "failed_attempts_total", {"kind": kind.value}, count
+    for size, count in sorted(counts.batch_sizes.items()):
+        yield "batches_total", {"size": str(size)}, count
+    yield from _latency_histogram(counts)
+    for (part, labels), (total_us, number) in driver.budget.totals():
+        yield f"{part}_slo_ratio_sum", labels, total_us / counts.slo_us
+        yield f"{part}_slo_ratio_count", labels, number
+    for worker, count in list(counts.worker_batches.items()):
+        yield "worker_batches_total", {"worker": worker}, count
+        yield "worker_busy_us_total", {"worker": worker}, counts.worker_busy_us[worker]
+    out = set(source.health.lost_workers())
+    for worker in source.health.workers():
+        yield "worker_up", {"worker": worker}, float(worker not in out)
+    for (pipeline, stage), ratio in driver.drift.quantiles(0.5).items():
+        yield "stage_drift", {"pipeline": str(pipeline), "stage": str(stage)}, round(ratio, 3)
+    if isinstance(driver.transport, ChainTransport):
+        yield "chained_batches_total", {}, driver.transport.batches
+    yield "queue_length", {}, driver.queue_length
+    yield "in_flight", {}, driver.in_flight
+    yield "allowance_us", {}, driver.allowance_us
+    yield "guard_us", {}, driver.guard_us
+    yield "slo_us", {}, counts.slo_us
+    own = report_of(source.name, source.epoch, driver.transport)
+    for report in (own, *source.reports.last().values()):
+        yield from _of_process(report)
+
+
+def _of_process(report: SelfReport) -> Iterator[Sample]:
+    sender = {"sender": report.sender}
+    yield "slots", {**sender, "state": "free"}, report.slots_free
+    yield "slots", {**sender, "state": "taken"}, report.slots_taken
+    yield "slots", {**sender, "state": "quarantined"}, report.slots_quarantined
+    yield "threads", sender, report.threads
+    yield "open_files", sender, report.open_files
+
+
+def _latency_histogram(counts: Counts) -> Iterator[Sample]:
+    """Cumulative, as Prometheus has it: each bucket counts all answers up to its end."""
+    sum_us, each = counts.latency_sum_us, list(counts.latency_counts)
+    ends = (*map(str, counts.latency_shares), "+Inf")
+    totals = list(itertools.accumulate(each))
+    for end, total in zip(ends, totals, strict=True):
+        yield "latency_slo_ratio_bucket", {"le": end}, total
+    yield "latency_slo_ratio_sum", {}, sum_us / counts.slo_us
+    yield "latency_slo_ratio_count", {}, totals[-1]

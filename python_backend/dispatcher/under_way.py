@@ -1,0 +1,88 @@
+"""The book of the batches that were sent: which are under way, which of them have been computed, which were
+given up while their hops go on, and which workers owe something for too long.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from planner.serving import ServedModel
+from python_backend.dispatcher.overdue import Overdue, Silent
+from python_backend.scheduler.actions import Ticket
+from python_backend.wire.clock import now_us
+
+_REMEMBERED_TICKETS = 4096
+"""To name the worker of a notice, which may come after the batch's answer."""
+
+
+class Ended:
+    """What was known of a batch when its hop ended. `computed`: its last stage had told that it was done."""
+
+    def __init__(self, computed: bool, given_up: bool) -> None:
+        self.computed: Final = computed
+        self.given_up: Final = given_up
+
+
+class UnderWay:
+    """See the module. Used by one thread at a time."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self._overdue = Overdue(served)
+        self._tickets: dict[int, tuple[Ticket, int]] = {}
+        """Ticket and number of frames by batch."""
+        self._batches: set[int] = set()
+        self._computed: set[int] = set()
+        """Batches under way whose last stage has ended: the answer may still get lost."""
+        self._given_up: set[int] = set()
+        """Batches whose frames were given back to the core while their hop goes on."""
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def look_us(self) -> int:
+        """When to look for silent workers."""
+        return self._overdue.look_us
+
+    def sent(self, ticket: Ticket, frames: int) -> None:
+        """A batch goes out."""
+        self._batches.add(ticket.batch_id)
+        self._overdue.sent(ticket, now_us())
+        self._tickets[ticket.batch_id] = (ticket, frames)
+        if len(self._tickets) > _REMEMBERED_TICKETS:
+            del self._tickets[next(iter(self._tickets))]
+
+    def find(self, batch: int) -> tuple[Ticket, int] | None:
+        """Ticket and number of frames of a batch that was sent not too long ago."""
+        return self._tickets.get(batch)
+
+    def heard(self, ticket: Ticket, stage: int, ended_us: int) -> None:
+        """A stage of a batch has told that it ended."""
+        if stage == len(ticket.hops) - 1 and ticket.batch_id in self._batches:
+            self._computed.add(ticket.batch_id)
+        self._overdue.heard(ticket.hops[stage].worker, ticket.batch_id, stage, ended_us, now_us())
+
+    def over(self, ticket: Ticket) -> Ended:
+        """The hop of a batch has ended."""
+        batch = ticket.batch_id
+        ended = Ended(computed=batch in self._computed, given_up=batch in self._given_up)
+        for batches in (self._batches, self._computed, self._given_up):
+            batches.discard(batch)
+        self._overdue.over(batch)
+        return ended
+
+    def give_up(self, worker: str) -> list[Ticket]:
+        """`worker` is out: the batches that it still owes something, which nobody waits for any more."""
+        owed = self._overdue.lost(worker)
+        for ticket in owed:
+            self._overdue.over(ticket.batch_id)
+            self._given_up.add(ticket.batch_id)
+        return owed
+
+    def back(self, worker: str) -> None:
+        """`worker` is in use again."""
+        self._overdue.back(worker, now_us())
+
+    def silent(self, allowance_us: int) -> list[Silent]:
+        """Workers to be taken for dead. `allowance_us`: by which answers are late anyway."""
+        return self._overdue.silent(now_us(), allowance_us)

@@ -1,0 +1,77 @@
+"""Runs an exported stage with torch, on the CPU or on a GPU: the same code path, tensors move where they
+must.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from planner.manifest import StageProgram
+from python_backend.stage.executors.errors import ProgramError
+from python_backend.stage.executors.gpu_memory import limit_memory
+from python_backend.stage.executors.handover import given
+from python_backend.stage.executors.runner import build_run
+from python_backend.stage.executors.staging import on_device, staging_of
+from python_backend.stage.executors.task import Task, Tensors, warm_sizes
+from python_backend.wire.kserve import NUMPY_OF, Array
+
+__all__ = ["ProgramError", "TorchExecutor"]
+
+
+class TorchExecutor:
+    """One torch.export program on one device, on one CPU thread, without gradients."""
+
+    def __init__(self, program: StageProgram, path: Path, device: str) -> None:
+        _require_hash(path, program.program_sha256)
+        torch.set_num_threads(1)
+        self._program = program
+        self._device = torch.device(device)
+        limit_memory(self._device, program.memory_bytes)
+        self._staging = staging_of(self._device, program.options.pinned)
+        task = Task(
+            options=program.options,
+            device=self._device,
+            inputs=program.inputs,
+            outputs=program.outputs,
+            largest_batch=program.max_batch_size,
+        )
+        self._run = build_run(torch.export.load(path).module(), task)
+
+    def run(self, inputs: Sequence[Array | torch.Tensor]) -> list[Array]:
+        """See StageExecutor. Raises ProgramError."""
+        with torch.inference_mode():
+            return self._staging.to_host(self._compute(inputs))
+
+    def run_on_device(self, inputs: Sequence[Array | torch.Tensor]) -> list[torch.Tensor]:
+        """See StageExecutor. Raises ProgramError."""
+        with torch.inference_mode():
+            return given(self._compute(inputs))
+
+    def warm_up(self) -> None:
+        """Run every batch size once, the largest first: the first run of a size is slow, and takes memory.
+
+        Of many sizes, the powers of two.
+        """
+        sizes = warm_sizes(self._program.max_batch_size)
+        for batch in sorted(sizes, reverse=True):
+            self.run([np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype]) for spec in self._program.inputs])
+
+    def _compute(self, inputs: Sequence[Array | torch.Tensor]) -> Tensors:
+        results = self._run(on_device(self._staging, inputs, self._device))
+        if len(results) != len(self._program.outputs):
+            raise ProgramError(
+                f"{self._program.program} gives {len(results)} outputs, not {len(self._program.outputs)}"
+            )
+        return results
+
+
+def _require_hash(path: Path, sha256: str) -> None:
+    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ProgramError(
+            f"{path} is not the program of this plan (its SHA-256 differs from the manifest's)"
+        )

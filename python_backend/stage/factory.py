@@ -1,0 +1,59 @@
+"""Puts a stage worker together from the manifest: executor, transport to the next stage, notices, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from planner.manifest import DeploymentManifest
+from python_backend.stage.executors.base import make_executor
+from python_backend.stage.worker import StageWorker
+from python_backend.wire.feedback import NoticeSender
+from python_backend.wire.self_report import Reporter, report_of
+from python_backend.wire.shm_transport import make_transport
+from python_backend.wire.stage_identity import find_stage
+from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.transport import GrpcTransport, targets_of
+
+__all__ = ["find_stage", "make_stage_worker"]
+
+
+def make_stage_worker(
+    manifest: DeploymentManifest,
+    root: Path,
+    worker: str,
+    device: str,
+    log: Callable[[str], None],
+    jitter: float = 0.0,
+) -> StageWorker:
+    """The running worker called `worker`, warmed up. Raises what a wrong manifest or program raises."""
+    entry, identity = find_stage(manifest, worker)
+    keys = Keys.from_environment()
+    if not keys.signing:
+        log(f"{worker}: no ticket key is configured, so tickets are not verified")
+    executor = make_executor(identity.program, root, first_stage=identity.stage == 0, device=device)
+    executor.warm_up()
+    targets = targets_of(manifest, entry, own_host=identity.server.host)
+    next_targets = {name: targets[name] for name in identity.next_workers}
+    grpc = GrpcTransport(next_targets, keys, manifest.tls)
+    grpc.connect()
+    notices = NoticeSender(
+        (manifest.entry.host, entry.feedback_port), keys, manifest.entry.host == identity.server.host
+    )
+    transport = make_transport(grpc, next_targets, manifest, identity.server.name, worker, log)
+    reporter = Reporter(lambda: report_of(worker, manifest.epoch, transport), notices.send_datagram, keys)
+
+    def close() -> None:
+        reporter.close()
+        notices.close()
+
+    return StageWorker(
+        identity=identity,
+        executor=executor,
+        transport=transport,
+        keys=keys,
+        notify=notices.send,
+        log=log,
+        jitter=jitter,
+        on_close=close,
+    )

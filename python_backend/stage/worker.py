@@ -1,0 +1,359 @@
+"""One worker of a stage: takes batches with tickets, runs them one at a time, passes results on.
+
+Rules
+- One compute thread. It takes waiting batches by (reserved start, batch, attempt) and never idles while one
+  waits.
+- A batch that can no longer finish by its deadline is refused, unless the model's late policy is to serve it.
+- When compute ends, the dispatcher is told first, then the compute thread goes on; forwarding threads carry
+  the outputs to the next stage, and the final outputs back.
+- A worker of a padded or emulated class is held until its profiled latency is over. A held worker that was
+  kept waiting for nothing starts its next batch where the last one ended, as a GPU with a queue does, so that
+  wake-up delays of this host do not add up.
+- Every job's reply is used exactly once, whatever happens.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from planner.cluster import Executor as Kind
+from planner.profile import TensorSpec
+from python_backend.stage.executors.base import StageExecutor
+from python_backend.wire import kserve, ticket_codec
+from python_backend.wire.clock import now_us, sleep_until
+from python_backend.wire.feedback import Notice
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.kserve import Array
+from python_backend.wire.shm_reader import CannotRead, SharedReader
+from python_backend.wire.stage_identity import StageIdentity
+from python_backend.wire.threads import Crew
+from python_backend.wire.ticket_codec import Keys, TicketError, WireTicket
+from python_backend.wire.transport import Awaited, Pieces, Transport
+
+_FORWARDERS = 16
+_LATE_GRACE_S = 30.0
+_TIMELY_GRACE_US = 200_000
+_STUCK_FACTOR = 5
+_STUCK_FLOOR_US = 2_000_000
+
+
+class Reply(Protocol):
+    """Where the answer to one request goes; the first of the two calls that does not raise counts."""
+
+    def outputs(self, outputs: Mapping[str, Array]) -> None:
+        """Answer with tensors. Raises what keeps them from being sent."""
+
+    def failure(self, failure: HopFailure) -> None:
+        """Answer with an error."""
+
+
+class Job:
+    """A batch on this worker. `inputs` may be views that stay valid until the reply."""
+
+    def __init__(self, wire: WireTicket, inputs: list[Array], reply: Reply, arrived_us: int) -> None:
+        self.wire = wire
+        self.inputs = inputs
+        self.reply = reply
+        self.arrived_us = arrived_us
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """The order in which the dispatcher reserved."""
+        assert self.wire.ticket is not None
+        ticket = self.wire.ticket
+        return ticket.hops[self.wire.hop].start_us, ticket.batch_id, ticket.attempt
+
+
+class StageWorker:
+    """See the module. Thread-safe."""
+
+    def __init__(
+        self,
+        identity: StageIdentity,
+        executor: StageExecutor,
+        transport: Transport,
+        keys: Keys,
+        notify: Callable[[Notice], None],
+        log: Callable[[str], None],
+        jitter: float = 0.0,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._identity = identity
+        self._executor = executor
+        self._transport = transport
+        self._keys = keys
+        self._notify = notify
+        self._log = log
+        self._jitter = jitter
+        self._on_close = on_close
+        self._random = random.Random(identity.worker)
+        self._memory = SharedReader()
+        self._waiting: list[tuple[tuple[int, int, int], int, Job]] = []
+        self._sequence = 0
+        self._wake = threading.Condition()
+        self._closing = False
+        self._busy_since_us: int | None = None
+        self._free_us = 0
+        self._forwarders = Crew("forward", _FORWARDERS, lambda error: log(f"forwarding failed: {error!r}"))
+        self._compute = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._compute.start()
+
+    def submit(self, ticket_text: str | None, inputs: list[Array], reply: Reply, shared: int = 0) -> None:
+        """Take one request. Its reply is used now or later, once. shared: frames that lie in shared memory,
+        where the ticket says, instead of in `inputs`.
+        """
+        arrived_us = now_us()
+        try:
+            wire = self._checked_ticket(ticket_text, arrived_us)
+            if shared and wire.frames is not None:
+                inputs = self._memory.arrays(wire.frames, self._identity.program.inputs, shared)
+            check_inputs(self._identity.program.inputs, inputs, self._identity.program.max_batch_size)
+        except (TicketError, ValueError) as error:
+            self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
+            return
+        except CannotRead as error:
+            self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
+            return
+        if wire.is_probe:
+            self._answer_probe(len(inputs[0]), reply)
+            return
+        job = Job(wire=wire, inputs=inputs, reply=reply, arrived_us=arrived_us)
+        with self._wake:
+            closing = self._closing
+            if not closing:
+                self._sequence += 1
+                heapq.heappush(self._waiting, (job.order, self._sequence, job))
+                self._wake.notify()
+        if closing:
+            self._say(reply, self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+
+    def close(self) -> None:
+        """Finish the batch that runs, refuse those that wait, end all threads."""
+        with self._wake:
+            self._closing = True
+            left = [job for _, _, job in self._waiting]
+            self._waiting.clear()
+            self._wake.notify()
+        for job in left:
+            self._say(job.reply, self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+        self._compute.join()
+        self._forwarders.close()
+        self._on_close()
+        self._transport.close()
+        self._memory.close()
+
+    # Taking requests
+
+    def _checked_ticket(self, text: str | None, arrived_us: int) -> WireTicket:
+        if text is None:
+            raise TicketError(
+                f"no {ticket_codec.PARAMETER}: stages are called by their dispatcher; call the public model"
+            )
+        identity = self._identity
+        wire = ticket_codec.decode(text, self._keys, arrived_us)
+        wire = ticket_codec.at_own_hop(wire, identity.worker, arrived_us)
+        ticket_codec.check_addressee(wire, identity.deployment, identity.epoch, identity.worker)
+        if wire.ticket is not None:
+            self._check_path(wire)
+        return wire
+
+    def _check_path(self, wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        if wire.hop != self._identity.stage or wire.ticket.pipeline != self._identity.pipeline:
+            raise TicketError(f"hop {wire.hop} of pipeline {wire.ticket.pipeline} is not this worker's place")
+        for hop in wire.ticket.hops[wire.hop + 1 :]:
+            if hop.worker not in self._identity.known_workers:
+                raise TicketError(f"worker {hop.worker!r} is not in this deployment")
+
+    def _answer_probe(self, batch: int, reply: Reply) -> None:
+        busy_since_us = self._busy_since_us
+        allowed_us = max(_STUCK_FLOOR_US, _STUCK_FACTOR * self._identity.latency_us[-1])
+        if busy_since_us is not None and now_us() - busy_since_us > allowed_us:
+            stuck_us = now_us() - busy_since_us
+            self._say(
+                reply, self._failed(FailureKind.TIMED_OUT, f"one batch has been running for {stuck_us} us")
+            )
+            return
+        specs = self._identity.program.outputs
+        reply.outputs(
+            {spec.name: np.zeros((batch, *spec.shape), kserve.NUMPY_OF[spec.dtype]) for spec in specs}
+        )
+
+    # Computing
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._serve(job)
+            except Exception as error:
+                self._fail(job, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+            finally:
+                self._busy_since_us = None
+            del job
+
+    def _next(self) -> Job | None:
+        with self._wake:
+            while not self._waiting and not self._closing:
+                self._wake.wait()
+            return heapq.heappop(self._waiting)[2] if self._waiting else None
+
+    def _serve(self, job: Job) -> None:
+        began_us = now_us()
+        self._busy_since_us = began_us
+        batch = len(job.inputs[0])
+        if self._is_hopeless(job, batch, began_us):
+            self._fail(job, self._failed(FailureKind.EXPIRED, "it can no longer finish by its deadline", job))
+            return
+        if job.wire.frames is not None and not self._memory.is_there(job.wire.frames):
+            self._fail(job, self._failed(FailureKind.EXPIRED, "its sender has given it up", job))
+            return
+        stays = self._stays_on_device(job)
+        outputs = self._executor.run_on_device(job.inputs) if stays else self._executor.run(job.inputs)
+        ended_us = self._hold(job, batch, began_us)
+        self._tell(job, ok=True, ended_us=ended_us, busy_us=ended_us - began_us)
+        # With nothing else to do, what is quick is done here: it need not wait for a thread to wake up.
+        if not self._is_last(job):
+            begun = None if self._waiting else self._begin(job, outputs)
+            self._forwarders.submit(functools.partial(self._pass_on, job, outputs, begun))
+        elif self._waiting:
+            self._forwarders.submit(functools.partial(self._answer, job, outputs))
+        else:
+            self._answer(job, outputs)
+
+    @staticmethod
+    def _is_last(job: Job) -> bool:
+        """Whether nothing is to be passed on from here; in a chain, Triton does that."""
+        ticket = job.wire.ticket
+        return ticket is not None and (job.wire.chained or job.wire.hop + 1 == len(ticket.hops))
+
+    def _stays_on_device(self, job: Job) -> bool:
+        """Whether the next stage is on this GPU too, and Triton takes the outputs there."""
+        ticket = job.wire.ticket
+        if ticket is None or not job.wire.chained or job.wire.hop + 1 == len(ticket.hops):
+            return False
+        return tuple(hop.worker for hop in ticket.hops) in self._identity.device_chains
+
+    def _is_hopeless(self, job: Job, batch: int, at_us: int) -> bool:
+        """Whether what this and the later stages need, transfers and queues aside, ends after the
+        deadline.
+        """
+        if self._identity.serves_late:
+            return False
+        assert job.wire.ticket is not None
+        needed_us = self._identity.rest_us[min(batch, len(self._identity.rest_us)) - 1]
+        return at_us + needed_us > job.wire.ticket.deadline_us
+
+    def _hold(self, job: Job, batch: int, began_us: int) -> int:
+        """Keep the worker until its latency is over; returns when it was free."""
+        program = self._identity.program
+        if not (program.padded or program.executor is Kind.EMULATED):
+            self._free_us = now_us()
+            return self._free_us
+        latency_us = self._identity.latency_us[min(batch, len(self._identity.latency_us)) - 1]
+        if self._jitter:
+            latency_us = round(latency_us * max(0.0, self._random.gauss(1.0, self._jitter)))
+        end_us = max(job.arrived_us, self._free_us) + latency_us
+        sleep_until(end_us)
+        # A compute that took longer than the stated latency, or a host that was late by more than a wake-up.
+        self._free_us = max(end_us, now_us() - _WAKE_UP_US)
+        return self._free_us
+
+    # Passing on
+
+    def _answer(self, job: Job, outputs: list[Array]) -> None:
+        try:
+            job.reply.outputs(self._named(outputs))
+        except Exception as error:
+            self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+
+    def _begin(self, job: Job, outputs: list[Array]) -> Awaited | None:
+        try:
+            return self._transport.begin(*self._onward(job, outputs))
+        except Exception:
+            return None  # what is wrong is told by sending it the other way
+
+    def _onward(self, job: Job, outputs: Sequence[Array]) -> tuple[WireTicket, Pieces, int, float]:
+        """What the transport needs for the next hop."""
+        tensors = [[kserve.piece(array)] for array in outputs]
+        return job.wire.for_next_hop(), tensors, len(job.inputs[0]), self._time_limit_s(job)
+
+    def _pass_on(self, job: Job, outputs: list[Array], begun: Awaited | None) -> None:
+        try:
+            awaited = begun or functools.partial(self._transport.infer, *self._onward(job, outputs))
+            job.inputs.clear()
+            job.reply.outputs(awaited())
+        except HopFailure as failure:
+            self._say(job.reply, failure)
+        except Exception as error:
+            self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
+
+    def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
+        specs = self._identity.program.outputs
+        return {spec.name: array for spec, array in zip(specs, outputs, strict=True)}
+
+    def _time_limit_s(self, job: Job) -> float:
+        assert job.wire.ticket is not None
+        last_us = max(job.wire.ticket.deadline_us, job.wire.ticket.hops[-1].end_us)
+        left_s = max(0, last_us - now_us() + _TIMELY_GRACE_US) / 1e6
+        return max(0.001, left_s + (_LATE_GRACE_S if self._identity.serves_late else 0.0))
+
+    def _say(self, reply: Reply, failure: HopFailure) -> None:
+        """Answer with an error. One that cannot be sent is logged: the thread has others to answer."""
+        try:
+            reply.failure(failure)
+        except Exception as error:
+            self._log(f"{self._identity.worker}: {failure} could not be sent: {error!r}")
+
+    def _fail(self, job: Job, failure: HopFailure) -> None:
+        self._tell(job, ok=False, ended_us=now_us(), busy_us=0)
+        self._say(job.reply, failure)
+
+    def _tell(self, job: Job, ok: bool, ended_us: int, busy_us: int) -> None:
+        ticket = job.wire.ticket
+        assert ticket is not None
+        self._notify(
+            Notice(
+                epoch=job.wire.epoch,
+                batch=ticket.batch_id,
+                attempt=ticket.attempt,
+                stage=job.wire.hop,
+                ok=ok,
+                ended_us=ended_us,
+                busy_us=busy_us,
+            )
+        )
+
+    def _failed(self, kind: FailureKind, text: str, job: Job | None = None) -> HopFailure:
+        hop = self._identity.stage if job is None else job.wire.hop
+        return HopFailure(kind=kind, hop=hop, worker=self._identity.worker, text=text)
+
+
+_WAKE_UP_US = 1_000
+"""Lateness of a sleeping thread that is this host's, not the emulated worker's."""
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Sequence[Array], max_batch: int) -> None:
+    """Raises ValueError unless the arrays are one batch of the stage's inputs."""
+    if len(inputs) != len(specs):
+        raise ValueError(f"{len(inputs)} inputs; {', '.join(spec.name for spec in specs)} belong")
+    batch = len(inputs[0]) if inputs[0].ndim else 0
+    if not 1 <= batch <= max_batch:
+        raise ValueError(f"batch of {batch}; 1 to {max_batch} frames belong")
+    for spec, array in zip(specs, inputs, strict=True):
+        if array.shape != (batch, *spec.shape) or _dtype(array) != kserve.NUMPY_OF[spec.dtype]:
+            raise ValueError(
+                f"input {spec.name}: {array.dtype} {list(array.shape)}; "
+                f"{spec.dtype} {[batch, *spec.shape]} belongs"
+            )
+
+
+def _dtype(array: Array) -> np.dtype[np.generic]:
+    """Inputs that stay on a GPU are torch's."""
+    return array.dtype if isinstance(array, np.ndarray) else np.dtype(str(array.dtype).removeprefix("torch."))

@@ -1,0 +1,179 @@
+"""Completion notices: small UDP datagrams from stages to their dispatcher, off the answer's path.
+
+A notice lost is no harm: the batch's answer, or its failure, tells the same later. A notice is signed like
+a ticket, because a forged one would bend the timelines. Between hosts `ended_us` is not comparable and is
+set on arrival.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Final
+
+from python_backend.scheduler.record import Record
+from python_backend.wire.ticket_codec import Keys
+
+_BODY = struct.Struct("!4sqqqHBqq")
+_MAGIC = b"PPN1"
+_MAC_CHARACTERS = 32
+_NO_TIME = -1
+_CONNECTED_S = 5.0
+
+
+class Notice(Record):
+    """Stage `stage` of a batch ended its compute at `ended_us`, after `busy_us` on its worker; or it
+    failed. ended_us: None if the sender is on another host.
+    """
+
+    __slots__ = ("attempt", "batch", "busy_us", "ended_us", "epoch", "ok", "stage")
+    __match_args__ = ("epoch", "batch", "attempt", "stage", "ok", "ended_us", "busy_us")
+
+    def __init__(
+        self, epoch: int, batch: int, attempt: int, stage: int, ok: bool, ended_us: int | None, busy_us: int
+    ) -> None:
+        self.epoch: Final = epoch
+        self.batch: Final = batch
+        self.attempt: Final = attempt
+        self.stage: Final = stage
+        self.ok: Final = ok
+        self.ended_us: Final = ended_us
+        self.busy_us: Final = busy_us
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.epoch, self.batch, self.attempt, self.stage, self.ok, self.ended_us, self.busy_us)
+
+
+class NoticeSender:
+    """Sends notices to one dispatcher; never blocks, never raises.
+
+    The socket is connected, so that the host's name is not looked up for each notice; it is looked up again
+    after a failure and every now and then.
+    """
+
+    def __init__(self, address: tuple[str, int], keys: Keys, same_host: bool) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._address = address
+        self._connected_until_s = 0.0
+        self._keys = keys
+        self._same_host = same_host
+
+    def send(self, notice: Notice) -> None:
+        """Send, or lose it."""
+        self.send_datagram(encode(notice, self._keys, self._same_host))
+
+    def send_datagram(self, datagram: bytes) -> None:
+        """Send something to the same dispatcher, or lose it."""
+        try:
+            if time.monotonic() > self._connected_until_s:
+                self._socket.connect(self._address)
+                self._connected_until_s = time.monotonic() + _CONNECTED_S
+            self._socket.send(datagram)
+        except ConnectionRefusedError:
+            # Told of an earlier notice, instead of sending this one: the dispatcher may be back.
+            with contextlib.suppress(OSError):
+                self._socket.send(datagram)
+        except OSError:
+            self._connected_until_s = 0.0
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
+
+
+class NoticeReceiver:
+    """The dispatcher's end: `receive` blocks until a notice of ours comes, None after close()."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        keys: Keys,
+        other: Callable[[bytes], None] = lambda datagram: None,
+    ) -> None:
+        """`other`: gets datagrams that are no notices. Raises OSError."""
+        self._other = other
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._keys = keys
+        self._closing = False
+        try:
+            self._socket.bind(address)
+        except OSError as error:
+            self._socket.close()
+            host, port = address
+            raise OSError(
+                error.errno, f"feedback_port {port} on {host} cannot be bound: {error.strerror}"
+            ) from error
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return int(self._socket.getsockname()[1])
+
+    def receive(self) -> Notice | None:
+        """The next genuine notice; None when closed."""
+        while not self._closing:
+            try:
+                datagram = self._socket.recv(512)
+            except OSError:
+                return None
+            notice = decode(datagram, self._keys)
+            if notice is not None:
+                return notice
+            self._other(datagram)
+        return None
+
+    def run(self, handle: Callable[[Notice], None]) -> None:
+        """Give every notice to `handle` until closed."""
+        while (notice := self.receive()) is not None:
+            handle(notice)
+
+    def close(self) -> None:
+        """Wake the receiving thread and end it."""
+        self._closing = True
+        # Closing a socket does not wake a thread blocked in recv; shutting it down does, on Linux.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def encode(notice: Notice, keys: Keys, same_host: bool = True) -> bytes:
+    """The datagram of a notice."""
+    ended_us = notice.ended_us if same_host and notice.ended_us is not None else _NO_TIME
+    body = _BODY.pack(
+        *(
+            _MAGIC,
+            notice.epoch,
+            notice.batch,
+            notice.attempt,
+            notice.stage,
+            notice.ok,
+            ended_us,
+            notice.busy_us,
+        )
+    )
+    return body + keys.mac(body.hex())[:_MAC_CHARACTERS].encode()
+
+
+def decode(datagram: bytes, keys: Keys) -> Notice | None:
+    """The notice in a datagram; None for anything that is not a genuine one."""
+    body, mac = datagram[: _BODY.size], datagram[_BODY.size :]
+    if len(body) != _BODY.size or not body.startswith(_MAGIC):
+        return None
+    if not keys.accepts_prefix(body.hex(), mac.decode("ascii", "replace"), _MAC_CHARACTERS):
+        return None
+    _, epoch, batch, attempt, stage, ok, ended_us, busy_us = _BODY.unpack(body)
+    return Notice(
+        epoch=epoch,
+        batch=batch,
+        attempt=attempt,
+        stage=stage,
+        ok=bool(ok),
+        ended_us=None if ended_us == _NO_TIME else ended_us,
+        busy_us=busy_us,
+    )

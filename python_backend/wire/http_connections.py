@@ -1,0 +1,129 @@
+"""Connections to servers' HTTP endpoints that stay open between calls."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Collection
+
+from planner.manifest import ServerAddress
+from python_backend.wire.clock import now_us
+
+IDLE_S = 5.0
+"""A connection that nothing was sent on for so long is closed."""
+Connection = socket.socket
+
+
+class NoEndpoint(Exception):
+    """Nobody listens: the server is gone, or serves no HTTP."""
+
+
+class Connections:
+    """Open connections: those of calls, and idle ones by server, the one used last on top. Thread-safe. A
+    thread closes what has been idle for long; it lives while there is any.
+    """
+
+    def __init__(self, servers: Collection[str], idle_s: float) -> None:
+        self._idle_us = round(idle_s * 1e6)
+        self._kept: dict[str, deque[tuple[int, Connection]]] = {server: deque() for server in servers}
+        self._used: set[Connection] = set()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._closer: threading.Thread | None = None
+
+    def take(self, server: str) -> Connection | None:
+        """An idle one to use; None when there is none. Whoever takes one gives it back or drops it."""
+        try:
+            connection = self._kept[server].pop()[1]
+        except IndexError:
+            return None
+        return self._in_use(connection)
+
+    def open(self, server: ServerAddress, timeout_s: float) -> Connection:
+        """A new one to use. Raises NoEndpoint, OSError; ConnectionAbortedError after close()."""
+        if self._closing.is_set():
+            raise ConnectionAbortedError("the transport is closed")
+        try:
+            connection = socket.create_connection((server.host, server.http_port), timeout=timeout_s)
+        except ConnectionRefusedError as error:
+            raise NoEndpoint from error
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._in_use(connection) is None:
+            raise ConnectionAbortedError("the transport is closed")
+        return connection
+
+    def drop(self, connection: Connection) -> None:
+        """Its call is over and left it useless."""
+        self._used.discard(connection)
+        connection.close()
+
+    def give(self, server: str, connection: Connection) -> None:
+        """Its call is over; another may use it."""
+        self._used.discard(connection)
+        self._kept[server].append((now_us(), connection))
+        if self._closing.is_set():
+            self._close_all()
+        elif self._closer is None:
+            self._start_closer()
+
+    def close(self) -> None:
+        """Close all that are idle, also those that are given back later, and end the calls of the others."""
+        self._closing.set()
+        with self._lock:
+            closer = self._closer
+        if closer is not None:
+            closer.join()
+        for connection in list(self._used):
+            with contextlib.suppress(OSError):  # of a call that has just ended
+                connection.shutdown(socket.SHUT_RDWR)  # wakes up who waits in it, as closing it would not
+        self._close_all()
+
+    def _in_use(self, connection: Connection) -> Connection | None:
+        """None, and it is closed, after close(): that first says so and then looks for what is in use."""
+        self._used.add(connection)
+        if self._closing.is_set():
+            self.drop(connection)
+            return None
+        return connection
+
+    def _close_all(self) -> None:
+        for kept in self._kept.values():
+            with contextlib.suppress(IndexError):
+                while True:
+                    kept.pop()[1].close()
+
+    def _start_closer(self) -> None:
+        with self._lock:
+            if self._closer is None and not self._closing.is_set():
+                self._closer = threading.Thread(target=self._close_old, name="idle connections", daemon=True)
+                self._closer.start()
+
+    def _close_old(self) -> None:
+        while not self._closing.wait(self._idle_us / 2e6):
+            for kept in self._kept.values():
+                self._close_old_of(kept)
+            if not any(self._kept.values()) and self._may_leave():
+                return
+
+    def _may_leave(self) -> bool:
+        """Whoever gives a connection back adds it first and looks for the thread then; this is the other way
+        round, so that one of both sees the other.
+        """
+        with self._lock:
+            self._closer = None
+            if any(self._kept.values()):
+                self._closer = threading.current_thread()
+            return self._closer is None
+
+    def _close_old_of(self, kept: deque[tuple[int, Connection]]) -> None:
+        before_us = now_us() - self._idle_us
+        with contextlib.suppress(IndexError):
+            while kept[0][0] < before_us:
+                since_us, connection = kept.popleft()
+                if since_us >= before_us:  # the old one was taken at this moment
+                    kept.appendleft((since_us, connection))
+                    return
+                connection.close()

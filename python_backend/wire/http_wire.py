@@ -1,0 +1,172 @@
+"""Inference requests and answers as Triton's HTTP endpoint has them, built and read by hand: a JSON header
+and the tensors' bytes behind it.
+
+Connections are blocking sockets, and time limits are the kernel's: with a time-out of Python's own, each wait
+would give the interpreter's lock away three times instead of once, and somebody else has it then.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from planner.profile import TensorSpec
+from python_backend.wire import kserve, ticket_codec
+from python_backend.wire.clock import now_us
+from python_backend.wire.kserve import Buffer
+from python_backend.wire.transport import Outputs, Pieces, size_of
+
+_RECEIVE_BYTES = 65_536
+_HEADER_END = b"\r\n\r\n"
+_OK = 200
+_TIMEVAL = struct.Struct("@ll")
+
+
+class Broken(Exception):
+    """The connection ended before the answer did. begun: some of the answer had come."""
+
+    def __init__(self, begun: bool) -> None:
+        super().__init__("the connection ended before the answer did")
+        self.begun = begun
+
+
+class Answer:
+    """HTTP status, JSON header, and the bytes behind it."""
+
+    def __init__(self, status: int, header: bytes, content: memoryview) -> None:
+        self.status = status
+        self.header = header
+        self.content = content
+
+
+def request_head(specs: Sequence[TensorSpec], batch: int) -> bytes:
+    """The JSON of a request up to the ticket's text: the same for every batch of this size."""
+    inputs = [
+        {
+            "name": spec.name,
+            "datatype": spec.dtype,
+            "shape": [batch, *spec.shape],
+            "parameters": {"binary_data_size": spec.bytes_per_frame * batch},
+        }
+        for spec in specs
+    ]
+    parameters = '"parameters":{"binary_data_output":true'
+    return f'{{"inputs":{json.dumps(inputs)},{parameters},"{ticket_codec.PARAMETER}":'.encode()
+
+
+def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces, id_: int) -> bytes:
+    """A whole request. `id_`: Triton says it again in the answer."""
+    text = json.dumps(ticket_text).encode()
+    tail = b'},"id":"%d"}' % id_
+    header_length = len(head) + len(text) + len(tail)
+    length = header_length + size_of(tensors)
+    lines = (
+        f"POST /v2/models/{worker}/infer HTTP/1.1\r\nHost: localhost\r\n"
+        f"Inference-Header-Content-Length: {header_length}\r\nContent-Length: {length}\r\n\r\n"
+    )
+    return b"".join([lines.encode(), head, text, tail, *(piece for pieces in tensors for piece in pieces)])
+
+
+def is_to(answer: Answer, id_: int) -> bool:
+    """Whether it is the answer to this request, or an error, which has no id."""
+    return answer.status != _OK or b'"id":"%d"' % id_ in answer.header
+
+
+def send_now(connection: socket.socket, message: bytes) -> Buffer:
+    """Send what the connection's buffers take without waiting; returns the rest. Raises OSError."""
+    try:
+        sent = connection.send(message, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        sent = 0
+    return memoryview(message)[sent:]
+
+
+def send(connection: socket.socket, message: Buffer, end_us: int) -> None:
+    """Raises OSError, TimeoutError at `end_us`."""
+    rest = memoryview(message)
+    while rest:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _time_left(end_us))
+        try:
+            # In two steps: mypyc 2.4 calls what bounds a slice of a memoryview twice.
+            sent = connection.send(rest)
+        except BlockingIOError:
+            raise TimeoutError from None
+        rest = rest[sent:]
+
+
+def receive(connection: socket.socket, end_us: int) -> Answer:
+    """The answer to the one request on this connection. Raises OSError, Broken, TimeoutError at `end_us`, and
+    ValueError for what is no HTTP.
+    """
+    received = bytearray()
+    while (end := received.find(_HEADER_END)) < 0:
+        _receive(connection, received, end_us)
+    fields = _fields(bytes(received[:end]))
+    start = end + len(_HEADER_END)
+    whole = start + int(fields.get(b"content-length", b"0"))
+    while len(received) < whole:
+        _receive(connection, received, end_us)
+    content = memoryview(bytes(received))[start:whole]
+    length = int(fields.get(b"inference-header-content-length", b"0"))
+    return Answer(int(received[9:12]), bytes(content[:length]), content[length:])
+
+
+def outputs_of(answer: Answer) -> Outputs:
+    """Its tensors. Raises KeyError, ValueError, TypeError."""
+    outputs = {}
+    position = 0
+    for output in json.loads(answer.header)["outputs"]:
+        end = position + output["parameters"]["binary_data_size"]
+        array = np.frombuffer(answer.content[position:end], kserve.NUMPY_OF[output["datatype"]])
+        outputs[output["name"]] = array.reshape(tuple(output["shape"]))
+        position = end
+    return outputs
+
+
+def error_of(content: Buffer) -> str | None:
+    """What Triton says is wrong; None if this is not how Triton says it."""
+    try:
+        body: Any = json.loads(bytes(content))
+        return str(body["error"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _receive(connection: socket.socket, received: bytearray, end_us: int) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _time_left(end_us))
+    try:
+        piece = connection.recv(_RECEIVE_BYTES)
+    except BlockingIOError:
+        raise TimeoutError from None
+    if not piece:
+        raise Broken(begun=bool(received))
+    received += piece
+
+
+def left_s(end_us: int) -> float:
+    """Seconds until then. Raises TimeoutError when there are none."""
+    return _left_us(end_us) / 1e6
+
+
+def _time_left(end_us: int) -> bytes:
+    """As a struct timeval. Raises TimeoutError when there is none."""
+    return _TIMEVAL.pack(*divmod(_left_us(end_us), 1_000_000))
+
+
+def _left_us(end_us: int) -> int:
+    left_us = end_us - now_us()
+    if left_us <= 0:
+        raise TimeoutError
+    return left_us
+
+
+def _fields(head: bytes) -> dict[bytes, bytes]:
+    lines = head.split(b"\r\n")[1:]
+    return {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)
+    }

@@ -1,0 +1,112 @@
+"""What a process of ours says of itself now and then: slots of shared memory, threads, open files.
+
+Stages have no page of metrics of their own; their dispatcher shows what they last told it. A report travels
+as a notice does: one signed datagram, and one that gets lost is no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from python_backend.wire.chain_transport import ChainTransport
+from python_backend.wire.shm_transport import ShmTransport
+from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.transport import Transport
+
+_MAGIC = b"PPR1"
+_MAC_CHARACTERS = 32
+PERIOD_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class SelfReport:
+    """`sender`: the Triton model. Slots are those that it sends batches from."""
+
+    sender: str
+    epoch: int
+    slots_free: int
+    slots_taken: int
+    slots_quarantined: int
+    threads: int
+    open_files: int
+
+
+def report_of(sender: str, epoch: int, transport: Transport) -> SelfReport:
+    """Of this process."""
+    hops = transport.inner if isinstance(transport, ChainTransport) else transport
+    free, taken, quarantined = hops.slots() if isinstance(hops, ShmTransport) else (0, 0, 0)
+    return SelfReport(
+        sender=sender,
+        epoch=epoch,
+        slots_free=free,
+        slots_taken=taken,
+        slots_quarantined=quarantined,
+        threads=len(os.listdir("/proc/self/task")),
+        open_files=len(os.listdir("/proc/self/fd")),
+    )
+
+
+class Reporter:
+    """A thread that sends a report every PERIOD_S, until closed."""
+
+    def __init__(self, make: Callable[[], SelfReport], send: Callable[[bytes], None], keys: Keys) -> None:
+        self._make = make
+        self._send = send
+        self._keys = keys
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(PERIOD_S):
+            with contextlib.suppress(OSError):
+                self._send(encode(self._make(), self._keys))
+
+
+class Reports:
+    """The last report of each sender. Written by one thread, read by others."""
+
+    def __init__(self, epoch: int, keys: Keys) -> None:
+        self._epoch = epoch
+        self._keys = keys
+        self._last: dict[str, SelfReport] = {}
+
+    def take(self, datagram: bytes) -> None:
+        """Anything that is not a genuine report of this epoch is left alone."""
+        report = decode(datagram, self._keys)
+        if report is not None and report.epoch == self._epoch:
+            self._last[report.sender] = report
+
+    def last(self) -> Mapping[str, SelfReport]:
+        """By sender."""
+        return dict(self._last)
+
+
+def encode(report: SelfReport, keys: Keys) -> bytes:
+    """The datagram of a report."""
+    body = json.dumps(asdict(report), separators=(",", ":"))
+    return _MAGIC + keys.mac(body)[:_MAC_CHARACTERS].ljust(_MAC_CHARACTERS).encode() + body.encode()
+
+
+def decode(datagram: bytes, keys: Keys) -> SelfReport | None:
+    """The report in a datagram; None for anything that is not a genuine one."""
+    if not datagram.startswith(_MAGIC):
+        return None
+    text = datagram[len(_MAGIC) :].decode("utf-8", "replace")
+    mac, body = text[:_MAC_CHARACTERS], text[_MAC_CHARACTERS:]
+    if not keys.accepts_prefix(body, mac, _MAC_CHARACTERS):
+        return None
+    try:
+        return SelfReport(**json.loads(body))
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,353 @@
+"""The ticket on the wire: JSON text in the request parameter `ppipe_ticket`, signed with the deployment's
+key.
+
+Rules
+- A ticket names workers, never addresses: stages resolve names through deployment.json.
+- The signature (HMAC-SHA256 over the text before it, so over deployment, epoch, batch, attempt and the hop
+  that it is for) makes a stage refuse what did not come from its own dispatcher. Each hop signs for the next.
+- Times are absolute CLOCK_MONOTONIC microseconds within a host. Hosts do not share that clock, so between
+  hosts all times are written relative to `sent` and set on the receiver's clock on arrival: the flight time
+  then counts as time gained, which the caller subtracts if it knows it.
+- A probe ticket carries no reservation. Stages answer it at once, outside the reserved order, with zeros. It
+  harms nobody, so `{"probe": true}` needs neither signature nor deployment: a health check has no key.
+- Keys come from a file, one per line: the first signs, all verify, so that a key is rotated by first adding
+  the new one behind the old, then moving it to the front, then removing the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hmac
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.record import Record
+from python_backend.wire.clock import now_us
+
+PARAMETER = "ppipe_ticket"
+KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
+"""Environment variable with the path of the key file. Without it tickets are neither signed nor verified."""
+
+ANONYMOUS_PROBE_TEXT = '{"probe":true}'
+_MAC_FIELD = ',"mac":"'
+_TEXT_LIMIT = 64_000
+_LOOK_US = 500_000
+"""How often the key file is looked at."""
+
+
+class TicketError(ValueError):
+    """A ticket that cannot be read or is not for this receiver; the message says what would be accepted."""
+
+
+class SharedFrames(Record):
+    """Where a batch lies: in the file `name` in /dev/shm with this inode, from `offset` on, for as long as
+    the generation there is this one.
+    """
+
+    __slots__ = ("generation", "inode", "name", "offset")
+    __match_args__ = ("name", "inode", "offset", "generation")
+
+    def __init__(self, name: str, inode: int, offset: int, generation: int) -> None:
+        self.name: Final = name
+        self.inode: Final = inode
+        self.offset: Final = offset
+        self.generation: Final = generation
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.name, self.inode, self.offset, self.generation)
+
+
+class WireTicket(Record):
+    """A ticket as hop `hop` gets it. ticket: None for a probe. frames: None if the tensors came along.
+
+    chained: for an ensemble of all the stages: each finds its hop by its own name, and passes nothing on.
+    relative: whether it came from another host, so that its times were set on arrival; not compared.
+    """
+
+    __slots__ = ("chained", "deployment", "epoch", "frames", "hop", "relative", "ticket")
+    __match_args__ = ("deployment", "epoch", "hop", "ticket", "frames", "chained")
+
+    def __init__(
+        self,
+        deployment: str,
+        epoch: int,
+        hop: int,
+        ticket: Ticket | None,
+        frames: SharedFrames | None = None,
+        chained: bool = False,
+        relative: bool = False,
+    ) -> None:
+        self.deployment: Final = deployment
+        self.epoch: Final = epoch
+        self.hop: Final = hop
+        self.ticket: Final = ticket
+        self.frames: Final = frames
+        self.chained: Final = chained
+        self.relative: Final = relative
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.deployment, self.epoch, self.hop, self.ticket, self.frames, self.chained)
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it asks only for a sign of life."""
+        return self.ticket is None
+
+    def for_next_hop(self) -> WireTicket:
+        """The same ticket for the stage after this one, to which tensors come in their message."""
+        return self._changed(self.hop + 1, self.ticket, None, self.chained)
+
+    def at_hop(self, hop: int, ticket: Ticket | None = None) -> WireTicket:
+        """The same ticket as another hop has it, perhaps with other times."""
+        return self._changed(hop, ticket or self.ticket, self.frames, self.chained)
+
+    def in_memory(self, frames: SharedFrames) -> WireTicket:
+        """The same ticket for tensors that lie in shared memory."""
+        return self._changed(self.hop, self.ticket, frames, self.chained)
+
+    def for_chain(self) -> WireTicket:
+        """The same ticket for an ensemble of its stages."""
+        return self._changed(self.hop, self.ticket, self.frames, True)
+
+    def _changed(
+        self, hop: int, ticket: Ticket | None, frames: SharedFrames | None, chained: bool
+    ) -> WireTicket:
+        return WireTicket(self.deployment, self.epoch, hop, ticket, frames, chained, self.relative)
+
+
+_ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
+
+
+class Keys:
+    """The keys of one deployment. The file is looked at again now and then, and when a signature fits no key;
+    one that is being replaced leaves the old keys in force.
+    """
+
+    def __init__(self, path: Path | None, look_us: int = _LOOK_US) -> None:
+        self._path = path
+        self._look_us = look_us
+        self._looked_us = now_us()
+        self._stamp: tuple[int, int] | None = None
+        self._keys: tuple[hmac.HMAC, ...] = ()
+        """Each has taken in its key, and is copied to sign."""
+        if path is not None:
+            self._read(path)
+
+    @classmethod
+    def from_environment(cls) -> Keys:
+        """The keys in the file named by PPIPE_TICKET_KEY_FILE. Raises OSError, TicketError."""
+        path = os.environ.get(KEY_FILE_VARIABLE)
+        return cls(Path(path) if path else None)
+
+    @property
+    def signing(self) -> bool:
+        """Whether tickets are signed at all."""
+        return self._path is not None
+
+    def mac(self, text: str) -> str:
+        """The signature of `text` with the first key; '' when nothing is signed."""
+        self._look()
+        return _mac(self._keys[0], text) if self._keys else ""
+
+    def accepts(self, text: str, mac: str) -> bool:
+        """Whether any key signed `text`; always true when nothing is signed."""
+        return self.accepts_prefix(text, mac, 64)
+
+    def accepts_prefix(self, text: str, mac: str, length: int) -> bool:
+        """As `accepts`, for signatures cut to their first `length` characters."""
+        self._look()
+        given = mac.encode("utf-8", "replace")
+        return self._fits_any(text, given, length) or (
+            self._look(at_once=True) and self._fits_any(text, given, length)
+        )
+
+    def _fits_any(self, text: str, given: bytes, length: int) -> bool:
+        return not self._keys or any(
+            hmac.compare_digest(_mac(key, text)[:length].encode(), given) for key in self._keys
+        )
+
+    def _look(self, at_once: bool = False) -> bool:
+        """Read the file again if it has changed; whether that was looked at."""
+        path, time_us = self._path, now_us()
+        if path is None or (time_us - self._looked_us < self._look_us and not at_once):
+            return False
+        self._looked_us = time_us
+        with contextlib.suppress(OSError, TicketError):
+            self._read(path)
+        return True
+
+    def _read(self, path: Path) -> None:
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if stamp == self._stamp:
+            return
+        keys = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
+        if not keys or min(map(len, keys)) < 16:
+            raise TicketError(f"{path}: one key of at least 16 characters per line belongs in it")
+        self._keys = tuple(hmac.new(key, digestmod="sha256") for key in keys)
+        self._stamp = stamp
+
+
+def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
+    """The text of a ticket. `sent_us`: now, when the receiver is on another host; None on the same host."""
+    assert wire.ticket is not None
+    fields = [
+        f'{{"deployment":{_quoted(wire.deployment)},"epoch":{wire.epoch},"hop":{wire.hop}',
+        _ticket_fields(wire.ticket, sent_us or 0),
+        '"relative":false' if sent_us is None else '"relative":true',
+    ]
+    if (frames := wire.frames) is not None:
+        name = _quoted(frames.name)
+        fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
+    if wire.chained:
+        fields.append('"chain":true')
+    text = ",".join(fields)
+    return f'{text}{_MAC_FIELD}{keys.mac(text + "}")}"}}'
+
+
+def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
+    """The ticket in `text`, its times on this host's clock. Raises TicketError."""
+    if len(text) > _TEXT_LIMIT:
+        raise TicketError(f"{PARAMETER}: {len(text)} characters, at most {_TEXT_LIMIT} belong")
+    signed, field, mac = text.rpartition(_MAC_FIELD)
+    if not field:
+        if is_anonymous_probe(text):
+            return _ANONYMOUS_PROBE
+        raise TicketError(
+            f"{PARAMETER}: no signature field; a ticket of this deployment's dispatcher belongs"
+        )
+    if not (mac.endswith('"}') and keys.accepts(f"{signed}}}", mac[:-2])):
+        raise TicketError(f"{PARAMETER}: the signature is not of this deployment's dispatcher")
+    try:
+        return _wire_ticket(json.loads(f"{signed}}}"), received_us)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise TicketError(f"{PARAMETER}: {type(error).__name__}: {error}") from error
+
+
+def check_addressee(wire: WireTicket, deployment: str, epoch: int, worker: str) -> None:
+    """Raises TicketError unless the ticket is of this deployment and epoch, for this worker."""
+    if wire is _ANONYMOUS_PROBE:
+        return
+    if wire.deployment != deployment:
+        raise TicketError(f"{PARAMETER}: of deployment {wire.deployment!r}; {deployment!r} is served here")
+    if wire.epoch != epoch:
+        raise TicketError(f"{PARAMETER}: of plan epoch {wire.epoch}; epoch {epoch} is served here")
+    if wire.ticket is not None and wire.ticket.hops[wire.hop].worker != worker:
+        raise TicketError(f"{PARAMETER}: for worker {wire.ticket.hops[wire.hop].worker!r}, not {worker!r}")
+
+
+def at_own_hop(wire: WireTicket, worker: str, received_us: int) -> WireTicket:
+    """The ticket of a chain as its stage on `worker` has it; any other as it is. Raises TicketError.
+
+    Between hosts, times were set as if it had been received when it was sent. A later stage of a chain gets
+    it when the stage before has ended, so it takes that for having been on time.
+    """
+    if not wire.chained or wire.ticket is None:
+        return wire
+    workers = [hop.worker for hop in wire.ticket.hops]
+    if worker not in workers:
+        raise TicketError(f"{PARAMETER}: for workers {', '.join(workers)}, not {worker!r}")
+    hop = workers.index(worker)
+    if wire.relative and hop:
+        late_us = wire.ticket.hops[hop - 1].end_us - received_us
+        return wire.at_hop(hop, _shifted(wire.ticket, -late_us))
+    return wire.at_hop(hop)
+
+
+def _shifted(ticket: Ticket, by_us: int) -> Ticket:
+    hops = tuple(Hop(hop.worker, *(time_us + by_us for time_us in _times(hop))) for hop in ticket.hops)
+    return Ticket(ticket.batch_id, ticket.attempt, ticket.pipeline, ticket.deadline_us + by_us, hops)
+
+
+def is_anonymous_probe(text: object) -> bool:
+    """Whether it is a ticket that asks for a sign of life only and says nothing else."""
+    if not isinstance(text, str) or len(text) > _TEXT_LIMIT:
+        return False
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and body.get("probe") is True
+
+
+_quoted = functools.lru_cache(maxsize=4096)(json.dumps)
+
+
+def _ticket_fields(ticket: Ticket, origin_us: int) -> str:
+    """As JSON. Formatted here, because json.dumps takes three times as long and every hop waits for it."""
+    hops = ",".join(
+        f"[{_quoted(hop.worker)},{hop.transfer_start_us - origin_us},{hop.transfer_end_us - origin_us},"
+        f"{hop.start_us - origin_us},{hop.end_us - origin_us}]"
+        for hop in ticket.hops
+    )
+    return (
+        f'"batch":{ticket.batch_id},"attempt":{ticket.attempt},"pipeline":{ticket.pipeline},'
+        f'"deadline_us":{ticket.deadline_us - origin_us},"hops":[{hops}]'
+    )
+
+
+def _times(hop: Hop) -> Sequence[int]:
+    return hop.transfer_start_us, hop.transfer_end_us, hop.start_us, hop.end_us
+
+
+def _wire_ticket(body: Any, received_us: int) -> WireTicket:
+    if not isinstance(body, dict):
+        raise TypeError("an object belongs here")
+    origin_us = received_us if body["relative"] else 0
+    ticket = Ticket(
+        batch_id=_whole(body["batch"]),
+        attempt=_whole(body["attempt"]),
+        pipeline=_whole(body["pipeline"]),
+        deadline_us=_whole(body["deadline_us"]) + origin_us,
+        hops=tuple(_hop(plain, origin_us) for plain in body["hops"]),
+    )
+    hop = _whole(body["hop"])
+    if not 0 <= hop < len(ticket.hops):
+        raise ValueError(f"hop {hop} of {len(ticket.hops)}")
+    frames = _shared_frames(body["frames"]) if "frames" in body else None
+    return WireTicket(
+        deployment=_text(body["deployment"]),
+        epoch=_whole(body["epoch"]),
+        hop=hop,
+        ticket=ticket,
+        frames=frames,
+        chained=body.get("chain") is True,
+        relative=body["relative"] is True,
+    )
+
+
+def _shared_frames(plain: Any) -> SharedFrames:
+    name, inode, offset, generation = plain
+    return SharedFrames(_text(name), _whole(inode), _whole(offset), _whole(generation))
+
+
+def _hop(plain: Any, origin_us: int) -> Hop:
+    worker, *times = plain
+    transfer_start_us, transfer_end_us, start_us, end_us = (_whole(time_us) + origin_us for time_us in times)
+    return Hop(_text(worker), transfer_start_us, transfer_end_us, start_us, end_us)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or abs(value) >= 1 << 62:
+        raise TypeError(f"{value!r:.40} is not a whole number of 62 bits")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not a text")
+    return value
+
+
+def _mac(keyed: hmac.HMAC, text: str) -> str:
+    # Two thirds of what hmac.digest costs, which also gives the interpreter's lock away.
+    mac = keyed.copy()
+    mac.update(text.encode())
+    return mac.hexdigest()

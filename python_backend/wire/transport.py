@@ -1,0 +1,245 @@
+"""Moves a batch to a worker's server and brings the answer back: the one interface, and gRPC as its first
+kind.
+
+Rules: an infer call blocks its thread, always has a time limit, and ends in outputs or in a HopFailure.
+Tensors are given as the pieces they are made of, in the stage's positional order, so that forming a batch
+copies nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+
+from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress, TlsFiles
+from planner.profile import TensorSpec
+from python_backend.wire import kserve, ticket_codec
+from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
+from python_backend.wire.kserve import Array, Buffer
+from python_backend.wire.ticket_codec import Keys, WireTicket
+from python_backend.wire.tls import open_channel
+
+CHANNEL_OPTIONS = (
+    # A restarted server is usable within 0.05 s of being back, instead of gRPC's 2 s and more.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+
+_CONNECT_S = 60.0
+
+Outputs = Mapping[str, Array]
+Pieces = Sequence[Sequence[Buffer]]
+"""One sequence of pieces per input tensor."""
+Awaited = Callable[[], Outputs]
+"""Waits for the outputs of a batch that is sent. Raises HopFailure."""
+
+
+class Transport(Protocol):
+    """How a batch reaches the worker of its next hop."""
+
+    def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
+        """The outputs that come back for this batch. Raises HopFailure."""
+
+    def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
+        """Send this batch now, if that takes no waiting and little copying; the answer is then awaited by
+        another thread, which so wakes up while the batch is under way. None: nothing was sent.
+        """
+
+    def close(self) -> None:
+        """Give up connections and memory."""
+
+
+class Bodies(Transport, Protocol):
+    """Messages with the tensors in them, to any host (GrpcTransport)."""
+
+    def send_tensors(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
+    ) -> Outputs:
+        """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
+
+    def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
+        """Send a whole serialised request. Raises HopFailure."""
+
+    def ticket_text(self, wire: WireTicket) -> str:
+        """The ticket, its times on the receiver's clock."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A worker that a hop can lead to."""
+
+    worker: str
+    server: ServerAddress
+    inputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    same_host: bool
+
+
+def size_of(tensors: Pieces) -> int:
+    """Bytes of all tensors."""
+    return sum(len(piece) for pieces in tensors for piece in pieces)
+
+
+def worker_of(wire: WireTicket) -> str:
+    """That a batch is sent to next."""
+    assert wire.ticket is not None
+    return wire.ticket.hops[wire.hop].worker
+
+
+def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -> dict[str, Target]:
+    """Every worker of a model by name, as seen from `own_host`."""
+    targets = {}
+    for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=True):
+        for stage, program in zip(pipeline.stages, programs, strict=True):
+            for worker in stage.workers:
+                server = manifest.server(worker.server)
+                targets[worker.name] = Target(
+                    worker=worker.name,
+                    server=server,
+                    inputs=program.inputs,
+                    max_batch_size=program.max_batch_size,
+                    same_host=server.host == own_host,
+                )
+    return targets
+
+
+class GrpcTransport:
+    """ModelInfer over gRPC with the tensors in the message."""
+
+    def __init__(self, targets: Mapping[str, Target], keys: Keys, tls: TlsFiles | None = None) -> None:
+        self._targets = targets
+        self._tls = tls
+        self._keys = keys
+        self._probe_text = ticket_codec.ANONYMOUS_PROBE_TEXT
+        self._channels: dict[str, grpc.Channel] = {}
+        self._calls: dict[str, Any] = {}
+        for target in targets.values():
+            self._calls[target.worker] = self._call_to(target.server)
+        self._head = functools.lru_cache(maxsize=4096)(kserve.request_head)
+
+    def connect(self) -> None:
+        """Have connections made, in the background: the first batch should not wait for one."""
+        for name, channel in self._channels.items():
+            thread = threading.Thread(target=_wake_up, args=(channel,), name=f"connect {name}", daemon=True)
+            thread.start()
+
+    def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
+        """See Transport."""
+        inputs = self._targets[worker_of(wire)].inputs
+        return self.send_tensors(wire, inputs, tensors, batch, timeout_s)
+
+    def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
+        """See Transport."""
+        return None
+
+    def send_tensors(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
+    ) -> Outputs:
+        """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
+        worker = worker_of(wire)
+        head = self._head(worker, tuple(specs), batch)
+        request = kserve.request_bytes(head, self.ticket_parameter(wire), tensors)
+        return self.send(worker, wire.hop, request, timeout_s)
+
+    def ticket_parameter(self, wire: WireTicket) -> bytes:
+        """The request parameter with the ticket."""
+        return kserve.text_parameter(ticket_codec.PARAMETER, self.ticket_text(wire))
+
+    def ticket_text(self, wire: WireTicket) -> str:
+        """The ticket, its times on the receiver's clock."""
+        same_host = self._targets[worker_of(wire)].same_host
+        return ticket_codec.encode(wire, self._keys, sent_us=None if same_host else now_us())
+
+    def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
+        """Send a whole serialised request. Raises HopFailure."""
+        try:
+            answer = self._calls[worker](request, timeout=timeout_s)
+            return kserve.response_outputs(answer)
+        except grpc.RpcError as error:
+            raise failure_of(error, hop, worker) from None
+        except kserve.WireError as error:
+            raise HopFailure(FailureKind.COMPUTE, hop, worker, str(error)) from None
+
+    def probe(self, worker: str, timeout_s: float) -> None:
+        """Have `worker` answer a frame of zeros. Raises HopFailure."""
+        target = self._targets[worker]
+        zeros = [[bytes(spec.bytes_per_frame)] for spec in target.inputs]
+        ticket = kserve.text_parameter(ticket_codec.PARAMETER, self._probe_text)
+        head = self._head(worker, target.inputs, 1)
+        self.send(worker, 0, kserve.request_bytes(head, ticket, zeros), timeout_s)
+
+    def revive(self, worker: str, timeout_s: float) -> None:
+        """Unload and load the model of `worker`. Raises HopFailure."""
+        channel = self._channels[address_of(self._targets[worker].server)]
+        try:
+            for method, message in kserve.reload_messages(worker):
+                _unary(channel, method)(message, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise failure_of(error, 0, worker) from None
+
+    def close(self) -> None:
+        """See Transport."""
+        for channel in self._channels.values():
+            channel.close()
+
+    def _call_to(self, server: ServerAddress) -> Any:
+        address = address_of(server)
+        if address not in self._channels:
+            self._channels[address] = open_channel(address, self._tls, CHANNEL_OPTIONS)
+        return _unary(self._channels[address], kserve.INFER_METHOD)
+
+
+def _unary(channel: grpc.Channel, method: str) -> Any:
+    """A call that, without serialisers, takes and gives the bytes as they are on the wire."""
+    return channel.unary_unary(method)
+
+
+def address_of(server: ServerAddress) -> str:
+    """Where a server takes gRPC calls."""
+    return f"{server.host}:{server.grpc_port}"
+
+
+def _wake_up(channel: grpc.Channel) -> None:
+    """One call that waits for the server; that it fails is no harm."""
+    live = _unary(channel, kserve.LIVE_METHOD)
+    with contextlib.suppress(grpc.RpcError, ValueError):
+        live(b"", timeout=_CONNECT_S, wait_for_ready=True)
+
+
+def failure_of(error: grpc.RpcError, hop: int, worker: str) -> HopFailure:
+    """What a failed call to `worker` says about it, or about a stage behind it."""
+    return failure_from(error.code(), error.details() or "", hop, worker)
+
+
+def failure_from(code: grpc.StatusCode, details: str, hop: int, worker: str) -> HopFailure:
+    """As failure_of, for a status code and its text."""
+    told = from_wire(details)
+    if told is not None:
+        return told
+    return HopFailure(_kind_of(code, details), hop, worker, f"{code.name}: {details[:300]}")
+
+
+def _kind_of(code: grpc.StatusCode, details: str) -> FailureKind:
+    if SHARED_FRAMES in details:
+        return FailureKind.NO_MEMORY  # a repository of an older generator: its stages have no such input
+    if "Stub process" in details:
+        return FailureKind.DEAD_STUB
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return FailureKind.TIMED_OUT
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return FailureKind.UNREACHABLE
+    if code is grpc.StatusCode.NOT_FOUND:
+        return FailureKind.NOT_LOADED
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return FailureKind.REFUSED
+    return FailureKind.COMPUTE

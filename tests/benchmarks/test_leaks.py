@@ -1,0 +1,29 @@
+"""What processes hold more of after a benchmark than before."""
+
+from __future__ import annotations
+
+from benchmarks.helpers.leaks import Held, Snapshot, growth
+
+STAGE, SERVER = ("m.p0.s0.w0", 7), ("gpu-0", 6)
+
+
+def snapshot(*, threads: int, files: int, slots: int = 0) -> Snapshot:
+    """A server and its one stub, which alone changes."""
+    held = {SERVER: Held(30, 40, 1), STAGE: Held(threads, files, 1)}
+    return Snapshot(held, {SERVER: frozenset({STAGE})}, {"m_dispatch": slots}, shm_files=1, regions=2)
+
+
+def test_the_largest_growth_of_any_process_counts() -> None:
+    """A process that holds less makes up for nothing."""
+    found = growth(snapshot(threads=5, files=9), snapshot(threads=7, files=8, slots=1))
+    assert (found.threads, found.files, found.slots, found.leaked) == (2, 0, 1, 3)
+    assert found.grown == (
+        "m.p0.s0.w0: 5 to 7 threads, 9 to 8 files",
+        "m_dispatch: 1 slots not given back",
+    )
+
+
+def test_where_no_process_is_left_nothing_has_grown() -> None:
+    """All were restarted in between."""
+    found = growth(Snapshot({}, {}, {}, 0, 0), snapshot(threads=5, files=9))
+    assert (found.processes, found.threads, found.files) == (0, 0, 0)

@@ -1,0 +1,119 @@
+"""Which workers are out, from what hops and probes say."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from planner.manifest import ServerAddress
+from python_backend.dispatcher.health import Health, HealthSettings
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.transport import Target
+
+SERVERS = {"a0": "a", "a1": "a", "b0": "b"}
+
+
+class Prober:
+    """Answers for the workers that live."""
+
+    def __init__(self, *alive: str) -> None:
+        self.alive = set(alive)
+        self.asked: list[str] = []
+        self.revived: list[str] = []
+
+    def probe(self, worker: str, timeout_s: float) -> None:
+        self.asked.append(worker)
+        if worker not in self.alive:
+            raise HopFailure(FailureKind.DEAD_STUB, 0, worker, "no")
+
+    def revive(self, worker: str, timeout_s: float) -> None:
+        self.revived.append(worker)
+        self.alive.add(worker)
+
+
+def target(name: str) -> Target:
+    server = ServerAddress(SERVERS[name], SERVERS[name], "127.0.0.1", 1, 2, 3, "r")
+    return Target(name, server, (), 1, same_host=True)
+
+
+@contextmanager
+def watched(prober: Prober, **settings: int) -> Iterator[tuple[Health, list[str], list[str]]]:
+    """Health with what it told of: lost and back."""
+    lost: list[str] = []
+    back: list[str] = []
+    settings = {"idle_probe_us": 1 << 60, "lost_probe_us": 20_000, **settings}
+    targets = {name: target(name) for name in SERVERS}
+    health = Health(targets, prober, lost.append, back.append, lambda text: None, HealthSettings(**settings))
+    health.start()
+    try:
+        yield health, lost, back
+    finally:
+        health.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("health", "probe"))]
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 5.0
+    while not what():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def failure(kind: FailureKind, worker: str = "a0") -> HopFailure:
+    return HopFailure(kind, 0, worker, "text")
+
+
+def long_unheard(health: Health) -> None:
+    for worker in health._workers.values():
+        worker.seen_us -= 10_000_000
+
+
+def test_a_broken_connection_takes_its_server_out_and_probes_bring_it_back() -> None:
+    prober = Prober()
+    with watched(prober) as (health, lost, back):
+        health.failed(failure(FailureKind.UNREACHABLE))
+        assert sorted(lost) == ["a0", "a1"]
+        prober.alive |= {"a0", "a1"}
+        wait_for(lambda: sorted(back) == ["a0", "a1"])
+        assert health.lost_workers() == []
+
+
+def test_a_time_out_blames_only_who_has_not_been_heard_of() -> None:
+    with watched(Prober()) as (health, lost, _):
+        long_unheard(health)
+        health.seen("a1")
+        health.failed(failure(FailureKind.TIMED_OUT))
+        assert lost == ["a0"]
+
+
+def test_a_worker_heard_of_a_moment_ago_survives_an_old_time_out() -> None:
+    with watched(Prober()) as (health, lost, _):
+        long_unheard(health)
+        health.seen("a0")
+        health.failed(failure(FailureKind.TIMED_OUT))
+        assert lost == []
+
+
+def test_a_silent_worker_alone_is_out_and_is_asked_at_once() -> None:
+    prober = Prober("a0")
+    with watched(prober, tick_us=60_000_000) as (health, lost, back):
+        health.failed(failure(FailureKind.OVERDUE))
+        assert lost == ["a0"]
+        wait_for(lambda: back == ["a0"])
+
+
+def test_failures_of_requests_blame_nobody() -> None:
+    with watched(Prober()) as (health, lost, _):
+        for kind in (FailureKind.REFUSED, FailureKind.EXPIRED, FailureKind.COMPUTE):
+            health.failed(failure(kind))
+        assert lost == []
+
+
+def test_a_stub_that_stays_dead_is_revived() -> None:
+    prober = Prober()
+    with watched(prober, revive_after_us=100_000, tick_us=10_000) as (health, _, back):
+        health.failed(failure(FailureKind.DEAD_STUB))
+        wait_for(lambda: back == ["a0"])
+        assert prober.revived == ["a0"]

@@ -1,0 +1,144 @@
+"""The page of metrics, read as Prometheus reads it."""
+
+from __future__ import annotations
+
+import urllib.request
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from model_repo_generator.emulated import build_manifest
+from ppipe.serving.ports import free_base
+from python_backend.dispatcher.budget import Budget
+from python_backend.dispatcher.counts import Counts
+from python_backend.dispatcher.drift import Drift
+from python_backend.dispatcher.metrics import MetricsPage, exported_names, page
+from python_backend.wire.null_transport import NullTransport
+from python_backend.wire.self_report import Reports, SelfReport, decode, encode
+from python_backend.wire.ticket_codec import Keys
+from tests.live.data_plane_client import two_stage_model
+
+SERVED = build_manifest([two_stage_model()], 20_000, "d").models[0].served
+"""SLO 150 ms."""
+
+
+@dataclass
+class Driver:
+    """What the page reads of one."""
+
+    counts: Counts = field(default_factory=lambda: Counts(SERVED))
+    budget: Budget = field(default_factory=Budget)
+    drift: Drift = field(default_factory=lambda: Drift(SERVED, print))
+    queue_length: int = 3
+    in_flight: int = 2
+    allowance_us: int = 5_000
+    guard_us: int = 2_000
+    transport: NullTransport = field(default_factory=lambda: NullTransport(()))
+
+
+class Health:
+    """Two workers, one of them out."""
+
+    def workers(self) -> list[str]:
+        return ["w0", "w1"]
+
+    def lost_workers(self) -> list[str]:
+        return ["w1"]
+
+
+@dataclass
+class Dispatcher:
+    driver: Driver = field(default_factory=Driver)
+    health: Health = field(default_factory=Health)
+    reports: Reports = field(default_factory=lambda: Reports(1, Keys(None)))
+    name: str = "a_dispatch"
+    epoch: int = 1
+
+
+def read(source: Dispatcher) -> dict[str, dict[str, float]]:
+    """Values by series name and labels other than `model`."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(page(source, 'a "name"')):  # type: ignore[arg-type]
+        assert family.documentation
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            assert labels.pop("model") == 'a "name"'
+            found.setdefault(sample.name, {})[",".join(labels.values())] = sample.value
+    return found
+
+
+def test_the_latency_histogram_is_cumulative_and_complete() -> None:
+    source = Dispatcher()
+    for latency_us in (15_000, 16_000, 140_000, 10_000_000):
+        source.driver.counts.answered(latency_us, deadline_us=1 << 60)
+    found = read(source)
+    buckets = found["ppipe_latency_slo_ratio_bucket"]
+    assert buckets["0.1"] == 1
+    assert buckets["0.25"] == 2
+    assert buckets["1.0"] == 3
+    assert buckets["+Inf"] == found["ppipe_latency_slo_ratio_count"][""] == 4
+    assert list(buckets.values()) == sorted(buckets.values())
+    assert found["ppipe_latency_slo_ratio_sum"][""] == pytest.approx(10_171_000 / 150_000)
+
+
+def test_the_budget_is_told_part_by_part() -> None:
+    source = Dispatcher()
+    budget = source.driver.budget
+    budget.sent(7, 1, now_us=30_000, arrived_us=[0, 15_000])
+    budget.ended(7, 1, (0, 0), ended_us=60_000, last=False)
+    budget.ended(7, 1, (0, 1), ended_us=75_000, last=True)
+    budget.ended(7, 1, (0, 1), ended_us=99_000, last=True)  # told twice
+    budget.ended(8, 1, (0, 0), ended_us=99_000, last=False)  # never sent
+    found = read(source)
+    assert found["ppipe_queue_slo_ratio_sum"][""] == pytest.approx(0.3)
+    assert found["ppipe_queue_slo_ratio_count"][""] == 2
+    assert found["ppipe_stage_slo_ratio_sum"] == {"0,0": pytest.approx(0.2), "0,1": pytest.approx(0.1)}
+    assert found["ppipe_stage_slo_ratio_count"] == {"0,0": 1, "0,1": 1}
+
+
+def test_workers_queue_and_process_are_told() -> None:
+    source = Dispatcher()
+    source.driver.counts.stage_ended("w0", 1_250)
+    report = SelfReport("w0", 1, slots_free=4, slots_taken=2, slots_quarantined=1, threads=9, open_files=20)
+    source.reports.take(encode(report, Keys(None)))
+    source.reports.take(encode(replace(report, sender="w1", epoch=2), Keys(None)))
+    source.reports.take(b"PPR1 something else")
+    found = read(source)
+    assert found["ppipe_worker_up"] == {"w0": 1, "w1": 0}
+    assert found["ppipe_worker_busy_us_total"] == {"w0": 1_250}
+    assert found["ppipe_queue_length"][""] == 3
+    assert found["ppipe_slots"] == {
+        "a_dispatch,free": 0, "a_dispatch,taken": 0, "a_dispatch,quarantined": 0,
+        "w0,free": 4, "w0,taken": 2, "w0,quarantined": 1,
+    }  # fmt: skip
+    assert found["ppipe_threads"]["a_dispatch"] >= 1
+    assert found["ppipe_threads"]["w0"] == 9
+    assert found["ppipe_open_files"]["a_dispatch"] > 2
+    assert found.keys() <= exported_names()
+
+
+def test_the_page_is_served_until_closed() -> None:
+    port = free_base(39_400, 1)
+    shown = MetricsPage(Dispatcher(), "m", ("127.0.0.1", port))  # type: ignore[arg-type]
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert b"ppipe_frames_total" in answer.read()
+        with pytest.raises(OSError, match="in use"):
+            MetricsPage(Dispatcher(), "m", ("127.0.0.1", port))  # type: ignore[arg-type]
+    finally:
+        shown.close()
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+def test_a_report_of_another_key_is_no_report(tmp_path: Path) -> None:
+    keys = []
+    for name in ("ours", "theirs"):
+        (tmp_path / name).write_text(f"key of {name} with enough text\n")
+        keys.append(Keys(tmp_path / name))
+    report = SelfReport("w0", 1, 1, 1, 1, 1, 1)
+    assert decode(encode(report, keys[0]), keys[0]) == report
+    assert decode(encode(report, keys[1]), keys[0]) is None
+    assert decode(encode(report, Keys(None)), keys[0]) is None

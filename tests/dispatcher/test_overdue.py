@@ -1,0 +1,130 @@
+"""Which workers are taken for dead, and when. SLO 400 ms, so the grace is 50 ms; batches take 20 ms."""
+
+from __future__ import annotations
+
+from model_repo_generator.emulated import (
+    EmulatedModel,
+    EmulatedPipeline,
+    EmulatedStage,
+    build_manifest,
+)
+from planner.profile import TensorSpec
+from python_backend.dispatcher.overdue import Overdue
+from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.wire.clock import NEVER
+
+MS = 1_000
+GRACE_US = 50 * MS
+BATCH_US = 20 * MS
+
+
+def overdue(workers: int = 4) -> Overdue:
+    spec = TensorSpec("x", "INT64", (1,))
+    stage = EmulatedStage((BATCH_US,), tuple(f"server{index}" for index in range(workers)), (spec,))
+    model = EmulatedModel("m", 400 * MS, 100.0, spec, (EmulatedPipeline(1, (stage, stage)),))
+    return Overdue(build_manifest([model], 20_000, "d").models[0].served)
+
+
+def worker(stage: int, number: int) -> str:
+    return f"m.p0.s{stage}.w{number}"
+
+
+def ticket(batch: int, first: int, second: int, start_us: int = 0) -> Ticket:
+    hops = (
+        Hop(worker(0, first), start_us, start_us, start_us, start_us + BATCH_US),
+        Hop(
+            worker(1, second),
+            start_us + BATCH_US,
+            start_us + BATCH_US,
+            start_us + BATCH_US,
+            start_us + 2 * BATCH_US,
+        ),
+    )
+    return Ticket(batch, 0, 0, 400 * MS, hops)
+
+
+def look(watch: Overdue, until_us: int, allowance_us: int = 0) -> list[tuple[str, int]]:
+    """Look as often as asked for; (worker, stage) of all found."""
+    found = []
+    while watch.look_us <= until_us:
+        found += [(one.worker, one.stage) for one in watch.silent(watch.look_us, allowance_us)]
+        if found:
+            break
+    return found
+
+
+def test_nothing_under_way_is_never_looked_at() -> None:
+    watch = overdue()
+    assert watch.look_us == NEVER
+    watch.sent(ticket(1, 0, 0), 0)
+    assert watch.look_us < GRACE_US
+    watch.over(1)
+    assert watch.look_us == NEVER
+
+
+def test_a_silent_worker_is_found_one_batch_and_a_grace_after_its_time() -> None:
+    watch = overdue()
+    watch.sent(ticket(1, 0, 0), 0)
+    dead_us = BATCH_US + BATCH_US + GRACE_US
+    assert look(watch, dead_us) == []
+    assert look(watch, dead_us + GRACE_US) == [(worker(0, 0), 0)]
+
+
+def test_what_answers_are_late_by_anyway_is_allowed() -> None:
+    watch = overdue()
+    watch.sent(ticket(1, 0, 0), 0)
+    assert look(watch, 150 * MS, allowance_us=100 * MS) == []
+
+
+def test_a_slow_worker_that_goes_on_ending_batches_is_not_dead() -> None:
+    watch = overdue()
+    watch.sent(ticket(1, 0, 0), 0)
+    for time_us in range(40 * MS, 400 * MS, 60 * MS):
+        assert look(watch, time_us) == []
+        watch.heard(worker(0, 0), batch=99, stage=0, ended_us=time_us, now_us=time_us)
+
+
+def test_a_late_first_stage_is_no_fault_of_the_second() -> None:
+    watch = overdue()
+    watch.sent(ticket(1, 0, 3), 0)
+    late_us = BATCH_US + 60 * MS
+    assert look(watch, late_us) == []
+    watch.heard(worker(0, 0), batch=1, stage=0, ended_us=late_us, now_us=late_us)
+    assert look(watch, 2 * BATCH_US + BATCH_US + GRACE_US + 10 * MS) == []
+    assert look(watch, 300 * MS) == [(worker(1, 3), 1)]
+
+
+def test_all_that_a_lost_worker_owes_is_told() -> None:
+    watch = overdue()
+    tickets = [ticket(1, 0, 0), ticket(2, 1, 0), ticket(3, 0, 1)]
+    for each in tickets:
+        watch.sent(each, 0)
+    watch.heard(worker(0, 0), batch=1, stage=0, ended_us=BATCH_US, now_us=BATCH_US)
+    assert watch.lost(worker(1, 0)) == tickets[:2]
+    assert watch.lost(worker(0, 0)) == tickets[2:], "its part of batch 1 is done"
+
+
+def test_no_more_than_half_of_a_pool_is_taken_for_dead() -> None:
+    watch = overdue(workers=4)
+    for number in range(3):
+        watch.sent(ticket(number, number, 0), 0)
+    assert look(watch, 400 * MS) == []
+    watch.over(2)
+    found = look(watch, 800 * MS)
+    assert found == [(worker(0, 0), 0), (worker(0, 1), 0)]
+    for name, _ in found:
+        for late in watch.lost(name):
+            watch.over(late.batch_id)
+    watch.sent(ticket(7, 2, 0, start_us=800 * MS), 800 * MS)
+    assert look(watch, 1_200 * MS) == [], "two of four are out already"
+    watch.back(worker(0, 0), 1_200 * MS)
+    assert look(watch, 1_600 * MS) == [(worker(0, 2), 0)]
+
+
+def test_who_was_held_up_himself_starts_again() -> None:
+    watch = overdue()
+    watch.sent(ticket(1, 0, 0), 0)
+    woke_us = 300 * MS
+    assert watch.silent(woke_us, 0) == []
+    assert look(watch, woke_us + BATCH_US + GRACE_US) == []
+    assert look(watch, woke_us + 3 * GRACE_US) == [(worker(0, 0), 0)]

@@ -1,0 +1,149 @@
+"""Every example but the demo, whose test is its own: profile, three planners, generate, check, lint, serve.
+
+The fleets are of GPUs that are not here. So each example's own repository is generated, checked and linted,
+and what is loaded and asked is its rehearsal (ppipe generate --rehearse) on real tritonservers: emulated with
+one worker of each pool for the fleets, and with the real programs on the CPU for the workstation, whose
+answers must be the unsplit network's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ensembles.steps import top_k
+from model_repo_generator.lint.command import main as lint
+from planner import serial
+from planner.deployment import load_deployment
+from planner.manifest import ModelEntry
+from planner.plan import Plan
+from planner.profile import Profile, Source
+from ppipe.bench.frames import make_pictures
+from ppipe.bench.reference import make_inputs, make_reference
+from ppipe.bench.target import public_request
+from ppipe.cli import run
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.ports import free_base
+from ppipe.workspace import Workspace
+
+pytestmark = pytest.mark.live
+
+EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
+DEMO = "demo"
+FLEETS = ("l4-t4", "three-classes")
+WORKSTATION = "workstation"
+PATIENCE_US = 20_000_000
+"""Asked of the dispatcher as a timeout: what is tested here are answers, on machines of any speed."""
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, *FLEETS, WORKSTATION}
+
+
+def example(name: str, folder: Path) -> Path:
+    """A copy of the example; the only difference are ports that nothing else here has taken."""
+    base_port = free_base(first=25_000, count=100)
+    text = (EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8")
+    path = folder / f"{name}.yaml"
+    path.write_text(re.sub(r"^  base_port: \d+$", f"  base_port: {base_port}", text, flags=re.MULTILINE))
+    return path
+
+
+def ppipe(file: Path, *arguments: str) -> None:
+    assert run([arguments[0], str(file), "--work", str(file.parent), *arguments[1:]]) == 0
+
+
+def planned_rates(file: Path) -> dict[str, float]:
+    """The weighted rate that each planner's plan serves; PPipe's plan is the one that stays."""
+    rates = {}
+    for planner in ("np", "dart-r", "ppipe"):
+        ppipe(file, "plan", "--planner", planner)
+        rates[planner] = serial.load(Plan, file.parent / "plan.json").objective
+    return rates
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[tuple[ServedDeployment, service_pb2_grpc.GRPCInferenceServiceStub]]:
+    with ServedDeployment(repository, repository.parent / "logs") as deployment:
+        deployment.start()
+        entry = deployment.manifest.entry
+        unlimited = [("grpc.max_receive_message_length", -1)]
+        with grpc.insecure_channel(f"{entry.host}:{entry.grpc_port}", options=unlimited) as channel:
+            yield deployment, service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def ask(
+    stub: service_pb2_grpc.GRPCInferenceServiceStub, entry: ModelEntry, number: int
+) -> service_pb2.ModelInferResponse:
+    request = public_request(entry, make_pictures(number + 1, seed=5)[number])
+    request.model_name = entry.ensemble
+    request.parameters["timeout"].int64_param = PATIENCE_US
+    return stub.ModelInfer(request, timeout=60)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_fleet_is_planned_checked_and_rehearsed(name: str, tmp_path: Path) -> None:
+    file = example(name, tmp_path)
+    ppipe(file, "profile", "--estimate", "all")
+    profile = serial.load(Profile, tmp_path / "profile.json")
+    assert {table.source for model in profile.models for table in model.tables} == {Source.ESTIMATED}
+    rates = planned_rates(file)
+    assert rates["ppipe"] > 1.15 * max(rates["np"], rates["dart-r"]), rates
+    ppipe(file, "generate", "--no-programs")
+    ppipe(file, "generate", "--no-programs", "--check")
+    assert lint_errors(file) == 0
+    rehearsal = ("--rehearse", "emulated", "--workers-per-pool", "1", "--slower", "10")
+    ppipe(file, "generate", *rehearsal)
+    ppipe(file, "generate", "--check", *rehearsal)
+    assert lint([str(tmp_path / "rehearsal"), "--strict"]) == 0
+    plan = serial.load(Plan, tmp_path / "plan.json")
+    with served(tmp_path / "rehearsal") as (deployment, stub):
+        groups = {server.group for server in deployment.manifest.servers}
+        assert groups == {gpu for gpu, used in plan.gpus_used.items() if used}, "every class is there"
+        for entry in deployment.manifest.models:
+            answer = ask(stub, entry, 0)
+            assert {output.name for output in answer.outputs} == {spec.name for spec in entry.public_outputs}
+
+
+def lint_errors(file: Path) -> int:
+    """Status of lint with all that is known; programs that were not exported are warnings."""
+    work = file.parent
+    known = ["--deployment", str(file), "--profile", str(work / "profile.json")]
+    return lint([str(work / "repository"), *known])
+
+
+@pytest.mark.timeout(600)
+def test_the_workstation_answers_as_its_network_does(tmp_path: Path) -> None:
+    file = example(WORKSTATION, tmp_path)
+    ppipe(file, "profile", "--estimate", "all")
+    rates = planned_rates(file)
+    assert rates["ppipe"] > 1.15 * max(rates["np"], rates["dart-r"]), rates
+    ppipe(file, "generate")
+    ppipe(file, "generate", "--check")
+    known = ["--deployment", str(file), "--profile", str(tmp_path / "profile.json")]
+    assert lint([str(tmp_path / "repository"), "--strict", *known]) == 0
+    ppipe(file, "generate", "--rehearse", "cpu", "--workers-per-pool", "1", "--slower", "100")
+    assert lint([str(tmp_path / "rehearsal"), "--strict"]) == 0
+    (spec,) = load_deployment(file).models
+    with served(Workspace(tmp_path).rehearsal) as (deployment, stub):
+        (entry,) = deployment.manifest.models
+        frames = make_inputs(spec, make_pictures(2, seed=5))
+        reference = make_reference(spec, entry.outputs, frames)
+        for number in range(2):
+            answer = ask(stub, entry, number)
+            assert reference.compare(number, answer)[1]
+            classes, _ = top_k(reference.answers[number][0], 3)
+            assert output(answer, "classes", np.int32).tolist() == classes.tolist()
+
+
+def output(answer: service_pb2.ModelInferResponse, name: str, dtype: type[np.generic]) -> np.ndarray:
+    (index,) = [index for index, each in enumerate(answer.outputs) if each.name == name]
+    return np.frombuffer(answer.raw_output_contents[index], dtype=dtype)

@@ -1,0 +1,57 @@
+"""Notices over a real socket; forged and foreign datagrams are not taken."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from python_backend.wire.feedback import Notice, NoticeReceiver, NoticeSender, decode, encode
+from python_backend.wire.ticket_codec import Keys
+
+NOTICE = Notice(epoch=1, batch=7, attempt=0, stage=1, ok=True, ended_us=123_456, busy_us=5_000)
+
+
+def test_a_notice_arrives_and_closing_wakes_the_receiver() -> None:
+    receiver = NoticeReceiver(("127.0.0.1", 0), Keys(None))
+    got: list[Notice] = []
+    thread = threading.Thread(target=receiver.run, args=(got.append,))
+    thread.start()
+    sender = NoticeSender(("127.0.0.1", receiver.port), Keys(None), same_host=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"hello", ("127.0.0.1", receiver.port))
+    sender.send(NOTICE)
+    sender.send(NOTICE)
+    while len(got) < 2:
+        thread.join(timeout=0.01)
+    receiver.close()
+    thread.join(timeout=2)
+    sender.close()
+    assert not thread.is_alive()
+    assert got == [NOTICE, NOTICE]
+
+
+def test_a_forged_notice_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("k" * 32)
+    keys = Keys(tmp_path / "keys")
+    datagram = encode(NOTICE, keys)
+    assert decode(datagram, keys) == NOTICE
+    assert decode(encode(NOTICE, Keys(None)), keys) is None
+    for position in range(len(datagram)):
+        changed = datagram[:position] + bytes([datagram[position] ^ 1]) + datagram[position + 1 :]
+        assert decode(changed, keys) is None
+
+
+def test_between_hosts_no_time_is_told() -> None:
+    notice = decode(encode(NOTICE, Keys(None), same_host=False), Keys(None))
+    assert notice is not None
+    assert notice.ended_us is None
+
+
+def test_a_taken_port_is_named() -> None:
+    receiver = NoticeReceiver(("127.0.0.1", 0), Keys(None))
+    with pytest.raises(OSError, match=f"feedback_port {receiver.port}"):
+        NoticeReceiver(("127.0.0.1", receiver.port), Keys(None))
+    receiver.close()

@@ -1,0 +1,269 @@
+"""A batch through shared memory: who has which range, what the stage makes of a ticket that names a slot, and
+what the sender does when the stage cannot read it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_repo_generator.emulated import (
+    EmulatedModel,
+    EmulatedPipeline,
+    EmulatedStage,
+    build_manifest,
+)
+from planner.manifest import DeploymentManifest
+from planner.profile import TensorSpec
+from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.stage.worker import StageWorker
+from python_backend.wire import ticket_codec
+from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.shm_arena import Arena, padded_size
+from python_backend.wire.shm_file import SharedFile
+from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
+from python_backend.wire.shm_transport import ShmTransport
+from python_backend.wire.stage_identity import find_stage
+from python_backend.wire.ticket_codec import Keys, SharedFrames, WireTicket
+from python_backend.wire.transport import Awaited, targets_of
+from tests.stage.test_stage_worker import Doubler, NextStage, Reply
+
+FLOATS = 40_000
+WORKER = "m.p0.s0.w0"
+
+
+def manifest(last_floats: int = FLOATS) -> DeploymentManifest:
+    """Two models of two stages, on two servers of one host."""
+    models = [
+        EmulatedModel(
+            name=name,
+            slo_us=1_000_000,
+            planned_rps=10,
+            input=TensorSpec("x", "FP32", (FLOATS,)),
+            pipelines=(
+                EmulatedPipeline(
+                    2,
+                    (
+                        EmulatedStage(
+                            (2_000, 3_000), ("a", "b"), (TensorSpec("cut", "FP32", (last_floats,)),)
+                        ),
+                        EmulatedStage((2_000, 3_000), ("b", "b"), (TensorSpec("y", "FP32", (4,)),)),
+                    ),
+                ),
+            ),
+        )
+        for name in ("m", "n")
+    ]
+    return build_manifest(models, 20_000, "d")
+
+
+def test_every_sender_of_a_server_has_its_own_range() -> None:
+    deployment = manifest()
+    senders = {"entry": {"m_dispatch", "n_dispatch"}, "a": {WORKER, "n.p0.s0.w0"}}
+    senders["b"] = {"m.p0.s0.w1", "n.p0.s0.w1"}
+    for server, expected in senders.items():
+        layout = layout_of(deployment, server)
+        assert set(layout.shares) == expected
+        ranges = sorted((share.offset, share.end) for share in layout.shares.values())
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
+        assert ranges[0][0] == 0
+        assert ranges[-1][1] == layout.size
+        assert all(share.slot_bytes >= padded_size([2 * 4 * FLOATS]) for share in layout.shares.values())
+        assert all(share.slots >= 3 for share in layout.shares.values())
+
+
+def test_small_tensors_need_no_range() -> None:
+    floats = SMALLEST_BYTES // 8 - 1
+    assert set(layout_of(manifest(floats), "a").shares) == set()
+    assert set(layout_of(manifest(floats + 1), "a").shares) == {WORKER, "n.p0.s0.w0"}
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    layout = layout_of(manifest(), "entry")
+    share = layout.shares["m_dispatch"]
+    arena = Arena(SharedFile(layout.name, layout.size, share), share)
+    yield arena
+    arena.close()
+
+
+@pytest.fixture
+def stage() -> Iterator[StageWorker]:
+    _, identity = find_stage(manifest(), WORKER)
+    worker = StageWorker(
+        identity=identity,
+        executor=Doubler(),
+        transport=NextStage(),
+        keys=Keys(None),
+        notify=lambda notice: None,
+        log=print,
+    )
+    yield worker
+    worker.close()
+
+
+def wire(frames: SharedFrames | None = None) -> WireTicket:
+    hops = (Hop(WORKER, 0, 0, 0, 2_000),)
+    ticket = Ticket(0, 0, 0, now_us() + 10_000_000, hops)
+    return WireTicket("d", 1, hop=0, ticket=ticket, frames=frames)
+
+
+def put(arena: Arena, number: int) -> SharedFrames:
+    slot = arena.take(padded_size([4 * FLOATS]))
+    assert slot is not None
+    arena.write(slot, [[np.full(FLOATS, number, np.float32).tobytes()]])
+    return SharedFrames(arena.file.name, arena.file.inode, slot.offset, slot.generation)
+
+
+def send(stage: StageWorker, frames: SharedFrames, batch: int = 1) -> Any:
+    reply = Reply()
+    stage.submit(ticket_codec.encode(wire(frames), Keys(None)), [], reply, shared=batch)
+    return reply.wait()
+
+
+def test_a_stage_computes_on_what_lies_in_the_slot(arena: Arena, stage: StageWorker) -> None:
+    assert send(stage, put(arena, 3)) == {"cut": [6.0] * FLOATS}
+    assert send(stage, put(arena, 4)) == {"cut": [8.0] * FLOATS}
+
+
+def test_a_stage_says_when_it_cannot_read(arena: Arena, stage: StageWorker) -> None:
+    frames = put(arena, 3)
+    inode, offset, generation = frames.inode, frames.offset, frames.generation
+    elsewhere = send(stage, SharedFrames("ppipe_of_another_host", inode, offset, generation))
+    assert elsewhere.kind is FailureKind.NO_MEMORY
+    assert send(stage, frames, batch=100_000).kind is FailureKind.NO_MEMORY
+    assert send(stage, SharedFrames(frames.name, inode, offset, 1)).kind is FailureKind.EXPIRED
+
+
+def test_a_ticket_carries_the_slot_to_one_hop_only() -> None:
+    frames = SharedFrames("ppipe_x", 7, 8_192, 99)
+    decoded = ticket_codec.decode(ticket_codec.encode(wire(frames), Keys(None)), Keys(None), now_us())
+    assert decoded.frames == frames
+    two_hops = decoded.at_hop(0, Ticket(0, 0, 0, 9, (Hop(WORKER, 0, 0, 0, 1),) * 2))
+    assert two_hops.for_next_hop().frames is None
+    text = ticket_codec.encode(wire(frames), Keys(None)).replace("8192", '"8192"')
+    with pytest.raises(ticket_codec.TicketError, match="not a whole number"):
+        ticket_codec.decode(text, Keys(None), now_us())
+
+
+class Near:
+    """Stands for the way of messages: fails as told, keeps what it was given."""
+
+    def __init__(self, failure: HopFailure | None, open: bool = True) -> None:
+        self.failure = failure
+        self.open = open
+        self.shared: list[SharedFrames | None] = []
+        self.bodies = 0
+
+    def send(self, wire: WireTicket, specs: Any, tensors: Any, batch: int, timeout_s: float) -> Any:
+        self.shared.append(wire.frames)
+        if self.failure is not None:
+            raise self.failure
+        return {}
+
+    def begin_send(
+        self, wire: WireTicket, specs: Any, tensors: Any, batch: int, timeout_s: float
+    ) -> Awaited | None:
+        return (lambda: self.send(wire, specs, tensors, batch, timeout_s)) if self.open else None
+
+    def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Any:
+        self.bodies += 1
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def hop(arena: Arena, near: Near) -> ShmTransport:
+    deployment = manifest()
+    targets = targets_of(deployment, deployment.models[0], deployment.entry.host)
+    return ShmTransport(near, targets, arena)  # type: ignore[arg-type]
+
+
+def infer(transport: ShmTransport) -> None:
+    transport.infer(wire(), [[bytes(4 * FLOATS)]], 1, 1.0)
+
+
+def test_a_receiver_that_cannot_read_gets_bodies_for_a_while(arena: Arena) -> None:
+    near = Near(HopFailure(FailureKind.NO_MEMORY, 0, WORKER, "no such file"))
+    transport = hop(arena, near)
+    infer(transport)
+    infer(transport)
+    assert (len(near.shared), near.bodies) == (1, 2)
+    assert arena.quarantined == 0
+
+
+def test_a_slot_is_free_after_every_end_but_a_time_out(arena: Arena) -> None:
+    free = arena.free
+    for kind in (None, FailureKind.EXPIRED, FailureKind.COMPUTE, FailureKind.UNREACHABLE):
+        near = Near(None if kind is None else HopFailure(kind, 0, WORKER, ""))
+        transport = hop(arena, near)
+        if kind is None:
+            infer(transport)
+        else:
+            with pytest.raises(HopFailure):
+                infer(transport)
+        assert (arena.free, arena.quarantined) == (free, 0), kind
+    with pytest.raises(HopFailure):
+        infer(hop(arena, Near(HopFailure(FailureKind.TIMED_OUT, 0, WORKER, ""))))
+    assert (arena.free, arena.quarantined) == (free - 1, 1)
+    infer(hop(arena, Near(None)))
+    assert (arena.free, arena.quarantined) == (free, 0), "it has answered a later one"
+
+
+@pytest.mark.parametrize("open", [True, False])
+def test_what_was_begun_leaves_its_slot_as_infer_does(arena: Arena, open: bool) -> None:
+    free = arena.free
+    for failure in (None, FailureKind.COMPUTE, FailureKind.NO_MEMORY):
+        near = Near(None if failure is None else HopFailure(failure, 0, WORKER, ""), open)
+        awaited = hop(arena, near).begin(wire(), [[bytes(4 * FLOATS)]], 1, 1.0)
+        assert awaited is not None
+        assert arena.free == free - 1
+        if failure is FailureKind.COMPUTE:
+            with pytest.raises(HopFailure):
+                awaited()
+        else:
+            awaited()
+        assert (arena.free, near.bodies) == (free, failure is FailureKind.NO_MEMORY)
+
+
+def test_an_error_outside_of_all_rules_keeps_no_slot_for_ever(arena: Arena) -> None:
+    class Broken(Near):
+        def send(self, *_: Any) -> Any:
+            raise ValueError("no idea whether it was sent")
+
+        def begin_send(self, *_: Any) -> Any:
+            raise KeyError("nothing was sent")
+
+    free = arena.free
+    transport = hop(arena, Broken(None))
+    with pytest.raises(KeyError):
+        transport.begin(wire(), [[bytes(4 * FLOATS)]], 1, 1.0)
+    assert (arena.free, arena.quarantined) == (free, 0)
+    with pytest.raises(ValueError, match="no idea"):
+        infer(transport)
+    assert (arena.free, arena.quarantined) == (free - 1, 1)
+    infer(hop(arena, Near(None)))
+    assert (arena.free, arena.quarantined) == (free, 0)
+    with pytest.raises(TypeError):
+        transport.infer(wire(), [[memoryview(np.zeros(FLOATS)), 3]], 1, 1.0)  # type: ignore[list-item]
+    assert (arena.free, arena.quarantined) == (free, 0)
+
+
+def test_begin_copies_no_large_batch(arena: Arena) -> None:
+    free, near = arena.free, Near(None)
+    assert hop(arena, near).begin(wire(), [[bytes(2 << 20)]], 1, 1.0) is None
+    assert (arena.free, near.shared) == (free, [])
+
+
+def test_batches_beyond_the_slots_go_as_bodies(arena: Arena) -> None:
+    near = Near(None)
+    while arena.take(1) is not None:
+        pass
+    infer(hop(arena, near))
+    assert (near.shared, near.bodies) == ([], 1)

@@ -1,0 +1,151 @@
+"""Tickets survive the wire, and nothing but a genuine one is taken for one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.wire.ticket_codec import (
+    Keys,
+    TicketError,
+    WireTicket,
+    check_addressee,
+    decode,
+    encode,
+)
+
+TIMES = st.integers(-(1 << 50), 1 << 50)
+HOPS = st.builds(Hop, st.text(max_size=20), TIMES, TIMES, TIMES, TIMES)
+TICKETS = st.builds(
+    Ticket,
+    batch_id=st.integers(0, 1 << 40),
+    attempt=st.integers(0, 9),
+    pipeline=st.integers(0, 9),
+    deadline_us=TIMES,
+    hops=st.lists(HOPS, min_size=1, max_size=4).map(tuple),
+)
+
+
+def keys_of(folder: Path, *lines: str, look_us: int = 1 << 60) -> Keys:
+    path = folder / "keys"
+    path.write_text("\n".join(lines))
+    return Keys(path, look_us)
+
+
+def wire(ticket: Ticket | None = None, **changes: object) -> WireTicket:
+    ticket = ticket or Ticket(3, 0, 0, 99_000, (Hop("w0", 0, 0, 10, 20), Hop("w1", 20, 30, 30, 40)))
+    fields = {"deployment": "d", "epoch": 2, "hop": 0, "ticket": ticket}
+    return WireTicket(**(fields | changes))  # type: ignore[arg-type]
+
+
+@given(ticket=TICKETS, sent_us=st.one_of(st.none(), TIMES), flight_us=st.integers(0, 10_000))
+def test_a_ticket_arrives_as_sent(ticket: Ticket, sent_us: int | None, flight_us: int) -> None:
+    keys = Keys(None)
+    received_us = 5 if sent_us is None else sent_us
+    text = encode(wire(ticket), keys, sent_us)
+    assert decode(text, keys, received_us) == wire(ticket)
+    if sent_us is not None:
+        arrived = decode(text, keys, received_us + flight_us).ticket
+        assert arrived is not None
+        assert arrived.deadline_us == ticket.deadline_us + flight_us
+
+
+def test_any_change_of_a_signed_ticket_is_noticed(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, "k" * 32)
+    text = encode(wire(), keys)
+    assert decode(text, keys, 0) == wire()
+    for position in range(len(text)):
+        changed = text[:position] + chr(ord(text[position]) ^ 1) + text[position + 1 :]
+        with pytest.raises(TicketError):
+            decode(changed, keys, 0)
+
+
+def test_each_hop_has_its_own_signature(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, "k" * 32)
+    first, second = encode(wire(), keys), encode(wire().for_next_hop(), keys)
+    assert first[-70:] != second[-70:]
+
+
+def test_keys_rotate_without_a_gap(tmp_path: Path) -> None:
+    old, new = "o" * 32, "n" * 32
+    stage, sender = keys_of(tmp_path, old), keys_of(tmp_path, old, look_us=0)
+    with_old = encode(wire(), sender)
+    keys_of(tmp_path, old, new)
+    assert encode(wire(), sender) == with_old
+    keys_of(tmp_path, new, old)
+    assert encode(wire(), sender) != with_old
+    # A signature that fits no key makes the stage look at the file.
+    assert decode(encode(wire(), sender), stage, 0) == decode(with_old, stage, 0)
+
+
+def test_a_key_that_was_taken_out_is_refused(tmp_path: Path) -> None:
+    stage = keys_of(tmp_path, "o" * 32, look_us=0)
+    with_old = encode(wire(), stage)
+    keys_of(tmp_path, "n" * 32)
+    with pytest.raises(TicketError, match="signature"):
+        decode(with_old, stage, 0)
+
+
+def test_a_key_file_in_the_making_leaves_the_old_keys_in_force(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, "k" * 32, look_us=0)
+    text = encode(wire(), keys)
+    (tmp_path / "keys").write_text("")
+    assert decode(text, keys, 0) == wire()
+
+
+def test_short_keys_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TicketError, match="16 characters"):
+        keys_of(tmp_path, "short")
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "deployment",
+                        "epoch",
+                        "hop",
+                        "batch",
+                        "attempt",
+                        "pipeline",
+                        "deadline_us",
+                        "hops",
+                        "relative",
+                    ]
+                ),
+                inner,
+            )
+        ),
+    )
+)
+def test_nothing_but_a_ticket_is_taken(body: object) -> None:
+    text = json.dumps(body, separators=(",", ":"))
+    signed = f'{text[:-1]},"mac":""}}'
+    with pytest.raises(TicketError):
+        decode(signed, Keys(None), 0)
+
+
+def test_a_probe_needs_no_key(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, "k" * 32)
+    probe = decode('{"probe": true}', keys, 0)
+    assert probe.is_probe
+    check_addressee(probe, "d", 2, "w0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"deployment": "x"}, "deployment 'x'"), ({"epoch": 1}, "epoch 1"), ({"hop": 1}, "worker 'w1'")],
+)
+def test_tickets_of_others_are_refused(changes: dict[str, object], said: str) -> None:
+    check_addressee(wire(), "d", 2, "w0")
+    with pytest.raises(TicketError, match=said):
+        check_addressee(wire(**changes), "d", 2, "w0")
