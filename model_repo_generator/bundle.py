@@ -45,4 +45,5 @@ def imported_paths(source: str) -> Iterator[str]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             if name.partition(".")[0] in PACKAGES:
-                yield name.replace(".", "/") + ".py"
+                path = name.replace(".", "/")
+                yield from (f"{path}.py", f"{path}/__init__.py")

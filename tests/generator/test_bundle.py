@@ -57,5 +57,5 @@ def test_its_models_import_from_it_alone(
 
 def test_it_brings_no_solver_no_simulator_and_no_torch_of_the_planner() -> None:
     paths = set(bundle_files())
-    assert "runtime/python_backend/runtime/executors/torch_program.py" in paths
+    assert "runtime/python_backend/stage/executors/torch_program.py" in paths
     assert not [path for path in paths if "simulator" in path or "solver" in path or "profiling" in path]
