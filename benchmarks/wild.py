@@ -16,9 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.report import main
-
 import benchmarks
+from benchmarks.helpers.report import main
 from benchmarks.helpers.wild_case import Figures, Judgement, Verdict, WildCase, judge
 
 _PREFIX = "wild_"
