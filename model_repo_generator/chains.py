@@ -4,7 +4,7 @@ Rules
 - A chain takes one worker of each stage, all on one server. On each server every worker is in at least one
   chain, and there are as many as the largest stage has workers there: all combinations would be hundreds.
 - Where stages of a pipeline share a GPU, workers of that GPU are chained first, and what passes between them
-  stays there. Plans of this package never place them so (planner.placement); edited ones may.
+  stays there. Plans of this package never place them so (planner.placing); edited ones may.
 - Each stage must answer with its own outputs and leave the passing on to Triton; request parameters, and so a
   ticket, reach every step.
 """

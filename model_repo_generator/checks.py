@@ -144,7 +144,7 @@ def _stage_faults(where: str, stage: Stage, profile: ModelProfile, cluster: Clus
 
 def _placement_faults(plan: Plan, cluster: Cluster) -> Iterator[str]:
     if plan.placement is None:
-        yield "the plan has no placement; planner.placement.place makes one"
+        yield "the plan has no placement; planner.placing.place makes one"
         return
     stages = {
         (model.model, p, s): stage

@@ -17,7 +17,7 @@ from model_repo_generator.share import shared
 from model_repo_generator.write import Content, FileCopy, check_ours, write
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
-from planner.placement import place
+from planner.placing import place
 from planner.plan import Plan
 from planner.profile import Profile
 from planner.serving import ServedModel

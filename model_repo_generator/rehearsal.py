@@ -25,7 +25,7 @@ from planner.deployment import (
     ServerGroupSpec,
     ServerSpec,
 )
-from planner.placement import place
+from planner.placing import place
 from planner.plan import ModelPlan, Pipeline, Plan, Stage
 from planner.profile import LatencyTable, ModelProfile, Profile
 

@@ -1,6 +1,6 @@
 """Planner output: pipelines of stages over pools of workers, with the bound that says how good the plan is.
 
-Recomputed and checked by planner.feasibility; drawn by ppipe; turned into servers by planner.placement.
+Recomputed and checked by planner.feasibility; drawn by ppipe; turned into servers by planner.placing.
 """
 
 from __future__ import annotations

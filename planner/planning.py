@@ -26,7 +26,7 @@ from planner.explain import (
 )
 from planner.feasibility import check
 from planner.pipelines import Columns, enumerate_columns
-from planner.placement import place
+from planner.placing import place
 from planner.plan import Plan
 from planner.prices import RatesTooHigh, Wanted, relax
 from planner.problem import Demand, Objective, Problem, weight_of

@@ -37,7 +37,7 @@ def served_model(plan: Plan, problem: Problem, model: str, links: Links = "paper
     model_plan = plan.model(model)
     profile = problem.profile.model(model)
     if links == "placed" and plan.placement is None:
-        raise ValueError(f"the plan of {model} has no placement; fill it with planner.placement.place")
+        raise ValueError(f"the plan of {model} has no placement; fill it with planner.placing.place")
     placed = _PlacedLinks(plan, problem.cluster, model) if links == "placed" else None
     return ServedModel(
         model=model,

@@ -16,7 +16,7 @@ from model_repo_generator.render import Rendered
 from model_repo_generator.share import shared
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
-from planner.placement import place
+from planner.placing import place
 from planner.plan import Plan
 from tests.kubernetes.conftest import PORTS, deployment_data, hand_made_plan, manifest_of
 

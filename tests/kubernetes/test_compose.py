@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model_repo_generator.kubernetes import BundleFault, ComposeOptions, render_compose
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
-from planner.placement import place
+from planner.placing import place
 from planner.plan import Plan
 from tests.kubernetes.conftest import deployment_data, hand_made_plan, manifest_of
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model_repo_generator.kubernetes import KubernetesOptions, render_bundle
 from model_repo_generator.kubernetes.yaml_text import dump
 from planner.deployment import DeploymentError, parse_deployment
-from planner.placement import place
+from planner.placing import place
 from tests.kubernetes.conftest import deployment_data, hand_made_plan, manifest_of
 
 HOSTILE = (

@@ -16,7 +16,7 @@ from model_repo_generator.kubernetes import (
     render_compose,
 )
 from planner.deployment import parse_deployment
-from planner.placement import place
+from planner.placing import place
 from tests.kubernetes.conftest import deployment_data, hand_made_plan, manifest_of
 
 FILES = {"ca": "/etc/ppipe-tls/ca.pem", "certificate": "/etc/ppipe-tls/host.pem", "key": "/etc/keys/host.key"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from planner.cluster import Cluster, GpuClass, Server
 from planner.packing import WorkerId, gpus_needed, pack
-from planner.placement import place
+from planner.placing import place
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 
 

@@ -16,7 +16,7 @@ from planner import serial
 from planner.cluster import Cluster, Executor, GpuClass, Server
 from planner.explain import Infeasible, ProblemError
 from planner.feasibility import UnsoundPlan, check, violations
-from planner.placement import place
+from planner.placing import place
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Demand, Objective, PlanOptions, Problem
