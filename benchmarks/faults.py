@@ -32,7 +32,7 @@ from python_backend.wire.threads import IDLE_S
 
 _VICTIM = "a1"
 QUIET_S = IDLE_S + 5.0
-"""Until idle threads and quarantines of slots have ended, and that was reported."""
+"""Until idle threads and quarantines of shared memory have ended, and that was reported."""
 _NO_END_S = 1e9
 _STRUCK, _STARVED = "strike/", "starved/"
 

@@ -1,4 +1,4 @@
-"""What the processes of a served deployment hold: threads, file descriptors, memory, slots, /dev/shm files.
+"""What the processes of a served deployment hold: threads, file descriptors, memory, arenas, /dev/shm files.
 
 Compare two snapshots of a quiet deployment: what a process that is in both holds more of, it has leaked.
 
@@ -20,7 +20,7 @@ from ppipe.serving.guard import SHM
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.processes import stubs_of
 
-_SLOTS = "ppipe_slots"
+_ARENA = "ppipe_arena_bytes"
 _SPARE_SERVER_THREADS = 2
 Process = tuple[str, int]
 
@@ -36,13 +36,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Processes are (name of server or model, process id). `stubs`: of each server. `slots_taken`: by sender,
+    """Processes are (name of server or model, process id). `stubs`: of each server. `arena_taken`: by sender,
     taken or in quarantine. `shm_files`: ours; `regions`: Triton's, one for each stub that it knows.
     """
 
     held: Mapping[Process, Held]
     stubs: Mapping[Process, frozenset[Process]]
-    slots_taken: Mapping[str, int]
+    arena_taken: Mapping[str, int]
     shm_files: int
     regions: int
 
@@ -55,7 +55,7 @@ class Growth:
     threads: int
     files: int
     rss_bytes: int
-    slots: int
+    arena_bytes: int
     shm_files: int
     grown: tuple[str, ...]
     left_by_dead_stubs: tuple[str, ...]
@@ -63,7 +63,7 @@ class Growth:
     @property
     def leaked(self) -> int:
         """Things that should have been given back. Memory is not counted here: allocators keep some."""
-        return sum(max(0, more) for more in (self.threads, self.files, self.slots, self.shm_files))
+        return sum(max(0, more) for more in (self.threads, self.files, self.arena_bytes, self.shm_files))
 
 
 def snapshot(deployment: ServedDeployment) -> Snapshot:
@@ -80,7 +80,7 @@ def snapshot(deployment: ServedDeployment) -> Snapshot:
     return Snapshot(
         held={process: one for process in processes if (one := held_by(process[1])) is not None},
         stubs=stubs,
-        slots_taken=slots_taken(deployment),
+        arena_taken=arena_taken(deployment),
         shm_files=len(hops),
         regions=len(own_shm_files()) - len(hops),
     )
@@ -99,13 +99,13 @@ def growth(before: Snapshot, after: Snapshot) -> Growth:
         threads=max([0, *more_threads]),
         files=max((new.files - old.files for old, new in pairs), default=0),
         rss_bytes=max((new.rss_bytes - old.rss_bytes for old, new in pairs), default=0),
-        slots=sum(after.slots_taken.values()),
+        arena_bytes=sum(after.arena_taken.values()),
         shm_files=after.shm_files - before.shm_files,
         grown=(
             *(line for one in sorted(both - bereft) if (line := _line(one, before, after))),
             *(
-                f"{sender}: {taken} slots not given back"
-                for sender, taken in after.slots_taken.items()
+                f"{sender}: {taken} bytes of shared memory not given back"
+                for sender, taken in after.arena_taken.items()
                 if taken
             ),
         ),
@@ -147,11 +147,11 @@ def _is_hop_file(descriptor: Path) -> bool:
     return target.startswith(f"{SHM}/ppipe_") and "_hops_" in target and not target.endswith("(deleted)")
 
 
-def slots_taken(deployment: ServedDeployment) -> dict[str, int]:
+def arena_taken(deployment: ServedDeployment) -> dict[str, int]:
     """From the dispatchers' metrics: by sender, slots that are not free."""
     taken: dict[str, int] = {}
     for entry in deployment.manifest.models:
-        for labels, value in live_metrics.read(deployment.manifest, entry).series.get(_SLOTS, ()):
+        for labels, value in live_metrics.read(deployment.manifest, entry).series.get(_ARENA, ()):
             if labels["state"] != "free":
                 taken[labels["sender"]] = taken.get(labels["sender"], 0) + int(value)
     return taken

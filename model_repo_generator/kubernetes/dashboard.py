@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_repo_generator.kubernetes.metric_names import (
+    ARENA,
     BATCHES,
     DECISION_US,
     DECISIONS,
@@ -25,7 +26,6 @@ from model_repo_generator.kubernetes.metric_names import (
     QUEUE_LENGTH,
     QUEUE_RATIO_COUNT,
     QUEUE_RATIO_SUM,
-    SLOTS,
     STAGE_DRIFT,
     STAGE_RATIO_COUNT,
     STAGE_RATIO_SUM,
@@ -133,7 +133,7 @@ def _scheduler_panels(name: str) -> tuple[Panel, ...]:
     busy = f"rate({select(WORKER_BUSY_US, name, MODEL)}[{RATE}]) / 1e6"
     failed = _rate("model, kind", select(FAILED_ATTEMPTS, name, MODEL))
     up = f"sum by (model) ({select(WORKER_UP, name, MODEL)})"
-    slots = f"sum by (model, state) ({select(SLOTS, name, MODEL)})"
+    arena = f"sum by (model, state) ({select(ARENA, name, MODEL)})"
     drift = "{{model}} pipeline {{pipeline}} stage {{stage}}"
     return (
         Panel(
@@ -150,7 +150,7 @@ def _scheduler_panels(name: str) -> tuple[Panel, ...]:
         Panel("Workers in use", "short", ((up, "{{model}}"),)),
         Panel("Workers busy", "percentunit", ((busy, "{{worker}}"),)),
         Panel("Measured over profiled", "short", ((select(STAGE_DRIFT, name, MODEL), drift),)),
-        Panel("Slots of shared memory", "short", ((slots, "{{model}} {{state}}"),), stacked=True),
+        Panel("Shared memory for hops", "bytes", ((arena, "{{model}} {{state}}"),), stacked=True),
     )
 
 

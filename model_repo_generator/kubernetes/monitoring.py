@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 from model_repo_generator.kubernetes.fleet import Fleet
 from model_repo_generator.kubernetes.metric_names import (
+    ARENA,
     DROPPED,
     FAILED_ATTEMPTS,
     FRAMES,
     IN_TIME,
     LATE,
     RESTARTS,
-    SLOTS,
     STAGE_DRIFT,
     TARGET_LABELS,
     TRITON_GPU_MEMORY_TOTAL,
@@ -147,7 +147,7 @@ def _service_rules(deployment: str) -> list[Plain]:
         ),
         _alert(
             "PPipeSlotsQuarantined",
-            f"sum by (model, sender) ({select(SLOTS, deployment, state='quarantined')}) > 0",
+            f"sum by (model, sender) ({select(ARENA, deployment, state='quarantined')}) > 0",
             "10m",
             "warning",
             "{{ $labels.model }}: {{ $labels.sender }} holds shared memory back for a reader that neither "

@@ -37,6 +37,7 @@ COMPILED_MODULES = (
     "python_backend.wire.http_wire",
     "python_backend.wire.http_transport",
     "python_backend.wire.shm_layout",
+    "python_backend.wire.shm_space",
     "python_backend.wire.shm_arena",
     "python_backend.wire.shm_reader",
     "python_backend.wire.shm_transport",

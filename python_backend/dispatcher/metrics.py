@@ -47,7 +47,7 @@ GAUGES = {
     "allowance_us": "Time taken off deadlines for the way back.",
     "guard_us": "Time that predictions are taken to be wrong by.",
     "slo_us": "The model's SLO.",
-    "slots": "Slots of shared memory of a sender, by state: free, taken, quarantined.",
+    "arena_bytes": "Shared memory that a sender puts batches into, by state: free, taken, quarantined.",
     "threads": "Threads of the process of a dispatcher or worker.",
     "open_files": "File descriptors of the process of a dispatcher or worker.",
 }
@@ -203,9 +203,9 @@ def samples(source: Source) -> Iterator[Sample]:
 
 def _of_process(report: SelfReport) -> Iterator[Sample]:
     sender = {"sender": report.sender}
-    yield "slots", {**sender, "state": "free"}, report.slots_free
-    yield "slots", {**sender, "state": "taken"}, report.slots_taken
-    yield "slots", {**sender, "state": "quarantined"}, report.slots_quarantined
+    yield "arena_bytes", {**sender, "state": "free"}, report.arena_free
+    yield "arena_bytes", {**sender, "state": "taken"}, report.arena_taken
+    yield "arena_bytes", {**sender, "state": "quarantined"}, report.arena_quarantined
     yield "threads", sender, report.threads
     yield "open_files", sender, report.open_files
 

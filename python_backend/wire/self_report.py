@@ -1,4 +1,4 @@
-"""What a process of ours says of itself now and then: slots of shared memory, threads, open files.
+"""What a process of ours says of itself now and then: shared memory, threads, open files.
 
 Stages have no page of metrics of their own; their dispatcher shows what they last told it. A report travels
 as a notice does: one signed datagram, and one that gets lost is no harm.
@@ -25,13 +25,14 @@ PERIOD_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class SelfReport:
-    """`sender`: the Triton model. Slots are those that it sends batches from."""
+    """`sender`: the Triton model. arena_*: bytes of the shared memory that it sends
+    batches from."""
 
     sender: str
     epoch: int
-    slots_free: int
-    slots_taken: int
-    slots_quarantined: int
+    arena_free: int
+    arena_taken: int
+    arena_quarantined: int
     threads: int
     open_files: int
 
@@ -39,13 +40,13 @@ class SelfReport:
 def report_of(sender: str, epoch: int, transport: Transport) -> SelfReport:
     """Of this process."""
     hops = transport.inner if isinstance(transport, ChainTransport) else transport
-    free, taken, quarantined = hops.slots() if isinstance(hops, ShmTransport) else (0, 0, 0)
+    free, taken, quarantined = hops.arena_bytes() if isinstance(hops, ShmTransport) else (0, 0, 0)
     return SelfReport(
         sender=sender,
         epoch=epoch,
-        slots_free=free,
-        slots_taken=taken,
-        slots_quarantined=quarantined,
+        arena_free=free,
+        arena_taken=taken,
+        arena_quarantined=quarantined,
         threads=len(os.listdir("/proc/self/task")),
         open_files=len(os.listdir("/proc/self/fd")),
     )

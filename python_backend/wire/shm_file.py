@@ -37,16 +37,15 @@ class ArenaError(RuntimeError):
 
 @dataclass(frozen=True)
 class Share:
-    """Bytes [offset, offset + slots * slot_bytes) of a file, for one sender. Whole pages."""
+    """Bytes [offset, offset + size) of a file, for one sender. Whole pages."""
 
     offset: int
-    slot_bytes: int
-    slots: int
+    size: int
 
     @property
     def end(self) -> int:
         """The first byte after it."""
-        return self.offset + self.slots * self.slot_bytes
+        return self.offset + self.size
 
 
 class SharedFile:

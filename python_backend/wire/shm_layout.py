@@ -14,7 +14,7 @@ from python_backend.wire.shm_file import Share
 SMALLEST_BYTES = 65_536
 """Below this a message body is as fast."""
 _BATCHES_PER_WORKER = 4
-"""Of a first stage, under way anywhere in its pipeline; a batch that finds no slot goes over gRPC."""
+"""Of a first stage, under way anywhere in its pipeline; a batch that finds no place goes over gRPC."""
 _MOST_BATCHES = 16
 
 
@@ -31,9 +31,9 @@ def layout_of(manifest: DeploymentManifest, server: str) -> Layout:
     """The file that the models of `server` send through."""
     shares: dict[str, Share] = {}
     size = 0
-    for sender, sizes, slots in sorted(_senders(manifest, server)):
+    for sender, sizes, batches in sorted(_senders(manifest, server)):
         if sum(sizes) >= SMALLEST_BYTES:
-            shares[sender] = share_of(size, sizes, slots)
+            shares[sender] = share_of(size, sizes, batches)
             size = shares[sender].end
     return Layout(name=f"hops_{server}_{manifest.epoch}", size=size, shares=shares)
 
@@ -50,18 +50,18 @@ def depth_of(entry: ModelEntry, pipeline: int, stage: int) -> int:
 
 
 def _senders(manifest: DeploymentManifest, server: str) -> Iterator[tuple[str, Sequence[int], int]]:
-    """(Triton model, bytes of each tensor of its largest batch to workers of this host, slots)."""
+    """(Triton model, bytes of each tensor of its largest batch to workers of this host, batches)."""
     for entry in manifest.models:
         if server == manifest.entry.name:
             yield entry.dispatcher, *_of_dispatcher(manifest, entry)
         for index, pipeline in enumerate(entry.served.pipelines):
             following = entry.programs[index][1:]
             for position, program in enumerate(following):
-                slots = depth_of(entry, index, position)
+                batches = depth_of(entry, index, position)
                 for worker in pipeline.stages[position].workers:
                     if worker.server == server:
                         near = _is_near(manifest, entry, server, index, position + 1)
-                        yield worker.name, _sizes(program) if near else (), slots
+                        yield worker.name, _sizes(program) if near else (), batches
 
 
 def _of_dispatcher(manifest: DeploymentManifest, entry: ModelEntry) -> tuple[Sequence[int], int]:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from planner.profile import TensorSpec
 from python_backend.wire.kserve import NUMPY_OF, Array
-from python_backend.wire.shm_arena import ALIGNMENT, HEADER, aligned
+from python_backend.wire.shm_arena import HEADER
 from python_backend.wire.shm_file import SHM
+from python_backend.wire.shm_space import ALIGNMENT, aligned
 from python_backend.wire.ticket_codec import SharedFrames
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -53,7 +54,7 @@ class SharedReader:
         return views
 
     def is_there(self, frames: SharedFrames) -> bool:
-        """Whether the slot still has this batch."""
+        """Whether its place still has this batch."""
         memory = self._files.get((frames.name, frames.inode))
         return memory is not None and HEADER.unpack_from(memory.data, frames.offset)[0] == frames.generation
 

@@ -1,9 +1,9 @@
 """Hops within a host: tensors through the server's shared-memory file, a small message as control.
 Everything else goes the next best way.
 
-Rules: the message names the slot (in the signed ticket) and the number of frames; the receiver maps the file
-itself, so Triton copies nothing. A batch that is small, too large for a slot, finds no free slot, or whose
-receiver cannot map the file (it says so) travels inside its message.
+Rules: the message names the place (in the signed ticket) and the number of frames; the receiver maps the file
+itself, so Triton copies nothing. A batch that is small, finds no free place, or whose receiver cannot map the
+file (it says so) travels inside its message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http_transport import HttpTransport
-from python_backend.wire.shm_arena import Arena, Slot, padded_size
+from python_backend.wire.shm_arena import Arena, Place, padded_size
 from python_backend.wire.shm_file import ArenaError, SharedFile
 from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
@@ -44,18 +44,18 @@ _Message = tuple[WireTicket, Sequence[TensorSpec], Pieces, int, float]
 
 
 class _Written:
-    """A batch that lies in a slot since it is here."""
+    """A batch that lies in the arena since it is here."""
 
     def __init__(
-        self, slot: Slot, wire: WireTicket, file: SharedFile, tensors: Pieces, batch: int, timeout_s: float
+        self, place: Place, wire: WireTicket, file: SharedFile, tensors: Pieces, batch: int, timeout_s: float
     ) -> None:
-        self.slot = slot
+        self.place = place
         self.wire = wire
         self.tensors = tensors
         self.batch = batch
         self.timeout_s = timeout_s
         self.since_us = now_us()
-        frames = SharedFrames(file.name, file.inode, slot.offset, slot.generation)
+        frames = SharedFrames(file.name, file.inode, place.offset, place.generation)
         self.message: _Message = wire.in_memory(frames), _CONTROL, [[bytes(batch)]], batch, timeout_s
         """What tells its receiver where it lies."""
 
@@ -108,12 +108,12 @@ class ShmTransport:
         try:
             begun = self._near.begin_send(*written.message)
         except BaseException:
-            self._arena.give_back(written.slot)
+            self._arena.give_back(written.place)
             raise
         awaited = begun or functools.partial(self._near.send, *written.message)
         return functools.partial(self._outputs, written, awaited)
 
-    def slots(self) -> tuple[int, int, int]:
+    def arena_bytes(self) -> tuple[int, int, int]:
         """Free, taken, in quarantine."""
         self._arena.end_old_quarantines(now_us())
         return self._arena.free, self._arena.taken, self._arena.quarantined
@@ -124,47 +124,47 @@ class ShmTransport:
         self._arena.close()
 
     def _write(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> _Written | None:
-        """The batch in a slot; None if it cannot go this way."""
+        """The batch in the arena; None if it cannot go this way."""
         worker = worker_of(wire)
         if size_of(tensors) < self._smallest_bytes or not self._targets[worker].same_host:
             return None
         if self._blind_until_us.get(worker, 0) > now_us():
             return None
-        slot = self._arena.take(padded_size([sum(map(len, pieces)) for pieces in tensors]))
-        if slot is None:
+        place = self._arena.take(padded_size([sum(map(len, pieces)) for pieces in tensors]))
+        if place is None:
             return None
         try:
-            self._arena.write(slot, tensors)
+            self._arena.write(place, tensors)
         except BaseException:
-            self._arena.give_back(slot)
+            self._arena.give_back(place)
             raise
-        return _Written(slot, wire, self._arena.file, tensors, batch, timeout_s)
+        return _Written(place, wire, self._arena.file, tensors, batch, timeout_s)
 
     def _outputs(self, written: _Written, awaited: Awaited) -> Outputs:
-        """Of a batch in a slot, which is free afterwards, or in quarantine."""
+        """Of a batch in the arena, whose place is free afterwards, or in quarantine."""
         worker = worker_of(written.wire)
         try:
             outputs = awaited()
         except HopFailure as failure:
-            self._after_failure(written.slot, worker, failure)
+            self._after_failure(written.place, worker, failure)
             if failure.kind is not FailureKind.NO_MEMORY or failure.worker != worker:
                 raise
         except BaseException:
-            self._arena.quarantine(written.slot, worker)  # it may have been sent
+            self._arena.quarantine(written.place, worker)  # it may have been sent
             raise
         else:
-            self._arena.give_back(written.slot)
+            self._arena.give_back(written.place)
             self._arena.answered(worker, written.since_us)
             return outputs
         self._blind_until_us[worker] = now_us() + _BLIND_US
         return self._near.infer(written.wire, written.tensors, written.batch, written.timeout_s)
 
-    def _after_failure(self, slot: Slot, worker: str, failure: HopFailure) -> None:
-        """Free the slot if its reader has surely read it or never will."""
+    def _after_failure(self, place: Place, worker: str, failure: HopFailure) -> None:
+        """Free the place if its reader has surely read it or never will."""
         if failure.worker == worker and failure.kind is FailureKind.TIMED_OUT:
-            self._arena.quarantine(slot, worker)
+            self._arena.quarantine(place, worker)
             return
-        self._arena.give_back(slot)
+        self._arena.give_back(place)
         if failure.kind in (FailureKind.UNREACHABLE, FailureKind.DEAD_STUB):
             self._arena.dead(failure.worker)
 

@@ -101,7 +101,7 @@ def test_the_budget_is_told_part_by_part() -> None:
 def test_workers_queue_and_process_are_told() -> None:
     source = Dispatcher()
     source.driver.counts.stage_ended("w0", 1_250)
-    report = SelfReport("w0", 1, slots_free=4, slots_taken=2, slots_quarantined=1, threads=9, open_files=20)
+    report = SelfReport("w0", 1, arena_free=4, arena_taken=2, arena_quarantined=1, threads=9, open_files=20)
     source.reports.take(encode(report, Keys(None)))
     source.reports.take(encode(replace(report, sender="w1", epoch=2), Keys(None)))
     source.reports.take(b"PPR1 something else")
@@ -109,7 +109,7 @@ def test_workers_queue_and_process_are_told() -> None:
     assert found["ppipe_worker_up"] == {"w0": 1, "w1": 0}
     assert found["ppipe_worker_busy_us_total"] == {"w0": 1_250}
     assert found["ppipe_queue_length"][""] == 3
-    assert found["ppipe_slots"] == {
+    assert found["ppipe_arena_bytes"] == {
         "a_dispatch,free": 0, "a_dispatch,taken": 0, "a_dispatch,quarantined": 0,
         "w0,free": 4, "w0,taken": 2, "w0,quarantined": 1,
     }  # fmt: skip

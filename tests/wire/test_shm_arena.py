@@ -1,4 +1,4 @@
-"""Slots are never shared, come back when their reader has read, and nothing is left in /dev/shm."""
+"""Places are never shared, come back when their reader has read, and nothing is left in /dev/shm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
-from python_backend.wire.shm_arena import QUARANTINE_US, Arena, Slot, padded_size, share_of
+from python_backend.wire.shm_arena import QUARANTINE_US, Arena, Place, padded_size, share_of
 from python_backend.wire.shm_file import (
     PREFIX_VARIABLE,
     SHM,
@@ -24,19 +24,20 @@ from python_backend.wire.shm_file import (
     require_room,
 )
 from python_backend.wire.shm_reader import CannotRead, SharedReader
+from python_backend.wire.shm_space import ALIGNMENT
 from python_backend.wire.ticket_codec import SharedFrames
 
 SPECS = (TensorSpec("a", "FP32", (2,)), TensorSpec("b", "UINT8", (3,)), TensorSpec("c", "INT64", (1,)))
 
 
-def make(name: str, slot_bytes: int, slots: int) -> Arena:
-    share = share_of(0, [slot_bytes], slots)
+def make(name: str, batch_bytes: int, batches: int) -> Arena:
+    share = share_of(0, [batch_bytes], batches)
     return Arena(SharedFile(name, share.end, share), share)
 
 
 @pytest.fixture
 def arena() -> Iterator[Arena]:
-    arena = make("test", slot_bytes=10_000, slots=3)
+    arena = make("test", batch_bytes=10_000, batches=3)
     yield arena
     arena.close()
     assert not (SHM / arena.file.name).exists()
@@ -49,8 +50,8 @@ def reader() -> Iterator[SharedReader]:
     reader.close()
 
 
-def frames_in(arena: Arena, slot: Slot) -> SharedFrames:
-    return SharedFrames(arena.file.name, arena.file.inode, slot.offset, slot.generation)
+def frames_in(arena: Arena, place: Place) -> SharedFrames:
+    return SharedFrames(arena.file.name, arena.file.inode, place.offset, place.generation)
 
 
 def test_a_reader_sees_what_was_written_in_pieces(arena: Arena, reader: SharedReader) -> None:
@@ -60,10 +61,10 @@ def test_a_reader_sees_what_was_written_in_pieces(arena: Arena, reader: SharedRe
         np.array([7, 8], np.int64),
     ]
     for _ in range(2):
-        slot = arena.take(padded_size([tensor.nbytes for tensor in tensors]))
-        assert slot is not None
-        arena.write(slot, [[tensor.tobytes()[:3], tensor.tobytes()[3:]] for tensor in tensors])
-        views = reader.arrays(frames_in(arena, slot), SPECS, batch=2)
+        place = arena.take(padded_size([tensor.nbytes for tensor in tensors]))
+        assert place is not None
+        arena.write(place, [[tensor.tobytes()[:3], tensor.tobytes()[3:]] for tensor in tensors])
+        views = reader.arrays(frames_in(arena, place), SPECS, batch=2)
         assert [view.shape for view in views] == [(2, 2), (2, 3), (2, 1)]
         assert all(view.flags.aligned for view in views)
         assert [view.ravel().tolist() for view in views] == [tensor.tolist() for tensor in tensors]
@@ -101,8 +102,8 @@ def test_a_reader_that_comes_too_late_sees_it(arena: Arena, reader: SharedReader
 def test_a_reader_refuses_what_is_not_there(
     arena: Arena, reader: SharedReader, change: dict[str, object], message: str
 ) -> None:
-    slot = arena.take(10)
-    assert slot is not None
+    place = arena.take(10)
+    assert place is not None
     plain = {"name": arena.file.name, "inode": arena.file.inode, "offset": 0, "generation": 1}
     with pytest.raises(CannotRead, match=message):
         reader.arrays(SharedFrames(**(plain | change)), SPECS[:1], batch=1)  # type: ignore[arg-type]
@@ -110,11 +111,11 @@ def test_a_reader_refuses_what_is_not_there(
 
 def test_a_new_file_of_the_same_name_is_mapped_anew(reader: SharedReader) -> None:
     for number in (3, 4):
-        arena = make("restarted", slot_bytes=100, slots=1)
-        slot = arena.take(100)
-        assert slot is not None
-        arena.write(slot, [[bytes([number]) * 8]])
-        (view,) = reader.arrays(frames_in(arena, slot), SPECS[:1], batch=1)
+        arena = make("restarted", batch_bytes=100, batches=1)
+        place = arena.take(100)
+        assert place is not None
+        arena.write(place, [[bytes([number]) * 8]])
+        (view,) = reader.arrays(frames_in(arena, place), SPECS[:1], batch=1)
         assert set(view.view(np.uint8).ravel().tolist()) == {number}
         arena.close()
     assert len(reader._files) == 1, "the mapping of the first file is forgotten"
@@ -126,10 +127,10 @@ def test_senders_of_one_server_share_its_file(monkeypatch: pytest.MonkeyPatch, r
     arenas = [Arena(SharedFile("hops", 40_960, share), share) for share in (first, second)]
     assert arenas[0].file.inode == arenas[1].file.inode
     for number, arena in enumerate(arenas):
-        slot = arena.take(72)
-        assert slot is not None
-        arena.write(slot, [[bytes([number]) * 8]])
-        (view,) = reader.arrays(frames_in(arena, slot), SPECS[:1], batch=1)
+        place = arena.take(72)
+        assert place is not None
+        arena.write(place, [[bytes([number]) * 8]])
+        (view,) = reader.arrays(frames_in(arena, place), SPECS[:1], batch=1)
         assert set(view.view(np.uint8).ravel().tolist()) == {number}
     with pytest.raises(ArenaError, match="another process writes in bytes 8192 to"):
         SharedFile("hops", 40_960, second, patience_s=0.1)
@@ -141,44 +142,47 @@ def test_senders_of_one_server_share_its_file(monkeypatch: pytest.MonkeyPatch, r
 
 def test_a_file_larger_than_there_is_room_for_is_not_made() -> None:
     with pytest.raises(ArenaError, match="MiB are needed"):
-        SharedFile("huge", 1 << 60, Share(offset=0, slot_bytes=4096, slots=1))
+        SharedFile("huge", 1 << 60, Share(offset=0, size=4096))
     assert not list(SHM.glob(f"ppipe_{os.getpid()}_huge*"))
 
 
-def test_slots_run_out_and_come_back_with_a_new_generation(arena: Arena) -> None:
-    slots = [arena.take(padded_size([10_000])) for _ in range(4)]
-    assert slots[3] is None
-    assert arena.take(20_000) is None
-    first = slots[0]
+def test_room_runs_out_and_comes_back_with_a_new_generation(arena: Arena) -> None:
+    size = padded_size([10_000])
+    places = [arena.take(size) for _ in range(4)]
+    assert places[3] is None
+    assert arena.take(40_000) is None
+    first = places[0]
     assert first is not None
     arena.give_back(first)
     again = arena.take(1)
     assert again is not None
-    assert (again.index, again.generation) == (first.index, first.generation + 1)
+    assert again.offset == first.offset
+    assert again.generation > max(place.generation for place in places if place is not None)
 
 
-def test_a_slot_whose_reader_timed_out_waits_for_a_sign_of_it(arena: Arena) -> None:
-    before_us = now_us()
-    slots = [arena.take(1) for _ in range(3)]
-    for slot in slots:
-        assert slot is not None
-        arena.quarantine(slot, "a" if slot is slots[0] else "b")
+def test_a_place_whose_reader_timed_out_waits_for_a_sign_of_it(arena: Arena) -> None:
+    before_us, whole = now_us(), arena.free
+    third = whole // 3 // ALIGNMENT * ALIGNMENT
+    places = [arena.take(third) for _ in range(3)]
+    for place in places:
+        assert place is not None
+        arena.quarantine(place, "a" if place is places[0] else "b")
     arena.answered("a", before_us)
-    assert arena.take(1) is None, "that answer was to a request from before"
+    assert arena.take(third) is None, "that answer was to a request from before"
     time.sleep(0.001)
     arena.answered("a", now_us())
-    assert arena.take(1) is not None
-    assert arena.take(1) is None
+    assert arena.take(third) is not None
+    assert arena.take(third) is None
     arena.dead("b")
-    assert (arena.quarantined, arena.free) == (0, 2)
+    assert (arena.quarantined, arena.free) == (0, whole - third)
 
 
-def test_a_slot_whose_reader_gives_no_sign_is_free_in_the_end(arena: Arena) -> None:
-    slot = arena.take(1)
-    assert slot is not None
-    arena.quarantine(slot, "a")
+def test_a_place_whose_reader_gives_no_sign_is_free_in_the_end(arena: Arena) -> None:
+    place = arena.take(1)
+    assert place is not None
+    arena.quarantine(place, "a")
     arena.end_old_quarantines(now_us() + QUARANTINE_US - 1_000_000)
-    assert arena.quarantined == 1
+    assert arena.quarantined == ALIGNMENT
     arena.end_old_quarantines(now_us() + QUARANTINE_US + 1)
     assert (arena.quarantined, arena.taken) == (0, 0)
 
@@ -188,18 +192,24 @@ def test_too_little_room_says_how_much_is_missing() -> None:
         require_room(1 << 60)
 
 
+_STEPS = st.tuples(st.sampled_from(["take", "give", "late", "answer", "dead"]), st.integers(0, 3_000))
+
+
 @settings(max_examples=50)
-@given(st.lists(st.tuples(st.sampled_from(["take", "give", "late", "answer", "dead"]), st.integers(0, 5))))
-def test_no_slot_is_ever_taken_twice(steps: list[tuple[str, int]]) -> None:
-    arena = make("property", slot_bytes=100, slots=4)
-    held: list[Slot] = []
+@given(st.lists(_STEPS))
+def test_no_byte_is_ever_taken_twice(steps: list[tuple[str, int]]) -> None:
+    arena = make("property", batch_bytes=1_000, batches=4)
+    whole, held = arena.free, list[Place]()
     try:
         for step, number in steps:
             if step == "take":
-                slot = arena.take(50)
-                if slot is not None:
-                    assert slot.index not in [other.index for other in held]
-                    held.append(slot)
+                place = arena.take(number)
+                if place is not None:
+                    assert all(
+                        place.offset + place.size <= other.offset or other.offset + other.size <= place.offset
+                        for other in held
+                    )
+                    held.append(place)
             elif held and step == "give":
                 arena.give_back(held.pop(number % len(held)))
             elif held and step == "late":
@@ -208,6 +218,11 @@ def test_no_slot_is_ever_taken_twice(steps: list[tuple[str, int]]) -> None:
                 arena.answered(f"reader{number % 2}", now_us() + 1)
             elif step == "dead":
                 arena.dead(f"reader{number % 2}")
-            assert len(held) + arena.free + arena.quarantined == 4
+            assert sum(place.size for place in held) + arena.free + arena.quarantined == whole
+            assert arena.taken == sum(place.size for place in held)
+        for place in held:
+            arena.give_back(place)
+        arena.end_old_quarantines(now_us() + QUARANTINE_US + 1)
+        assert arena.take(whole) is not None, "what is free is in one piece again"
     finally:
         arena.close()

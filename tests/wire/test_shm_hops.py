@@ -1,5 +1,5 @@
-"""A batch through shared memory: who has which range, what the stage makes of a ticket that names a slot, and
-what the sender does when the stage cannot read it.
+"""A batch through shared memory: who has which range, what the stage makes of a ticket that names a place,
+and what the sender does when the stage cannot read it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tests.stage.test_stage_worker import Doubler, NextStage, Reply
 
 FLOATS = 40_000
 WORKER = "m.p0.s0.w0"
+SIZE = padded_size([4 * FLOATS])
 
 
 def manifest(last_floats: int = FLOATS) -> DeploymentManifest:
@@ -73,8 +74,7 @@ def test_every_sender_of_a_server_has_its_own_range() -> None:
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
         assert ranges[0][0] == 0
         assert ranges[-1][1] == layout.size
-        assert all(share.slot_bytes >= padded_size([2 * 4 * FLOATS]) for share in layout.shares.values())
-        assert all(share.slots >= 3 for share in layout.shares.values())
+        assert all(share.size >= 3 * padded_size([2 * 4 * FLOATS]) for share in layout.shares.values())
 
 
 def test_small_tensors_need_no_range() -> None:
@@ -114,10 +114,10 @@ def wire(frames: SharedFrames | None = None) -> WireTicket:
 
 
 def put(arena: Arena, number: int) -> SharedFrames:
-    slot = arena.take(padded_size([4 * FLOATS]))
-    assert slot is not None
-    arena.write(slot, [[np.full(FLOATS, number, np.float32).tobytes()]])
-    return SharedFrames(arena.file.name, arena.file.inode, slot.offset, slot.generation)
+    place = arena.take(padded_size([4 * FLOATS]))
+    assert place is not None
+    arena.write(place, [[np.full(FLOATS, number, np.float32).tobytes()]])
+    return SharedFrames(arena.file.name, arena.file.inode, place.offset, place.generation)
 
 
 def send(stage: StageWorker, frames: SharedFrames, batch: int = 1) -> Any:
@@ -126,7 +126,7 @@ def send(stage: StageWorker, frames: SharedFrames, batch: int = 1) -> Any:
     return reply.wait()
 
 
-def test_a_stage_computes_on_what_lies_in_the_slot(arena: Arena, stage: StageWorker) -> None:
+def test_a_stage_computes_on_what_lies_in_the_arena(arena: Arena, stage: StageWorker) -> None:
     assert send(stage, put(arena, 3)) == {"cut": [6.0] * FLOATS}
     assert send(stage, put(arena, 4)) == {"cut": [8.0] * FLOATS}
 
@@ -140,7 +140,7 @@ def test_a_stage_says_when_it_cannot_read(arena: Arena, stage: StageWorker) -> N
     assert send(stage, SharedFrames(frames.name, inode, offset, 1)).kind is FailureKind.EXPIRED
 
 
-def test_a_ticket_carries_the_slot_to_one_hop_only() -> None:
+def test_a_ticket_carries_the_place_to_one_hop_only() -> None:
     frames = SharedFrames("ppipe_x", 7, 8_192, 99)
     decoded = ticket_codec.decode(ticket_codec.encode(wire(frames), Keys(None)), Keys(None), now_us())
     assert decoded.frames == frames
@@ -198,7 +198,7 @@ def test_a_receiver_that_cannot_read_gets_bodies_for_a_while(arena: Arena) -> No
     assert arena.quarantined == 0
 
 
-def test_a_slot_is_free_after_every_end_but_a_time_out(arena: Arena) -> None:
+def test_a_place_is_free_after_every_end_but_a_time_out(arena: Arena) -> None:
     free = arena.free
     for kind in (None, FailureKind.EXPIRED, FailureKind.COMPUTE, FailureKind.UNREACHABLE):
         near = Near(None if kind is None else HopFailure(kind, 0, WORKER, ""))
@@ -211,19 +211,19 @@ def test_a_slot_is_free_after_every_end_but_a_time_out(arena: Arena) -> None:
         assert (arena.free, arena.quarantined) == (free, 0), kind
     with pytest.raises(HopFailure):
         infer(hop(arena, Near(HopFailure(FailureKind.TIMED_OUT, 0, WORKER, ""))))
-    assert (arena.free, arena.quarantined) == (free - 1, 1)
+    assert (arena.free, arena.quarantined) == (free - SIZE, SIZE)
     infer(hop(arena, Near(None)))
     assert (arena.free, arena.quarantined) == (free, 0), "it has answered a later one"
 
 
 @pytest.mark.parametrize("open", [True, False])
-def test_what_was_begun_leaves_its_slot_as_infer_does(arena: Arena, open: bool) -> None:
+def test_what_was_begun_leaves_its_place_as_infer_does(arena: Arena, open: bool) -> None:
     free = arena.free
     for failure in (None, FailureKind.COMPUTE, FailureKind.NO_MEMORY):
         near = Near(None if failure is None else HopFailure(failure, 0, WORKER, ""), open)
         awaited = hop(arena, near).begin(wire(), [[bytes(4 * FLOATS)]], 1, 1.0)
         assert awaited is not None
-        assert arena.free == free - 1
+        assert arena.free == free - SIZE
         if failure is FailureKind.COMPUTE:
             with pytest.raises(HopFailure):
                 awaited()
@@ -232,7 +232,7 @@ def test_what_was_begun_leaves_its_slot_as_infer_does(arena: Arena, open: bool) 
         assert (arena.free, near.bodies) == (free, failure is FailureKind.NO_MEMORY)
 
 
-def test_an_error_outside_of_all_rules_keeps_no_slot_for_ever(arena: Arena) -> None:
+def test_an_error_outside_of_all_rules_keeps_no_place_for_ever(arena: Arena) -> None:
     class Broken(Near):
         def send(self, *_: Any) -> Any:
             raise ValueError("no idea whether it was sent")
@@ -247,7 +247,7 @@ def test_an_error_outside_of_all_rules_keeps_no_slot_for_ever(arena: Arena) -> N
     assert (arena.free, arena.quarantined) == (free, 0)
     with pytest.raises(ValueError, match="no idea"):
         infer(transport)
-    assert (arena.free, arena.quarantined) == (free - 1, 1)
+    assert (arena.free, arena.quarantined) == (free - SIZE, SIZE)
     infer(hop(arena, Near(None)))
     assert (arena.free, arena.quarantined) == (free, 0)
     with pytest.raises(TypeError):
@@ -261,9 +261,9 @@ def test_begin_copies_no_large_batch(arena: Arena) -> None:
     assert (arena.free, near.shared) == (free, [])
 
 
-def test_batches_beyond_the_slots_go_as_bodies(arena: Arena) -> None:
+def test_batches_beyond_the_arena_go_as_bodies(arena: Arena) -> None:
     near = Near(None)
-    while arena.take(1) is not None:
+    while arena.take(SIZE) is not None:
         pass
     infer(hop(arena, near))
     assert (near.shared, near.bodies) == ([], 1)
