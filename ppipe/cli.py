@@ -24,6 +24,7 @@ from ppipe.commands import (
     lint,
     plan,
     profile,
+    record,
     serve,
     simulate,
     status,
@@ -59,6 +60,7 @@ app.command()(kubernetes.kubernetes)
 app.command()(compose.compose)
 app.command()(serve.serve)
 app.command()(status.status)
+app.command()(record.record)
 app.command()(bench.bench)
 app.command()(demo.demo)
 

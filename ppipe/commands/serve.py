@@ -21,10 +21,17 @@ def serve(
     seconds: Annotated[
         float | None, typer.Option(min=0.0, help="Stop after this long. [default: when told to]")
     ] = None,
+    record_mb: Annotated[
+        float,
+        typer.Option(min=0.0, help="Record each dispatcher's events from its start, at most so many MB."),
+    ] = 0.0,
 ) -> None:
     """Start every tritonserver of a local deployment, keep them running, and stop them on Ctrl-C."""
     repository, logs = folders(what, work)
-    with ServerBoard() as board, ServedDeployment(repository, logs, changed=board.changed) as served:
+    with (
+        ServerBoard() as board,
+        ServedDeployment(repository, logs, changed=board.changed, record_mb=record_mb) as served,
+    ):
         served.start()
         entry = served.manifest.entry
         err.print(

@@ -19,10 +19,10 @@ from planner.serving_build import Links, served_model
 from ppipe.commands.arguments import ArrivalsText, WorkFolder, require_suffix
 from ppipe.console import err, out, progress_bar
 from ppipe.workspace import Workspace
+from python_backend.scheduler.event_log import EventLog
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Capacity, Workload
 from python_backend.simulator.execution import Jitter
-from python_backend.simulator.report import EventLog
 
 CURVE_LOADS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
 GANTT_LENGTH_SLOS = 3
@@ -64,6 +64,13 @@ def simulate(
         Path | None,
         typer.Option(help="Write every event with its actions, a line of JSON each: same seed, same bytes."),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Serve a recorded log again: as it was, and by --policy and --plan. See `record`."),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="With --replay: a plan.json to compare with; problem.json beside it.")
+    ] = None,
     bound: Annotated[
         bool, typer.Option("--bound/--no-bound", help="Compare with the most that any schedule could serve.")
     ] = True,
@@ -78,6 +85,11 @@ def simulate(
         raise DeploymentError("--rate and --load-factor: give one of them")
     if policy not in POLICIES:
         raise DeploymentError(f"--policy: {policy!r} is not one of {', '.join(POLICIES)}")
+    if replay is not None:
+        _replay(replay, () if policy == "adaptive" else (policy,), plan, cast(Links, links), as_json)
+        return
+    if plan is not None:
+        raise DeploymentError("--plan goes with --replay; without it WHAT names the plan")
     require_suffix("--curve", curve, ".png")
     require_suffix("--gantt", gantt, ".png")
     workspace = _workspace(what, work)
@@ -118,6 +130,28 @@ def simulate(
     if not as_json and (note := estimates_note(made.latency_sources)):
         out.print(note, soft_wrap=True)
     _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
+
+
+def _replay(path: Path, policies: Sequence[str], plan: Path | None, links: Links, as_json: bool) -> None:
+    from ppipe.simulation.replay import replay_file, replay_table, verdict
+
+    workspace = None if plan is None else Workspace(plan.parent)
+    other = None if plan is None else serial.load(Plan, plan)
+    problem = None if workspace is None else workspace.load_problem()
+    try:
+        found = list(replay_file(path, policies, other, problem, links))
+    except OSError as error:
+        raise DeploymentError(f"--replay {path}: {error.strerror or error}") from error
+    if not found:
+        raise DeploymentError(f"--replay {path}: the file is empty")
+    for one in found:
+        if as_json:
+            out.print(json.dumps(serial.to_plain(one)), markup=False, soft_wrap=True)
+        else:
+            out.print(replay_table(one))
+            out.print(verdict(one), markup=False, soft_wrap=True)
+    if any(not one.exact and one.replayed.header.from_start for one in found):
+        raise typer.Exit(1)
 
 
 def _require_pipelines(made: Plan) -> None:

@@ -28,6 +28,7 @@ from ppipe.serving.server_command import (
 )
 from ppipe.serving.server_life import ServerPlan
 from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
+from python_backend.dispatcher.recording import FOLDER_VARIABLE, SIZE_VARIABLE
 
 LOADING_AT_ONCE = 2
 ENTRY_GRACE_S = 8.0
@@ -35,6 +36,10 @@ ENTRY_GRACE_S = 8.0
 STAGE_GRACE_S = 1.0
 """Nothing is under way once the entry has ended, and stubs with torch take seconds to leave by themselves."""
 _TICK_S = 0.2
+
+
+TICKET_KEY = "ticket.key"
+"""File of the run's key, in the folder of the logs."""
 
 
 class ServeError(Exception):
@@ -53,7 +58,7 @@ def make_ticket_key(folder: Path) -> Path:
     """A new key for this run, readable by us alone: stages then take work from this run's dispatchers
     only.
     """
-    path = folder / "ticket.key"
+    path = folder / TICKET_KEY
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -73,7 +78,10 @@ class ServedDeployment:
         *,
         changed: Callable[[ServerStatus], None] = lambda status: None,
         loading_at_once: int = LOADING_AT_ONCE,
+        record_mb: float = 0.0,
     ) -> None:
+        """`record_mb`: of events that each dispatcher writes down from its start on, beside the logs."""
+        self._record_mb = record_mb
         self.manifest = load_manifest(repository)
         self._repository = repository.resolve()
         self._logs = logs
@@ -144,7 +152,8 @@ class ServedDeployment:
             address=f"{server.host}:{server.grpc_port}",
             models=server.models,
             command=tuple(command),
-            environment=server_environment(install, prefix, keys),
+            environment=server_environment(install, prefix, keys)
+            | {FOLDER_VARIABLE: str(self._logs.resolve()), SIZE_VARIABLE: f"{self._record_mb:g}"},
             log=self._logs / f"{server.name}.log",
             shm_prefix=prefix,
             grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,

@@ -10,9 +10,10 @@ from planner.plan import Plan
 from planner.problem import Problem
 from planner.serving_build import Links, served_model
 from ppipe.simulation.margin import MarginSearch
+from python_backend.scheduler.event_log import EventLog
 from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Capacity, Workload, find_capacity
-from python_backend.simulator.report import Observer, SimulationReport, simulate
+from python_backend.simulator.report import SimulationReport, simulate
 
 CAPACITY_GRID = 0.01
 """Capacities are found to this share of the planned rate."""
@@ -28,10 +29,10 @@ def simulate_plan(
     links: Links = "paper",
     progress: Callable[[str, int], None] | None = None,
     bound: bool = False,
-    observe: Observer | None = None,
+    log: EventLog | None = None,
 ) -> tuple[SimulationReport, ...]:
     """Every model of a plan at `load_factor` times its planned rate, or each at `rate_rps`; with `bound`
-    beside what no schedule can beat. `observe` sees every event with its actions.
+    beside what no schedule can beat. `log` gets every event with its actions.
 
     `progress(model, now_us)` is called now and then. Raises ValueError where neither or both rates are given.
     """
@@ -42,7 +43,7 @@ def simulate_plan(
         served = served_model(plan, problem, model.model, links)
         rate = rate_rps if rate_rps is not None else served.planned_rps * (load_factor or 0.0)
         told = None if progress is None else _told(progress, model.model)
-        reports.append(simulate(served, rate, policy, workload, observe, told, bound))
+        reports.append(simulate(served, rate, policy, workload, None, told, bound, log))
     return tuple(reports)
 
 

@@ -27,6 +27,7 @@ from python_backend.dispatcher.hops import Hops
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.open_frames import OpenFrames
+from python_backend.dispatcher.recording import Recording, Wanted
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.under_way import UnderWay
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
@@ -55,10 +56,14 @@ _TIME_REASONS = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
 
 @dataclass(frozen=True)
 class DriverSettings:
-    """`lead_us`: from sending a batch to its start on an idle worker."""
+    """`lead_us`: from sending a batch to its start on an idle worker. `record_mb`: of events, from the start
+    on. `policy`: of the core, for the log's header.
+    """
 
     lead_us: int = 1_000
     serve_late: bool = False
+    policy: str = "adaptive"
+    record_mb: float = 0.0
 
 
 class _Arrived:
@@ -86,7 +91,7 @@ class _Failed:
 
 
 _Taken = TypeVar("_Taken")
-_Item = _Arrived | _Probed | _Finished | _Failed | Notice | Event
+_Item = _Arrived | _Probed | _Finished | _Failed | Notice | Event | Wanted
 
 
 class Driver:
@@ -122,6 +127,10 @@ class Driver:
         self._frames = OpenFrames(entry, self.counts, log)
         late = self._settings.serve_late
         self._hops = Hops(manifest, entry, transport, late, self._end_served, self._end_failed, log)
+        self._entry = entry
+        self._recording: Recording | None = None
+        if self._settings.record_mb:
+            self._record(Wanted(entry.model, 0.0, self._settings.record_mb), from_start=True)
         self._turns.start()
 
     # Called by other threads
@@ -155,6 +164,10 @@ class Driver:
     def worker_back(self, worker: str) -> None:
         """The worker answers again."""
         self._turns.bring(WorkerBack(worker))
+
+    def record(self, wanted: Wanted) -> None:
+        """Write what the core is told and answers to a file from now on."""
+        self._turns.bring(wanted)
 
     def cancel(self, frame: Frame) -> None:
         """Its caller has gone."""
@@ -194,6 +207,8 @@ class Driver:
         with self._gate:
             self._accepting = False
         self._turns.close()
+        if self._recording is not None:
+            self._recording.close()
         self._frames.refuse(self._frames.all(), _CLOSING)
         self._hops.close()
         self._frames.close()
@@ -269,6 +284,8 @@ class Driver:
             self._handle(item)
         elif isinstance(item, RequestCancelled):
             self._take_cancelled(item)
+        elif isinstance(item, Wanted):
+            self._record(item, from_start=False)
         elif not isinstance(item, _Arrived):
             self._handle(item)
 
@@ -280,7 +297,12 @@ class Driver:
         self.counts.arrived += len(frames)
         offers = [self._offers.offer(frame) for frame in frames]
         began_us = now_us()
-        self._act(self._core.handle_arrivals(offers, began_us + self._settings.lead_us), began_us)
+        core_time_us = began_us + self._settings.lead_us
+        actions = self._core.handle_arrivals(offers, core_time_us)
+        recording = self._recording
+        if recording is not None and not recording.handled_together(offers, core_time_us, actions):
+            self._recording = None
+        self._act(actions, began_us)
 
     def _take_cancelled(self, cancelled: RequestCancelled) -> None:
         frame = self._frames.find(cancelled.request_id)
@@ -344,7 +366,26 @@ class Driver:
 
     def _handle(self, event: Event, core_time_us: int | None = None) -> None:
         began_us = now_us()
-        self._act(self._core.handle(event, core_time_us or began_us + self._settings.lead_us), began_us)
+        time_us = core_time_us or began_us + self._settings.lead_us
+        actions = self._core.handle(event, time_us)
+        recording = self._recording
+        if recording is not None and not recording.handled(event, time_us, actions):
+            self._recording = None
+        self._act(actions, began_us)
+
+    def _record(self, wanted: Wanted, from_start: bool) -> None:
+        if self._recording is not None:
+            self._recording.close()
+        entry, core = self._entry, self._core
+        self._recording = Recording.begin(
+            entry.dispatcher,
+            entry.served,
+            self._settings.policy,
+            core.next_batch_id,
+            from_start,
+            wanted,
+            self._log,
+        )
 
     def _act(self, actions: Sequence[Action], began_us: int) -> None:
         self.counts.decided(now_us() - began_us)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from planner.manifest import DeploymentManifest, ModelEntry
+from python_backend.dispatcher import recording
 from python_backend.dispatcher.cancellations import Cancellations
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.health import Health
@@ -56,25 +57,30 @@ def make_dispatcher(
     """
     keys = Keys.from_environment()
     reports = Reports(manifest.epoch, keys)
-    receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=reports.take)
+    links = _Links(keys, reports, entry.model)
+    receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=links.take)
     targets = targets_of(manifest, entry, own_host=manifest.entry.host)
     grpc = GrpcTransport(targets, keys, manifest.tls)
     grpc.connect()
-    links = _Links()
+    policy = parameters.get("policy", "adaptive")
     driver = Driver(
         manifest=manifest,
         entry=entry,
-        core=SchedulerCore(entry.served, policy=parameters.get("policy", "adaptive")),
+        core=SchedulerCore(entry.served, policy=policy),
         transport=_transport(manifest, entry, grpc, targets, parameters, log),
         log=log,
         settings=DriverSettings(
-            lead_us=int(parameters.get("lead_us", "1000")), serve_late=entry.late == "serve"
+            lead_us=int(parameters.get("lead_us", "1000")),
+            serve_late=entry.late == "serve",
+            policy=policy,
+            record_mb=recording.size_at_start(parameters),
         ),
         on_failure=links.failed,
         on_seen=links.seen,
     )
     health = Health(targets, grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
     links.health = health
+    links.driver = driver
     health.start()
     cancellations = Cancellations(driver)
     cancellations.start()
@@ -131,9 +137,23 @@ def _transport(
 
 
 class _Links:
-    """Lets driver and health know each other: the driver comes first."""
+    """Lets driver, health and what listens know each other: the driver comes first."""
 
     health: Health | None = None
+    driver: Driver | None = None
+
+    def __init__(self, keys: Keys, reports: Reports, model: str) -> None:
+        self._keys = keys
+        self._reports = reports
+        self._model = model
+
+    def take(self, datagram: bytes) -> None:
+        """A datagram that is no notice: what a process says of itself, or a recording that is asked for."""
+        wanted = recording.decode(datagram, self._keys)
+        if wanted is None:
+            self._reports.take(datagram)
+        elif self.driver is not None and wanted.model == self._model:
+            self.driver.record(wanted)
 
     def failed(self, failure: HopFailure) -> None:
         if self.health is not None:

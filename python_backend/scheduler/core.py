@@ -128,6 +128,11 @@ class SchedulerCore:
         """Time that predictions are now given to be wrong by."""
         return self._state.guard_us
 
+    @property
+    def next_batch_id(self) -> int:
+        """The id that the next batch will have."""
+        return self._state.next_batch_id
+
     def drops(self) -> dict[DropReason, int]:
         """Frames dropped so far, by reason."""
         return dict(self._state.drops)

@@ -7,15 +7,15 @@ Use:
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TextIO
 
+from planner import serial
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action
 from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.event_log import EventLog, LogHeader
 from python_backend.scheduler.events import Event
 from python_backend.simulator.arrivals import parse_arrivals
 from python_backend.simulator.bound import Bound
@@ -81,9 +81,11 @@ def simulate(
     observe: Observer | None = None,
     progress: Callable[[int], None] | None = None,
     bound: bool = False,
+    log: EventLog | None = None,
 ) -> SimulationReport:
     """Serve `rate_rps` frames/s with the workload's first seed. `progress(now_us)` is called now and then;
-    with `bound` the most that any schedule could serve is found too.
+    with `bound` the most that any schedule could serve is found too. `observe` sees all that the core is told
+    and answers; `log` writes it down, where there is no `observe`.
 
     Raises ArrivalError, ValueError (unknown policy, model without a pipeline).
     """
@@ -91,7 +93,11 @@ def simulate(
     seed = workload.seeds[0]
     core = SchedulerCore(served, policy)
     arrivals = parse_arrivals(workload.arrivals, rate_rps).times_us(workload.seconds, seed, served.model)
-    driver = Driver(served, core, workload.execution(served, seed), observe, progress, time_decisions=True)
+    if log is not None:
+        log.begin(LogHeader(served.model, policy, 0, True, serial.to_plain(served)))
+    driver = Driver(
+        served, core, workload.execution(served, seed), observe or log, progress, time_decisions=True
+    )
     started = time.process_time()
     counts = driver.run(arrivals)
     report = _report(served, policy, workload, rate_rps, counts, time.process_time() - started)
@@ -162,15 +168,3 @@ def _batch_sizes(counts: Counts) -> dict[str, int]:
             if count:
                 totals[size] = totals.get(size, 0) + count
     return {str(size): totals[size] for size in sorted(totals)}
-
-
-class EventLog:
-    """Writes every event with its actions as one line of JSON: the same run gives the same bytes."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def __call__(self, event: Event, now_us: int, actions: list[Action]) -> None:
-        """Write one line."""
-        line = [now_us, type(event).__name__, *event.values(), [repr(action) for action in actions]]
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")

@@ -61,7 +61,39 @@ def test_the_same_seed_writes_the_same_events(folder: Path) -> None:
     first = (folder / "a").read_bytes()
     assert first == (folder / "b").read_bytes()
     assert first != (folder / "c").read_bytes()
-    assert json.loads(first.splitlines()[0])[1] == "RequestArrived"
+    header, arrived, *_ = first.splitlines()
+    assert (json.loads(header)["event_log"], json.loads(header)["policy"]) == (1, "adaptive")
+    assert json.loads(arrived)[1] == "RequestArrived"
+
+
+def test_recorded_events_replay_as_they_were_and_under_another_policy(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = folder / "log.jsonl"
+    assert simulate(folder, "--events", str(log), "--seconds", "2") == 0
+    capsys.readouterr()
+    assert (
+        simulate(folder, "--replay", str(log), "--policy", "reference", "--plan", str(folder / "plan.json"))
+        == 0
+    )
+    text = capsys.readouterr().out
+    for model in PLAN.models:
+        assert f"{model.model}: all " in text
+    for row in ("as it was", "simulated, adaptive", "simulated, reference", "other plan, reference"):
+        assert text.count(row) == len(PLAN.models)
+    assert simulate(folder, "--replay", str(log), "--json") == 0
+    for line in capsys.readouterr().out.splitlines():
+        one = json.loads(line)
+        assert one["replayed"]["lines"] == one["replayed"]["equal_lines"] > 100
+        assert one["ways"]["as it was"]["in_time"] == one["ways"]["simulated, adaptive"]["in_time"]
+
+
+def test_a_changed_log_is_told_with_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = folder / "log.jsonl"
+    assert simulate(folder, "--events", str(log), "--seconds", "2") == 0
+    log.write_text(log.read_text().replace("Dispatch(", "Sent(", 1))
+    assert simulate(folder, "--replay", str(log)) == 1
+    assert "first difference: line " in capsys.readouterr().out
 
 
 def test_pictures_are_drawn_for_every_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +116,8 @@ def test_pictures_are_drawn_for_every_model(folder: Path, monkeypatch: pytest.Mo
         (("--arrivals", "fractal"), "unknown arrivals 'fractal'"),
         (("--arrivals", "trace:path=/nowhere.csv"), "/nowhere.csv: No such file"),
         (("--seed", "-1"), "seed -1"),
+        (("--replay", "/nowhere/x"), "--replay /nowhere/x: No such file"),
+        (("--plan", "/nowhere/plan.json"), "--plan goes with --replay"),
         (("--events", "/nowhere/x"), "--events /nowhere/x: No such file"),
     ],
 )

@@ -13,12 +13,13 @@ import pytest
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
 from python_backend.scheduler.actions import Action
 from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.event_log import EventLog
 from python_backend.scheduler.events import Event, RequestArrived, TimerFired, WorkerBack, WorkerLost
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Workload, find_capacity, try_load
 from python_backend.simulator.driver import Driver
 from python_backend.simulator.execution import Execution, Jitter
-from python_backend.simulator.report import EventLog, simulate
+from python_backend.simulator.report import simulate
 
 
 def pool(name: str, latency_us: tuple[int, ...], workers: int) -> ServedStage:
@@ -57,7 +58,7 @@ def single(latency_us: int, workers: int, slo_us: int) -> ServedModel:
 def log_of(policy: str, seed: int, jitter: Jitter) -> str:
     text = io.StringIO()
     workload = Workload(seconds=3.0, seeds=(seed,), jitter=jitter)
-    simulate(mixed_model(), 390.0, policy, workload, observe=EventLog(text))
+    simulate(mixed_model(), 390.0, policy, workload, log=EventLog(text))
     return text.getvalue()
 
 
