@@ -21,11 +21,12 @@ from ppipe.commands.serve import folders
 from ppipe.console import out
 from ppipe.serving.launcher import load_manifest
 from ppipe.serving.live_metrics import Look, model_row, read, worker_rows
-from ppipe.serving.load_tables import model_table, worker_table
+from ppipe.serving.load_tables import fitting_tables, model_tables, worker_tables
 from ppipe.serving.probe import Probe, Prober, Verdict
 
 TIMEOUT_S = 3.0
 _LOOK_S = 1.0
+_SERVER_HEADINGS = ("server", "address", "answering", "first that does not")
 
 
 def status(
@@ -49,16 +50,14 @@ def status(
 
 def show_servers(manifest: DeploymentManifest) -> bool:
     """A row per server; whether all models answer."""
-    table = Table(box=None, padding=(0, 2, 0, 2))
-    for heading in ("server", "address", "answering", "first that does not"):
-        table.add_column(heading)
+    rows: list[tuple[str, str, str, str]] = []
     whole = True
     for server in (manifest.entry, *manifest.servers):
         if server.models:
             silent = silent_models(manifest, server)
             whole = whole and not silent
-            table.add_row(*_row(server, silent))
-    out.print(table)
+            rows.append(_row(server, silent))
+    out.print(*fitting_tables(_SERVER_HEADINGS, rows, out.width, left=_SERVER_HEADINGS))
     return whole
 
 
@@ -78,7 +77,7 @@ def load_tables(manifest: DeploymentManifest, before: Mapping[str, Look], wait_s
     both = [entry.model for entry in manifest.models if entry.model in before and entry.model in after]
     models = [model_row(model, before[model], after[model]) for model in both]
     workers = [row for model in both for row in worker_rows(model, before[model], after[model])]
-    return [model_table(models), worker_table(workers)] if both else []
+    return [*model_tables(models, out.width), *worker_tables(workers, out.width)] if both else []
 
 
 def show_load_until_stopped(manifest: DeploymentManifest) -> None:

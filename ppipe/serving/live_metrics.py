@@ -52,6 +52,8 @@ class ModelRow:
     queue_slo: float | None
     stage_slo: Mapping[str, float]
     decision_us: float | None
+    compiled: bool
+    """Whether the dispatcher runs compiled code."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def model_row(model: str, before: Look, after: Look) -> ModelRow:
         queue_slo=change.mean("ppipe_queue_slo_ratio"),
         stage_slo=_stages(change),
         decision_us=change.quotient(change.of("ppipe_decision_us_total"), change.of("ppipe_decisions_total")),
+        compiled=after.total("ppipe_compiled") > 0,
     )
 
 

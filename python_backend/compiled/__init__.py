@@ -62,3 +62,8 @@ _BUILD, WHY_NOT_COMPILED = _load_build()
 """The folder of the build that runs, and why none does ('' where one does)."""
 IS_COMPILED = _BUILD is not None
 """Whether the compiled build runs."""
+
+
+def code_in_use() -> str:
+    """For logs: which code runs, and why where it is the sources."""
+    return "runs compiled" if IS_COMPILED else f"runs as plain Python: {WHY_NOT_COMPILED}"

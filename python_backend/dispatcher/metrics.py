@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
 
+from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.health import Health
@@ -40,6 +41,7 @@ COUNTERS = {
     "worker_busy_us_total": "Time that a worker was busy; its rate is the worker's utilisation.",
 }
 GAUGES = {
+    "compiled": "1 where the dispatcher runs compiled code, 0 where it runs as plain Python.",
     "queue_length": "Frames that wait for a batch.",
     "in_flight": "Batches on their way.",
     "worker_up": "1 while the worker gets work, else 0.",
@@ -191,6 +193,7 @@ def samples(source: Source) -> Iterator[Sample]:
         yield "stage_drift", {"pipeline": str(pipeline), "stage": str(stage)}, round(ratio, 3)
     if isinstance(driver.transport, ChainTransport):
         yield "chained_batches_total", {}, driver.transport.batches
+    yield "compiled", {}, float(IS_COMPILED)
     yield "queue_length", {}, driver.queue_length
     yield "in_flight", {}, driver.in_flight
     yield "allowance_us", {}, driver.allowance_us

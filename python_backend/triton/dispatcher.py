@@ -12,6 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from planner.profile import TensorSpec
+from python_backend.compiled import code_in_use
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.triton.model_folder import open_model_folder
@@ -34,6 +35,7 @@ class TritonPythonModel:
         self._dispatcher = make_dispatcher(
             folder.manifest, entry, folder.parameters, pb_utils.Logger.log_warn
         )
+        pb_utils.Logger.log_info(f"{folder.name}: {code_in_use()}")
         self._metrics = show_metrics(self._dispatcher, folder.manifest, entry, pb_utils.Logger.log_warn)
         self._input: TensorSpec = entry.input
         self._shape = (1, *entry.input.shape)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from ppipe.serving.live_metrics import Look, model_row, parse, worker_rows
-from ppipe.serving.load_tables import model_table, worker_table
+from ppipe.serving.live_metrics import Look, ModelRow, WorkerRow, model_row, parse, worker_rows
+from ppipe.serving.load_tables import fitting_tables, model_tables, worker_tables
 
 PAGE = """
 ppipe_frames_total{{model="m"}} {frames}
@@ -79,10 +84,61 @@ def test_an_idle_model_has_no_latencies() -> None:
     assert (row.arrived_rps, row.median_slo, row.queue_slo, row.stage_slo) == (0.0, None, None, {})
 
 
+def shown_at(width: int, models: list[ModelRow], workers: list[WorkerRow]) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(*model_tables(models, width), *worker_tables(workers, width))
+    return console.export_text()
+
+
 def test_tables_say_it_all() -> None:
     before, after = look(10.0, **EARLIER), look(12.0, **LATER)
-    console = Console(width=200, record=True)
-    console.print(model_table([model_row("m", before, after)]), worker_table(worker_rows("m", before, after)))
-    shown = console.export_text()
-    for text in ("20 (overload)", "50%, 99%", "10%; 0.1: 20%", "20 us", "75% " + 15 * "\u2588", "out"):
+    shown = shown_at(200, [model_row("m", before, after)], worker_rows("m", before, after))
+    for text in ("overload", "50%", "99%", "10%", "0.1: 20%", "20 us", "75%  " + 15 * "\u2588", "out"):
         assert text in shown
+    assert "plain Python" in shown
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 250])
+def test_every_heading_and_number_can_be_read_at_any_width(width: int) -> None:
+    before, after = look(10.0, **EARLIER), look(12.0, **LATER)
+    row = model_row("m", before, after)
+    stages = {f"{pipeline}.{stage}": 0.123 for pipeline in range(3) for stage in range(3)}
+    names = ["efficientnet_b7", "m2"]
+    models = [dataclasses.replace(row, model=name, arrived_rps=12_345.0, stage_slo=stages) for name in names]
+    workers = [
+        dataclasses.replace(worker, worker=f"{name}.p0.s1.w{index}", batches_rps=98_765.4)
+        for name in names
+        for index, worker in enumerate(worker_rows("m", before, after))
+    ]
+    shown = shown_at(width, models, workers)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "\u2026" not in shown
+    words = shown.split()
+    for heading in (
+        "arrive/s",
+        "in",
+        "time/s",
+        "dropped/s",
+        "under",
+        "way",
+        "stages/SLO",
+        "decision",
+        "batches/s",
+    ):
+        assert heading in words
+    assert words.count("12345") == len(names)
+    assert words.count("98765.4") == len(workers)
+    for worker in workers:
+        assert worker.worker in words
+    assert shown.count("12%") == len(names) * len(stages)
+
+
+@given(
+    st.lists(st.text("abc", min_size=1, max_size=12), min_size=1, max_size=9),
+    st.integers(min_value=20, max_value=90),
+)
+def test_no_column_is_lost(headings: list[str], width: int) -> None:
+    tables = fitting_tables(headings, [["x" * len(heading) for heading in headings]], width)
+    found = [str(column.header) for table in tables for column in table.columns[1:]]
+    assert found == headings[1:]
+    assert all(str(table.columns[0].header) == headings[0] for table in tables)
