@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from model_repo_generator import naming
-from model_repo_generator.chains import chain_names, chains_of, seats_of
+from model_repo_generator.chains import chain_names
 from model_repo_generator.entry import EntryModels
 from planner import serial
 from planner.cluster import Cluster, Executor
@@ -29,6 +29,7 @@ def build_manifest(
     plan: Plan,
     served: Mapping[str, ServedModel],
     entries: Mapping[str, EntryModels],
+    chains: Mapping[str, tuple[Chain, ...]],
     *,
     epoch: int,
     program_hashes: Mapping[str, str],
@@ -36,9 +37,6 @@ def build_manifest(
 ) -> DeploymentManifest:
     """Everything that the run time must agree on. The plan must have passed checks.check_plan."""
     cluster = deployment.to_cluster()
-    chains = {
-        model: chains_of(tables, epoch, seats_of(model, plan, cluster)) for model, tables in served.items()
-    }
     return DeploymentManifest(
         deployment=deployment.name,
         epoch=epoch,
@@ -106,10 +104,8 @@ def worker_names(served: Mapping[str, ServedModel]) -> Mapping[str, tuple[str, .
     """Per server, the Triton models of its workers, in (model, pipeline, stage, worker) order."""
     names: dict[str, list[str]] = {}
     for model in served.values():
-        for pipeline in model.pipelines:
-            for stage in pipeline.stages:
-                for worker in stage.workers:
-                    names.setdefault(worker.server, []).append(worker.name)
+        for _, worker in model.workers():
+            names.setdefault(worker.server, []).append(worker.name)
     return {server: tuple(workers) for server, workers in names.items()}
 
 

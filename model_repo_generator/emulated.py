@@ -13,14 +13,28 @@ from pathlib import Path
 from typing import Literal
 
 from model_repo_generator import config, naming
-from model_repo_generator.chains import chains_of, fed_on_device, graph_of
-from model_repo_generator.render import MANIFEST_FROM_MODEL, merge_outputs
-from model_repo_generator.shims import VERSION_FOLDER, model_py
+from model_repo_generator.chains import chains_of
+from model_repo_generator.model_files import (
+    MANIFEST_FROM_MODEL,
+    Files,
+    Layout,
+    chain_files,
+    python_model,
+    stage_config,
+    worker_files,
+)
 from planner import serial
 from planner.cluster import Executor
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.profile import TensorSpec
-from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+from planner.serving import (
+    ServedModel,
+    ServedPipeline,
+    ServedStage,
+    ServedWorker,
+    WorkerPlace,
+    worker_name,
+)
 
 LOOPBACK = "127.0.0.1"
 _EPOCH = 1
@@ -98,9 +112,10 @@ def write_entries(
     manifest = replace(manifest, entry=entry_server)
     files = {MANIFEST_NAME: serial.dumps(manifest)}
     for entry in manifest.models:
-        files |= _dispatcher_files(entry, dispatcher_parameters or {})
-        files |= _stage_files(manifest, entry, stage_parameters or {})
-        files |= _chain_files(manifest, entry)
+        layout = Layout(parameters=stage_parameters or {})
+        files.update(_dispatcher_files(entry, dispatcher_parameters or {}))
+        files.update(worker_files(manifest, entry, layout, {}, stage_config))
+        files.update(chain_files(manifest, entry, layout))
     for extra, texts in extras.items():
         folder = naming.group_folder(naming.ENTRY_GROUP)
         files |= {f"{folder}/{extra}/{path}": text for path, text in texts.items()}
@@ -120,10 +135,8 @@ def build_manifest(models: Sequence[EmulatedModel], base_port: int, name: str) -
 def _manifest(entries: Sequence[ModelEntry], ports: int, name: str) -> DeploymentManifest:
     loads: dict[str, list[str]] = {}
     for entry in entries:
-        for pipeline in entry.served.pipelines:
-            for stage in pipeline.stages:
-                for worker in stage.workers:
-                    loads.setdefault(worker.server, []).append(worker.name)
+        for _, worker in entry.served.workers():
+            loads.setdefault(worker.server, []).append(worker.name)
         for chain in entry.chains:
             loads[chain.server].append(chain.name)
     dispatchers = tuple(entry.dispatcher for entry in entries)
@@ -169,7 +182,7 @@ def _pipeline(model: EmulatedModel, index: int) -> ServedPipeline:
                 latency_us=stage.latency_us,
                 workers=tuple(
                     ServedWorker(
-                        name=f"{model.name}.p{index}.s{position}.w{worker}",
+                        name=worker_name(model.name, WorkerPlace(index, position, worker)),
                         server=server,
                         uplink=f"{server}.up",
                         downlink=f"{server}.down",
@@ -215,42 +228,8 @@ def _address(name: str, port: int, models: tuple[str, ...]) -> ServerAddress:
     )
 
 
-def _dispatcher_files(entry: ModelEntry, extra: Mapping[str, str]) -> dict[str, str]:
+def _dispatcher_files(entry: ModelEntry, extra: Mapping[str, str]) -> Files:
     parameters = {"manifest": MANIFEST_FROM_MODEL, "model": entry.model, **extra}
     text = config.dispatcher_config(entry.dispatcher, (entry.input,), entry.outputs, parameters)
-    return _model_files(naming.ENTRY_GROUP, entry.dispatcher, text, "dispatcher")
-
-
-def _stage_files(manifest: DeploymentManifest, entry: ModelEntry, extra: Mapping[str, str]) -> dict[str, str]:
-    files: dict[str, str] = {}
-    parameters = {"manifest": MANIFEST_FROM_MODEL, "model": entry.model, **extra}
-    fed = fed_on_device(entry.chains)
-    for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=True):
-        for stage, program in zip(pipeline.stages, programs, strict=True):
-            outputs = merge_outputs(entry.outputs, program.outputs)
-            for worker in stage.workers:
-                text = config.stage_config(
-                    worker.name,
-                    program.inputs,
-                    outputs,
-                    program.max_batch_size,
-                    program.executor,
-                    gpu_id=0,
-                    parameters=parameters | (config.INPUTS_STAY_ON_DEVICE if worker.name in fed else {}),
-                )
-                files |= _model_files(manifest.server(worker.server).group, worker.name, text, "stage")
-    return files
-
-
-def _chain_files(manifest: DeploymentManifest, entry: ModelEntry) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for chain in entry.chains:
-        folder = f"{naming.group_folder(manifest.server(chain.server).group)}/{chain.name}"
-        files[f"{folder}/config.pbtxt"] = config.ensemble_config(graph_of(chain, entry))
-        files[f"{folder}/{VERSION_FOLDER}/.gitkeep"] = ""
-    return files
-
-
-def _model_files(group: str, name: str, text: str, adapter: str) -> dict[str, str]:
-    folder = f"{naming.group_folder(group)}/{name}"
-    return {f"{folder}/config.pbtxt": text, f"{folder}/{VERSION_FOLDER}/model.py": model_py(adapter)}
+    folder = f"{naming.group_folder(naming.ENTRY_GROUP)}/{entry.dispatcher}"
+    return python_model(folder, text, "dispatcher", Layout())

@@ -9,23 +9,24 @@ There is no entry server: clients call the workers, each in turn.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import entry_address, server_addresses, stage_program, worker_names
 from model_repo_generator.export import Exporter
 from model_repo_generator.generate import export_and_write, installed_versions, serving_tables
+from model_repo_generator.model_files import Layout, Seat, WorkerModel, worker_files
 from model_repo_generator.plain_plan import plain_plan
-from model_repo_generator.render import MANIFEST_FROM_MODEL, Rendered
-from model_repo_generator.shims import VERSION_FOLDER, model_py
+from model_repo_generator.render import Rendered
 from planner import serial
 from planner.cluster import Cluster
 from planner.deployment import Deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry
 from planner.plan import ModelPlan, Plan
 from planner.profile import ModelProfile, Profile
-from planner.serving import ServedModel
+from planner.serving import ServedModel, WorkerPlace
 
 DELAY_SHARE = 20
 """The queue delay is at most the SLO over this."""
@@ -40,7 +41,7 @@ def render_plain(
 ) -> Rendered:
     """Repositories of `<model>.plain.w<i>`. The manifest's entry server loads nothing and need not run."""
     plan = plain_plan(deployment, profile)
-    served = {name: _renamed(tables) for name, tables in serving_tables(deployment, profile, plan).items()}
+    served = {name: _served(tables) for name, tables in serving_tables(deployment, profile, plan).items()}
     naming.check_groups(gpu_class.name for gpu_class in deployment.cluster.gpu_classes)
     cluster = deployment.to_cluster()
     manifest = DeploymentManifest(
@@ -58,9 +59,10 @@ def render_plain(
         versions=installed_versions() if versions is None else versions,
     )
     files = {MANIFEST_NAME: serial.dumps(manifest)}
-    environment = config.environment_parameters(deployment.execution_env)
+    layout = Layout(parameters=config.environment_parameters(deployment.execution_env))
     for entry in manifest.models:
-        files.update(_worker_files(entry, plan, manifest.plan_hash, environment))
+        seats = _seats(entry, plan, manifest.plan_hash)
+        files.update(worker_files(manifest, entry, layout, seats, _plain_config, adapter="plain"))
     return Rendered(manifest=manifest, files=files)
 
 
@@ -86,21 +88,16 @@ def generate_plain(
     )
 
 
-def _renamed(served: ServedModel) -> ServedModel:
+def _served(tables: ServedModel) -> ServedModel:
     """Workers count through all classes: `<model>.plain.w<i>`; tables end at the largest batch allowed."""
+    count = itertools.count()
+    named = tables.renamed(lambda worker: naming.plain_worker(tables.model, next(count)))
     pipelines = []
-    count = 0
-    for pipeline in served.pipelines:
+    for pipeline in named.pipelines:
         (stage,) = pipeline.stages
-        workers = []
-        for worker in stage.workers:
-            workers.append(dataclasses.replace(worker, name=naming.plain_worker(served.model, count)))
-            count += 1
-        stage = dataclasses.replace(
-            stage, workers=tuple(workers), latency_us=stage.latency_us[: pipeline.batch_size]
-        )
+        stage = dataclasses.replace(stage, latency_us=stage.latency_us[: pipeline.batch_size])
         pipelines.append(dataclasses.replace(pipeline, stages=(stage,)))
-    return dataclasses.replace(served, pipelines=tuple(pipelines))
+    return dataclasses.replace(named, pipelines=tuple(pipelines))
 
 
 def _model_entry(
@@ -126,38 +123,32 @@ def _model_entry(
     )
 
 
-def _worker_files(
-    entry: ModelEntry, plan: Plan, plan_hash: str, environment: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+def _seats(entry: ModelEntry, plan: Plan, plan_hash: str) -> Mapping[WorkerPlace, Seat]:
     assert plan.placement is not None
+    names = {place: worker.name for place, worker in entry.served.workers()}
+    seats = {}
     for seat in plan.placement.workers:
-        if seat.model != entry.model:
-            continue
-        stage = entry.served.pipelines[seat.pipeline].stages[0]
-        program = entry.programs[seat.pipeline][0]
-        name = stage.workers[seat.worker].name
-        batch_us = stage.latency_us[-1]
-        folder = f"{naming.group_folder(stage.gpu)}/{name}"
-        parameters = {
-            "manifest": MANIFEST_FROM_MODEL,
-            "plan_hash": plan_hash,
-            "model": entry.model,
-            "worker_name": name,
-            **environment,
-        }
-        text = config.plain_config(
-            name,
-            program.inputs,
-            program.outputs,
-            program.max_batch_size,
-            program.executor,
-            seat.gpu_id,
-            parameters,
-            queue_delay_us=_queue_delay_us(entry.served.slo_us, program.max_batch_size, batch_us),
-            queue_timeout_us=max(1, entry.served.slo_us - batch_us),
-        )
-        yield f"{folder}/config.pbtxt", text
-        yield f"{folder}/{VERSION_FOLDER}/model.py", model_py("plain")
+        if seat.model == entry.model:
+            place = WorkerPlace(seat.pipeline, seat.stage, seat.worker)
+            # No slice: each worker has a whole GPU.
+            seats[place] = Seat(seat.gpu_id, 1, {"plan_hash": plan_hash, "worker_name": names[place]})
+    return seats
+
+
+def _plain_config(entry: ModelEntry, worker: WorkerModel) -> str:
+    program = worker.program
+    batch_us = entry.served.pipelines[worker.place.pipeline].stages[0].latency_us[-1]
+    return config.plain_config(
+        worker.name,
+        program.inputs,
+        program.outputs,
+        program.max_batch_size,
+        program.executor,
+        worker.gpu_id,
+        worker.parameters,
+        queue_delay_us=_queue_delay_us(entry.served.slo_us, program.max_batch_size, batch_us),
+        queue_timeout_us=max(1, entry.served.slo_us - batch_us),
+    )
 
 
 def _queue_delay_us(slo_us: int, max_batch_size: int, batch_us: int) -> int:

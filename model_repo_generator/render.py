@@ -10,13 +10,13 @@ model.py files are fixed texts; all that comes from the deployment is data in co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from ensembles.graphs import StepModel
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
-from model_repo_generator.chains import chains_of, fed_on_device, graph_of, seats_of
+from model_repo_generator.chains import chains_of, seats_of
 from model_repo_generator.checks import check_plan
 from model_repo_generator.entry import (
     EntryModels,
@@ -24,17 +24,24 @@ from model_repo_generator.entry import (
     postprocess_parameters,
     preprocess_parameters,
 )
-from model_repo_generator.shims import ensemble_version, model_py
+from model_repo_generator.model_files import (
+    MANIFEST_FROM_MODEL,
+    Layout,
+    Seat,
+    chain_files,
+    python_model,
+    stage_config,
+    worker_files,
+)
+from model_repo_generator.shims import ensemble_version
 from planner import serial
 from planner.deployment import Deployment, ModelSpec
-from planner.manifest import MANIFEST_NAME, Chain, DeploymentManifest, ModelEntry, StageProgram
-from planner.plan import Plan, Stage
+from planner.manifest import MANIFEST_NAME, Chain, DeploymentManifest
+from planner.plan import Plan
 from planner.profile import Profile, TensorSpec
-from planner.serving import ServedModel
+from planner.serving import ServedModel, ServedWorker, WorkerPlace
 
 Files = dict[str, str]
-MANIFEST_FROM_MODEL = f"../../../{MANIFEST_NAME}"
-"""From groups/<group>/<Triton model>/ to the manifest."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def render(
     labels = labels or {}
     naming.check_groups(gpu_class.name for gpu_class in deployment.cluster.gpu_classes)
     check_plan(deployment, profile, plan, served)
-    served = {model: _of_revision(tables, epoch) for model, tables in served.items()}
+    served = {model: tables.renamed(_in_revision(model, epoch)) for model, tables in served.items()}
     entries = {
         spec.name: entry_models(
             spec,
@@ -87,129 +94,55 @@ def render(
         plan,
         served,
         entries,
+        chains,
         epoch=epoch,
         program_hashes=program_hashes or {},
         versions=versions or {},
     )
-    layout = _Layout(
+    layout = Layout(
         version=str(epoch),
         bundled=bool(bundle),
-        environment=config.environment_parameters(deployment.execution_env),
+        parameters=config.environment_parameters(deployment.execution_env),
     )
     files: Files = {MANIFEST_NAME: serial.dumps(manifest), **(bundle or {})}
     for spec in deployment.models:
         models = entries[spec.name]
         files.update(_entry_files(spec, manifest, models, labels.get(spec.name, ()), layout))
-        files.update(_stage_files(manifest.model(spec.name), plan, manifest.plan_hash, layout))
-        files.update(_chain_files(manifest, manifest.model(spec.name), layout))
+        entry = manifest.model(spec.name)
+        seats = _seats(spec.name, plan, manifest.plan_hash, entry.served)
+        files.update(worker_files(manifest, entry, layout, seats, stage_config))
+        files.update(chain_files(manifest, entry, layout))
     return Rendered(manifest=manifest, files=files)
 
 
-def merge_outputs(final: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """A stage answers with the model's outputs when it forwards, else with its own; a tensor may be both."""
-    names = {tensor.name for tensor in final}
-    return (*final, *(tensor for tensor in own if tensor.name not in names))
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """The version folder of all models, whether they use the repository's copy of the run time, and the
-    parameters that choose their Python.
-    """
-
-    version: str
-    bundled: bool
-    environment: Mapping[str, str]
-
-
-def _of_revision(served: ServedModel, epoch: int) -> ServedModel:
-    return replace(
-        served,
-        pipelines=tuple(
-            replace(
-                pipeline,
-                stages=tuple(
-                    replace(
-                        stage,
-                        workers=tuple(
-                            replace(worker, name=naming.of_revision(worker.name, served.model, epoch))
-                            for worker in stage.workers
-                        ),
-                    )
-                    for stage in pipeline.stages
-                ),
-            )
-            for pipeline in served.pipelines
-        ),
-    )
+def _in_revision(model: str, epoch: int) -> Callable[[ServedWorker], str]:
+    return lambda worker: naming.of_revision(worker.name, model, epoch)
 
 
 def _all_names(model: str, entry: EntryModels, served: ServedModel, chains: Sequence[Chain]) -> list[str]:
-    workers = [
-        worker.name for pipeline in served.pipelines for stage in pipeline.stages for worker in stage.workers
-    ]
+    workers = [worker.name for _, worker in served.workers()]
     return [*entry.names(model), *workers, *(chain.name for chain in chains)]
 
 
-def _stage_files(entry: ModelEntry, plan: Plan, plan_hash: str, layout: _Layout) -> Iterator[tuple[str, str]]:
+def _seats(model: str, plan: Plan, plan_hash: str, served: ServedModel) -> Mapping[WorkerPlace, Seat]:
+    """Where each worker is, and what its config.pbtxt says of that for people."""
     assert plan.placement is not None
-    fed = fed_on_device(entry.chains)
+    names = {place: worker.name for place, worker in served.workers()}
+    seats = {}
     for seat in plan.placement.workers:
-        if seat.model != entry.model:
-            continue
-        stage = plan.model(seat.model).pipelines[seat.pipeline].stages[seat.stage]
-        worker = entry.served.pipelines[seat.pipeline].stages[seat.stage].workers[seat.worker]
-        folder = f"{naming.group_folder(stage.gpu)}/{worker.name}"
-        parameters = {
-            "manifest": MANIFEST_FROM_MODEL,
-            "plan_hash": plan_hash,
-            "model": seat.model,
-            "pipeline": str(seat.pipeline),
-            "stage": str(seat.stage),
-            "worker": str(seat.worker),
-            "worker_name": worker.name,
-            "planned_batch": str(stage.batch_size),
-            **layout.environment,
-        }
-        if worker.name in fed:
-            parameters |= config.INPUTS_STAY_ON_DEVICE
-        program = entry.programs[seat.pipeline][seat.stage]
-        text = _stage_config(entry, worker.name, program, seat.gpu_id, parameters)
-        yield f"{folder}/config.pbtxt", text
-        yield (
-            f"{folder}/{layout.version}/model.py",
-            model_py("stage", layout.bundled, _mps_percentage(stage, program)),
-        )
-
-
-def _chain_files(
-    manifest: DeploymentManifest, entry: ModelEntry, layout: _Layout
-) -> Iterator[tuple[str, str]]:
-    for chain in entry.chains:
-        folder = f"{manifest.server(chain.server).repository}/{chain.name}"
-        yield f"{folder}/config.pbtxt", config.ensemble_config(graph_of(chain, entry))
-        yield from ensemble_version(folder, layout.version)
-
-
-def _stage_config(
-    entry: ModelEntry, name: str, program: StageProgram, gpu_id: int, parameters: Mapping[str, str]
-) -> str:
-    return config.stage_config(
-        name,
-        program.inputs,
-        merge_outputs(entry.outputs, program.outputs),
-        program.max_batch_size,
-        program.executor,
-        gpu_id,
-        parameters,
-    )
-
-
-def _mps_percentage(stage: Stage, program: StageProgram) -> int | None:
-    """Share of a GPU's threads that one slice may use; None where there is no GPU or no slice."""
-    if program.executor.value != "cuda" or stage.slices_per_gpu == 1:
-        return None
-    return 100 // stage.slices_per_gpu
+        if seat.model == model:
+            place = WorkerPlace(seat.pipeline, seat.stage, seat.worker)
+            stage = plan.model(model).pipelines[seat.pipeline].stages[seat.stage]
+            parameters = {
+                "plan_hash": plan_hash,
+                "pipeline": str(seat.pipeline),
+                "stage": str(seat.stage),
+                "worker": str(seat.worker),
+                "worker_name": names[place],
+                "planned_batch": str(stage.batch_size),
+            }
+            seats[place] = Seat(seat.gpu_id, stage.slices_per_gpu, parameters)
+    return seats
 
 
 def _entry_files(
@@ -217,21 +150,21 @@ def _entry_files(
     manifest: DeploymentManifest,
     models: EntryModels,
     labels: Sequence[str],
-    layout: _Layout,
+    layout: Layout,
 ) -> Iterator[tuple[str, str]]:
     root = naming.group_folder(naming.ENTRY_GROUP)
     shared = {"manifest": MANIFEST_FROM_MODEL, "plan_hash": manifest.plan_hash, "model": spec.name}
     step = models.dispatch
-    text = config.dispatcher_config(*_tensors(step), {**shared, **layout.environment})
+    text = config.dispatcher_config(*_tensors(step), {**shared, **layout.parameters})
     yield from _python_model(root, step, text, "dispatcher", layout)
     if models.preprocess is not None and spec.preprocess is not None:
         step = models.preprocess
-        parameters = {**preprocess_parameters(spec.preprocess), **layout.environment}
+        parameters = {**preprocess_parameters(spec.preprocess), **layout.parameters}
         text = config.preprocess_config(*_tensors(step), parameters)
         yield from _python_model(root, step, text, "preprocess", layout)
     if models.postprocess is not None and spec.postprocess is not None:
         step = models.postprocess
-        parameters = {**postprocess_parameters(spec.postprocess, labels), **layout.environment}
+        parameters = {**postprocess_parameters(spec.postprocess, labels), **layout.parameters}
         text = config.postprocess_config(*_tensors(step), parameters)
         yield from _python_model(root, step, text, "postprocess", layout)
         if labels:
@@ -246,7 +179,6 @@ def _tensors(step: StepModel) -> tuple[str, tuple[TensorSpec, ...], tuple[Tensor
 
 
 def _python_model(
-    root: str, step: StepModel, text: str, adapter: str, layout: _Layout
+    root: str, step: StepModel, text: str, adapter: str, layout: Layout
 ) -> Iterator[tuple[str, str]]:
-    yield f"{root}/{step.name}/config.pbtxt", text
-    yield f"{root}/{step.name}/{layout.version}/model.py", model_py(adapter, layout.bundled)
+    yield from python_model(f"{root}/{step.name}", text, adapter, layout)

@@ -9,7 +9,22 @@ batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class WorkerPlace(NamedTuple):
+    """Which worker of a model: its pipeline, its stage there, and its number in that stage's pool."""
+
+    pipeline: int
+    stage: int
+    worker: int
+
+
+def worker_name(model: str, place: WorkerPlace) -> str:
+    """The Triton model of a worker in the first revision of a plan."""
+    return f"{model}.p{place.pipeline}.s{place.stage}.w{place.worker}"
 
 
 @dataclass(frozen=True)
@@ -57,3 +72,21 @@ class ServedModel:
     slo_us: int
     planned_rps: float
     pipelines: tuple[ServedPipeline, ...]
+
+    def workers(self) -> Iterator[tuple[WorkerPlace, ServedWorker]]:
+        """Every worker, in (pipeline, stage, worker) order."""
+        for p, pipeline in enumerate(self.pipelines):
+            for s, stage in enumerate(pipeline.stages):
+                for w, worker in enumerate(stage.workers):
+                    yield WorkerPlace(p, s, w), worker
+
+    def renamed(self, name_of: Callable[[ServedWorker], str]) -> ServedModel:
+        """The same model with other names of workers; they are asked for in the order of `workers`."""
+        pipelines = []
+        for pipeline in self.pipelines:
+            stages = []
+            for stage in pipeline.stages:
+                workers = tuple(replace(worker, name=name_of(worker)) for worker in stage.workers)
+                stages.append(replace(stage, workers=workers))
+            pipelines.append(replace(pipeline, stages=tuple(stages)))
+        return replace(self, pipelines=tuple(pipelines))

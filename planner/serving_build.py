@@ -25,7 +25,14 @@ from planner.plan import ModelPlan, Pipeline, Plan, Stage
 from planner.problem import Problem
 from planner.profile import LatencyTable, ModelProfile
 from planner.rates import transfer_us
-from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+from planner.serving import (
+    ServedModel,
+    ServedPipeline,
+    ServedStage,
+    ServedWorker,
+    WorkerPlace,
+    worker_name,
+)
 
 Links = Literal["paper", "placed"]
 
@@ -160,7 +167,12 @@ def _workers(
             uplink = f"{prefix}.up{worker // _group_size(pipeline, position, position + 1, cluster)}"
             downlink = f"{prefix}.down{worker // _group_size(pipeline, position, position - 1, cluster)}"
         workers.append(
-            ServedWorker(name=f"{prefix}.w{worker}", server=server, uplink=uplink, downlink=downlink)
+            ServedWorker(
+                name=worker_name(model, WorkerPlace(index, position, worker)),
+                server=server,
+                uplink=uplink,
+                downlink=downlink,
+            )
         )
     return tuple(workers)
 

@@ -17,7 +17,7 @@ from benchmarks.helpers.cpu_time import cpu_time_of, host_busy_us
 from benchmarks.helpers.tagged_load import TaggedFrame, TaggedLoad
 from model_repo_generator import config, naming
 from model_repo_generator.emulated import write_entries
-from model_repo_generator.render import MANIFEST_FROM_MODEL
+from model_repo_generator.model_files import MANIFEST_FROM_MODEL
 from model_repo_generator.shims import VERSION_FOLDER, model_py
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ModelEntry
