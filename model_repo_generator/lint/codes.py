@@ -6,8 +6,10 @@ The effects were seen on Triton 2.51.0; tests/lint loads a repository for each i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from model_repo_generator.lint.finding import Effect
+from model_repo_generator.lint.releases import SEEN, Release
 
 EFFECTS: Mapping[str, Effect] = {
     # the text of config.pbtxt
@@ -17,6 +19,11 @@ EFFECTS: Mapping[str, Effect] = {
     "duplicate-key": Effect.MISBEHAVES,
     # folders and files
     "repository-empty": Effect.DOUBTFUL,
+    "stray-folder": Effect.REFUSED,
+    "dangling-link": Effect.DIES,
+    "dangling-link-inside": Effect.REFUSED,
+    "unreadable": Effect.REFUSED,
+    "model-twice": Effect.REFUSED,
     "folder-name": Effect.REFUSED,
     "folder-name-hangs": Effect.HANGS,
     "config-missing": Effect.REFUSED,
@@ -31,6 +38,7 @@ EFFECTS: Mapping[str, Effect] = {
     "model-file": Effect.REFUSED,
     "model-file-hangs": Effect.HANGS,
     "model-file-unserved": Effect.DOUBTFUL,
+    "model-file-capability": Effect.DOUBTFUL,
     "model-code": Effect.REFUSED,
     "model-code-incomplete": Effect.MISBEHAVES,
     "label-file": Effect.REFUSED,
@@ -51,6 +59,7 @@ EFFECTS: Mapping[str, Effect] = {
     "batch-io": Effect.REFUSED,
     "duplicate-tensor": Effect.MISBEHAVES,
     "no-tensors": Effect.DOUBTFUL,
+    "tensor-completed": Effect.DOUBTFUL,
     "max-batch-size": Effect.REFUSED,
     "dynamic-batching-unbatched": Effect.DOUBTFUL,
     "preferred-batch": Effect.REFUSED,
@@ -59,12 +68,19 @@ EFFECTS: Mapping[str, Effect] = {
     "preserve-ordering": Effect.REFUSED,
     "sequence-control": Effect.REFUSED,
     "slot-utilization": Effect.REFUSED,
+    "initial-state": Effect.REFUSED,
+    "initial-state-file": Effect.REFUSED,
+    "initial-state-folder": Effect.DIES,
+    "state-swapped": Effect.MISBEHAVES,
     "response-cache": Effect.REFUSED,
     "gpu": Effect.REFUSED,
     "gpus-not-allowed": Effect.REFUSED,
     "gpu-twice": Effect.DOUBTFUL,
     "instance-count": Effect.DOUBTFUL,
     "duplicate-instance": Effect.DOUBTFUL,
+    "profile": Effect.REFUSED,
+    "profile-huge": Effect.DIES,
+    "profile-misread": Effect.DOUBTFUL,
     "python-parameter": Effect.REFUSED,
     "execution-env": Effect.REFUSED,
     "execution-env-elsewhere": Effect.DOUBTFUL,
@@ -92,6 +108,19 @@ EFFECTS: Mapping[str, Effect] = {
     "step-model": Effect.REFUSED,
     "step-version": Effect.REFUSED,
     "step-refused": Effect.REFUSED,
+    "step-completed": Effect.DOUBTFUL,
+    # what differs in other releases than 2.51: rules_releases.py
+    "backend-removed": Effect.REFUSED,
+    "folder-name-checked": Effect.DOUBTFUL,
+    "aoti-filename": Effect.REFUSED,
+    "runtime-weights": Effect.REFUSED,
+    "model-metrics": Effect.REFUSED,
+    "inflight-per-request": Effect.DOUBTFUL,
+    "queue-full-stuck": Effect.DOUBTFUL,
+    "load-name": Effect.DOUBTFUL,
+    "gpu-too-old": Effect.REFUSED,
+    "capability-too-old": Effect.DOUBTFUL,
+    "client-shm": Effect.DOUBTFUL,
     # a generated deployment
     "manifest": Effect.MISBEHAVES,
     "manifest-model": Effect.REFUSED,
@@ -105,3 +134,28 @@ EFFECTS: Mapping[str, Effect] = {
     "gpu-id": Effect.REFUSED,
     "gpu-memory": Effect.MISBEHAVES,
 }
+
+
+@dataclass(frozen=True)
+class Change:
+    """What servers from release `since` on do instead."""
+
+    since: Release
+    effect: Effect
+    source: str
+
+
+CHANGES: Mapping[str, Change] = {
+    code: Change(Release(72), Effect.REFUSED, "read, not run: release notes of 2.72 (exceptions are caught)")
+    for code in ("profile-huge", "initial-state-folder")
+}
+NEVER_SINCE: Mapping[str, Release] = {"folder-name-hangs": Release(60)}
+"""Codes of what newer releases do no longer; python_backend PR 404 starts stubs without a shell."""
+
+
+def effect_of(code: str, release: Release = SEEN) -> tuple[Effect, str]:
+    """What a server of this release does, and where that was read ('' if it was seen)."""
+    change = CHANGES.get(code)
+    if change is not None and release >= change.since:
+        return change.effect, change.source
+    return EFFECTS[code], ""

@@ -1,19 +1,21 @@
-"""`ppipe lint DIR`. Exit status 0: no errors; 1: errors found; 2: nothing could be linted."""
+"""`ppipe lint DIR...`. Exit status 0: no errors; 1: errors found; 2: nothing could be linted."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from model_repo_generator.lint.engine import Context, lint
+from model_repo_generator.lint.engine import Context, lint, manifest_path
 from model_repo_generator.lint.finding import Finding, Level
 from model_repo_generator.lint.folders import NotReadable
 from model_repo_generator.lint.model import Host
+from model_repo_generator.lint.releases import READ, SEEN, Release, UnknownRelease, parse
 from planner import serial
 from planner.deployment import DeploymentError, load_deployment
+from planner.manifest import DeploymentManifest
 from planner.profile import Profile
 
 CLEAN, FAULTY, UNUSABLE = 0, 1, 2
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         findings = lint(options.directory, options.manifest, _context(options))
-    except (NotReadable, serial.FormatError, DeploymentError, OSError) as error:
+    except (NotReadable, UnknownRelease, serial.FormatError, DeploymentError, OSError) as error:
         print(f"lint: {error}", file=sys.stderr)
         return UNUSABLE
     print(as_json(findings) if options.json else as_text(findings))
@@ -63,10 +65,45 @@ def _context(options: argparse.Namespace) -> Context:
         backends=frozenset(options.backend) if options.backend else None,
         auto_complete=options.auto_complete,
         utf8=options.utf8,
+        triton=_release(options),
+        loads_all=not options.explicit,
+        namespacing=options.model_namespacing,
     )
     cluster = load_deployment(options.deployment).to_cluster() if options.deployment else None
     profile = serial.load(Profile, options.profile) if options.profile else None
-    return Context(host=host, cluster=cluster, profile=profile, config_name=options.model_config_name)
+    return Context(
+        host=host,
+        cluster=cluster,
+        profile=profile,
+        config_name=options.model_config_name,
+        deployment=str(options.deployment or ""),
+        client_shm=options.client_shm,
+    )
+
+
+def _release(options: argparse.Namespace) -> Release:
+    """As given, else as deployment.json records it. Raises UnknownRelease."""
+    text = options.triton or next(filter(None, map(_recorded, _manifests(options))), "")
+    release = parse(text) if text else SEEN
+    if release > READ:
+        print(
+            f"lint: Triton {release} ({release.container}) is newer than what was read for these rules: "
+            f"{READ} ({READ.container})",
+            file=sys.stderr,
+        )
+    return release
+
+
+def _manifests(options: argparse.Namespace) -> Iterator[Path]:
+    for directory in options.directory:
+        path = manifest_path(directory, options.manifest)
+        if path is not None:
+            yield path
+
+
+def _recorded(path: Path) -> str:
+    """The Triton that a generated folder was made for; '' where that is not recorded."""
+    return serial.load(DeploymentManifest, path).versions.get("triton", "")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Check a Triton model repository, or a generated folder, without a server.",
     )
     add = parser.add_argument
-    add("directory", type=Path, help="model repository, or folder that ppipe generate wrote")
+    add(
+        "directory",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="model repository, or folder that ppipe generate wrote; several: repositories of one server",
+    )
     add("--json", action="store_true", help="findings as JSON")
     add("--strict", action="store_true", help="warnings fail too")
     add("--manifest", type=Path, help="deployment.json; looked for in and above the folder unless given")
@@ -85,6 +128,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--backend", action="append", help="a backend that the servers have; may be repeated")
     add("--auto-complete", action="store_true", help="servers complete configurations (Triton's default)")
     add("--utf8", action="store_true", help="servers run in a UTF-8 locale")
+    add("--explicit", action="store_true", help="servers load only what they are told to (explicit control)")
+    add("--model-namespacing", action="store_true", help="servers have --model-namespacing=true")
+    add("--client-shm", action="store_true", help="clients register shared memory")
+    add(
+        "--triton",
+        default="",
+        metavar="VERSION",
+        help="release of the servers, such as 24.10 or 2.51 (default: deployment's, else 24.10)",
+    )
     add("--model-config-name", default="", help="as given to tritonserver: configs/NAME.pbtxt wins")
     return parser
 

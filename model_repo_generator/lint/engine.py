@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from model_repo_generator.lint import (
     rules_files,
     rules_instances,
     rules_manifest,
+    rules_model_files,
     rules_python,
+    rules_releases,
+    rules_repository,
+    rules_sequence,
     rules_steps,
     rules_tensors,
     rules_warmup,
@@ -28,7 +33,7 @@ from model_repo_generator.lint.folders import (
     is_repository,
     read_repository,
 )
-from model_repo_generator.lint.model import Host, Model, load, make_finding
+from model_repo_generator.lint.model import Host, Model, load
 from planner import serial
 from planner.cluster import Cluster
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
@@ -36,12 +41,15 @@ from planner.profile import Profile
 
 _MODEL_RULES: tuple[Callable[[Model], Iterator[Finding]], ...] = (
     rules_files.check,
+    rules_model_files.check,
     rules_tensors.check,
     rules_batching.check,
+    rules_sequence.check,
     rules_instances.check,
     rules_python.check,
     rules_warmup.check,
     rules_ensemble.check,
+    rules_releases.check,
 )
 
 
@@ -49,8 +57,9 @@ _MODEL_RULES: tuple[Callable[[Model], Iterator[Finding]], ...] = (
 class Context:
     """What else is known. `manifest`: deployment.json; None: looked for beside and above the folder.
 
-    `cluster` gives GPU counts and memory, `profile` what each stage takes of it. `config_name`: as in
-    --model-config-name, configs/<name>.pbtxt wins over config.pbtxt where a model has it.
+    `cluster` gives GPU counts and memory, `profile` what each stage takes of it; `deployment` is the file
+    that they are of, for messages. `config_name`: as in --model-config-name, configs/<name>.pbtxt wins over
+    config.pbtxt where a model has it. `client_shm`: clients register shared memory.
     """
 
     host: Host = field(default_factory=Host)
@@ -58,36 +67,76 @@ class Context:
     cluster: Cluster | None = None
     profile: Profile | None = None
     config_name: str = ""
+    deployment: str = "deployment.yaml"
+    client_shm: bool = False
 
 
 def lint(
-    directory: Path | str, manifest: Path | str | None = None, context: Context | None = None
+    directories: Path | str | Sequence[Path | str],
+    manifest: Path | str | None = None,
+    context: Context | None = None,
 ) -> tuple[Finding, ...]:
     """Every fault of a Triton model repository, or of a folder that `ppipe generate` wrote; in file order.
 
+    Several repositories are those of one server, as with --model-repository given several times. Files in
+    findings are relative to the one folder, else begin with the folder as given.
+
     Raises NotReadable where there is nothing to lint, FormatError for a broken deployment.json.
     """
-    root = Path(directory)
+    roots = (
+        [Path(directories)] if isinstance(directories, Path | str) else [Path(each) for each in directories]
+    )
     context = context or Context()
-    if not root.is_dir():
-        raise NotReadable(f"{root}: is not a folder")
-    at = _manifest_path(root, manifest or context.manifest)
-    deployment = None if at is None else serial.load(DeploymentManifest, at)
-    repositories = _repositories(root, at, deployment)
+    shown_as = ["."] if len(roots) == 1 else [str(root) for root in roots]
     findings: list[Finding] = []
-    linted: dict[Path, dict[str, Model]] = {}
-    for repository in repositories:
-        models, found = _lint_repository(repository, root, context)
-        linted[repository.resolve()] = models
-        findings += found
-    if at is not None and deployment is not None:
-        revisions = _revisions(at, deployment, root)
-        findings += rules_manifest.check(revisions, at, linted, context.cluster, context.profile)
+    together: list[_Found] = []
+    for root, shown in zip(roots, shown_as, strict=True):
+        if not root.is_dir():
+            raise NotReadable(root, "is not a folder")
+        at = manifest_path(root, manifest or context.manifest)
+        deployment = None if at is None else serial.load(DeploymentManifest, at)
+        repositories = _repositories(root, at, deployment)
+        found = [_read(each, _shown(each, root, shown), context) for each in repositories]
+        if repositories == [root]:
+            together += [each for each in found if each.path not in {other.path for other in together}]
+        else:  # of a fleet: a repository for each group of servers
+            for each in found:
+                findings += _finished([each], context)
+        if at is not None and deployment is not None:
+            findings += rules_manifest.check(
+                _revisions(at, deployment, root),
+                at,
+                {each.path: each.models for each in found},
+                context.cluster,
+                context.profile,
+            )
+    findings += _finished(together, context)
+    if context.cluster is not None:
+        findings += rules_releases.check_cluster(context.cluster, context.host.triton, context.deployment)
     return in_order(findings)
 
 
-def _manifest_path(root: Path, given: Path | str | None) -> Path | None:
-    """The given one, or that of the generated folder which `root` is or is a repository of."""
+@dataclass(frozen=True)
+class _Found:
+    """A repository with its models and what is wrong with each of them alone.
+
+    `others`: of configurations that only a server with --model-config-name reads; no step is refused for
+    them.
+    """
+
+    path: Path
+    models: Mapping[str, Model]
+    findings: Sequence[Finding]
+    others: Sequence[Finding]
+
+
+def _shown(repository: Path, root: Path, root_shown: str) -> str:
+    inside = os.path.relpath(repository, root)
+    return root_shown if inside == "." else inside if root_shown == "." else f"{root_shown}/{inside}"
+
+
+def manifest_path(root: Path, given: Path | str | None) -> Path | None:
+    """The given deployment.json, or that of the generated folder which `root` is or is a repository of."""
     if given is not None:
         return Path(given)
     for folder in (root, *root.resolve().parents[:2]):
@@ -115,14 +164,14 @@ def _repositories(root: Path, at: Path | None, deployment: DeploymentManifest | 
     return [at.parent / repository for repository in sorted(named) if (at.parent / repository).is_dir()]
 
 
-def _lint_repository(
-    repository: Path, root: Path, context: Context
-) -> tuple[dict[str, Model], Iterable[Finding]]:
+def _read(path: Path, shown: str, context: Context) -> _Found:
+    repository = read_repository(path, shown)
     models: dict[str, Model] = {}
-    findings: list[Finding] = []
+    findings = list(rules_repository.check_root(repository, context.host))
+    if context.client_shm:
+        findings += rules_releases.check_clients(context.host.triton, shown)
     others: list[Finding] = []
-    """Of configurations that only a server with --model-config-name reads: no step is refused for them."""
-    for folder in read_repository(repository, root):
+    for folder in repository.models:
         by_name = _named_configs(folder)
         own = f"{CONFIGS}/{context.config_name}.pbtxt"
         chosen = own if own in by_name else CONFIG
@@ -130,13 +179,36 @@ def _lint_repository(
         findings += found
         for other in by_name - {chosen}:
             others += _lint_model(folder, other, context.host)[1]
-    if not models:
-        said = "holds no models"
-        findings.append(make_finding("repository-empty", "", os.path.relpath(repository, root), 0, "", said))
+    return _Found(path.resolve(), models, findings, others)
+
+
+def _finished(together: Sequence[_Found], context: Context) -> list[Finding]:
+    """All findings of the repositories of one server, those across their models included."""
+    repositories = [found.models for found in together]
+    findings = [finding for found in together for finding in found.findings]
+    findings += rules_repository.check_names(repositories, context.host)
     refused = {finding.model for finding in findings if not finding.effect.loads}
-    refused |= {name for name, model in models.items() if model.config is None}
-    findings += rules_steps.check(models, refused)
-    return models, [*findings, *others]
+    refused |= {name for models in repositories for name, model in models.items() if model.config is None}
+    for models in repositories:
+        seen, ambiguous = _seen_from(models, repositories)
+        ensembles = [
+            model for model in (models if context.host.namespacing else seen).values() if model.is_ensemble
+        ]
+        findings += rules_steps.check(seen, refused, ensembles, ambiguous)
+        for ensemble in ensembles:
+            findings += rules_releases.check_steps(ensemble, seen)
+        if not context.host.namespacing:
+            break  # all see the same
+    return [*findings, *(finding for found in together for finding in found.others)]
+
+
+def _seen_from(
+    own: Mapping[str, Model], repositories: Sequence[Mapping[str, Model]]
+) -> tuple[dict[str, Model], dict[str, int]]:
+    """The models that steps in one repository can name, its own first; and names that several others have."""
+    counts = Counter(name for models in repositories for name in models if name not in own)
+    seen = {name: model for models in repositories for name, model in models.items() if counts[name] == 1}
+    return seen | dict(own), {name: count for name, count in counts.items() if count > 1}
 
 
 def _lint_model(folder: ModelFolder, config_file: str, host: Host) -> tuple[Model, list[Finding]]:

@@ -60,6 +60,8 @@ class Finding:
     field: str
     message: str
     effect: Effect = Effect.DOUBTFUL
+    source: str = ""
+    """Where the rule was read; '' where its effect was seen on a server (releases.SEEN)."""
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -72,13 +74,16 @@ class Finding:
             "field": self.field,
             "message": self.message,
             "effect": self.effect.value,
+            "source": self.source,
         }
 
     def to_text(self) -> str:
         """One line, in the form that editors and CI systems turn into a link."""
         where = f"{self.file}:{self.line}" if self.line else self.file
         field = f"{self.field}: " if self.field else ""
-        return f"{where}: {self.level.value}: {field}{self.message} [{self.code}: {self.effect.value}]"
+        source = f"; {self.source}" if self.source else ""
+        what = f"{self.code}: {self.effect.value}{source}"
+        return f"{where}: {self.level.value}: {field}{self.message} [{what}]"
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -16,7 +16,11 @@ _LARGEST_VERSION = 2**63 - 1
 
 
 class NotReadable(Exception):
-    """A folder that is not there or cannot be read."""
+    """A folder or file that is not there or cannot be read. `why`: what the system says."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -47,38 +51,67 @@ class ModelFolder:
     files: Mapping[str, int]
     folders: frozenset[str]
     versions: VersionFolders
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Folders that cannot be read here, relative to it ('' is itself), and why."""
+    dangling: tuple[str, ...] = ()
+    """Links directly in it that lead nowhere."""
 
     def read(self, relative: str) -> bytes:
         """A file's content. Raises NotReadable."""
         try:
             return (self.path / relative).read_bytes()
         except OSError as error:
-            raise NotReadable(f"{self.path / relative}: {error.strerror}") from error
+            raise NotReadable(self.path / relative, error.strerror or str(error)) from error
 
     def has(self, relative: str) -> bool:
         """Whether a file or folder is there."""
         return relative in self.files or relative in self.folders
+
+    def is_folder(self, relative: str) -> bool:
+        """Whether a path, which may lead out of this folder, is a folder."""
+        return os.path.isdir(os.path.join(self.path, relative))
+
+    def size(self, relative: str) -> int | None:
+        """Bytes of the file at a path, which may lead out of this folder; None where there is none."""
+        path = os.path.join(self.path, relative)
+        return os.path.getsize(path) if os.path.isfile(path) else None
 
     def there(self, path: str) -> bool:
         """Whether a path, absolute or relative to this folder, leads to something."""
         return os.path.exists(os.path.join(self.path, path))
 
 
+@dataclass(frozen=True)
+class Repository:
+    """What a server finds in the root of a repository: it takes every folder for a model.
+
+    `shown`: the repository, for messages. `hidden`: folders such as .git that do not look like a model;
+    `dangling`: links that lead nowhere.
+    """
+
+    shown: str
+    models: tuple[ModelFolder, ...]
+    hidden: tuple[str, ...] = ()
+    dangling: tuple[str, ...] = ()
+
+
 def is_repository(folder: Path) -> bool:
-    """Whether a folder of it looks like a model."""
+    """Whether a folder of it looks like a model. Raises NotReadable."""
     return any(_looks_like_model(child) for child in _children(folder))
 
 
-def read_repository(folder: Path, root: Path) -> tuple[ModelFolder, ...]:
-    """Every folder in `folder`, by name: the server takes each for a model. Raises NotReadable.
-
-    Hidden ones such as .git only where they look like one.
-    """
-    return tuple(
-        _model_folder(child, root)
-        for child in _children(folder)
-        if child.is_dir() and (not child.name.startswith(".") or _looks_like_model(child))
-    )
+def read_repository(folder: Path, shown: str) -> Repository:
+    """Everything in `folder`, by name. Raises NotReadable if it cannot be read itself."""
+    models, hidden, dangling = [], [], []
+    for child in _children(folder):
+        if _leads_nowhere(child):
+            dangling.append(child.name)
+        elif _is_folder(child):
+            if child.name.startswith(".") and not _looks_like_model(child):
+                hidden.append(child.name)
+            else:
+                models.append(_model_folder(child, child.name if shown == "." else f"{shown}/{child.name}"))
+    return Repository(shown, tuple(models), tuple(hidden), tuple(dangling))
 
 
 def sort_versions(names: list[str]) -> VersionFolders:
@@ -102,42 +135,79 @@ def _children(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise NotReadable(f"{folder}: {error.strerror or error}") from error
+        raise NotReadable(folder, error.strerror or str(error)) from error
+
+
+def _is_folder(path: Path) -> bool:
+    """False too where that cannot be told."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _leads_nowhere(path: Path | os.DirEntry[str]) -> bool:
+    """A link whose target is not there, or cannot be looked at, which is the same to a server."""
+    try:
+        if not path.is_symlink():
+            return False
+        os.stat(path)
+    except OSError:
+        return True
+    return False
 
 
 def _looks_like_model(folder: Path) -> bool:
-    if not folder.is_dir():
+    try:
+        if not folder.is_dir():
+            return False
+        return (folder / CONFIG).exists() or any(
+            child.is_dir() and _VERSION.match(child.name) for child in folder.iterdir()
+        )
+    except OSError:
         return False
-    return (folder / CONFIG).exists() or any(
-        child.is_dir() and _VERSION.match(child.name) for child in _children(folder)
-    )
 
 
-def _model_folder(folder: Path, root: Path) -> ModelFolder:
-    files: dict[str, int] = {}
-    folders: set[str] = set()
-    _walk(str(folder), "", files, folders)
+def _model_folder(folder: Path, shown: str) -> ModelFolder:
+    found = _Found(str(folder))
+    found.walk("")
     return ModelFolder(
         name=folder.name,
         path=folder,
-        shown=os.path.relpath(folder, root),
-        files=files,
-        folders=frozenset(folders),
-        versions=sort_versions([name for name in folders if "/" not in name]),
+        shown=shown,
+        files=found.files,
+        folders=frozenset(found.folders),
+        versions=sort_versions([name for name in found.folders if "/" not in name]),
+        unreadable=found.unreadable,
+        dangling=tuple(sorted(found.dangling)),
     )
 
 
-def _walk(top: str, inside: str, files: dict[str, int], folders: set[str], depth: int = 0) -> None:
-    """Links are followed, as the server follows them; depth ends a circle of links."""
-    try:
-        entries = list(os.scandir(os.path.join(top, inside)))
-    except OSError as error:
-        raise NotReadable(f"{os.path.join(top, inside)}: {error.strerror}") from error
-    for entry in entries:
-        relative = f"{inside}/{entry.name}" if inside else entry.name
-        if entry.is_dir():
-            folders.add(relative)
-            if depth < 3:
-                _walk(top, relative, files, folders, depth + 1)
-        elif entry.is_file():
-            files[relative] = entry.stat().st_size
+class _Found:
+    """What lies below a folder. Links are followed, as the server follows them."""
+
+    def __init__(self, top: str) -> None:
+        self._top = top
+        self.files: dict[str, int] = {}
+        self.folders: set[str] = set()
+        self.unreadable: dict[str, str] = {}
+        self.dangling: list[str] = []
+
+    def walk(self, inside: str, depth: int = 0) -> None:
+        """Look into a folder and those in it; `depth` ends a circle of links."""
+        try:
+            entries = list(os.scandir(os.path.join(self._top, inside)))
+        except OSError as error:
+            self.unreadable[inside] = error.strerror or str(error)
+            return
+        for entry in entries:
+            relative = f"{inside}/{entry.name}" if inside else entry.name
+            if _leads_nowhere(entry):
+                if not inside:
+                    self.dangling.append(relative)
+            elif entry.is_dir():
+                self.folders.add(relative)
+                if depth < 3:
+                    self.walk(relative, depth + 1)
+            elif entry.is_file():
+                self.files[relative] = entry.stat().st_size

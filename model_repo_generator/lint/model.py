@@ -11,9 +11,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint import backends, schema
-from model_repo_generator.lint.codes import EFFECTS
+from model_repo_generator.lint.codes import effect_of
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.folders import CONFIG, ModelFolder
+from model_repo_generator.lint.folders import CONFIG, ModelFolder, NotReadable
+from model_repo_generator.lint.releases import SEEN, Release
 from model_repo_generator.lint.text import Node, Path, path_text, read
 
 _SAID_BY_PARSER = re.compile(r"^\d+:\d+ : (?:'.*': )?", re.DOTALL)
@@ -34,6 +35,11 @@ class Host:
     """Whether the server's locale is UTF-8; in containers it mostly is not."""
     same_machine: bool = False
     """Whether absolute paths can be looked at here."""
+    triton: Release = SEEN
+    loads_all: bool = True
+    """False: servers load the models that they are told to (--model-control-mode=explicit), no others."""
+    namespacing: bool = False
+    """Servers with --model-namespacing=true, which may have a name once in each repository."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Model:
     backend: str
     """'' for an ensemble, and where nothing tells."""
     host: Host
+    completable: bool = False
+    """Whether the backend may add tensors, and what they lack: nothing can be said of what is not there."""
 
     @property
     def name(self) -> str:
@@ -63,20 +71,35 @@ class Model:
             self.config.platform == "ensemble" or self.config.HasField("ensemble_scheduling")
         )
 
-    def finding(self, code: str, field: Path, message: str, line: int | None = None) -> Finding:
+    def finding(
+        self, code: str, field: Path, message: str, line: int | None = None, source: str = ""
+    ) -> Finding:
         """A fault of a field of config.pbtxt."""
         at = self.tree.line_of(field) if line is None else line
-        return make_finding(code, self.name, self.file, at, path_text(field), message)
+        return make_finding(
+            code, self.name, self.file, at, path_text(field), message, source, self.host.triton
+        )
 
-    def file_finding(self, code: str, relative: str, message: str, line: int = 0) -> Finding:
+    def file_finding(
+        self, code: str, relative: str, message: str, line: int = 0, source: str = ""
+    ) -> Finding:
         """A fault of another file or folder of the model."""
         file = f"{self.folder.shown}/{relative}" if relative else self.folder.shown
-        return make_finding(code, self.name, file, line, "", message)
+        return make_finding(code, self.name, file, line, "", message, source, self.host.triton)
 
 
-def make_finding(code: str, model: str, file: str, line: int, field: str, message: str) -> Finding:
-    """A finding whose level and effect are its code's."""
-    effect = EFFECTS[code]
+def make_finding(
+    code: str,
+    model: str,
+    file: str,
+    line: int,
+    field: str,
+    message: str,
+    source: str = "",
+    release: Release = SEEN,
+) -> Finding:
+    """A finding whose level and effect are its code's on servers of a release."""
+    effect, changed = effect_of(code, release)
     return Finding(
         level=effect.level,
         code=code,
@@ -86,6 +109,7 @@ def make_finding(code: str, model: str, file: str, line: int, field: str, messag
         field=field,
         message=message,
         effect=effect,
+        source=source or changed,
     )
 
 
@@ -95,7 +119,13 @@ def load(folder: ModelFolder, host: Host, config_file: str = CONFIG) -> tuple[Mo
     if config_file not in folder.files:
         message, findings = _without_config(folder, host)
         return _completed(Model(folder, file, message, Node(name="", line=1), "", host)), findings
-    raw = folder.read(config_file)
+    try:
+        raw = folder.read(config_file)
+    except NotReadable as error:
+        said = f"cannot be read here ({error.why}); a server that may not read it either refuses the model"
+        return Model(folder, file, None, Node(name="", line=1), "", host), (
+            make_finding("unreadable", folder.name, file, 0, "", said),
+        )
     text = raw.decode("utf-8", errors="replace")
     model = Model(folder, file, triton.ModelConfig(), read(text), "", host)
     findings = tuple(_text_faults(model, raw, text))
@@ -108,13 +138,21 @@ def _completed(model: Model) -> Model:
     """With what the server fills in."""
     if model.config is None:
         return model
-    return replace(model, backend=backends.complete(model.config, model.folder))
+    backend = backends.complete(model.config, model.folder, model.host.triton)
+    completable = (
+        model.host.auto_complete
+        and not model.is_ensemble
+        and backends.may_complete(model.config, backend, model.folder)
+    )
+    return replace(model, backend=backend, completable=completable)
 
 
 def _without_config(folder: ModelFolder, host: Host) -> tuple[Any, tuple[Finding, ...]]:
     def found(code: str, message: str) -> tuple[Finding, ...]:
         return (make_finding(code, folder.name, f"{folder.shown}/{CONFIG}", 0, "", message),)
 
+    if "" in folder.unreadable:
+        return None, ()  # which is found anyway
     if CONFIG in folder.folders:
         return None, found("config-folder", "is a folder; the server ends when it reads it")
     if not host.auto_complete:
@@ -132,17 +170,17 @@ def _text_faults(model: Model, raw: bytes, text: str) -> Iterator[Finding]:
     if raw.startswith(b"\xef\xbb\xbf"):
         yield model.finding("syntax", (), "begins with a byte order mark; save it as UTF-8 without one", 1)
         return
-    unknown = list(schema.faults(model.tree))
+    unknown = list(schema.faults(model.tree, model.host.triton))
     try:
         text_format.Parse(text, model.config, allow_unknown_field=bool(unknown))
     except (text_format.ParseError, UnicodeEncodeError) as error:
         line = error.GetLine() if isinstance(error, text_format.ParseError) else None
         last = line or text.count("\n") + 1  # errors at the very end have no line of their own
         # What is read after an error is guesswork.
-        unknown = [fault for fault in unknown if fault[2] < last]
+        unknown = [fault for fault in unknown if fault.line < last]
         yield model.finding("syntax", (), _SAID_BY_PARSER.sub("", str(error)).strip(), last)
-    for code, path, line, said in unknown:
-        yield model.finding(code, path, said, line)
+    for fault in unknown:
+        yield model.finding(fault.code, fault.path, fault.said, fault.line, fault.source)
     for name in ("parameters", "metric_tags", "cc_model_filenames"):
         yield from duplicate_keys(model, (), name)
 

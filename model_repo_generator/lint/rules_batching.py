@@ -1,4 +1,4 @@
-"""max_batch_size and the schedulers of one model: dynamic batching, sequence batching, response cache."""
+"""max_batch_size, dynamic batching and response cache of one model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import Model
 from model_repo_generator.lint.text import Path
 
-_VALUES = ("int32_false_true", "fp32_false_true", "bool_false_true")
-_CORRELATION = triton.ModelSequenceBatching.Control.CONTROL_SEQUENCE_CORRID
-_CORRELATION_TYPES = (
-    triton.TYPE_UINT64,
-    triton.TYPE_INT64,
-    triton.TYPE_UINT32,
-    triton.TYPE_INT32,
-    triton.TYPE_STRING,
-)
-
 
 def check(model: Model) -> Iterator[Finding]:
     """Every rule on batching."""
@@ -30,8 +20,6 @@ def check(model: Model) -> Iterator[Finding]:
         yield model.finding("max-batch-size", ("max_batch_size",), said)
     if config.HasField("dynamic_batching"):
         yield from _dynamic(model)
-    if config.HasField("sequence_batching"):
-        yield from _sequence(model)
     if config.response_cache.enable:
         yield from _cache(model)
 
@@ -42,13 +30,14 @@ def _dynamic(model: Model) -> Iterator[Finding]:
     if model.config.max_batch_size == 0:
         said = "does nothing: max_batch_size is 0, so requests are never batched"
         yield model.finding("dynamic-batching-unbatched", path, said)
-    yield from _preferred(model, path, batching.preferred_batch_size)
+    yield from preferred(model, path, batching.preferred_batch_size)
     yield from _priorities(model, batching)
     if batching.preserve_ordering:
         yield from _ordering(model, batching)
 
 
-def _preferred(model: Model, path: Path, sizes: Iterable[int]) -> Iterator[Finding]:
+def preferred(model: Model, path: Path, sizes: Iterable[int]) -> Iterator[Finding]:
+    """Preferred batch sizes of a scheduler, which is at `path`."""
     most = model.config.max_batch_size
     for nth, size in enumerate(sizes):
         if not 1 <= size <= most:
@@ -81,47 +70,6 @@ def _ordering(model: Model, batching: Any) -> Iterator[Finding]:
         if policy.default_timeout_microseconds and policy.timeout_action == triton.ModelQueuePolicy.DELAY:
             yield model.finding("preserve-ordering", path, "does not go with timeout_action DELAY")
             return
-
-
-def _sequence(model: Model) -> Iterator[Finding]:
-    batching = model.config.sequence_batching
-    path: Path = ("sequence_batching",)
-    seen_names: set[str] = set()
-    seen_kinds: set[int] = set()
-    for index, tensor in enumerate(batching.control_input):
-        here: Path = (*path, "control_input", index)
-        if not tensor.name or tensor.name in seen_names:
-            said = f"{tensor.name!r} is there twice" if tensor.name else "a control tensor needs a name"
-            yield model.finding("sequence-control", (*here, "name"), said)
-        seen_names.add(tensor.name)
-        for nth, control in enumerate(tensor.control):
-            fault = _control_fault(control, seen_kinds)
-            seen_kinds.add(control.kind)
-            if fault:
-                yield model.finding("sequence-control", (*here, "control", nth), fault)
-    if batching.HasField("oldest"):
-        yield from _preferred(model, (*path, "oldest"), batching.oldest.preferred_batch_size)
-    if batching.HasField("direct") and not 0 <= batching.direct.minimum_slot_utilization <= 1:
-        said = f"{batching.direct.minimum_slot_utilization:g} is not between 0 and 1"
-        yield model.finding("slot-utilization", (*path, "direct", "minimum_slot_utilization"), said)
-
-
-def _control_fault(control: Any, seen: set[int]) -> str:
-    kind = triton.ModelSequenceBatching.Control.Kind.Name(control.kind)
-    given = [name for name in _VALUES if len(getattr(control, name))]
-    if control.kind in seen:
-        return f"{kind} is there twice; one tensor carries it"
-    if control.kind == _CORRELATION:
-        if given:
-            return f"{kind} takes a data_type, not {given[0]}"
-        if control.data_type not in _CORRELATION_TYPES:
-            allowed = ", ".join(triton.DataType.Name(each) for each in _CORRELATION_TYPES)
-            return f"{kind}: {triton.DataType.Name(control.data_type)} is not one of {allowed}"
-        return ""
-    if len(given) != 1:
-        return f"{kind} takes exactly one of {', '.join(_VALUES)}, not {len(given)}"
-    values = getattr(control, given[0])
-    return "" if len(values) == 2 else f"{kind}: {given[0]} has 2 values, not {len(values)}"
 
 
 def _cache(model: Model) -> Iterator[Finding]:

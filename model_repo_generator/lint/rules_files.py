@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import re
-import warnings
 from collections.abc import Iterator
 
 from model_repo_generator.lint import backends
+from model_repo_generator.lint.codes import NEVER_SINCE
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import Model
 from model_repo_generator.lint.versions import served_versions
 
 _SHELL_UNSAFE = re.compile(r"[\s$;&'\"()|\\`<>]")
 """The Python backend starts a model's stub through a shell and quotes nothing."""
-_CLASS = "TritonPythonModel"
 
 
 def check_folder(model: Model) -> Iterator[Finding]:
     """What can be said without a configuration."""
+    for folder, why in model.folder.unreadable.items():
+        said = f"cannot be read here ({why}); a server that may not read it either does not load the model"
+        yield model.file_finding("unreadable", folder, said)
+    for name in model.folder.dangling:
+        said = "is a link that leads nowhere; a server cannot look at it and does not load the model"
+        yield model.file_finding("dangling-link-inside", name, said)
     versions = model.folder.versions
     for name in versions.huge:
         yield model.file_finding("version-huge", name, f"{name!r} is beyond 64 bits; the server ends")
@@ -36,7 +40,6 @@ def check(model: Model) -> Iterator[Finding]:
     yield from _backend(model)
     yield from _versions(model)
     if not model.is_ensemble:
-        yield from _model_files(model)
         yield from _runtime(model)
     for index, agent in enumerate(model.config.model_repository_agents.agents):
         if model.host.agents is not None and agent.name not in model.host.agents:
@@ -54,7 +57,7 @@ def _name(model: Model) -> Iterator[Finding]:
         said = "a Python model's folder name must be ASCII unless the server's locale is UTF-8"
         yield model.file_finding("folder-name", "", said)
     unsafe = sorted(set(_SHELL_UNSAFE.findall(model.name)))
-    if unsafe:
+    if unsafe and model.host.triton < NEVER_SINCE["folder-name-hangs"]:
         said = f"the Python backend hands the folder's path to a shell, which acts on {' '.join(unsafe)!r}"
         yield model.file_finding("folder-name-hangs", "", said)
 
@@ -85,6 +88,10 @@ def _platform(model: Model) -> Iterator[Finding]:
     platform = model.config.platform
     known = backends.KNOWN.get(model.backend, backends.Backend())
     if not platform or platform in known.platforms:
+        since = backends.SINCE.get(platform)
+        if since is not None and model.host.triton < since:
+            said = f"Triton {model.host.triton} does not know {platform!r}; {since} ({since.container}) does"
+            yield model.finding("platform", ("platform",), said, source=backends.SINCE_SOURCE)
         return
     if known.platforms:
         said = f"{platform!r} does not go with backend {model.backend!r}: {' or '.join(known.platforms)} does"
@@ -113,7 +120,7 @@ def _versions(model: Model) -> Iterator[Finding]:
     folders = model.folder.versions
     policy = model.config.version_policy
     served = served_versions(model.config, folders)
-    if not served:
+    if not served and not model.folder.unreadable.keys() & {""}:
         has = ", ".join(map(repr, folders.numbers.values())) or "no folder that is a number"
         field = ("version_policy",) if folders.numbers else ()
         said = f"no version to serve: the model has {has}"
@@ -129,69 +136,12 @@ def _versions(model: Model) -> Iterator[Finding]:
             yield model.file_finding("version-misread", name, said)
 
 
-def _model_files(model: Model) -> Iterator[Finding]:
-    wanted = backends.model_file(model.config, model.backend)
-    if not wanted:
-        return
-    served = served_versions(model.config, model.folder.versions)
-    python = model.backend == "python"
-    code = "model-file-hangs" if python else "model-file"
-    more = "; the server waits for it for ever" if python else ""
-    for version, name in model.folder.versions.numbers.items():
-        relative = f"{name}/{wanted}"
-        if not model.folder.has(relative):
-            if version in served:
-                yield model.file_finding(code, relative, f"is missing{more}")
-            else:
-                said = "is missing; version_policy does not serve this version"
-                yield model.file_finding("model-file-unserved", relative, said)
-        elif python and version in served:
-            yield from _python_code(model, relative)
-
-
-def _python_code(model: Model, relative: str) -> Iterator[Finding]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(model.folder.read(relative), filename=relative)
-    except (SyntaxError, ValueError) as error:
-        line = (error.lineno or 0) if isinstance(error, SyntaxError) else 0
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        yield model.file_finding("model-code", relative, f"is not Python: {said}", line)
-        return
-    if not any(_binds(node) for node in ast.walk(tree)):
-        yield model.file_finding("model-code", relative, f"has no class {_CLASS}")
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == _CLASS and not node.bases and not _executes(node):
-            said = f"{_CLASS} has no method execute: it loads, and every request fails"
-            yield model.file_finding("model-code-incomplete", relative, said, node.lineno)
-
-
-def _binds(node: ast.AST) -> bool:
-    """Whether a statement gives the class's name a meaning; a star import may."""
-    if isinstance(node, ast.ClassDef):
-        return node.name == _CLASS
-    if isinstance(node, ast.ImportFrom | ast.Import):
-        return any((alias.asname or alias.name) in (_CLASS, "*") for alias in node.names)
-    return isinstance(node, ast.Name) and node.id == _CLASS and isinstance(node.ctx, ast.Store)
-
-
-def _executes(node: ast.ClassDef) -> bool:
-    """Whether the class has the method, or anything else that could give it one."""
-    if node.decorator_list or node.keywords:
-        return True
-    for each in node.body:
-        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.name == "execute":
-            return True
-        if isinstance(each, ast.Assign | ast.AnnAssign | ast.If):
-            return True
-    return False
-
-
 def _runtime(model: Model) -> Iterator[Finding]:
     wanted, there = model.config.runtime, model.host.backends
     if not wanted or there is None or wanted in {f"libtriton_{name}.so" for name in there}:
         return
+    if wanted == backends.PYTHON_RUNTIME and model.backend in there:
+        return  # it lies in the backend's folder
     if not any(path == wanted or path.endswith(f"/{wanted}") for path in model.folder.files):
         said = f"{wanted!r} is neither in the model's folder nor that of an installed backend"
         yield model.finding("runtime", ("runtime",), said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from model_repo_generator.lint.rules_tensors import TENSORRT
 from model_repo_generator.lint.text import Path
 
 _GROUP = triton.ModelInstanceGroup
+_NUMBER = re.compile(r"\s*[+-]?[0-9]+")
+_INT_LIMIT = 2**31
 
 
 def check(model: Model) -> Iterator[Finding]:
@@ -28,7 +31,27 @@ def check(model: Model) -> Iterator[Finding]:
             yield model.finding("instance-count", (*path, "count"), f"{group.count} is taken as the default")
         if group.profile and model.config.platform != TENSORRT and model.backend != "tensorrt":
             yield model.finding("tensorrt-only", (*path, "profile"), "only TensorRT plans have profiles")
+        else:
+            for nth, profile in enumerate(group.profile):
+                yield from _profile(model, (*path, "profile", nth), profile)
         yield from _gpus(model, path, group)
+
+
+def _profile(model: Model, path: Path, profile: str) -> Iterator[Finding]:
+    """The server reads the digits that a text begins with."""
+    match = _NUMBER.match(profile)
+    if match is None:
+        said = f'{profile!r} is no number; a profile is the text of an index, such as "0"'
+        yield model.finding("profile", path, said)
+        return
+    index = int(match.group())
+    if not -_INT_LIMIT <= index < _INT_LIMIT:
+        said = f"{profile!r} is beyond 32 bits; the server ends"
+        yield model.finding("profile-huge", path, said)
+    elif index < 0:
+        yield model.finding("profile", path, f"{profile!r} is below 0")
+    elif str(index) != profile:
+        yield model.finding("profile-misread", path, f"{profile!r} is taken for profile {index}")
 
 
 def _gpus(model: Model, path: Path, group: Any) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tritonclient.grpc import model_config_pb2 as triton
+
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import Model
 from model_repo_generator.lint.rules_ensemble import STEPS
@@ -22,22 +24,31 @@ from model_repo_generator.lint.versions import served_versions
 
 @dataclass(frozen=True)
 class _Said:
-    """What one model says of a tensor; `writes` where its data comes from there."""
+    """What one model says of a tensor; `writes` where its data comes from there.
+
+    `data_type`, `dims`: None where a backend completes them. `batched`: None where it may do so.
+    """
 
     owner: str
-    data_type: int
-    dims: tuple[int, ...]
-    batched: bool
+    data_type: int | None
+    dims: tuple[int, ...] | None
+    batched: bool | None
     writes: bool
 
-    @property
-    def full(self) -> tuple[int, ...]:
-        return (-1, *self.dims) if self.batched else self.dims
+    def full(self, batched: bool | None = None) -> tuple[int, ...]:
+        """The shape with the batch in front; `batched` holds where the model does not say."""
+        dims = self.dims or ()
+        return (-1, *dims) if (batched if self.batched is None else self.batched) else dims
 
 
-def check(models: Mapping[str, Model], refused: set[str]) -> Iterator[Finding]:
-    """Every rule across models. `refused`: models with faults of their own; the ensembles found are added."""
-    ensembles = [model for model in models.values() if model.is_ensemble]
+def check(
+    models: Mapping[str, Model], refused: set[str], ensembles: Sequence[Model], ambiguous: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Every rule across models, for these ensembles of them.
+
+    `refused`: models with faults of their own; the ensembles found are added. `ambiguous`: names that
+    repositories have of which none is the ensembles' own, and how many.
+    """
     steps_of = {model.name: _step_names(model) for model in ensembles}
     decoupled = {
         name
@@ -45,7 +56,7 @@ def check(models: Mapping[str, Model], refused: set[str]) -> Iterator[Finding]:
         if model.config is not None and model.config.model_transaction_policy.decoupled
     }
     for model in _in_order(ensembles, steps_of):
-        findings = list(_ensemble(model, models, steps_of, refused, decoupled))
+        findings = list(_ensemble(model, models, steps_of, refused, decoupled, ambiguous))
         if any(not finding.effect.loads for finding in findings):
             refused.add(model.name)
         yield from findings
@@ -73,6 +84,7 @@ def _ensemble(
     steps_of: Mapping[str, Sequence[str]],
     refused: set[str],
     decoupled: set[str],
+    ambiguous: Mapping[str, int],
 ) -> Iterator[Finding]:
     circle = _circle(model.name, steps_of)
     if circle:
@@ -86,6 +98,8 @@ def _ensemble(
         if used is None:
             if step.model_name:
                 said = f"there is no model {step.model_name!r} in this repository"
+                if step.model_name in ambiguous:
+                    said = f"{ambiguous[step.model_name]} repositories have a model {step.model_name!r}"
                 yield model.finding("step-model", (*path, "model_name"), said)
         elif used.name in refused:
             said = f"{used.name!r} is not loaded (see its own findings)"
@@ -138,6 +152,10 @@ def _map_names(model: Model, path: Path, step: Any, used: Model) -> Iterator[Fin
         ("output_map", step.output_map, outputs),
     ):
         for key in sorted(set(keys) - there):
+            if used.completable:
+                said = f"{used.name!r} does not list {key!r}: its backend must add it; cannot be checked here"
+                yield model.finding("step-completed", (*path, field), said)
+                continue
             said = f"{used.name!r} has no {field.removesuffix('_map')} {key!r}; it has {_listed(there)}"
             yield model.finding("ensemble-tensor", (*path, field), said)
     for name, optional in inputs.items():
@@ -161,7 +179,7 @@ def _own_tensors(model: Model) -> dict[str, _Said]:
 def _compare(
     model: Model, path: Path, step: Any, used: Model, tensors: dict[str, _Said]
 ) -> Iterator[Finding]:
-    batched = used.config.max_batch_size > 0
+    batched = None if used.completable and not used.config.max_batch_size else used.config.max_batch_size > 0
     for field, listed, mapped, writes in (
         ("input_map", used.config.input, step.input_map, False),
         ("output_map", used.config.output, step.output_map, True),
@@ -170,26 +188,38 @@ def _compare(
             name = mapped.get(tensor.name)
             if name is None:
                 continue
-            new = _Said(used.name, tensor.data_type, tuple(tensor.dims), batched, writes)
+            data_type = tensor.data_type or (None if used.completable else triton.TYPE_INVALID)
+            dims = None if used.completable and not tensor.dims else tuple(tensor.dims)
+            new = _Said(used.name, data_type, dims, batched, writes)
             first = tensors.setdefault(name, new)
             yield from _differences(model, (*path, field), name, first, new)
 
 
 def _differences(model: Model, path: Path, name: str, first: _Said, new: _Said) -> Iterator[Finding]:
-    if first.data_type != new.data_type:
+    if None not in (first.data_type, new.data_type) and first.data_type != new.data_type:
         said = (
-            f"tensor {name!r} is {type_name(first.data_type)} in {first.owner!r} "
-            f"and {type_name(new.data_type)} in {new.owner!r}"
+            f"tensor {name!r} is {type_name(first.data_type or 0)} in {first.owner!r} "
+            f"and {type_name(new.data_type or 0)} in {new.owner!r}"
         )
         yield model.finding("ensemble-type", path, said)
-    shapes = f"tensor {name!r} is {list(first.full)} in {first.owner!r} and {list(new.full)} in {new.owner!r}"
-    same, same_full = _match(first.dims, new.dims), _match(first.full, new.full)
+    if first.dims is None or new.dims is None:
+        return
+    one, other = first.full(new.batched), new.full(first.batched)
+    shapes = f"tensor {name!r} is {list(one)} in {first.owner!r} and {list(other)} in {new.owner!r}"
+    same, same_full = _match(first.dims, new.dims), _match(one, other)
+    if None in (first.batched, new.batched):
+        # Batched or not: it fits if it may fit either way.
+        same_full = (
+            same_full
+            or _match(first.full(True), new.full(False))
+            or _match(first.full(False), new.full(True))
+        )
     if not same and not same_full:
         yield model.finding("ensemble-shape", path, f"{shapes} (batch first, -1 is any size)")
     elif not same_full:
         said = f"{shapes}: one has a batch dimension and the other none, so only one frame at a time passes"
         yield model.finding("ensemble-batch-zero", path, said)
-    elif _open(model.name, first, new):
+    elif _open(model.name, first, new, one, other):
         said = f"{shapes}: the server does not check that what is written fits"
         yield model.finding("ensemble-shape-open", path, said)
 
@@ -198,14 +228,14 @@ def _match(one: Sequence[int], other: Sequence[int]) -> bool:
     return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))
 
 
-def _open(ensemble: str, first: _Said, new: _Said) -> bool:
+def _open(ensemble: str, first: _Said, new: _Said, one: Sequence[int], other: Sequence[int]) -> bool:
     """A step writes any size where a fixed one is said. Of the ensemble's inputs, requests are checked."""
-    return any(
+    return len(one) == len(other) and any(
         writer.writes
         and writer.owner != ensemble
         and not reader.writes
-        and any(w == -1 != r for w, r in zip(writer.full, reader.full, strict=True))
-        for writer, reader in ((first, new), (new, first))
+        and any(w == -1 != r for w, r in zip(written, read, strict=True))
+        for writer, reader, written, read in ((first, new, one, other), (new, first, other, one))
     )
 
 

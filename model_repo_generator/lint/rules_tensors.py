@@ -24,7 +24,8 @@ def check(model: Model) -> Iterator[Finding]:
             yield from _tensor(model, path, tensor)
             yield from _tensorrt_only(model, path, tensor)
     for index, tensor in enumerate(model.config.input):
-        if tensor.format != triton.ModelInput.FORMAT_NONE and len(tensor.dims) != 3:
+        unknown = model.completable and not tensor.dims
+        if tensor.format != triton.ModelInput.FORMAT_NONE and len(tensor.dims) != 3 and not unknown:
             said = f"{triton.ModelInput.Format.Name(tensor.format)} goes with 3 dims, not {list(tensor.dims)}"
             yield model.finding("tensor-format", ("input", index, "format"), said)
     for index, tensor in enumerate(model.config.output):
@@ -53,10 +54,12 @@ def _names(model: Model, field: str, tensors: Sequence[Any]) -> Iterator[Finding
 def _tensor(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
     if not tensor.name:
         yield model.finding("tensor-name", path, "a tensor needs a name")
-    if tensor.data_type == triton.TYPE_INVALID:
+    if model.completable:
+        yield from _completed(model, path, tensor)
+    elif tensor.data_type == triton.TYPE_INVALID:
         said = f"tensor {tensor.name!r} needs a data_type: one of {_types()}"
         yield model.finding("data-type", (*path, "data_type"), said)
-    if not tensor.dims:
+    if not tensor.dims and not model.completable:
         said = f"tensor {tensor.name!r} needs dims; [ 1 ] is the smallest"
         yield model.finding("dims", (*path, "dims"), said)
     for nth, dim in enumerate(tensor.dims):
@@ -64,10 +67,24 @@ def _tensor(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
             said = f"{dim} is neither a size of at least 1 nor -1 for any size"
             yield model.finding("dims", (*path, "dims", nth), said)
             return
-    if tensor.HasField("reshape"):
+    if tensor.HasField("reshape") and (tensor.dims or not model.completable):
         fault = _reshape_fault(tensor, model.config.max_batch_size)
         if fault:
             yield model.finding("reshape", (*path, "reshape"), fault)
+
+
+def _completed(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
+    lacks = [
+        name
+        for name, there in (("data_type", tensor.data_type != triton.TYPE_INVALID), ("dims", tensor.dims))
+        if not there
+    ]
+    if lacks:
+        said = (
+            f"tensor {tensor.name!r} has no {' and no '.join(lacks)}: "
+            f"backend {model.backend!r} must complete it, which cannot be checked here"
+        )
+        yield model.finding("tensor-completed", path, said)
 
 
 def _reshape_fault(tensor: Any, max_batch_size: int) -> str:
@@ -94,7 +111,8 @@ def _runs(dims: Sequence[int]) -> list[int]:
 
 def _tensorrt_only(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
     if model.config.platform == TENSORRT or model.backend == "tensorrt":
-        if tensor.is_non_linear_format_io and len(tensor.dims) != 3:
+        unknown = model.completable and not tensor.dims
+        if tensor.is_non_linear_format_io and len(tensor.dims) != 3 and not unknown:
             said = f"a tensor of a non-linear format has 3 dims, not {list(tensor.dims)}"
             yield model.finding("tensor-format", (*path, "is_non_linear_format_io"), said)
         return
@@ -129,8 +147,7 @@ def _batch_outputs(model: Model) -> Iterator[Finding]:
         yield from _sources(model, path, made, inputs)
         for nth, name in enumerate(made.target_name):
             if name not in outputs:
-                said = f"{name!r} is not an output of this model"
-                yield model.finding("batch-io", (*path, "target_name", nth), said)
+                yield _unlisted(model, (*path, "target_name", nth), name, "output")
             elif name in made.target_name[:nth]:
                 yield model.finding("batch-io", (*path, "target_name", nth), f"{name!r} is there twice")
 
@@ -141,8 +158,14 @@ def _sources(model: Model, path: Path, made: Any, inputs: set[str]) -> Iterator[
         yield model.finding("batch-io", (*path, "source_input"), said)
     for nth, name in enumerate(made.source_input):
         if name not in inputs:
-            said = f"{name!r} is not an input of this model"
-            yield model.finding("batch-io", (*path, "source_input", nth), said)
+            yield _unlisted(model, (*path, "source_input", nth), name, "input")
+
+
+def _unlisted(model: Model, path: Path, name: str, kind: str) -> Finding:
+    if model.completable:
+        said = f"{name!r} is not listed: backend {model.backend!r} must add it, which cannot be checked here"
+        return model.finding("tensor-completed", path, said)
+    return model.finding("batch-io", path, f"{name!r} is not an {kind} of this model")
 
 
 def _types() -> str:

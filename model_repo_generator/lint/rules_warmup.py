@@ -33,7 +33,8 @@ def check(model: Model) -> Iterator[Finding]:
 
 def _batch(model: Model, path: Path, size: int) -> Iterator[Finding]:
     most = max(1, model.config.max_batch_size)
-    if size > most:
+    unknown = model.completable and model.config.max_batch_size == 0
+    if size > most and not unknown:
         said = f"{size} is above {most}, the largest batch of this model: the whole server ends (SIGSEGV)"
         yield model.finding("warmup-batch", (*path, "batch_size"), said)
 
@@ -50,16 +51,19 @@ def _inputs(model: Model, path: Path, sample: Any) -> Iterator[Finding]:
         here: Path = (*path, "inputs", keys.index(name) if name in keys else 0)
         if name in wanted:
             yield from _against(model, here, name, given, wanted[name])
-        elif name not in controls:
+        elif name not in controls and not model.completable:
             yield model.finding("warmup-input-unknown", here, f"the model has no input {name!r}")
         yield from _data(model, here, name, given)
 
 
 def _against(model: Model, path: Path, name: str, given: Any, wanted: Any) -> Iterator[Finding]:
-    if given.data_type != wanted.data_type:
+    typed = wanted.data_type != triton.TYPE_INVALID or not model.completable
+    if given.data_type != wanted.data_type and typed:
         said = f"{name!r} is {type_name(given.data_type)} here and {type_name(wanted.data_type)} in the model"
         yield model.finding("warmup-input", path, said)
     dims, shape = list(given.dims), list(wanted.dims)
+    if model.completable and not shape:
+        return
     if len(dims) != len(shape) or any(b not in (a, -1) for a, b in zip(dims, shape, strict=True) if a != -1):
         said = f"{name!r} has dims {dims} here and {shape} in the model; the batch is not written here"
         yield model.finding("warmup-input", path, said)

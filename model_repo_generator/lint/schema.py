@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as triton
 
+from model_repo_generator.lint.releases import SEEN, Release
 from model_repo_generator.lint.text import Node, Path
 
-SERVER = "2.51.0"
-NEWER_FIELDS = frozenset(
-    {"inference.ModelConfig.model_metrics", "inference.ModelEnsembling.max_inflight_requests"}
-)
-"""In the client's ModelConfig and not in that of server 2.51.0, which refuses them as unknown."""
+
+@dataclass(frozen=True)
+class NewField:
+    """A field that servers before release `since` do not know, and so refuse."""
+
+    since: Release
+    source: str
 
 
-def faults(tree: Node) -> Iterator[tuple[str, Path, int, str]]:
-    """(code, path, line, message) of every field that the server does not know."""
-    yield from _faults(tree, triton.ModelConfig.DESCRIPTOR, ())
+NEW_FIELDS: Mapping[str, NewField] = {
+    "inference.ModelConfig.model_metrics": NewField(Release(52), "core PR 405, tritonclient 2.52"),
+    "inference.ModelEnsembling.max_inflight_requests": NewField(
+        Release(63), "server PR 8458, tritonclient 2.63"
+    ),
+}
+"""Of the ModelConfig that is linted with, which is that of the newest client."""
 
 
-def _faults(node: Node, descriptor: Any, path: Path) -> Iterator[tuple[str, Path, int, str]]:
+@dataclass(frozen=True)
+class Fault:
+    """A field that the server does not know."""
+
+    code: str
+    path: Path
+    line: int
+    said: str
+    source: str = ""
+
+
+def faults(tree: Node, release: Release = SEEN) -> Iterator[Fault]:
+    """Every field that a server of this release does not know."""
+    yield from _faults(tree, triton.ModelConfig.DESCRIPTOR, (), release)
+
+
+def _faults(node: Node, descriptor: Any, path: Path, release: Release) -> Iterator[Fault]:
     seen: dict[str, int] = {}
     known = descriptor.fields_by_name
     for child in node.fields:
@@ -31,12 +55,14 @@ def _faults(node: Node, descriptor: Any, path: Path) -> Iterator[tuple[str, Path
         found = known.get(child.name)
         here: Path = (*path, child.name, nth) if found and found.is_repeated else (*path, child.name)
         if found is None:
-            yield "unknown-field", here, child.line, _unknown(child.name, descriptor)
-        elif found.full_name in NEWER_FIELDS:
-            message = f"Triton {SERVER} does not know this field; newer servers do"
-            yield "newer-field", here, child.line, message
+            yield Fault("unknown-field", here, child.line, _unknown(child.name, descriptor))
+            continue
+        new = NEW_FIELDS.get(found.full_name)
+        if new is not None and release < new.since:
+            said = f"Triton {release} does not know this field; {new.since} ({new.since.container}) does"
+            yield Fault("newer-field", here, child.line, said, new.source)
         elif found.message_type is not None:
-            yield from _faults(child, found.message_type, here)
+            yield from _faults(child, found.message_type, here, release)
 
 
 def _unknown(name: str, descriptor: Any) -> str:

@@ -47,6 +47,7 @@ def test_errors_are_1_and_json_says_them(tmp_path: Path, capsys: pytest.CaptureF
             "field": "max_batch_size",
             "message": "-1 is below 0; 0 means that the model takes no batches",
             "effect": "refused",
+            "source": "",
         }
     ]
 

@@ -6,10 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from model_repo_generator.lint import Context, Effect, Finding, Host, Level, NotReadable, lint
+from model_repo_generator.lint import (
+    Context,
+    Effect,
+    Finding,
+    Host,
+    Level,
+    NotReadable,
+    lint,
+    rules_releases,
+)
 from model_repo_generator.lint.codes import EFFECTS
-from tests.lint.battery import DIES_CASES, HANGS_CASES, LOADED_CASES
+from tests.lint.battery import COMPLETED_CASES, DIES_CASES, HANGS_CASES, LOADED_CASES
 from tests.lint.battery.case import MODEL_PY, X, Y, config, ensemble_text, python_model, step
+from tests.lint.battery.roots import ROOT_CASES
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -144,9 +154,11 @@ def test_across_models_the_config_that_is_asked_for_holds(tmp_path: Path) -> Non
     assert [f.code for f in lint(tmp_path, context=Context(config_name="l4"))] == ["ensemble-batch"]
 
 
-def test_hidden_folders_are_no_models(tmp_path: Path) -> None:
+def test_a_hidden_folder_is_as_fatal_as_any_other(tmp_path: Path) -> None:
     write(tmp_path, {**python_model(config("m"), "m"), ".git/HEAD": "", "README.md": ""})
-    assert lint(tmp_path) == ()
+    (finding,) = lint(tmp_path)
+    assert (finding.code, finding.file, finding.level) == ("stray-folder", ".git", Level.ERROR)
+    assert lint(tmp_path, context=Context(host=Host(loads_all=False))) == ()
 
 
 def test_an_empty_repository_is_said(tmp_path: Path) -> None:
@@ -165,11 +177,15 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
 
 
 def test_every_code_of_one_model_is_in_the_battery() -> None:
-    """So that every effect was seen on a server; what needs a deployment or another host is not there."""
-    shown = {code for case in (*LOADED_CASES, *HANGS_CASES, *DIES_CASES) for code in case.codes}
+    """So that every effect was seen on a server; what needs a deployment, another host, backend or release
+    is not there."""
+    cases = (*LOADED_CASES, *COMPLETED_CASES, *HANGS_CASES, *DIES_CASES, *ROOT_CASES)
+    shown = {code for case in cases for code in case.codes}
     elsewhere = {code for code in EFFECTS if code.startswith(("manifest", "gpu-"))} | {
-        "repository-empty", "config-completed", "model-file", "backend-unknown", "execution-env-elsewhere",
+        "config-completed", "model-file", "model-file-capability", "backend-unknown", "unreadable",
+        "execution-env-elsewhere", "profile-misread", "queue-full-stuck", "client-shm",
     }  # fmt: skip
+    elsewhere |= {rule.code for rule in rules_releases.RULES}
     assert set(EFFECTS) - elsewhere <= shown
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from model_repo_generator.lint import Context, Effect, Host, lint
-from tests.lint.battery import DIES_CASES, HANGS_CASES, LOADED_CASES, Case, Outcome
-from tests.lint.battery.server import asked_server
+from tests.lint.battery import COMPLETED_CASES, DIES_CASES, HANGS_CASES, LOADED_CASES, Case, Outcome
+from tests.lint.battery.roots import ROOT_CASES, RootCase
+from tests.lint.battery.server import asked_server, loads_everything, place_python_library
 
 pytestmark = pytest.mark.live
 
@@ -18,6 +19,9 @@ THIS_SERVER = Context(
     host=Host(gpus=0, backends=frozenset({"python"}), agents=frozenset(), same_machine=True)
 )
 """The server of the tests: no GPU, the Python backend alone."""
+COMPLETING_SERVER = dataclasses.replace(
+    THIS_SERVER, host=dataclasses.replace(THIS_SERVER.host, auto_complete=True)
+)
 ASKED_AT_ONCE = 4
 
 
@@ -28,16 +32,36 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def repositories(root: Path) -> dict[str, Path]:
-    return {case.name: case.write(root) for case in (*LOADED_CASES, *HANGS_CASES, *DIES_CASES)}
+    cases = (*LOADED_CASES, *HANGS_CASES, *DIES_CASES, *COMPLETED_CASES)
+    written = {case.name: case.write(root) for case in cases}
+    for case in cases:
+        if case.library:
+            place_python_library(written[case.name] / case.library.replace("@", case.name))
+    return written
 
 
 @pytest.fixture(scope="module")
 def refusals(root: Path, repositories: dict[str, Path]) -> dict[str, str | None]:
     """What one server says of each model, by case; None where it loads it."""
-    served = [repositories[case.name] for case in LOADED_CASES]
-    with asked_server(served, root / "server.log") as asked, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        said = pool.map(asked.refusal, [case.model for case in LOADED_CASES])
-        return dict(zip([case.name for case in LOADED_CASES], said, strict=True))
+    return ask(LOADED_CASES, repositories, root / "server.log", complete=False)
+
+
+@pytest.fixture(scope="module")
+def completing_refusals(root: Path, repositories: dict[str, Path]) -> dict[str, str | None]:
+    """The same of a server that completes configurations."""
+    return ask(COMPLETED_CASES, repositories, root / "completing.log", complete=True)
+
+
+def ask(
+    cases: tuple[Case, ...], repositories: dict[str, Path], log: Path, *, complete: bool
+) -> dict[str, str | None]:
+    served = [repositories[case.name] for case in cases]
+    with (
+        asked_server(served, log, complete=complete) as asked,
+        ThreadPoolExecutor(ASKED_AT_ONCE) as pool,
+    ):
+        said = pool.map(asked.refusal, [case.model for case in cases])
+        return dict(zip([case.name for case in cases], said, strict=True))
 
 
 def named(case: Case) -> str:
@@ -45,8 +69,9 @@ def named(case: Case) -> str:
 
 
 def test_battery_is_large_and_its_names_differ() -> None:
-    names = [case.name for case in (*LOADED_CASES, *HANGS_CASES, *DIES_CASES)]
-    assert len(names) >= 60
+    cases = (*LOADED_CASES, *COMPLETED_CASES, *HANGS_CASES, *DIES_CASES, *ROOT_CASES)
+    names = [case.name for case in cases]
+    assert len(names) >= 320
     assert len(set(names)) == len(names)
 
 
@@ -54,15 +79,36 @@ def test_battery_is_large_and_its_names_differ() -> None:
 def test_refused_by_both_or_loaded(
     case: Case, refusals: dict[str, str | None], repositories: dict[str, Path]
 ) -> None:
-    refusal = refusals[case.name]
+    assert_agree(case, refusals[case.name], lint_findings(case, repositories))
+
+
+@pytest.mark.parametrize("case", COMPLETED_CASES, ids=named)
+def test_agrees_on_what_backends_complete(
+    case: Case, completing_refusals: dict[str, str | None], repositories: dict[str, Path]
+) -> None:
+    found = lint_findings(case, repositories, COMPLETING_SERVER)
+    assert_agree(case, completing_refusals[case.name], found)
+
+
+def assert_agree(case: Case, refusal: str | None, found: dict[str, Effect]) -> None:
     assert (refusal is None) == (case.outcome is Outcome.ACCEPTED), refusal
-    found = lint_findings(case, repositories)
     if case.outcome is Outcome.ACCEPTED:
         assert set(found) == set(case.codes), "nothing else may be found of a model that is loaded"
         assert all(effect.loads for effect in found.values())
     else:
         assert set(case.codes) <= set(found)
         assert Effect.REFUSED in found.values()
+
+
+@pytest.mark.parametrize("case", ROOT_CASES, ids=lambda case: case.name)
+def test_agrees_on_what_ends_a_server_that_loads_everything(case: RootCase, tmp_path: Path) -> None:
+    repositories = case.write(tmp_path)
+    host = dataclasses.replace(THIS_SERVER.host, namespacing=case.namespacing)
+    found = lint(repositories, context=Context(host=host))
+    loads = loads_everything(repositories, tmp_path / "log", namespacing=case.namespacing)
+    assert loads == (not case.ends)
+    assert all(finding.effect.loads for finding in found) == loads
+    assert set(case.codes) <= {finding.code for finding in found}
 
 
 COMPLETED: dict[str, list[str]] = {
@@ -73,16 +119,15 @@ COMPLETED: dict[str, list[str]] = {
     "preferred_large": ["preferred-batch"],
     "model_py_syntax": ["model-code"],
 }
-"""What is found where the server completes configurations, as it does unless told not to."""
+"""Of other cases, what is found where the server completes configurations."""
 
 
 def test_agrees_with_a_completing_server(root: Path, repositories: dict[str, Path]) -> None:
-    host = dataclasses.replace(THIS_SERVER.host, auto_complete=True)
     served = {name: repositories[name] for name in COMPLETED}
-    with asked_server(served.values(), root / "completing.log", complete=True) as asked:
+    with asked_server(served.values(), root / "completing_more.log", complete=True) as asked:
         refused = {name: asked.refusal(name) is not None for name in served}
     for name, repository in served.items():
-        findings = lint(repository, context=Context(host=host))
+        findings = lint(repository, context=COMPLETING_SERVER)
         assert [finding.code for finding in findings] == COMPLETED[name]
         assert refused[name] == any(not finding.effect.loads for finding in findings)
 
@@ -108,7 +153,9 @@ def test_deadly_models_are_found(case: Case, root: Path, repositories: dict[str,
     assert Effect.DIES in found.values()
 
 
-def lint_findings(case: Case, repositories: dict[str, Path]) -> dict[str, Effect]:
+def lint_findings(
+    case: Case, repositories: dict[str, Path], context: Context = THIS_SERVER
+) -> dict[str, Effect]:
     """Code and effect of what the linter finds of the model that the server is asked for."""
-    findings = lint(repositories[case.name], context=THIS_SERVER)
+    findings = lint(repositories[case.name], context=context)
     return {finding.code: finding.effect for finding in findings if finding.model == case.model}

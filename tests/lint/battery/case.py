@@ -47,7 +47,7 @@ class Case:
     """`files` by path in the repository; a path that ends in '/' is an empty folder.
 
     `codes`: all that the linter must find of the model; of one refused, some of it. `load`: the model that
-    the server is asked for.
+    the server is asked for. `links`: where each symbolic link leads.
     """
 
     name: str
@@ -56,6 +56,8 @@ class Case:
     files: Mapping[str, str] = field(default_factory=dict)
     load: str = "@"
     links: Mapping[str, str] = field(default_factory=dict)
+    library: str = ""
+    """A file that stands for a backend's library; the real one of the Python backend, where it is loaded."""
 
     @property
     def model(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -93,40 +94,78 @@ class AskedServer:
             time.sleep(0.1)
 
 
+def loads_everything(repositories: Iterable[Path], log: Path, *, namespacing: bool = False) -> bool:
+    """Whether a server that loads all models of these repositories becomes ready; else it ends."""
+    options = ["--disable-auto-complete-config", *(["--model-namespacing=true"] if namespacing else [])]
+    with _started(repositories, log, options) as (process, grpc):
+        address, end = f"127.0.0.1:{grpc}", time.monotonic() + START_S
+        with triton.InferenceServerClient(address) as client:
+            while time.monotonic() < end:
+                if process.poll() is not None:
+                    return False
+                try:
+                    if client.is_server_ready(client_timeout=1):
+                        return True
+                except InferenceServerException:
+                    pass
+                time.sleep(0.05)
+    raise RuntimeError(f"the server neither started nor ended:\n{log.read_text()[-3000:]}")
+
+
+def place_python_library(file: Path) -> None:
+    """Put the Python backend's library there, under another backend's name."""
+    install = find_tritonserver()
+    backends = install.backend_directory or install.server.parent.parent / "backends"
+    file.unlink()
+    shutil.copy(backends / "python" / "libtriton_python.so", file)
+
+
 @contextmanager
 def asked_server(repositories: Iterable[Path], log: Path, *, complete: bool = False) -> Iterator[AskedServer]:
     """A server of these repositories with nothing loaded; gone, with its shared memory, at the end.
 
     `complete`: it completes configurations, as Triton does unless told not to.
     """
+    options = [
+        "--model-control-mode=explicit",
+        # A load that hangs keeps its thread for good; there are 4 unless told.
+        "--model-load-thread-count=32",
+        *(() if complete else ("--disable-auto-complete-config",)),
+    ]
+    with _started(repositories, log, options) as (process, grpc):
+        server = AskedServer(process, grpc, log)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+@contextmanager
+def _started(
+    repositories: Iterable[Path], log: Path, options: Iterable[str]
+) -> Iterator[tuple[GuardedProcess, int]]:
+    """A server's process and gRPC port; killed, and its shared memory taken away, at the end."""
     http, grpc = free_ports(2)
     prefix = f"ppipe_lint_{os.getpid()}_{grpc}_"
     install = find_tritonserver()
     command = [
         *install.command(),
         *(f"--model-repository={repository}" for repository in repositories),
-        "--model-control-mode=explicit",
         "--http-address=127.0.0.1",
         f"--http-port={http}",
         "--grpc-address=127.0.0.1",
         f"--grpc-port={grpc}",
         "--allow-metrics=false",
         "--exit-timeout-secs=5",
-        # A load that hangs keeps its thread for good; there are 4 unless told.
-        "--model-load-thread-count=32",
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         "--backend-config=python,shm-default-byte-size=1048576",
-        *(() if complete else ("--disable-auto-complete-config",)),
+        *options,
     ]
     process = GuardedProcess.start(
         command, log=log, environment=install.environment | SMALL, shm_prefixes=[prefix], grace_s=8
     )
     try:
-        server = AskedServer(process, grpc, log)
-        try:
-            yield server
-        finally:
-            server.close()
+        yield process, grpc
     finally:
         # At once: loads that hang would hold up an orderly end.
         process.kill()
