@@ -9,6 +9,8 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -116,6 +118,14 @@ def ppipe(*arguments: str, folder: Path, environment: Mapping[str, str] | None =
     if done.returncode not in (0, 1, 2):
         raise CommandFailed(f"ppipe ended with {done.returncode}: {_short(done.stdout)}")
     return Answer(taken=done.returncode == 0, said=done.stdout)
+
+
+def called(command: Callable[[list[str]], int], *arguments: str) -> Answer:
+    """Call a command of ours that takes arguments and gives a status: faster than a process of its own."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = command(list(arguments))
+    return Answer(taken=status == 0, said=said.getvalue())
 
 
 class CommandFailed(Exception):

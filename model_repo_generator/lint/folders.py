@@ -52,7 +52,7 @@ class ModelFolder:
     folders: frozenset[str]
     versions: VersionFolders
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """Folders that cannot be read here, relative to it ('' is itself), and why."""
+    """What cannot be read here, relative to it ('' is itself), and why."""
     dangling: tuple[str, ...] = ()
     """Links directly in it that lead nowhere."""
 
@@ -202,12 +202,18 @@ class _Found:
             return
         for entry in entries:
             relative = f"{inside}/{entry.name}" if inside else entry.name
-            if _leads_nowhere(entry):
-                if not inside:
-                    self.dangling.append(relative)
-            elif entry.is_dir():
-                self.folders.add(relative)
-                if depth < 3:
-                    self.walk(relative, depth + 1)
-            elif entry.is_file():
-                self.files[relative] = entry.stat().st_size
+            try:
+                self._look(entry, relative, depth)
+            except OSError as error:  # a folder that may be listed and not entered
+                self.unreadable[relative] = error.strerror or str(error)
+
+    def _look(self, entry: os.DirEntry[str], relative: str, depth: int) -> None:
+        if _leads_nowhere(entry):
+            if "/" not in relative:
+                self.dangling.append(relative)
+        elif entry.is_dir():
+            self.folders.add(relative)
+            if depth < 3:
+                self.walk(relative, depth + 1)
+        elif entry.is_file():
+            self.files[relative] = entry.stat().st_size

@@ -151,7 +151,7 @@ def _without_config(folder: ModelFolder, host: Host) -> tuple[Any, tuple[Finding
     def found(code: str, message: str) -> tuple[Finding, ...]:
         return (make_finding(code, folder.name, f"{folder.shown}/{CONFIG}", 0, "", message),)
 
-    if "" in folder.unreadable:
+    if folder.unreadable.keys() & {"", CONFIG}:
         return None, ()  # which is found anyway
     if CONFIG in folder.folders:
         return None, found("config-folder", "is a folder; the server ends when it reads it")

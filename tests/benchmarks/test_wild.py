@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import wild
 from benchmarks.helpers.wild_case import Answer, Expected, Figures, Verdict, WildCase, judge
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 3, in f\nValueError: no'
@@ -49,3 +50,24 @@ def test_figures_count_each_case_once() -> None:
         figures.add(case(expected), judge(case(expected), Answer(taken=taken, said="no")))
     assert (figures.cases, figures.right, figures.refused_clearly) == (3, 1, 1)
     assert figures.wrong == ["a: was refused: no"]
+
+
+def test_ids_differ_and_nothing_of_lint_is_wrong() -> None:
+    ids = [each.id for each in wild.cases_of("lint")]
+    assert len(ids) == len(set(ids)) >= 70
+    figures = wild.run(only="lint")
+    assert figures["wrong"] == []
+    assert figures["cases"] == figures["right"] + figures["refused_clearly"] == len(ids)
+
+
+def test_a_crash_is_wrong(tmp_path: Path) -> None:
+    def crashes(_: Path) -> Answer:
+        raise KeyError("x")
+
+    judgement = wild.ask(WildCase(id="a", kind="k", expected=Expected.REFUSED, ask=crashes), tmp_path)
+    assert (judgement.verdict, judgement.why) == (Verdict.WRONG, "raised KeyError: 'x'")
+
+
+def test_an_unknown_section_is_named() -> None:
+    with pytest.raises(SystemExit, match="there is no section nothing; there are"):
+        wild.run(only="nothing")

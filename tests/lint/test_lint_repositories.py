@@ -116,6 +116,18 @@ def test_a_folder_that_cannot_be_read_is_a_finding_and_the_rest_is_linted(
         (root / path).chmod(0o755)
 
 
+def test_a_folder_that_can_be_listed_and_not_entered(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = write(opened(tmp_path_factory.mktemp("r")), python_model(config("m"), "m"))
+    write(root, python_model(config("z"), "z"))
+    (root / "m").chmod(0o444)
+    try:
+        found = as_another_user(lambda: lint(root))
+    finally:
+        (root / "m").chmod(0o755)
+    assert {code for _, code in found} == {"unreadable"}
+    assert all(file.startswith("m/") for file, _ in found)
+
+
 @pytest.mark.parametrize("file", ["m/config.pbtxt", "m/1/model.py"])
 def test_a_file_that_cannot_be_read_is_a_finding(file: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = write(opened(tmp_path_factory.mktemp("r")), python_model(config("m"), "m"))
