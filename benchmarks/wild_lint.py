@@ -224,7 +224,9 @@ def _state(
     id: str, expected: Expected, states: str, *names: str, files: Mapping[str, str] | None = None
 ) -> Repository:
     rest = f"{WHOLE} sequence_batching {{ state [ {states} ] }}"
-    return Repository(f"state-{id}", "sequence states", expected, python(rest) | (files or {}), names=names)
+    return Repository(
+        f"state-{id}", "sequence states", expected, {**python(rest), **(files or {})}, names=names
+    )
 
 
 def state(initial: str, inward: str = "h", outward: str = "h_next", dims: str = "[ 4 ]") -> str:
