@@ -55,11 +55,15 @@ class Server:
     http_port: int = 0
     grpc_port: int = 0
     metrics_port: int = 0
+    cores: int | None = None
+    """For preparing frames and finishing answers; None: they are not modelled."""
 
 
 @dataclass(frozen=True)
 class EntryServer:
-    """The CPU server of dispatchers, pre- and postprocessing and public ensembles."""
+    """The CPU server of dispatchers. bandwidth_gbps: of its link, per direction; None: what crosses it is not
+    modelled. cores: for taking frames in and answering; None: not modelled.
+    """
 
     name: str = "entry"
     host: str = "127.0.0.1"
@@ -68,6 +72,10 @@ class EntryServer:
     metrics_port: int = 0
     feedback_port: int = 0
     """First of as many UDP ports as there are models: each dispatcher takes its stages' notices on one."""
+    bandwidth_gbps: float | None = None
+    client_bandwidth_gbps: float | None = None
+    """Of a link of their own to the clients; None: they use the same link as the servers."""
+    cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,8 @@ class Cluster:
     gpu_classes: tuple[GpuClass, ...]
     servers: tuple[Server, ...]
     entry: EntryServer = EntryServer()
+    carried_share: float = 1.0
+    """The part of any link's bandwidth that frames and tensors get; the rest is headers. 1.0 in the paper."""
 
     def __post_init__(self) -> None:
         names = [gpu_class.name for gpu_class in self.gpu_classes]
@@ -93,6 +103,14 @@ class Cluster:
                 raise ValueError(
                     f"server {server.name}: bandwidth_gbps {server.bandwidth_gbps} must be above 0"
                 )
+            _require_cores(f"server {server.name}", server.cores)
+        _require_cores(f"entry {self.entry.name}", self.entry.cores)
+        for field in ("bandwidth_gbps", "client_bandwidth_gbps"):
+            gbps = getattr(self.entry, field)
+            if gbps is not None and not gbps > 0:
+                raise ValueError(f"entry {self.entry.name}: {field} {gbps} must be above 0")
+        if not 0 < self.carried_share <= 1:
+            raise ValueError(f"carried_share {self.carried_share} must be above 0 and at most 1")
 
     def gpu_class(self, name: str) -> GpuClass:
         """The class called `name`. Raises KeyError."""
@@ -116,6 +134,11 @@ class Cluster:
     def bandwidth_gbps(self, sender: str, receiver: str) -> float:
         """Bandwidth to plan with between two GPU classes: the slowest link of either."""
         return min(server.bandwidth_gbps for gpu in (sender, receiver) for server in self.servers_of(gpu))
+
+
+def _require_cores(where: str, cores: int | None) -> None:
+    if cores is not None and cores < 1:
+        raise ValueError(f"{where}: cores {cores} must be at least 1")
 
 
 def _require_unique(field: str, names: list[str]) -> None:

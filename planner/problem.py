@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from planner.cluster import Cluster
+from planner.frames import FrameSize
 from planner.profile import Profile
 
 
@@ -35,6 +36,10 @@ class Demand:
     """Rate at which a batch is assumed to fill (the paper's estimated_rps); None: NP's throughput without
     that term.
     """
+    frame: FrameSize | None = None
+    """What clients send for one frame."""
+    answer_bytes: int | None = None
+    """What goes back for one frame; None: the network's outputs."""
 
 
 def weight_of(demand: Demand) -> float:
@@ -65,6 +70,10 @@ class PlanOptions:
     least_gives: float = 0.05
     """With loss_share: the share of what the least served model could get that it may give for a better
     mean of all models. 0: max-min.
+    """
+    count_ends: bool = False
+    """Plan the first hop and the last too: frames from the entry to first stages, preparing them there,
+    answers back, and the entry's and all servers' links and cores. The paper counts none of it.
     """
     gpu_cost: Mapping[str, float] = field(default_factory=dict)
     """Cost of one GPU per class, for MIN_COST; 1.0 where absent."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from planner.execution import ExecutorOptions
+from planner.frames import NO_COST, FrameCost
 
 
 class Source(Enum):
@@ -96,6 +97,8 @@ class Overheads:
     stage_us: float = 0.0
     hop_us: float = 0.0
     hop_us_per_byte: float = 0.0
+    entry: FrameCost = NO_COST
+    """Time of the entry's cores per frame: taking it in, sending it on, answering."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,10 @@ class ModelProfile:
     provenance: Mapping[str, str] = field(default_factory=dict)
     options: ExecutorOptions = field(default_factory=ExecutorOptions)
     precision_error: float | None = None
+    prepare: FrameCost | None = None
+    """Of one frame on the first stage's host; None: clients send what the network takes."""
+    finish_us: float = 0.0
+    """Of one frame's answer on the last stage's host, on one core."""
 
     def __post_init__(self) -> None:
         for table in self.tables:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from planner.frames import FrameCost
+
 
 class WorkerPlace(NamedTuple):
     """Which worker of a model: its pipeline, its stage there, and its number in that stage's pool."""
@@ -48,12 +50,29 @@ class ServedStage:
 
 
 @dataclass(frozen=True)
+class ServedEnds:
+    """The way of a batch from the entry to a pipeline's first stage, and of its answers back from the last.
+
+    A batch of so many bytes takes ingress_us + ingress_us_per_byte * bytes on the links, and is then prepared
+    (ServedEntry.prepare). egress_us[b - 1]: answers of b frames, finishing included.
+    """
+
+    ingress_us: float
+    ingress_us_per_byte: float
+    egress_us: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ServedPipeline:
-    """Ordered stages at one planned batch size. transfer_us[k][b - 1]: hop after stage k for b frames."""
+    """Ordered stages at one planned batch size. transfer_us[k][b - 1]: hop after stage k for b frames.
+
+    ends: None where the first hop and the last are not counted.
+    """
 
     batch_size: int
     stages: tuple[ServedStage, ...]
     transfer_us: tuple[tuple[int, ...], ...]
+    ends: ServedEnds | None = None
 
     def __post_init__(self) -> None:
         if len(self.transfer_us) != len(self.stages) - 1:
@@ -62,6 +81,47 @@ class ServedPipeline:
             )
         if min(len(stage.latency_us) for stage in self.stages) < self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is past the end of a stage's latency table")
+        if self.ends is not None and len(self.ends.egress_us) < self.batch_size:
+            raise ValueError(f"batch_size {self.batch_size} is past the end of the table egress_us")
+
+
+@dataclass(frozen=True)
+class ServedHost:
+    """A server whose cores prepare frames for this model."""
+
+    server: str
+    cores: int
+
+
+@dataclass(frozen=True)
+class ServedEntry:
+    """The entry server's links, the frame planned with, and what preparing one takes of one core.
+
+    hosts: the servers of first stages. A frame's own bytes and pixels, where they are known, count instead of
+    the planned ones.
+    """
+
+    uplink: str
+    downlink: str
+    frame_bytes: int
+    frame_pixels: int
+    prepare: FrameCost
+    hosts: tuple[ServedHost, ...]
+
+
+@dataclass(frozen=True)
+class ServedLink:
+    """A link that other models use too. A transfer goes at full speed, but this model takes no more than
+    `share` of the link's time, and allows `wait_us` for transfers of others that are under way.
+    """
+
+    name: str
+    share: float
+    wait_us: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"link {self.name}: share {self.share} must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -72,6 +132,15 @@ class ServedModel:
     slo_us: int
     planned_rps: float
     pipelines: tuple[ServedPipeline, ...]
+    entry: ServedEntry | None = None
+    """None where the first hop and the last are not counted."""
+    links: tuple[ServedLink, ...] = ()
+    """Those that are shared with other models."""
+
+    def __post_init__(self) -> None:
+        counted = [pipeline.ends is not None for pipeline in self.pipelines]
+        if counted != [self.entry is not None] * len(counted):
+            raise ValueError(f"model {self.model}: 'entry' and every pipeline's 'ends' belong together")
 
     def workers(self) -> Iterator[tuple[WorkerPlace, ServedWorker]]:
         """Every worker, in (pipeline, stage, worker) order."""

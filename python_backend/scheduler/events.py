@@ -9,20 +9,24 @@ from python_backend.scheduler.record import Record
 
 class RequestArrived(Record):
     """A frame wants an answer by `deadline_us`. Ids are the driver's, unique per core; higher priority goes
-    first.
+    first. frame_bytes, pixels: of this frame as its client sent it; 0 bytes: as planned.
     """
 
-    __slots__ = ("deadline_us", "priority", "request_id")
-    __match_args__ = ("request_id", "deadline_us", "priority")
+    __slots__ = ("deadline_us", "frame_bytes", "pixels", "priority", "request_id")
+    __match_args__ = ("request_id", "deadline_us", "priority", "frame_bytes", "pixels")
 
-    def __init__(self, request_id: int, deadline_us: int, priority: int = 0) -> None:
+    def __init__(
+        self, request_id: int, deadline_us: int, priority: int = 0, frame_bytes: int = 0, pixels: int = 0
+    ) -> None:
         self.request_id: Final = request_id
         self.deadline_us: Final = deadline_us
         self.priority: Final = priority
+        self.frame_bytes: Final = frame_bytes
+        self.pixels: Final = pixels
 
     def values(self) -> tuple[object, ...]:
         """The fields' values, in order."""
-        return (self.request_id, self.deadline_us, self.priority)
+        return (self.request_id, self.deadline_us, self.priority, self.frame_bytes, self.pixels)
 
 
 class TimerFired(Record):
