@@ -8,7 +8,6 @@ variation cv.
 
 from __future__ import annotations
 
-import csv
 import math
 import zlib
 from collections.abc import Iterator
@@ -18,11 +17,22 @@ from typing import Any
 
 import numpy as np
 
+from python_backend.simulator.errors import ArrivalError
+from python_backend.simulator.traces import read_trace
+
+__all__ = [
+    "ArrivalError",
+    "Arrivals",
+    "Cameras",
+    "Gamma",
+    "ModulatedPoisson",
+    "Poisson",
+    "Trace",
+    "parse_arrivals",
+    "read_trace",
+]
+
 _CHUNK = 65_536
-
-
-class ArrivalError(ValueError):
-    """An arrival process that cannot be; the message names the field, the value and what is accepted."""
 
 
 @dataclass(frozen=True)
@@ -160,32 +170,6 @@ class Trace(Arrivals):
             times = scaled + lap * period_us
             yield from times[times < seconds * 1e6].astype(np.int64).tolist()
             lap += 1
-
-
-def read_trace(path: Path) -> Any:
-    """Sorted arrival times in seconds from a CSV: a column `timestamp`, or the Azure Functions 2021 layout
-    (app,func,end_timestamp,duration: an invocation starts at end - duration), or one bare number a line."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except OSError as error:
-        raise ArrivalError(f"{path}: {error.strerror or error}") from error
-    if not rows:
-        raise ArrivalError(f"{path}: no rows; a trace needs at least two timestamps")
-    header = [cell.strip().lower() for cell in rows[0]]
-    try:
-        if "end_timestamp" in header and "duration" in header:
-            end, duration = header.index("end_timestamp"), header.index("duration")
-            stamps = [float(row[end]) - float(row[duration]) for row in rows[1:]]
-        elif "timestamp" in header:
-            stamps = [float(row[header.index("timestamp")]) for row in rows[1:]]
-        else:
-            stamps = [float(row[0]) for row in rows]
-    except (ValueError, IndexError) as error:
-        raise ArrivalError(f"{path}: {error}; wanted numbers in seconds in each row") from error
-    if len(stamps) < 2 or not all(math.isfinite(stamp) for stamp in stamps):
-        raise ArrivalError(f"{path}: {len(stamps)} timestamps; a trace needs at least two finite ones")
-    return np.sort(np.array(stamps))
 
 
 _KINDS: dict[str, type[Arrivals]] = {
