@@ -7,14 +7,16 @@ name.
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from planner.addresses import checked_host, port_faults
 from planner.cluster import (
     Cluster,
     EntryServer,
@@ -30,8 +32,11 @@ from planner.profile import DTYPE_BYTES, Profile, TensorSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$")]
 """Safe as a folder, a Triton model name and a Kubernetes label; '..' is refused where names are made."""
+Host = Annotated[str, AfterValidator(checked_host)]
 PORTS_PER_SERVER = 3
 ENTRY_PORTS = 3
+_MOST_FAULTS = 5
+"""Of one kind that are shown."""
 
 
 class DeploymentError(ValueError):
@@ -71,7 +76,7 @@ class ServerSpec(_Strict):
     """Address of one server; ports left out are given out from base_port."""
 
     name: Name
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     http_port: int = Field(default=0, ge=0, le=65535)
     grpc_port: int = Field(default=0, ge=0, le=65535)
     metrics_port: int = Field(default=0, ge=0, le=65535)
@@ -82,10 +87,20 @@ class ServerGroupSpec(_Strict):
 
     gpu: Name
     gpus_per_server: int = Field(ge=1, le=64)
-    count: int | None = Field(default=None, ge=1, le=10_000)
-    host: str = "127.0.0.1"
+    count: int | None = Field(default=None, le=10_000)
+    host: Host = "127.0.0.1"
     servers: tuple[ServerSpec, ...] = ()
     bandwidth_gbps: float | None = Field(default=None, gt=0)
+
+    @field_validator("count")
+    @classmethod
+    def _some(cls, count: int | None) -> int | None:
+        if count is not None and count < 1:
+            raise ValueError(
+                "a pool without servers is left out by leaving its group out; "
+                "a count is greater than or equal to 1"
+            )
+        return count
 
     @model_validator(mode="after")
     def _count_or_list(self) -> ServerGroupSpec:
@@ -97,7 +112,7 @@ class ServerGroupSpec(_Strict):
 class EntrySpec(_Strict):
     """Address of the entry server."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     http_port: int = Field(default=0, ge=0, le=65535)
     grpc_port: int = Field(default=0, ge=0, le=65535)
     metrics_port: int = Field(default=0, ge=0, le=65535)
@@ -276,7 +291,12 @@ class Deployment(_Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"models: the name {twice[0]!r} is used more than once")
-        self.to_cluster()  # its own checks: unique names of classes and servers
+        cluster = self.to_cluster()  # its own checks: unique names of classes and servers
+        faults = list(port_faults(cluster, names))
+        if faults:
+            shown = faults[:_MOST_FAULTS]
+            more = f"; and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
+            raise ValueError(f"cluster: {'; '.join(shown)}{more}")
         return self
 
     def to_cluster(self) -> Cluster:
@@ -416,17 +436,13 @@ def _owner_of(loc: tuple[Any, ...]) -> type[BaseModel] | None:
 
 
 def _grouped_servers(spec: ClusterSpec) -> Iterator[tuple[ServerGroupSpec, ServerSpec]]:
+    """Servers of groups by count are called <class>-0, -1, ... through all groups of their class."""
+    numbers = {gpu_class.name: itertools.count() for gpu_class in spec.gpu_classes}
     for group in spec.groups:
-        for server in _servers_of(group):
+        for server in group.servers:
             yield group, server
-
-
-def _servers_of(group: ServerGroupSpec) -> tuple[ServerSpec, ...]:
-    if group.servers:
-        return group.servers
-    return tuple(
-        ServerSpec(name=f"{group.gpu}-{index}", host=group.host) for index in range(group.count or 0)
-    )
+        for _ in range(group.count or 0):
+            yield group, ServerSpec(name=f"{group.gpu}-{next(numbers[group.gpu])}", host=group.host)
 
 
 def _gpu_class(spec: GpuClassSpec) -> GpuClass:

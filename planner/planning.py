@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from planner import serial
+from planner.absent import with_prices_of_absent
 from planner.assembly import assemble_plan, model_plan
 from planner.baselines import dart_models, one_stage
 from planner.binding import bound_by
@@ -56,6 +57,10 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
         made = _dart(resolved, made, problem_hash)
     made = replace(made, placement=place(made, problem.cluster))
     check(made, resolved)
+    if planner == "ppipe":
+        made = with_prices_of_absent(
+            made, problem, lambda one: _milp(with_build_rates(one), "ppipe", effort, "")
+        )
     return made
 
 

@@ -5,7 +5,7 @@ render_bundle and render_compose are pure: deployment.json, deployment file, pla
 path out. Objects are built as plain data and dumped, never put together from text.
 """
 
-from model_repo_generator.kubernetes.bundle import render_bundle
+from model_repo_generator.kubernetes.bundle import notes, render_bundle
 from model_repo_generator.kubernetes.compose import ComposeOptions, load_compose_options, render_compose
 from model_repo_generator.kubernetes.names import BundleFault
 from model_repo_generator.kubernetes.options import KubernetesOptions, load_options
@@ -16,6 +16,7 @@ __all__ = [
     "KubernetesOptions",
     "load_compose_options",
     "load_options",
+    "notes",
     "render_bundle",
     "render_compose",
 ]

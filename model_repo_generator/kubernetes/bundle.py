@@ -12,6 +12,8 @@ The repository itself is not in it: pods read it from a volume or an object stor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from model_repo_generator.kubernetes.addresses import check_addresses
 from model_repo_generator.kubernetes.dashboard import dashboard_json
 from model_repo_generator.kubernetes.fleet import Fleet, read_fleet
@@ -24,6 +26,7 @@ from model_repo_generator.kubernetes.pods import Plain, launch_config, set_name,
 from model_repo_generator.kubernetes.services import network_policies, services
 from model_repo_generator.kubernetes.workloads import disruption_budget, pod_name, stateful_set
 from model_repo_generator.kubernetes.yaml_text import dump
+from planner.cluster import Executor
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
@@ -104,6 +107,27 @@ def _check_options(fleet: Fleet, deployment: Deployment, options: KubernetesOpti
             f"for {made_for}: take an image with {made_for}, or generate for {options.triton_version}"
         )
     classes = [gpu_class.name for gpu_class in deployment.cluster.gpu_classes]
-    for gpu in options.node_selectors:
-        if gpu not in classes:
-            raise BundleFault(f"node_selectors: no GPU class {gpu!r}; there are {', '.join(classes)}")
+    pools = [f"{server.gpu}-x{server.gpu_count}" for server in deployment.to_cluster().servers]
+    known = list(dict.fromkeys((*classes, *pools)))
+    for field in ("node_selectors", "gpu_resources"):
+        for name in getattr(options, field):
+            if name not in known:
+                raise BundleFault(f"{field}: no GPU class or size {name!r}; there are {', '.join(known)}")
+
+
+def notes(
+    manifest: DeploymentManifest, deployment: Deployment, plan: Plan, options: KubernetesOptions
+) -> Iterator[str]:
+    """What is legal and may not be meant: a line each."""
+    chosen: dict[str, list[tuple[str, Plain]]] = {}
+    for group in read_fleet(manifest, deployment, plan).groups:
+        if group.executor is Executor.CUDA and not group.is_entry:
+            selector = dict(group.chosen(options.node_selectors, {}))
+            chosen.setdefault(group.group, []).append((group.pool, selector))
+    for gpu, pools in chosen.items():
+        selectors = [selector for _, selector in pools]
+        if len(pools) > 1 and any(selector in selectors[:index] for index, selector in enumerate(selectors)):
+            yield (
+                f"node_selectors: {' and '.join(pool for pool, _ in pools)} have the same selector, so a pod "
+                f"of a small server of {gpu} may take the node that a large one needs; give each its own"
+            )

@@ -8,8 +8,9 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from model_repo_generator import naming
 from model_repo_generator.kubernetes.names import BundleFault, is_label_value
@@ -19,6 +20,8 @@ from planner.cluster import Executor, Server
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.plan import Plan
+
+Choice = TypeVar("Choice")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,15 @@ class ServerGroup:
     def is_entry(self) -> bool:
         """Whether this is the entry server's group."""
         return self.group == naming.ENTRY_GROUP
+
+    @property
+    def pool(self) -> str:
+        """What options call servers of this class and size: `T4-x4` has four GPUs on each."""
+        return f"{self.group}-x{self.gpus}"
+
+    def chosen(self, by_pool: Mapping[str, Choice], default: Choice) -> Choice:
+        """What an option by size or class says of this group; the size goes first."""
+        return by_pool.get(self.pool, by_pool.get(self.group, default))
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _scheduling(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) ->
     found: Plain = {}
     on_gpu = group.executor is Executor.CUDA
     default = {GPU_CLASS_LABEL: group.group} if on_gpu else {}
-    node_selector = dict(options.node_selectors.get(group.group, default))
+    node_selector = dict(group.chosen(options.node_selectors, default))
     if node_selector:
         found["nodeSelector"] = node_selector
     if on_gpu and options.tolerations:
@@ -229,7 +229,8 @@ def _resources(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
     if group.gpus:
         # Kubernetes wants both equal for GPUs. They are numbered from 0 in the container, as in the
         # placement.
-        requests[options.gpu_resource] = limits[options.gpu_resource] = str(group.gpus)
+        resource = group.chosen(options.gpu_resources, options.gpu_resource)
+        requests[resource] = limits[resource] = str(group.gpus)
     return {"requests": requests, "limits": limits}
 
 

@@ -19,7 +19,7 @@ from ppipe.commands.orchestrator import (
     manifest_in,
     placed_plan,
 )
-from ppipe.console import out, step
+from ppipe.console import err, out, step
 from ppipe.workspace import Workspace
 
 
@@ -40,7 +40,7 @@ def kubernetes(
 
     Default output: <work>/kubernetes.
     """
-    from model_repo_generator.kubernetes import load_options, render_bundle
+    from model_repo_generator.kubernetes import load_options, notes, render_bundle
     from model_repo_generator.kubernetes.addresses import suggested_cluster
     from model_repo_generator.write import write
 
@@ -54,5 +54,8 @@ def kubernetes(
     folder = output or workspace.root / "kubernetes"
     with step("kubernetes: render the bundle"):
         manifest = manifest_in(repository or workspace.repository)
-        write(render_bundle(manifest, deployment, placed_plan(workspace, deployment), options), folder, force)
+        plan = placed_plan(workspace, deployment)
+        write(render_bundle(manifest, deployment, plan, options), folder, force)
+        for note in notes(manifest, deployment, plan, options):
+            err.print(f"note: {note}", markup=False, soft_wrap=True)
     out.print(str(folder), soft_wrap=True)

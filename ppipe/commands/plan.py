@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from planner import serial
+from planner.absent import absent_classes
 from planner.deployment import DeploymentError, load_deployment
 from planner.problem import Objective, Problem
 from ppipe import steps
@@ -62,6 +63,9 @@ def plan(
         out.print(serial.dumps(made), end="", markup=False, soft_wrap=True)
         return
     out.print(plan_table(made))
+    if absent := absent_classes(problem):
+        text = f"no servers of {', '.join(absent)}: planned without; the price is what one such GPU would add"
+        out.print(text, soft_wrap=True)
     out.print(str(workspace.plan), soft_wrap=True)
 
 

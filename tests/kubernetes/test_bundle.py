@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from model_repo_generator.kubernetes import BundleFault, KubernetesOptions, render_bundle
+from model_repo_generator.kubernetes import BundleFault, KubernetesOptions, notes, render_bundle
 from model_repo_generator.kubernetes.addresses import suggested_cluster
 from model_repo_generator.kubernetes.options import ObjectStoreSource, load_options, parse_options
 from model_repo_generator.render import Rendered
@@ -312,7 +312,9 @@ def test_suggested_addresses_work(options: KubernetesOptions) -> None:
 )
 def test_hosts(host: str, message: str, options: KubernetesOptions) -> None:
     data = deployment_data()
-    data["cluster"]["groups"][0]["servers"][0]["host"] = host
+    # Ports of its own, because two servers of one host are refused for equal ones before.
+    ports = {"http_port": 9000, "grpc_port": 9001, "metrics_port": 9002} if host == "street-l4-1" else {}
+    data["cluster"]["groups"][0]["servers"][0] |= {"host": host} | ports
     deployment = parse_deployment(data, "test")
     plan = _placed(deployment)
     manifest = manifest_of(deployment, plan)
@@ -383,3 +385,50 @@ def test_settings_are_json_with_nothing_but_data(bundle: dict[str, str]) -> None
     settings = json.loads(bundle["launch/servers.json"])["servers"]
     for each in settings.values():
         assert all(isinstance(argument, str) for argument in each["arguments"])
+
+
+def two_pools(options: KubernetesOptions, **changes: Any) -> tuple[dict[str, str], list[str]]:
+    """The bundle and notes of a deployment whose T4s are in servers of one and of two GPUs."""
+    data = deployment_data()
+    (group,) = (group for group in data["cluster"]["groups"] if group["gpu"] == "T4")
+    servers = group.pop("servers")
+    small = group | {"servers": servers[:1], "gpus_per_server": 1}
+    large = group | {"servers": servers[1:], "gpus_per_server": 2}
+    others = [group for group in data["cluster"]["groups"] if group["gpu"] != "T4"]
+    data["cluster"]["groups"] = [*others, small, large]
+    deployment = parse_deployment(data, "test")
+    plan = _placed(deployment)
+    chosen = parse_options(options.model_dump(mode="json") | changes, "options")
+    manifest = manifest_of(deployment, plan)
+    return render_bundle(manifest, deployment, plan, chosen), list(notes(manifest, deployment, plan, chosen))
+
+
+def test_each_size_of_a_class_can_have_its_own_selector_and_resource(options: KubernetesOptions) -> None:
+    selectors = {"T4-x1": {"node": "small"}, "T4": {"node": "large"}}
+    made, said = two_pools(
+        options, node_selectors=selectors, gpu_resources={"T4-x1": "nvidia.com/mig-1g.5gb"}
+    )
+    found = {
+        name: each["spec"]["template"]["spec"]
+        for name, each in of_kind(made, "StatefulSet").items()
+        if "t4" in name
+    }
+    assert {name: spec["nodeSelector"] for name, spec in found.items()} == {
+        "street-t4-x1": {"node": "small"},
+        "street-t4-x2": {"node": "large"},
+    }
+    limits = {name: spec["containers"][0]["resources"]["limits"] for name, spec in found.items()}
+    assert limits["street-t4-x1"]["nvidia.com/mig-1g.5gb"] == "1"
+    assert limits["street-t4-x2"]["nvidia.com/gpu"] == "2"
+    assert said == []
+
+
+def test_sizes_with_one_selector_are_noted(options: KubernetesOptions) -> None:
+    _, said = two_pools(options, node_selectors={"T4": {"accelerator": "t4"}})
+    (note,) = said
+    assert "T4-x1 and T4-x2 have the same selector" in note
+
+
+def test_a_selector_of_a_size_that_is_not_there_is_refused(options: KubernetesOptions) -> None:
+    with pytest.raises(BundleFault, match=r"gpu_resources: no GPU class or size 'T4-x8'; there are .*T4-x2"):
+        two_pools(options, gpu_resources={"T4-x8": "nvidia.com/gpu"})

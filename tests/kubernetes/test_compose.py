@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_repo_generator.kubernetes import BundleFault, ComposeOptions, render_compose
-from planner.deployment import Deployment, parse_deployment
+from planner.deployment import Deployment, DeploymentError, parse_deployment
 from planner.manifest import DeploymentManifest
 from planner.placing import place
 from planner.plan import Plan
@@ -112,7 +112,7 @@ def test_two_servers_of_one_port_are_refused() -> None:
     other = {"name": "L4-1", "http_port": 19003, "grpc_port": 19004, "metrics_port": 19005}
     data["cluster"]["groups"][0] |= {"servers": [server, other]}
     del data["cluster"]["groups"][0]["count"]
-    with pytest.raises(BundleFault, match=r"would both be called '127.0.0.1:18000'"):
+    with pytest.raises(DeploymentError, match=r"port 18000 of 127\.0\.0\.1 is http_port of server 'entry'"):
         rendered(data)
 
 
