@@ -130,6 +130,7 @@ def server_addresses(cluster: Cluster, workers: Mapping[str, tuple[str, ...]]) -
             repository=naming.group_folder(server.gpu),
             models=workers[server.name],
             gpu_count=server.gpu_count,
+            devices=server.devices,
         )
         for server in cluster.servers
         if server.name in workers

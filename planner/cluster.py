@@ -55,6 +55,8 @@ class Server:
     http_port: int = 0
     grpc_port: int = 0
     metrics_port: int = 0
+    devices: tuple[str, ...] = ()
+    """Its GPUs on its host, in the order of GPU ids: numbers or UUIDs (planner.devices); empty: none."""
     cores: int | None = None
     """For preparing frames and finishing answers; None: they are not modelled."""
 

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from planner.addresses import checked_host, port_faults
 from planner.cluster import (
@@ -25,6 +34,7 @@ from planner.cluster import (
     Server,
     StatedSpeed,
 )
+from planner.devices import GpuServer, devices_of
 from planner.execution import Compiler, ExecutorOptions, Precision
 from planner.manifest import TlsFiles
 from planner.problem import Demand, Objective, PlanOptions, Problem
@@ -33,6 +43,11 @@ from planner.profile import DTYPE_BYTES, Profile, TensorSpec
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$")]
 """Safe as a folder, a Triton model name and a Kubernetes label; '..' is refused where names are made."""
 Host = Annotated[str, AfterValidator(checked_host)]
+Device = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    Field(pattern=r"^([0-9]{1,3}|(GPU|MIG)-[A-Za-z0-9/-]{1,100})$"),
+]
 PORTS_PER_SERVER = 3
 ENTRY_PORTS = 3
 _MOST_FAULTS = 5
@@ -80,6 +95,8 @@ class ServerSpec(_Strict):
     http_port: int = Field(default=0, ge=0, le=65535)
     grpc_port: int = Field(default=0, ge=0, le=65535)
     metrics_port: int = Field(default=0, ge=0, le=65535)
+    devices: tuple[Device, ...] = ()
+    """Its GPUs, as nvidia-smi numbers them or by UUID. Default: the lowest that no server of the host has."""
 
 
 class ServerGroupSpec(_Strict):
@@ -323,12 +340,13 @@ class Deployment(_Strict):
                     http_port=server.http_port or port,
                     grpc_port=server.grpc_port or port + 1,
                     metrics_port=server.metrics_port or port + 2,
+                    devices=server.devices,
                 )
             )
             port += PORTS_PER_SERVER
         return Cluster(
             gpu_classes=tuple(_gpu_class(gpu_class) for gpu_class in spec.gpu_classes),
-            servers=tuple(servers),
+            servers=_with_devices(spec, servers),
             entry=entry,
         )
 
@@ -443,6 +461,17 @@ def _grouped_servers(spec: ClusterSpec) -> Iterator[tuple[ServerGroupSpec, Serve
             yield group, server
         for _ in range(group.count or 0):
             yield group, ServerSpec(name=f"{group.gpu}-{next(numbers[group.gpu])}", host=group.host)
+
+
+def _with_devices(spec: ClusterSpec, servers: Sequence[Server]) -> tuple[Server, ...]:
+    """Raises ValueError where two servers would have one GPU."""
+    on_gpus = {one.name for one in spec.gpu_classes if one.executor == "cuda"}
+    found = devices_of(
+        GpuServer(server.name, server.host, server.gpu_count, server.devices)
+        for server in servers
+        if server.gpu in on_gpus
+    )
+    return tuple(replace(server, devices=found.get(server.name, ())) for server in servers)
 
 
 def _gpu_class(spec: GpuClassSpec) -> GpuClass:

@@ -34,6 +34,8 @@ class ServerAddress:
     """The Triton models that this server loads; servers of one group share a repository folder."""
     gpu_count: int = 0
     """GPUs of the server, as it was planned with; 0: none, or not known."""
+    devices: tuple[str, ...] = ()
+    """What its CUDA_VISIBLE_DEVICES lists where `ppipe serve` starts it; empty: it computes on no GPU."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe.serving import ports
 from ppipe.serving.binaries import TritonInstall, find_tritonserver
+from ppipe.serving.devices import check_devices
 from ppipe.serving.server_command import (
     server_command,
     server_environment,
@@ -107,6 +108,7 @@ class ServedDeployment:
     def start(self) -> None:
         """Start every server and wait until all models answer. Raises ServeError, ports.PortInUse."""
         ports.check(wanted_ports(self.manifest))
+        check_devices(self._servers)
         install = find_tritonserver()
         self._logs.mkdir(parents=True, exist_ok=True)
         keys = make_ticket_key(self._logs)
@@ -152,7 +154,7 @@ class ServedDeployment:
             address=f"{server.host}:{server.grpc_port}",
             models=server.models,
             command=tuple(command),
-            environment=server_environment(install, prefix, keys)
+            environment=server_environment(install, prefix, keys, server.devices)
             | {FOLDER_VARIABLE: str(self._logs.resolve()), SIZE_VARIABLE: f"{self._record_mb:g}"},
             log=self._logs / f"{server.name}.log",
             shm_prefix=prefix,

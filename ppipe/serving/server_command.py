@@ -138,10 +138,14 @@ def server_command(
     ]
 
 
-def server_environment(install: TritonInstall, shm_prefix: str, ticket_keys: Path) -> dict[str, str]:
-    """What to set on top of our own environment."""
+def server_environment(
+    install: TritonInstall, shm_prefix: str, ticket_keys: Path, devices: Sequence[str] = ()
+) -> dict[str, str]:
+    """What to set on top of our own environment. devices: the GPUs that the server may see."""
     return {
         **install.environment,
+        # Numbers as nvidia-smi has them: CUDA's own order puts the fastest first.
+        **({"CUDA_VISIBLE_DEVICES": ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if devices else {}),
         SHM_PREFIX_VARIABLE: shm_prefix,
         ticket_codec.KEY_FILE_VARIABLE: str(ticket_keys),
     }

@@ -54,7 +54,7 @@ class _Row:
 
 
 def read_trace(path: Path) -> Any:
-    """Arrival times in the file's own unit (seconds for dates), ascending, the first one 0. At least two.
+    """Arrival times in the file's own unit (seconds since 1970 for dates), ascending. At least two.
 
     Columns: one of TIME_COLUMNS; or `end_timestamp` and `duration` (Azure Functions 2021: an invocation
     starts at end - duration); or no header and one value a line. Raises ArrivalError.
@@ -179,4 +179,4 @@ def _checked(path: Path, times: Sequence[Fraction]) -> Any:
             f"{path}: its times count up by 1: a running number or a table of intervals, not arrivals; "
             "frames at equal distances are --arrivals cameras:fps=..."
         )
-    return np.array([float(time - ordered[0]) for time in ordered])
+    return np.array([float(time) for time in ordered])

@@ -107,8 +107,8 @@ def write(folder: Path, content: str | bytes) -> Path:
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_read_are_the_arrivals(name: str, tmp_path: Path) -> None:
     times = read_trace(write(tmp_path, ACCEPTED[name]))
-    scale = (TIMES[-1] - TIMES[0]) / times[-1]
-    assert np.allclose(times * scale, np.array(TIMES) - TIMES[0], atol=1e-6)
+    scale = (TIMES[-1] - TIMES[0]) / (times[-1] - times[0])
+    assert np.allclose((times - times[0]) * scale, np.array(TIMES) - TIMES[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -132,7 +132,6 @@ def test_any_bytes_are_arrivals_or_one_line(tmp_path_factory: pytest.TempPathFac
     else:
         reason = f"{path}: "
         assert len(times) >= 2
-        assert times[0] == 0
         assert (np.diff(times) >= 0).all()
     assert reason.startswith(f"{path}: ")
 
