@@ -35,21 +35,26 @@ from tests.fixtures.made_problems import MadeSize, made_problem
 Row = dict[str, Any]
 LARGE = (MadeSize(gpus=1_000, classes=4, models=12), MadeSize(gpus=10_000, classes=6, models=30))
 SEEDS = (0, 1)
+WITHOUT_DATA = frozenset({"large", "many"})
+"""Sections on made problems alone."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sections asked for; the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/benchmarks planner", description=__doc__.split("\n")[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--data", type=Path, default=Path("../shared/paper"), metavar="DIR")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="The paper's figures.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"section {unknown[0]!r} is not one of {', '.join(SECTIONS)}")
+    wanted = arguments.sections or list(SECTIONS)
+    if arguments.data is None and set(wanted) - WITHOUT_DATA:
+        parser.error(f"--data DIR: {', '.join(sorted(set(wanted) - WITHOUT_DATA))} needs the paper's figures")
     results: dict[str, list[Row]] = {}
-    for name in arguments.sections or SECTIONS:
-        results[name] = SECTIONS[name](arguments.data)
+    for name in wanted:
+        results[name] = SECTIONS[name](arguments.data or Path())
         if not arguments.json:
             _print(name, results[name])
     if arguments.json:

@@ -29,7 +29,7 @@ RUN_ELSEWHERE = {
     "scripts/demo": "tests/live/test_demo_live.py",
     ". .venv/bin/activate": "the environment of this test",
 }
-NEEDS_PAPER = "../shared/paper"
+NEEDS_PAPER = "--data DIR"
 READY = "Ctrl-C stops it"
 START_SECONDS = 150.0
 
