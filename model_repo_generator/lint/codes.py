@@ -122,6 +122,8 @@ EFFECTS: Mapping[str, Effect] = {
     "capability-too-old": Effect.DOUBTFUL,
     "client-shm": Effect.DOUBTFUL,
     # a generated deployment
+    "host-port": Effect.REFUSED,
+    "host-device": Effect.MISBEHAVES,
     "manifest": Effect.MISBEHAVES,
     "manifest-model": Effect.REFUSED,
     "manifest-unused": Effect.DOUBTFUL,

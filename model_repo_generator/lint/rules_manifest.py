@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as triton
 
+from model_repo_generator.lint import rules_hosts
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import Model, make_finding
 from model_repo_generator.lint.rules_tensors import type_name
@@ -65,6 +66,7 @@ def check(
     everything: list[_Seat] = []
     for revision in revisions:
         manifest = revision.manifest
+        yield from rules_hosts.check(manifest, revision.shown)
         loaded: dict[str, Model] = {}
         for server in (manifest.entry, *manifest.servers):
             models = linted.get((path.parent / server.repository).resolve())

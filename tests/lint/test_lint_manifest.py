@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,3 +170,50 @@ def test_a_broken_manifest_is_an_error(generated: Path) -> None:
     (generated / MANIFEST_NAME).write_text("{}")
     with pytest.raises(serial.FormatError, match="missing"):
         lint(generated)
+
+
+def change_manifest(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = root / MANIFEST_NAME
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+
+
+def servers_of(plain: dict[str, Any], group: str) -> list[dict[str, Any]]:
+    return [server for server in plain["servers"] if server["group"] == group]
+
+
+def test_two_servers_of_one_host_and_one_gpu(generated: Path) -> None:
+    def same_device(plain: dict[str, Any]) -> None:
+        for server in servers_of(plain, "slow"):
+            server["devices"] = ["1"]
+
+    change_manifest(generated, same_device)
+    (finding,) = lint(generated)
+    assert finding.code == "host-device"
+    assert "device 1 of 127.0.0.1 is of servers 'slow-0' and 'slow-1'" in finding.message
+
+
+def test_two_gpu_servers_of_one_host_that_do_not_say_which_gpus(generated: Path) -> None:
+    change_manifest(generated, lambda plain: [server.pop("devices") for server in plain["servers"]])
+    assert codes(lint(generated)) == ["host-device", "host-device"]
+
+
+def test_gpu_servers_of_hosts_of_their_own_need_not_say_which(generated: Path) -> None:
+    def apart(plain: dict[str, Any]) -> None:
+        for index, server in enumerate(plain["servers"]):
+            server |= {"host": f"10.0.0.{index + 1}", "devices": []}
+
+    change_manifest(generated, apart)
+    assert lint(generated) == ()
+
+
+def test_a_port_that_two_servers_of_one_host_have(generated: Path) -> None:
+    def same_port(plain: dict[str, Any]) -> None:
+        first, second = servers_of(plain, "slow")
+        second["http_port"] = first["grpc_port"]
+
+    change_manifest(generated, same_port)
+    (finding,) = lint(generated)
+    assert finding.code == "host-port"
+    assert "is grpc_port of server 'slow-0' and http_port of server 'slow-1'" in finding.message
