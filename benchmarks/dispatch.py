@@ -140,7 +140,7 @@ def _write(root: Path, pool_us: Mapping[str, int]) -> None:
     ports = free_base(33_000, 3 * 10 + 2 * len(models))
     write_deployment(root, models, ports, entry_extras=extras)
     for size in SIZES:
-        text = root / "groups" / "entry" / f"null_{size}_dispatch" / "config.pbtxt"
+        text = root / "groups" / "entry" / f"null_{size}" / "config.pbtxt"
         text.write_text(text.read_text() + 'parameters { key: "transport" value { string_value: "null" } }\n')
 
 
@@ -170,8 +170,8 @@ def _throughput(deployment: ServedDeployment, size: str, turns: int) -> dict[str
     address = f"{entry.host}:{entry.grpc_port}"
     kinds = [
         Kind("bare", f"bare_{size}"),
-        Kind("null", f"null_{size}_dispatch"),
-        Kind("hop", f"hop_{size}_dispatch"),
+        Kind("null", f"null_{size}"),
+        Kind("hop", f"hop_{size}"),
     ]
     _, concurrency, requests = SIZES[size]
     rates: dict[str, list[float]] = {kind.name: [] for kind in kinds}
@@ -219,7 +219,7 @@ def _by_role(used_us: Mapping[str, int], kind: Kind) -> dict[str, int]:
         server, _, model = name.partition("/")
         if not model:
             role = f"{server} server"
-        elif model == kind.model or model.startswith(kind.model.removesuffix("_dispatch") + ".p"):
+        elif model == kind.model or model.startswith(kind.model + ".p"):
             role = f"{server} stub"
         else:
             continue
@@ -243,7 +243,7 @@ def _added_latency(manifest: DeploymentManifest, size: str, keys: Keys) -> dict[
         triton.InferenceServerClient(f"{stage.host}:{stage.grpc_port}") as worker,
     ):
         for _ in range(_LONE_FRAMES):
-            through.append(_time(dispatcher, f"hop1_{size}_dispatch", tensor, {}))
+            through.append(_time(dispatcher, f"hop1_{size}", tensor, {}))
             direct.append(_time(worker, f"hop1_{size}.p0.s0.w0", tensor, _ticket(manifest, size, keys)))
     return {
         f"added_ms_p50_{size}": round((statistics.median(through) - statistics.median(direct)) * 1e3, 3),

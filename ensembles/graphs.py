@@ -42,7 +42,7 @@ class EnsembleGraph:
 
 @dataclass(frozen=True)
 class StepModel:
-    """A pre- or postprocessing model and its tensors."""
+    """A Triton model and its tensors."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -81,48 +81,47 @@ def segmentation_outputs(height: int, width: int) -> tuple[TensorSpec, ...]:
 
 
 def chain_graph(
-    name: str, stages: Sequence[StepModel], outputs: tuple[TensorSpec, ...], max_batch_size: int
+    name: str,
+    stages: Sequence[StepModel],
+    outputs: tuple[TensorSpec, ...],
+    max_batch_size: int,
+    beside: tuple[TensorSpec, ...] = (),
 ) -> EnsembleGraph:
-    """Stages one after another. Tensors between have their stage's number: one may pass unchanged."""
+    """Stages one after another. Tensors between have their stage's number: one may pass unchanged.
+
+    beside: what the first stage answers besides, under the same names.
+    """
     last = len(stages) - 1
     steps = []
     for index, stage in enumerate(stages):
         before = f"s{index - 1}_" if index else ""
         after = f"s{index}_" if index < last else ""
+        made = {tensor.name: after + tensor.name for tensor in stage.outputs}
         steps.append(
             EnsembleStep(
                 model=stage.name,
                 inputs={tensor.name: before + tensor.name for tensor in stage.inputs},
-                outputs={tensor.name: after + tensor.name for tensor in stage.outputs},
+                outputs=made if index else made | {tensor.name: tensor.name for tensor in beside},
             )
         )
     return EnsembleGraph(
         name=name,
         inputs=stages[0].inputs,
-        outputs=outputs,
+        outputs=(*outputs, *beside),
         steps=tuple(steps),
         max_batch_size=max_batch_size,
     )
 
 
-def entry_graph(
-    name: str,
-    dispatch: StepModel,
-    preprocess: StepModel | None = None,
-    postprocess: StepModel | None = None,
-) -> EnsembleGraph:
-    """[preprocess ->] dispatch [-> postprocess], the model's own outputs always among the ensemble's."""
-    steps = [_step(part) for part in (preprocess, dispatch, postprocess) if part is not None]
+def entry_graph(name: str, dispatch: StepModel) -> EnsembleGraph:
+    """Another door to a dispatcher, with these of its inputs."""
     return EnsembleGraph(
-        name=name,
-        inputs=(preprocess or dispatch).inputs,
-        outputs=dispatch.outputs + (postprocess.outputs if postprocess else ()),
-        steps=tuple(steps),
+        name=name, inputs=dispatch.inputs, outputs=dispatch.outputs, steps=(_step(dispatch),)
     )
 
 
 def _step(part: StepModel) -> EnsembleStep:
-    """Inside the entry ensembles a tensor has the name that it has in its model."""
+    """Inside an ensemble a tensor has the name that it has in its model."""
     return EnsembleStep(
         model=part.name,
         inputs={tensor.name: tensor.name for tensor in part.inputs},

@@ -71,6 +71,30 @@ def decode(encoded: bytes, enough: tuple[int, int] | None = None) -> Frame:
         ) from error
 
 
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself. orientation: EXIF's, 1 to 8."""
+
+    width: int
+    height: int
+    orientation: int = 1
+
+
+def read_header(encoded: bytes) -> Header:
+    """The size of an image without decoding it. Raises FrameFault."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise FrameFault(
+                    f"an image of {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded"
+                )
+            return Header(image.width, image.height)
+    except FrameFault:
+        raise
+    except Exception as error:
+        raise FrameFault(f"{len(encoded)} bytes that are no JPEG or PNG image") from error
+
+
 def resize(frame: Frame, height: int, width: int) -> Frame:
     """Bilinear, the aspect ratio not kept. Raises FrameFault for anything but height x width x 3."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -81,13 +105,15 @@ def resize(frame: Frame, height: int, width: int) -> Frame:
     return np.asarray(resized)
 
 
-def normalise(frame: Frame, channels: int, normalisation: Normalisation) -> npt.NDArray[np.float32]:
-    """Channels first, scaled to [0, 1], less the mean, over the deviation. One channel: luminance."""
-    if channels == 1:
-        grey = np.asarray(Image.fromarray(frame).convert("L"))[np.newaxis]
-        planes = grey
-    else:
-        planes = frame.transpose(2, 0, 1)
+def to_channels(frame: Frame, channels: int) -> Frame:
+    """An RGB frame as it is, or with one channel: luminance."""
+    return frame if channels == 3 else np.asarray(Image.fromarray(frame).convert("L"))[:, :, np.newaxis]
+
+
+def normalise(pixels: Frame, normalisation: Normalisation) -> npt.NDArray[np.float32]:
+    """Channels first, scaled to [0, 1], less the mean, over the deviation."""
+    channels = pixels.shape[2]
+    planes = pixels.transpose(2, 0, 1)
     # Two parameters per channel instead of three operations per value.
     factor = 1 / (255 * np.asarray(normalisation.std[:channels], dtype=np.float64))
     offset = np.asarray(normalisation.mean[:channels]) / np.asarray(normalisation.std[:channels])
@@ -99,7 +125,8 @@ def normalise(frame: Frame, channels: int, normalisation: Normalisation) -> npt.
 
 def preprocess_frame(frame: Frame, size: InputSize, normalisation: Normalisation) -> npt.NDArray[np.float32]:
     """A raw frame to the model's input. Raises FrameFault."""
-    return normalise(resize(frame, size.height, size.width), size.channels, normalisation)
+    pixels = to_channels(resize(frame, size.height, size.width), size.channels)
+    return normalise(pixels, normalisation)
 
 
 def preprocess_image(

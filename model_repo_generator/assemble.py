@@ -158,7 +158,7 @@ def _feedback_port(cluster: Cluster, epoch: int, index: int, models: int) -> int
 
 
 def _entry_address(cluster: Cluster, entries: Mapping[str, EntryModels]) -> ServerAddress:
-    return entry_address(cluster, tuple(name for model in entries for name in entries[model].names(model)))
+    return entry_address(cluster, tuple(name for models in entries.values() for name in models.names()))
 
 
 def _model_entry(
@@ -174,13 +174,12 @@ def _model_entry(
     chains: tuple[Chain, ...],
 ) -> ModelEntry:
     measured = profile.model(spec.name)
-    public, tensors = entries[spec.name].ensembles(spec.name)
+    models = entries[spec.name]
     return ModelEntry(
         model=spec.name,
-        ensemble=public.name,
-        dispatcher=entries[spec.name].dispatch.name,
-        input=measured.inputs[0],
-        outputs=measured.outputs,
+        dispatcher=models.dispatch.name,
+        input=models.input,
+        outputs=models.outputs,
         feedback_port=_feedback_port(cluster, epoch, index, len(plan.models)),
         late=spec.late,
         served=served,
@@ -201,8 +200,8 @@ def _model_entry(
                 plan.model(spec.name).pipelines, served.pipelines, strict=True
             )
         ),
-        tensor_ensemble=tensors.name,
-        public_inputs=public.inputs,
-        public_outputs=public.outputs,
         chains=chains,
+        prepare=models.prepare,
+        finish=models.finish,
+        body_ensemble=models.body.name if models.body else "",
     )

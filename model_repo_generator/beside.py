@@ -1,11 +1,11 @@
 """A new revision of a plan beside the one that is served, in one repository, for a roll-out without a gap.
 
 Rules
-- The older revision keeps its models, which have other names, and its manifest (deployment.<epoch>.json).
-- The ensembles that clients call are there once, of the newest revision: loaded again, they call its
-  dispatcher, and the older one finishes its own.
-- Loading a new version of a running dispatcher would not do: Triton starts all versions of a model anew when
-  its configuration changes, while the running one still has its port (tried: the server ends).
+- The older revision keeps its workers, which have other names, and its manifest (deployment.<epoch>.json).
+- A dispatcher of the newest revision is the next version of the Triton model that clients call. Loaded, it
+  takes what comes from then on; the older version finishes its own and ends.
+- Its config.pbtxt must not differ: Triton would start all versions of the model anew, while the running one
+  still has its port (tried: the server ends).
 - generate.generate of the new revision alone, into the same folder, ends the older one.
 """
 
@@ -100,11 +100,7 @@ def _kept(
     new: Rendered,
     program_hashes: Mapping[str, str],
 ) -> Iterator[tuple[str, Content]]:
-    ensembles = tuple(
-        f"{older.entry.repository}/{name}/"
-        for entry in older.models
-        for name in (entry.ensemble, entry.tensor_ensemble)
-    )
+    doors = tuple(f"{older.entry.repository}/{entry.body_ensemble}/" for entry in older.models)
     for path, written in listing.files.items():
         if path == MANIFEST_NAME:
             yield naming.older_manifest(older.epoch), FileCopy(out_dir / path)
@@ -113,11 +109,11 @@ def _kept(
                 f"{path}: the model's weights or blocks changed since revision {older.epoch}; generate into "
                 "another folder, or end that revision first"
             )
-        elif path in new.files and not path.startswith(ensembles):
+        elif path in new.files and not path.startswith(doors):
             if new.files[path] != (out_dir / path).read_text(encoding="utf-8"):
                 raise BesideFault(
                     f"{path}: revision {older.epoch} needs it otherwise than revision {new.manifest.epoch}, "
                     "and there can be only one; generate into another folder, or end that revision first"
                 )
-        elif path not in program_hashes and not path.startswith(ensembles):
+        elif path not in program_hashes and not path.startswith(doors):
             yield path, FileCopy(out_dir / path)

@@ -12,13 +12,15 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from ensembles.graphs import EnsembleGraph, StepModel, chain_graph
 from model_repo_generator import naming
 from planner.cluster import Cluster, Executor
-from planner.manifest import Chain, ModelEntry, StageProgram
+from planner.manifest import RAGGED_INPUT, STATUS_OUTPUT, Chain, ModelEntry, StageProgram
 from planner.plan import Plan
+from planner.profile import TensorSpec
 from planner.serving import ServedModel, ServedPipeline
 
 Numbers = tuple[int, ...]
@@ -75,7 +77,13 @@ def graph_of(chain: Chain, entry: ModelEntry) -> EnsembleGraph:
         StepModel(name=worker, inputs=program.inputs, outputs=program.outputs)
         for worker, program in zip(chain.workers, programs, strict=True)
     ]
-    return chain_graph(chain.name, stages, entry.outputs, min(program.max_batch_size for program in programs))
+    stages[-1] = replace(stages[-1], outputs=entry.outputs)
+    beside: tuple[TensorSpec, ...] = ()
+    if entry.prepare is not None:
+        beside = (STATUS_OUTPUT,)
+        stages[0] = replace(stages[0], inputs=RAGGED_INPUT)
+    largest = min(program.max_batch_size for program in programs)
+    return chain_graph(chain.name, stages, entry.outputs, largest, beside)
 
 
 def _combinations(index: int, pipeline: ServedPipeline, seats: Seats) -> Iterator[tuple[str, Numbers]]:

@@ -17,15 +17,11 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from ensembles.graphs import EnsembleGraph
 from planner.cluster import Executor
-from planner.manifest import SHARED_FRAMES
 from planner.profile import DTYPE_BYTES, TensorSpec
 
 HEADER = "# Written by ppipe generate; change the deployment file, not this.\n"
 TRANSPORT_BATCH = 8
-"""Requests that the entry's models may be handed at once: transport only, frames stay single."""
-PREPROCESS_INSTANCES = 2
-"""Decoding is the entry server's heaviest work per frame; with two stubs one slow image holds up half."""
-
+"""Requests that a dispatcher may be handed at once: transport only, frames stay single."""
 INPUTS_STAY_ON_DEVICE = {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
 """Parameter of a stage that is fed on its GPU: else the Python backend copies its inputs to the host."""
 
@@ -45,13 +41,11 @@ def stage_config(
     gpu_id: int,
     parameters: Mapping[str, str],
 ) -> str:
-    """One worker of a stage. Its inputs are optional: instead of them, SHARED_FRAMES says how many frames lie
-    in shared memory.
+    """One worker of a stage. Of several inputs each is optional: in place of its tensors, SHARED_FRAMES says
+    how many frames lie in shared memory.
     """
-    control = TensorSpec(SHARED_FRAMES, "UINT8", (1,))
-    config = _model(name, [*inputs, control], outputs, max_batch_size, parameters)
-    for each in config.input:
-        each.optional = True
+    config = _model(name, inputs, outputs, max_batch_size, parameters)
+    _make_optional(config)
     _one_instance(config, executor, gpu_id)
     return to_text(config)
 
@@ -83,28 +77,18 @@ def dispatcher_config(
     outputs: Iterable[TensorSpec],
     parameters: Mapping[str, str],
 ) -> str:
-    """The dispatcher: dynamic batching with no delay hands it requests in lists, which is faster."""
-    return _cpu_config(name, inputs, outputs, parameters, instances=1)
+    """The dispatcher: dynamic batching with no delay hands it requests in lists, which is faster.
 
-
-def preprocess_config(
-    name: str,
-    inputs: Iterable[TensorSpec],
-    outputs: Iterable[TensorSpec],
-    parameters: Mapping[str, str],
-) -> str:
-    """Frames to the model's input."""
-    return _cpu_config(name, inputs, outputs, parameters, PREPROCESS_INSTANCES)
-
-
-def postprocess_config(
-    name: str,
-    inputs: Iterable[TensorSpec],
-    outputs: Iterable[TensorSpec],
-    parameters: Mapping[str, str],
-) -> str:
-    """The model's output to an answer."""
-    return _cpu_config(name, inputs, outputs, parameters, instances=1)
+    Of several inputs a request has one; those of free size may differ within a list.
+    """
+    config = _model(name, inputs, outputs, TRANSPORT_BATCH, parameters)
+    _make_optional(config)
+    for each in config.input:
+        each.allow_ragged_batch = -1 in each.dims
+    config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    config.dynamic_batching.SetInParent()
+    return to_text(config)
 
 
 def ensemble_config(graph: EnsembleGraph) -> str:
@@ -141,18 +125,10 @@ def triton_type(dtype: str) -> int:
     return int(triton.DataType.Value(name))
 
 
-def _cpu_config(
-    name: str,
-    inputs: Iterable[TensorSpec],
-    outputs: Iterable[TensorSpec],
-    parameters: Mapping[str, str],
-    instances: int,
-) -> str:
-    config = _model(name, inputs, outputs, TRANSPORT_BATCH, parameters)
-    config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=instances)
-    config.dynamic_batching.max_queue_delay_microseconds = 0
-    config.dynamic_batching.SetInParent()
-    return to_text(config)
+def _make_optional(config: Any) -> None:
+    if len(config.input) > 1:
+        for each in config.input:
+            each.optional = True
 
 
 def _model(

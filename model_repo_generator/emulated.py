@@ -25,6 +25,7 @@ from model_repo_generator.model_files import (
 )
 from planner import serial
 from planner.cluster import Executor
+from planner.ingress import PrepareRecipe
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.profile import TensorSpec
 from planner.serving import (
@@ -62,7 +63,10 @@ class EmulatedPipeline:
 
 @dataclass(frozen=True)
 class EmulatedModel:
-    """One model. Every pipeline takes `input` and ends in the same outputs."""
+    """One model. Every pipeline takes `input` and ends in the same outputs.
+
+    prepare: what clients send instead, and what first stages make of it; None: clients send `input`.
+    """
 
     name: str
     slo_us: int
@@ -70,6 +74,7 @@ class EmulatedModel:
     input: TensorSpec
     pipelines: tuple[EmulatedPipeline, ...]
     late: Literal["drop", "serve"] = "drop"
+    prepare: PrepareRecipe | None = None
 
 
 def write_deployment(
@@ -157,7 +162,6 @@ def _entry(model: EmulatedModel, feedback_port: int) -> ModelEntry:
     pipelines = tuple(_pipeline(model, index) for index in range(len(model.pipelines)))
     return ModelEntry(
         model=model.name,
-        ensemble=naming.dispatcher(model.name),
         dispatcher=naming.dispatcher(model.name),
         input=model.input,
         outputs=model.pipelines[0].stages[-1].output,
@@ -167,7 +171,7 @@ def _entry(model: EmulatedModel, feedback_port: int) -> ModelEntry:
             model=model.name, slo_us=model.slo_us, planned_rps=model.planned_rps, pipelines=pipelines
         ),
         programs=tuple(_programs(model.input, pipeline) for pipeline in model.pipelines),
-        tensor_ensemble=naming.dispatcher(model.name),
+        prepare=model.prepare,
     )
 
 
@@ -230,6 +234,6 @@ def _address(name: str, port: int, models: tuple[str, ...]) -> ServerAddress:
 
 def _dispatcher_files(entry: ModelEntry, extra: Mapping[str, str]) -> Files:
     parameters = {"manifest": MANIFEST_FROM_MODEL, "model": entry.model, **extra}
-    text = config.dispatcher_config(entry.dispatcher, (entry.input,), entry.outputs, parameters)
+    text = config.dispatcher_config(entry.dispatcher, entry.public_inputs, entry.outputs, parameters)
     folder = f"{naming.group_folder(naming.ENTRY_GROUP)}/{entry.dispatcher}"
     return python_model(folder, text, "dispatcher", Layout())

@@ -1,10 +1,15 @@
-"""The entry group's models of one network: dispatcher, optional pre- and postprocessing, two ensembles."""
+"""The entry group's models of one network: the dispatcher, which clients call, and a door for bare HTTP
+bodies.
+
+What is done before the first stage and after the last is said here as recipes, which the manifest carries to
+their hosts.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ensembles.graphs import (
     EnsembleGraph,
@@ -17,7 +22,13 @@ from ensembles.graphs import (
 )
 from model_repo_generator import naming
 from planner.deployment import ModelSpec, PostprocessSpec, PreprocessSpec
+from planner.frames import FrameSize
+from planner.ingress import FinishRecipe, PrepareRecipe
 from planner.profile import TensorSpec
+
+_ASSUMED_BITS_PER_PIXEL = 1.5
+"""Of a JPEG as cameras make them, where the deployment does not say how large its clients' frames are."""
+_ASSUMED_SIZE = (1920, 1080)
 
 
 class EntryFault(ValueError):
@@ -26,59 +37,58 @@ class EntryFault(ValueError):
 
 @dataclass(frozen=True)
 class EntryModels:
-    """What the entry server loads for one network."""
+    """What the entry server loads for one network, and what its stages' hosts do for it.
 
-    dispatch: StepModel
-    preprocess: StepModel | None
-    postprocess: StepModel | None
+    outputs: what clients are answered.
+    """
 
-    def ensembles(self, model: str) -> tuple[EnsembleGraph, EnsembleGraph]:
-        """The public ensemble, and the one for clients with tensors."""
-        public = entry_graph(naming.public_ensemble(model), self.dispatch, self.preprocess, self.postprocess)
-        return public, entry_graph(naming.tensor_ensemble(model), self.dispatch)
+    model: str
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    prepare: PrepareRecipe | None = None
+    finish: FinishRecipe | None = None
+    labels: tuple[str, ...] = ()
 
-    def names(self, model: str) -> tuple[str, ...]:
-        """Every Triton model, ensembles after what they are made of."""
-        parts = [part.name for part in (self.dispatch, self.preprocess, self.postprocess) if part]
-        return (*parts, *(graph.name for graph in self.ensembles(model)))
+    @property
+    def dispatch(self) -> StepModel:
+        """The dispatcher: whatever clients send is an input of its."""
+        inputs = (self.input,) if self.prepare is None else (self.prepare.frame, self.input)
+        return StepModel(naming.dispatcher(self.model), inputs, self.outputs)
+
+    @property
+    def body(self) -> EnsembleGraph | None:
+        """The door for bodies that are an encoded image and nothing else."""
+        if self.prepare is None or self.prepare.kind != "jpeg":
+            return None
+        one_way_in = StepModel(naming.dispatcher(self.model), (self.prepare.frame,), self.outputs)
+        return entry_graph(naming.body_ensemble(self.model), one_way_in)
+
+    def names(self) -> tuple[str, ...]:
+        """Every Triton model, the ensemble after what it is made of."""
+        return (self.dispatch.name, *([self.body.name] if self.body else []))
 
 
 def entry_models(
-    spec: ModelSpec,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    labels: Sequence[str],
-    epoch: int = 1,
+    spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], labels: Sequence[str]
 ) -> EntryModels:
     """`labels`: of the classes, from the label file; empty without one. Raises EntryFault."""
     if len(inputs) != 1:
         raise EntryFault(f"model {spec.name!r}: {len(inputs)} inputs; a served model has exactly one")
-    dispatch = StepModel(naming.dispatcher(spec.name), tuple(inputs), tuple(outputs))
-    before = None if spec.preprocess is None else _preprocess(spec, spec.preprocess, inputs[0])
-    after = None if spec.postprocess is None else _postprocess(spec, spec.postprocess, outputs, labels)
-
-    def named(part: StepModel) -> StepModel:
-        return replace(part, name=naming.of_revision(part.name, spec.name, epoch))
-
+    finish = None if spec.postprocess is None else _finish(spec, spec.postprocess, outputs, labels)
+    answers = tuple(outputs)
+    if finish is not None:
+        answers = (*outputs, *finish.outputs) if finish.raw else finish.outputs
     return EntryModels(
-        dispatch=named(dispatch), preprocess=before and named(before), postprocess=after and named(after)
+        model=spec.name,
+        input=inputs[0],
+        outputs=answers,
+        prepare=None if spec.preprocess is None else _prepare(spec, spec.preprocess, inputs[0]),
+        finish=finish,
+        labels=tuple(labels),
     )
 
 
-def preprocess_parameters(spec: PreprocessSpec) -> Mapping[str, str]:
-    """Parameters of the preprocessing model; sizes are in its output's dims."""
-    return {"mean": json.dumps(spec.mean), "std": json.dumps(spec.std)}
-
-
-def postprocess_parameters(spec: PostprocessSpec, labels: Sequence[str]) -> Mapping[str, str]:
-    """Parameters of the postprocessing model; k and the number of boxes are in its outputs' dims."""
-    parameters = {"task": spec.task} | ({"labels": naming.LABELS_FILE} if labels else {})
-    if spec.task == "detection":
-        parameters |= {"min_score": json.dumps(spec.min_score), "max_overlap": json.dumps(spec.max_overlap)}
-    return parameters
-
-
-def _preprocess(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> StepModel:
+def _prepare(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> PrepareRecipe:
     where = f"models.{spec.name}.preprocess"
     if len(target.shape) != 3 or target.shape[0] not in (1, 3):
         raise EntryFault(
@@ -97,12 +107,23 @@ def _preprocess(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> 
             f"models.{spec.name}.input.name: {target.name!r} is what clients' frames are called; "
             "call the model's own input something else"
         )
-    return StepModel(naming.preprocess(spec.name), (frame,), (target,))
+    channels, height, width = target.shape
+    bits = _ASSUMED_BITS_PER_PIXEL if wanted.kind == "jpeg" else 24
+    return PrepareRecipe(
+        kind=wanted.kind,
+        frame=frame,
+        channels=channels,
+        height=height,
+        width=width,
+        mean=wanted.mean,
+        std=wanted.std,
+        planned=FrameSize(*_ASSUMED_SIZE, round(math.prod(_ASSUMED_SIZE) * bits / 8), assumed=True),
+    )
 
 
-def _postprocess(
+def _finish(
     spec: ModelSpec, wanted: PostprocessSpec, given: Sequence[TensorSpec], labels: Sequence[str]
-) -> StepModel:
+) -> FinishRecipe:
     where = f"models.{spec.name}.postprocess"
     make = {
         "classification": _classification,
@@ -117,7 +138,17 @@ def _postprocess(
     taken = {tensor.name for tensor in given} & {tensor.name for tensor in outputs}
     if taken:
         raise EntryFault(f"{where}: the model's own output is called {min(taken)!r} already")
-    return StepModel(naming.postprocess(spec.name), inputs, outputs)
+    return FinishRecipe(
+        task=wanted.task,
+        inputs=tuple(tensor.name for tensor in inputs),
+        outputs=outputs,
+        top_k=wanted.top_k,
+        max_boxes=wanted.max_boxes,
+        min_score=wanted.min_score,
+        max_overlap=wanted.max_overlap,
+        labels=naming.labels_path(spec.name) if labels else "",
+        raw=wanted.raw_outputs,
+    )
 
 
 Tensors = tuple[TensorSpec, ...]

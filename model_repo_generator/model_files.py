@@ -5,15 +5,15 @@ What differs between them is data: a Layout that all models of a repository shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from model_repo_generator import config
 from model_repo_generator.chains import fed_on_device, graph_of
 from model_repo_generator.shims import VERSION_FOLDER, ensemble_version, model_py
+from model_repo_generator.tensors import stage_tensors
 from planner.cluster import Executor
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, StageProgram
-from planner.profile import TensorSpec
 from planner.serving import WorkerPlace
 
 MANIFEST_FROM_MODEL = f"../../../{MANIFEST_NAME}"
@@ -96,8 +96,7 @@ def stage_config(entry: ModelEntry, worker: WorkerModel) -> str:
     """config.pbtxt of a stage's worker."""
     return config.stage_config(
         worker.name,
-        worker.program.inputs,
-        merge_outputs(entry.outputs, worker.program.outputs),
+        *stage_tensors(entry, worker.program),
         worker.program.max_batch_size,
         worker.program.executor,
         worker.gpu_id,
@@ -111,12 +110,6 @@ def chain_files(manifest: DeploymentManifest, entry: ModelEntry, layout: Layout)
         folder = f"{manifest.server(chain.server).repository}/{chain.name}"
         yield f"{folder}/config.pbtxt", config.ensemble_config(graph_of(chain, entry))
         yield from ensemble_version(folder, layout.version)
-
-
-def merge_outputs(final: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """A stage answers with the model's outputs when it forwards, else with its own; a tensor may be both."""
-    names = {tensor.name for tensor in final}
-    return (*final, *(tensor for tensor in own if tensor.name not in names))
 
 
 def mps_percentage(program: StageProgram, slices_per_gpu: int) -> int | None:

@@ -2,8 +2,9 @@
 
 Rules
 - Names of workers come with planner.serving_build's ServedModel (`<model>.p<pipeline>.s<stage>.w<worker>`).
-- From a deployment's second revision on, names carry it (`<model>.r2.p0.s1.w3`, `<model>.r2_dispatch`):
-  models of two revisions may differ in anything and be loaded side by side. What clients call keeps its name.
+- From a deployment's second revision on, names of workers carry it (`<model>.r2.p0.s1.w3`): models of two
+  revisions may differ in anything and be loaded side by side. What clients call keeps its name; there a
+  revision is a version folder.
 - Every name is one path component of ASCII letters, digits, '_', '.', '-', and none says '..'.
 - No two Triton models of a deployment have one name, not even on a file system that ignores case.
 """
@@ -18,7 +19,7 @@ from planner.manifest import MANIFEST_NAME
 ENTRY_GROUP = "entry"
 GROUPS = "groups"
 PROGRAMS = "programs"
-LABELS_FILE = "labels.txt"
+LABELS = "labels"
 MAX_NAME = 120
 """Characters of a Triton model's name. File systems end at 255 bytes; names are parts of longer ones."""
 
@@ -31,28 +32,18 @@ class NameFault(ValueError):
 
 
 def dispatcher(model: str) -> str:
-    """The scheduler plugin of one model."""
-    return f"{model}_dispatch"
-
-
-def preprocess(model: str) -> str:
-    """Frames to the model's input."""
-    return f"{model}_preprocess"
-
-
-def postprocess(model: str) -> str:
-    """The model's output to an answer."""
-    return f"{model}_postprocess"
-
-
-def public_ensemble(model: str) -> str:
-    """What clients call: the model's own name."""
+    """The scheduler plugin of one model, which clients call: the model's own name."""
     return model
 
 
-def tensor_ensemble(model: str) -> str:
-    """The way in for clients that preprocess themselves."""
-    return f"{model}_tensor"
+def body_ensemble(model: str) -> str:
+    """The way in for plain HTTP whose body is an encoded image."""
+    return f"{model}_body"
+
+
+def labels_path(model: str) -> str:
+    """The labels of a model's classes, relative to deployment.json's folder."""
+    return f"{LABELS}/{model}.txt"
 
 
 def plain_worker(model: str, worker: int) -> str:

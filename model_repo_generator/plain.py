@@ -112,7 +112,6 @@ def _model_entry(
         programs.append((program,))
     return ModelEntry(
         model=plan.model,
-        ensemble="",
         dispatcher="",
         input=profile.inputs[0],
         outputs=profile.outputs,

@@ -4,7 +4,8 @@ Layout (paths relative to deployment.json's folder)
     deployment.json                                   names and addresses (planner.manifest)
     programs/<model>.b<start>-<end>.pt2               not rendered: exported by model_repo_generator.export
     groups/<GPU class>/<worker>/config.pbtxt, 1/model.py
-    groups/entry/<model>[_dispatch|_preprocess|_postprocess|_tensor]/...
+    labels/<model>.txt                                of a model's classes, for the hosts of its last stages
+    groups/entry/<model>[_body]/...
 model.py files are fixed texts; all that comes from the deployment is data in config.pbtxt or deployment.json.
 """
 
@@ -13,17 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ensembles.graphs import StepModel
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
 from model_repo_generator.chains import chains_of, seats_of
 from model_repo_generator.checks import check_plan
-from model_repo_generator.entry import (
-    EntryModels,
-    entry_models,
-    postprocess_parameters,
-    preprocess_parameters,
-)
+from model_repo_generator.entry import EntryModels, entry_models
 from model_repo_generator.model_files import (
     MANIFEST_FROM_MODEL,
     Layout,
@@ -35,10 +30,10 @@ from model_repo_generator.model_files import (
 )
 from model_repo_generator.shims import ensemble_version
 from planner import serial
-from planner.deployment import Deployment, ModelSpec
+from planner.deployment import Deployment
 from planner.manifest import MANIFEST_NAME, Chain, DeploymentManifest
 from planner.plan import Plan
-from planner.profile import Profile, TensorSpec
+from planner.profile import Profile
 from planner.serving import ServedModel, ServedWorker, WorkerPlace
 
 Files = dict[str, str]
@@ -79,15 +74,12 @@ def render(
             profile.model(spec.name).inputs,
             profile.model(spec.name).outputs,
             labels.get(spec.name, ()),
-            epoch,
         )
         for spec in deployment.models
     }
     cluster = deployment.to_cluster()
     chains = {name: chains_of(served[name], epoch, seats_of(name, plan, cluster)) for name in entries}
-    naming.check_models(
-        {name: _all_names(name, entries[name], served[name], chains[name]) for name in entries}
-    )
+    naming.check_models({name: _all_names(entries[name], served[name], chains[name]) for name in entries})
     manifest = build_manifest(
         deployment,
         profile,
@@ -107,7 +99,7 @@ def render(
     files: Files = {MANIFEST_NAME: serial.dumps(manifest), **(bundle or {})}
     for spec in deployment.models:
         models = entries[spec.name]
-        files.update(_entry_files(spec, manifest, models, labels.get(spec.name, ()), layout))
+        files.update(_entry_files(models, layout))
         entry = manifest.model(spec.name)
         seats = _seats(spec.name, plan, manifest.plan_hash, entry.served)
         files.update(worker_files(manifest, entry, layout, seats, stage_config))
@@ -119,9 +111,9 @@ def _in_revision(model: str, epoch: int) -> Callable[[ServedWorker], str]:
     return lambda worker: naming.of_revision(worker.name, model, epoch)
 
 
-def _all_names(model: str, entry: EntryModels, served: ServedModel, chains: Sequence[Chain]) -> list[str]:
+def _all_names(entry: EntryModels, served: ServedModel, chains: Sequence[Chain]) -> list[str]:
     workers = [worker.name for _, worker in served.workers()]
-    return [*entry.names(model), *workers, *(chain.name for chain in chains)]
+    return [*entry.names(), *workers, *(chain.name for chain in chains)]
 
 
 def _seats(model: str, plan: Plan, plan_hash: str, served: ServedModel) -> Mapping[WorkerPlace, Seat]:
@@ -145,40 +137,15 @@ def _seats(model: str, plan: Plan, plan_hash: str, served: ServedModel) -> Mappi
     return seats
 
 
-def _entry_files(
-    spec: ModelSpec,
-    manifest: DeploymentManifest,
-    models: EntryModels,
-    labels: Sequence[str],
-    layout: Layout,
-) -> Iterator[tuple[str, str]]:
+def _entry_files(models: EntryModels, layout: Layout) -> Iterator[tuple[str, str]]:
     root = naming.group_folder(naming.ENTRY_GROUP)
-    shared = {"manifest": MANIFEST_FROM_MODEL, "plan_hash": manifest.plan_hash, "model": spec.name}
     step = models.dispatch
-    text = config.dispatcher_config(*_tensors(step), {**shared, **layout.parameters})
-    yield from _python_model(root, step, text, "dispatcher", layout)
-    if models.preprocess is not None and spec.preprocess is not None:
-        step = models.preprocess
-        parameters = {**preprocess_parameters(spec.preprocess), **layout.parameters}
-        text = config.preprocess_config(*_tensors(step), parameters)
-        yield from _python_model(root, step, text, "preprocess", layout)
-    if models.postprocess is not None and spec.postprocess is not None:
-        step = models.postprocess
-        parameters = {**postprocess_parameters(spec.postprocess, labels), **layout.parameters}
-        text = config.postprocess_config(*_tensors(step), parameters)
-        yield from _python_model(root, step, text, "postprocess", layout)
-        if labels:
-            yield f"{root}/{step.name}/{naming.LABELS_FILE}", "".join(f"{label}\n" for label in labels)
-    for graph in models.ensembles(spec.name):
-        yield f"{root}/{graph.name}/config.pbtxt", config.ensemble_config(graph)
-        yield from ensemble_version(f"{root}/{graph.name}", layout.version)
-
-
-def _tensors(step: StepModel) -> tuple[str, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    return step.name, step.inputs, step.outputs
-
-
-def _python_model(
-    root: str, step: StepModel, text: str, adapter: str, layout: Layout
-) -> Iterator[tuple[str, str]]:
-    yield from python_model(f"{root}/{step.name}", text, adapter, layout)
+    # Nothing here may differ between revisions: Triton would start the running version anew.
+    parameters = {"manifest": MANIFEST_FROM_MODEL, "model": models.model, **layout.parameters}
+    text = config.dispatcher_config(step.name, step.inputs, step.outputs, parameters)
+    yield from python_model(f"{root}/{step.name}", text, "dispatcher", layout)
+    if models.finish is not None and models.finish.labels:
+        yield models.finish.labels, "".join(f"{label}\n" for label in models.labels)
+    if models.body is not None:
+        yield f"{root}/{models.body.name}/config.pbtxt", config.ensemble_config(models.body)
+        yield from ensemble_version(f"{root}/{models.body.name}", layout.version)

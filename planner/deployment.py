@@ -203,6 +203,7 @@ class PostprocessSpec(_Strict):
     detection: the first output is boxes [n, 4] (left, top, right, bottom), the second scores [n, classes];
     answers at most `max_boxes` boxes that remain after non-maximum suppression per class.
     segmentation: the first output is scores [classes, height, width]; answers the best class of each pixel.
+    Boxes are in pixels of the frame as the client sent it, upright.
     """
 
     task: Literal["classification", "detection", "segmentation"] = "classification"
@@ -212,6 +213,8 @@ class PostprocessSpec(_Strict):
     min_score: float = Field(default=0.05, ge=0, le=1)
     max_overlap: float = Field(default=0.5, gt=0, le=1)
     """Of two boxes of one class that overlap more (intersection over union), the lower score is dropped."""
+    raw_outputs: bool = False
+    """Answer the model's own outputs too; they may be large."""
 
 
 class ExecutorOptionsSpec(_Strict):

@@ -11,12 +11,20 @@ from typing import Literal
 
 from planner.cluster import Executor
 from planner.execution import ExecutorOptions
+from planner.ingress import FinishRecipe, PrepareRecipe
 from planner.profile import TensorSpec
 from planner.serving import ServedModel
 
 MANIFEST_NAME = "deployment.json"
 SHARED_FRAMES = "ppipe_frames"
-"""Input of every stage, in place of its tensors when these lie in shared memory: UINT8 [1] for each frame."""
+"""Input of a stage, in place of its tensors when these lie in shared memory: UINT8 [1] for each frame."""
+RAGGED = "ppipe_ragged"
+"""Input of a first stage that prepares: clients' frames as they came; see python_backend.wire.ragged."""
+STATUS = "ppipe_status"
+"""Output of such a stage: what is wrong with which frame."""
+SHARED_INPUT = TensorSpec(SHARED_FRAMES, "UINT8", (1,))
+RAGGED_INPUT = (TensorSpec(RAGGED, "BYTES", (1,)),)
+STATUS_OUTPUT = TensorSpec(STATUS, "BYTES", (1,))
 
 
 @dataclass(frozen=True)
@@ -83,23 +91,33 @@ class ModelEntry:
     """One model: public names, tensors, and per pipeline and stage the program that its workers run."""
 
     model: str
-    ensemble: str
     dispatcher: str
+    """The Triton model that clients call."""
     input: TensorSpec
+    """Of the network."""
     outputs: tuple[TensorSpec, ...]
+    """What comes back from a last stage: the network's own, or what finishing makes of them."""
     feedback_port: int
     """UDP port of this model's dispatcher, on the entry server's host, for notices from stages."""
     late: Literal["drop", "serve"]
     served: ServedModel
     programs: tuple[tuple[StageProgram, ...], ...]
     """programs[pipeline][stage]"""
-    tensor_ensemble: str = ""
-    """The way in for clients that preprocess themselves: takes `input`, gives `outputs`."""
-    public_inputs: tuple[TensorSpec, ...] = ()
-    """Of `ensemble`; dtype BYTES for encoded images, -1 for any size."""
-    public_outputs: tuple[TensorSpec, ...] = ()
+    prepare: PrepareRecipe | None = None
+    """What the hosts of first stages make of clients' frames; None: clients send `input`."""
+    finish: FinishRecipe | None = None
+    """What the hosts of last stages make of the network's outputs; None: nothing."""
+    body_ensemble: str = ""
+    """The way in for plain HTTP, whose body is nothing but an encoded image: Triton takes such bodies for
+    models of one input alone. '' without one.
+    """
     chains: tuple[Chain, ...] = ()
     """Of pipelines whose stages share a server."""
+
+    @property
+    def public_inputs(self) -> tuple[TensorSpec, ...]:
+        """What a client may send, one of these: dtype BYTES for encoded images, -1 for any size."""
+        return (self.input,) if self.prepare is None else (self.prepare.frame, self.input)
 
 
 @dataclass(frozen=True)

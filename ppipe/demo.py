@@ -154,7 +154,9 @@ def prepare(deployment: Deployment, root: Workspace, base: Path, options: DemoOp
         pictures = make_pictures(PICTURES, options.seed)
         inputs = {spec.name: make_inputs(spec, pictures) for spec in deployment.models}
         references = {
-            spec.name: make_reference(spec, profile.model(spec.name).outputs, inputs[spec.name])
+            spec.name: make_reference(
+                spec, manifest.model(spec.name), root.repository, inputs[spec.name], pictures
+            )
             for spec in deployment.models
         }
     workload = _workload(plan, options)
@@ -204,7 +206,7 @@ def _cross_check(system: System, prepared: Prepared) -> PerfReport:
     rate_rps = PERF_LOAD * entry.served.planned_rps
     err.print(f"  perf_analyzer: {rate_rps:.1f} frames/s for {PERF_SECONDS:.0f} s")
     return run_perf_analyzer(
-        model=entry.ensemble,
+        model=entry.dispatcher,
         address=f"{system.manifest.entry.host}:{system.manifest.entry.grpc_port}",
         requests=prepared.perf_requests,
         rate_rps=rate_rps,

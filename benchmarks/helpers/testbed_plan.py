@@ -80,15 +80,13 @@ def make_entry(problem: Problem, made: Plan, served: ServedModel, feedback_port:
     )
     return ModelEntry(
         model=MODEL,
-        ensemble=f"{MODEL}_dispatch",
-        dispatcher=f"{MODEL}_dispatch",
+        dispatcher=MODEL,
         input=profile.inputs[0],
         outputs=profile.outputs,
         feedback_port=feedback_port,
         late="drop",
         served=served,
         programs=programs,
-        tensor_ensemble=f"{MODEL}_dispatch",
     )
 
 

@@ -110,7 +110,7 @@ def stage_programs(manifest: DeploymentManifest) -> Iterator[tuple[ModelEntry, S
 def python_models(manifest: DeploymentManifest, server: ServerAddress) -> tuple[str, ...]:
     """The server's Triton models that have a Python process of their own: all but ensembles."""
     if server.name == manifest.entry.name:
-        ensembles = {name for model in manifest.models for name in (model.ensemble, model.tensor_ensemble)}
+        ensembles = {model.body_ensemble for model in manifest.models}
         return tuple(name for name in server.models if name not in ensembles)
     workers = {worker for _, _, worker, _ in stage_programs(manifest)}
     return tuple(name for name in server.models if name in workers)

@@ -57,7 +57,7 @@ def server_settings(
         "restrict_control": group.is_entry,
         "arguments": list(_arguments(manifest, server, bind, shm_default_bytes, shm_prefix)),
         "probes": dict(_probes(manifest, server)),
-        "public": {model.ensemble: "public" for model in manifest.models} if group.is_entry else {},
+        "public": {model.dispatcher: "public" for model in manifest.models} if group.is_entry else {},
     }
 
 
@@ -126,6 +126,5 @@ def _arguments(
 def _probes(manifest: DeploymentManifest, server: ServerAddress) -> Iterator[tuple[str, str]]:
     """Every Triton model with a Python process, and how it is asked."""
     dispatchers = {model.dispatcher for model in manifest.models}
-    own = "step" if server.name == manifest.entry.name else "stage"
     for name in python_models(manifest, server):
-        yield name, "dispatcher" if name in dispatchers else own
+        yield name, "dispatcher" if name in dispatchers else "stage"

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from model_repo_generator.config import PREPROCESS_INSTANCES, TRANSPORT_BATCH
+from model_repo_generator.config import TRANSPORT_BATCH
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models, stage_programs
-from model_repo_generator.naming import preprocess
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ServerAddress
 from planner.profile import DTYPE_BYTES, TensorSpec
@@ -43,9 +42,8 @@ def tensor_bytes(tensors: tuple[TensorSpec, ...]) -> int:
 
 
 def stub_count(server: ServerAddress, manifest: DeploymentManifest) -> int:
-    """Python processes of a server: preprocessing has several, ensembles have none, all others one."""
-    decoders = {preprocess(model.model) for model in manifest.models}
-    return sum(PREPROCESS_INSTANCES if name in decoders else 1 for name in python_models(manifest, server))
+    """Python processes of a server: ensembles have none, all others one."""
+    return len(python_models(manifest, server))
 
 
 def shm_bytes(
@@ -83,18 +81,11 @@ def _stage_tensor_bytes(manifest: DeploymentManifest, server: str, in_flight: in
 
 
 def _entry_tensor_bytes(manifest: DeploymentManifest, in_flight: int) -> int:
-    """Preprocessing takes the public input and gives the model's; the dispatcher takes that and gives
-    outputs.
-    """
+    """The dispatcher takes what clients send, puts it where stages read it, and gives outputs."""
     return sum(
         in_flight
         * TRANSPORT_BATCH
-        * (
-            tensor_bytes(model.public_inputs)
-            + 2 * tensor_bytes((model.input,))
-            + 2 * tensor_bytes(model.outputs)
-            + tensor_bytes(model.public_outputs)
-        )
+        * (2 * tensor_bytes(model.public_inputs[:1]) + tensor_bytes(model.outputs))
         for model in manifest.models
     )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_repo_generator.config import PREPROCESS_INSTANCES
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of
 from model_repo_generator.kubernetes.launch import (
     LAUNCH_FOLDER,
@@ -239,7 +238,7 @@ def _cpu(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> str:
     it.
     """
     if group.is_entry:
-        stubs = len(fleet.manifest.models) * (PREPROCESS_INSTANCES + 1)
+        stubs = len(fleet.manifest.models)
         return options.entry_cpu or f"{1000 + 500 * stubs}m"
     stubs = max(stub_count(server, fleet.manifest) for server in group.servers)
     per_stub = 250 if group.executor is Executor.EMULATED else 1000

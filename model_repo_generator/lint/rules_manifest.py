@@ -19,8 +19,9 @@ from model_repo_generator.lint import rules_hosts
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import Model, make_finding
 from model_repo_generator.lint.rules_tensors import type_name
+from model_repo_generator.tensors import stage_tensors
 from planner.cluster import Cluster, Executor
-from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.memory import context_bytes, server_bytes, stage_bytes
 from planner.plan import BlockRange
 from planner.profile import ModelProfile, Profile, TensorSpec
@@ -128,10 +129,11 @@ def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Fi
     if told != manifest.plan_hash:
         said = f"plan_hash {told!r} is not deployment.json's {manifest.plan_hash!r}: generate again"
         yield model.finding("manifest-plan", ("parameters",), said)
-    wanted = [("input", config.input, each) for each in program.inputs]
-    if manifest.entry.models:  # whose dispatchers and stages hand frames on in shared memory
-        wanted.append(("input", config.input, TensorSpec(name=SHARED_FRAMES, dtype="UINT8", shape=(1,))))
-    wanted += [("output", config.output, each) for each in (*seat.entry.outputs, *program.outputs)]
+    inputs, outputs = program.inputs, program.outputs
+    if manifest.entry.models:  # else nothing is handed on
+        inputs, outputs = stage_tensors(seat.entry, program)
+    wanted = [("input", config.input, each) for each in inputs]
+    wanted += [("output", config.output, each) for each in outputs]
     for kind, tensors, spec in wanted:
         there = {tensor.name: (type_name(tensor.data_type), tuple(tensor.dims)) for tensor in tensors}
         if there.get(spec.name) != _said(spec):

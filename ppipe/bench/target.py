@@ -59,10 +59,10 @@ class Target:
 
 
 def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> Target:
-    """The public ensembles of a deployment, each fed what its clients send: JPEG files or raw pictures."""
+    """The public models of a deployment, each fed what its clients send: JPEG files or raw pictures."""
     address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
     return Target(
-        ways_in={entry.model: [WayIn(address, entry.ensemble)] for entry in manifest.models},
+        ways_in={entry.model: [WayIn(address, entry.dispatcher)] for entry in manifest.models},
         inputs={
             entry.model: [public_request(entry, picture) for picture in pictures] for entry in manifest.models
         },
@@ -93,8 +93,8 @@ def plain_target(
 
 
 def public_request(entry: ModelEntry, picture: Picture) -> service_pb2.ModelInferRequest:
-    """One picture for the public ensemble of a model."""
-    spec = (entry.public_inputs or (entry.input,))[0]
+    """One picture for a model."""
+    spec = entry.public_inputs[0]
     if spec.dtype == "BYTES":
         return frame_request(spec, spec.shape or (1,), text_element(encode_jpeg(picture)))
     if spec.dtype != "UINT8":

@@ -71,10 +71,9 @@ def bench(
         sent = load_workload(workload)
     require_frames(sent, manifest)
     pictures = make_pictures(_pictures_of(sent), seed=seed)
-    outputs = {entry.model: entry.outputs for entry in manifest.models}
     emulated = emulated_models(manifest)
     computed = [spec for spec in deployment.models if spec.name not in emulated]
-    references = make_references(computed, outputs, pictures)
+    references = make_references(computed, manifest, repository or workspace.repository, pictures)
     save_workload(sent, workspace.root / "workload.csv")
     with progress_bar("sending", total=len(sent.arrivals)) as update:
         measured = measure(
@@ -114,10 +113,10 @@ def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
     give_up_s = time.monotonic() + wait_s
     with Prober(address) as prober:
         for entry in manifest.models:
-            while (probe := prober.ask(entry.ensemble, PROBE_TIMEOUT_S)).verdict is not Verdict.ANSWERS:
+            while (probe := prober.ask(entry.dispatcher, PROBE_TIMEOUT_S)).verdict is not Verdict.ANSWERS:
                 if time.monotonic() > give_up_s:
                     raise NotAnswering(
-                        f"model {entry.ensemble!r} at {address} does not answer ({probe.detail}); "
+                        f"model {entry.dispatcher!r} at {address} does not answer ({probe.detail}); "
                         "start the deployment with ppipe serve"
                     )
                 time.sleep(RETRY_S)

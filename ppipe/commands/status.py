@@ -96,10 +96,7 @@ def silent_models(manifest: DeploymentManifest, server: ServerAddress) -> dict[s
     expense. Stages are probed without holding their workers.
     """
     dispatched = {
-        name
-        for entry in manifest.models
-        for name in (entry.dispatcher, entry.ensemble, entry.tensor_ensemble)
-        if entry.dispatcher
+        name for entry in manifest.models for name in (entry.dispatcher, entry.body_ensemble) if name
     }
     silent = {}
     with Prober(f"{server.host}:{server.grpc_port}", tls=manifest.tls_of(server)) as prober:

@@ -129,7 +129,7 @@ class Prober:
             if ticket:
                 request.parameters[ticket_codec.PARAMETER].string_param = ticket_codec.ANONYMOUS_PROBE_TEXT
             else:
-                request.parameters.pop(ticket_codec.PARAMETER, None)
+                request = _as_a_client(request)
             request.parameters["timeout"].int64_param = slo_us
             self._call(self._stub.ModelInfer, request, timeout_s)
         except grpc.RpcError as error:
@@ -181,6 +181,15 @@ def probe_request(metadata: service_pb2.ModelMetadataResponse) -> service_pb2.Mo
             request.raw_input_contents.append(text_element(_tiny_jpeg()) * math.prod(shape))
         else:
             request.raw_input_contents.append(bytes(math.prod(shape) * DTYPE_BYTES[tensor.datatype]))
+    return request
+
+
+def _as_a_client(probe: service_pb2.ModelInferRequest) -> service_pb2.ModelInferRequest:
+    """The same without the ticket, in one of the ways in: of several inputs a client gives the first."""
+    request = service_pb2.ModelInferRequest()
+    request.CopyFrom(probe)
+    request.parameters.pop(ticket_codec.PARAMETER, None)
+    del request.inputs[1:], request.raw_input_contents[1:]
     return request
 
 

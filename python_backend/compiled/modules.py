@@ -19,6 +19,7 @@ COMPILED_MODULES = (
     "python_backend.scheduler.core",
     "python_backend.wire.clock",
     "python_backend.wire.kserve",
+    "python_backend.wire.ragged",
     "python_backend.wire.ticket_codec",
     "python_backend.dispatcher.frame",
     "python_backend.dispatcher.counts",

@@ -26,6 +26,8 @@ class Counts:
         self.arrived = 0
         self.in_time = 0
         self.late = 0
+        self.unusable = 0
+        """Frames that could not be prepared: their callers' faults."""
         self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
         self.failures: dict[FailureKind, int] = dict.fromkeys(FailureKind, 0)
         self.batch_sizes: dict[int, int] = {}

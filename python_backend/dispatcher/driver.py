@@ -331,7 +331,7 @@ class Driver:
         ticket = end.ticket
         known = self._under_way.over(ticket)
         if end.served and not known.given_up:
-            self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.hops[-1].end_us - self._core.guard_us)
+            self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.answer_us - self._core.guard_us)
         self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
 
     def _take_failure(self, failed: _Failed) -> None:

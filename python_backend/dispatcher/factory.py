@@ -133,7 +133,7 @@ def _transport(
     if wanted == "grpc":
         return grpc
     hops = make_transport(grpc, targets, manifest, manifest.entry.name, entry.dispatcher, log)
-    return ChainTransport(hops, grpc, entry) if entry.chains else hops
+    return ChainTransport(hops, entry) if entry.chains else hops
 
 
 class _Links:

@@ -8,6 +8,7 @@ from enum import Enum
 
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.kserve import Array
+from python_backend.wire.ragged import FrameInfo
 
 
 class ErrorCode(Enum):
@@ -40,6 +41,7 @@ class Frame:
         "deadline_us",
         "dispatched",
         "given_up",
+        "info",
         "offers",
         "priority",
         "request_id",
@@ -57,11 +59,14 @@ class Frame:
         send_error: SendError,
         priority: int = 0,
         is_cancelled: Callable[[], bool] = lambda: False,
+        info: FrameInfo | None = None,
     ) -> None:
+        """info: of a frame that is to be prepared by the first stage's host."""
         self._lock = threading.Lock()
         self._answered = False
         self.request_id = request_id
         self.data = data
+        self.info = info
         self.arrived_us = arrived_us
         self.deadline_us = deadline_us
         self.priority = priority

@@ -56,7 +56,9 @@ class Hops:
     def send(self, ticket: Ticket, frames: Sequence[Frame]) -> None:
         """Have a batch of these frames served; waits for nothing."""
         wire = self._wire(ticket, frames)
-        pieces = [[frame.data for frame in frames]]
+        pieces: Pieces = [[frame.data for frame in frames]]
+        if wire.carries_frames:
+            pieces = [[frame.data] for frame in frames]
         limit_s = self._time_limit_s(ticket, frames)
         begun = self._begin(wire, pieces, len(frames), limit_s)
         awaited = begun or functools.partial(self.transport.infer, wire, pieces, len(frames), limit_s)
@@ -109,8 +111,9 @@ class Hops:
             epoch=self._manifest.epoch,
             hop=0,
             ticket=ticket.with_deadline(max(frame.deadline_us for frame in frames)),
+            ingress=tuple([frame.info for frame in frames if frame.info is not None]),
         )
 
     def _time_limit_s(self, ticket: Ticket, frames: Sequence[Frame]) -> float:
-        latest_us = max(ticket.hops[-1].end_us, *(frame.deadline_us for frame in frames), ticket.deadline_us)
+        latest_us = max(ticket.answer_us, *(frame.deadline_us for frame in frames), ticket.deadline_us)
         return max(1, latest_us - now_us() + self._grace_us) / 1e6

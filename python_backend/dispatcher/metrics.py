@@ -30,6 +30,7 @@ COUNTERS = {
     "frames_total": "Frames that arrived.",
     "in_time_total": "Frames answered within their deadline.",
     "late_total": "Frames answered after their deadline.",
+    "unusable_total": "Frames that are no usable images, each answered with what is wrong with it.",
     "dropped_total": "Frames answered with an error, by reason.",
     "failed_attempts_total": "Attempts of batches that failed, by kind.",
     "batches_total": "Batches sent, by size.",
@@ -170,6 +171,7 @@ def samples(source: Source) -> Iterator[Sample]:
     yield "frames_total", {}, counts.arrived
     yield "in_time_total", {}, counts.in_time
     yield "late_total", {}, counts.late
+    yield "unusable_total", {}, counts.unusable
     yield "latency_us_total", {}, counts.latency_sum_us
     yield "decisions_total", {}, counts.decisions
     yield "decision_us_total", {}, counts.decision_us

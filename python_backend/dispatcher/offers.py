@@ -46,7 +46,12 @@ class Offers:
             allowed_us = now_us() + (self._slo_us << min(frame.offers, _MOST_DOUBLINGS))
             deadline_us = allowed_us if self._serve_late else min(deadline_us, allowed_us)
         frame.offers += 1
-        return RequestArrived(frame.request_id, deadline_us - self._lateness.allowance_us, frame.priority)
+        deadline_us -= self._lateness.allowance_us
+        if (info := frame.info) is None:
+            return RequestArrived(frame.request_id, deadline_us, frame.priority)
+        return RequestArrived(
+            frame.request_id, deadline_us, frame.priority, info.size, info.width * info.height
+        )
 
     def again(self, frame: Frame) -> bool:
         """Offer a frame that the core gave up once more, a little later, if it has more time than it was

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
-from planner.manifest import ModelEntry
+from planner.manifest import STATUS, ModelEntry
 from python_backend.dispatcher.answers import Answers
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.clock import now_us
-from python_backend.wire.kserve import NUMPY_OF
+from python_backend.wire.kserve import zeros_of
+from python_backend.wire.ragged import faults_of
 from python_backend.wire.transport import Outputs
 
 
@@ -26,7 +25,7 @@ class OpenFrames:
     def __init__(self, entry: ModelEntry, counts: Counts, log: Callable[[str], None]) -> None:
         self._model = entry.model
         self._names = [spec.name for spec in entry.outputs]
-        self._zeros = {spec.name: np.zeros((1, *spec.shape), NUMPY_OF[spec.dtype]) for spec in entry.outputs}
+        self._zeros = {spec.name: zeros_of(spec) for spec in entry.outputs}
         self._counts = counts
         self._log = log
         self._by_id: dict[int, Frame] = {}
@@ -51,11 +50,16 @@ class OpenFrames:
     def serve(self, frames: Sequence[Frame], outputs: Outputs) -> None:
         """Answer the frames of a batch with its outputs; returns when some are sent."""
         wanted = [(name, outputs[name]) for name in self._names]
+        faults = faults_of(outputs[STATUS]) if STATUS in outputs else {}
         answers = [
             (frame, {name: array[index : index + 1] for name, array in wanted})
             for index, frame in enumerate(frames)
-            if frame.claim()
+            if index not in faults and frame.claim()
         ]
+        for index, text in faults.items():
+            if index < len(frames) and frames[index].claim():
+                self._counts.unusable += 1
+                self._answers.error(frames[index], ErrorCode.INVALID, text)
         for frame in frames:
             self._by_id.pop(frame.request_id, None)
         for frame, _ in answers:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from planner.manifest import DeploymentManifest
+from ensembles.finish import Finisher, geometries, read_labels
+from planner.cluster import Executor
+from planner.ingress import PrepareRecipe
+from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.stage.executors.base import make_executor
-from python_backend.stage.worker import StageWorker
+from python_backend.stage.preparing import Preparer, TaggingPreparer
+from python_backend.stage.threads_preparer import ThreadsPreparer
+from python_backend.stage.worker import Finish, StageWorker
 from python_backend.wire.feedback import NoticeSender
+from python_backend.wire.kserve import Array
+from python_backend.wire.ragged import FrameInfo
 from python_backend.wire.self_report import Reporter, report_of
 from python_backend.wire.shm_transport import make_transport
-from python_backend.wire.stage_identity import find_stage
+from python_backend.wire.stage_identity import StageIdentity, find_stage
 from python_backend.wire.ticket_codec import Keys
 from python_backend.wire.transport import GrpcTransport, targets_of
 
@@ -31,7 +38,10 @@ def make_stage_worker(
     keys = Keys.from_environment()
     if not keys.signing:
         log(f"{worker}: no ticket key is configured, so tickets are not verified")
-    executor = make_executor(identity.program, root, first_stage=identity.stage == 0, device=device)
+    recipe = entry.prepare if identity.stage == 0 else None
+    executor = make_executor(
+        identity.program, root, first_stage=identity.stage == 0, device=device, prepare=recipe
+    )
     executor.warm_up()
     targets = targets_of(manifest, entry, own_host=identity.server.host)
     next_targets = {name: targets[name] for name in identity.next_workers}
@@ -56,4 +66,26 @@ def make_stage_worker(
         log=log,
         jitter=jitter,
         on_close=close,
+        preparer=None if recipe is None else make_preparer(recipe, identity, log),
+        finish=_finish_of(entry, identity, root),
     )
+
+
+def make_preparer(recipe: PrepareRecipe, identity: StageIdentity, log: Callable[[str], None]) -> Preparer:
+    """What makes clients' frames into a first stage's input."""
+    program = identity.program
+    inner = ThreadsPreparer(recipe, program.inputs[0], log)
+    return TaggingPreparer(inner) if program.executor is Executor.EMULATED else inner
+
+
+def _finish_of(entry: ModelEntry, identity: StageIdentity, root: Path) -> Finish | None:
+    """Of a last stage, where the model has any. Raises OSError when the label file cannot be read."""
+    if entry.finish is None or identity.next_workers:
+        return None
+    finisher = Finisher(entry.finish, read_labels(entry.finish, root))
+
+    def finish(outputs: Mapping[str, Array], infos: Sequence[FrameInfo]) -> Mapping[str, Array]:
+        sizes = [info.upright for info in infos]
+        return finisher(outputs, geometries(sizes, entry.prepare))
+
+    return finish

@@ -9,6 +9,9 @@ Rules
 - A worker of a padded or emulated class is held until its profiled latency is over. A held worker that was
   kept waiting for nothing starts its next batch where the last one ended, as a GPU with a queue does, so that
   wake-up delays of this host do not add up.
+- A first stage's batch of clients' frames is prepared before it waits for the worker (stage.preparing). A
+  frame that could not be used went on as zeros; the answer says which (STATUS).
+- What the last stage answers is finished, where the model says so, off the compute thread.
 - Every job's reply is used exactly once, whatever happens.
 """
 
@@ -24,13 +27,16 @@ from typing import Protocol
 import numpy as np
 
 from planner.cluster import Executor as Kind
+from planner.manifest import STATUS
 from planner.profile import TensorSpec
 from python_backend.stage.executors.base import StageExecutor
+from python_backend.stage.preparing import Prepared, Preparer
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.kserve import Array
+from python_backend.wire.kserve import Array, Buffer
+from python_backend.wire.ragged import FrameInfo, status_array
 from python_backend.wire.shm_reader import CannotRead, SharedReader
 from python_backend.wire.stage_identity import StageIdentity
 from python_backend.wire.threads import Crew
@@ -54,14 +60,24 @@ class Reply(Protocol):
         """Answer with an error."""
 
 
-class Job:
-    """A batch on this worker. `inputs` may be views that stay valid until the reply."""
+Finish = Callable[[Mapping[str, Array], Sequence[FrameInfo]], Mapping[str, Array]]
+"""The model's outputs, and the frames as their clients sent them, to answers."""
 
-    def __init__(self, wire: WireTicket, inputs: list[Array], reply: Reply, arrived_us: int) -> None:
+
+class Job:
+    """A batch on this worker. `inputs` may be views that stay valid until the reply. ready_us: when it could
+    first be computed. faults: what is wrong with which frame.
+    """
+
+    def __init__(
+        self, wire: WireTicket, batch: int, inputs: list[Array], reply: Reply, ready_us: int
+    ) -> None:
         self.wire = wire
+        self.batch = batch
         self.inputs = inputs
         self.reply = reply
-        self.arrived_us = arrived_us
+        self.ready_us = ready_us
+        self.faults: Mapping[int, str] = {}
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -84,7 +100,10 @@ class StageWorker:
         log: Callable[[str], None],
         jitter: float = 0.0,
         on_close: Callable[[], None] = lambda: None,
+        preparer: Preparer | None = None,
+        finish: Finish | None = None,
     ) -> None:
+        """preparer: of a first stage that gets clients' frames. finish: of a last stage, if there is any."""
         self._identity = identity
         self._executor = executor
         self._transport = transport
@@ -93,6 +112,10 @@ class StageWorker:
         self._log = log
         self._jitter = jitter
         self._on_close = on_close
+        self._preparer = preparer
+        self._finish = finish
+        self._preparing: dict[int, Job] = {}
+        """By number: what is neither waiting for the worker nor refused yet."""
         self._random = random.Random(identity.worker)
         self._memory = SharedReader()
         self._waiting: list[tuple[tuple[int, int, int], int, Job]] = []
@@ -124,7 +147,48 @@ class StageWorker:
         if wire.is_probe:
             self._answer_probe(len(inputs[0]), reply)
             return
-        job = Job(wire=wire, inputs=inputs, reply=reply, arrived_us=arrived_us)
+        self._enqueue(Job(wire, len(inputs[0]), inputs, reply, arrived_us))
+
+    def submit_frames(self, ticket_text: str | None, bodies: Sequence[Buffer], reply: Reply) -> None:
+        """As `submit`, for clients' frames: in `bodies`, or, where these are empty, in shared memory."""
+        arrived_us = now_us()
+        try:
+            wire = self._checked_ticket(ticket_text, arrived_us)
+            if wire.is_probe:
+                self._answer_probe(len(bodies), reply)
+                return
+            check_frames(wire.ingress, bodies, wire.frames is not None, self._identity.program.max_batch_size)
+            frames = bodies
+            if wire.frames is not None:
+                frames = self._memory.pieces(wire.frames, [info.size for info in wire.ingress])
+        except (TicketError, ValueError) as error:
+            self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
+            return
+        except CannotRead as error:
+            self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
+            return
+        job = Job(wire, len(frames), [], reply, arrived_us)
+        if self._is_hopeless(job, arrived_us):
+            self._fail(job, self._failed(FailureKind.EXPIRED, _TOO_LATE, job))
+            return
+        assert self._preparer is not None
+        with self._wake:
+            self._sequence += 1
+            number = self._sequence
+            self._preparing[number] = job
+        self._preparer.begin(wire.ingress, frames, functools.partial(self._take_prepared, number))
+
+    def _take_prepared(self, number: int, prepared: Prepared) -> None:
+        with self._wake:
+            job = self._preparing.pop(number, None)
+        if job is not None:  # else it was refused meanwhile
+            job.inputs = prepared.inputs
+            job.faults = prepared.faults
+            job.ready_us = now_us()
+            self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
+        """Have a batch wait for the worker."""
         with self._wake:
             closing = self._closing
             if not closing:
@@ -132,17 +196,20 @@ class StageWorker:
                 heapq.heappush(self._waiting, (job.order, self._sequence, job))
                 self._wake.notify()
         if closing:
-            self._say(reply, self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+            self._say(job.reply, self._failed(FailureKind.UNREACHABLE, _CLOSING, job))
 
     def close(self) -> None:
         """Finish the batch that runs, refuse those that wait, end all threads."""
         with self._wake:
             self._closing = True
-            left = [job for _, _, job in self._waiting]
+            left = [job for _, _, job in self._waiting] + list(self._preparing.values())
             self._waiting.clear()
+            self._preparing.clear()
             self._wake.notify()
         for job in left:
-            self._say(job.reply, self._failed(FailureKind.UNREACHABLE, "the stage is shutting down", job))
+            self._say(job.reply, self._failed(FailureKind.UNREACHABLE, _CLOSING, job))
+        if self._preparer is not None:
+            self._preparer.close()
         self._compute.join()
         self._forwarders.close()
         self._on_close()
@@ -181,10 +248,8 @@ class StageWorker:
                 reply, self._failed(FailureKind.TIMED_OUT, f"one batch has been running for {stuck_us} us")
             )
             return
-        specs = self._identity.program.outputs
-        reply.outputs(
-            {spec.name: np.zeros((batch, *spec.shape), kserve.NUMPY_OF[spec.dtype]) for spec in specs}
-        )
+        specs = self._identity.probe_answers
+        reply.outputs({spec.name: kserve.zeros_of(spec, batch) for spec in specs})
 
     # Computing
 
@@ -207,22 +272,21 @@ class StageWorker:
     def _serve(self, job: Job) -> None:
         began_us = now_us()
         self._busy_since_us = began_us
-        batch = len(job.inputs[0])
-        if self._is_hopeless(job, batch, began_us):
-            self._fail(job, self._failed(FailureKind.EXPIRED, "it can no longer finish by its deadline", job))
+        if self._is_hopeless(job, began_us):
+            self._fail(job, self._failed(FailureKind.EXPIRED, _TOO_LATE, job))
             return
         if job.wire.frames is not None and not self._memory.is_there(job.wire.frames):
             self._fail(job, self._failed(FailureKind.EXPIRED, "its sender has given it up", job))
             return
         stays = self._stays_on_device(job)
         outputs = self._executor.run_on_device(job.inputs) if stays else self._executor.run(job.inputs)
-        ended_us = self._hold(job, batch, began_us)
+        ended_us = self._hold(job)
         self._tell(job, ok=True, ended_us=ended_us, busy_us=ended_us - began_us)
         # With nothing else to do, what is quick is done here: it need not wait for a thread to wake up.
         if not self._is_last(job):
             begun = None if self._waiting else self._begin(job, outputs)
             self._forwarders.submit(functools.partial(self._pass_on, job, outputs, begun))
-        elif self._waiting:
+        elif self._waiting or self._finish is not None:
             self._forwarders.submit(functools.partial(self._answer, job, outputs))
         else:
             self._answer(job, outputs)
@@ -240,26 +304,26 @@ class StageWorker:
             return False
         return tuple(hop.worker for hop in ticket.hops) in self._identity.device_chains
 
-    def _is_hopeless(self, job: Job, batch: int, at_us: int) -> bool:
+    def _is_hopeless(self, job: Job, at_us: int) -> bool:
         """Whether what this and the later stages need, transfers and queues aside, ends after the
         deadline.
         """
         if self._identity.serves_late:
             return False
         assert job.wire.ticket is not None
-        needed_us = self._identity.rest_us[min(batch, len(self._identity.rest_us)) - 1]
+        needed_us = self._identity.rest_us[min(job.batch, len(self._identity.rest_us)) - 1]
         return at_us + needed_us > job.wire.ticket.deadline_us
 
-    def _hold(self, job: Job, batch: int, began_us: int) -> int:
+    def _hold(self, job: Job) -> int:
         """Keep the worker until its latency is over; returns when it was free."""
         program = self._identity.program
         if not (program.padded or program.executor is Kind.EMULATED):
             self._free_us = now_us()
             return self._free_us
-        latency_us = self._identity.latency_us[min(batch, len(self._identity.latency_us)) - 1]
+        latency_us = self._identity.latency_us[min(job.batch, len(self._identity.latency_us)) - 1]
         if self._jitter:
             latency_us = round(latency_us * max(0.0, self._random.gauss(1.0, self._jitter)))
-        end_us = max(job.arrived_us, self._free_us) + latency_us
+        end_us = max(job.ready_us, self._free_us) + latency_us
         sleep_until(end_us)
         # A compute that took longer than the stated latency, or a host that was late by more than a wake-up.
         self._free_us = max(end_us, now_us() - _WAKE_UP_US)
@@ -269,7 +333,11 @@ class StageWorker:
 
     def _answer(self, job: Job, outputs: list[Array]) -> None:
         try:
-            job.reply.outputs(self._named(outputs))
+            named = self._named(outputs)
+            ticket = job.wire.ticket
+            if self._finish is not None and ticket is not None and job.wire.hop + 1 == len(ticket.hops):
+                named = self._finish(named, job.wire.ingress)
+            job.reply.outputs(self._with_status(job, named))
         except Exception as error:
             self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
 
@@ -282,19 +350,27 @@ class StageWorker:
     def _onward(self, job: Job, outputs: Sequence[Array]) -> tuple[WireTicket, Pieces, int, float]:
         """What the transport needs for the next hop."""
         tensors = [[kserve.piece(array)] for array in outputs]
-        return job.wire.for_next_hop(), tensors, len(job.inputs[0]), self._time_limit_s(job)
+        return job.wire.for_next_hop(), tensors, job.batch, self._time_limit_s(job)
 
     def _pass_on(self, job: Job, outputs: list[Array], begun: Awaited | None) -> None:
         try:
             awaited = begun or functools.partial(self._transport.infer, *self._onward(job, outputs))
             job.inputs.clear()
-            job.reply.outputs(awaited())
+            job.reply.outputs(self._with_status(job, awaited()))
         except HopFailure as failure:
             self._say(job.reply, failure)
         except Exception as error:
             self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
 
-    def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
+    def _with_status(self, job: Job, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Outputs of a batch and, of a first stage, what is wrong with its frames. In an ensemble always:
+        there every output has to come.
+        """
+        if not job.faults and not (job.wire.chained and job.wire.carries_frames):
+            return outputs
+        return {**outputs, STATUS: status_array(job.faults, job.batch)}
+
+    def _named(self, outputs: Sequence[Array]) -> Mapping[str, Array]:
         specs = self._identity.program.outputs
         return {spec.name: array for spec, array in zip(specs, outputs, strict=True)}
 
@@ -335,6 +411,8 @@ class StageWorker:
         return HopFailure(kind=kind, hop=hop, worker=self._identity.worker, text=text)
 
 
+_CLOSING = "the stage is shutting down"
+_TOO_LATE = "it can no longer finish by its deadline"
 _WAKE_UP_US = 1_000
 """Lateness of a sleeping thread that is this host's, not the emulated worker's."""
 
@@ -352,6 +430,21 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Sequence[Array], max_batch
                 f"input {spec.name}: {array.dtype} {list(array.shape)}; "
                 f"{spec.dtype} {[batch, *spec.shape]} belongs"
             )
+
+
+def check_frames(
+    infos: Sequence[FrameInfo], bodies: Sequence[Buffer], elsewhere: bool, max_batch: int
+) -> None:
+    """Raises ValueError unless the bodies are the frames that the ticket describes, or empty where these lie
+    elsewhere.
+    """
+    if not 1 <= len(infos) <= max_batch:
+        raise ValueError(f"batch of {len(infos)}; 1 to {max_batch} frames belong")
+    if len(infos) != len(bodies):
+        raise ValueError(f"{len(bodies)} frames; the ticket describes {len(infos)}")
+    for info, body in zip(infos, bodies, strict=True):
+        if len(body) != (0 if elsewhere else info.size):
+            raise ValueError(f"a frame of {len(body)} bytes; the ticket says {info.size}")
 
 
 def _dtype(array: Array) -> np.dtype[np.generic]:

@@ -8,19 +8,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from planner.profile import TensorSpec
 from python_backend.compiled import code_in_use
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
 from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.intake import Intake, Taken
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
-from python_backend.wire import kserve, ticket_codec
+from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
+from python_backend.wire.kserve import Array
 
 _PRIORITY = "priority"
+_NOTHING: Taken = (memoryview(b""), None)
 _LONGEST_US = 3_600_000_000
 """Of a request's timeout: more time would overflow what hops can be told, and fail them."""
 
@@ -37,9 +38,7 @@ class TritonPythonModel:
         )
         pb_utils.Logger.log_info(f"{folder.name}: {code_in_use()}")
         self._metrics = show_metrics(self._dispatcher, folder.manifest, entry, pb_utils.Logger.log_warn)
-        self._input: TensorSpec = entry.input
-        self._shape = (1, *entry.input.shape)
-        self._dtype = np.dtype(kserve.NUMPY_OF[entry.input.dtype])
+        self._intake = Intake(entry)
         self._slo_us = entry.served.slo_us
         self._ids = itertools.count()
 
@@ -60,10 +59,10 @@ class TritonPythonModel:
         """The request as a frame; None when it was wrong, or a probe, and was taken care of."""
         sender = request.get_response_sender()
         try:
-            array = pb_utils.get_input_tensor_by_name(request, self._input.name).as_numpy()
-            self._check(array)
-            deadline_us = arrived_us + min(request.timeout() or self._slo_us, _LONGEST_US)
             parameters = _parameters_of(request)
+            probes = ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER))
+            data, info = _NOTHING if probes else self._intake.take(self._given(request))
+            deadline_us = arrived_us + min(request.timeout() or self._slo_us, _LONGEST_US)
             priority = _priority_of(parameters)
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
@@ -73,26 +72,24 @@ class TritonPythonModel:
             return None
         frame = Frame(
             request_id=next(self._ids),
-            data=kserve.piece(array),
+            data=data,
             arrived_us=arrived_us,
             deadline_us=deadline_us,
             send_outputs=functools.partial(send_outputs, sender),
             send_error=functools.partial(_send_error_holding, request, sender),
             priority=priority,
             is_cancelled=request.is_cancelled,
+            info=info,
         )
-        if ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER)):
+        if probes:
             self._dispatcher.driver.probe(frame)
             return None
         return frame
 
-    def _check(self, array: kserve.Array) -> None:
-        spec = self._input
-        if array.shape != self._shape or array.dtype != self._dtype:
-            raise ValueError(
-                f"input {spec.name}: {array.dtype} {list(array.shape)}; one frame per request belongs: "
-                f"{spec.dtype} {[1, *spec.shape]}"
-            )
+    def _given(self, request: Any) -> Mapping[str, Array]:
+        """The inputs that a request has."""
+        tensors = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in self._intake.names)
+        return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
 
 
 def _send_error_holding(_request: Any, sender: Any, code: ErrorCode, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import triton_python_backend_utils as pb_utils
 
-from planner.manifest import SHARED_FRAMES
+from planner.manifest import RAGGED, SHARED_FRAMES
 from python_backend.dispatcher.frame import ErrorCode
 from python_backend.stage import factory as stage_factory
 from python_backend.triton.model_folder import open_model_folder
@@ -32,7 +32,8 @@ class TritonPythonModel:
             log=pb_utils.Logger.log_warn,
             jitter=float(folder.parameters.get("jitter", "0")),
         )
-        _, identity = stage_factory.find_stage(folder.manifest, folder.name)
+        entry, identity = stage_factory.find_stage(folder.manifest, folder.name)
+        self._gets_frames = identity.stage == 0 and entry.prepare is not None
         self._inputs = [spec.name for spec in identity.program.inputs]
         self._take = _taker(folder.parameters)
 
@@ -41,6 +42,10 @@ class TritonPythonModel:
         for request in requests:
             reply = SenderReply(request)
             try:
+                if self._gets_frames:
+                    bodies = pb_utils.get_input_tensor_by_name(request, RAGGED).as_numpy().ravel().tolist()
+                    self._worker.submit_frames(ticket_of(request), bodies, reply)
+                    continue
                 control = pb_utils.get_input_tensor_by_name(request, SHARED_FRAMES)
                 shared = 0 if control is None else len(control.as_numpy())
                 self._worker.submit(ticket_of(request), self._arrays(request), reply, shared)

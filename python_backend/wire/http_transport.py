@@ -41,6 +41,8 @@ from python_backend.wire.transport import (
     Pieces,
     Target,
     failure_from,
+    in_message,
+    model_of,
     size_of,
     worker_of,
 )
@@ -70,14 +72,14 @@ class HttpTransport:
         target = self._targets[worker_of(wire)]
         if not target.same_host or size_of(tensors) > LARGEST_BYTES:
             return self._grpc.infer(wire, tensors, batch, timeout_s)
-        return self.send(wire, target.inputs, tensors, batch, timeout_s)
+        return self.send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
         target = self._targets[worker_of(wire)]
         if not target.same_host or size_of(tensors) > _QUICK_BYTES:
             return None
-        return self.begin_send(wire, target.inputs, tensors, batch, timeout_s)
+        return self.begin_send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
 
     def send(
         self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
@@ -119,10 +121,11 @@ class _Call:
         )
         self._timeout_s = timeout_s
         self._end_us = now_us() + round(timeout_s * 1e6)
-        head = transport._head(tuple(specs), batch)
+        size = size_of(tensors) if specs[0].dtype == "BYTES" else 0
+        head = transport._head(tuple(specs), batch, size)
         self._id = next(transport._ids)
         ticket_text = transport._grpc.ticket_text(wire)
-        self._request = http_wire.request(self._worker, head, ticket_text, tensors, self._id)
+        self._request = http_wire.request(model_of(wire), head, ticket_text, tensors, self._id)
         self._begun: Connection | None = None
         self._rest: Buffer = self._request
         """Of the request, that is not yet sent."""

@@ -13,8 +13,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from planner.profile import TensorSpec
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
@@ -44,14 +42,17 @@ class Answer:
         self.content = content
 
 
-def request_head(specs: Sequence[TensorSpec], batch: int) -> bytes:
-    """The JSON of a request up to the ticket's text: the same for every batch of this size."""
+def request_head(specs: Sequence[TensorSpec], batch: int, size: int = 0) -> bytes:
+    """The JSON of a request up to the ticket's text: the same for every batch of this size.
+
+    size: bytes of the one tensor, where it is of type BYTES.
+    """
     inputs = [
         {
             "name": spec.name,
             "datatype": spec.dtype,
             "shape": [batch, *spec.shape],
-            "parameters": {"binary_data_size": spec.bytes_per_frame * batch},
+            "parameters": {"binary_data_size": size or spec.bytes_per_frame * batch},
         }
         for spec in specs
     ]
@@ -122,8 +123,8 @@ def outputs_of(answer: Answer) -> Outputs:
     position = 0
     for output in json.loads(answer.header)["outputs"]:
         end = position + output["parameters"]["binary_data_size"]
-        array = np.frombuffer(answer.content[position:end], kserve.NUMPY_OF[output["datatype"]])
-        outputs[output["name"]] = array.reshape(tuple(output["shape"]))
+        content = answer.content[position:end]
+        outputs[output["name"]] = kserve.array_of(output["datatype"], content, output["shape"])
         position = end
     return outputs
 

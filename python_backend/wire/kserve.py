@@ -92,11 +92,44 @@ def response_outputs(answer: bytes) -> dict[str, Array]:
     try:
         head = pb.ModelInferResponse.FromString(rest)
         return {
-            output.name: np.frombuffer(buffer, dtype=NUMPY_OF[output.datatype]).reshape(tuple(output.shape))
+            output.name: array_of(output.datatype, buffer, output.shape)
             for output, buffer in zip(head.outputs, raw, strict=True)
         }
     except (DecodeError, KeyError, ValueError) as error:
         raise WireError(f"an answer that is no ModelInferResponse with raw outputs: {error!r}") from error
+
+
+def array_of(datatype: str, buffer: Buffer, shape: Sequence[int]) -> Array:
+    """A tensor's bytes as they travel, as an array: a view of them, but for BYTES. Raises KeyError,
+    ValueError.
+    """
+    if datatype == "BYTES":
+        return np.array(elements_of(buffer), dtype=np.object_).reshape(tuple(shape))
+    return np.frombuffer(buffer, dtype=NUMPY_OF[datatype]).reshape(tuple(shape))
+
+
+def zeros_of(spec: TensorSpec, batch: int = 1) -> Array:
+    """A batch of zeros, or of empty texts."""
+    if spec.dtype == "BYTES":
+        return np.full((batch, *spec.shape), b"", dtype=np.object_)
+    return np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype])
+
+
+def elements_of(buffer: Buffer) -> list[bytes]:
+    """The elements of a tensor of type BYTES: each comes with its length in four bytes before it.
+
+    Raises ValueError.
+    """
+    view = memoryview(buffer)
+    elements: list[bytes] = []
+    position = 0
+    while position < len(view):
+        start = position + 4
+        position = start + int.from_bytes(view[position:start], "little")
+        if position > len(view):
+            raise ValueError(f"a tensor of {len(view)} bytes ends inside an element")
+        elements.append(bytes(view[start:position]))
+    return elements
 
 
 def piece(array: Array) -> memoryview:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from planner.profile import TensorSpec
-from python_backend.wire.kserve import NUMPY_OF
+from python_backend.wire import kserve
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs, Pieces
 
@@ -22,7 +20,7 @@ class NullTransport:
         """See Transport."""
         for pieces in tensors:
             b"".join(pieces)
-        return {spec.name: np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype]) for spec in self._outputs}
+        return {spec.name: kserve.zeros_of(spec, batch) for spec in self._outputs}
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""

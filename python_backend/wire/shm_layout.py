@@ -50,7 +50,7 @@ def depth_of(entry: ModelEntry, pipeline: int, stage: int) -> int:
 
 
 def _senders(manifest: DeploymentManifest, server: str) -> Iterator[tuple[str, Sequence[int], int]]:
-    """(Triton model, bytes of each tensor of its largest batch to workers of this host, batches)."""
+    """(Triton model, bytes of each tensor or frame of its largest batch within this host, batches)."""
     for entry in manifest.models:
         if server == manifest.entry.name:
             yield entry.dispatcher, *_of_dispatcher(manifest, entry)
@@ -71,6 +71,9 @@ def _of_dispatcher(manifest: DeploymentManifest, entry: ModelEntry) -> tuple[Seq
         if _is_near(manifest, entry, manifest.entry.name, index, 0)
     ]
     workers = sum(len(entry.served.pipelines[index].stages[0].workers) for index in near)
+    if entry.prepare is not None:
+        frames = max((entry.programs[index][0].max_batch_size for index in near), default=0)
+        return (entry.prepare.planned.bytes,) * frames, _BATCHES_PER_WORKER * workers
     sizes = max((_sizes(entry.programs[index][0]) for index in near), key=sum, default=())
     return sizes, _BATCHES_PER_WORKER * workers
 

@@ -47,11 +47,27 @@ class SharedReader:
         views: list[Array] = []
         for spec in specs:
             end = position + spec.bytes_per_frame * batch
-            if frames.offset < 0 or frames.offset % ALIGNMENT or end > len(memory):
-                raise CannotRead(f"{frames.name}: no bytes {position} to {end} in a file of {len(memory)}")
+            self._require(frames, position, end, len(memory))
             views.append(memory[position:end].view(NUMPY_OF[spec.dtype]).reshape(batch, *spec.shape))
             position = aligned(end)
         return views
+
+    def pieces(self, frames: SharedFrames, sizes: Sequence[int]) -> list[memoryview]:
+        """Views of the frames of a ragged batch. Raises CannotRead."""
+        memory = self._memory(frames)
+        position = frames.offset + ALIGNMENT
+        views: list[memoryview] = []
+        for size in sizes:
+            end = position + size
+            self._require(frames, position, end, len(memory))
+            views.append(memory[position:end].data)
+            position = aligned(end)
+        return views
+
+    @staticmethod
+    def _require(frames: SharedFrames, position: int, end: int, size: int) -> None:
+        if frames.offset < 0 or frames.offset % ALIGNMENT or end > size:
+            raise CannotRead(f"{frames.name}: no bytes {position} to {end} in a file of {size}")
 
     def is_there(self, frames: SharedFrames) -> bool:
         """Whether its place still has this batch."""

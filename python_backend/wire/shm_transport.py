@@ -12,11 +12,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from planner.manifest import SHARED_FRAMES, DeploymentManifest
+from planner.manifest import RAGGED_INPUT, SHARED_INPUT, DeploymentManifest
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http_transport import HttpTransport
+from python_backend.wire.ragged import EMPTY_ELEMENT
 from python_backend.wire.shm_arena import Arena, Place, padded_size
 from python_backend.wire.shm_file import ArenaError, SharedFile
 from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
@@ -32,7 +33,7 @@ from python_backend.wire.transport import (
     worker_of,
 )
 
-_CONTROL = (TensorSpec(SHARED_FRAMES, "UINT8", (1,)),)
+_CONTROL = (SHARED_INPUT,)
 _BLIND_US = 5_000_000
 """How long a receiver that could not map the file is sent bodies before it is tried again."""
 _QUICK_BYTES = 1 << 20
@@ -56,7 +57,10 @@ class _Written:
         self.timeout_s = timeout_s
         self.since_us = now_us()
         frames = SharedFrames(file.name, file.inode, place.offset, place.generation)
-        self.message: _Message = wire.in_memory(frames), _CONTROL, [[bytes(batch)]], batch, timeout_s
+        ragged = wire.carries_frames
+        control: Pieces = [[EMPTY_ELEMENT * batch]] if ragged else [[bytes(batch)]]
+        specs = RAGGED_INPUT if ragged else _CONTROL
+        self.message: _Message = wire.in_memory(frames), specs, control, batch, timeout_s
         """What tells its receiver where it lies."""
 
 
@@ -128,6 +132,8 @@ class ShmTransport:
         worker = worker_of(wire)
         if size_of(tensors) < self._smallest_bytes or not self._targets[worker].same_host:
             return None
+        if wire.chained and not wire.carries_frames:
+            return None  # an ensemble's inputs are tensors
         if self._blind_until_us.get(worker, 0) > now_us():
             return None
         place = self._arena.take(padded_size([sum(map(len, pieces)) for pieces in tensors]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.manifest import STATUS_OUTPUT, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.profile import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class StageIdentity:
     known_workers: frozenset[str]
     next_workers: tuple[str, ...]
     """Workers of the stage after this one; none after the last."""
+    probe_answers: tuple[TensorSpec, ...] = ()
+    """What a probe is answered with: all that the stage may have to answer, alone or in an ensemble."""
     device_chains: frozenset[tuple[str, ...]] = frozenset()
     """Workers of chains on one GPU: what this stage makes for the next of them stays there."""
 
@@ -70,12 +73,24 @@ def _identity(
         next_workers=tuple(
             each.name for following in served.stages[stage + 1 : stage + 2] for each in following.workers
         ),
+        probe_answers=_probe_answers(entry, entry.programs[pipeline][stage], stage, len(served.stages)),
         device_chains=frozenset(
             chain.workers
             for chain in entry.chains
             if chain.gpu_id is not None and worker in chain.workers[:-1]
         ),
     )
+
+
+def _probe_answers(
+    entry: ModelEntry, program: StageProgram, stage: int, stages: int
+) -> tuple[TensorSpec, ...]:
+    answers = {spec.name: spec for spec in program.outputs}
+    if stage == 0 and entry.prepare is not None:
+        answers[STATUS_OUTPUT.name] = STATUS_OUTPUT
+    if stage + 1 == stages:
+        answers |= {spec.name: spec for spec in entry.outputs}
+    return tuple(answers.values())
 
 
 def rest_of(entry: ModelEntry, pipeline: int, stage: int) -> tuple[int, ...]:

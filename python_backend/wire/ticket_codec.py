@@ -28,12 +28,14 @@ from typing import Any, Final
 from python_backend.scheduler.actions import Hop, Ticket
 from python_backend.scheduler.record import Record
 from python_backend.wire.clock import now_us
+from python_backend.wire.ragged import FrameInfo, info_of
 
 PARAMETER = "ppipe_ticket"
 KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
 """Environment variable with the path of the key file. Without it tickets are neither signed nor verified."""
 
 ANONYMOUS_PROBE_TEXT = '{"probe":true}'
+_IN_A_CHAIN = "chain"
 _MAC_FIELD = ',"mac":"'
 _TEXT_LIMIT = 64_000
 _LOOK_US = 500_000
@@ -66,12 +68,14 @@ class SharedFrames(Record):
 class WireTicket(Record):
     """A ticket as hop `hop` gets it. ticket: None for a probe. frames: None if the tensors came along.
 
-    chained: for an ensemble of all the stages: each finds its hop by its own name, and passes nothing on.
-    relative: whether it came from another host, so that its times were set on arrival; not compared.
+    chain: the ensemble of all the stages that it is for: each finds its hop by its own name, and passes
+    nothing on. Stages are told only that there is one. relative: whether it came from another host, so that
+    its times were set on arrival; not compared. ingress: the frames as their clients sent them, where the
+    first stage's host prepares them; else empty.
     """
 
-    __slots__ = ("chained", "deployment", "epoch", "frames", "hop", "relative", "ticket")
-    __match_args__ = ("deployment", "epoch", "hop", "ticket", "frames", "chained")
+    __slots__ = ("chain", "deployment", "epoch", "frames", "hop", "ingress", "relative", "ticket")
+    __match_args__ = ("deployment", "epoch", "hop", "ticket", "frames", "chain", "ingress")
 
     def __init__(
         self,
@@ -80,46 +84,62 @@ class WireTicket(Record):
         hop: int,
         ticket: Ticket | None,
         frames: SharedFrames | None = None,
-        chained: bool = False,
+        chain: str = "",
         relative: bool = False,
+        ingress: tuple[FrameInfo, ...] = (),
     ) -> None:
         self.deployment: Final = deployment
         self.epoch: Final = epoch
         self.hop: Final = hop
         self.ticket: Final = ticket
         self.frames: Final = frames
-        self.chained: Final = chained
+        self.chain: Final = chain
         self.relative: Final = relative
+        self.ingress: Final = ingress
 
     def values(self) -> tuple[object, ...]:
         """The fields' values, in order."""
-        return (self.deployment, self.epoch, self.hop, self.ticket, self.frames, self.chained)
+        return (
+            self.deployment, self.epoch, self.hop, self.ticket, self.frames, self.chain, self.ingress
+        )  # fmt: skip
 
     @property
     def is_probe(self) -> bool:
         """Whether it asks only for a sign of life."""
         return self.ticket is None
 
+    @property
+    def chained(self) -> bool:
+        """Whether it is for an ensemble of all the stages."""
+        return len(self.chain) > 0
+
+    @property
+    def carries_frames(self) -> bool:
+        """Whether clients' frames go with it, as they came, and not tensors."""
+        return self.hop == 0 and len(self.ingress) > 0
+
     def for_next_hop(self) -> WireTicket:
         """The same ticket for the stage after this one, to which tensors come in their message."""
-        return self._changed(self.hop + 1, self.ticket, None, self.chained)
+        return self._changed(self.hop + 1, self.ticket, None, self.chain)
 
     def at_hop(self, hop: int, ticket: Ticket | None = None) -> WireTicket:
         """The same ticket as another hop has it, perhaps with other times."""
-        return self._changed(hop, ticket or self.ticket, self.frames, self.chained)
+        return self._changed(hop, ticket or self.ticket, self.frames, self.chain)
 
     def in_memory(self, frames: SharedFrames) -> WireTicket:
         """The same ticket for tensors that lie in shared memory."""
-        return self._changed(self.hop, self.ticket, frames, self.chained)
+        return self._changed(self.hop, self.ticket, frames, self.chain)
 
-    def for_chain(self) -> WireTicket:
+    def for_chain(self, name: str) -> WireTicket:
         """The same ticket for an ensemble of its stages."""
-        return self._changed(self.hop, self.ticket, self.frames, True)
+        return self._changed(self.hop, self.ticket, self.frames, name)
 
     def _changed(
-        self, hop: int, ticket: Ticket | None, frames: SharedFrames | None, chained: bool
+        self, hop: int, ticket: Ticket | None, frames: SharedFrames | None, chain: str
     ) -> WireTicket:
-        return WireTicket(self.deployment, self.epoch, hop, ticket, frames, chained, self.relative)
+        return WireTicket(
+            self.deployment, self.epoch, hop, ticket, frames, chain, self.relative, self.ingress
+        )
 
 
 _ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
@@ -206,8 +226,10 @@ def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
     if (frames := wire.frames) is not None:
         name = _quoted(frames.name)
         fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
-    if wire.chained:
+    if wire.chain:
         fields.append('"chain":true')
+    if wire.ingress:
+        fields.append(f'"ingress":[{",".join([info.to_text() for info in wire.ingress])}]')
     text = ",".join(fields)
     return f'{text}{_MAC_FIELD}{keys.mac(text + "}")}"}}'
 
@@ -318,8 +340,9 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
         hop=hop,
         ticket=ticket,
         frames=frames,
-        chained=body.get("chain") is True,
+        chain=_IN_A_CHAIN if body.get("chain") is True else "",
         relative=body["relative"] is True,
+        ingress=tuple([info_of(plain) for plain in body.get("ingress", ())]),
     )
 
 

@@ -17,12 +17,20 @@ from typing import Any, Protocol
 
 import grpc
 
-from planner.manifest import SHARED_FRAMES, DeploymentManifest, ModelEntry, ServerAddress, TlsFiles
+from planner.manifest import (
+    RAGGED_INPUT,
+    SHARED_FRAMES,
+    DeploymentManifest,
+    ModelEntry,
+    ServerAddress,
+    TlsFiles,
+)
 from planner.profile import TensorSpec
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
 from python_backend.wire.kserve import Array, Buffer
+from python_backend.wire.ragged import EMPTY_ELEMENT, body_of
 from python_backend.wire.ticket_codec import Keys, WireTicket
 from python_backend.wire.tls import open_channel
 
@@ -39,7 +47,7 @@ _CONNECT_S = 60.0
 
 Outputs = Mapping[str, Array]
 Pieces = Sequence[Sequence[Buffer]]
-"""One sequence of pieces per input tensor."""
+"""One sequence of pieces per input tensor, or per frame of a ragged batch."""
 Awaited = Callable[[], Outputs]
 """Waits for the outputs of a batch that is sent. Raises HopFailure."""
 
@@ -81,8 +89,19 @@ class Target:
     worker: str
     server: ServerAddress
     inputs: tuple[TensorSpec, ...]
+    """As they come in a message: RAGGED_INPUT where clients' frames do."""
     max_batch_size: int
     same_host: bool
+
+
+def in_message(wire: WireTicket, tensors: Pieces) -> Pieces:
+    """What a transport is given for a batch, as it goes into a message."""
+    return body_of(tensors) if wire.carries_frames else tensors
+
+
+def zero_of(spec: TensorSpec) -> bytes:
+    """One frame of zeros, or of an empty text."""
+    return EMPTY_ELEMENT if spec.dtype == "BYTES" else bytes(spec.bytes_per_frame)
 
 
 def size_of(tensors: Pieces) -> int:
@@ -96,17 +115,25 @@ def worker_of(wire: WireTicket) -> str:
     return wire.ticket.hops[wire.hop].worker
 
 
+def model_of(wire: WireTicket) -> str:
+    """The Triton model that a batch is sent to next: that worker, or the ensemble of a chain that begins with
+    it.
+    """
+    return wire.chain or worker_of(wire)
+
+
 def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -> dict[str, Target]:
     """Every worker of a model by name, as seen from `own_host`."""
     targets = {}
     for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=True):
-        for stage, program in zip(pipeline.stages, programs, strict=True):
+        for position, (stage, program) in enumerate(zip(pipeline.stages, programs, strict=True)):
+            prepares = position == 0 and entry.prepare is not None
             for worker in stage.workers:
                 server = manifest.server(worker.server)
                 targets[worker.name] = Target(
                     worker=worker.name,
                     server=server,
-                    inputs=program.inputs,
+                    inputs=RAGGED_INPUT if prepares else program.inputs,
                     max_batch_size=program.max_batch_size,
                     same_host=server.host == own_host,
                 )
@@ -136,7 +163,7 @@ class GrpcTransport:
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
         inputs = self._targets[worker_of(wire)].inputs
-        return self.send_tensors(wire, inputs, tensors, batch, timeout_s)
+        return self.send_tensors(wire, inputs, in_message(wire, tensors), batch, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
@@ -147,7 +174,7 @@ class GrpcTransport:
     ) -> Outputs:
         """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
         worker = worker_of(wire)
-        head = self._head(worker, tuple(specs), batch)
+        head = self._head(model_of(wire), tuple(specs), batch)
         request = kserve.request_bytes(head, self.ticket_parameter(wire), tensors)
         return self.send(worker, wire.hop, request, timeout_s)
 
@@ -173,7 +200,7 @@ class GrpcTransport:
     def probe(self, worker: str, timeout_s: float) -> None:
         """Have `worker` answer a frame of zeros. Raises HopFailure."""
         target = self._targets[worker]
-        zeros = [[bytes(spec.bytes_per_frame)] for spec in target.inputs]
+        zeros = [[zero_of(spec)] for spec in target.inputs]
         ticket = kserve.text_parameter(ticket_codec.PARAMETER, self._probe_text)
         head = self._head(worker, target.inputs, 1)
         self.send(worker, 0, kserve.request_bytes(head, ticket, zeros), timeout_s)

@@ -20,6 +20,7 @@ from ensembles.steps import (
     preprocess_frame,
     preprocess_image,
     resize,
+    to_channels,
     top_k,
 )
 
@@ -39,7 +40,7 @@ def image_bytes(pixels: np.ndarray, kind: str, mode: str = "RGB") -> bytes:
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 9))
 def test_normalising_is_what_torch_does(height: int, width: int, seed: int) -> None:
     pixels = frame(height, width, seed)
-    ours = normalise(pixels, 3, IMAGENET)
+    ours = normalise(pixels, IMAGENET)
     scaled = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     mean = torch.tensor(IMAGENET.mean)[:, None, None]
     std = torch.tensor(IMAGENET.std)[:, None, None]
@@ -85,7 +86,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_hardly_differs() -> None:
 
 def test_one_channel_is_luminance() -> None:
     grey = np.repeat(frame(4, 5)[:, :, :1], 3, axis=2)
-    ours = normalise(grey, 1, Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+    ours = normalise(to_channels(grey, 1), Normalisation(mean=(0.0,), std=(1.0,)))
     np.testing.assert_allclose(ours, grey[None, :, :, 0] / 255, atol=1e-6)
 
 

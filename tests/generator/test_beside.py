@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.beside import BesideFault, generate_beside
 from model_repo_generator.bundle import bundle_files
@@ -45,21 +43,9 @@ def test_both_revisions_are_whole(
     assert serial.load(DeploymentManifest, out / "deployment.json") == new
     assert {path: (out / path).read_text() for path in before} == before
     assert "net.r2.p0.s1.w0" in {name for server in new.servers for name in server.models}
-    assert new.entry.models == (
-        "net.r2_dispatch",
-        "net.r2_preprocess",
-        "net.r2_postprocess",
-        "net",
-        "net_tensor",
-    )
-    assert versions(out, "groups/entry/net_dispatch") == ["1"], "the older revision's"
-    assert versions(out, "groups/entry/net.r2_dispatch") == versions(out, "groups/entry/net") == ["2"]
-    ensemble = text_format.Parse((out / "groups/entry/net/config.pbtxt").read_text(), triton.ModelConfig())
-    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [
-        "net.r2_preprocess",
-        "net.r2_dispatch",
-        "net.r2_postprocess",
-    ]
+    assert old.entry.models == new.entry.models == ("net", "net_body")
+    assert versions(out, "groups/entry/net") == ["1", "2"], "the older revision's, and the newer's"
+    assert versions(out, "groups/entry/net_body") == ["2"]
     assert {model.feedback_port for model in old.models}.isdisjoint(
         model.feedback_port for model in new.models
     )
@@ -95,14 +81,16 @@ def test_a_third_revision_waits(emulated: Deployment, profile: Profile, plan: Pl
         generate_beside(emulated, profile, plan, out)
 
 
-def test_other_answers_are_no_obstacle(
+def test_other_answers_are_refused(
     data: dict[str, Any], emulated: Deployment, profile: Profile, plan: Plan, tmp_path: Path
 ) -> None:
+    """They change the dispatcher's configuration, and Triton would start the running version anew."""
     out = tmp_path / "repository"
-    generate(emulated, profile, plan, out)
+    old = generate(emulated, profile, plan, out)
     data["models"][0]["postprocess"]["top_k"] = 3
-    new = generate_beside(parse_deployment(data, "test"), profile, plan, out)
-    assert [tensor.shape for tensor in new.models[0].public_outputs] == [(5,), (3,), (3,)]
+    with pytest.raises(BesideFault, match=r"entry/net/config.pbtxt: revision 1 needs it otherwise"):
+        generate_beside(parse_deployment(data, "test"), profile, plan, out)
+    assert serial.load(DeploymentManifest, out / "deployment.json") == old
 
 
 def test_another_copy_of_the_run_time_is_refused_and_nothing_is_written(

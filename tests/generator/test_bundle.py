@@ -30,9 +30,7 @@ print(sys.modules[module.TritonPythonModel.__module__].__file__)
 @pytest.mark.parametrize(
     ("group", "name"),
     [
-        ("entry", "net_dispatch"),
-        ("entry", "net_preprocess"),
-        ("entry", "net_postprocess"),
+        ("entry", "net"),
         ("fast", "net.p0.s0.w0"),
     ],
 )

@@ -19,7 +19,7 @@ from model_repo_generator.generate import placed, render_once
 from planner import serial
 from planner.cluster import Executor
 from planner.deployment import Deployment, DeploymentError, parse_deployment
-from planner.manifest import MANIFEST_NAME, SHARED_FRAMES, DeploymentManifest
+from planner.manifest import MANIFEST_NAME, RAGGED, SHARED_FRAMES, STATUS, DeploymentManifest
 from planner.plan import BlockRange, Plan
 from planner.profile import Profile, TensorSpec
 
@@ -45,10 +45,7 @@ def test_there_is_one_triton_model_per_worker_and_the_entry_group(files: Mapping
     models = sorted(path.removesuffix("/config.pbtxt") for path in files if path.endswith("/config.pbtxt"))
     assert models == [
         "groups/entry/net",
-        "groups/entry/net_dispatch",
-        "groups/entry/net_postprocess",
-        "groups/entry/net_preprocess",
-        "groups/entry/net_tensor",
+        "groups/entry/net_body",
         "groups/fast/net.p0.s0.w0",
         "groups/fast/net.p1.s0.w0",
         "groups/slow/net.p0.s1.w0",
@@ -63,10 +60,10 @@ def test_there_is_one_triton_model_per_worker_and_the_entry_group(files: Mapping
 def test_a_first_stage_takes_the_input_and_gives_final_or_cut_tensors(files: Mapping[str, str]) -> None:
     model = parsed(files["groups/fast/net.p0.s0.w0/config.pbtxt"])
     assert [(tensor.name, list(tensor.dims), tensor.optional) for tensor in model.input] == [
-        ("image", [3, 8, 8], True),
-        (SHARED_FRAMES, [1], True),
+        (RAGGED, [1], False),
     ]
-    assert [tensor.name for tensor in model.output] == ["logits", "relu_1", "pool_1"]
+    outputs = [tensor.name for tensor in model.output]
+    assert outputs == ["classes", "scores", "relu_1", "pool_1", STATUS]
     assert model.max_batch_size == 4
     assert not model.HasField("dynamic_batching")
     assert [(group.count, group.kind) for group in model.instance_group] == [
@@ -96,7 +93,7 @@ def test_a_slice_of_a_gpu_names_its_gpu_and_limits_its_threads_before_torch(
     ]
     assert sorted(gpus) in ([0, 0, 1], [0, 1, 1])
     assert [tensor.name for tensor in model.input] == ["relu_1", "pool_1", SHARED_FRAMES]
-    assert [tensor.name for tensor in model.output] == ["logits"]
+    assert [tensor.name for tensor in model.output] == ["classes", "scores", "logits"]
     code = files["groups/slow/net.p0.s1.w2/1/model.py"]
     assert code.index('"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "50"') < code.index("python_backend")
     assert "CUDA" not in files["groups/fast/net.p0.s0.w0/1/model.py"]
@@ -116,35 +113,51 @@ def test_the_manifest_says_the_same_as_the_folders(files: Mapping[str, str]) -> 
     assert entry.programs[0][0].program == "programs/net.b0-2.pt2"
     assert entry.programs[0][0].padded
     assert not entry.programs[0][1].padded
-    assert [tensor.name for tensor in entry.public_inputs] == ["jpeg"]
-    assert [tensor.name for tensor in entry.public_outputs] == ["logits", "classes", "scores"]
+    assert [tensor.name for tensor in entry.public_inputs] == ["jpeg", "image"]
+    assert [tensor.name for tensor in entry.outputs] == ["classes", "scores"]
     assert entry.feedback_port == 21003
 
 
-def test_the_public_ensemble_wraps_the_dispatcher(files: Mapping[str, str]) -> None:
+def test_clients_call_the_dispatcher_in_one_of_its_ways_in(files: Mapping[str, str]) -> None:
     model = parsed(files["groups/entry/net/config.pbtxt"])
+    assert model.backend == "python"
+    assert [(tensor.name, tensor.optional) for tensor in model.input] == [("jpeg", True), ("image", True)]
+    assert [tensor.name for tensor in model.output] == ["classes", "scores"]
+    assert model.HasField("dynamic_batching")
+    assert model.max_batch_size >= 8
+    assert "plan_hash" not in parameters(model), "a new revision must not change its configuration"
+
+
+def test_bare_bodies_have_a_door_of_their_own(files: Mapping[str, str]) -> None:
+    model = parsed(files["groups/entry/net_body/config.pbtxt"])
     assert model.platform == "ensemble"
     assert model.max_batch_size == 1, "one frame per request"
+    assert [tensor.name for tensor in model.input] == ["jpeg"], "Triton takes a bare body for one input alone"
     steps = [(step.model_name, dict(step.input_map)) for step in model.ensemble_scheduling.step]
-    assert steps == [
-        ("net_preprocess", {"jpeg": "jpeg"}),
-        ("net_dispatch", {"image": "image"}),
-        ("net_postprocess", {"logits": "logits"}),
-    ]
-    assert [tensor.name for tensor in model.output] == ["logits", "classes", "scores"]
-    dispatcher = parsed(files["groups/entry/net_dispatch/config.pbtxt"])
-    assert dispatcher.HasField("dynamic_batching")
-    assert dispatcher.max_batch_size >= 8
+    assert steps == [("net", {"jpeg": "jpeg"})]
 
 
-def test_a_model_without_steps_is_served_by_its_dispatcher_alone(
+def test_raw_outputs_are_answered_where_they_are_asked_for(
+    data: dict[str, Any], profile: Profile, plan: Plan
+) -> None:
+    data["models"][0]["postprocess"]["raw_outputs"] = True
+    files = render(parse_deployment(data, "test"), profile, plan)
+    for path in ("groups/entry/net", "groups/slow/net.p0.s1.w0"):
+        model = parsed(files[f"{path}/config.pbtxt"])
+        assert [tensor.name for tensor in model.output] == ["logits", "classes", "scores"]
+
+
+def test_a_model_without_steps_takes_and_gives_tensors(
     data: dict[str, Any], profile: Profile, plan: Plan
 ) -> None:
     del data["models"][0]["preprocess"], data["models"][0]["postprocess"]
     files = render(parse_deployment(data, "test"), profile, plan)
     model = parsed(files["groups/entry/net/config.pbtxt"])
-    assert [step.model_name for step in model.ensemble_scheduling.step] == ["net_dispatch"]
-    assert not any("process" in path for path in files)
+    assert [(tensor.name, tensor.optional) for tensor in model.input] == [("image", False)]
+    assert [tensor.name for tensor in model.output] == ["logits"]
+    assert not any("net_body" in path for path in files)
+    first = parsed(files["groups/fast/net.p0.s0.w0/config.pbtxt"])
+    assert [tensor.name for tensor in first.input] == ["image", SHARED_FRAMES]
 
 
 def test_rendering_twice_gives_the_same_bytes(deployment: Deployment, profile: Profile, plan: Plan) -> None:

@@ -40,7 +40,7 @@ def test_two_machines_give_the_same_listing(
         (out,) = (path.parent for path in (home / "work").rglob(LISTING))
         listings.append((out / LISTING).read_bytes())
     assert listings[0] == listings[1]
-    assert b"labels.txt" in listings[0]
+    assert b"labels/" in listings[0]
 
 
 def generate(home: Path, surroundings: dict[str, str], option: list[str]) -> None:

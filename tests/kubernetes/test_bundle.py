@@ -185,11 +185,7 @@ def test_every_python_process_is_probed_by_an_inference(
     launched: dict[str, Any], bundle: dict[str, str], fleet_manifest: DeploymentManifest
 ) -> None:
     entry = launched["street-entry-server-0"]
-    assert entry["probes"] == {
-        name: "dispatcher" if name.endswith("_dispatch") else "step"
-        for name in fleet_manifest.entry.models
-        if name not in ("cars", "cars_tensor", "faces", "faces_tensor")
-    }
+    assert entry["probes"] == {"cars": "dispatcher", "faces": "dispatcher"}
     assert launched["street-t4-x2-0"]["probes"].keys() == set(fleet_manifest.server("T4-0").models)
     for name in of_kind(bundle, "StatefulSet"):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

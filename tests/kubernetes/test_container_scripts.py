@@ -153,21 +153,22 @@ def test_encoded_images_are_real_ones(port: int) -> None:
     from PIL import Image
 
     FakeTriton.answers["jpeg"] = (200, "{}")
-    probe.probe("127.0.0.1", port, "jpeg", "step")
+    probe.probe("127.0.0.1", port, "jpeg", "dispatcher")
     _, tensors = FakeTriton.asked["jpeg"]
     length = int.from_bytes(tensors[:4], "little")
     assert Image.open(io.BytesIO(tensors[4 : 4 + length])).size == (16, 16)
 
 
-def test_a_dispatcher_may_decline_two_frames(port: int) -> None:
-    FakeTriton.answers["dispatch"] = (400, '{"error": "input image: one frame per request belongs"}')
-    probe.probe("127.0.0.1", port, "dispatch", "dispatcher")
-    assert FakeTriton.asked["dispatch"][0]["inputs"][0]["shape"] == [2, 3]
-    with pytest.raises(probe.ProbeFault, match="400"):
-        probe.probe("127.0.0.1", port, "dispatch", "stage")
+def test_a_dispatcher_is_asked_in_one_of_its_ways_in(port: int) -> None:
+    FakeTriton.answers["dispatch"] = (200, "{}")
+    for kind in ("dispatcher", "public"):
+        probe.probe("127.0.0.1", port, "dispatch", kind)
+        head, _ = FakeTriton.asked["dispatch"]
+        assert len(head["inputs"]) == 1
+        assert ("ppipe_ticket" in head["parameters"]) is (kind == "dispatcher")
 
 
-@pytest.mark.parametrize("kind", ["stage", "dispatcher", "step", "public"])
+@pytest.mark.parametrize("kind", ["stage", "dispatcher", "public"])
 def test_a_dead_stub_is_a_fault(kind: str, port: int) -> None:
     FakeTriton.answers["dead"] = (500, '{"error": "Stub process \'dead\' is not healthy."}')
     with pytest.raises(probe.ProbeFault, match="500 Stub process 'dead' is not healthy"):

@@ -32,8 +32,8 @@ def test_never_less_than_a_container_has_anyway(fleet_manifest: DeploymentManife
 
 
 def test_ensembles_have_no_process(fleet_manifest: DeploymentManifest) -> None:
-    """Two models, each with a dispatcher, two preprocessing stubs and a postprocessing one."""
-    assert stub_count(fleet_manifest.entry, fleet_manifest) == 2 * (1 + 2 + 1)
+    """Two models, each with a dispatcher and an ensemble."""
+    assert stub_count(fleet_manifest.entry, fleet_manifest) == 2
 
 
 def test_free_dimensions_and_encoded_images_are_bounded() -> None:

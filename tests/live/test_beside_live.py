@@ -69,7 +69,7 @@ def asking(address: str) -> Iterator[list[str]]:
             while not stop.is_set():
                 tensor = triton.InferInput("image", frame.shape, "FP32").set_data_from_numpy(frame)
                 try:
-                    client.infer("net_tensor", [tensor], client_timeout=60)
+                    client.infer("net", [tensor], client_timeout=60)
                     answers.append("ok")
                 except triton.InferenceServerException as error:
                     answers.append(str(error))

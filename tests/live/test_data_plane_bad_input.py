@@ -40,7 +40,7 @@ def test_frames_of_nan_and_infinity_are_frames(tmp_path: Path) -> None:
         entry = deployment.manifest.entry
         frame = np.full((1, *INPUT.shape), np.nan, np.float32)
         frame[0, 1::2] = np.inf
-        request = pb.ModelInferRequest(model_name="tiny_dispatch")
+        request = pb.ModelInferRequest(model_name="tiny")
         request.inputs.add(name=INPUT.name, datatype="FP32", shape=[1, *INPUT.shape])
         request.raw_input_contents.append(frame.tobytes())
         with grpc.insecure_channel(f"{entry.host}:{entry.grpc_port}") as channel:

@@ -106,7 +106,7 @@ def test_no_frame_is_lost_and_the_worker_comes_back(
 def test_killing_the_dispatcher_stub_leaves_nobody_waiting(deployment: ServedDeployment) -> None:
     with load(deployment, rps=60, seconds=4) as client:
         time.sleep(1)
-        stub = stubs_of(pid_of(deployment, "entry"))["tiny_dispatch"]
+        stub = stubs_of(pid_of(deployment, "entry"))["tiny"]
         os.kill(stub.pid, signal.SIGKILL)
     assert client.wrong == 0
     end_s = time.monotonic() + 30

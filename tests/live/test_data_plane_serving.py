@@ -52,7 +52,7 @@ def test_http_clients_are_served_too(deployment: ServedDeployment) -> None:
     entry = deployment.manifest.entry
     frame = [0.5, 0.25] + [0.0] * (INPUT.shape[0] - 2)
     body = {"inputs": [{"name": INPUT.name, "datatype": "FP32", "shape": [1, *INPUT.shape], "data": frame}]}
-    url = f"http://{entry.host}:{entry.http_port}/v2/models/tiny_dispatch/infer"
+    url = f"http://{entry.host}:{entry.http_port}/v2/models/tiny/infer"
     with urllib.request.urlopen(url, data=json.dumps(body).encode(), timeout=10) as answer:
         (scores,) = json.load(answer)["outputs"]
     assert scores["data"][:2] == [0.5, 0.25]  # the first eight bytes are the tag
@@ -74,7 +74,7 @@ def test_two_frames_in_one_request_are_refused(deployment: ServedDeployment, cli
         triton.InferenceServerClient(f"{entry.host}:{entry.grpc_port}") as other,
         pytest.raises(InferenceServerException, match="one frame per request"),
     ):
-        other.infer("tiny_dispatch", [tensor])
+        other.infer("tiny", [tensor])
     assert tag_of(client.infer(7)["scores"]) == 7
 
 

@@ -83,7 +83,7 @@ def ask(
     stub: service_pb2_grpc.GRPCInferenceServiceStub, entry: ModelEntry, number: int
 ) -> service_pb2.ModelInferResponse:
     request = public_request(entry, make_pictures(number + 1, seed=5)[number])
-    request.model_name = entry.ensemble
+    request.model_name = entry.dispatcher
     request.parameters["timeout"].int64_param = PATIENCE_US
     return stub.ModelInfer(request, timeout=60)
 
@@ -110,7 +110,7 @@ def test_a_fleet_is_planned_checked_and_rehearsed(name: str, tmp_path: Path) -> 
         assert groups == {gpu for gpu, used in plan.gpus_used.items() if used}, "every class is there"
         for entry in deployment.manifest.models:
             answer = ask(stub, entry, 0)
-            assert {output.name for output in answer.outputs} == {spec.name for spec in entry.public_outputs}
+            assert {output.name for output in answer.outputs} == {spec.name for spec in entry.outputs}
 
 
 def lint_errors(file: Path) -> int:
@@ -135,12 +135,14 @@ def test_the_workstation_answers_as_its_network_does(tmp_path: Path) -> None:
     (spec,) = load_deployment(file).models
     with served(Workspace(tmp_path).rehearsal) as (deployment, stub):
         (entry,) = deployment.manifest.models
-        frames = make_inputs(spec, make_pictures(2, seed=5))
-        reference = make_reference(spec, entry.outputs, frames)
+        assert entry.finish is not None
+        pictures = make_pictures(2, seed=5)
+        frames = make_inputs(spec, pictures)
+        reference = make_reference(spec, entry, Workspace(tmp_path).rehearsal, frames, pictures)
         for number in range(2):
             answer = ask(stub, entry, number)
             assert reference.compare(number, answer)[1]
-            classes, _ = top_k(reference.answers[number][0], 3)
+            classes, _ = top_k(reference.answers[number][entry.finish.inputs[0]], entry.finish.top_k)
             assert output(answer, "classes", np.int32).tolist() == classes.tolist()
 
 

@@ -23,9 +23,11 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from planner.deployment import load_deployment
 from planner.manifest import ModelEntry
 from ppipe.bench.frames import encode_jpeg, make_pictures
-from ppipe.bench.target import public_request
+from ppipe.bench.reference import make_inputs
+from ppipe.bench.target import public_request, tensor_request
 from ppipe.cli import run
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
@@ -54,7 +56,7 @@ class Served:
 
     def request(self, number: int = 0) -> service_pb2.ModelInferRequest:
         request = public_request(self.entry, PICTURES[number])
-        request.model_name = self.entry.ensemble
+        request.model_name = self.entry.dispatcher
         return request
 
     def infer(self, request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResponse:
@@ -126,7 +128,7 @@ def test_status_sees_every_model_answer(served: Served, capsys: pytest.CaptureFi
 def test_a_jpeg_of_any_size_gets_classes_and_scores(served: Served, size: tuple[int, int]) -> None:
     (picture,) = make_pictures(1, seed=9, width=size[0], height=size[1])
     request = public_request(served.entry, picture)
-    request.model_name = served.entry.ensemble
+    request.model_name = served.entry.dispatcher
     outputs = outputs_of(served.infer(request))
     logits = np.frombuffer(outputs["output"], np.float32)
     classes = np.frombuffer(outputs["classes"], np.int32)
@@ -150,7 +152,7 @@ def test_an_http_client_gets_the_same_answer(served: Served) -> None:
             ]
         }
     ).encode()
-    url = f"http://{server.host}:{server.http_port}/v2/models/{served.entry.ensemble}/infer"
+    url = f"http://{server.host}:{server.http_port}/v2/models/{served.entry.dispatcher}/infer"
     request = urllib.request.Request(
         url, data=header + content, headers={"Inference-Header-Content-Length": str(len(header))}
     )
@@ -161,9 +163,76 @@ def test_an_http_client_gets_the_same_answer(served: Served) -> None:
     np.testing.assert_allclose(by_name["output"], over_grpc, atol=1e-5)
 
 
+def test_a_bare_body_is_enough(served: Served) -> None:
+    """As `curl --data-binary @frame.jpg` sends it."""
+    server = served.deployment.manifest.entry
+    url = f"http://{server.host}:{server.http_port}/v2/models/{served.entry.body_ensemble}/infer"
+    headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(url, data=encode_jpeg(PICTURES[1]), headers=headers)
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        length = int(reply.headers["Inference-Header-Content-Length"])
+        content = reply.read()
+    names = [tensor["name"] for tensor in json.loads(content[:length])["outputs"]]
+    assert set(names) == {spec.name for spec in served.entry.outputs}
+    over_grpc = outputs_of(served.infer(served.request(1)))
+    assert content[length:] == b"".join(over_grpc[name] for name in names)
+
+
+def test_a_client_that_prepares_by_itself_sends_the_networks_input(served: Served) -> None:
+    (image,) = make_inputs(load_deployment(served.deployment_file).models[0], PICTURES[1:2])
+    request = tensor_request(served.entry.input, image)
+    request.model_name = served.entry.dispatcher
+    own = np.frombuffer(outputs_of(served.infer(request))["output"], np.float32)
+    theirs = np.frombuffer(outputs_of(served.infer(served.request(1)))["output"], np.float32)
+    np.testing.assert_allclose(own, theirs, atol=1e-5)
+
+
+def test_a_request_has_one_frame_in_one_way(served: Served) -> None:
+    request = served.request()
+    (image,) = make_inputs(load_deployment(served.deployment_file).models[0], PICTURES[:1])
+    other = tensor_request(served.entry.input, image)
+    request.inputs.extend(other.inputs)
+    request.raw_input_contents.extend(other.raw_input_contents)
+    code, text = failure(lambda: served.infer(request))
+    assert (code, "one of the inputs jpeg, image belongs" in text) == ("INVALID_ARGUMENT", True)
+
+
+def test_a_client_that_gives_up_is_noticed_at_the_public_model(served: Served) -> None:
+    """Triton tells the public model, which is no ensemble, that its caller has gone."""
+    before = dropped(served, "cancelled")
+    server = served.status("fast-0")
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        calls = []
+        for number in range(30):
+            request = served.request(number % len(PICTURES))
+            request.parameters["timeout"].int64_param = 20_000_000
+            calls.append(served.stub.ModelInfer.future(request, timeout=20))
+        time.sleep(0.1)
+        for call in calls:
+            call.cancel()
+        end_s = time.monotonic() + 0.6  # a stub that stands still for a second ends its server
+        while time.monotonic() < end_s and dropped(served, "cancelled") == before:
+            time.sleep(0.02)
+        assert dropped(served, "cancelled") > before
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    served.deployment.wait_until_serving()
+    wait_for(lambda: answers(served))
+
+
+def dropped(served: Served, reason: str) -> float:
+    manifest = served.deployment.manifest
+    url = f"http://{manifest.entry.host}:{served.entry.feedback_port}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as page:
+        (line,) = [line for line in page.read().decode().splitlines() if f'reason="{reason}"' in line]
+    return float(line.rsplit(" ", 1)[1])
+
+
 def test_an_http_client_is_told_what_is_wrong(served: Served) -> None:
     server = served.deployment.manifest.entry
-    url = f"http://{server.host}:{server.http_port}/v2/models/{served.entry.ensemble}/infer"
+    url = f"http://{server.host}:{server.http_port}/v2/models/{served.entry.dispatcher}/infer"
     body = json.dumps({"inputs": [{"name": "jpeg", "shape": [1, 1], "datatype": "FP32", "data": [0.0]}]})
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(urllib.request.Request(url, data=body.encode()), timeout=20)
@@ -215,7 +284,7 @@ def test_a_wrong_request_is_an_invalid_argument_that_says_so(
 
 
 def test_a_wrong_tensor_is_an_invalid_argument(served: Served) -> None:
-    request = service_pb2.ModelInferRequest(model_name=served.entry.tensor_ensemble)
+    request = service_pb2.ModelInferRequest(model_name=served.entry.dispatcher)
     request.inputs.add(name="image", datatype="FP32", shape=[1, 3, 16, 16])
     request.raw_input_contents.append(bytes(4 * 3 * 16 * 16))
     code, text = failure(lambda: served.infer(request))

@@ -31,7 +31,7 @@ def test_a_recorded_run_replays_to_the_same_actions(
                 client.send(client_timeout=0.004, timeout=1)  # refused, or its caller leaves
             time.sleep(0.003)
         client.wait(timeout_s=10)
-        (from_start,) = logs.glob("tiny_dispatch.*.events.jsonl")
+        (from_start,) = logs.glob("tiny.*.events.jsonl")
         assert run(["record", str(repository), "--work", str(tmp_path), "--seconds", "0.5"]) == 0
         deadline_s = time.monotonic() + 5
         while len(list(logs.glob("*.events.jsonl"))) < 2 and time.monotonic() < deadline_s:

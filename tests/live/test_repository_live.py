@@ -16,7 +16,7 @@ from ensembles.steps import InputSize, Normalisation, preprocess_image
 from model_repo_generator.generate import generate
 from model_repo_generator.plain import generate_plain
 from planner.deployment import Deployment, parse_deployment
-from planner.manifest import DeploymentManifest
+from planner.manifest import RAGGED, DeploymentManifest
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import ModelProfile, Profile
 from planner.profiling.run import ProfileOptions, profile_deployment
@@ -102,7 +102,12 @@ def deployment(folder: Path) -> Deployment:
                 "batch_sizes": [1, 2],
                 "blocks": 4,
                 "preprocess": {"kind": "jpeg"},
-                "postprocess": {"task": "classification", "top_k": 3, "labels": "labels.txt"},
+                "postprocess": {
+                    "task": "classification",
+                    "top_k": 3,
+                    "labels": "labels.txt",
+                    "raw_outputs": True,
+                },
             }
         ],
     }
@@ -199,7 +204,7 @@ def first_output(served: Served, answer: triton.InferResult) -> np.ndarray:
 def test_a_tensor_is_answered_as_torch_would(served: Served) -> None:
     frame = np.random.default_rng(5).standard_normal((1, 3, 16, 24), dtype=np.float32)
     tensor = triton.InferInput("image", [1, 3, 16, 24], "FP32").set_data_from_numpy(frame)
-    answer = served.infer("repository/entry", "net_tensor", tensor)
+    answer = served.infer("repository/entry", "net", tensor)
     with torch.no_grad():
         expected = network(served.deployment)(torch.from_numpy(frame))[0]
     np.testing.assert_allclose(first_output(served, answer), expected, atol=1e-4)
@@ -208,21 +213,21 @@ def test_a_tensor_is_answered_as_torch_would(served: Served) -> None:
 def test_a_pipeline_within_a_server_is_one_model_too(served: Served) -> None:
     (chain,) = served.manifest.models[0].chains
     assert (chain.name, chain.server) == ("net.p1.w0-0", "slow-0")
-    tensor = triton.InferInput("image", (2, 3, 16, 24), "FP32")
-    tensor.set_data_from_numpy(np.zeros((2, 3, 16, 24), dtype=np.float32))
+    tensor = triton.InferInput(RAGGED, (2, 1), "BYTES")
+    tensor.set_data_from_numpy(np.full((2, 1), jpeg(), dtype=np.object_))
     with triton.InferenceServerClient(served.servers["repository/slow-0"].grpc) as client:
         answer = client.infer(chain.name, [tensor], parameters=PROBE, client_timeout=20)
     assert answer.as_numpy(served.manifest.models[0].outputs[0].name).shape == (2, 7)
 
 
 def test_what_is_no_image_is_refused_and_says_so(served: Served) -> None:
-    with pytest.raises(triton.InferenceServerException, match="no complete JPEG or PNG") as fault:
+    with pytest.raises(triton.InferenceServerException, match="no JPEG or PNG") as fault:
         served.infer("repository/entry", "net", encoded(jpeg()[:200]))
     assert "INVALID_ARGUMENT" in str(fault.value.status())
 
 
-def test_a_request_of_two_frames_is_refused_by_triton(served: Served) -> None:
-    with pytest.raises(triton.InferenceServerException, match="batch-size must be <= 1"):
+def test_a_request_of_two_frames_is_refused(served: Served) -> None:
+    with pytest.raises(triton.InferenceServerException, match="one frame per request"):
         served.infer("repository/entry", "net", encoded(jpeg(), rows=2))
 
 

@@ -27,7 +27,7 @@ models:
     batch_sizes: [1, 2]
     blocks: 6
     preprocess: {{kind: jpeg}}
-    postprocess: {{task: classification, top_k: 3}}
+    postprocess: {{task: classification, top_k: 3, raw_outputs: true}}
 planner: {{max_stages: 2, slo_margin: 0.85}}
 """
 

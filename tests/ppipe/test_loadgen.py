@@ -23,7 +23,13 @@ FRAMES = 4
 INPUT = TensorSpec(name="x", dtype="FP32", shape=(2,))
 OUTPUT = TensorSpec(name="y", dtype="FP32", shape=(2,))
 ANSWERS = [np.array([frame, -frame], dtype=np.float32) for frame in range(FRAMES)]
-REFERENCES = {"m": Reference(model="m", outputs=(OUTPUT,), answers=tuple((answer,) for answer in ANSWERS))}
+REFERENCES = {
+    "m": Reference(
+        model="m",
+        ways=(frozenset({OUTPUT.name}),),
+        answers=tuple({OUTPUT.name: answer} for answer in ANSWERS),
+    )
+}
 OPTIONS = LoadOptions(slo_us={"m": 100_000}, grace_s=0.3)
 
 

@@ -52,7 +52,7 @@ def test_first_run_makes_all_and_the_second_changes_nothing(folder: Path, tmp_pa
     report = tmp_path / "changes.md"
     assert regenerate.main([str(folder), "--summary", str(report)]) == 0
     text = report.read_text()
-    assert "| added | cars_dispatch | on entry |" in text
+    assert "| added | cars_body | on entry |" in text
     assert "| cars | 100.0% |" in text
     assert "Lint: no findings." in text
     report.unlink()
@@ -123,7 +123,7 @@ def test_the_script_takes_several_folders(folder: Path) -> None:
     script = ROOT / "scripts" / "ci-regenerate"
     ended = subprocess.run([script, folder, "/nowhere"], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
-    assert "| added | cars_dispatch | on entry |" in ended.stdout
+    assert "| added | cars_body | on entry |" in ended.stdout
     assert "/nowhere/deployment.yaml" in ended.stderr
     assert subprocess.run([script], capture_output=True, timeout=60).returncode == 2
 

@@ -71,7 +71,8 @@ def ways_taken(
     worker = StageWorker(identity, executor, NextStage(), KEYS, notify=lambda notice: None, log=print)
     hops = tuple(Hop(name, 0, 0, 0, 2_000) for name in workers)
     ticket = Ticket(0, 0, 0, now_us() + 10_000_000, hops)
-    text = ticket_codec.encode(WireTicket("d", 1, 0 if chained else stage, ticket, chained=chained), KEYS)
+    hop, chain = (0, "chain") if chained else (stage, "")
+    text = ticket_codec.encode(WireTicket("d", 1, hop, ticket, chain=chain), KEYS)
     reply = Reply()
     worker.submit(text, [np.array([[4]], np.int64)], reply)
     answer = reply.wait()
@@ -133,7 +134,7 @@ def test_large_batches_go_to_chains_on_one_gpu_alone(gpu_id: int | None, batch: 
     made = entry()
     calls = Calls()
     one = replace(made, chains=(replace(made.chains[0], gpu_id=gpu_id),))
-    transport = ChainTransport(calls, calls, one)  # type: ignore[arg-type]
+    transport = ChainTransport(calls, one)
     transport.infer(wire(0, 1), [[bytes(4_000 * batch)]], batch, 1.0)
     assert transport.batches == int(chained)
 
@@ -144,7 +145,7 @@ def test_a_batch_that_the_gpus_pool_has_no_room_for_goes_hop_by_hop() -> None:
     programs = ((made.programs[0][0], replace(made.programs[0][1], inputs=(huge,))),)
     calls = Calls()
     one = replace(made, programs=programs, chains=(replace(made.chains[0], gpu_id=0),))
-    transport = ChainTransport(calls, calls, one)  # type: ignore[arg-type]
+    transport = ChainTransport(calls, one)
     for batch in (3, 4):
         transport.infer(wire(0, 1), [[bytes(4_000 * batch)]], batch, 1.0)
     assert transport.batches == 1

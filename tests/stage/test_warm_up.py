@@ -24,6 +24,7 @@ class Recorder(TorchExecutor):
             executor=Executor.CPU,
             max_batch_size=max_batch_size,
         )
+        self._recipe = None
         self.sizes: list[int] = []
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from model_repo_generator.emulated import EmulatedPipeline, EmulatedStage, build_manifest
+from planner.frames import FrameSize
+from planner.ingress import PrepareRecipe
 from planner.manifest import Chain, ModelEntry
 from planner.profile import TensorSpec
 from python_backend.scheduler.actions import Hop, Ticket
-from python_backend.wire import kserve, ticket_codec
+from python_backend.wire import ticket_codec
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.ticket_codec import Keys, TicketError, WireTicket, at_own_hop
-from python_backend.wire.transport import Awaited
+from python_backend.wire.transport import Awaited, model_of
 from tests.live.data_plane_client import OUTPUT, two_stage_model
 
 KEYS = Keys(None)
@@ -24,29 +26,21 @@ CUT = (TensorSpec("cut", "FP32", (10_000,)),)
 
 
 class Calls:
-    """In place of the gRPC transport and of the hop-by-hop one."""
+    """In place of the transport that all batches go through: where each is to go."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[str, str]] = []
-        self.tickets: list[WireTicket] = []
-
-    def ticket_text(self, wire: WireTicket) -> str:
-        self.tickets.append(wire)
-        return "ticket"
-
-    def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> dict[str, Any]:
-        self.sent.append((worker, kserve.pb.ModelInferRequest.FromString(request).model_name))
-        return {}
+        self.sent: list[str] = []
 
     def begin(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Awaited | None:
+        self.sent.append(model_of(wire))
         return None
 
     def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> dict[str, Any]:
-        self.sent.append(("hop by hop", ""))
+        self.sent.append(model_of(wire))
         return {}
 
     def close(self) -> None:
-        self.sent.append(("closed", ""))
+        self.sent.append("closed")
 
 
 def entry() -> ModelEntry:
@@ -69,27 +63,50 @@ def wire(first: int, second: int, **changes: Any) -> WireTicket:
 @pytest.mark.parametrize(
     ("first", "second", "batch", "goes_to"),
     [
-        (0, 1, 1, ("tiny.p0.s0.w0", "chain")),
-        (0, 1, 2, ("hop by hop", "")),
-        (0, 0, 1, ("hop by hop", "")),
-        (1, 1, 1, ("hop by hop", "")),
+        (0, 1, 1, "chain"),
+        (0, 1, 2, "tiny.p0.s0.w0"),
+        (0, 0, 1, "tiny.p0.s0.w0"),
+        (1, 1, 1, "tiny.p0.s0.w1"),
     ],
 )
 def test_small_batches_on_a_chains_workers_go_to_it(
-    first: int, second: int, batch: int, goes_to: tuple[str, str]
+    first: int, second: int, batch: int, goes_to: str
 ) -> None:
     calls = Calls()
-    transport = ChainTransport(calls, calls, entry())  # type: ignore[arg-type]
-    transport.infer(wire(first, second), [[bytes(4_000 * batch)]], batch, 1.0)
-    assert calls.sent == [goes_to]
-    assert transport.batches == len(calls.tickets) == int(goes_to[1] == "chain")
-    assert all(ticket.chained for ticket in calls.tickets)
+    transport = ChainTransport(calls, entry())
+    tensors = [[bytes(4_000 * batch)]]
+    assert transport.begin(wire(first, second), tensors, batch, 1.0) is None
+    transport.infer(wire(first, second), tensors, batch, 1.0)
+    assert calls.sent == [goes_to] * 2
+    assert transport.batches == int(goes_to == "chain"), "begun ones that did not go out are not counted"
+
+
+def test_clients_frames_do_not_count_for_what_a_chain_takes() -> None:
+    frame = TensorSpec("jpeg", "BYTES", (1,))
+    recipe = PrepareRecipe(
+        kind="jpeg",
+        frame=frame,
+        channels=3,
+        height=9,
+        width=9,
+        mean=(0.0,),
+        std=(1.0,),
+        planned=FrameSize(9, 9, 9),
+    )
+    small = replace(entry(), prepare=recipe)
+    huge = replace(small.input, shape=(1_000_000,))
+    (first, second), *_ = small.programs
+    small = replace(small, programs=((replace(first, inputs=(huge,)), second),))
+    calls = Calls()
+    for made in (replace(small, prepare=None), small):
+        ChainTransport(calls, made).infer(wire(0, 1), [[bytes(400_000)]], 1, 1.0)
+    assert calls.sent == ["tiny.p0.s0.w0", "chain"]
 
 
 def test_each_stage_finds_its_place_in_a_chains_ticket(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("a key of this deployment\n")
     keys = Keys(tmp_path / "key")
-    text = ticket_codec.encode(wire(0, 1, chained=True), keys)
+    text = ticket_codec.encode(wire(0, 1, chain="chain"), keys)
     received = ticket_codec.decode(text, keys, received_us=0)
     assert at_own_hop(received, "tiny.p0.s0.w0", 0).hop == 0
     assert at_own_hop(received, "tiny.p0.s1.w1", 0).hop == 1
@@ -107,7 +124,7 @@ def test_a_ticket_for_one_hop_stays_as_it_is() -> None:
 
 
 def test_between_hosts_a_later_stage_takes_the_one_before_for_punctual() -> None:
-    text = ticket_codec.encode(wire(0, 1, chained=True), KEYS, sent_us=500)
+    text = ticket_codec.encode(wire(0, 1, chain="chain"), KEYS, sent_us=500)
     at_second = ticket_codec.decode(text, KEYS, received_us=900_000)
     ticket = at_own_hop(at_second, "tiny.p0.s1.w1", 900_000).ticket
     assert ticket is not None

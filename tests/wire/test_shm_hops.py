@@ -65,7 +65,7 @@ def manifest(last_floats: int = FLOATS) -> DeploymentManifest:
 
 def test_every_sender_of_a_server_has_its_own_range() -> None:
     deployment = manifest()
-    senders = {"entry": {"m_dispatch", "n_dispatch"}, "a": {WORKER, "n.p0.s0.w0"}}
+    senders = {"entry": {"m", "n"}, "a": {WORKER, "n.p0.s0.w0"}}
     senders["b"] = {"m.p0.s0.w1", "n.p0.s0.w1"}
     for server, expected in senders.items():
         layout = layout_of(deployment, server)
@@ -86,7 +86,7 @@ def test_small_tensors_need_no_range() -> None:
 @pytest.fixture
 def arena() -> Iterator[Arena]:
     layout = layout_of(manifest(), "entry")
-    share = layout.shares["m_dispatch"]
+    share = layout.shares["m"]
     arena = Arena(SharedFile(layout.name, layout.size, share), share)
     yield arena
     arena.close()

@@ -7,7 +7,8 @@ Rules
 - Standard library only: this runs in whatever Python the image has.
 - A model that Triton calls ready may have a dead Python process, so only an answer counts.
 - A probe takes no worker's time and is no frame in anybody's statistics: stages answer a probe ticket beside
-  their order, a dispatcher is given a request of two frames, which it must decline.
+  their order, a dispatcher by way of its queue.
+- Of a dispatcher's inputs a client gives one: the first.
 - Nothing outside this container is asked: a server must not be restarted because another one is down.
 """
 
@@ -24,8 +25,6 @@ from typing import Any
 
 NAME_VARIABLE = "PPIPE_SERVER"
 TICKET = '{"probe": true}'
-DECLINED = "one frame per request"
-"""How a dispatcher declines a request of two frames."""
 TIMEOUT_S = 8.0
 FULL_TIMEOUT_S = 60.0
 FULL_SLO_US = 30_000_000
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def probe(host: str, port: int, model: str, kind: str) -> None:
-    """Ask one model. `kind`: stage, dispatcher, step or public. Raises ProbeFault, OSError, HTTPException."""
+    """Ask one model. `kind`: stage, dispatcher or public. Raises ProbeFault, OSError, HTTPException."""
     connection = http.client.HTTPConnection(
         host, port, timeout=FULL_TIMEOUT_S if kind == "public" else TIMEOUT_S
     )
@@ -81,8 +80,7 @@ def probe(host: str, port: int, model: str, kind: str) -> None:
         status, answer = call(connection, "POST", f"/v2/models/{model}/infer", body, headers)
     finally:
         connection.close()
-    declined = kind == "dispatcher" and DECLINED in text_of(answer)
-    if status != 200 and not declined:
+    if status != 200:
         raise ProbeFault(f"{status} {text_of(answer)}")
 
 
@@ -98,11 +96,9 @@ def call(
 def question(metadata: Any, kind: str) -> tuple[bytes, int]:
     """A KServe request with tensors of zeros or of an image after its JSON; and the JSON's length."""
     inputs, tensors = [], []
-    frames = 2 if kind == "dispatcher" else 1
-    for tensor in metadata["inputs"]:
+    for tensor in metadata["inputs"][: None if kind == "stage" else 1]:
         # -1 is the batch dimension, or one of free size.
         shape = [max(1, size) for size in tensor["shape"]]
-        shape[0] = frames
         count = 1
         for size in shape:
             count *= size

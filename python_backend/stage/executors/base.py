@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from planner.cluster import Executor as Kind
+from planner.ingress import PrepareRecipe
 from planner.manifest import StageProgram
 from python_backend.wire.kserve import Array
 
@@ -29,12 +30,20 @@ class StageExecutor(Protocol):
         """Do what makes first batches slow, now."""
 
 
-def make_executor(program: StageProgram, root: Path, first_stage: bool, device: str = "") -> StageExecutor:
-    """The executor of a stage. `root`: the manifest's folder; `device`: for cuda, such as 'cuda:1'."""
+def make_executor(
+    program: StageProgram,
+    root: Path,
+    first_stage: bool,
+    device: str = "",
+    prepare: PrepareRecipe | None = None,
+) -> StageExecutor:
+    """The executor of a stage. `root`: the manifest's folder; `device`: for cuda, such as 'cuda:1';
+    `prepare`: of a first stage that gets pixels, in place of the program's input.
+    """
     if program.executor is Kind.EMULATED:
         from python_backend.stage.executors.emulated import EmulatedExecutor
 
         return EmulatedExecutor(program, first_stage)
     module: Any = importlib.import_module("python_backend.stage.executors.torch_program")
     place = "cpu" if program.executor is Kind.CPU else device or "cuda:0"
-    return cast(StageExecutor, module.TorchExecutor(program, root / program.program, place))
+    return cast(StageExecutor, module.TorchExecutor(program, root / program.program, place, prepare))

@@ -1,19 +1,22 @@
 """Emulated stage: real tensors in and out, nothing computed. The worker is held for the profiled latency
 elsewhere.
 
-Rule: the first TAG_BYTES bytes of a frame are its tag. Stage 0 takes it from the model's input; every stage
-copies it to the front of each output of that frame, and refuses a frame whose inputs do not agree on it. So
-a client that numbers its frames notices any mixing up of frames, and so does a stage of tensors.
+Rule: every frame has a tag of TAG_BYTES: of a tensor its first bytes, of an image a digest, for the first
+bytes of JPEGs are alike. Stage 0 takes it from what the client sent; every stage copies it to the front of
+each output of that frame, and refuses a frame whose inputs do not agree on it. So a client that numbers its
+frames notices any mixing up of frames, and so does a stage of tensors.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from planner.manifest import StageProgram
-from python_backend.wire.kserve import NUMPY_OF, Array
+from python_backend.wire.kserve import NUMPY_OF, Array, Buffer
+from python_backend.wire.ragged import FrameInfo, FrameKind
 
 TAG_BYTES = 8
 
@@ -62,3 +65,19 @@ class EmulatedExecutor:
 def tags_of(frames: Array) -> Array:
     """The tag bytes of each frame, shape [batch, up to TAG_BYTES]."""
     return np.ascontiguousarray(frames.reshape(len(frames), -1)).view(np.uint8)[:, :TAG_BYTES]
+
+
+def frame_tag(frame: Buffer) -> bytes:
+    """The tag of an image as its client sent it."""
+    return zlib.crc32(frame).to_bytes(4, "little") + zlib.adler32(frame).to_bytes(4, "little")
+
+
+def tags_of_frames(infos: Sequence[FrameInfo], frames: Sequence[Buffer]) -> Array:
+    """The tags of a ragged batch, shape [batch, TAG_BYTES]."""
+    tags = [
+        bytes(frame[:TAG_BYTES]).ljust(TAG_BYTES, b"\0")
+        if info.kind is FrameKind.TENSOR
+        else frame_tag(frame)
+        for info, frame in zip(infos, frames, strict=True)
+    ]
+    return np.frombuffer(b"".join(tags), np.uint8).reshape(len(tags), TAG_BYTES)

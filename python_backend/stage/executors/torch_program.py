@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from planner.ingress import PrepareRecipe
 from planner.manifest import StageProgram
 from python_backend.stage.executors.errors import ProgramError
 from python_backend.stage.executors.gpu_memory import limit_memory
 from python_backend.stage.executors.handover import given
+from python_backend.stage.executors.prologue import Prologue
 from python_backend.stage.executors.runner import build_run
 from python_backend.stage.executors.staging import on_device, staging_of
-from python_backend.stage.executors.task import Task, Tensors, warm_sizes
+from python_backend.stage.executors.task import Task, Tensors, torch_dtype, warm_sizes
 from python_backend.wire.kserve import NUMPY_OF, Array
 
 __all__ = ["ProgramError", "TorchExecutor"]
@@ -26,7 +28,10 @@ __all__ = ["ProgramError", "TorchExecutor"]
 class TorchExecutor:
     """One torch.export program on one device, on one CPU thread, without gradients."""
 
-    def __init__(self, program: StageProgram, path: Path, device: str) -> None:
+    def __init__(
+        self, program: StageProgram, path: Path, device: str, prepare: PrepareRecipe | None = None
+    ) -> None:
+        """prepare: of a first stage that gets pixels as well."""
         _require_hash(path, program.program_sha256)
         torch.set_num_threads(1)
         self._program = program
@@ -40,6 +45,10 @@ class TorchExecutor:
             outputs=program.outputs,
             largest_batch=program.max_batch_size,
         )
+        self._recipe = prepare
+        self._prologue: Prologue | None = None
+        if prepare is not None:
+            self._prologue = Prologue(prepare, torch_dtype(program.inputs[0]), self._device)
         self._run = build_run(torch.export.load(path).module(), task)
 
     def run(self, inputs: Sequence[Array | torch.Tensor]) -> list[Array]:
@@ -60,9 +69,14 @@ class TorchExecutor:
         sizes = warm_sizes(self._program.max_batch_size)
         for batch in sorted(sizes, reverse=True):
             self.run([np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype]) for spec in self._program.inputs])
+        if (recipe := self._recipe) is not None:
+            self.run([np.zeros((1, recipe.height, recipe.width, recipe.channels), np.uint8)])
 
     def _compute(self, inputs: Sequence[Array | torch.Tensor]) -> Tensors:
-        results = self._run(on_device(self._staging, inputs, self._device))
+        tensors = on_device(self._staging, inputs, self._device)
+        if self._prologue is not None and tensors[0].dtype == torch.uint8:
+            tensors = (self._prologue(tensors[0]),)
+        results = self._run(tensors)
         if len(results) != len(self._program.outputs):
             raise ProgramError(
                 f"{self._program.program} gives {len(results)} outputs, not {len(self._program.outputs)}"

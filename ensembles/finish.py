@@ -1,0 +1,103 @@
+"""From a network's outputs to what clients are answered, for a batch: top classes, boxes, label maps.
+
+Boxes come back in pixels of the frame as the client sent it, upright, whatever size the network takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensembles.detection import Suppression, detect, label_map
+from ensembles.graphs import (
+    CLASSES,
+    DETECTED_BOXES,
+    DETECTED_CLASSES,
+    DETECTED_SCORES,
+    LABEL_MAP,
+    LABELS,
+    SCORES,
+)
+from ensembles.steps import labels_of, top_k
+from planner.ingress import FinishRecipe, PrepareRecipe
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a pixel of the network's input lies in the client's frame: x * scale_x, y * scale_y."""
+
+    scale_x: float = 1.0
+    scale_y: float = 1.0
+
+    def to_frame(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Boxes [n, 4] (left, top, right, bottom)."""
+        scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
+        return boxes * scale
+
+
+def geometries(sizes: Sequence[tuple[int, int]], recipe: PrepareRecipe | None) -> list[Geometry]:
+    """Of frames of these (width, height), as they are shown; (0, 0): the client prepared by itself."""
+    return [
+        Geometry()
+        if recipe is None or 0 in size
+        else Geometry(size[0] / recipe.width, size[1] / recipe.height)
+        for size in sizes
+    ]
+
+
+def read_labels(recipe: FinishRecipe, root: Path) -> list[str] | None:
+    """The lines of the label file, if there is one; `root`: deployment.json's folder. Raises OSError."""
+    if not recipe.labels:
+        return None
+    return (root / recipe.labels).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+class Finisher:
+    """See the module."""
+
+    def __init__(self, recipe: FinishRecipe, labels: Sequence[str] | None) -> None:
+        self._recipe = recipe
+        self._labels = labels
+        tasks: Mapping[str, Callable[..., dict[str, npt.NDArray[Any]]]] = {
+            "classification": self._classified,
+            "detection": self._detected,
+            "segmentation": self._segmented,
+        }
+        self._answer = tasks[recipe.task]
+
+    def __call__(self, outputs: Arrays, places: Sequence[Geometry]) -> Arrays:
+        """The answers to a batch. places: of its frames; empty where the model has no preprocessing."""
+        found = self._answer(*(outputs[name] for name in self._recipe.inputs), places)
+        return {**outputs, **found} if self._recipe.raw else found
+
+    def _classified(self, logits: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
+        classes, scores = top_k(logits, self._recipe.top_k)
+        found = {CLASSES: classes, SCORES: scores}
+        return found if self._labels is None else {**found, LABELS: labels_of(classes, self._labels)}
+
+    def _segmented(self, scores: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
+        return {LABEL_MAP: label_map(scores)}
+
+    def _detected(self, boxes: Any, scores: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
+        rule = Suppression(
+            max_boxes=self._recipe.max_boxes,
+            min_score=self._recipe.min_score,
+            max_overlap=self._recipe.max_overlap,
+        )
+        each = [detect(*frame, rule) for frame in zip(boxes, scores, strict=True)]
+        there = places or [Geometry()] * len(each)
+        classes = np.stack([one.classes for one in each])
+        found = {
+            DETECTED_BOXES: np.stack([to.to_frame(one.boxes) for one, to in zip(each, there, strict=True)]),
+            DETECTED_SCORES: np.stack([one.scores for one in each]),
+            DETECTED_CLASSES: classes,
+        }
+        # Class -1, where there is no box, takes the last label: the empty one.
+        return found if self._labels is None else {**found, LABELS: labels_of(classes, [*self._labels, ""])}

@@ -1,5 +1,0 @@
-"""Written by ppipe generate; config.pbtxt in the folder above says what this is."""
-
-from python_backend.triton.postprocess import TritonPythonModel
-
-__all__ = ["TritonPythonModel"]
