@@ -86,15 +86,23 @@ def write_deployment(
     stage_parameters: Mapping[str, str] | None = None,
     entry_extras: Mapping[str, Mapping[str, str]] | None = None,
     chains: bool = False,
+    hosts: Mapping[str, str] | None = None,
 ) -> DeploymentManifest:
     """Write manifest and repositories under `root`; ports count up from `base_port`. chains: also call a
-    pipeline within one server as an ensemble.
+    pipeline within one server as an ensemble. hosts: addresses of servers that are not on loopback.
     """
     entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
     if chains:
         entries = tuple(replace(entry, chains=chains_of(entry.served, _EPOCH)) for entry in entries)
     return write_entries(
-        root, entries, base_port + len(models), name, dispatcher_parameters, stage_parameters, entry_extras
+        root,
+        entries,
+        base_port + len(models),
+        name,
+        dispatcher_parameters,
+        stage_parameters,
+        entry_extras,
+        hosts,
     )
 
 
@@ -106,6 +114,7 @@ def write_entries(
     dispatcher_parameters: Mapping[str, str] | None = None,
     stage_parameters: Mapping[str, str] | None = None,
     entry_extras: Mapping[str, Mapping[str, str]] | None = None,
+    hosts: Mapping[str, str] | None = None,
 ) -> DeploymentManifest:
     """As write_deployment, for entries made elsewhere.
 
@@ -114,7 +123,7 @@ def write_entries(
     manifest = _manifest(entries, base_port, name)
     extras = entry_extras or {}
     entry_server = replace(manifest.entry, models=(*manifest.entry.models, *extras))
-    manifest = replace(manifest, entry=entry_server)
+    manifest = _moved(replace(manifest, entry=entry_server), hosts or {})
     files = {MANIFEST_NAME: serial.dumps(manifest)}
     for entry in manifest.models:
         layout = Layout(parameters=stage_parameters or {})
@@ -129,6 +138,15 @@ def write_entries(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
     return manifest
+
+
+def _moved(manifest: DeploymentManifest, hosts: Mapping[str, str]) -> DeploymentManifest:
+    """With some servers at other addresses."""
+    entry, *servers = (
+        replace(server, host=hosts.get(server.name, server.host))
+        for server in (manifest.entry, *manifest.servers)
+    )
+    return replace(manifest, entry=entry, servers=tuple(servers))
 
 
 def build_manifest(models: Sequence[EmulatedModel], base_port: int, name: str) -> DeploymentManifest:

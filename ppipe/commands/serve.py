@@ -25,12 +25,25 @@ def serve(
         float,
         typer.Option(min=0.0, help="Record each dispatcher's events from its start, at most so many MB."),
     ] = 0.0,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Start the servers of this host alone; 'auto': those with addresses of this machine."
+        ),
+    ] = None,
+    ticket_keys: Annotated[
+        Path | None, typer.Option(help="With --host: the file of ticket keys that all hosts have.")
+    ] = None,
 ) -> None:
-    """Start every tritonserver of a local deployment, keep them running, and stop them on Ctrl-C."""
+    """Start every tritonserver of a local deployment, or of this host, keep them running, and stop them on
+    Ctrl-C.
+    """
     repository, logs = folders(what, work)
     with (
         ServerBoard() as board,
-        ServedDeployment(repository, logs, changed=board.changed, record_mb=record_mb) as served,
+        ServedDeployment(
+            repository, logs, changed=board.changed, record_mb=record_mb, host=host, ticket_keys=ticket_keys
+        ) as served,
     ):
         served.start()
         entry = served.manifest.entry

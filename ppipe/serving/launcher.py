@@ -1,4 +1,5 @@
-"""A served deployment: every tritonserver of a local deployment, running for as long as the context is open.
+"""A served deployment: every tritonserver of a local deployment, or those of this host, running for as long
+as the context is open.
 
 Rules: ports are checked before anything starts; start() returns when every model of every server answers, or
 raises with the reason of the first failure; leaving the context ends everything and leaves no process and no
@@ -30,6 +31,7 @@ from ppipe.serving.server_command import (
 from ppipe.serving.server_life import ServerPlan
 from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
 from python_backend.dispatcher.recording import FOLDER_VARIABLE, SIZE_VARIABLE
+from python_backend.wire.ticket_codec import KEY_FILE_VARIABLE
 
 LOADING_AT_ONCE = 2
 ENTRY_GRACE_S = 8.0
@@ -67,6 +69,25 @@ def make_ticket_key(folder: Path) -> Path:
     return path.resolve()
 
 
+def shared_ticket_key(named: Path | None) -> Path:
+    """The key file that all hosts of a deployment have: as named, or by the environment.
+
+    Raises ServeError.
+    """
+    path = named or (Path(found) if (found := os.environ.get(KEY_FILE_VARIABLE)) else None)
+    if path is None:
+        raise ServeError(
+            "hosts need one ticket key, so that stages take work from their dispatchers alone: make a file "
+            "on one host (umask 077; openssl rand -hex 32 > ticket.key), copy it to the others, and name it "
+            f"with --ticket-keys or {KEY_FILE_VARIABLE}"
+        )
+    if not path.is_file():
+        raise ServeError(
+            f"--ticket-keys: {path} is no file; one key of 16 characters or more per line belongs"
+        )
+    return path.resolve()
+
+
 class ServedDeployment:
     """Servers of one manifest. `changed` is called, from any thread, with each change of a server's
     status.
@@ -80,14 +101,23 @@ class ServedDeployment:
         changed: Callable[[ServerStatus], None] = lambda status: None,
         loading_at_once: int = LOADING_AT_ONCE,
         record_mb: float = 0.0,
+        host: str | None = None,
+        ticket_keys: Path | None = None,
     ) -> None:
-        """`record_mb`: of events that each dispatcher writes down from its start on, beside the logs."""
+        """`record_mb`: of events that each dispatcher writes down from its start on, beside the logs.
+        `host`: start the servers of this host alone ('auto': of this machine), with `ticket_keys`, which all
+        hosts have.
+
+        Raises NotLocal, NotHere, ServeError.
+        """
         self._record_mb = record_mb
         self.manifest = load_manifest(repository)
         self._repository = repository.resolve()
         self._logs = logs
         self._changed = changed
-        self._servers = started_servers(self.manifest)
+        self._servers = started_servers(self.manifest, host)
+        self._is_whole = host is None
+        self._keys = None if host is None else shared_ticket_key(ticket_keys)
         self._prefixes = shm_prefixes(self._servers)
         self._loading = threading.Semaphore(loading_at_once)
         self._keepers: tuple[ServerKeeper, ...] = ()
@@ -107,11 +137,11 @@ class ServedDeployment:
 
     def start(self) -> None:
         """Start every server and wait until all models answer. Raises ServeError, ports.PortInUse."""
-        ports.check(wanted_ports(self.manifest))
+        ports.check(wanted_ports(self.manifest, self._servers))
         check_devices(self._servers)
         install = find_tritonserver()
         self._logs.mkdir(parents=True, exist_ok=True)
-        keys = make_ticket_key(self._logs)
+        keys = self._keys or make_ticket_key(self._logs)
         plans = [self._plan(install, server, keys) for server in self._servers]
         self._keepers = tuple(
             ServerKeeper(plan, self._loading, self._changed, may_probe=self._may_probe) for plan in plans
@@ -161,4 +191,6 @@ class ServedDeployment:
             grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,
             dispatchers=tuple(model for model in server.models if model in dispatchers),
             tls=tls,
+            # Where other hosts have stages, they need not be there yet, nor all of them ever.
+            through=self._is_whole,
         )

@@ -17,6 +17,7 @@ from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
 from ppipe.serving.binaries import TritonInstall
 from ppipe.serving.guard import SHM
+from ppipe.serving.here import hosts_here
 from ppipe.serving.ports import LOOPBACK, PortUse
 from python_backend.wire import ticket_codec
 
@@ -35,25 +36,29 @@ class NotLocal(Exception):
     """A deployment with servers on other hosts, which cannot be started from here."""
 
 
-def started_servers(manifest: DeploymentManifest) -> tuple[ServerAddress, ...]:
+def started_servers(manifest: DeploymentManifest, host: str | None = None) -> tuple[ServerAddress, ...]:
     """The servers to start, stages first and the entry last. A server without models is left out.
 
-    Raises NotLocal.
+    host: only those of this host ('auto': of this machine); None: all, which have to be on loopback.
+    Raises NotLocal, NotHere.
     """
     servers = tuple(server for server in (*manifest.servers, manifest.entry) if server.models)
+    if host is not None:
+        here = hosts_here((server.host for server in servers), host)
+        return tuple(server for server in servers if server.host in here)
     for server in servers:
         _require_local(server)
     return servers
 
 
-def wanted_ports(manifest: DeploymentManifest) -> list[PortUse]:
-    """Every port that the started servers and their dispatchers bind."""
+def wanted_ports(manifest: DeploymentManifest, servers: Sequence[ServerAddress]) -> list[PortUse]:
+    """Every port that these servers and their dispatchers bind."""
     uses = [
         PortUse(owner=server.name, field=field, host=server.host, port=getattr(server, field))
-        for server in started_servers(manifest)
+        for server in servers
         for field in _PORT_FIELDS
     ]
-    if manifest.entry.models:
+    if manifest.entry in servers:
         uses += [
             PortUse(
                 owner=manifest.entry.name,
@@ -164,7 +169,7 @@ def _require_local(server: EntryServer | Server | ServerAddress) -> None:
     if not _is_loopback(server.host):
         raise NotLocal(
             f"server {server.name!r}: host {server.host!r} is not this machine; "
-            "servers are started here on loopback addresses only (127.0.0.1, localhost)"
+            "without --host, servers are started here on loopback addresses only (127.0.0.1, localhost)"
         )
 
 

@@ -57,6 +57,8 @@ class ServerPlan:
     dispatchers: tuple[str, ...] = ()
     start_timeout_s: float = 300.0
     tls: TlsFiles | None = None
+    through: bool = True
+    """Whether a dispatcher counts as answering only when the stages behind it do."""
 
 
 class ServerDied(Exception):
@@ -127,7 +129,7 @@ class ServerLife:
     def wait_until_answering(self, answered: Callable[[int], None]) -> None:
         """Returns when every model has answered; `answered` hears how many have."""
         for count, model in enumerate(self._plan.models, start=1):
-            through = bool(self._plan.dispatchers)
+            through = self._plan.through and bool(self._plan.dispatchers)
             probe = self._prober.ask(model, PROBE_TIMEOUT_S, through)
             while probe.verdict is not Verdict.ANSWERS:
                 if probe.verdict is Verdict.REFUSED:

@@ -11,6 +11,8 @@ import pytest
 from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.serving.backoff import BackOff
 from ppipe.serving.binaries import TritonInstall
+from ppipe.serving.here import NotHere, hosts_here
+from ppipe.serving.launcher import ServeError, shared_ticket_key
 from ppipe.serving.processes import Endings
 from ppipe.serving.server_command import (
     NotLocal,
@@ -87,13 +89,41 @@ def test_shared_memory_fits_what_there_is() -> None:
 def test_servers_without_models_are_not_started() -> None:
     assert started_servers(MANIFEST) == (STAGE, ENTRY)
     assert started_servers(replace(MANIFEST, entry=replace(ENTRY, models=()))) == (STAGE,)
-    assert len(wanted_ports(MANIFEST)) == 6
+    assert len(wanted_ports(MANIFEST, started_servers(MANIFEST))) == 6
 
 
 @pytest.mark.parametrize("host", ["10.0.0.7", "gpu-node-3"])
 def test_a_server_elsewhere_cannot_be_started_here(host: str) -> None:
     with pytest.raises(NotLocal, match=f"server 'slow-0': host '{host}' is not this machine"):
         started_servers(replace(MANIFEST, servers=(replace(STAGE, host=host),)))
+
+
+def test_one_host_of_several_starts_its_own_servers() -> None:
+    fleet = replace(MANIFEST, servers=(STAGE, replace(STAGE, name="far-0", host="10.213.9.9")))
+    assert started_servers(fleet, "10.213.9.9") == fleet.servers[1:]
+    assert started_servers(fleet, "auto") == (STAGE, ENTRY), "loopback is ours, the other is nobody's"
+    assert started_servers(fleet, "127.0.0.1") == (STAGE, ENTRY)
+    assert all(use.host == "10.213.9.9" for use in wanted_ports(fleet, fleet.servers[1:]))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("node-7", "'node-7' is none of them"), ("auto", "none of them is this machine's")],
+)
+def test_a_host_without_servers_is_told_which_there_are(wanted: str, said: str) -> None:
+    with pytest.raises(NotHere, match=f"servers are on 10.213.9.8, 10.213.9.9; {said}"):
+        hosts_here(["10.213.9.9", "10.213.9.8"], wanted)
+
+
+def test_hosts_share_a_key_that_somebody_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PPIPE_TICKET_KEY_FILE", raising=False)
+    with pytest.raises(ServeError, match="openssl rand -hex 32"):
+        shared_ticket_key(None)
+    with pytest.raises(ServeError, match="is no file"):
+        shared_ticket_key(tmp_path / "none")
+    (tmp_path / "key").write_text("0123456789abcdef\n")
+    monkeypatch.setenv("PPIPE_TICKET_KEY_FILE", str(tmp_path / "key"))
+    assert shared_ticket_key(None) == tmp_path / "key"
 
 
 def test_the_error_lines_of_a_log_are_told_once() -> None:

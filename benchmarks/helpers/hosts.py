@@ -1,0 +1,188 @@
+"""Hosts on one machine: network namespaces on a bridge, with links of stated speed in both directions.
+
+Rules
+- Every host has one link to the others; the clients may have a second one to one host, of their own.
+- Both ends of a link are shaped, so that what a host sends and what it gets are bounded alike.
+- Memory and processes are shared: only the network tells the hosts apart.
+- Names begin with our process id; what is left by a run that was killed is swept by the next one.
+- Delay, loss and jitter need the kernel's netem; without it a link has its rate alone, and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_NAMESPACES = Path("/run/netns")
+_PREFIX = "ppipe"
+_BURST_KBIT = 128
+"""Of the shaper's bucket: a few frames of Ethernet, as a switch port has."""
+_QUEUE_MS = 50
+"""How long a packet may wait at a link before it is lost."""
+CLIENT_NET, FLEET_NET = "10.213.1", "10.213.0"
+
+
+class NoHosts(RuntimeError):
+    """This machine cannot make hosts; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Of a host, each way. The last three only where the kernel has netem."""
+
+    mbit: float
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    loss_percent: float = 0.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A namespace with an address. Clients outside reach it there too, by their own link."""
+
+    name: str
+    namespace: str
+    address: str
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """The same command, run on this host."""
+        return ["nsenter", f"--net={_NAMESPACES / self.namespace}", "--", *command]
+
+    def sent_bytes(self) -> int:
+        """What this host has put on its fleet link so far, all headers included."""
+        path = "/sys/class/net/fleet/statistics/tx_bytes"
+        return int(_said(["ip", "netns", "exec", self.namespace, "cat", path]))
+
+    def sent_payload(self) -> int:
+        """What the host's open TCP connections over the fleet link have sent, without packet headers."""
+        text = _said(self.command(["ss", "-tinOH", "src", self.address]))
+        words = text.replace("\n", " ").split()
+        return sum(int(word.removeprefix("bytes_sent:")) for word in words if word.startswith("bytes_sent:"))
+
+
+def why_not() -> str:
+    """What keeps this machine from making hosts; '' for nothing."""
+    missing = [tool for tool in ("ip", "tc", "nsenter", "ss") if shutil.which(tool) is None]
+    if missing:
+        return f"{', '.join(missing)} not found; install iproute2 and util-linux"
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    try:
+        with hosts({"a": Link(100)}):
+            return ""
+    except NoHosts as error:
+        return str(error)
+
+
+def has_netem() -> bool:
+    """Whether links can have delay, jitter and loss."""
+    with contextlib.ExitStack() as stack:
+        name = f"{_PREFIX}{os.getpid()}_netem"
+        _add_namespace(name, stack)
+        tried = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+        return _try(["ip", "netns", "exec", name, *tried])
+
+
+@contextlib.contextmanager
+def hosts(links: Mapping[str, Link], clients: tuple[str, Link] | None = None) -> Iterator[dict[str, Host]]:
+    """Hosts by name. clients: (host, link) of a second link from this process's own network to that host.
+
+    Raises NoHosts.
+    """
+    _sweep()
+    made = {
+        name: Host(
+            name=name,
+            namespace=f"{_PREFIX}{os.getpid()}_{name}",
+            address=f"{FLEET_NET}.{index + 2}",
+        )
+        for index, name in enumerate(links)
+    }
+    with contextlib.ExitStack() as stack:
+        # The bridge has a namespace of its own, so that our own network stays as it is.
+        switch = f"{_PREFIX}{os.getpid()}_switch"
+        _add_namespace(switch, stack)
+        _in(switch, ["ip", "link", "add", "bridge", "type", "bridge"])
+        _in(switch, ["ip", "link", "set", "bridge", "up"])
+        for index, host in enumerate(made.values()):
+            _add_namespace(host.namespace, stack)
+            port = f"port{index}"
+            _run(["ip", "link", "add", port, "netns", switch, "type", "veth",
+                  "peer", "name", "fleet", "netns", host.namespace])  # fmt: skip
+            _in(switch, ["ip", "link", "set", port, "master", "bridge", "up"])
+            _in(host.namespace, ["ip", "addr", "add", f"{host.address}/24", "dev", "fleet"])
+            _in(host.namespace, ["ip", "link", "set", "fleet", "up"])
+            _shape(host.namespace, "fleet", links[host.name])
+            _shape(switch, port, links[host.name])
+        if clients is not None:
+            _add_client_link(made[clients[0]], clients[1], stack)
+        yield made
+
+
+def _add_client_link(host: Host, link: Link, stack: contextlib.ExitStack) -> None:
+    ours = f"{_PREFIX}{os.getpid()}c"
+    _run(["ip", "link", "add", ours, "type", "veth", "peer", "name", "clients", "netns", host.namespace])
+    stack.callback(_try, ["ip", "link", "del", ours])
+    _run(["ip", "addr", "add", f"{CLIENT_NET}.1/24", "dev", ours])
+    _run(["ip", "link", "set", ours, "up"])
+    _in(host.namespace, ["ip", "addr", "add", f"{CLIENT_NET}.2/24", "dev", "clients"])
+    _in(host.namespace, ["ip", "link", "set", "clients", "up"])
+    _shape(host.namespace, "clients", link)
+    _shape_here(ours, link)
+    _run(["ip", "route", "add", f"{host.address}/32", "via", f"{CLIENT_NET}.2"])
+
+
+def _add_namespace(name: str, stack: contextlib.ExitStack) -> None:
+    _run(["ip", "netns", "add", name])
+    stack.callback(_try, ["ip", "netns", "del", name])
+    _in(name, ["ip", "link", "set", "lo", "up"])
+
+
+def _shape(namespace: str, device: str, link: Link) -> None:
+    for command in _shaping(device, link):
+        _in(namespace, command)
+
+
+def _shape_here(device: str, link: Link) -> None:
+    for command in _shaping(device, link):
+        _run(command)
+
+
+def _shaping(device: str, link: Link) -> Iterator[list[str]]:
+    rate = ["rate", f"{link.mbit}mbit", "burst", f"{_BURST_KBIT}kbit", "latency", f"{_QUEUE_MS}ms"]
+    yield ["tc", "qdisc", "add", "dev", device, "root", "handle", "1:", "tbf", *rate]
+    if link.delay_ms or link.jitter_ms or link.loss_percent:
+        more = ["delay", f"{link.delay_ms}ms", f"{link.jitter_ms}ms", "loss", f"{link.loss_percent}%"]
+        yield ["tc", "qdisc", "add", "dev", device, "parent", "1:1", "handle", "10:", "netem", *more]
+
+
+def _sweep() -> None:
+    """Take away what runs left that are gone."""
+    for path in _NAMESPACES.glob(f"{_PREFIX}[0-9]*_*") if _NAMESPACES.is_dir() else ():
+        pid = path.name.removeprefix(_PREFIX).partition("_")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            _try(["ip", "netns", "del", path.name])
+
+
+def _in(namespace: str, command: Sequence[str]) -> None:
+    _run(["ip", "netns", "exec", namespace, *command])
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise NoHosts(f"network namespaces cannot be made here: {' '.join(command)}: {said}")
+
+
+def _try(command: Sequence[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _said(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
