@@ -6,7 +6,6 @@ Frames are uint8 RGB, height x width x 3; model inputs are channels x height x w
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-MAX_PIXELS = 50_000_000
-"""A small file can claim to be a huge image; decoding this many takes 150 MB."""
+from ensembles.prepare.decoding import decode
+from ensembles.prepare.faults import FrameFault
+from ensembles.prepare.headers import MAX_PIXELS, read_header
+
+__all__ = ["MAX_PIXELS", "FrameFault", "decode", "read_header"]
 
 REDUCED_DECODING = 2
 """A JPEG much larger than the model's input is decoded at a half, quarter or eighth of its size, as long as
@@ -26,10 +28,6 @@ differs by 0.2 % of the value range on average. The bilinear step averages what 
 
 Frame = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
-
-
-class FrameFault(ValueError):
-    """A frame that cannot be used; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -47,52 +45,6 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-
-def decode(encoded: bytes, enough: tuple[int, int] | None = None) -> Frame:
-    """A JPEG, PNG or other image that pillow reads, as RGB. Raises FrameFault.
-
-    `enough`: (width, height) from which on a JPEG need not be decoded at its full size.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise FrameFault(
-                    f"an image of {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded"
-                )
-            if enough is not None:
-                image.draft(None, enough)
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, FrameFault):
-            raise
-        raise FrameFault(
-            f"{len(encoded)} bytes that are no complete JPEG or PNG image: {_first_line(error)}"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Header:
-    """What an image file says of itself. orientation: EXIF's, 1 to 8."""
-
-    width: int
-    height: int
-    orientation: int = 1
-
-
-def read_header(encoded: bytes) -> Header:
-    """The size of an image without decoding it. Raises FrameFault."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise FrameFault(
-                    f"an image of {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded"
-                )
-            return Header(image.width, image.height)
-    except FrameFault:
-        raise
-    except Exception as error:
-        raise FrameFault(f"{len(encoded)} bytes that are no JPEG or PNG image") from error
 
 
 def resize(frame: Frame, height: int, width: int) -> Frame:
@@ -157,7 +109,3 @@ def labels_of(classes: npt.NDArray[np.int32], labels: Sequence[str]) -> npt.NDAr
     """UTF-8 labels of classes, in the same shape."""
     flat = [labels[index].encode() for index in classes.ravel()]
     return np.array(flat, dtype=np.object_).reshape(classes.shape)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

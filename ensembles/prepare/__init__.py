@@ -1,0 +1,1 @@
+"""From a client's frame to the pixels that a network takes: headers, decoding, fitting."""
