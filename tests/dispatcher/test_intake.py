@@ -77,7 +77,7 @@ def test_a_model_that_prepares_nothing_describes_nothing() -> None:
     [
         ({}, "one of the inputs jpeg, image belongs in a request, not none"),
         ({"jpeg": encoded(b"x"), "image": np.zeros((1, 3, 4, 5), np.float32)}, "not jpeg, image"),
-        ({"jpeg": encoded(b"")}, "input jpeg: 0 bytes that are no JPEG or PNG image"),
+        ({"jpeg": encoded(b"")}, "input jpeg: 0 bytes that are no complete JPEG or PNG image"),
         ({"jpeg": encoded(b"no image")}, "input jpeg: 8 bytes that are no"),
         ({"jpeg": encoded(picture("JPEG"), 2)}, r"input jpeg: \[2, 1\] images; one frame per request"),
         ({"image": np.zeros((2, 3, 4, 5), np.float32)}, "one frame per request belongs: FP32 [1, 3, 4, 5]"),
