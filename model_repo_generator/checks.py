@@ -204,12 +204,13 @@ def _link_faults(plan: Plan, placement: Placement) -> Iterator[str]:
         for model in plan.models
         for p, pipeline in enumerate(model.pipelines)
     }
+    counted = {model.model for model in plan.models if model.frame is not None}
     faults = set()
     for seat in placement.workers:
         share = shares.get((seat.model, seat.server))
         for direction, needed in (
-            ("uplink", seat.stage < last[seat.model, seat.pipeline]),
-            ("downlink", seat.stage > 0),
+            ("uplink", seat.stage < last[seat.model, seat.pipeline] or seat.model in counted),
+            ("downlink", seat.stage > 0 or seat.model in counted),
         ):
             if needed and not (share is not None and getattr(share, direction) > 0):
                 faults.add(f"placement: {seat.model!r} has no share of the {direction} of {seat.server!r}")

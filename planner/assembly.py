@@ -13,13 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from planner.entry import EntryRow, within
 from planner.formulation import Use, stage_count
 from planner.latency_sources import latency_sources
 from planner.packing import gpus_needed
 from planner.pipelines import Columns
-from planner.plan import BlockRange, ModelPlan, Pipeline, Plan
-from planner.problem import Demand, Objective, Problem, weight_of
-from planner.rates import assemble, margin_of, timed_stage, worker_rates_rps
+from planner.plan import BlockRange, EntryUse, ModelPlan, Pipeline, Plan
+from planner.problem import Demand, Objective, Problem, wanted_of, weight_of
+from planner.rates import assemble, ends_of, frame_of, margin_of, timed_stage, worker_rates_rps
 
 DIGITS = 9
 
@@ -30,9 +31,11 @@ def model_plan(
     """The plan of one model from the uses of its columns. `trim` False keeps workers that cannot be
     kept busy.
     """
-    pipelines = [_pipeline(problem, demand.model, columns, use) for use in uses]
+    pipelines = [_pipeline(problem, demand, columns, use) for use in uses]
     if trim:
-        pipelines = [_trimmed(problem, pipeline, demand.model) for pipeline in pipelines]
+        pipelines = [_trimmed(problem, pipeline, demand) for pipeline in pipelines]
+    profile = problem.profile.model(demand.model)
+    ends = ends_of(profile, demand, problem.options)
     ordered = sorted(pipelines, key=lambda pipeline: (-pipeline.throughput_rps, _key(pipeline)))
     return ModelPlan(
         model=demand.model,
@@ -41,6 +44,39 @@ def model_plan(
         pipelines=tuple(ordered),
         throughput_rps=sum(pipeline.throughput_rps for pipeline in ordered),
         batch_build_rps=demand.batch_build_rps,
+        frame=None if ends is None else frame_of(profile, demand),
+        answer_bytes=0 if ends is None else ends.answer_bytes,
+    )
+
+
+def within_entry(
+    problem: Problem, models: Sequence[ModelPlan], rows: Sequence[EntryRow], trim: bool = True
+) -> list[ModelPlan]:
+    """The models' plans at rates that the entry carries, each pipeline slowed alike; `trim` as above."""
+    if not rows:
+        return list(models)
+    weights = [wanted_of(demand, problem.options) for demand in problem.demands]
+    rates = within(rows, [model.throughput_rps for model in models], weights)
+    return [
+        _slowed(problem, demand, model, rate, trim) if rate < model.throughput_rps else model
+        for demand, model, rate in zip(problem.demands, models, rates, strict=True)
+    ]
+
+
+def _slowed(problem: Problem, demand: Demand, model: ModelPlan, rate_rps: float, trim: bool) -> ModelPlan:
+    """The model at this lower rate."""
+    share = rate_rps / model.throughput_rps
+    pipelines = [
+        replace(pipeline, throughput_rps=pipeline.throughput_rps * share) for pipeline in model.pipelines
+    ]
+    if trim:
+        pipelines = [
+            replace(_trimmed(problem, slow, demand), throughput_rps=slow.throughput_rps) for slow in pipelines
+        ]
+    return replace(
+        model,
+        pipelines=tuple(pipelines),
+        throughput_rps=sum(pipeline.throughput_rps for pipeline in pipelines),
     )
 
 
@@ -51,8 +87,8 @@ def _key(pipeline: Pipeline) -> tuple[tuple[int, int, str, int, int], ...]:
     )
 
 
-def _pipeline(problem: Problem, model: str, columns: Columns, use: Use) -> Pipeline:
-    profile = problem.profile.model(model)
+def _pipeline(problem: Problem, demand: Demand, columns: Columns, use: Use) -> Pipeline:
+    profile = problem.profile.model(demand.model)
     stages = [
         timed_stage(
             profile,
@@ -64,12 +100,14 @@ def _pipeline(problem: Problem, model: str, columns: Columns, use: Use) -> Pipel
         )
         for i in range(stage_count(columns, use.row))
     ]
-    return assemble(profile, problem.cluster, stages)
+    return assemble(profile, problem.cluster, stages, ends_of(profile, demand, problem.options))
 
 
-def _trimmed(problem: Problem, pipeline: Pipeline, model: str) -> Pipeline:
-    """The pipeline without workers that its slowest pool cannot keep busy."""
-    rates = worker_rates_rps(problem.cluster, pipeline.stages, pipeline.transfer_us)
+def _trimmed(problem: Problem, pipeline: Pipeline, demand: Demand) -> Pipeline:
+    """The pipeline without workers that its rate does not need."""
+    profile = problem.profile.model(demand.model)
+    ends = ends_of(profile, demand, problem.options)
+    rates = worker_rates_rps(problem.cluster, pipeline.stages, pipeline.transfer_us, ends)
     parts = pipeline.stages[0].batch_size
     stages = [
         replace(
@@ -78,7 +116,7 @@ def _trimmed(problem: Problem, pipeline: Pipeline, model: str) -> Pipeline:
         )
         for stage, rate in zip(pipeline.stages, rates, strict=True)
     ]
-    return assemble(problem.profile.model(model), problem.cluster, stages)
+    return assemble(profile, problem.cluster, stages, ends)
 
 
 def objective_of(problem: Problem, models: Sequence[ModelPlan]) -> float:
@@ -130,6 +168,7 @@ def assemble_plan(
     gpu_price: Sequence[float],
     solver: str,
     problem_hash: str = "",
+    entry: tuple[EntryUse, ...] = (),
 ) -> Plan:
     """The whole plan, without placement."""
     objective = objective_of(problem, models)
@@ -153,6 +192,7 @@ def assemble_plan(
         latency_sources=latency_sources(
             problem.profile, (gpu_class.name for gpu_class in problem.cluster.gpu_classes)
         ),
+        entry=tuple(replace(use, price=_cut(use.price, up=True)) for use in entry),
     )
 
 

@@ -1,9 +1,10 @@
-"""What binds each model: GPUs, links or the SLO.
+"""What binds each model: GPUs, servers' links or cores, the SLO, or the entry server.
 
 Read from the relaxation's prices: the price of a frame/s of the model is what its cheapest pipeline costs at
-the GPUs' prices. If it falls by more than 0.5 % with links of no cost, links bind; with a 10 % longer SLO,
-the SLO binds. GPUs bind where that price is not 0: more GPUs would serve more (max-rate) or they are what is
-paid for (min-cost).
+the GPUs' prices. If it falls by more than 0.5 % with links of no cost, links bind; with cores without end,
+cores bind; with a 10 % longer SLO, the SLO binds. GPUs bind where that price is not 0: more GPUs would
+serve more (max-rate) or they are what is paid for (min-cost). A resource of the entry binds every model
+where one more unit of it would serve more, and where the planned rates fill it.
 """
 
 from __future__ import annotations
@@ -15,20 +16,30 @@ import numpy as np
 
 from planner.cluster import Cluster
 from planner.pipelines import Columns, enumerate_columns
+from planner.plan import EntryUse
 from planner.prices import Prices, Wanted
 from planner.problem import Demand, Problem
 
 LONGER_SLO = 1.1
 FREE_LINK_GBPS = 1e9
 NOTABLE = 0.005
+FULL = 1 - 1e-6
+"""Share of an entry's resource that counts as all of it."""
 MOST_COLUMNS = 200_000
 """Larger problems are answered for GPUs alone: enumerating them twice more would take as long as planning."""
 
 
-def bound_by(problem: Problem, wanted: Sequence[Wanted], prices: Prices) -> list[tuple[str, ...]]:
-    """Per model, any of 'gpus', 'links', 'slo'."""
+def bound_by(
+    problem: Problem, wanted: Sequence[Wanted], prices: Prices, entry: Sequence[EntryUse] = ()
+) -> list[tuple[str, ...]]:
+    """Per model, any of 'gpus', 'links', 'cores', 'slo', 'entry link', 'client link', 'entry cores'."""
     small = sum(len(one.columns) for one in wanted) <= MOST_COLUMNS
     free = _free_links(problem.cluster)
+    at_entry = [
+        use.resource if "client" in use.resource else f"entry {use.resource}"
+        for use in entry
+        if use.price > 0 or use.busy > FULL
+    ]
     result = []
     for demand, one in zip(problem.demands, wanted, strict=True):
         price = _cheapest(one.columns, prices)
@@ -36,10 +47,14 @@ def bound_by(problem: Problem, wanted: Sequence[Wanted], prices: Prices) -> list
         if small and price > 0:
             if _cheapest(_enumerate(problem, demand, free), prices) < price * (1 - NOTABLE):
                 what.append("links")
+            if problem.options.count_ends:
+                endless = _endless_cores(problem.cluster)
+                if _cheapest(_enumerate(problem, demand, endless), prices) < price * (1 - NOTABLE):
+                    what.append("cores")
             longer = replace(demand, slo_us=round(demand.slo_us * LONGER_SLO))
             if _cheapest(_enumerate(problem, longer, problem.cluster), prices) < price * (1 - NOTABLE):
                 what.append("slo")
-        result.append(tuple(what))
+        result.append((*what, *at_entry))
     return result
 
 
@@ -50,6 +65,10 @@ def _enumerate(problem: Problem, demand: Demand, cluster: Cluster) -> Columns:
 def _free_links(cluster: Cluster) -> Cluster:
     servers = tuple(replace(server, bandwidth_gbps=FREE_LINK_GBPS) for server in cluster.servers)
     return replace(cluster, servers=servers)
+
+
+def _endless_cores(cluster: Cluster) -> Cluster:
+    return replace(cluster, servers=tuple(replace(server, cores=None) for server in cluster.servers))
 
 
 def _cheapest(columns: Columns, prices: Prices) -> float:

@@ -5,6 +5,7 @@ A GPU may be cut into equal slices (MPS): `slices_per_gpu` 1 is the whole GPU; c
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -134,8 +135,21 @@ class Cluster:
         return max((server.gpu_count for server in self.servers_of(gpu)), default=1)
 
     def bandwidth_gbps(self, sender: str, receiver: str) -> float:
-        """Bandwidth to plan with between two GPU classes: the slowest link of either."""
-        return min(server.bandwidth_gbps for gpu in (sender, receiver) for server in self.servers_of(gpu))
+        """Bandwidth to plan with between two GPU classes: what the slowest link of either carries."""
+        return self.carried_share * min(self._slowest_gbps(sender), self._slowest_gbps(receiver))
+
+    def entry_gbps(self, gpu: str) -> float:
+        """The same between the entry and a class."""
+        entry = math.inf if self.entry.bandwidth_gbps is None else self.entry.bandwidth_gbps
+        return self.carried_share * min(entry, self._slowest_gbps(gpu))
+
+    def cores_per_server(self, gpu: str) -> float:
+        """The least cores of this class's servers; infinite where they are not modelled."""
+        found = [server.cores for server in self.servers_of(gpu) if server.cores is not None]
+        return float(min(found, default=math.inf))
+
+    def _slowest_gbps(self, gpu: str) -> float:
+        return min(server.bandwidth_gbps for server in self.servers_of(gpu))
 
 
 def _require_cores(where: str, cores: int | None) -> None:

@@ -7,17 +7,18 @@ cannot be served is an Infeasible, which names per model the fastest pipeline th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from planner.cluster import Cluster, Server
+from planner.entry import EntryRow, most_factor
 from planner.formulation import stage_count
 from planner.pipelines import Columns, enumerate_columns
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile
-from planner.rates import batch_build_us, budget_us, margin_of
+from planner.rates import batch_build_us, budget_us, frame_of, margin_of
 
 MAX_STAGES = 4
 MOST_EXTRA_GPUS = 1 << 20
@@ -50,6 +51,8 @@ class NoPipeline:
 def validate(problem: Problem) -> None:
     """Raises ProblemError with every fault of a problem's options and demands."""
     faults = [*_option_faults(problem.options), *_demand_faults(problem)]
+    if problem.options.count_ends:
+        faults += _end_faults(problem)
     if not any(problem.cluster.gpu_count(gpu_class.name) for gpu_class in problem.cluster.gpu_classes):
         faults.append("cluster: it has no GPU; add a server")
     if faults:
@@ -99,6 +102,41 @@ def _demand_faults(problem: Problem) -> list[str]:
         elif demand.weight is None and demand.rate_rps is None:
             faults.append(f"{where}: neither weight nor rate_rps; objective max-rate needs one of them")
     return faults
+
+
+def _end_faults(problem: Problem) -> list[str]:
+    """What counting the way in and out needs to know."""
+    faults = []
+    known = {profile.model: profile for profile in problem.profile.models}
+    if problem.cluster.entry.bandwidth_gbps is None:
+        faults.append("cluster.entry: bandwidth_gbps is missing; accepted is any number > 0")
+    for demand in problem.demands:
+        profile = known.get(demand.model)
+        if profile is None:
+            continue
+        try:
+            frame = frame_of(profile, demand)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if profile.prepare is not None and profile.prepare.us_per_pixel and not frame.pixels:
+            where = f"demand for {demand.model}: frame of 0 pixels"
+            faults.append(f"{where}; preparing it is timed by pixels, so give width and height")
+        if demand.answer_bytes is not None and demand.answer_bytes < 0:
+            faults.append(f"demand for {demand.model}: answer_bytes {demand.answer_bytes}; accepted are >= 0")
+    return faults
+
+
+def entry_too_small(rows: Sequence[EntryRow], rates: Sequence[float]) -> Infeasible:
+    """The error for wanted rates that the entry does not carry."""
+    lines = [f"The entry server carries at most {most_factor(rows, rates):.1%} of the wanted rates:"]
+    for row in rows:
+        needed = row.used(rates) / row.carried
+        there = row.capacity / row.carried
+        if needed > there:
+            lines.append(f"  {row.name}: {needed:.4g} {row.unit} needed, {there:g} there")
+    lines.append("Smaller frames, lower rates or a larger entry would do.")
+    return Infeasible("\n".join(lines))
 
 
 def no_pipelines(problem: Problem, demands: list[Demand]) -> Infeasible:
@@ -196,7 +234,9 @@ def _extra_gpus(gpu: str, servable: Callable[[str, int], bool]) -> int | None:
 def with_more(problem: Problem, gpu: str, count: int) -> Problem:
     """The problem with `count` more GPUs of a class, on servers like those that it has."""
     size = problem.cluster.gpus_per_server(gpu)
-    alike = [server.bandwidth_gbps for server in problem.cluster.servers_of(gpu) or problem.cluster.servers]
+    models = problem.cluster.servers_of(gpu) or problem.cluster.servers
+    gbps = min(server.bandwidth_gbps for server in models)
+    cores = [server.cores for server in models if server.cores is not None]
     taken = {server.name for server in problem.cluster.servers}
     servers = list(problem.cluster.servers)
     number = 0
@@ -204,7 +244,7 @@ def with_more(problem: Problem, gpu: str, count: int) -> Problem:
         name = f"more-{gpu}-{number}"
         number += 1
         if name not in taken:
-            servers.append(Server(name, gpu, min(size, count), min(alike)))
+            servers.append(Server(name, gpu, min(size, count), gbps, cores=min(cores, default=None)))
             count -= size
     return replace(problem, cluster=replace(problem.cluster, servers=tuple(servers)))
 

@@ -13,12 +13,14 @@ from fractions import Fraction
 
 from planner.assembly import gpus_used, objective_of, utilisation
 from planner.cluster import Cluster
+from planner.entry import entry_rows
+from planner.loads import server_loads
 from planner.memory import largest_batch
 from planner.placement import Placement
 from planner.plan import ModelPlan, Pipeline, Plan, Stage
 from planner.problem import Demand, Objective, Problem
 from planner.profile import ModelProfile
-from planner.rates import assemble, batch_build_us, budget_us, stage_latency_us
+from planner.rates import assemble, batch_build_us, budget_us, ends_of, stage_latency_us
 
 RELATIVE = 1e-6
 SHARE_TOLERANCE = 1e-9
@@ -49,8 +51,11 @@ def violations(plan: Plan, problem: Problem) -> list[str]:
     if faults:
         return faults  # sums over unsound stages would say the same again
     faults += _totals(plan, problem)
+    faults += _entry(plan, problem)
     if plan.placement is not None:
         faults += placement_violations(plan, plan.placement, problem.cluster)
+        if problem.options.count_ends and not faults:
+            faults += _overloaded(plan, plan.placement, problem)
     return faults
 
 
@@ -117,10 +122,19 @@ def _times(
         )
         if not _near(latency, stage.latency_us):
             yield f"{where}, stage {number}: latency {stage.latency_us} us; the profile says {latency}"
-    again = assemble(profile, problem.cluster, pipeline.stages)
+    ends = ends_of(profile, demand, problem.options)
+    again = assemble(profile, problem.cluster, pipeline.stages, ends)
     if not all(map(_near, again.transfer_us, pipeline.transfer_us)):
         yield f"{where}: transfers {pipeline.transfer_us} us; profile and links say {again.transfer_us}"
-    if not _near(again.throughput_rps, pipeline.throughput_rps):
+    if (again.ends is None) != (pipeline.ends is None):
+        yield f"{where}: the way in and out is {'' if pipeline.ends else 'not '}counted"
+    elif again.ends is not None and pipeline.ends is not None:
+        for field in ("ingress_us", "prepare_us", "finish_us", "egress_us"):
+            mine, other = getattr(pipeline.ends, field), getattr(again.ends, field)
+            if not _near(mine, other):
+                yield f"{where}: {field} {mine}; frame, links and cores say {other}"
+    slowed = ends is not None and pipeline.throughput_rps < again.throughput_rps  # see _entry
+    if not slowed and not _near(again.throughput_rps, pipeline.throughput_rps):
         yield f"{where}: throughput {pipeline.throughput_rps} rps; its pools give {again.throughput_rps}"
     waiting = batch_build_us(
         pipeline.stages[0].batch_size, problem.options.batch_build_factor, model.batch_build_rps
@@ -129,6 +143,26 @@ def _times(
     if again.latency_us + waiting > budget * (1 + RELATIVE):
         total = again.latency_us + waiting
         yield f"{where}: {total:.0f} us, batch building included; the SLO less its margin is {budget}"
+
+
+def _entry(plan: Plan, problem: Problem) -> Iterator[str]:
+    """The entry carries what is planned, and pipelines are slower than their pools only where it is full."""
+    rows = entry_rows(problem)
+    rates = [model.throughput_rps for model in plan.models]
+    for row in rows:
+        if row.used(rates) > row.capacity * (1 + RELATIVE):
+            used = f"{row.used(rates)} of {row.capacity} {row.unit}"
+            yield f"entry {row.name}: the planned rates take {used}"
+    if any(row.used(rates) >= row.capacity * (1 - RELATIVE) for row in rows):
+        return
+    for demand, model in zip(problem.demands, plan.models, strict=True):
+        profile = problem.profile.model(demand.model)
+        ends = ends_of(profile, demand, problem.options)
+        for number, pipeline in enumerate(model.pipelines):
+            pools = assemble(profile, problem.cluster, pipeline.stages, ends).throughput_rps
+            if not _near(pools, pipeline.throughput_rps):
+                rate = f"throughput {pipeline.throughput_rps} rps; its pools give {pools}"
+                yield f"{model.model}, pipeline {number}: {rate}, and nothing at the entry is full"
 
 
 def _totals(plan: Plan, problem: Problem) -> Iterator[str]:
@@ -152,6 +186,13 @@ def _totals(plan: Plan, problem: Problem) -> Iterator[str]:
         for model, demand in zip(plan.models, problem.demands, strict=True):
             if model.throughput_rps < (demand.rate_rps or 0.0) * (1 - RELATIVE):
                 yield f"{model.model}: {model.throughput_rps} rps of the wanted {demand.rate_rps}"
+
+
+def _overloaded(plan: Plan, placement: Placement, problem: Problem) -> Iterator[str]:
+    for server, loads in server_loads(plan, placement, problem).items():
+        for resource, load in loads.items():
+            if load > 1 + RELATIVE:
+                yield f"server {server}: the planned rates take {load:.3f} of its {resource}"
 
 
 def placement_violations(plan: Plan, placement: Placement, cluster: Cluster) -> list[str]:
@@ -184,7 +225,7 @@ def placement_violations(plan: Plan, placement: Placement, cluster: Cluster) -> 
         if owner.setdefault(where, (worker.model, worker.stage)) != (worker.model, worker.stage):
             faults.append(f"GPU {where} serves two models or stage positions")
     faults += [f"GPU {where} is filled to {float(share):.2f}" for where, share in filled.items() if share > 1]
-    for name in servers:
+    for name in (*servers, cluster.entry.name):
         there = [share for share in placement.link_shares if share.server == name]
         for direction in ("uplink", "downlink"):
             total = math.fsum(getattr(share, direction) for share in there)

@@ -2,6 +2,7 @@
 
 Sets       m models; p pipelines of m; i stages of p; g GPU classes; k stage positions
 Constants  N_g GPUs; w_m weight or rate; r_pi frames/s of one worker; s_pi slices per GPU; U upper bound on z
+           a_em what a frame/s of m takes of row e of the entry, C_e all of that (planner.entry)
 Variables  x_p >= 0   frames/s through p           n_pi  whole workers of stage i
            G_mkg      whole GPUs of class g that position k of m uses (apart by slice count beyond 4 slices)
            A_mg       GPUs of class g that m uses     z  the common factor (max-rate)
@@ -14,8 +15,12 @@ Min-cost   min sum cost_g A_mg       with  sum_p x_p = w_m                      
            sum_pi n_pi / s_pi <= G_mkg   over stages of m at position k on g       (whole GPUs)
            A_mg = sum_k G_mkg                                                      (allotment)
            sum_m A_mg <= N_g                                                       (capacity)
+           sum_m a_em w_m z <= C_e, with u_m in place of z where there is one      (entry)
            n_pi <= s_pi N_g y_p,  sum of y_p over one tuple of classes <= limit    (pipelines per class tuple)
            n_pi >= parts_pi y_p   where a stage splits the batch into parts        (parallel parts)
+
+Servers' links and cores are in r_pi: no worker is planned with more than 1 / (slices * GPUs per server) of
+its server's link in, link out and cores, so that every way of placing the workers keeps to them.
 
 A_mg follows from G_mkg, but as variables of their own they let the solver branch on how many GPUs a model
 gets, which decides almost everything: it made the hardest of the paper's problems 7 times faster.
@@ -27,6 +32,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from planner.entry import EntryRow
 from planner.packing import slice_group
 from planner.pipelines import Columns
 from planner.prices import Wanted
@@ -84,6 +90,8 @@ class Question:
     """Max-rate: how much the mean of served / wanted counts beside the least."""
     least: float = 0.0
     """Max-rate: the least of served / wanted that will do."""
+    entry: Sequence[EntryRow] = ()
+    """Rows over all of `wanted`. For MIN_COST the rates were found to fit them."""
 
 
 class PlanModel:
@@ -108,6 +116,7 @@ class PlanModel:
             self._class_tuples(m, one.columns, variables)
             self._parallel_parts(m, one.columns, variables)
         self._capacity()
+        self._entry()
         self._objective()
 
     def solve(self, limits: Limits, start: Sequence[Sequence[Use]] | None = None) -> Outcome:
@@ -220,6 +229,17 @@ class PlanModel:
             terms: list[Term] = [(v.allotment[g], 1.0) for v in self._variables if g in v.allotment]
             if terms:
                 self._model.constrain(f"capacity_{g}", terms, "<=", count)
+
+    def _entry(self) -> None:
+        if self._z is None:
+            return
+        rates = [one.rate for one in self._question.wanted]
+        for row in self._question.entry:
+            terms: list[Term] = [(self._z, row.used(rates))]
+            if self._served:
+                pairs = zip(self._served, row.per_frame, rates, strict=True)
+                terms = [(u, need * rate) for u, need, rate in pairs]
+            self._model.constrain(f"entry_{row.name}", terms, "<=", row.capacity)
 
     def _objective(self) -> None:
         if self._z is not None:

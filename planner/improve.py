@@ -117,7 +117,9 @@ def _sub_question(question: Question, uses: Sequence[Uses], group: Sequence[int]
         if m not in group:
             for g, count in enumerate(gpus_taken(question.wanted[m], mine, len(left))):
                 left[g] -= count
-    return replace(question, wanted=[question.wanted[m] for m in group], gpu_counts=left)
+    # The bound on z keeps to the entry's rows, which are over all models.
+    wanted = [question.wanted[m] for m in group]
+    return replace(question, wanted=wanted, gpu_counts=left, entry=())
 
 
 def _start(question: Question, uses: Sequence[Uses], group: Sequence[int]) -> list[Uses]:

@@ -27,7 +27,15 @@ from planner.memory import largest_batch
 from planner.plan import BlockRange
 from planner.problem import Demand, PlanOptions
 from planner.profile import LatencyTable, ModelProfile
-from planner.rates import MIN_STAGE_US, batch_build_us, budget_us
+from planner.rates import (
+    MIN_STAGE_US,
+    Ends,
+    batch_build_us,
+    budget_us,
+    end_rate_rps,
+    ends_of,
+    planned_ends,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -85,6 +93,17 @@ class Columns:
 
 
 @dataclass(frozen=True, eq=False)
+class _KindEnds:
+    """Per kind of worker: time in and out of a pipeline that begins or ends with it, and the frames/s that
+    its share of its server's link and cores then allows it (`rps[is first, is last]`).
+    """
+
+    in_us: Floats
+    out_us: Floats
+    rps: dict[tuple[bool, bool], Floats]
+
+
+@dataclass(frozen=True, eq=False)
 class _Workers:
     """Kinds of workers that a stage may use: class, slices and batch, with latency[kind, start, end]."""
 
@@ -94,6 +113,7 @@ class _Workers:
     gpus_per_server: Ints
     latency_us: Floats
     hop_gbps: Floats
+    ends: _KindEnds
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +134,7 @@ class _Links:
         ]
         return _Links(
             gpus_per_server=np.array([cluster.gpus_per_server(name) for name in names], dtype=np.int64),
-            gbps=np.array(slowest, dtype=np.float64),
+            gbps=np.array(slowest, dtype=np.float64) * cluster.carried_share,
         )
 
 
@@ -129,8 +149,10 @@ def enumerate_columns(
     depth = min(options.max_stages, profile.block_count)
     kinds = _worker_kinds(profile, cluster, max_slices)
     links = _Links.of(cluster)
+    ends = ends_of(profile, demand, options)
     groups = [
-        _tabulate(profile, cluster, links, group) for group in _batch_groups(kinds, options.per_stage_batch)
+        _tabulate(profile, cluster, links, group, ends)
+        for group in _batch_groups(kinds, options.per_stage_batch)
     ]
     parts = [
         part
@@ -181,7 +203,9 @@ def _enumerate(
         yield _feasible(profile, demand, options, workers, cuts)
 
 
-def _tabulate(profile: ModelProfile, cluster: Cluster, links: _Links, kinds: list[_Kind]) -> _Workers:
+def _tabulate(
+    profile: ModelProfile, cluster: Cluster, links: _Links, kinds: list[_Kind], ends: Ends | None
+) -> _Workers:
     gpu = np.array([index for index, _, _ in kinds], dtype=np.int64)
     return _Workers(
         gpu=gpu,
@@ -190,7 +214,25 @@ def _tabulate(profile: ModelProfile, cluster: Cluster, links: _Links, kinds: lis
         gpus_per_server=links.gpus_per_server[gpu],
         latency_us=np.array([_range_latencies(profile, cluster.gpu_classes[i], t, b) for i, t, b in kinds]),
         hop_gbps=np.minimum(links.gbps[gpu][:, None], links.gbps[gpu][None, :]),
+        ends=_kind_ends(cluster, kinds, ends),
     )
+
+
+def _kind_ends(cluster: Cluster, kinds: list[_Kind], ends: Ends | None) -> _KindEnds:
+    """See rates.planned_ends and rates.end_rate_rps."""
+    count = len(kinds)
+    free = {(first, last): np.full(count, np.inf) for first in (True, False) for last in (True, False)}
+    found = _KindEnds(np.zeros(count), np.zeros(count), free)
+    if ends is None:
+        return found
+    for k, (index, table, batch) in enumerate(kinds):
+        gpu = cluster.gpu_classes[index].name
+        way = planned_ends(cluster, ends, (gpu, batch), (gpu, batch))
+        found.in_us[k] = way.ingress_us + way.prepare_us
+        found.out_us[k] = way.finish_us + way.egress_us
+        for at, rps in found.rps.items():
+            rps[k] = end_rate_rps(cluster, ends, gpu, table.slices_per_gpu, *at)
+    return found
 
 
 def _range_latencies(profile: ModelProfile, gpu_class: GpuClass, table: LatencyTable, batch: int) -> Floats:
@@ -236,6 +278,8 @@ def _feasible(
         total = total + stage_us[i].reshape(len(cuts), *_axes(stages, kinds, i))
     for i in range(stages - 1):
         total = total + hop_us[i].reshape(len(cuts), *_axes(stages, kinds, i, i + 1))
+    total = total + workers.ends.in_us.reshape(1, *_axes(stages, kinds, 0))
+    total = total + workers.ends.out_us.reshape(1, *_axes(stages, kinds, stages - 1))
     building = np.array(
         [batch_build_us(int(b), options.batch_build_factor, demand.batch_build_rps) for b in workers.batch]
     )
@@ -277,6 +321,9 @@ def _rates(
         for stage in (hop, hop + 1):
             share = whole_link / workers.slices[kind[stage]] / workers.gpus_per_server[kind[stage]]
             rates[stage] = np.minimum(rates[stage], share)
+    for stage in {0, len(rates) - 1}:
+        limit = workers.ends.rps[stage == 0, stage == len(rates) - 1]
+        rates[stage] = np.minimum(rates[stage], limit[kind[stage]])
     return np.stack(rates, axis=1)
 
 

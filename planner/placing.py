@@ -28,7 +28,7 @@ def place(plan: Plan, cluster: Cluster) -> Placement:
         workers += _place_class(plan, gpu_class.name, cluster.servers_of(gpu_class.name))
     order = {model.model: index for index, model in enumerate(plan.models)}
     workers.sort(key=lambda w: (order[w.model], w.pipeline, w.stage, w.worker))
-    return Placement(workers=tuple(workers), link_shares=link_shares(plan, workers))
+    return Placement(workers=tuple(workers), link_shares=link_shares(plan, workers, cluster))
 
 
 def _place_class(plan: Plan, gpu: str, servers: Sequence[Server]) -> list[PlacedWorker]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from planner.frames import FrameSize
 from planner.placement import Placement
 
 
@@ -39,23 +40,60 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class PlannedEnds:
+    """What a whole batch takes before its first stage and after its last: from the entry to the first stage's
+    server, preparing there, finishing on the last one's, and the way of the answers back.
+    """
+
+    ingress_us: float
+    prepare_us: float
+    finish_us: float
+    egress_us: float
+
+    @property
+    def total_us(self) -> float:
+        """All of it."""
+        return self.ingress_us + self.prepare_us + self.finish_us + self.egress_us
+
+
+@dataclass(frozen=True)
+class EntryUse:
+    """One resource of the entry server: how much of it there is, the share that the planned rates take, and
+    the objective that one more unit brings.
+
+    resource: 'link', 'client link' or 'cores'; unit: 'Gbit/s' or 'core'.
+    """
+
+    resource: str
+    unit: str
+    capacity: float
+    busy: float
+    price: float
+
+
+@dataclass(frozen=True)
 class Pipeline:
-    """Ordered stages of one model. transfer_us[k]: the hop after stage k, a whole batch."""
+    """Ordered stages of one model. transfer_us[k]: the hop after stage k, a whole batch.
+
+    ends: the way in and out, where it is counted.
+    """
 
     stages: tuple[Stage, ...]
     transfer_us: tuple[float, ...]
     throughput_rps: float
+    ends: PlannedEnds | None = None
 
     @property
     def latency_us(self) -> float:
         """Service time of one batch, queueing and batch building excluded."""
-        return sum(stage.latency_us for stage in self.stages) + sum(self.transfer_us)
+        inside = sum(stage.latency_us for stage in self.stages) + sum(self.transfer_us)
+        return inside if self.ends is None else inside + self.ends.total_us
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """The pipelines of one model and what binds them: any of 'gpus', 'links', 'slo', or '' with a reason in
-    `note`.
+    """The pipelines of one model and what binds them: any of 'gpus', 'links', 'cores', 'slo', 'entry link',
+    'client link', 'entry cores', or '' with a reason in `note`.
     """
 
     model: str
@@ -67,6 +105,10 @@ class ModelPlan:
     note: str = ""
     batch_build_rps: float | None = None
     """Rate at which batches were assumed to fill; None: no time was planned for it."""
+    frame: FrameSize | None = None
+    """What clients were assumed to send; None: the way in is not counted."""
+    answer_bytes: int = 0
+    """What goes back for one frame, where the way out is counted."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +133,8 @@ class Plan:
     problem_hash: str = ""
     latency_sources: Mapping[str, str] = field(default_factory=dict)
     """Per GPU class where its latencies come from: 'measured', 'stated', 'estimated, +-20%'."""
+    entry: tuple[EntryUse, ...] = ()
+    """Of the entry server; none where the way in and out is not counted."""
 
     def model(self, name: str) -> ModelPlan:
         """The plan of model `name`. Raises KeyError."""

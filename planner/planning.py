@@ -7,18 +7,21 @@ before it is returned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
 from planner import serial
 from planner.absent import with_prices_of_absent
-from planner.assembly import assemble_plan, model_plan
+from planner.assembly import assemble_plan, model_plan, within_entry
 from planner.baselines import dart_models, one_stage
 from planner.binding import bound_by
+from planner.entry import EntryRow, entry_rows, entry_use, most_factor
 from planner.explain import (
     Infeasible,
     ProblemError,
+    entry_too_small,
     no_pipelines,
     rates_too_high,
     too_few_gpus,
@@ -39,6 +42,9 @@ Planner = Literal["ppipe", "np", "dart-r"]
 Mode = Literal["fast", "proven"]
 USABLE_OF_BOUND = 0.97
 """Usable rate over the relaxation's throughput, about."""
+WHOLE_OF_BOUND = 0.95
+"""What whole GPUs reach of the relaxation's throughput, at the least worth trying for."""
+ENTRY_TOLERANCE = 1e-9
 
 
 def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan:
@@ -105,7 +111,11 @@ def _rates_without_building(problem: Problem) -> dict[str, float | None]:
     wanted = [Wanted(demand.model, _columns(instant, demand), weight_of(demand)) for demand in rest]
     wanted = [one for one in wanted if len(one.columns)]
     if wanted:
-        bound = relax(gpu_counts_of(problem.cluster), wanted, Objective.MAX_RATE, _gpu_cost(problem)).bound
+        alone = replace(
+            instant,
+            demands=tuple(demand for demand in rest if any(one.model == demand.model for one in wanted)),
+        )
+        bound = _bound(alone, wanted)
         rates |= {one.model: bound * one.rate for one in wanted}
     return rates
 
@@ -121,13 +131,15 @@ def _gpu_cost(problem: Problem) -> list[float]:
 def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> Plan:
     """Plan by planner.search. Raises Infeasible."""
     wanted = _wanted(problem)
+    rows = entry_rows(problem)
+    _require_entry(problem, wanted, rows)
     loss = problem.options.loss_share
     if loss is not None:
         bound = _bound(problem, wanted)
         # The plan's bound is of throughput, not of what arrivals can use of it.
         found = replace(_search(problem, _reserved(problem, wanted, bound, loss), effort), bound=bound)
     else:
-        found = _search(problem, wanted, effort)
+        found = _fed_by_entry(problem, wanted, effort) or _search(problem, wanted, effort)
     models = [
         # Workers that the throughput does not need are there to absorb queueing.
         model_plan(problem, demand, one.columns, uses, trim=loss is None)
@@ -135,11 +147,41 @@ def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> 
     ]
     if any(not model.pipelines for model in models):
         raise too_few_gpus(problem)
-    binding = bound_by(problem, wanted, found.prices)
+    models = within_entry(problem, models, rows, trim=loss is None)
+    entry = entry_use(rows, models, found.prices.entry)
+    binding = bound_by(problem, wanted, found.prices, entry)
     models = [replace(model, bound_by=what) for model, what in zip(models, binding, strict=True)]
     return assemble_plan(
-        problem, planner, models, found.bound, found.prices.capacity, version(), problem_hash
+        problem, planner, models, found.bound, found.prices.capacity, version(), problem_hash, entry
     )
+
+
+def _require_entry(problem: Problem, wanted: Sequence[Wanted], rows: Sequence[EntryRow]) -> None:
+    """Raises Infeasible where the entry does not carry the rates of min-cost."""
+    share = most_factor(rows, [one.rate for one in wanted])
+    if problem.options.objective is Objective.MIN_COST and share < 1 - ENTRY_TOLERANCE:
+        raise entry_too_small(rows, [one.rate for one in wanted])
+
+
+def _fed_by_entry(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found | None:
+    """Where the entry and not the GPUs bounds max-rate: the cheapest GPUs that serve all that it carries.
+    None where that is not so, or where whole GPUs may not reach it.
+    """
+    rows = entry_rows(problem)
+    factor = most_factor(rows, [one.rate for one in wanted])
+    if problem.options.objective is not Objective.MAX_RATE or math.isinf(factor):
+        return None
+    counts, cost = gpu_counts_of(problem.cluster), _gpu_cost(problem)
+    if factor > relax(counts, wanted, Objective.MAX_RATE, cost).bound * WHOLE_OF_BOUND:
+        return None
+    fixed = [replace(one, rate=one.rate * factor) for one in wanted]
+    limit = problem.options.pipelines_per_class_pair
+    try:
+        found = search(problem.cluster, fixed, Objective.MIN_COST, cost, effort, limit)
+    except (RatesTooHigh, NothingFound):
+        return None
+    prices = relax(counts, wanted, Objective.MAX_RATE, cost, rows)
+    return replace(found, bound=prices.bound, prices=prices)
 
 
 def _wanted(problem: Problem) -> list[Wanted]:
@@ -158,7 +200,7 @@ def _wanted(problem: Problem) -> list[Wanted]:
 def _bound(problem: Problem, wanted: Sequence[Wanted]) -> float:
     """The relaxation's bound on the objective."""
     counts = gpu_counts_of(problem.cluster)
-    return relax(counts, wanted, problem.options.objective, _gpu_cost(problem)).bound
+    return relax(counts, wanted, problem.options.objective, _gpu_cost(problem), entry_rows(problem)).bound
 
 
 def _reserved(problem: Problem, wanted: Sequence[Wanted], bound: float, loss: float) -> list[Wanted]:
@@ -181,6 +223,7 @@ def _search(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found
             effort,
             options.pipelines_per_class_pair,
             options.least_gives,
+            entry_rows(problem),
         )
     except RatesTooHigh as error:
         raise rates_too_high(problem, error.share, _servable_with(problem)) from error
@@ -216,8 +259,14 @@ def _dart(problem: Problem, np_plan: Plan, problem_hash: str) -> Plan:
     empty = [model.model for model in models if not model.pipelines]
     if empty:
         raise Infeasible(f"DART-r has no pipeline for {', '.join(empty)}")
-    prices = relax(gpu_counts_of(problem.cluster), _wanted(problem), Objective.MAX_RATE, _gpu_cost(problem))
-    return assemble_plan(problem, "dart-r", models, prices.bound, prices.capacity, version(), problem_hash)
+    rows = entry_rows(problem)
+    models = within_entry(problem, models, rows, trim=False)
+    counts = gpu_counts_of(problem.cluster)
+    prices = relax(counts, _wanted(problem), Objective.MAX_RATE, _gpu_cost(problem), rows)
+    entry = entry_use(rows, models, prices.entry)
+    return assemble_plan(
+        problem, "dart-r", models, prices.bound, prices.capacity, version(), problem_hash, entry
+    )
 
 
 __all__ = ["Infeasible", "Mode", "Planner", "ProblemError", "plan", "with_build_rates"]

@@ -10,6 +10,10 @@ pipeline. Then
 whatever pi is, so the bound does not rest on the solver's tolerances. For min-cost with rates r_m and
 capacity prices s >= 0 on top of the GPUs' own cost:  cost >= sum_m r_m k_m(cost + s) - sum_g s_g N_g.
 
+Entry. Rows sum_m a_em w_m z <= C_e (planner.entry), with prices q_e >= 0 of their own, make it
+    z <= (sum_g pi_g N_g + sum_e q_e C_e) / sum_m w_m (k_m + sum_e q_e a_em)
+They are the same for all pipelines of a model, so they choose none. For min-cost they hold or they do not.
+
 Loss. A pipeline that serves x in whole workers n_i at prices pi buys GPU time for sum_i pi_i n_i / slices_i
 that is worth k_m x. A plan that uses p at x is therefore at least  loss_p(x) = sum_i pi_i ceil(x / rate_i) /
 slices_i - k_m x  below the bound. This is stronger than reduced cost, because it counts the idle part of the
@@ -23,10 +27,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from planner.entry import EntryRow
 from planner.pipelines import Columns, Floats
 from planner.problem import Objective
 from planner.queueing import Reserve
@@ -95,22 +100,38 @@ class Prices:
     """
     mix: tuple[tuple[float, ...], ...] = ()
     """Per model, the weights of its rows (Wanted.mixed) in this bound."""
+    entry: Mapping[str, float] = field(default_factory=dict)
+    """What one more unit of an entry row's capacity is worth, by the row's name; for max-rate."""
 
 
 def relax(
-    gpu_counts: Sequence[int], wanted: Sequence[Wanted], objective: Objective, gpu_cost: Sequence[float]
+    gpu_counts: Sequence[int],
+    wanted: Sequence[Wanted],
+    objective: Objective,
+    gpu_cost: Sequence[float],
+    entry: Sequence[EntryRow] = (),
 ) -> Prices:
     """Solve the relaxation by column generation. For MIN_COST raises RatesTooHigh."""
-    counts = [float(count) for count in gpu_counts]
-    busy = [one.columns.gpus_per_rps(len(counts)) for one in wanted]
+    rates = [one.rate for one in wanted]
+    factors = {row.name: (row.used(rates), row.capacity) for row in entry}
+    limits = _Limits([float(count) for count in gpu_counts], factors)
+    busy = [one.columns.gpus_per_rps(len(gpu_counts)) for one in wanted]
     rows = [one.rows() for one in wanted]
     chosen = [_first_columns(table) for table in busy]
     if objective is Objective.MIN_COST:
-        most = _generate(busy, rows, chosen, counts, None)
+        most = _generate(busy, rows, chosen, limits, None)
         if most.bound < 1 - 1e-9:
             raise RatesTooHigh(most.bound)
-        return _generate(busy, rows, chosen, counts, gpu_cost)
-    return _generate(busy, rows, chosen, counts, None)
+        return _generate(busy, rows, chosen, limits, gpu_cost)
+    return _generate(busy, rows, chosen, limits, None)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """GPUs per class; per entry row what z = 1 takes of it, and its capacity."""
+
+    counts: Sequence[float]
+    entry: Mapping[str, tuple[float, float]]
 
 
 class RatesTooHigh(ValueError):
@@ -145,19 +166,20 @@ def _generate(
     busy: Sequence[Floats],
     rows: Sequence[Rows],
     chosen: list[list[int]],
-    counts: Sequence[float],
+    limits: _Limits,
     gpu_cost: Sequence[float] | None,
 ) -> Prices:
     """Rounds of: solve over the chosen columns, price all, add the cheapest. Keeps the best bound seen."""
     best: Prices | None = None
     for _ in range(ROUNDS):
-        solution = _restricted(busy, rows, chosen, counts, gpu_cost)
+        solution = _restricted(busy, rows, chosen, limits, gpu_cost)
         if not solution.found:  # the rates are at the very edge of what could be served
             raise RatesTooHigh(1.0)
-        duals = [max(0.0, abs(solution.prices[f"capacity_{g}"])) for g in range(len(counts))]
+        duals = [max(0.0, abs(solution.prices[f"capacity_{g}"])) for g in range(len(limits.counts))]
+        entry = {} if gpu_cost is not None else {e: abs(solution.prices[f"entry_{e}"]) for e in limits.entry}
         mix = [_row_shares(solution, m, one, scaled=gpu_cost is not None) for m, one in enumerate(rows)]
         mixed = [_mixed(*one) for one in zip(busy, rows, mix, strict=True)]
-        prices = replace(_bound(mixed, counts, duals, gpu_cost), mix=tuple(mix))
+        prices = replace(_bound(mixed, limits, duals, entry, gpu_cost), mix=tuple(mix))
         if best is None or (prices.bound < best.bound if gpu_cost is None else prices.bound > best.bound):
             best = prices
         if abs(best.bound - solution.objective) <= TOLERANCE * abs(solution.objective):
@@ -190,13 +212,13 @@ def _restricted(
     busy: Sequence[Floats],
     rows: Sequence[Rows],
     chosen: Sequence[Sequence[int]],
-    counts: Sequence[float],
+    limits: _Limits,
     gpu_cost: Sequence[float] | None,
 ) -> Solution:
     """The relaxation over the chosen columns only."""
     model = Model("relaxation", maximise=gpu_cost is None)
     z = model.variable("z") if gpu_cost is None else None
-    used: list[list[Term]] = [[] for _ in counts]
+    used: list[list[Term]] = [[] for _ in limits.counts]
     cost: list[Term] = []
     for number, (table, demands, columns) in enumerate(zip(busy, rows, chosen, strict=True)):
         served = []
@@ -216,27 +238,41 @@ def _restricted(
                 # Scaled to 1, so that the solver's tolerance is a share of the rate.
                 terms = [(x, float(gains[row]) / rate) for x, row in served]
                 model.constrain(f"demand_{number}_{j}", terms, ">=", 1.0)
-    for g, count in enumerate(counts):
+    for g, count in enumerate(limits.counts):
         model.constrain(f"capacity_{g}", used[g], "<=", count)
+    for name, (factor, capacity) in limits.entry.items():
+        if z is not None:
+            model.constrain(f"entry_{name}", [(z, factor)], "<=", capacity)
     model.optimise([(z, 1.0)] if z is not None else cost)
     return model.solve(Limits())
 
 
 def _bound(
     mixed: Sequence[tuple[Floats, float]],
-    counts: Sequence[float],
+    limits: _Limits,
     duals: Sequence[float],
+    entry: Mapping[str, float],
     gpu_cost: Sequence[float] | None,
 ) -> Prices:
     """The bound that these capacity prices prove, over all columns; see the module."""
+    counts = limits.counts
     if gpu_cost is None:
         cheapest = [float(_priced(table, duals).min()) for table, _ in mixed]
         scale = sum(rate * price for (_, rate), price in zip(mixed, cheapest, strict=True))
+        scale += sum(entry[name] * factor for name, (factor, _) in limits.entry.items())
         if scale <= 0:  # prices of an early round at which everything is free: they prove nothing
             return Prices(math.inf, tuple(duals), tuple(cheapest), tuple(duals))
         gpu = tuple(dual / scale for dual in duals)
         worth = sum(price * count for price, count in zip(gpu, counts, strict=True))
-        return Prices(bound=worth, gpu=gpu, frame=tuple(price / scale for price in cheapest), capacity=gpu)
+        prices = {name: dual / scale for name, dual in entry.items()}
+        worth += sum(prices[name] * capacity for name, (_, capacity) in limits.entry.items())
+        return Prices(
+            bound=worth,
+            gpu=gpu,
+            frame=tuple(price / scale for price in cheapest),
+            capacity=gpu,
+            entry=prices,
+        )
     gpu = tuple(cost + dual for cost, dual in zip(gpu_cost, duals, strict=True))
     cheapest = [float(_priced(table, gpu).min()) for table, _ in mixed]
     worth = sum(rate * price for (_, rate), price in zip(mixed, cheapest, strict=True))

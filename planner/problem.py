@@ -79,6 +79,15 @@ class PlanOptions:
     """Cost of one GPU per class, for MIN_COST; 1.0 where absent."""
 
 
+def wanted_of(demand: Demand, options: PlanOptions) -> float:
+    """What the model's rate is measured by: its weight for max-rate, its rate for min-cost."""
+    if options.objective is Objective.MIN_COST:
+        if demand.rate_rps is None:
+            raise ValueError(f"demand for {demand.model}: rate_rps is missing; min-cost needs one")
+        return demand.rate_rps
+    return weight_of(demand)
+
+
 @dataclass(frozen=True)
 class Problem:
     """Everything a planner needs. Every demand has a profile; planner.explain checks and explains."""

@@ -5,16 +5,23 @@ Rules
 - A stage takes the sum of its blocks plus the profile's per-stage overhead.
 - A hop moves `batch` frames: bytes * 8 / bandwidth, plus the profile's per-hop and per-byte overhead.
 - All workers of a server may send at once: one worker plans with 1 / (slices * GPUs per server) of the link.
-- First input and last output are not counted: they depend on the client, not on the plan.
+- First input and last output are counted where PlanOptions.count_ends says so. A frame then comes over the
+  entry's link and the first stage's server's, is prepared there, one frame on a core at a time, and answers
+  are finished and go back alike. One worker plans with 1 / (slices * GPUs per server) of its server's link
+  in, link out and cores; no transfer is stretched by that, only the rate is bounded.
+- Links carry Cluster.carried_share of their bandwidth. A way in or out holds links for its bytes alone.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from planner.cluster import Cluster
-from planner.plan import BlockRange, Pipeline, Stage
+from planner.frames import NO_COST, FrameSize
+from planner.plan import BlockRange, Pipeline, PlannedEnds, Stage
 from planner.problem import Demand, PlanOptions
 from planner.profile import ModelProfile
 
@@ -72,7 +79,7 @@ def stage_latency_us(
 def transfer_us(profile: ModelProfile, cut: int, batch_size: int, bandwidth_gbps: float) -> float:
     """`batch_size` frames across the cut after block `cut` over a link of `bandwidth_gbps`."""
     bytes_moved = batch_size * profile.cut_bytes[cut]
-    on_wire = bytes_moved * 8 / (bandwidth_gbps * 1e9) * 1e6
+    on_wire = wire_us(bytes_moved, bandwidth_gbps)
     return on_wire + profile.overheads.hop_us + bytes_moved * profile.overheads.hop_us_per_byte
 
 
@@ -83,10 +90,103 @@ def link_rate_rps(hop_us: float, batch_size: int, slices_per_gpu: int, gpus_per_
     return 1e6 * batch_size / hop_us / slices_per_gpu / gpus_per_server
 
 
+@dataclass(frozen=True)
+class Ends:
+    """One frame of a model outside the stages: bytes in and out; time on one core to prepare it, to finish
+    its answer, and on the entry.
+    """
+
+    frame_bytes: int
+    answer_bytes: int
+    prepare_us: float
+    finish_us: float
+    entry_us: float
+    hop_us: float
+    hop_us_per_byte: float
+
+
+def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> Ends | None:
+    """What the way in and out of a model's frames costs; None where it is not counted. Raises ValueError
+    where nothing says what clients send.
+    """
+    if not options.count_ends:
+        return None
+    frame = frame_of(profile, demand)
+    answer = demand.answer_bytes
+    if answer is None:
+        answer = sum(spec.bytes_per_frame for spec in profile.outputs)
+    overheads = profile.overheads
+    prepare = profile.prepare or NO_COST
+    return Ends(
+        frame_bytes=frame.bytes,
+        answer_bytes=answer,
+        prepare_us=prepare.us(frame.pixels, frame.bytes),
+        finish_us=profile.finish_us,
+        entry_us=overheads.entry.us(frame.pixels, frame.bytes),
+        hop_us=overheads.hop_us,
+        hop_us_per_byte=overheads.hop_us_per_byte,
+    )
+
+
+def frame_of(profile: ModelProfile, demand: Demand) -> FrameSize:
+    """What clients send: as demanded, else the network's inputs. Raises ValueError."""
+    if demand.frame is not None:
+        return demand.frame
+    if not profile.inputs:
+        where = f"demand for {demand.model}: frame is missing"
+        raise ValueError(f"{where}, and the profile does not know the network's inputs; give its bytes")
+    return FrameSize(0, 0, sum(spec.bytes_per_frame for spec in profile.inputs))
+
+
+def wire_us(size: float, gbps: float) -> float:
+    """So many bytes on a link that carries so much."""
+    return size * 8 / (gbps * 1e9) * 1e6
+
+
+def on_cores_us(frame_us: float, batch_size: int, cores: float) -> float:
+    """A batch whose frames take `frame_us` of a core each, on idle cores."""
+    return frame_us * max(1, math.ceil(batch_size / cores))
+
+
+def planned_ends(cluster: Cluster, ends: Ends, first: tuple[str, int], last: tuple[str, int]) -> PlannedEnds:
+    """What a batch takes on its way in and out. first, last: GPU class and batch size of these stages."""
+    (first_gpu, frames), (last_gpu, answers) = first, last
+    return PlannedEnds(
+        ingress_us=end_us(ends, frames * ends.frame_bytes, cluster.entry_gbps(first_gpu)),
+        prepare_us=on_cores_us(ends.prepare_us, frames, cluster.cores_per_server(first_gpu)),
+        finish_us=on_cores_us(ends.finish_us, answers, cluster.cores_per_server(last_gpu)),
+        egress_us=end_us(ends, answers * ends.answer_bytes, cluster.entry_gbps(last_gpu)),
+    )
+
+
+def end_us(ends: Ends, size: int, gbps: float) -> float:
+    """So many bytes over the entry's link and a server's."""
+    return wire_us(size, gbps) + ends.hop_us + size * ends.hop_us_per_byte
+
+
+def end_rate_rps(
+    cluster: Cluster, ends: Ends, gpu: str, slices_per_gpu: int, is_first: bool, is_last: bool
+) -> float:
+    """Frames/s of one worker by its share of its server's link in, link out and cores, of which only the
+    way in and out of the model counts here.
+    """
+    sharing = slices_per_gpu * cluster.gpus_per_server(gpu)
+    gbps = cluster.bandwidth_gbps(gpu, gpu)
+    needs_us = [
+        wire_us(ends.frame_bytes, gbps) if is_first else 0.0,
+        wire_us(ends.answer_bytes, gbps) if is_last else 0.0,
+        (ends.prepare_us * is_first + ends.finish_us * is_last) / cluster.cores_per_server(gpu),
+    ]
+    busy_us = max(needs_us)
+    return 1e6 / busy_us / sharing if busy_us > 0 else math.inf
+
+
 def worker_rates_rps(
-    cluster: Cluster, stages: Sequence[Stage], hops_us: Sequence[float]
+    cluster: Cluster, stages: Sequence[Stage], hops_us: Sequence[float], ends: Ends | None = None
 ) -> tuple[float, ...]:
-    """Frames/s of one worker of each stage: the least of its compute, its link in and its link out."""
+    """Frames/s of one worker of each stage: the least of its compute, its link in and its link out, and of
+    its share of cores.
+    """
     rates = []
     for index, stage in enumerate(stages):
         rate = 1e6 * stage.batch_size / max(MIN_STAGE_US, stage.latency_us)
@@ -96,6 +196,9 @@ def worker_rates_rps(
                 # A hop carries the sender's batch.
                 batch_size = stages[hop].batch_size
                 rate = min(rate, link_rate_rps(hops_us[hop], batch_size, stage.slices_per_gpu, share))
+        if ends is not None:
+            at = (index == 0, index == len(stages) - 1)
+            rate = min(rate, end_rate_rps(cluster, ends, stage.gpu, stage.slices_per_gpu, *at))
         rates.append(rate)
     return tuple(rates)
 
@@ -113,11 +216,23 @@ def hops_us(profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage]) ->
     )
 
 
-def assemble(profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage]) -> Pipeline:
+def assemble(
+    profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage], ends: Ends | None = None
+) -> Pipeline:
     """The pipeline of these stages, hops and throughput computed; the stages' latencies are taken as they
     are.
     """
     hops = hops_us(profile, cluster, stages)
-    rates = worker_rates_rps(cluster, stages, hops)
+    rates = worker_rates_rps(cluster, stages, hops, ends)
     throughput = min(stage.workers * rate for stage, rate in zip(stages, rates, strict=True))
-    return Pipeline(stages=tuple(stages), transfer_us=hops, throughput_rps=throughput)
+    return Pipeline(
+        stages=tuple(stages),
+        transfer_us=hops,
+        throughput_rps=throughput,
+        ends=None if ends is None else _ends_of_stages(cluster, ends, stages),
+    )
+
+
+def _ends_of_stages(cluster: Cluster, ends: Ends, stages: Sequence[Stage]) -> PlannedEnds:
+    first, last = stages[0], stages[-1]
+    return planned_ends(cluster, ends, (first.gpu, first.batch_size), (last.gpu, last.batch_size))

@@ -24,6 +24,7 @@ import numpy as np
 
 from planner.cluster import Cluster
 from planner.dominance import undominated
+from planner.entry import EntryRow
 from planner.formulation import Outcome, PlanModel, Question, Use
 from planner.improve import improve, objective_of
 from planner.pipelines import Floats, Ints
@@ -99,6 +100,7 @@ def search(
     effort: Effort,
     pipelines_per_class_pair: int | None = None,
     least_gives: float = 0.0,
+    entry: Sequence[EntryRow] = (),
 ) -> Found:
     """Plan these models; `least_gives` counts where they have reserves (see _share_out).
 
@@ -106,7 +108,7 @@ def search(
     """
     gpu_counts = gpu_counts_of(cluster)
     reserved = any(one.reserves for one in wanted)
-    prices = relax(gpu_counts, wanted, objective, gpu_cost)
+    prices = relax(gpu_counts, wanted, objective, gpu_cost, entry)
     question = Question(
         wanted=wanted,
         gpu_counts=gpu_counts,
@@ -115,6 +117,7 @@ def search(
         gpu_cost=gpu_cost,
         pipelines_per_class_pair=pipelines_per_class_pair,
         mean_share=MEAN_SHARE if reserved else 0.0,
+        entry=entry,
     )
     if effort.proof_nodes and len(wanted) > MODELS_TO_PROVE:
         effort = LARGE

@@ -53,13 +53,18 @@ class ServedStage:
 class ServedEnds:
     """The way of a batch from the entry to a pipeline's first stage, and of its answers back from the last.
 
-    A batch of so many bytes takes ingress_us + ingress_us_per_byte * bytes on the links, and is then prepared
-    (ServedEntry.prepare). egress_us[b - 1]: answers of b frames, finishing included.
+    A batch holds the links in for wire_us_per_byte of its bytes. It is there ingress_us +
+    ingress_us_per_byte * bytes later, and is then prepared (ServedEntry.prepare). Per batch size - 1:
+    answers are finished after finish_us, then hold the links back for answer_wire_us, and are there
+    answer_us later.
     """
 
+    wire_us_per_byte: float
     ingress_us: float
     ingress_us_per_byte: float
-    egress_us: tuple[int, ...]
+    finish_us: tuple[int, ...]
+    answer_wire_us: tuple[int, ...]
+    answer_us: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,10 @@ class ServedPipeline:
             )
         if min(len(stage.latency_us) for stage in self.stages) < self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is past the end of a stage's latency table")
-        if self.ends is not None and len(self.ends.egress_us) < self.batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is past the end of the table egress_us")
+        if self.ends is not None:
+            tables = (self.ends.finish_us, self.ends.answer_wire_us, self.ends.answer_us)
+            if min(map(len, tables)) < self.batch_size:
+                raise ValueError(f"batch_size {self.batch_size} is past the end of a table of answers")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ Rules
   one downlink in groups of slices_per_gpu * the larger gpus_per_server of the two neighbouring classes, at
   full speed.
 - Links "placed": each server has one uplink and one downlink. Dispatchers do not see each other's
-  reservations, so a model plans with its fixed share of a link, and a transfer takes 1 / share of its time on
-  the whole link. One table serves a whole hop, so it is made for the slowest sender and receiver of that hop.
+  reservations, so a model keeps to its fixed share of a link: the link counts as taken for 1 / share of a
+  transfer's time, but the transfer itself goes at full speed. One table serves a whole hop, so it is made for
+  the slowest sender and receiver of that hop.
+- The way in and out, where it is counted, is over the entry's uplink and downlink in both cases.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from planner.memory import largest_batch
 from planner.plan import ModelPlan, Pipeline, Plan, Stage
 from planner.problem import Problem
 from planner.profile import LatencyTable, ModelProfile
-from planner.rates import transfer_us
+from planner.rates import Ends, ends_of, transfer_us
 from planner.serving import (
+    ServedEnds,
+    ServedLink,
     ServedModel,
     ServedPipeline,
     ServedStage,
@@ -33,6 +37,7 @@ from planner.serving import (
     WorkerPlace,
     worker_name,
 )
+from planner.serving_ends import served_ends, served_entry, whole_us
 
 Links = Literal["paper", "placed"]
 
@@ -46,26 +51,32 @@ def served_model(plan: Plan, problem: Problem, model: str, links: Links = "paper
     if links == "placed" and plan.placement is None:
         raise ValueError(f"the plan of {model} has no placement; fill it with planner.placing.place")
     placed = _PlacedLinks(plan, problem.cluster, model) if links == "placed" else None
+    demand = next(demand for demand in problem.demands if demand.model == model)
+    ends = ends_of(profile, demand, problem.options)
+    pipelines = tuple(
+        _pipeline(model_plan, index, profile, problem.cluster, placed, ends)
+        for index in range(len(model_plan.pipelines))
+    )
     return ServedModel(
         model=model,
         slo_us=model_plan.slo_us,
         planned_rps=model_plan.throughput_rps,
-        pipelines=tuple(
-            _pipeline(model_plan, index, profile, problem.cluster, placed)
-            for index in range(len(model_plan.pipelines))
-        ),
+        pipelines=pipelines,
+        entry=served_entry(model_plan, profile, problem.cluster, pipelines),
+        links=() if placed is None else placed.links,
     )
 
 
 class _PlacedLinks:
-    """Where this model's workers are, and how fast its share of each link is."""
+    """Where this model's workers are, how fast their links are, and its shares of those."""
 
     def __init__(self, plan: Plan, cluster: Cluster, model: str) -> None:
         assert plan.placement is not None
-        bandwidth = {server.name: server.bandwidth_gbps for server in cluster.servers}
-        shares = {share.server: share for share in plan.placement.link_shares if share.model == model}
-        self.up_gbps = {name: bandwidth[name] * share.uplink for name, share in shares.items()}
-        self.down_gbps = {name: bandwidth[name] * share.downlink for name, share in shares.items()}
+        self.gbps = {server.name: server.bandwidth_gbps * cluster.carried_share for server in cluster.servers}
+        mine = [share for share in plan.placement.link_shares if share.model == model]
+        found = [(f"{one.server}.up", one.uplink) for one in mine]
+        found += [(f"{one.server}.down", one.downlink) for one in mine]
+        self.links = tuple(ServedLink(name, share) for name, share in found if 0 < share < 1)
         self.server = {
             (worker.pipeline, worker.stage, worker.worker): worker.server
             for worker in plan.placement.workers
@@ -74,16 +85,23 @@ class _PlacedLinks:
 
     def hop_gbps(self, pipeline: Pipeline, index: int, hop: int) -> float:
         """Bandwidth of the slowest sender or receiver of a hop."""
-        speeds = [self.up_gbps[name] for name in self._servers(pipeline, index, hop)]
-        speeds += [self.down_gbps[name] for name in self._servers(pipeline, index, hop + 1)]
-        return min(speeds)
+        return min(self.stage_gbps(pipeline, index, hop), self.stage_gbps(pipeline, index, hop + 1))
+
+    def stage_gbps(self, pipeline: Pipeline, index: int, stage: int) -> float:
+        """Bandwidth of the slowest server of a stage."""
+        return min(self.gbps[name] for name in self._servers(pipeline, index, stage))
 
     def _servers(self, pipeline: Pipeline, index: int, stage: int) -> set[str]:
         return {self.server[index, stage, worker] for worker in range(pipeline.stages[stage].workers)}
 
 
 def _pipeline(
-    model_plan: ModelPlan, index: int, profile: ModelProfile, cluster: Cluster, placed: _PlacedLinks | None
+    model_plan: ModelPlan,
+    index: int,
+    profile: ModelProfile,
+    cluster: Cluster,
+    placed: _PlacedLinks | None,
+    ends: Ends | None,
 ) -> ServedPipeline:
     pipeline = model_plan.pipelines[index]
     batch_size = pipeline.stages[0].batch_size
@@ -98,19 +116,37 @@ def _pipeline(
             ServedStage(
                 gpu=stage.gpu,
                 slices_per_gpu=stage.slices_per_gpu,
-                latency_us=tuple(_whole_us(_latency_us(profile, stage, batch)) for batch in batches),
+                latency_us=tuple(whole_us(_latency_us(profile, stage, batch)) for batch in batches),
                 workers=_workers(model_plan.model, pipeline, index, position, cluster, placed),
             )
             for position, stage in enumerate(pipeline.stages)
         ),
         transfer_us=tuple(
             tuple(
-                _whole_us(transfer_us(profile, pipeline.stages[hop].blocks.end - 1, batch, gbps))
+                whole_us(transfer_us(profile, pipeline.stages[hop].blocks.end - 1, batch, gbps))
                 for batch in batches
             )
             for hop, gbps in enumerate(_hop_bandwidths(pipeline, index, cluster, placed))
         ),
+        ends=None if ends is None else _served_ends(ends, pipeline, index, cluster, placed, batches),
     )
+
+
+def _served_ends(
+    ends: Ends,
+    pipeline: Pipeline,
+    index: int,
+    cluster: Cluster,
+    placed: _PlacedLinks | None,
+    batches: Sequence[int],
+) -> ServedEnds:
+    first, last = pipeline.stages[0].gpu, pipeline.stages[-1].gpu
+    in_gbps, out_gbps = cluster.entry_gbps(first), cluster.entry_gbps(last)
+    if placed is not None:
+        entry_gbps = cluster.carried_share * (cluster.entry.bandwidth_gbps or math.inf)
+        in_gbps = min(entry_gbps, placed.stage_gbps(pipeline, index, 0))
+        out_gbps = min(entry_gbps, placed.stage_gbps(pipeline, index, len(pipeline.stages) - 1))
+    return served_ends(ends, batches, in_gbps, out_gbps, cluster.cores_per_server(last))
 
 
 def _hop_bandwidths(
@@ -120,11 +156,6 @@ def _hop_bandwidths(
     if placed is not None:
         return [placed.hop_gbps(pipeline, index, hop) for hop in hops]
     return [cluster.bandwidth_gbps(pipeline.stages[hop].gpu, pipeline.stages[hop + 1].gpu) for hop in hops]
-
-
-def _whole_us(time_us: float) -> int:
-    # A sum of floats may lie a hair above the whole number that it means.
-    return math.ceil(time_us - 1e-6)
 
 
 def _largest_batch(pipeline: Pipeline, profile: ModelProfile, cluster: Cluster) -> int:

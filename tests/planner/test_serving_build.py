@@ -12,6 +12,7 @@ from planner.plan import BlockRange, ModelPlan, Plan, Stage
 from planner.problem import Demand, Problem
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile
 from planner.rates import assemble
+from planner.serving import ServedLink
 from planner.serving_build import served_model
 
 FAST = LatencyTable(gpu="A", slices_per_gpu=1, batch_sizes=(1, 2, 4), latency_us=((10.2, 20, 30), (5, 9, 17)))
@@ -70,7 +71,7 @@ def test_paper_links_are_filled_in_worker_order_by_the_larger_of_both_server_siz
     assert [worker.name for worker in second.workers] == ["net.p0.s1.w0", "net.p0.s1.w1"]
 
 
-def test_placed_links_are_the_servers_and_as_slow_as_the_smallest_share() -> None:
+def test_placed_links_are_the_servers_at_full_speed_and_a_share_of_their_time() -> None:
     where = [("a0", 0), ("a0", 1), ("a1", 0)]
     placement = Placement(
         workers=(
@@ -85,7 +86,8 @@ def test_placed_links_are_the_servers_and_as_slow_as_the_smallest_share() -> Non
     )
     model = served_model(replace(PLAN, placement=placement), PROBLEM, "net", links="placed")
     (pipeline,) = model.pipelines
-    assert pipeline.transfer_us == ((20, 40),)
+    assert pipeline.transfer_us == ((10, 20),)
+    assert model.links == (ServedLink("a1.up", 0.5), ServedLink("b0.down", 0.8))
     assert [worker.uplink for worker in pipeline.stages[0].workers] == ["a0.up", "a0.up", "a1.up"]
     with pytest.raises(ValueError, match="no placement"):
         served_model(PLAN, PROBLEM, "net", links="placed")

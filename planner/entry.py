@@ -1,0 +1,140 @@
+"""What the entry server carries: rows of the plan that bound all models' rates together.
+
+Notation   m models; e rows of the entry; X_m frames/s of m; F_m, A_m bits of a frame and of its answer; h_m
+           time of the entry's cores per frame; B, C the entry's link and its link to clients; H its cores
+Link out   sum_m (F_m + A_m) X_m <= B      frames to first stages, answers to clients
+Link in    sum_m (F_m + A_m) X_m <= B      frames from clients, answers from last stages
+           with a link to clients of their own: F_m out, A_m in on B; F_m in, A_m out on C
+Cores      sum_m h_m X_m <= H
+
+A row does not depend on pipelines. So it takes part in the relaxation and in the MILP as one row on z (or on
+the models' shares u_m of it), and for given rates it is a condition.
+
+Rules
+- Links count what they carry (Cluster.carried_share), prices and capacities are of a link as it is sold.
+- Every server counts as a host of its own: what shares one with the entry is planned as if it did not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.cluster import Cluster
+from planner.plan import EntryUse, ModelPlan
+from planner.problem import Problem
+from planner.rates import Ends, ends_of
+
+
+@dataclass(frozen=True)
+class EntryRow:
+    """sum_m per_frame[m] X_m <= capacity. carried: the part of a unit that is of use."""
+
+    name: str
+    resource: str
+    unit: str
+    capacity: float
+    per_frame: tuple[float, ...]
+    carried: float = 1.0
+
+    def used(self, rates: Sequence[float]) -> float:
+        """What these rates of all models take."""
+        return math.fsum(need * rate for need, rate in zip(self.per_frame, rates, strict=True))
+
+    def most_factor(self, rates: Sequence[float]) -> float:
+        """The largest z for which z times these rates fit."""
+        used = self.used(rates)
+        return self.capacity / used if used > 0 else math.inf
+
+
+def entry_rows(problem: Problem) -> tuple[EntryRow, ...]:
+    """Of the problem's models, in the demands' order; none where the way in and out is not counted."""
+    found = [
+        ends_of(problem.profile.model(demand.model), demand, problem.options) for demand in problem.demands
+    ]
+    ends = [one for one in found if one is not None]
+    return tuple(_rows(problem.cluster, ends)) if ends else ()
+
+
+def _rows(cluster: Cluster, ends: Sequence[Ends]) -> list[EntryRow]:
+    entry, carried = cluster.entry, cluster.carried_share
+    frames = tuple(one.frame_bytes * 8 / 1e9 for one in ends)
+    answers = tuple(one.answer_bytes * 8 / 1e9 for one in ends)
+    both = tuple(map(sum, zip(frames, answers, strict=True)))
+    rows = []
+
+    def link(direction: str, resource: str, gbps: float | None, per_frame: tuple[float, ...]) -> None:
+        if gbps is not None:
+            name = f"{resource} {direction}"
+            rows.append(EntryRow(name, resource, "Gbit/s", gbps * carried, per_frame, carried))
+
+    if entry.client_bandwidth_gbps is None:
+        link("out", "link", entry.bandwidth_gbps, both)
+        link("in", "link", entry.bandwidth_gbps, both)
+    else:
+        link("out", "link", entry.bandwidth_gbps, frames)
+        link("in", "link", entry.bandwidth_gbps, answers)
+        link("out", "client link", entry.client_bandwidth_gbps, answers)
+        link("in", "client link", entry.client_bandwidth_gbps, frames)
+    if entry.cores is not None and any(one.entry_us for one in ends):
+        busy = tuple(one.entry_us / 1e6 for one in ends)
+        rows.append(EntryRow("cores", "cores", "core", float(entry.cores), busy))
+    return rows
+
+
+def most_factor(rows: Sequence[EntryRow], rates: Sequence[float]) -> float:
+    """The largest z for which z times these rates of all models fit every row."""
+    return min((row.most_factor(rates) for row in rows), default=math.inf)
+
+
+def within(rows: Sequence[EntryRow], most: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Rates of at most `most` that fit every row: models that get more than z times their weight are held to
+    that, for the largest z that fits.
+    """
+    factors = sorted(rate / weight for rate, weight in zip(most, weights, strict=True))
+    if all(row.used(most) <= row.capacity for row in rows):
+        return list(most)
+    z = 0.0
+    for row in rows:
+        if row.used(most) > row.capacity:
+            found = _water_level(row, factors, most, weights)
+            z = found if z == 0.0 else min(z, found)
+    return [min(rate, z * weight) for rate, weight in zip(most, weights, strict=True)]
+
+
+def _water_level(
+    row: EntryRow, factors: Sequence[float], most: Sequence[float], weights: Sequence[float]
+) -> float:
+    """The z at which rates min(most, z * weight) fill the row."""
+    pairs = list(zip(row.per_frame, most, weights, strict=True))
+    low = 0.0
+    for factor in factors:
+        if math.fsum(need * min(rate, factor * weight) for need, rate, weight in pairs) > row.capacity:
+            break
+        low = factor
+    held = math.fsum(need * rate for need, rate, weight in pairs if rate <= low * weight)
+    rising = math.fsum(need * weight for need, rate, weight in pairs if rate > low * weight)
+    return (row.capacity - held) / rising
+
+
+def entry_use(
+    rows: Sequence[EntryRow], models: Sequence[ModelPlan], prices: Mapping[str, float]
+) -> tuple[EntryUse, ...]:
+    """Per resource: its busiest direction, and the price of one more unit. `prices`: objective per unit of a
+    row's capacity, by name.
+    """
+    rates = [model.throughput_rps for model in models]
+    uses = []
+    for resource in dict.fromkeys(row.resource for row in rows):
+        mine = [row for row in rows if row.resource == resource]
+        uses.append(
+            EntryUse(
+                resource=resource,
+                unit=mine[0].unit,
+                capacity=mine[0].capacity / mine[0].carried,
+                busy=max(row.used(rates) / row.capacity for row in mine),
+                price=sum(prices.get(row.name, 0.0) * row.carried for row in mine),
+            )
+        )
+    return tuple(uses)
