@@ -26,7 +26,7 @@ from planner.deployment import (
     ServerSpec,
 )
 from planner.placing import place
-from planner.plan import ModelPlan, Pipeline, Plan, Stage
+from planner.plan import ModelPlan, Pipeline, Plan, PlannedEnds, Stage
 from planner.profile import LatencyTable, ModelProfile, Profile
 
 EXECUTORS = ("emulated", "cpu")
@@ -74,7 +74,8 @@ def rehearsed(
         small = replace(small, placement=place(small, local.to_cluster()))
     assert small.placement is not None
     used = {seat.server for seat in small.placement.workers}
-    stretched = Profile(models=tuple(_stretched_profile(model, slow) for model in profile.models))
+    known = deployment.with_costs(profile)
+    stretched = Profile(models=tuple(_stretched_profile(model, slow) for model in known.models))
     return _only(local, used), stretched, small
 
 
@@ -105,8 +106,14 @@ def _local(deployment: Deployment, how: Rehearsal) -> Deployment:
         )
         for model in deployment.models
     )
+    clients_gbps = spec.entry.client_bandwidth_gbps
+    entry = EntrySpec(
+        bandwidth_gbps=(spec.entry.bandwidth_gbps or spec.bandwidth_gbps) / how.slower,
+        client_bandwidth_gbps=None if clients_gbps is None else clients_gbps / how.slower,
+        cores=spec.entry.cores,
+    )
     cluster = spec.model_copy(
-        update={"entry": EntrySpec(), "gpu_classes": classes, "groups": tuple(groups)},
+        update={"entry": entry, "gpu_classes": classes, "groups": tuple(groups)},
     )
     here: Mapping[str, None] = {"tls": None, "execution_env": None}
     return deployment.model_copy(update={"cluster": cluster, "models": models, **here})
@@ -138,10 +145,21 @@ def _model_plan(model: ModelPlan, how: Rehearsal) -> ModelPlan:
 def _pipeline(pipeline: Pipeline, how: Rehearsal) -> Pipeline:
     stages = tuple(_stage(stage, how) for stage in pipeline.stages)
     left = min(small.workers / whole.workers for small, whole in zip(stages, pipeline.stages, strict=True))
-    return Pipeline(
+    return replace(
+        pipeline,
         stages=stages,
         transfer_us=tuple(time_us * how.slower for time_us in pipeline.transfer_us),
         throughput_rps=pipeline.throughput_rps * left / how.slower,
+        ends=None if pipeline.ends is None else _ends(pipeline.ends, how.slower),
+    )
+
+
+def _ends(ends: PlannedEnds, slower: float) -> PlannedEnds:
+    return PlannedEnds(
+        ingress_us=ends.ingress_us * slower,
+        prepare_us=ends.prepare_us * slower,
+        finish_us=ends.finish_us * slower,
+        egress_us=ends.egress_us * slower,
     )
 
 
@@ -156,6 +174,7 @@ def _stretched_profile(model: ModelProfile, slower: float) -> ModelProfile:
         stage_us=model.overheads.stage_us * slower,
         hop_us=model.overheads.hop_us * slower,
         hop_us_per_byte=model.overheads.hop_us_per_byte * slower,
+        entry=model.overheads.entry.times(slower),
     )
     tables = tuple(_stretched_table(table, slower) for table in model.tables)
     provenance: Mapping[str, str] = {
@@ -163,7 +182,13 @@ def _stretched_profile(model: ModelProfile, slower: float) -> ModelProfile:
         "rehearsal": f"all times are {slower:g} times as long",
     }
     return replace(
-        model, tables=tables, overheads=overheads, provenance=provenance, options=_OPTIONS.to_options()
+        model,
+        tables=tables,
+        overheads=overheads,
+        provenance=provenance,
+        options=_OPTIONS.to_options(),
+        prepare=None if model.prepare is None else model.prepare.times(slower),
+        finish_us=model.finish_us * slower,
     )
 
 

@@ -73,14 +73,20 @@ def _cluster_changes(planned: Cluster, now: Cluster) -> Iterator[Changed]:
         "cluster server",
         {each.name: each for each in planned.servers},
         {each.name: each for each in now.servers},
-        ("gpu", "gpu_count", "bandwidth_gbps"),
+        ("gpu", "gpu_count", "bandwidth_gbps", "cores"),
+    )
+    yield from _compare(
+        "cluster",
+        {"entry": planned.entry},
+        {"entry": now.entry},
+        ("bandwidth_gbps", "client_bandwidth_gbps", "cores"),
     )
 
 
 def _demand_changes(planned: Problem, now: Problem) -> Iterator[Changed]:
     before = {each.model: each for each in planned.demands}
     after = {each.model: each for each in now.demands}
-    yield from _compare("models", before, after, ("weight", "rate_rps"))
+    yield from _compare("models", before, after, ("weight", "rate_rps", "frame", "answer_bytes"))
     for name in [name for name in after if name in before]:
         if before[name].slo_us != after[name].slo_us:
             was, now_ms = before[name].slo_us / 1000, after[name].slo_us / 1000

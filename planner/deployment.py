@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +37,10 @@ from planner.cluster import (
 )
 from planner.devices import GpuServer, devices_of
 from planner.execution import Compiler, ExecutorOptions, Precision
+from planner.frames import ASSUMED_ENTRY, ASSUMED_PREPARE, NO_COST, FrameSize
 from planner.manifest import TlsFiles
 from planner.problem import Demand, Objective, PlanOptions, Problem
-from planner.profile import DTYPE_BYTES, Profile, TensorSpec
+from planner.profile import DTYPE_BYTES, ModelProfile, Profile, TensorSpec
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?$")]
 """Safe as a folder, a Triton model name and a Kubernetes label; '..' is refused where names are made."""
@@ -50,6 +52,14 @@ Device = Annotated[
 ]
 PORTS_PER_SERVER = 3
 ENTRY_PORTS = 3
+CARRIED_SHARE = 0.95
+"""What TCP over Ethernet carries of a link's bandwidth: 1,448 of 1,538 bytes per packet, and some reserve."""
+CORES_PER_GPU = 4
+"""Of a server whose cores are not stated; cloud servers of L4 and T4 have as many or more."""
+JPEG_BYTES_PER_PIXEL = 0.17
+"""Of a JPEG whose size is not stated: 350 KB at 1920 x 1080."""
+BYTES_PER_FINDING = 64
+"""Of a class or a box in an answer: score, index, label, coordinates."""
 _MOST_FAULTS = 5
 """Of one kind that are shown."""
 
@@ -108,6 +118,9 @@ class ServerGroupSpec(_Strict):
     host: Host = "127.0.0.1"
     servers: tuple[ServerSpec, ...] = ()
     bandwidth_gbps: float | None = Field(default=None, gt=0)
+    cores: int | None = Field(default=None, ge=1, le=1024)
+    """Of each server, for preparing frames and finishing answers. Default: CORES_PER_GPU for each of its
+    GPUs."""
 
     @field_validator("count")
     @classmethod
@@ -127,13 +140,19 @@ class ServerGroupSpec(_Strict):
 
 
 class EntrySpec(_Strict):
-    """Address of the entry server."""
+    """The entry server: its address, its link (default: the cluster's bandwidth), its cores. All that
+    clients send and get crosses the link too, unless `client_bandwidth_gbps` says that they have one of
+    their own.
+    """
 
     host: Host = "127.0.0.1"
     http_port: int = Field(default=0, ge=0, le=65535)
     grpc_port: int = Field(default=0, ge=0, le=65535)
     metrics_port: int = Field(default=0, ge=0, le=65535)
     feedback_port: int = Field(default=0, ge=0, le=65535)
+    bandwidth_gbps: float | None = Field(default=None, gt=0)
+    client_bandwidth_gbps: float | None = Field(default=None, gt=0)
+    cores: int | None = Field(default=None, ge=1, le=1024)
 
 
 class ClusterSpec(_Strict):
@@ -188,12 +207,45 @@ class ProgramSpec(_Strict):
         return self
 
 
+class FrameSpec(_Strict):
+    """What clients send for one frame, as planned with. `bytes` of a raw frame follow from its size."""
+
+    width: int = Field(ge=1, le=65_535)
+    height: int = Field(ge=1, le=65_535)
+    bytes: int | None = Field(default=None, ge=1, le=1 << 30)
+
+
 class PreprocessSpec(_Strict):
     """Encoded or raw frames to the model's input: decode, resize, scale to [0, 1], normalise per channel."""
 
     kind: Literal["jpeg", "raw"] = "jpeg"
+    frame: FrameSpec | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def to_frame(self) -> FrameSize:
+        """As the planner's type; what is not stated is assumed, and marked so."""
+        width, height, size = 1920, 1080, None
+        if self.frame is not None:
+            width, height, size = self.frame.width, self.frame.height, self.frame.bytes
+        assumed = self.frame is None or (size is None and self.kind == "jpeg")
+        if size is None:
+            size = (
+                width * height * 3 if self.kind == "raw" else math.ceil(width * height * JPEG_BYTES_PER_PIXEL)
+            )
+        return FrameSize(width, height, size, assumed)
+
+    @model_validator(mode="after")
+    def _raw_size(self) -> PreprocessSpec:
+        frame = self.frame
+        if (
+            self.kind == "raw"
+            and frame is not None
+            and frame.bytes not in (None, frame.width * frame.height * 3)
+        ):
+            where = f"frame.bytes {frame.bytes} of a raw frame of {frame.width} x {frame.height}"
+            raise ValueError(f"{where}; leave it out, it is {frame.width * frame.height * 3}")
+        return self
 
 
 class PostprocessSpec(_Strict):
@@ -285,6 +337,7 @@ class PlannerSpec(_Strict):
     slo_margin: float = Field(default=0.4, ge=0, lt=1)
     batch_build_factor: float = Field(default=1.3, ge=0)
     per_stage_batch: bool = False
+    count_ends: bool = True
 
 
 class Deployment(_Strict):
@@ -329,6 +382,9 @@ class Deployment(_Strict):
             grpc_port=spec.entry.grpc_port or port + 1,
             metrics_port=spec.entry.metrics_port or port + 2,
             feedback_port=spec.entry.feedback_port or port + 3,
+            bandwidth_gbps=spec.entry.bandwidth_gbps or spec.bandwidth_gbps,
+            client_bandwidth_gbps=spec.entry.client_bandwidth_gbps,
+            cores=spec.entry.cores,
         )
         port += ENTRY_PORTS + 2 * len(self.models)  # two revisions may be loaded side by side
         servers = []
@@ -339,6 +395,7 @@ class Deployment(_Strict):
                     gpu=group.gpu,
                     gpu_count=group.gpus_per_server,
                     bandwidth_gbps=group.bandwidth_gbps or spec.bandwidth_gbps,
+                    cores=group.cores or CORES_PER_GPU * group.gpus_per_server,
                     host=server.host,
                     http_port=server.http_port or port,
                     grpc_port=server.grpc_port or port + 1,
@@ -351,6 +408,7 @@ class Deployment(_Strict):
             gpu_classes=tuple(_gpu_class(gpu_class) for gpu_class in spec.gpu_classes),
             servers=_with_devices(spec, servers),
             entry=entry,
+            carried_share=CARRIED_SHARE,
         )
 
     def to_demands(self) -> tuple[Demand, ...]:
@@ -362,6 +420,8 @@ class Deployment(_Strict):
                 weight=1.0 if model.weight is None and model.rate_rps is None else model.weight,
                 rate_rps=model.rate_rps,
                 slo_margin=model.slo_margin,
+                frame=_frame(model),
+                answer_bytes=_answer_bytes(model),
             )
             for model in self.models
         )
@@ -381,6 +441,7 @@ class Deployment(_Strict):
             slo_margin=self.planner.slo_margin,
             batch_build_factor=self.planner.batch_build_factor,
             per_stage_batch=self.planner.per_stage_batch,
+            count_ends=self.planner.count_ends,
             gpu_cost={gpu_class.name: gpu_class.cost for gpu_class in self.cluster.gpu_classes},
         )
 
@@ -388,10 +449,27 @@ class Deployment(_Strict):
         """The planning problem that this deployment states."""
         return Problem(
             cluster=self.to_cluster(),
-            profile=profile,
+            profile=self.with_costs(profile),
             demands=self.to_demands(),
             options=self.to_options(),
         )
+
+    def with_costs(self, profile: Profile) -> Profile:
+        """The profile with what it does not know of preparing frames and of the entry assumed, and marked
+        so."""
+        return replace(profile, models=tuple(self._with_costs(model) for model in profile.models))
+
+    def _with_costs(self, profile: ModelProfile) -> ModelProfile:
+        spec = next((model for model in self.models if model.name == profile.model), None)
+        if spec is None or not self.planner.count_ends:
+            return profile
+        overheads = profile.overheads
+        if overheads.entry == NO_COST:
+            overheads = replace(overheads, entry=ASSUMED_ENTRY)
+        prepare = profile.prepare
+        if prepare is None and spec.preprocess is not None:
+            prepare = ASSUMED_PREPARE[spec.preprocess.kind]
+        return replace(profile, overheads=overheads, prepare=prepare)
 
     def model(self, name: str) -> ModelSpec:
         """The model called `name`. Raises KeyError."""
@@ -399,6 +477,21 @@ class Deployment(_Strict):
             if model.name == name:
                 return model
         raise KeyError(f"no model {name!r} in deployment {self.name!r}")
+
+
+def _frame(model: ModelSpec) -> FrameSize:
+    """What clients send; without preprocessing the network's input."""
+    if model.preprocess is not None:
+        return model.preprocess.to_frame()
+    return FrameSize(0, 0, input_spec(model).bytes_per_frame)
+
+
+def _answer_bytes(model: ModelSpec) -> int | None:
+    """What goes back for one frame; None: the network's outputs."""
+    post = model.postprocess
+    if post is None or post.task == "segmentation":
+        return None
+    return BYTES_PER_FINDING * (post.top_k if post.task == "classification" else post.max_boxes)
 
 
 def input_spec(model: ModelSpec) -> TensorSpec:

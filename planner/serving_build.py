@@ -62,7 +62,7 @@ def served_model(plan: Plan, problem: Problem, model: str, links: Links = "paper
         slo_us=model_plan.slo_us,
         planned_rps=model_plan.throughput_rps,
         pipelines=pipelines,
-        entry=served_entry(model_plan, profile, problem.cluster, pipelines),
+        entry=None if ends is None else served_entry(profile, demand, problem.cluster, pipelines),
         links=() if placed is None else placed.links,
     )
 

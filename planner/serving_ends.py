@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from planner.cluster import Cluster
 from planner.frames import NO_COST
-from planner.plan import ModelPlan
+from planner.problem import Demand
 from planner.profile import ModelProfile
-from planner.rates import Ends, on_cores_us, wire_us
+from planner.rates import Ends, frame_of, on_cores_us, wire_us
 from planner.serving import ServedEnds, ServedEntry, ServedHost, ServedPipeline
 
 
@@ -39,18 +39,17 @@ def served_ends(
 
 
 def served_entry(
-    model: ModelPlan, profile: ModelProfile, cluster: Cluster, pipelines: Sequence[ServedPipeline]
-) -> ServedEntry | None:
-    """None where the way in and out is not counted."""
-    if model.frame is None:
-        return None
+    profile: ModelProfile, demand: Demand, cluster: Cluster, pipelines: Sequence[ServedPipeline]
+) -> ServedEntry:
+    """What is the same for all of the model's pipelines."""
     name = cluster.entry.name
+    frame = frame_of(profile, demand)
     prepare = profile.prepare or NO_COST
     return ServedEntry(
         uplink=f"{name}.up",
         downlink=f"{name}.down",
-        frame_bytes=model.frame.bytes,
-        frame_pixels=model.frame.pixels,
+        frame_bytes=frame.bytes,
+        frame_pixels=frame.pixels,
         prepare=prepare,
         hosts=() if prepare == NO_COST else tuple(_hosts(cluster, pipelines)),
     )
