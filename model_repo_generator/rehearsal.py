@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -82,12 +83,14 @@ def rehearsed(
 def _local(deployment: Deployment, how: Rehearsal) -> Deployment:
     """All servers on this machine, every class with the rehearsal's executor, times stretched."""
     spec = deployment.cluster
+    named = iter(deployment.to_cluster().servers)
     groups = []
     for group in spec.groups:
-        names = [server.name for server in group.servers]
-        names = names or [f"{group.gpu}-{index}" for index in range(group.count or 0)]
+        count = group.count or len(group.servers)
         gbps = (group.bandwidth_gbps or spec.bandwidth_gbps) / how.slower
-        servers = tuple(ServerSpec(name=name, host=LOOPBACK) for name in names)
+        servers = tuple(
+            ServerSpec(name=server.name, host=LOOPBACK) for server in itertools.islice(named, count)
+        )
         groups.append(
             group.model_copy(
                 update={"count": None, "host": LOOPBACK, "servers": servers, "bandwidth_gbps": gbps}

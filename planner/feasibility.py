@@ -18,6 +18,7 @@ from planner.loads import server_loads
 from planner.memory import largest_batch
 from planner.placement import Placement
 from planner.plan import ModelPlan, Pipeline, Plan, Stage
+from planner.pools import by_pool, plan_by_pool
 from planner.problem import Demand, Objective, Problem
 from planner.profile import ModelProfile
 from planner.rates import assemble, batch_build_us, budget_us, ends_of, stage_latency_us
@@ -38,7 +39,11 @@ def check(plan: Plan, problem: Problem) -> None:
 
 
 def violations(plan: Plan, problem: Problem) -> list[str]:
-    """Every fault of the plan, its placement included where it has one."""
+    """Every fault of the plan, its placement included where it has one. Pools are held against their own
+    links.
+    """
+    plan, _ = plan_by_pool(plan, problem.cluster)
+    problem = by_pool(problem)
     wanted = [demand.model for demand in problem.demands]
     planned = [model.model for model in plan.models]
     if wanted != planned:

@@ -19,11 +19,15 @@ from planner.link_shares import link_shares
 from planner.packing import WorkerId, pack, workers_at
 from planner.placement import PlacedWorker, Placement
 from planner.plan import ModelPlan, Plan
+from planner.pools import plan_by_pool
 
 
 def place(plan: Plan, cluster: Cluster) -> Placement:
-    """A placement of the plan's workers on the cluster's servers. Raises ValueError where they do not fit."""
+    """A placement of the plan's workers on the cluster's servers, pool by pool. Raises ValueError where they
+    do not fit.
+    """
     workers: list[PlacedWorker] = []
+    plan, cluster = plan_by_pool(plan, cluster)
     for gpu_class in cluster.gpu_classes:
         workers += _place_class(plan, gpu_class.name, cluster.servers_of(gpu_class.name))
     order = {model.model: index for index, model in enumerate(plan.models)}

@@ -28,7 +28,8 @@ class BlockRange:
 class Stage:
     """A contiguous range of blocks run by one pool of `workers` slices of GPU class `gpu`.
 
-    latency_us is for a whole batch of batch_size on one worker, overheads included.
+    latency_us is for a whole batch of batch_size on one worker, overheads included. pool: which of the
+    class's servers, where they are unlike (planner.pools); '': any.
     """
 
     blocks: BlockRange
@@ -37,6 +38,12 @@ class Stage:
     batch_size: int
     workers: int
     latency_us: float
+    pool: str = ""
+
+    @property
+    def at(self) -> str:
+        """What the plan's prices and counts call these servers: the pool, or the class."""
+        return self.pool or self.gpu
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class Plan:
     / objective.
 
     gpu_price: objective gained by one more GPU of a class (LP dual). utilisation: busy share of a class at
-    planned rates.
+    planned rates. These, gpus_used and latency_sources are by pool where servers of a class are unlike.
     """
 
     planner: str

@@ -32,6 +32,7 @@ from planner.feasibility import check
 from planner.pipelines import Columns, enumerate_columns
 from planner.placing import place
 from planner.plan import Plan
+from planner.pools import by_pool, with_classes
 from planner.prices import RatesTooHigh, Wanted, relax
 from planner.problem import Demand, Objective, Problem, weight_of
 from planner.queueing import reserves
@@ -53,16 +54,18 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
     _require("mode", mode, get_args(Mode))
     validate(problem)
     effort = FAST if mode == "fast" else PROVEN
-    resolved = with_build_rates(problem)
     problem_hash = serial.content_hash(problem)
+    whole, problem = problem, by_pool(problem)
+    resolved = with_build_rates(problem)
     if planner == "ppipe":
         made = _milp(resolved, "ppipe", effort, problem_hash)
     else:
         made = _milp(one_stage(resolved), "np", effort, problem_hash)
     if planner == "dart-r":
         made = _dart(resolved, made, problem_hash)
-    made = replace(made, placement=place(made, problem.cluster))
-    check(made, resolved)
+    made = with_classes(made, whole.cluster)
+    made = replace(made, placement=place(made, whole.cluster))
+    check(made, replace(whole, demands=resolved.demands))
     if planner == "ppipe":
         made = with_prices_of_absent(
             made, problem, lambda one: _milp(with_build_rates(one), "ppipe", effort, "")

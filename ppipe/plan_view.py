@@ -74,7 +74,7 @@ def _stages_text(pipeline: Pipeline) -> str:
 
 def worker_text(stage: Stage) -> str:
     """What one worker is: a GPU or a slice of one."""
-    return stage.gpu if stage.slices_per_gpu == 1 else f"1/{stage.slices_per_gpu} {stage.gpu}"
+    return stage.at if stage.slices_per_gpu == 1 else f"1/{stage.slices_per_gpu} {stage.at}"
 
 
 def blocks_text(stage: Stage) -> str:
@@ -174,7 +174,7 @@ def _lanes(plan: Plan) -> list[tuple[str, float, float, list[_Pool]]]:
         for m, model in enumerate(plan.models):
             for p, pipeline in enumerate(model.pipelines):
                 for position, stage in enumerate(pipeline.stages):
-                    if stage.gpu != gpu:
+                    if stage.at != gpu:
                         continue
                     slot = filled.get(position, 0)
                     filled[position] = slot + 1

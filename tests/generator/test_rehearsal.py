@@ -135,3 +135,14 @@ def test_on_the_cpu_programs_are_wanted_and_nothing_is_padded(
 def test_a_rehearsal_that_cannot_be_names_its_option(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RehearsalFault, match=said):
         dataclasses.replace(Rehearsal(), **fields)
+
+
+def test_pools_by_count_of_one_class_keep_their_servers(
+    data: dict[str, Any], profile: Profile, plan: Plan
+) -> None:
+    groups = data["cluster"]["groups"]
+    data["cluster"]["groups"] = [groups[0], *({**groups[1], "count": 1} for _ in range(3))]
+    fleet = parse_deployment(data, "test")
+    local, _, _ = rehearsed(fleet, profile, placed(plan, fleet, profile), Rehearsal())
+    names = {server.name for server in fleet.to_cluster().servers}
+    assert {server.name for server in local.to_cluster().servers} <= names

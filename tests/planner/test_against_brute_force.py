@@ -24,7 +24,6 @@ from planner.planning import plan
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile
 
-CLASSES = ("A", "B")
 Place = tuple[int, str]
 
 
@@ -96,8 +95,9 @@ def _pipe(
 
 def best_by_gpus(problem: Problem, demand: Demand) -> dict[tuple[int, ...], float]:
     """Most frames/s of a model for each vector of whole GPUs per class."""
-    counts = {gpu: problem.cluster.gpu_count(gpu) for gpu in CLASSES}
-    places = [(k, gpu) for k in range(problem.options.max_stages) for gpu in CLASSES]
+    classes = [one.name for one in problem.cluster.gpu_classes]
+    counts = {gpu: problem.cluster.gpu_count(gpu) for gpu in classes}
+    places = [(k, gpu) for k in range(problem.options.max_stages) for gpu in classes]
     states: dict[tuple[Fraction, ...], float] = {(Fraction(0),) * len(places): 0.0}
     for pipe in set(pipes(problem, demand)):
         ranges = [range(1, counts[gpu] * slices + 1) for gpu, slices, _ in pipe.stages]
@@ -112,12 +112,12 @@ def best_by_gpus(problem: Problem, demand: Demand) -> dict[tuple[int, ...], floa
                 after = tuple(
                     used + use.get(place, Fraction(0)) for place, used in zip(places, state, strict=True)
                 )
-                if all(sum(_up(after, places, g)) <= counts[g] for g in CLASSES):
+                if all(sum(_up(after, places, g)) <= counts[g] for g in classes):
                     added[after] = max(added.get(after, 0.0), before + rate)
         states = added
     best: dict[tuple[int, ...], float] = {}
     for state, rate in states.items():
-        gpus = tuple(sum(_up(state, places, g)) for g in CLASSES)
+        gpus = tuple(sum(_up(state, places, g)) for g in classes)
         best[gpus] = max(best.get(gpus, 0.0), rate)
     return best
 
@@ -128,21 +128,53 @@ def _up(state: tuple[Fraction, ...], places: list[Place], gpu: str) -> list[int]
 
 def brute_force(problem: Problem) -> float:
     """The best objective: max-rate's factor (0 if a model gets nothing), or the least cost (inf if none)."""
+    problem = told_apart(problem)
+    classes = [one.name for one in problem.cluster.gpu_classes]
     tables = [best_by_gpus(problem, demand) for demand in problem.demands]
-    counts = [problem.cluster.gpu_count(gpu) for gpu in CLASSES]
+    counts = [problem.cluster.gpu_count(gpu) for gpu in classes]
     maximise = problem.options.objective is Objective.MAX_RATE
     best = 0.0 if maximise else math.inf
     for choice in itertools.product(*(table.items() for table in tables)):
-        gpus = [sum(vector[g] for vector, _ in choice) for g in range(len(CLASSES))]
+        gpus = [sum(vector[g] for vector, _ in choice) for g in range(len(classes))]
         if any(used > there for used, there in zip(gpus, counts, strict=True)):
             continue
         rates = [rate for _, rate in choice]
         if maximise:
             best = max(best, min(r / (d.weight or 1) for r, d in zip(rates, problem.demands, strict=True)))
         elif all(r >= (d.rate_rps or 0) * (1 - 1e-9) for r, d in zip(rates, problem.demands, strict=True)):
-            cost = sum(n * problem.options.gpu_cost[g] for n, g in zip(gpus, CLASSES, strict=True))
+            cost = sum(n * problem.options.gpu_cost[g[0]] for n, g in zip(gpus, classes, strict=True))
             best = min(best, cost)
     return best
+
+
+def told_apart(problem: Problem) -> Problem:
+    """A class for each speed of link that servers of a class have: `A10`."""
+    cluster, profile = problem.cluster, problem.profile
+
+    def name(server: Server) -> str:
+        return f"{server.gpu}{server.bandwidth_gbps:g}"
+
+    classes = {name(server): cluster.gpu_class(server.gpu) for server in cluster.servers}
+    models = [
+        replace(
+            model,
+            tables=tuple(
+                replace(table, gpu=new)
+                for new, old in classes.items()
+                for table in model.tables
+                if table.gpu == old.name
+            ),
+        )
+        for model in profile.models
+    ]
+    return replace(
+        problem,
+        cluster=Cluster(
+            gpu_classes=tuple(replace(old, name=new) for new, old in classes.items()),
+            servers=tuple(replace(server, gpu=name(server)) for server in cluster.servers),
+        ),
+        profile=Profile(tuple(models)),
+    )
 
 
 latencies = st.integers(100, 3000).map(float)
@@ -246,6 +278,6 @@ def test_one_pipeline_per_class_tuple_is_kept_and_no_better(problem: Problem) ->
     except Infeasible:
         return
     for model in made.models:
-        tuples = [tuple(stage.gpu for stage in pipeline.stages) for pipeline in model.pipelines]
+        tuples = [tuple(stage.at for stage in pipeline.stages) for pipeline in model.pipelines]
         assert len(tuples) == len(set(tuples))
     assert made.objective <= plan(problem).upper_bound * (1 + 1e-7)
