@@ -12,6 +12,7 @@ The repository itself is not in it: pods read it from a volume or an object stor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from model_repo_generator.kubernetes.addresses import check_addresses
@@ -34,6 +35,8 @@ from planner.plan import Plan
 KUSTOMIZATION = "kustomization.yaml"
 LAUNCH = "launch"
 DASHBOARD = "dashboard.json"
+_MIG = re.compile(r"[^/]+/mig-")
+"""Resources that NVIDIA's device plugin gives MIG devices, by its 'mixed' strategy."""
 
 
 def render_bundle(
@@ -106,13 +109,22 @@ def _check_options(fleet: Fleet, deployment: Deployment, options: KubernetesOpti
             f"triton_version: the image has Triton {options.triton_version}, the repository was generated "
             f"for {made_for}: take an image with {made_for}, or generate for {options.triton_version}"
         )
+    # Of servers without work too: the next plan may use them.
     classes = [gpu_class.name for gpu_class in deployment.cluster.gpu_classes]
-    pools = [f"{server.gpu}-x{server.gpu_count}" for server in deployment.to_cluster().servers]
-    known = list(dict.fromkeys((*classes, *pools)))
+    sizes = [f"{server.gpu}-x{server.gpu_count}" for server in deployment.to_cluster().servers]
+    pools = [group.pool for group in fleet.groups if group.gpus]
+    known = list(dict.fromkeys((*classes, *sizes, *pools)))
     for field in ("node_selectors", "gpu_resources"):
         for name in getattr(options, field):
             if name not in known:
                 raise BundleFault(f"{field}: no GPU class or size {name!r}; there are {', '.join(known)}")
+    for group in fleet.groups:
+        resource = group.chosen(options.gpu_resources, options.gpu_resource)
+        if group.gpus > 1 and _MIG.match(resource):
+            raise BundleFault(
+                f"gpu_resources: {resource} for {group.pool}: CUDA shows a process one MIG device at most, "
+                f"and these servers have {group.gpus}; make a server for each (gpus_per_server: 1)"
+            )
 
 
 def notes(
@@ -122,12 +134,15 @@ def notes(
     chosen: dict[str, list[tuple[str, Plain]]] = {}
     for group in read_fleet(manifest, deployment, plan).groups:
         if group.executor is Executor.CUDA and not group.is_entry:
-            selector = dict(group.chosen(options.node_selectors, {}))
-            chosen.setdefault(group.group, []).append((group.pool, selector))
-    for gpu, pools in chosen.items():
-        selectors = [selector for _, selector in pools]
+            picks = {
+                "selector": dict(group.chosen(options.node_selectors, {})),
+                "resource": group.chosen(options.gpu_resources, options.gpu_resource),
+            }
+            chosen.setdefault(group.group, []).append((group.pool, picks))
+    for pools in chosen.values():
+        selectors = [picks for _, picks in pools]
         if len(pools) > 1 and any(selector in selectors[:index] for index, selector in enumerate(selectors)):
             yield (
                 f"node_selectors: {' and '.join(pool for pool, _ in pools)} have the same selector, so a pod "
-                f"of a small server of {gpu} may take the node that a large one needs; give each its own"
+                f"of one may take a node that was meant for another's; give each a selector of its own"
             )

@@ -96,7 +96,7 @@ def render_compose(
     owners = [(_service_name(server), f"server {server.name}") for server in fleet.servers]
     check_distinct([(SHM_HOLDER, "the holder of /dev/shm"), *owners])
     project = dns_label(manifest.deployment, "deployment")
-    gpus = _gpus(fleet, options)
+    gpus = _gpus(fleet, options, shared)
     document: Plain = {"name": project, "services": {}, "secrets": {"tickets": {"file": options.ticket_keys}}}
     for name, (group, server) in servers.items():
         service = _service(fleet, group, server, options, shared, gpus[server.name])
@@ -224,7 +224,7 @@ def _shm_holder(fleet: Fleet, options: ComposeOptions) -> Plain:
     }
 
 
-def _gpus(fleet: Fleet, options: ComposeOptions) -> dict[str, tuple[str, ...]]:
+def _gpus(fleet: Fleet, options: ComposeOptions, shared: bool) -> dict[str, tuple[str, ...]]:
     """Per server the host's GPUs. Raises BundleFault."""
     names = {server.name for server in fleet.servers}
     for unknown in sorted(set(options.gpus) - names):
@@ -234,7 +234,9 @@ def _gpus(fleet: Fleet, options: ComposeOptions) -> dict[str, tuple[str, ...]]:
     for group, server in _servers(fleet):
         counted = tuple(str(next_id + index) for index in range(group.gpus))
         next_id += group.gpus
-        given[server.name] = options.gpus.get(server.name, counted)
+        # Devices are numbered host by host; only servers of one address have one host's numbers.
+        own = server.devices if shared and server.devices else counted
+        given[server.name] = options.gpus.get(server.name, own)
         if len(given[server.name]) != group.gpus:
             raise BundleFault(
                 f"gpus: server {server.name} has {group.gpus} GPUs, {len(given[server.name])} are given"

@@ -2,7 +2,8 @@
 
 Rules
 - deployment.json, deployment file and plan must belong together; nothing is rendered of a mixture.
-- Servers of one GPU class with equally many GPUs and equal ports are one group: pods of one template.
+- Servers of one GPU class with equally many GPUs, alike links and equal ports are one group: pods of one
+  template, for nodes of one kind.
 - A server that the plan leaves without work is not in deployment.json and is not started.
 """
 
@@ -16,23 +17,27 @@ from model_repo_generator import naming
 from model_repo_generator.kubernetes.names import BundleFault, is_label_value
 from model_repo_generator.share import FLEET
 from planner import serial
-from planner.cluster import Executor, Server
+from planner.cluster import Cluster, Executor, Server
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.plan import Plan
+from planner.pools import pools_of
 
 Choice = TypeVar("Choice")
 
 
 @dataclass(frozen=True)
 class ServerGroup:
-    """Equal servers. `gpus` per server, 0 where nothing runs on GPUs; `mps`: some worker is a slice."""
+    """Equal servers. `gpus` per server, 0 where nothing runs on GPUs; `mps`: some worker is a slice. `links`:
+    the speed of theirs, where others of the class and size have another; '' where none have.
+    """
 
     group: str
     servers: tuple[ServerAddress, ...]
     executor: Executor
     gpus: int
     mps: bool
+    links: str = ""
 
     @property
     def is_entry(self) -> bool:
@@ -40,13 +45,19 @@ class ServerGroup:
         return self.group == naming.ENTRY_GROUP
 
     @property
-    def pool(self) -> str:
+    def size(self) -> str:
         """What options call servers of this class and size: `T4-x4` has four GPUs on each."""
         return f"{self.group}-x{self.gpus}"
 
+    @property
+    def pool(self) -> str:
+        """What options call this group alone: its size, and its links where the size is not enough."""
+        return f"{self.size}-{self.links}" if self.links else self.size
+
     def chosen(self, by_pool: Mapping[str, Choice], default: Choice) -> Choice:
-        """What an option by size or class says of this group; the size goes first."""
-        return by_pool.get(self.pool, by_pool.get(self.group, default))
+        """What an option by pool, size or class says of this group; the first of them that is given."""
+        names = (self.pool, self.size, self.group)
+        return next((by_pool[name] for name in names if name in by_pool), default)
 
 
 @dataclass(frozen=True)
@@ -71,16 +82,18 @@ def read_fleet(manifest: DeploymentManifest, deployment: Deployment, plan: Plan)
     faults = list(_address_faults(manifest, deployment, known))
     if faults:
         raise BundleFault("\n".join(faults))
-    by_kind: dict[tuple[str, int, tuple[int, int, int]], list[ServerAddress]] = {}
+    links = _links(cluster)
+    by_kind: dict[tuple[str, int, str, tuple[int, int, int]], list[ServerAddress]] = {}
     for server in manifest.servers:
         on_gpu = cluster.gpu_class(server.group).executor is Executor.CUDA
         gpus = known[server.name].gpu_count if on_gpu else 0
-        by_kind.setdefault((server.group, gpus, ports_of(server)), []).append(server)
+        kind = (server.group, gpus, links[server.name] if on_gpu else "", ports_of(server))
+        by_kind.setdefault(kind, []).append(server)
     entry = ServerGroup(
         group=naming.ENTRY_GROUP, servers=(manifest.entry,), executor=Executor.CPU, gpus=0, mps=False
     )
     groups = [entry]
-    for (gpu, gpus, _), servers in by_kind.items():
+    for (gpu, gpus, speed, _), servers in by_kind.items():
         groups.append(
             ServerGroup(
                 group=gpu,
@@ -88,9 +101,24 @@ def read_fleet(manifest: DeploymentManifest, deployment: Deployment, plan: Plan)
                 executor=cluster.gpu_class(gpu).executor,
                 gpus=gpus,
                 mps=gpus > 0 and any(_has_slices(manifest, server.name) for server in servers),
+                links=speed,
             )
         )
     return Fleet(manifest=manifest, groups=tuple(groups))
+
+
+def _links(cluster: Cluster) -> dict[str, str]:
+    """Per server the speed of its pool's links, where its class and size has pools of several speeds."""
+    speeds: dict[str, str] = {}
+    by_size: dict[tuple[str, int], set[str]] = {}
+    for pool in pools_of(cluster):
+        for server in pool.servers:
+            speeds[server.name] = f"{min(each.bandwidth_gbps for each in pool.servers):g}gbps"
+            by_size.setdefault((server.gpu, server.gpu_count), set()).add(speeds[server.name])
+    return {
+        server.name: speeds[server.name] if len(by_size[server.gpu, server.gpu_count]) > 1 else ""
+        for server in cluster.servers
+    }
 
 
 def ports_of(server: ServerAddress) -> tuple[int, int, int]:

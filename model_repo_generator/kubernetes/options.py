@@ -121,8 +121,9 @@ class KubernetesOptions(_Strict):
     None: <deployment>-tls.
     """
     node_selectors: Mapping[str, Labels] = {}
-    """Per GPU class (`T4`), or per size of its servers (`T4-x4`: those with four GPUs), which goes first.
-    Default for CUDA classes: ppipe/gpu-class: <class>; for others none.
+    """Per GPU class (`T4`), per size of its servers (`T4-x4`: those with four GPUs), or, where servers of one
+    size have links of several speeds, per pool (`T4-x4-25gbps`); the narrowest goes first. Default for CUDA
+    classes: ppipe/gpu-class: <class>; for others none.
     """
     entry_node_selector: Labels = {}
     tolerations: tuple[Toleration, ...] = (Toleration(key="nvidia.com/gpu"),)
@@ -132,7 +133,7 @@ class KubernetesOptions(_Strict):
     gpu_resources: Mapping[
         str, Annotated[str, _matching(re.compile(r"[a-z0-9.-]+/[A-Za-z0-9._-]+"), "a resource")]
     ] = {}
-    """Instead of gpu_resource, per GPU class or size as in node_selectors: a pool of MIG devices, say."""
+    """Instead of gpu_resource, per GPU class, size or pool as in node_selectors: MIG devices, say."""
     runtime_class: ObjectName | None = None
     priority_class: ObjectName | None = None
     entry_service: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"

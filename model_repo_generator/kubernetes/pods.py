@@ -51,8 +51,8 @@ def set_name(fleet: Fleet, group: ServerGroup) -> str:
     deployment = fleet.manifest.deployment
     if group.is_entry:
         return dns_label(f"{deployment}-{group.group}-server", "entry", MAX_STATEFUL_SET)
-    size = f"-x{group.gpus}" if group.gpus else f"-{group.executor.value}"
-    return dns_label(f"{deployment}-{group.group}{size}", f"GPU class {group.group}", MAX_STATEFUL_SET)
+    name = group.pool if group.gpus else f"{group.group}-{group.executor.value}"
+    return dns_label(f"{deployment}-{name}", f"GPU class {group.group}", MAX_STATEFUL_SET)
 
 
 def launch_config(fleet: Fleet) -> str:

@@ -383,13 +383,18 @@ def test_settings_are_json_with_nothing_but_data(bundle: dict[str, str]) -> None
         assert all(isinstance(argument, str) for argument in each["arguments"])
 
 
-def two_pools(options: KubernetesOptions, **changes: Any) -> tuple[dict[str, str], list[str]]:
-    """The bundle and notes of a deployment whose T4s are in servers of one and of two GPUs."""
+def two_pools(
+    options: KubernetesOptions,
+    sizes: tuple[int, int] = (1, 2),
+    gbps: tuple[int, int] = (10, 10),
+    **changes: Any,
+) -> tuple[dict[str, str], list[str]]:
+    """The bundle and notes of a deployment whose T4s are in servers of two sizes, or of two links."""
     data = deployment_data()
     (group,) = (group for group in data["cluster"]["groups"] if group["gpu"] == "T4")
     servers = group.pop("servers")
-    small = group | {"servers": servers[:1], "gpus_per_server": 1}
-    large = group | {"servers": servers[1:], "gpus_per_server": 2}
+    small = group | {"servers": servers[:1], "gpus_per_server": sizes[0], "bandwidth_gbps": gbps[0]}
+    large = group | {"servers": servers[1:], "gpus_per_server": sizes[1], "bandwidth_gbps": gbps[1]}
     others = [group for group in data["cluster"]["groups"] if group["gpu"] != "T4"]
     data["cluster"]["groups"] = [*others, small, large]
     deployment = parse_deployment(data, "test")
@@ -423,6 +428,25 @@ def test_sizes_with_one_selector_are_noted(options: KubernetesOptions) -> None:
     _, said = two_pools(options, node_selectors={"T4": {"accelerator": "t4"}})
     (note,) = said
     assert "T4-x1 and T4-x2 have the same selector" in note
+
+
+def test_pools_of_one_size_are_told_apart_by_their_links(options: KubernetesOptions) -> None:
+    selectors = {"T4-x2": {"node": "slow"}, "T4-x2-25gbps": {"node": "fast"}}
+    made, said = two_pools(options, (2, 2), (10, 25), node_selectors=selectors)
+    found = {
+        name: each["spec"]["template"]["spec"]["nodeSelector"]
+        for name, each in of_kind(made, "StatefulSet").items()
+        if "t4" in name
+    }
+    assert found == {"street-t4-x2-10gbps": {"node": "slow"}, "street-t4-x2-25gbps": {"node": "fast"}}
+    assert said == []
+
+
+def test_several_mig_devices_of_one_server_are_refused_with_the_way_out(options: KubernetesOptions) -> None:
+    with pytest.raises(
+        BundleFault, match=r"mig-1g.5gb for T4-x2: CUDA shows .* one MIG device .*gpus_per_server: 1"
+    ):
+        two_pools(options, gpu_resources={"T4": "nvidia.com/mig-1g.5gb"})
 
 
 def test_a_selector_of_a_size_that_is_not_there_is_refused(options: KubernetesOptions) -> None:

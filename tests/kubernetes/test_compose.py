@@ -75,6 +75,23 @@ def test_gpus_are_given_out_once() -> None:
     assert given == {"l4-0": ["0"], "l4-1": ["1"], "t4-0": ["2", "3"], "t4-1": ["4", "5"]}
 
 
+def test_gpus_that_the_deployment_states_are_given_on_one_host() -> None:
+    data = local_data()
+    for group, devices in zip(data["cluster"]["groups"], (["5"], ["1", "GPU-ab"]), strict=False):
+        count = group.pop("count")
+        group["servers"] = [
+            {"name": f"{group['gpu']}-{n}", "devices": [f"{d}{n or ''}" for d in devices]}
+            for n in range(count)
+        ]
+    services = rendered(data)["services"]
+    given = {
+        name: each["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
+        for name, each in services.items()
+        if "deploy" in each
+    }
+    assert given == {"l4-0": ["5"], "l4-1": ["51"], "t4-0": ["1", "GPU-ab"], "t4-1": ["11", "GPU-ab1"]}
+
+
 def test_gpus_can_be_chosen() -> None:
     options = ComposeOptions(image="ppipe:1", gpus={"L4-0": ("GPU-abc",)})
     device = rendered(deployment_data(), options)["services"]["l4-0"]["deploy"]["resources"]
