@@ -115,6 +115,11 @@ class ModelEntry:
     """Of pipelines whose stages share a server."""
 
     @property
+    def serves_late(self) -> bool:
+        """Whether frames that missed their deadline are served all the same."""
+        return self.late == "serve"
+
+    @property
     def public_inputs(self) -> tuple[TensorSpec, ...]:
         """What a client may send, one of these: dtype BYTES for encoded images, -1 for any size."""
         return (self.input,) if self.prepare is None else (self.prepare.frame, self.input)

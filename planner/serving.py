@@ -91,6 +91,11 @@ class ServedPipeline:
             if min(map(len, tables)) < self.batch_size:
                 raise ValueError(f"batch_size {self.batch_size} is past the end of a table of answers")
 
+    def rest_us(self, stage: int) -> tuple[int, ...]:
+        """Per batch size: latency of `stage` and all later ones, with the transfers between."""
+        tables = [each.latency_us for each in self.stages[stage:]] + list(self.transfer_us[stage:])
+        return tuple(sum(column) for column in zip(*tables, strict=False))
+
 
 @dataclass(frozen=True)
 class ServedHost:

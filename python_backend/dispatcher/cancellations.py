@@ -42,9 +42,7 @@ class Cancellations:
     def _tick(self) -> None:
         before_us = now_us() - _WAITED_US
         waiting = [
-            frame
-            for frame in self._driver.waiting_frames()
-            if not frame.dispatched and not frame.answered and frame.arrived_us < before_us
+            frame for frame in self._driver.waiting_frames() if frame.waits and frame.arrived_us < before_us
         ]
         # In turn, going on where the last tick ended: the oldest alone would hide all others.
         later = [frame for frame in waiting if frame.request_id > self._last_asked] or waiting

@@ -5,6 +5,7 @@ Rules
   notices, ends of hops, workers lost and back, has the core decide, also on what others brought meanwhile.
 - Frames are answered by dispatcher.open_frames, batches sent and awaited by dispatcher.hops; their
   ends come back as what happened.
+- Where a frame is, and which way it may go, is one table: dispatcher.frame_state.
 - The core's clock runs `lead_us` ahead: what it sends now can begin on a worker only that much later, so
   frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
   still runs the last one.
@@ -23,6 +24,7 @@ from python_backend.dispatcher.budget import Budget
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.drift import Drift
 from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frame_state import FrameState
 from python_backend.dispatcher.hops import Hops
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
@@ -61,7 +63,6 @@ class DriverSettings:
     """
 
     lead_us: int = 1_000
-    serve_late: bool = False
     policy: str = "adaptive"
     record_mb: float = 0.0
 
@@ -111,22 +112,21 @@ class Driver:
         self.counts = Counts(entry.served)
         self.drift = Drift(entry.served, log)
         self.budget = Budget()
-        self._settings = settings or DriverSettings(serve_late=entry.late == "serve")
+        self._settings = settings or DriverSettings()
         self._epoch = manifest.epoch
         self._core = core
         self._log = log
         self._on_failure = on_failure
         self._on_seen = on_seen
         self._lateness = Lateness(entry.served.slo_us)
-        self._offers = Offers(entry, self._lateness, self._settings.serve_late)
+        self._offers = Offers(entry, self._lateness)
         self._under_way = UnderWay(entry.served)
         self._turns: Turns[_Item] = Turns("alarms", self._take_turn)
         self._wake_us = NEVER
         self._accepting = True
         self._gate = threading.Lock()
         self._frames = OpenFrames(entry, self.counts, log)
-        late = self._settings.serve_late
-        self._hops = Hops(manifest, entry, transport, late, self._end_served, self._end_failed, log)
+        self._hops = Hops(manifest, entry, transport, self._end_served, self._end_failed, log)
         self._entry = entry
         self._recording: Recording | None = None
         if self._settings.record_mb:
@@ -254,12 +254,13 @@ class Driver:
         if self._wake_us <= self._core_time_us():
             due_us, self._wake_us = self._wake_us, NEVER
             self._handle(TimerFired(), due_us)
-        if self._under_way.look_us <= now_us():
-            self._look_for_silent()
-        for request_id in self._offers.due():
+        host_us = now_us()
+        if self._under_way.look_us <= host_us:
+            self._look_for_silent(host_us)
+        for request_id in self._offers.due(host_us):
             frame = self._frames.find(request_id)
-            if frame is not None:
-                self._handle(self._offers.offer(frame))
+            if frame is not None and frame.state is FrameState.PAUSED:
+                self._handle(self._offers.offer(frame, host_us))
 
     def _look_again_us(self) -> int:
         wake_us = NEVER if self._wake_us == NEVER else self._wake_us - self._settings.lead_us
@@ -280,7 +281,7 @@ class Driver:
         elif isinstance(item, WorkerLost):
             self._lose(item.worker)
         elif isinstance(item, WorkerBack):
-            self._under_way.back(item.worker)
+            self._under_way.back(item.worker, now_us())
             self._handle(item)
         elif isinstance(item, RequestCancelled):
             self._take_cancelled(item)
@@ -295,8 +296,8 @@ class Driver:
             return
         self._frames.add(frames)
         self.counts.arrived += len(frames)
-        offers = [self._offers.offer(frame) for frame in frames]
         began_us = now_us()
+        offers = [self._offers.offer(frame, began_us) for frame in frames]
         core_time_us = began_us + self._settings.lead_us
         actions = self._core.handle_arrivals(offers, core_time_us)
         recording = self._recording
@@ -306,7 +307,7 @@ class Driver:
 
     def _take_cancelled(self, cancelled: RequestCancelled) -> None:
         frame = self._frames.find(cancelled.request_id)
-        if frame is not None and self._offers.withdraw(frame.request_id):
+        if frame is not None and frame.state is FrameState.PAUSED:
             self._frames.drop(frame, DropReason.CANCELLED)
         else:
             self._handle(cancelled)
@@ -322,7 +323,7 @@ class Driver:
             self.drift.saw(ticket.pipeline, notice.stage, frames, notice.busy_us, now_us())
             self.counts.stage_ended(worker, notice.busy_us)
             ended_us = now_us() if notice.ended_us is None else notice.ended_us
-            self._under_way.heard(ticket, notice.stage, ended_us)
+            self._under_way.heard(ticket, notice.stage, ended_us, now_us())
             place, last = (ticket.pipeline, notice.stage), notice.stage == len(ticket.hops) - 1
             self.budget.ended(notice.batch, notice.attempt, place, ended_us, last)
             self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
@@ -341,18 +342,19 @@ class Driver:
         if known.given_up:
             return
         if not known.computed:
+            _back_to_core(failed.frames)
             self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failed.failure.hop))
             return
         # For the core the batch was done when its last stage was, so its frames are new to it.
         for frame in failed.frames:
             if not frame.answered:
-                self._handle(self._offers.offer(frame))
+                self._handle(self._offers.offer(frame, now_us()))
 
     # Workers that fall silent
 
-    def _look_for_silent(self) -> None:
-        for silent in self._under_way.silent(self._lateness.allowance_us):
-            text = f"silent for {now_us() - silent.since_us} us with a batch to end"
+    def _look_for_silent(self, host_us: int) -> None:
+        for silent in self._under_way.silent(host_us, self._lateness.allowance_us):
+            text = f"silent for {host_us - silent.since_us} us with a batch to end"
             failure = HopFailure(FailureKind.OVERDUE, silent.stage, silent.worker, text)
             self.counts.failed(failure.kind)
             self._on_failure(failure)
@@ -362,6 +364,7 @@ class Driver:
         """Give it nothing more, and what it still owes to others: only a retry can be in time."""
         self._handle(WorkerLost(worker))
         for ticket in self._under_way.give_up(worker):
+            _back_to_core(self._under_way.frames_of(ticket))
             self._handle(BatchFailed(ticket.batch_id, ticket.attempt, 0))
 
     def _handle(self, event: Event, core_time_us: int | None = None) -> None:
@@ -408,12 +411,12 @@ class Driver:
             return
         self.counts.dispatched(len(frames))
         for frame in frames:
-            frame.dispatched = True
+            frame.move(FrameState.SENT)
         sent_us, arrived_us = now_us(), [frame.arrived_us for frame in frames]
         self._hops.send(ticket, frames)
         # Its end, however soon it comes, has to wait for this turn to be over.
         self.budget.sent(ticket.batch_id, ticket.attempt, sent_us, arrived_us)
-        self._under_way.sent(ticket, len(frames))
+        self._under_way.sent(ticket, frames, sent_us)
 
     def _drop(self, action: Drop) -> None:
         frame = self._frames.find(action.request_id)
@@ -423,7 +426,7 @@ class Driver:
         reason = action.reason
         if reason is DropReason.EXPIRED and frame.given_up is not None:
             reason = frame.given_up
-        if reason in _TIME_REASONS and self._offers.again(frame):
+        if reason in _TIME_REASONS and self._offers.again(frame, now_us()):
             frame.given_up = reason
             return
         self._frames.drop(frame, reason)
@@ -444,3 +447,10 @@ class Driver:
             self._frames.fail(frames, str(failure))
             return
         self._turns.bring(_Failed(ticket, frames, failure))
+
+
+def _back_to_core(frames: Sequence[Frame]) -> None:
+    """Their batch has failed: the core, when it is told, has those again that have no answer yet."""
+    for frame in frames:
+        if not frame.answered and frame.state is FrameState.SENT:
+            frame.move(FrameState.QUEUED)

@@ -71,7 +71,6 @@ def make_dispatcher(
         log=log,
         settings=DriverSettings(
             lead_us=int(parameters.get("lead_us", "1000")),
-            serve_late=entry.late == "serve",
             policy=policy,
             record_mb=recording.size_at_start(parameters),
         ),

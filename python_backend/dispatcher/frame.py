@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from enum import Enum
 
+from python_backend.dispatcher.frame_state import MOVES, FrameState, IllegalMove
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.kserve import Array
 from python_backend.wire.ragged import FrameInfo
@@ -39,7 +40,6 @@ class Frame:
         "arrived_us",
         "data",
         "deadline_us",
-        "dispatched",
         "given_up",
         "info",
         "offers",
@@ -47,6 +47,7 @@ class Frame:
         "request_id",
         "send_error",
         "send_outputs",
+        "state",
     )  # fmt: skip
 
     def __init__(
@@ -73,12 +74,23 @@ class Frame:
         self.send_outputs = send_outputs
         self.send_error = send_error
         self._is_cancelled = is_cancelled
-        self.dispatched = False
-        """Whether it was sent to a stage at least once."""
+        self.state = FrameState.NEW
+        """Where it is (dispatcher.frame_state), but for ANSWERED: that is `answered`."""
         self.offers = 0
         """Times that the core was given this frame."""
         self.given_up: DropReason | None = None
         """Why the core gave it up the last time."""
+
+    def move(self, state: FrameState) -> None:
+        """Go on. Only by whose turn it is. Raises IllegalMove for a move that the table does not have."""
+        if (self.state, state) not in MOVES:
+            raise IllegalMove(f"frame {self.request_id} cannot go from {self.state.value} to {state.value}")
+        self.state = state
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing was begun for it that has not failed: its caller may still take it back."""
+        return not self._answered and self.state is not FrameState.SENT
 
     @property
     def answered(self) -> bool:

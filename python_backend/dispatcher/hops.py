@@ -16,15 +16,13 @@ from collections.abc import Callable, Sequence
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.dispatcher.frame import Frame
 from python_backend.scheduler.actions import Ticket
+from python_backend.wire import graces
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs, Pieces, Transport
 
-_TIMELY_GRACE_US = 300_000
-"""How long after its deadline a hop is still waited for; a client is never left longer than a second."""
-_LATE_GRACE_US = 60_000_000
 _MOST_HOPS = 512
 
 Served = Callable[[Ticket, Sequence[Frame], Outputs], None]
@@ -39,7 +37,6 @@ class Hops:
         manifest: DeploymentManifest,
         entry: ModelEntry,
         transport: Transport,
-        serve_late: bool,
         served: Served,
         failed: Failed,
         log: Callable[[str], None],
@@ -47,7 +44,7 @@ class Hops:
         self.transport = transport
         self._manifest = manifest
         self._outputs = [spec.name for spec in entry.outputs]
-        self._grace_us = _LATE_GRACE_US if serve_late else _TIMELY_GRACE_US
+        self._grace_us = graces.entry_us(entry.serves_late)
         self._served = served
         self._failed = failed
         self._log = log

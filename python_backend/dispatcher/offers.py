@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from planner.manifest import ModelEntry
 from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frame_state import FrameState
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.scheduler.events import RequestArrived
-from python_backend.wire.clock import NEVER, now_us
-from python_backend.wire.stage_identity import rest_of
+from python_backend.wire.clock import NEVER
 
 _MOST_DOUBLINGS = 10
 _PAUSE_US = 500
@@ -27,23 +27,22 @@ _PAUSE_US = 500
 class Offers:
     """See the module. Used by one thread at a time."""
 
-    def __init__(self, entry: ModelEntry, lateness: Lateness, serve_late: bool) -> None:
+    def __init__(self, entry: ModelEntry, lateness: Lateness) -> None:
         self._lateness = lateness
-        self._serve_late = serve_late
+        self._serve_late = entry.serves_late
         self._slo_us = entry.served.slo_us
-        self._fastest_us = min(rest_of(entry, index, 0)[0] for index in range(len(entry.served.pipelines)))
+        self._fastest_us = min(pipeline.rest_us(0)[0] for pipeline in entry.served.pipelines)
         self._later: list[tuple[int, int]] = []
-        """(time, request id) of frames to offer again."""
-        self._waiting: set[int] = set()
-        """Those of them that were not withdrawn."""
+        """(time, request id) of frames to offer again; some may have been withdrawn since."""
 
-    def offer(self, frame: Frame) -> RequestArrived:
-        """The frame as the core sees it: with a deadline no later than its SLO allows, twice that on each new
-        offer.
+    def offer(self, frame: Frame, now_us: int) -> RequestArrived:
+        """The frame as the core sees it, which has it from now on: with a deadline no later than its SLO
+        allows, twice that on each new offer.
         """
+        frame.move(FrameState.QUEUED)
         deadline_us = frame.deadline_us
         if frame.offers or deadline_us > frame.arrived_us + self._slo_us:
-            allowed_us = now_us() + (self._slo_us << min(frame.offers, _MOST_DOUBLINGS))
+            allowed_us = now_us + (self._slo_us << min(frame.offers, _MOST_DOUBLINGS))
             deadline_us = allowed_us if self._serve_late else min(deadline_us, allowed_us)
         frame.offers += 1
         deadline_us -= self._lateness.allowance_us
@@ -53,32 +52,24 @@ class Offers:
             frame.request_id, deadline_us, frame.priority, info.size, info.width * info.height
         )
 
-    def again(self, frame: Frame) -> bool:
+    def again(self, frame: Frame, now_us: int) -> bool:
         """Offer a frame that the core gave up once more, a little later, if it has more time than it was
         offered with; whether it has.
         """
-        if not self._serve_late and now_us() + self._fastest_us > frame.deadline_us:
+        if not self._serve_late and now_us + self._fastest_us > frame.deadline_us:
             return False
         if not self._serve_late and frame.offers > _MOST_DOUBLINGS:
             return False
-        self._waiting.add(frame.request_id)
-        heapq.heappush(self._later, (now_us() + (_PAUSE_US << min(frame.offers, 5)), frame.request_id))
+        frame.move(FrameState.PAUSED)
+        heapq.heappush(self._later, (now_us + (_PAUSE_US << min(frame.offers, 5)), frame.request_id))
         return True
-
-    def withdraw(self, request_id: int) -> bool:
-        """Offer this frame no more; whether it waited for that, so that the core knows nothing of it."""
-        waited = request_id in self._waiting
-        self._waiting.discard(request_id)
-        return waited
 
     @property
     def next_us(self) -> int:
         """When a frame is to be offered again; NEVER when none is."""
         return self._later[0][0] if self._later else NEVER
 
-    def due(self) -> Iterator[int]:
-        """Request ids of the frames that are to be offered now."""
-        while self._later and self._later[0][0] <= now_us():
-            request_id = heapq.heappop(self._later)[1]
-            if self.withdraw(request_id):
-                yield request_id
+    def due(self, now_us: int) -> Iterator[int]:
+        """Request ids of frames that are to be offered now, if they are still paused."""
+        while self._later and self._later[0][0] <= now_us:
+            yield heapq.heappop(self._later)[1]

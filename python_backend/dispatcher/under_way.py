@@ -4,12 +4,13 @@ given up while their hops go on, and which workers owe something for too long.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from planner.serving import ServedModel
+from python_backend.dispatcher.frame import Frame
 from python_backend.dispatcher.overdue import Overdue, Silent
 from python_backend.scheduler.actions import Ticket
-from python_backend.wire.clock import now_us
 
 _REMEMBERED_TICKETS = 4096
 """To name the worker of a notice, which may come after the batch's answer."""
@@ -30,7 +31,8 @@ class UnderWay:
         self._overdue = Overdue(served)
         self._tickets: dict[int, tuple[Ticket, int]] = {}
         """Ticket and number of frames by batch."""
-        self._batches: set[int] = set()
+        self._batches: dict[int, Sequence[Frame]] = {}
+        """The frames of each batch whose hop has not ended."""
         self._computed: set[int] = set()
         """Batches under way whose last stage has ended: the answer may still get lost."""
         self._given_up: set[int] = set()
@@ -44,11 +46,11 @@ class UnderWay:
         """When to look for silent workers."""
         return self._overdue.look_us
 
-    def sent(self, ticket: Ticket, frames: int) -> None:
+    def sent(self, ticket: Ticket, frames: Sequence[Frame], now_us: int) -> None:
         """A batch goes out."""
-        self._batches.add(ticket.batch_id)
-        self._overdue.sent(ticket, now_us())
-        self._tickets[ticket.batch_id] = (ticket, frames)
+        self._batches[ticket.batch_id] = frames
+        self._overdue.sent(ticket, now_us)
+        self._tickets[ticket.batch_id] = (ticket, len(frames))
         if len(self._tickets) > _REMEMBERED_TICKETS:
             del self._tickets[next(iter(self._tickets))]
 
@@ -56,18 +58,23 @@ class UnderWay:
         """Ticket and number of frames of a batch that was sent not too long ago."""
         return self._tickets.get(batch)
 
-    def heard(self, ticket: Ticket, stage: int, ended_us: int) -> None:
+    def frames_of(self, ticket: Ticket) -> Sequence[Frame]:
+        """The frames of a batch under way; none when its hop has ended."""
+        return self._batches.get(ticket.batch_id, ())
+
+    def heard(self, ticket: Ticket, stage: int, ended_us: int, now_us: int) -> None:
         """A stage of a batch has told that it ended."""
         if stage == len(ticket.hops) - 1 and ticket.batch_id in self._batches:
             self._computed.add(ticket.batch_id)
-        self._overdue.heard(ticket.hops[stage].worker, ticket.batch_id, stage, ended_us, now_us())
+        self._overdue.heard(ticket.hops[stage].worker, ticket.batch_id, stage, ended_us, now_us)
 
     def over(self, ticket: Ticket) -> Ended:
         """The hop of a batch has ended."""
         batch = ticket.batch_id
         ended = Ended(computed=batch in self._computed, given_up=batch in self._given_up)
-        for batches in (self._batches, self._computed, self._given_up):
-            batches.discard(batch)
+        self._batches.pop(batch, None)
+        self._computed.discard(batch)
+        self._given_up.discard(batch)
         self._overdue.over(batch)
         return ended
 
@@ -79,10 +86,10 @@ class UnderWay:
             self._given_up.add(ticket.batch_id)
         return owed
 
-    def back(self, worker: str) -> None:
+    def back(self, worker: str, now_us: int) -> None:
         """`worker` is in use again."""
-        self._overdue.back(worker, now_us())
+        self._overdue.back(worker, now_us)
 
-    def silent(self, allowance_us: int) -> list[Silent]:
+    def silent(self, now_us: int, allowance_us: int) -> list[Silent]:
         """Workers to be taken for dead. `allowance_us`: by which answers are late anyway."""
-        return self._overdue.silent(now_us(), allowance_us)
+        return self._overdue.silent(now_us, allowance_us)

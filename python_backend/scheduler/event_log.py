@@ -179,7 +179,14 @@ class _Reader:
                 (each,) = fields
                 told: list[Event] = [RequestArrived(*values) for values in each]  # type: ignore[attr-defined]
             else:
-                told = [_KINDS[str(kind)](*fields)]
+                told = [_event(_KINDS[str(kind)], fields)]
         except (KeyError, TypeError, ValueError) as error:
             raise EventLogError(f"{self._name}: line {self._number}: {error}") from error
         return LogLine(now_us, tuple(told), kind == _TOGETHER, tuple(map(str, actions)))
+
+
+def _event(kind: Callable[..., Event], fields: Sequence[object]) -> Event:
+    """Raises TypeError; a compiled class without fields would take any."""
+    if fields and not getattr(kind, "__match_args__", ()):
+        raise TypeError(f"{len(fields)} fields where there are none")
+    return kind(*fields)

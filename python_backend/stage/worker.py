@@ -31,7 +31,7 @@ from planner.manifest import STATUS
 from planner.profile import TensorSpec
 from python_backend.stage.executors.base import StageExecutor
 from python_backend.stage.preparing import Prepared, Preparer
-from python_backend.wire import kserve, ticket_codec
+from python_backend.wire import graces, kserve, ticket_codec
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
@@ -44,8 +44,6 @@ from python_backend.wire.ticket_codec import Keys, TicketError, WireTicket
 from python_backend.wire.transport import Awaited, Pieces, Transport
 
 _FORWARDERS = 16
-_LATE_GRACE_S = 30.0
-_TIMELY_GRACE_US = 200_000
 _STUCK_FACTOR = 5
 _STUCK_FLOOR_US = 2_000_000
 
@@ -105,6 +103,7 @@ class StageWorker:
     ) -> None:
         """preparer: of a first stage that gets clients' frames. finish: of a last stage, if there is any."""
         self._identity = identity
+        self._grace_us = graces.stage_us(identity.serves_late)
         self._executor = executor
         self._transport = transport
         self._keys = keys
@@ -377,8 +376,8 @@ class StageWorker:
     def _time_limit_s(self, job: Job) -> float:
         assert job.wire.ticket is not None
         last_us = max(job.wire.ticket.deadline_us, job.wire.ticket.hops[-1].end_us)
-        left_s = max(0, last_us - now_us() + _TIMELY_GRACE_US) / 1e6
-        return max(0.001, left_s + (_LATE_GRACE_S if self._identity.serves_late else 0.0))
+        # At least a millisecond, which a hop that nothing delays makes.
+        return max(1_000, last_us - now_us() + self._grace_us) / 1e6
 
     def _say(self, reply: Reply, failure: HopFailure) -> None:
         """Answer with an error. One that cannot be sent is logged: the thread has others to answer."""

@@ -67,8 +67,8 @@ def _identity(
         server=server,
         program=entry.programs[pipeline][stage],
         latency_us=served.stages[stage].latency_us,
-        rest_us=rest_of(entry, pipeline, stage),
-        serves_late=entry.late == "serve",
+        rest_us=served.rest_us(stage),
+        serves_late=entry.serves_late,
         known_workers=frozenset(each.name for each_stage in served.stages for each in each_stage.workers),
         next_workers=tuple(
             each.name for following in served.stages[stage + 1 : stage + 2] for each in following.workers
@@ -91,10 +91,3 @@ def _probe_answers(
     if stage + 1 == stages:
         answers |= {spec.name: spec for spec in entry.outputs}
     return tuple(answers.values())
-
-
-def rest_of(entry: ModelEntry, pipeline: int, stage: int) -> tuple[int, ...]:
-    """Per batch size: latency of this stage and all later ones with the transfers between, without queues."""
-    served = entry.served.pipelines[pipeline]
-    tables = [each.latency_us for each in served.stages[stage:]] + list(served.transfer_us[stage:])
-    return tuple(sum(column) for column in zip(*tables, strict=False))

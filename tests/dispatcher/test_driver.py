@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from planner.manifest import DeploymentManifest
 from planner.profile import TensorSpec
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frame_state import FrameState
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
@@ -112,6 +114,7 @@ def driver_with(
     batch_size: int = 1,
     on_failure: Callable[[HopFailure], None] | None = None,
     logged: list[str] | None = None,
+    late: Literal["drop", "serve"] = "drop",
     **settings: Any,
 ) -> Iterator[Driver]:
     def take_out(failure: HopFailure) -> None:
@@ -120,7 +123,7 @@ def driver_with(
 
     logged = [] if logged is None else logged
     deployment = manifest(batch_size)
-    entry = deployment.models[0]
+    entry = replace(deployment.models[0], late=late)
     driver = Driver(
         manifest=deployment,
         entry=entry,
@@ -367,7 +370,7 @@ def test_without_workers_frames_are_refused_and_served_again_when_one_is_back() 
 
 def test_late_frames_are_served_where_the_policy_says_so() -> None:
     client = Client()
-    with driver_with(Hops(), serve_late=True) as driver:
+    with driver_with(Hops(), late="serve") as driver:
         driver.arrive([client.frame(1, slo_us=1_000)])
         client.wait()
     assert client.answers[1] == [2]
@@ -440,10 +443,12 @@ def test_a_cancelled_frame_is_dropped_also_while_it_waits_to_be_offered_again() 
     with driver_with(Hops()) as driver:
         frame = client.frame(1, slo_us=30_000_000)
         driver._frames.add([frame])
-        assert driver._offers.again(frame)  # the core has given it up and knows it no more
+        frame.move(FrameState.QUEUED)
+        assert driver._offers.again(frame, now_us())  # the core has given it up and knows it no more
         driver.cancel(frame)
         client.wait()
         ((_, said),) = client.answers[1]
         assert "reason=cancelled" in said
-        assert list(driver._offers.due()) == []
+        later = driver._offers.due(now_us() + 10_000_000)
+        assert [request_id for request_id in later if driver._frames.find(request_id)] == []
     assert client.answers[1] == [(ErrorCode.UNAVAILABLE, said)]

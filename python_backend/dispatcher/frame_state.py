@@ -1,0 +1,45 @@
+"""Where a frame is inside its dispatcher, and which way it may go: the one table of that.
+
+    state    who has the frame                                        left when
+    NEW      the adapter made it                                      it is offered to the core
+    QUEUED   the core: it waits for a batch                           the core dispatches, or gives it up
+    SENT     a batch that is under way                                its attempt fails: back to the core
+    PAUSED   dispatcher.offers: the core gave it up, and it has       its pause is over: offered with a later
+             more time than it was offered with                       deadline
+    ANSWERED nobody: its one answer is sent, or being sent            never
+
+- A frame may be answered in any state: by an attempt that was given up too early, by a drop, at the end.
+- QUEUED, SENT and PAUSED are entered by whose turn it is (dispatcher.turns) alone; ANSWERED by any thread,
+  through Frame.claim(), whose first caller sends the answer.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+
+class FrameState(Enum):
+    """See the module."""
+
+    NEW = "new"
+    QUEUED = "queued"
+    SENT = "sent"
+    PAUSED = "paused"
+    ANSWERED = "answered"
+
+
+MOVES: Final = frozenset(
+    {
+        (FrameState.NEW, FrameState.QUEUED),
+        (FrameState.QUEUED, FrameState.SENT),
+        (FrameState.QUEUED, FrameState.PAUSED),
+        (FrameState.SENT, FrameState.QUEUED),
+        (FrameState.PAUSED, FrameState.QUEUED),
+    }
+)
+"""All moves but those to ANSWERED."""
+
+
+class IllegalMove(RuntimeError):
+    """A move that the table does not have: a fault of ours."""
