@@ -7,7 +7,6 @@ their hosts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,13 +21,8 @@ from ensembles.graphs import (
 )
 from model_repo_generator import naming
 from planner.deployment import ModelSpec, PostprocessSpec, PreprocessSpec
-from planner.frames import FrameSize
 from planner.ingress import FinishRecipe, PrepareRecipe
 from planner.profile import TensorSpec
-
-_ASSUMED_BITS_PER_PIXEL = 1.5
-"""Of a JPEG as cameras make them, where the deployment does not say how large its clients' frames are."""
-_ASSUMED_SIZE = (1920, 1080)
 
 
 class EntryFault(ValueError):
@@ -108,7 +102,6 @@ def _prepare(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> Pre
             "call the model's own input something else"
         )
     channels, height, width = target.shape
-    bits = _ASSUMED_BITS_PER_PIXEL if wanted.kind == "jpeg" else 24
     return PrepareRecipe(
         kind=wanted.kind,
         frame=frame,
@@ -117,7 +110,7 @@ def _prepare(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> Pre
         width=width,
         mean=wanted.mean,
         std=wanted.std,
-        planned=FrameSize(*_ASSUMED_SIZE, round(math.prod(_ASSUMED_SIZE) * bits / 8), assumed=True),
+        planned=wanted.to_frame(),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,27 @@ def _used_us(pid: int) -> int:
     except OSError:
         return 0
     return (int(fields[11]) + int(fields[12])) * 1_000_000 // _TICKS_PER_S
+
+
+def tree_us(pids: Sequence[int]) -> int:
+    """Of these processes and all below them, children that have ended included."""
+    parents: dict[int, int] = {}
+    used: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        pid = int(path.parent.name)
+        parents[pid] = int(fields[1])
+        used[pid] = sum(int(field) for field in fields[11:15]) * 1_000_000 // _TICKS_PER_S
+    return sum(us for pid, us in used.items() if _is_below(pid, parents, frozenset(pids)))
+
+
+def _is_below(pid: int, parents: Mapping[int, int], roots: frozenset[int]) -> bool:
+    while pid not in roots and pid in parents:
+        pid = parents[pid]
+    return pid in roots
 
 
 def frames_of(address: str, model: str) -> int:

@@ -59,10 +59,11 @@ class Host:
         return int(_said(["ip", "netns", "exec", self.namespace, "cat", path]))
 
     def sent_payload(self) -> int:
-        """What the host's open TCP connections over the fleet link have sent, without packet headers."""
-        text = _said(self.command(["ss", "-tinOH", "src", self.address]))
-        words = text.replace("\n", " ").split()
-        return sum(int(word.removeprefix("bytes_sent:")) for word in words if word.startswith("bytes_sent:"))
+        """What the host's open TCP connections to other hosts of the fleet have sent and others have got,
+        without packet headers.
+        """
+        words = _said(self.command(["ss", "-tinOH", "dst", f"{FLEET_NET}.0/24"])).split()
+        return sum(int(word.partition(":")[2]) for word in words if word.startswith("bytes_acked:"))
 
 
 def why_not() -> str:

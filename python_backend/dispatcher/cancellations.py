@@ -1,7 +1,7 @@
 """Finds waiting frames whose callers have gone, so that what was not yet started is never started.
 
-Asking is a round trip to the server process, so only frames that have waited a while are asked about, some
-per tick.
+Asking is a round trip to the server process, so only frames that have waited a while are asked about, each
+again when it has waited twice as long, and some per tick.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ class Cancellations:
             self._tick()
 
     def _tick(self) -> None:
-        before_us = now_us() - _WAITED_US
+        at_us = now_us()
         waiting = [
-            frame for frame in self._driver.waiting_frames() if frame.waits and frame.arrived_us < before_us
+            frame
+            for frame in self._driver.waiting_frames()
+            if frame.waits and at_us - frame.arrived_us >= max(_WAITED_US, 2 * frame.asked_after_us)
         ]
         # In turn, going on where the last tick ended: the oldest alone would hide all others.
         later = [frame for frame in waiting if frame.request_id > self._last_asked] or waiting
         for frame in later[:_PER_TICK]:
             self._last_asked = frame.request_id
+            frame.asked_after_us = at_us - frame.arrived_us
             if frame.ask_cancelled():
                 self._driver.cancel(frame)

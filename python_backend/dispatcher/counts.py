@@ -24,6 +24,8 @@ class Counts:
 
     def __init__(self, served: ServedModel) -> None:
         self.arrived = 0
+        self.frame_bytes = 0
+        """Of all that arrived."""
         self.in_time = 0
         self.late = 0
         self.unusable = 0

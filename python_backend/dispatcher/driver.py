@@ -120,7 +120,7 @@ class Driver:
         self._on_seen = on_seen
         self._lateness = Lateness(entry.served.slo_us)
         self._offers = Offers(entry, self._lateness)
-        self._under_way = UnderWay(entry.served)
+        self._under_way = UnderWay(entry.served, entry.prepare is not None)
         self._turns: Turns[_Item] = Turns("alarms", self._take_turn)
         self._wake_us = NEVER
         self._accepting = True
@@ -296,6 +296,7 @@ class Driver:
             return
         self._frames.add(frames)
         self.counts.arrived += len(frames)
+        self.counts.frame_bytes += sum([len(frame.data) for frame in frames])
         began_us = now_us()
         offers = [self._offers.offer(frame, began_us) for frame in frames]
         core_time_us = began_us + self._settings.lead_us

@@ -38,6 +38,7 @@ class Frame:
         "_is_cancelled",
         "_lock",
         "arrived_us",
+        "asked_after_us",
         "data",
         "deadline_us",
         "given_up",
@@ -76,6 +77,8 @@ class Frame:
         self._is_cancelled = is_cancelled
         self.state = FrameState.NEW
         """Where it is (dispatcher.frame_state), but for ANSWERED: that is `answered`."""
+        self.asked_after_us = 0
+        """How long it had waited when its caller was last asked about."""
         self.offers = 0
         """Times that the core was given this frame."""
         self.given_up: DropReason | None = None

@@ -28,6 +28,7 @@ Sample = tuple[str, Mapping[str, str], float]
 PREFIX = "ppipe_"
 COUNTERS = {
     "frames_total": "Frames that arrived.",
+    "frame_bytes_total": "Bytes of those frames, as their clients sent them.",
     "in_time_total": "Frames answered within their deadline.",
     "late_total": "Frames answered after their deadline.",
     "unusable_total": "Frames that are no usable images, each answered with what is wrong with it.",
@@ -169,6 +170,7 @@ def samples(source: Source) -> Iterator[Sample]:
     """Everything that is exported, as it is now."""
     driver, counts = source.driver, source.driver.counts
     yield "frames_total", {}, counts.arrived
+    yield "frame_bytes_total", {}, counts.frame_bytes
     yield "in_time_total", {}, counts.in_time
     yield "late_total", {}, counts.late
     yield "unusable_total", {}, counts.unusable

@@ -20,6 +20,7 @@ from python_backend.scheduler.actions import Ticket
 from python_backend.wire.clock import NEVER
 
 _SLO_SHARE = 8
+_PREPARING_SHARE = 4
 _LEAST_US, _MOST_US = 10_000, 100_000
 _LOOKS_PER_GRACE = 3
 
@@ -45,8 +46,11 @@ class Silent:
 class Overdue:
     """Times are microseconds of the host. Used by one thread at a time."""
 
-    def __init__(self, served: ServedModel) -> None:
+    def __init__(self, served: ServedModel, prepares: bool = False) -> None:
+        """prepares: first stages make tensors of clients' frames."""
         self.grace_us = min(_MOST_US, max(_LEAST_US, served.slo_us // _SLO_SHARE))
+        self._unplanned_us = served.slo_us // _PREPARING_SHARE if prepares and served.entry is None else 0
+        """More for a first stage whose tickets say nothing of the time to prepare its frames."""
         self._batch_us = {
             (index, position): stage.latency_us[pipeline.batch_size - 1]
             for index, pipeline in enumerate(served.pipelines)
@@ -116,7 +120,9 @@ class Overdue:
             hop = way.ticket.hops[way.stage]
             heard_us = max(self._heard_us.get(hop.worker, 0), self._not_before_us)
             since_us = max(hop.end_us + way.shift_us, heard_us)
-            if since_us + self._batch_us[way.ticket.pipeline, way.stage] < before_us:
+            allowed_us = self._batch_us[way.ticket.pipeline, way.stage]
+            allowed_us += self._unplanned_us if way.stage == 0 else 0
+            if since_us + allowed_us < before_us:
                 yield Silent(hop.worker, way.stage, since_us)
 
     def _may_be_out(self, worker: str, silent: Set[str]) -> bool:

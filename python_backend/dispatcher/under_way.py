@@ -27,8 +27,8 @@ class Ended:
 class UnderWay:
     """See the module. Used by one thread at a time."""
 
-    def __init__(self, served: ServedModel) -> None:
-        self._overdue = Overdue(served)
+    def __init__(self, served: ServedModel, prepares: bool = False) -> None:
+        self._overdue = Overdue(served, prepares)
         self._tickets: dict[int, tuple[Ticket, int]] = {}
         """Ticket and number of frames by batch."""
         self._batches: dict[int, Sequence[Frame]] = {}

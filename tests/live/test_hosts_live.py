@@ -18,16 +18,14 @@ from model_repo_generator.emulated import (
     EmulatedModel,
     EmulatedPipeline,
     EmulatedStage,
-    write_deployment,
 )
 from planner.frames import FrameSize
 from planner.ingress import PrepareRecipe
-from planner.manifest import DeploymentManifest
 from planner.profile import TensorSpec
 from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.target import public_request
 from python_backend.stage.executors.emulated import frame_tag
-from tests.live.hosts import Fleet, Host, Link, fleet, hosts, require_hosts, wait_until_answered
+from tests.live.hosts import Host, HostsServed, Link, hosts, require_hosts, serve_on_hosts
 
 pytestmark = pytest.mark.live
 
@@ -40,15 +38,10 @@ class Hosts:
     """Three of them, and what they serve."""
 
     made: dict[str, Host]
-    running: Fleet
-    manifest: DeploymentManifest
-
-    @property
-    def address(self) -> str:
-        return f"{self.manifest.entry.host}:{self.manifest.entry.grpc_port}"
+    served: HostsServed
 
     def request(self, number: int) -> service_pb2.ModelInferRequest:
-        request = public_request(self.manifest.models[0], PICTURES[number])
+        request = public_request(self.served.manifest.models[0], PICTURES[number])
         request.model_name = "net"
         request.parameters["timeout"].int64_param = 2_000_000
         return request
@@ -81,17 +74,15 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         pipelines=(EmulatedPipeline(2, stages, ((8_000, 16_000),)),),
         prepare=recipe,
     )
-    with hosts({"entry": Link(200), "a": Link(100), "b": Link(100)}, ("entry", Link(1_000))) as made:
-        addresses = {name: host.address for name, host in made.items()}
-        manifest = write_deployment(root / "repository", [model], 24_000, hosts=addresses)
-        with fleet(root / "repository", root / "logs", made) as running:
-            served = Hosts(made, running, manifest)
-            wait_until_answered(running, served.address, served.request(0))
-            yield served
+    with (
+        hosts({"entry": Link(200), "a": Link(100), "b": Link(100)}, ("entry", Link(1_000))) as made,
+        serve_on_hosts(root, [model], made) as served,
+    ):
+        yield Hosts(made, served)
 
 
 def test_frames_cross_the_network_and_each_gets_its_own_answer(three: Hosts) -> None:
-    with grpc.insecure_channel(three.address) as channel:
+    with grpc.insecure_channel(three.served.address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         calls = []
         for number in range(40):
@@ -105,7 +96,7 @@ def test_frames_cross_the_network_and_each_gets_its_own_answer(three: Hosts) -> 
 
 def test_what_leaves_the_entry_is_little_more_than_the_frames(three: Hosts) -> None:
     before = three.made["entry"].sent_bytes()
-    with grpc.insecure_channel(three.address) as channel:
+    with grpc.insecure_channel(three.served.address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for number in range(20):
             stub.ModelInfer(three.request(number % 4), timeout=10)
@@ -115,29 +106,20 @@ def test_what_leaves_the_entry_is_little_more_than_the_frames(three: Hosts) -> N
 
 
 def test_a_host_that_ends_is_done_without_and_is_back_when_it_is_started(three: Hosts) -> None:
-    three.running.stop("a")
-    with grpc.insecure_channel(three.address) as channel:
+    three.served.stop("a")
+    with grpc.insecure_channel(three.served.address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         answers = [stub.ModelInfer(three.request(number % 4), timeout=10) for number in range(10)]
     assert len(answers) == 10, "by the other host's worker"
-    three.running.start(three.made["a"])
-    worker = 'ppipe_worker_up{model="net",worker="net.p0.s0.w0"} 1'
+    three.served.start(three.made["a"])
     end_s = time.monotonic() + 60
-    while worker not in metrics(three):
-        assert time.monotonic() < end_s, three.running.said()
+    while three.served.metric(three.served.manifest.models[0], "worker_up") < 3:
+        assert time.monotonic() < end_s, three.served.said()
         time.sleep(0.5)
 
 
-def metrics(three: Hosts) -> str:
-    port = three.manifest.models[0].feedback_port
-    url = f"http://{three.manifest.entry.host}:{port}/metrics"
-    read = f"import urllib.request as u; print(u.urlopen({url!r}).read().decode())"
-    command = three.made["entry"].command([sys.executable, "-c", read])
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 def test_a_host_that_has_no_part_is_told_so(three: Hosts, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ppipe", "serve", str(three.running.repository), "--host", "auto"]
+    command = [sys.executable, "-m", "ppipe", "serve", str(three.served.repository), "--host", "auto"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
     assert "none of them is this machine's" in done.stderr.replace("\n", " ")
