@@ -28,8 +28,8 @@ from ppipe.bench.frames import make_pictures
 from ppipe.bench.perf_analyzer import PerfReport, run_perf_analyzer
 from ppipe.bench.reference import Reference, make_inputs, make_reference
 from ppipe.bench.run import Measured, measure, planned_rates, slos_us
-from ppipe.bench.target import Target, plain_target, public_request, served_target
-from ppipe.bench.workload import Workload, make_workload, save_workload
+from ppipe.bench.target import SystemUnderTest, plain_target, public_request, served_target
+from ppipe.bench.workload import RequestTrace, make_workload, save_workload
 from ppipe.console import ServerBoard, err, progress_bar, step
 from ppipe.plan_view import plan_table
 from ppipe.serving.launcher import ServedDeployment
@@ -60,7 +60,7 @@ class System:
     name: str
     workspace: Workspace
     manifest: DeploymentManifest
-    target: Target
+    target: SystemUnderTest
     planned_rps: float | None
 
 
@@ -69,7 +69,7 @@ class Prepared:
     """All that is made before the first server starts. `systems` has PPipe first."""
 
     systems: tuple[System, ...]
-    workload: Workload
+    workload: RequestTrace
     references: dict[str, Reference]
     perf_requests: Sequence[service_pb2.ModelInferRequest]
 
@@ -175,7 +175,7 @@ def prepare(deployment: Deployment, root: Workspace, base: Path, options: DemoOp
     )
 
 
-def _workload(plan: Plan, options: DemoOptions) -> Workload:
+def _workload(plan: Plan, options: DemoOptions) -> RequestTrace:
     """Every model at LOAD of what PPipe's plan says."""
     rates = {model.model: LOAD * model.throughput_rps for model in plan.models}
     seconds = options.seconds or LEAST_REQUESTS / sum(rates.values())

@@ -48,7 +48,7 @@ OPTIONS, BUNDLE = "kubernetes.yaml", "kubernetes"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Regenerated:
     """What was found. `differences`: '' where FOLDER is what its deployment gives."""
 
     differences: str
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(faults) or (options.check and bool(outcome.differences)))
 
 
-def renew(folder: Path, load: float) -> Outcome:
+def renew(folder: Path, load: float) -> Regenerated:
     """Bring FOLDER up to date. Raises what planning, generating and reading raise."""
     deployment = load_deployment(folder / "deployment.yaml")
     workspace = Workspace(folder)
@@ -111,7 +111,7 @@ def renew(folder: Path, load: float) -> Outcome:
         name: try_load(served, POLICY, served.planned_rps * load, WORKLOAD, target=0.0).attainment or 0.0
         for name, served in tables.items()
     }
-    return Outcome(
+    return Regenerated(
         differences="\n".join(filter(None, (differences, bundle))),
         changes=format_table(tuple(compare(old, load_units(workspace.repository))), markdown=True),
         findings=lint(
@@ -130,7 +130,7 @@ def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace)
     return placed(run_plan(deployment, profile, workspace, "ppipe"), deployment, profile)
 
 
-def summary(outcome: Outcome, name: str, faults: Sequence[str], load: float) -> str:
+def summary(outcome: Regenerated, name: str, faults: Sequence[str], load: float) -> str:
     """Markdown for a pull request."""
     rows = [f"| {model} | {share:.1%} |" for model, share in outcome.attainment.items()]
     lines = [f"- {finding.to_text()}" for finding in outcome.findings]
@@ -171,7 +171,7 @@ def _renew_bundle(folder: Path, deployment: Deployment, plan: Plan) -> str:
     return "\n".join(f"{BUNDLE}/{path} differs from the plan" for path in changed)
 
 
-def _checked(folder: Path, load: float) -> Outcome:
+def _checked(folder: Path, load: float) -> Regenerated:
     """As renew, on a copy."""
     with tempfile.TemporaryDirectory(prefix="ppipe-regenerate-") as copy:
         shutil.copytree(folder, copy, dirs_exist_ok=True, symlinks=True)

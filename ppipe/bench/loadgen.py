@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ppipe.bench.outcome import Fate, Outcome, fate_of
+from ppipe.bench.outcome import Fate, FrameResult, fate_of
 from ppipe.bench.reference import Reference
-from ppipe.bench.target import Target
-from ppipe.bench.workload import Arrival, Workload
+from ppipe.bench.target import SystemUnderTest
+from ppipe.bench.workload import Arrival, RequestTrace
 from ppipe.serving.probe import CHANNEL_OPTIONS
 
 GRACE_S = 3.0
@@ -45,12 +45,12 @@ class LoadOptions:
 
 
 def send_load(
-    target: Target,
-    workload: Workload,
+    target: SystemUnderTest,
+    workload: RequestTrace,
     references: Mapping[str, Reference],
     options: LoadOptions,
     progress: Callable[[int], None] = lambda sent: None,
-) -> list[Outcome]:
+) -> list[FrameResult]:
     """Send the whole workload and wait for every end. Outcomes are in the workload's order."""
     with contextlib.ExitStack() as stack:
         channels = {address: stack.enter_context(_channel(address)) for address in target.addresses}
@@ -76,7 +76,7 @@ class _Run:
 
     def __init__(
         self,
-        target: Target,
+        target: SystemUnderTest,
         stubs: Mapping[str, service_pb2_grpc.GRPCInferenceServiceStub],
         references: Mapping[str, Reference],
         options: LoadOptions,
@@ -85,11 +85,11 @@ class _Run:
         self._stubs = stubs
         self._references = references
         self._options = options
-        self._outcomes: list[Outcome | None] = []
+        self._outcomes: list[FrameResult | None] = []
         self._left = 0
         self._all_ended = threading.Condition()
 
-    def send(self, workload: Workload, progress: Callable[[int], None]) -> list[Outcome]:
+    def send(self, workload: RequestTrace, progress: Callable[[int], None]) -> list[FrameResult]:
         self._outcomes = [None] * len(workload.arrivals)
         self._left = len(workload.arrivals)
         self._start_s = time.monotonic() + _LEAD_S
@@ -122,7 +122,7 @@ class _Run:
         try:
             fate, reason, error, matched = self._judge(index, arrival, call)
         finally:
-            self._outcomes[index] = Outcome(
+            self._outcomes[index] = FrameResult(
                 model=arrival.model,
                 frame=arrival.frame,
                 due_us=arrival.due_us,

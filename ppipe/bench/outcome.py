@@ -22,7 +22,7 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FrameResult:
     """One request. Times are microseconds from the start of the run; `ended_us` is of the answer or the
     error.
 

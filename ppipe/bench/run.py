@@ -11,11 +11,11 @@ from typing import Any
 from planner.manifest import DeploymentManifest
 from planner.serial import to_plain
 from ppipe.bench.loadgen import LoadOptions, send_load
-from ppipe.bench.outcome import Outcome
+from ppipe.bench.outcome import FrameResult
 from ppipe.bench.reference import Reference
 from ppipe.bench.score import Score, score, score_by_model
-from ppipe.bench.target import Target
-from ppipe.bench.workload import Workload, make_workload
+from ppipe.bench.target import SystemUnderTest
+from ppipe.bench.workload import RequestTrace, make_workload
 
 WARM_UP_S = 1.5
 _WARM_UP_LOAD = 0.5
@@ -32,13 +32,13 @@ class Measured:
     planned_rps: float | None
     total: Score
     models: Mapping[str, Score]
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[FrameResult]
 
 
 def measure(
     system: str,
-    target: Target,
-    workload: Workload,
+    target: SystemUnderTest,
+    workload: RequestTrace,
     references: Mapping[str, Reference],
     slo_us: Mapping[str, int],
     *,
@@ -94,7 +94,7 @@ def as_plain(measured: Sequence[Measured], extra: Mapping[str, Any] | None = Non
     return {**(extra or {}), "systems": systems}
 
 
-def _warm_up(workload: Workload, seconds: float) -> Workload:
+def _warm_up(workload: RequestTrace, seconds: float) -> RequestTrace:
     """Half of the workload's rate for a short while, with frames of its own."""
     rates = {
         model: max(2.0, _WARM_UP_LOAD * workload.count(model) / workload.seconds) for model in workload.models

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ppipe.bench.outcome import Fate, Outcome
+from ppipe.bench.outcome import Fate, FrameResult
 
 _KINDS_KEPT = 8
 
@@ -38,7 +38,7 @@ class Score:
     send_lag_max_ms: float = 0.0
 
 
-def score(outcomes: Sequence[Outcome], slo_us: Mapping[str, int], seconds: float) -> Score:
+def score(outcomes: Sequence[FrameResult], slo_us: Mapping[str, int], seconds: float) -> Score:
     """`seconds`: how long the workload took as a process. Raises ValueError without outcomes."""
     if not outcomes:
         raise ValueError("no requests were sent, so there is nothing to score")
@@ -67,7 +67,7 @@ def score(outcomes: Sequence[Outcome], slo_us: Mapping[str, int], seconds: float
 
 
 def score_by_model(
-    outcomes: Sequence[Outcome], slo_us: Mapping[str, int], seconds: float
+    outcomes: Sequence[FrameResult], slo_us: Mapping[str, int], seconds: float
 ) -> dict[str, Score]:
     """A score per model."""
     models = sorted({outcome.model for outcome in outcomes})
@@ -77,12 +77,12 @@ def score_by_model(
     }
 
 
-def _reasons(outcomes: Sequence[Outcome], fate: Fate) -> dict[str, int]:
+def _reasons(outcomes: Sequence[FrameResult], fate: Fate) -> dict[str, int]:
     counts = Counter(outcome.reason for outcome in outcomes if outcome.fate is fate)
     return dict(counts.most_common(_KINDS_KEPT))
 
 
-def _percentiles_ms(answered: Sequence[Outcome]) -> dict[str, float]:
+def _percentiles_ms(answered: Sequence[FrameResult]) -> dict[str, float]:
     if not answered:
         return {}
     latencies_ms = np.array([outcome.latency_us for outcome in answered]) / 1e3

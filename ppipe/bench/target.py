@@ -34,7 +34,7 @@ class WayIn:
     triton_model: str
 
 
-class Target:
+class SystemUnderTest:
     """Ways in per model, taken in turn, and the encoded inputs per model and frame."""
 
     def __init__(
@@ -58,10 +58,10 @@ class Target:
         return way.address, request
 
 
-def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> Target:
+def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> SystemUnderTest:
     """The public models of a deployment, each fed what its clients send: JPEG files or raw pictures."""
     address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
-    return Target(
+    return SystemUnderTest(
         ways_in={entry.model: [WayIn(address, entry.dispatcher)] for entry in manifest.models},
         inputs={
             entry.model: [public_request(entry, picture) for picture in pictures] for entry in manifest.models
@@ -71,7 +71,7 @@ def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> 
 
 def plain_target(
     manifest: DeploymentManifest, inputs: Mapping[str, Sequence[npt.NDArray[np.float32]]]
-) -> Target:
+) -> SystemUnderTest:
     """The workers of a comparison without PPipe: clients preprocess themselves and take the workers
     in turn.
     """
@@ -83,7 +83,7 @@ def plain_target(
             WayIn(f"{server.host}:{server.grpc_port}", worker.name)
             for server, worker in zip(servers, workers, strict=True)
         ]
-    return Target(
+    return SystemUnderTest(
         ways_in=ways_in,
         inputs={
             entry.model: [tensor_request(entry.input, tensor) for tensor in inputs[entry.model]]

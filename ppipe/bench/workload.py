@@ -32,7 +32,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Workload:
+class RequestTrace:
     """Arrivals of all models. `seconds` is how long they take as a process, for rates in frames/s."""
 
     arrivals: tuple[Arrival, ...]
@@ -50,7 +50,7 @@ class Workload:
 
 def make_workload(
     rates_rps: Mapping[str, float], *, seconds: float, seed: int, frames: int, process: str = "poisson"
-) -> Workload:
+) -> RequestTrace:
     """Every model at its own mean rate by `process` (see python_backend.simulator.arrivals), frames in turn.
 
     Raises ArrivalError.
@@ -62,10 +62,10 @@ def make_workload(
             Arrival(due_us=due_us, model=model, frame=number % frames) for number, due_us in enumerate(times)
         ]
     ordered = sorted(arrivals, key=lambda arrival: (arrival.due_us, arrival.model))
-    return Workload(arrivals=tuple(ordered), seconds=seconds)
+    return RequestTrace(arrivals=tuple(ordered), seconds=seconds)
 
 
-def save_workload(workload: Workload, path: Path) -> None:
+def save_workload(workload: RequestTrace, path: Path) -> None:
     """Write the file that `load_workload` reads."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -74,7 +74,7 @@ def save_workload(workload: Workload, path: Path) -> None:
             writer.writerow([f"{arrival.due_us / 1e6:.6f}", arrival.model, arrival.frame])
 
 
-def load_workload(path: Path, seconds: float | None = None) -> Workload:
+def load_workload(path: Path, seconds: float | None = None) -> RequestTrace:
     """A saved workload. `seconds` None: the time of the last arrival, rounded up. Raises WorkloadError."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -87,7 +87,7 @@ def load_workload(path: Path, seconds: float | None = None) -> Workload:
     if not arrivals:
         raise WorkloadError(f"{path}: no arrivals in it; at least one belongs there")
     ordered = tuple(sorted(arrivals, key=lambda arrival: (arrival.due_us, arrival.model)))
-    return Workload(arrivals=ordered, seconds=seconds or math.ceil(ordered[-1].due_us / 1e6) or 1.0)
+    return RequestTrace(arrivals=ordered, seconds=seconds or math.ceil(ordered[-1].due_us / 1e6) or 1.0)
 
 
 def _arrival(path: Path, number: int, row: list[str]) -> Arrival:

@@ -13,7 +13,7 @@ from planner.deployment import load_deployment
 from planner.latency_sources import estimates_note
 from planner.manifest import DeploymentManifest
 from planner.serial import dumps
-from ppipe.bench.workload import Workload, WorkloadError, load_workload, make_workload, save_workload
+from ppipe.bench.workload import RequestTrace, WorkloadError, load_workload, make_workload, save_workload
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, progress_bar
 from ppipe.serving.launcher import load_manifest
@@ -122,7 +122,7 @@ def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
                 time.sleep(RETRY_S)
 
 
-def require_frames(workload: Workload, manifest: DeploymentManifest) -> None:
+def require_frames(workload: RequestTrace, manifest: DeploymentManifest) -> None:
     """Raises WorkloadError where there is nothing to send, or nobody to send it to."""
     served = [entry.model for entry in manifest.models]
     if not workload.arrivals:
@@ -143,5 +143,5 @@ def emulated_models(manifest: DeploymentManifest) -> tuple[str, ...]:
     )
 
 
-def _pictures_of(workload: Workload) -> int:
+def _pictures_of(workload: RequestTrace) -> int:
     return max(PICTURES, *(arrival.frame + 1 for arrival in workload.arrivals))

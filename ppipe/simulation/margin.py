@@ -71,7 +71,7 @@ class MarginSearch:
 
 
 @dataclass(frozen=True)
-class Question:
+class MarginSetting:
     """What candidates are judged by."""
 
     policy: str
@@ -88,7 +88,7 @@ def auto_margin(
     progress: Callable[[Candidate], None] | None = None,
 ) -> MarginSearch:
     """Search the margins of `problem`. Raises what the planner raises where no margin gives a plan."""
-    search = _Search(problem, Question(policy, links, arrivals), progress)
+    search = _Search(problem, MarginSetting(policy, links, arrivals), progress)
     if processes < 2:
         return search.run(None)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -110,7 +110,7 @@ class _Search:
     """State of one search: what was found for each choice."""
 
     def __init__(
-        self, problem: Problem, question: Question, progress: Callable[[Candidate], None] | None
+        self, problem: Problem, question: MarginSetting, progress: Callable[[Candidate], None] | None
     ) -> None:
         self.problem = problem
         self.question = question
@@ -177,7 +177,7 @@ def _neighbours(choice: Choice) -> Iterable[Choice]:
                 yield loss, (*steps[:model], step, *steps[model + 1 :]), mode
 
 
-def _evaluate(job: tuple[Problem, str, Question]) -> tuple[Plan | None, Candidate]:
+def _evaluate(job: tuple[Problem, str, MarginSetting]) -> tuple[Plan | None, Candidate]:
     """Plan one problem and find what each of its models can serve. Runs in a process of its own."""
     problem, mode, question = job
     margins = {demand.model: demand.slo_margin or 0.0 for demand in problem.demands}
@@ -208,7 +208,7 @@ def expected_rps(model: ServedModel) -> float:
     return min(total, model.planned_rps) * usable_share(max(0.0, round(frames, 1)), 1 - TARGET)
 
 
-def _capacity_rps(made: Plan, problem: Problem, name: str, question: Question) -> float:
+def _capacity_rps(made: Plan, problem: Problem, name: str, question: MarginSetting) -> float:
     model = served_model(made, problem, name, question.links)
     if not model.pipelines or model.planned_rps <= 0:
         return 0.0

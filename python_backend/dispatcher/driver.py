@@ -332,7 +332,7 @@ class Driver:
     def _take_end(self, end: _Finished) -> None:
         ticket = end.ticket
         known = self._under_way.over(ticket)
-        if end.served and not known.given_up:
+        if end.served and not known.abandoned:
             self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.answer_us - self._core.guard_us)
         self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
 
@@ -340,7 +340,7 @@ class Driver:
         self._on_failure(failed.failure)  # first, so that what failed is not chosen for the next attempt
         ticket = failed.ticket
         known = self._under_way.over(ticket)
-        if known.given_up:
+        if known.abandoned:
             return
         if not known.computed:
             _back_to_core(failed.frames)
@@ -364,7 +364,7 @@ class Driver:
     def _lose(self, worker: str) -> None:
         """Give it nothing more, and what it still owes to others: only a retry can be in time."""
         self._handle(WorkerLost(worker))
-        for ticket in self._under_way.give_up(worker):
+        for ticket in self._under_way.abandon(worker):
             _back_to_core(self._under_way.frames_of(ticket))
             self._handle(BatchFailed(ticket.batch_id, ticket.attempt, 0))
 
@@ -425,10 +425,10 @@ class Driver:
             return
         # A frame that is offered again is new to the core, and its time may be too short from the start.
         reason = action.reason
-        if reason is DropReason.EXPIRED and frame.given_up is not None:
-            reason = frame.given_up
+        if reason is DropReason.EXPIRED and frame.last_reason is not None:
+            reason = frame.last_reason
         if reason in _TIME_REASONS and self._offers.again(frame, now_us()):
-            frame.given_up = reason
+            frame.last_reason = reason
             return
         self._frames.drop(frame, reason)
 

@@ -41,8 +41,8 @@ class Frame:
         "asked_after_us",
         "data",
         "deadline_us",
-        "given_up",
         "info",
+        "last_reason",
         "offers",
         "priority",
         "request_id",
@@ -81,7 +81,7 @@ class Frame:
         """How long it had waited when its caller was last asked about."""
         self.offers = 0
         """Times that the core was given this frame."""
-        self.given_up: DropReason | None = None
+        self.last_reason: DropReason | None = None
         """Why the core gave it up the last time."""
 
     def move(self, state: FrameState) -> None:

@@ -25,7 +25,7 @@ _LEAST_US, _MOST_US = 10_000, 100_000
 _LOOKS_PER_GRACE = 3
 
 
-class _UnderWay:
+class _Owing:
     """`stage`: the first that has not told its end; `shift_us`: how late the one before it was."""
 
     def __init__(self, ticket: Ticket) -> None:
@@ -61,7 +61,7 @@ class Overdue:
             for pipeline in served.pipelines
             for stage in pipeline.stages
         ]
-        self._under_way: dict[int, _UnderWay] = {}
+        self._under_way: dict[int, _Owing] = {}
         self._heard_us: dict[str, int] = {}
         self._out: set[str] = set()
         self._not_before_us = 0
@@ -76,7 +76,7 @@ class Overdue:
         """A batch goes out."""
         if not self._under_way:
             self._look_us = now_us + self.grace_us // _LOOKS_PER_GRACE
-        self._under_way[ticket.batch_id] = _UnderWay(ticket)
+        self._under_way[ticket.batch_id] = _Owing(ticket)
 
     def heard(self, worker: str, batch: int, stage: int, ended_us: int, now_us: int) -> None:
         """`worker` has told that `stage` of `batch` ended."""
@@ -130,5 +130,5 @@ class Overdue:
         return 2 * len(pool & (self._out | silent)) <= len(pool)
 
 
-def _owed(way: _UnderWay) -> set[str]:
+def _owed(way: _Owing) -> set[str]:
     return {hop.worker for hop in way.ticket.hops[way.stage :]}

@@ -19,9 +19,9 @@ _REMEMBERED_TICKETS = 4096
 class Ended:
     """What was known of a batch when its hop ended. `computed`: its last stage had told that it was done."""
 
-    def __init__(self, computed: bool, given_up: bool) -> None:
+    def __init__(self, computed: bool, abandoned: bool) -> None:
         self.computed: Final = computed
-        self.given_up: Final = given_up
+        self.abandoned: Final = abandoned
 
 
 class UnderWay:
@@ -35,7 +35,7 @@ class UnderWay:
         """The frames of each batch whose hop has not ended."""
         self._computed: set[int] = set()
         """Batches under way whose last stage has ended: the answer may still get lost."""
-        self._given_up: set[int] = set()
+        self._abandoned: set[int] = set()
         """Batches whose frames were given back to the core while their hop goes on."""
 
     def __len__(self) -> int:
@@ -71,19 +71,19 @@ class UnderWay:
     def over(self, ticket: Ticket) -> Ended:
         """The hop of a batch has ended."""
         batch = ticket.batch_id
-        ended = Ended(computed=batch in self._computed, given_up=batch in self._given_up)
+        ended = Ended(computed=batch in self._computed, abandoned=batch in self._abandoned)
         self._batches.pop(batch, None)
         self._computed.discard(batch)
-        self._given_up.discard(batch)
+        self._abandoned.discard(batch)
         self._overdue.over(batch)
         return ended
 
-    def give_up(self, worker: str) -> list[Ticket]:
+    def abandon(self, worker: str) -> list[Ticket]:
         """`worker` is out: the batches that it still owes something, which nobody waits for any more."""
         owed = self._overdue.lost(worker)
         for ticket in owed:
             self._overdue.over(ticket.batch_id)
-            self._given_up.add(ticket.batch_id)
+            self._abandoned.add(ticket.batch_id)
         return owed
 
     def back(self, worker: str, now_us: int) -> None:

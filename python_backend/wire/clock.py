@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import time
 
-NEVER = 1 << 62
-"""A time that does not come."""
+from python_backend.scheduler.timelines import NEVER
+
+__all__ = ["NEVER", "now_us", "sleep_until"]
 
 
 def now_us() -> int:

@@ -14,18 +14,18 @@ from tritonclient.grpc import service_pb2
 from ensembles.steps import decode
 from model_repo_generator.emulated import build_manifest
 from ppipe.bench.frames import encode_jpeg, make_pictures
-from ppipe.bench.outcome import Fate, Outcome
+from ppipe.bench.outcome import Fate, FrameResult
 from ppipe.bench.perf_analyzer import PerfError, input_data, read_report
 from ppipe.bench.picture import draw
 from ppipe.bench.run import Measured, as_plain
 from ppipe.bench.score import score, score_by_model
-from ppipe.bench.workload import Workload, WorkloadError, load_workload, make_workload, save_workload
+from ppipe.bench.workload import RequestTrace, WorkloadError, load_workload, make_workload, save_workload
 from ppipe.commands.bench import require_frames
 from python_backend.simulator.arrivals import ArrivalError, read_trace
 from tests.live.data_plane_client import two_stage_model
 
 SLO_US = {"m": 100_000}
-GOOD = Outcome(model="m", frame=0, due_us=0, sent_us=100, ended_us=50_000, fate=Fate.ANSWERED)
+GOOD = FrameResult(model="m", frame=0, due_us=0, sent_us=100, ended_us=50_000, fate=Fate.ANSWERED)
 
 
 def test_a_workload_has_every_model_s_rate_and_one_order() -> None:
@@ -75,7 +75,7 @@ def test_a_workload_is_refused_that_nobody_here_could_answer() -> None:
     manifest = build_manifest([two_stage_model(name="m")], 20_000, "bench")
     require_frames(make_workload({"m": 100.0}, seconds=1.0, seed=1, frames=4), manifest)
     with pytest.raises(WorkloadError, match="not one frame"):
-        require_frames(Workload(arrivals=(), seconds=1.0), manifest)
+        require_frames(RequestTrace(arrivals=(), seconds=1.0), manifest)
     with pytest.raises(WorkloadError, match="--workload: no model 'other' is served here; there are m"):
         require_frames(make_workload({"other": 100.0}, seconds=1.0, seed=1, frames=4), manifest)
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from planner.plan import Plan
-from ppipe.bench.outcome import Fate, Outcome
+from ppipe.bench.outcome import Fate, FrameResult
 from ppipe.bench.perf_analyzer import PerfReport
 from ppipe.bench.run import Measured
 from ppipe.bench.score import score
@@ -22,14 +22,16 @@ from ppipe.serving.supervisor import ServerState, ServerStatus
 from ppipe.workspace import MissingResult, Workspace, save
 
 SLO_US: Mapping[str, int] = {"m": 100_000}
-GOOD = Outcome(model="m", frame=0, due_us=0, sent_us=100, ended_us=50_000, fate=Fate.ANSWERED, abs_error=2e-6)
+GOOD = FrameResult(
+    model="m", frame=0, due_us=0, sent_us=100, ended_us=50_000, fate=Fate.ANSWERED, abs_error=2e-6
+)
 DROPPED = replace(GOOD, fate=Fate.DROPPED, reason="overload", abs_error=0.0)
 SILENT = replace(GOOD, fate=Fate.UNANSWERED, reason="no answer", abs_error=0.0)
 WRONG = replace(GOOD, matched=False, abs_error=1.0)
 ERROR = replace(GOOD, fate=Fate.FAILED, reason="INTERNAL: it broke", abs_error=0.0)
 
 
-def measured(system: str, *outcomes: Outcome, planned_rps: float | None = 5.0) -> Measured:
+def measured(system: str, *outcomes: FrameResult, planned_rps: float | None = 5.0) -> Measured:
     total = score(outcomes, SLO_US, seconds=2.0)
     return Measured(
         system=system, seconds=2.0, slo_us=SLO_US, planned_rps=planned_rps, total=total,
@@ -37,7 +39,7 @@ def measured(system: str, *outcomes: Outcome, planned_rps: float | None = 5.0) -
     )  # fmt: skip
 
 
-def result(*ppipe: Outcome) -> DemoResult:
+def result(*ppipe: FrameResult) -> DemoResult:
     return DemoResult(
         measured=(
             measured("PPipe", *ppipe),

@@ -12,11 +12,11 @@ from tritonclient.grpc import service_pb2
 
 from planner.profile import TensorSpec
 from ppipe.bench.loadgen import LoadOptions, send_load
-from ppipe.bench.outcome import Fate, Outcome
+from ppipe.bench.outcome import Fate, FrameResult
 from ppipe.bench.reference import Reference
 from ppipe.bench.score import score
-from ppipe.bench.target import Target, WayIn, tensor_request
-from ppipe.bench.workload import Arrival, Workload, make_workload
+from ppipe.bench.target import SystemUnderTest, WayIn, tensor_request
+from ppipe.bench.workload import Arrival, RequestTrace, make_workload
 from tests.ppipe.kserve_double import Answer, serving
 
 FRAMES = 4
@@ -55,17 +55,17 @@ def right(
 
 
 def send(
-    answer: Answer, workload: Workload, references: Mapping[str, Reference] = REFERENCES
-) -> list[Outcome]:
+    answer: Answer, workload: RequestTrace, references: Mapping[str, Reference] = REFERENCES
+) -> list[FrameResult]:
     inputs = [tensor_request(INPUT, np.array([frame, 0], dtype=np.float32)) for frame in range(FRAMES)]
     with serving(answer) as address:
-        target = Target({"m": [WayIn(address, "m")]}, {"m": inputs})
+        target = SystemUnderTest({"m": [WayIn(address, "m")]}, {"m": inputs})
         return send_load(target, workload, references, OPTIONS)
 
 
-def every(count: int, gap_us: int) -> Workload:
+def every(count: int, gap_us: int) -> RequestTrace:
     arrivals = tuple(Arrival(due_us=i * gap_us, model="m", frame=i % FRAMES) for i in range(count))
-    return Workload(arrivals=arrivals, seconds=count * gap_us / 1e6)
+    return RequestTrace(arrivals=arrivals, seconds=count * gap_us / 1e6)
 
 
 def test_every_request_gets_its_own_outcome_in_order() -> None:
@@ -147,7 +147,7 @@ def test_drops_failures_and_silence_are_told_apart() -> None:
 
 def test_ways_in_are_taken_in_turn() -> None:
     inputs = [tensor_request(INPUT, np.zeros(2, dtype=np.float32))]
-    target = Target({"m": [WayIn("a:1", "m.w0"), WayIn("b:1", "m.w1")]}, {"m": inputs})
+    target = SystemUnderTest({"m": [WayIn("a:1", "m.w0"), WayIn("b:1", "m.w1")]}, {"m": inputs})
     sent = [target.next_request("m", 0, str(index)) for index in range(3)]
     assert [(address, request.model_name) for address, request in sent] == [
         ("a:1", "m.w0"),
