@@ -78,7 +78,8 @@ class OpenFrames:
         self._by_id.pop(frame.request_id, None)
         if frame.claim():
             self._counts.dropped(reason)
-            text = drop_text(self._model, reason, now_us() - frame.deadline_us)
+            allowed_us = frame.deadline_us - frame.arrived_us
+            text = drop_text(self._model, reason, now_us() - frame.deadline_us, allowed_us)
             self._answers.error(frame, ErrorCode.UNAVAILABLE, text)
 
     def answer_probe(self, frame: Frame) -> None:
@@ -102,7 +103,8 @@ class OpenFrames:
         self._answers.close()
 
 
-def drop_text(model: str, reason: DropReason, late_us: int) -> str:
-    """What a client reads whose frame was dropped. late_us: now minus deadline."""
+def drop_text(model: str, reason: DropReason, late_us: int, allowed_us: int) -> str:
+    """What a client reads whose frame was dropped. late_us: now minus deadline; allowed_us: all its time."""
     when = f"passed {late_us / 1000:.1f} ms ago" if late_us > 0 else f"is in {-late_us / 1000:.1f} ms"
-    return f"{model}: the frame cannot meet its deadline, which {when}: reason={reason.value}"
+    had = f"{allowed_us} us" if allowed_us < 1_000 else f"{allowed_us / 1000:.1f} ms"
+    return f"{model}: the frame cannot meet its deadline, which {when} (it had {had}): reason={reason.value}"

@@ -14,13 +14,13 @@ from python_backend.compiled import code_in_use
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.dispatcher.intake import Intake, Taken
+from python_backend.dispatcher.priority import PRIORITY, priority_of
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import Array
 
-_PRIORITY = "priority"
 _NOTHING: Taken = (memoryview(b""), None)
 _LONGEST_US = 3_600_000_000
 """Of a request's timeout: more time would overflow what hops can be told, and fail them."""
@@ -63,7 +63,7 @@ class TritonPythonModel:
             probes = ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER))
             data, info = _NOTHING if probes else self._intake.take(self._given(request))
             deadline_us = arrived_us + min(request.timeout() or self._slo_us, _LONGEST_US)
-            priority = _priority_of(parameters)
+            priority = priority_of(parameters)
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return None
@@ -100,15 +100,7 @@ def _send_error_holding(_request: Any, sender: Any, code: ErrorCode, text: str) 
 def _parameters_of(request: Any) -> Mapping[str, Any]:
     """Those that matter here, which few requests have. Raises ValueError."""
     text = request.parameters()
-    if not text or (_PRIORITY not in text and ticket_codec.PARAMETER not in text):
+    if not text or (PRIORITY not in text and ticket_codec.PARAMETER not in text):
         return {}
     parameters = json.loads(text)
     return parameters if isinstance(parameters, dict) else {}
-
-
-def _priority_of(parameters: Mapping[str, Any]) -> int:
-    """The request parameter `priority`, a whole number; 0 without one. Raises ValueError, TypeError."""
-    value = parameters.get(_PRIORITY, 0)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError(f"parameter {_PRIORITY}: {value!r} is not a whole number")
-    return int(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -79,8 +80,8 @@ def test_two_frames_in_one_request_are_refused(deployment: ServedDeployment, cli
 
 
 def test_a_priority_that_is_no_number_is_refused(client: Client) -> None:
-    with pytest.raises(InferenceServerException, match="priority"):
-        client.infer(1, parameters={"priority": "urgent"})
+    with pytest.raises(InferenceServerException, match="ppipe_priority: 'urgent' is not a whole number"):
+        client.infer(1, parameters={"ppipe_priority": "urgent"})
 
 
 @pytest.mark.parametrize(
@@ -176,3 +177,29 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.1)
+
+
+def test_frames_of_a_higher_priority_are_served_first(deployment: ServedDeployment) -> None:
+    """More frames at once than fit into the SLO: those of priority 1, the default, get through."""
+    manifest = deployment.manifest
+    served: dict[int, int] = {1: 0, 9: 0}
+    done = threading.Semaphore(0)
+    number = 240
+
+    def count(priority: int, error: Exception | None) -> None:
+        served[priority] += error is None
+        done.release()
+
+    with triton.InferenceServerClient(f"{manifest.entry.host}:{manifest.entry.grpc_port}") as client:
+        for index in range(number):
+            priority = 9 if index % 2 else 1
+            client.async_infer(
+                manifest.models[0].dispatcher,
+                [frame_input(INPUT, index)],
+                lambda result, error, priority=priority: count(priority, error),
+                parameters={"ppipe_priority": priority} if priority == 9 else None,
+            )
+        for _ in range(number):
+            assert done.acquire(timeout=10)
+    assert served[1] + served[9] < number, "the frames were too few to tell"
+    assert served[1] > 1.5 * served[9]
