@@ -68,6 +68,7 @@ EFFECTS: Mapping[str, Effect] = {
     "preserve-ordering": Effect.REFUSED,
     "sequence-control": Effect.REFUSED,
     "slot-utilization": Effect.REFUSED,
+    # Refused; and by chance, more often while other models load, a server of 2.51 ends of it.
     "initial-state": Effect.REFUSED,
     "initial-state-file": Effect.REFUSED,
     "initial-state-folder": Effect.DIES,

@@ -56,6 +56,8 @@ class Case:
     files: Mapping[str, str] = field(default_factory=dict)
     load: str = "@"
     links: Mapping[str, str] = field(default_factory=dict)
+    deadly_by_chance: bool = False
+    """Refused, and now and then the server ends a moment later."""
     library: str = ""
     """A file that stands for a backend's library; the real one of the Python backend, where it is loaded."""
 
