@@ -57,10 +57,10 @@ def _tensor(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
     if model.completable:
         yield from _completed(model, path, tensor)
     elif tensor.data_type == triton.TYPE_INVALID:
-        said = f"tensor {tensor.name!r} needs a data_type: one of {_types()}"
+        said = f"tensor {tensor.name!r} needs a data_type: one of {_types()}{_hint(model)}"
         yield model.finding("data-type", (*path, "data_type"), said)
     if not tensor.dims and not model.completable:
-        said = f"tensor {tensor.name!r} needs dims; [ 1 ] is the smallest"
+        said = f"tensor {tensor.name!r} needs dims; [ 1 ] is the smallest{_hint(model)}"
         yield model.finding("dims", (*path, "dims"), said)
     for nth, dim in enumerate(tensor.dims):
         if dim < 1 and dim != -1:
@@ -71,6 +71,12 @@ def _tensor(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
         fault = _reshape_fault(tensor, model.config.max_batch_size)
         if fault:
             yield model.finding("reshape", (*path, "reshape"), fault)
+
+
+def _hint(model: Model) -> str:
+    if model.host.auto_complete or model.is_ensemble or model.backend in ("", "pytorch", "python"):
+        return ""
+    return "; give --auto-complete if your servers complete configurations"
 
 
 def _completed(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:

@@ -181,7 +181,7 @@ def test_every_code_of_one_model_is_in_the_battery() -> None:
     is not there."""
     cases = (*LOADED_CASES, *COMPLETED_CASES, *HANGS_CASES, *DIES_CASES, *ROOT_CASES)
     shown = {code for case in cases for code in case.codes}
-    elsewhere = {code for code in EFFECTS if code.startswith(("manifest", "gpu-"))} | {
+    elsewhere = {code for code in EFFECTS if code.startswith(("manifest", "gpu-", "host-"))} | {
         "config-completed", "model-file", "model-file-capability", "backend-unknown", "unreadable",
         "execution-env-elsewhere", "profile-misread", "queue-full-stuck", "client-shm",
     }  # fmt: skip

@@ -171,3 +171,13 @@ def test_the_release_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "newer than what was read" in capsys.readouterr().err
     assert main([str(tmp_path), "--triton", "newest"]) == 2
     assert "'newest' is no release of Triton" in capsys.readouterr().err
+
+
+def test_the_page_has_each_rule_with_its_releases() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lint.md").read_text()
+    for rule in RULES:
+        until = "" if rule.before is None else str(Release(rule.before.minor - 1))
+        rows = [line for line in page.splitlines() if line.startswith("| 2.") and f"`{rule.code}`" in line]
+        cells = [[cell.strip() for cell in row.split("|")[1:3]] for row in rows]
+        if rule.code != "model-metrics":  # which is in the row of its field
+            assert cells == [[str(rule.since), until]], rule.code
