@@ -26,7 +26,7 @@ from planner.profile import ModelProfile
 
 NEAR = 1.2
 """Largest ratio of what a server has to what its pool is planned with."""
-FEW = 0.1
+FEW = 0.2
 """Of a class's GPUs: for so few a pool is not worth its while, such as a last server that is half full."""
 MOST_POOLS = 8
 """The MILP grows with the square of the number of classes."""

@@ -76,8 +76,8 @@ def test_pools_of_one_class_by_count_have_names_of_their_own() -> None:
         ([(8, 100.0)] * 5 + [(2, 100.0)], ["T4"]),
         ([(8, 100.0)] * 5 + [(8, 10.0)], ["T4-x8-100gbps", "T4-x8-10gbps"]),
         ([(1, 10.0), (4, 40.0)], ["T4-x1", "T4-x4"]),
-        ([(1, 10.0), (4, 10.0)], ["T4-x1", "T4-x4"]),
-        ([(2, 25.0), (2, 10.0), (1, 10.0)], ["T4-x2-25gbps", "T4-x2-10gbps", "T4-x1"]),
+        ([(1, 10.0), (1, 10.0), (4, 10.0)], ["T4-x1", "T4-x4"]),
+        ([(2, 25.0), (2, 10.0), (1, 10.0), (1, 10.0)], ["T4-x2-25gbps", "T4-x2-10gbps", "T4-x1"]),
         ([], ["T4"]),
     ],
     ids=str,
@@ -87,7 +87,7 @@ def test_servers_are_one_pool_where_they_are_alike(kinds: Sequence[Kind], names:
 
 
 def test_no_pool_is_called_as_a_class_is() -> None:
-    cluster = cluster_of(T4=[(1, 10.0), (4, 10.0)], **{"T4-x4": [(2, 10.0)]})
+    cluster = cluster_of(T4=[(1, 10.0), (4, 25.0)], **{"T4-x4": [(2, 10.0)]})
     assert pool_names(cluster) == {"T4-pool1": ["T4-0"], "T4-pool2": ["T4-1"], "T4-x4": ["T4-x4-0"]}
 
 
