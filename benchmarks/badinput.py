@@ -168,7 +168,7 @@ def _model() -> EmulatedModel:
 
 def _good_load(manifest: DeploymentManifest) -> TaggedLoad:
     entry = manifest.models[0]
-    address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
+    address = manifest.entry.grpc_address
     return TaggedLoad([(address, entry.dispatcher)], entry.input, entry.outputs[0].name, _SLO_US)
 
 

@@ -113,10 +113,7 @@ def _look_at_bare(root: Path) -> dict[str, int]:
         deployment.start()
         entry = deployment.manifest.entry
         for size, (_, concurrency, requests) in SIZES.items():
-            measured = [
-                run_perf(f"{entry.host}:{entry.grpc_port}", f"bare_{size}", concurrency, requests)
-                for _ in range(3)
-            ]
+            measured = [run_perf(entry.grpc_address, f"bare_{size}", concurrency, requests) for _ in range(3)]
             rate_rps = statistics.median(each.rps for each in measured)
             latency_us[size] = round(_WORKERS * BATCH / rate_rps * 1e6)
     return latency_us
@@ -167,7 +164,7 @@ def _bare(size: str) -> Mapping[str, str]:
 
 def _throughput(deployment: ServedDeployment, size: str, turns: int) -> dict[str, Any]:
     entry = deployment.manifest.entry
-    address = f"{entry.host}:{entry.grpc_port}"
+    address = entry.grpc_address
     kinds = [
         Kind("bare", f"bare_{size}"),
         Kind("null", f"null_{size}"),
@@ -204,7 +201,7 @@ def _throughput(deployment: ServedDeployment, size: str, turns: int) -> dict[str
 def _served_by_stages(deployment: ServedDeployment, size: str) -> tuple[int, int]:
     """(frames, batches) that the stage of `hop` has had so far."""
     stage = deployment.manifest.servers[0]
-    with triton.InferenceServerClient(f"{stage.host}:{stage.grpc_port}") as client:
+    with triton.InferenceServerClient(stage.grpc_address) as client:
         statistics = [
             client.get_inference_statistics(f"hop_{size}.p0.s0.w{worker}").model_stats[0]
             for worker in range(_WORKERS)
@@ -239,8 +236,8 @@ def _added_latency(manifest: DeploymentManifest, size: str, keys: Keys) -> dict[
     tensor.set_data_from_numpy(np.zeros((1, *spec.shape), np.float32))
     through, direct = [], []
     with (
-        triton.InferenceServerClient(f"{entry.host}:{entry.grpc_port}") as dispatcher,
-        triton.InferenceServerClient(f"{stage.host}:{stage.grpc_port}") as worker,
+        triton.InferenceServerClient(entry.grpc_address) as dispatcher,
+        triton.InferenceServerClient(stage.grpc_address) as worker,
     ):
         for _ in range(_LONE_FRAMES):
             through.append(_time(dispatcher, f"hop1_{size}", tensor, {}))

@@ -121,7 +121,7 @@ def _served(
 def answers_of(manifest: DeploymentManifest, images: Frames) -> tuple[Frames, list[float]]:
     """The first output for each frame, sent one at a time to the dispatcher, and milliseconds of each."""
     (entry,) = manifest.models
-    client = triton.InferenceServerClient(f"{manifest.entry.host}:{manifest.entry.grpc_port}")
+    client = triton.InferenceServerClient(manifest.entry.grpc_address)
     answers, times = [], []
     for image in images:
         tensor = triton.InferInput(entry.input.name, list(image.shape), entry.input.dtype)
@@ -135,7 +135,7 @@ def answers_of(manifest: DeploymentManifest, images: Frames) -> tuple[Frames, li
 
 def chained_batches(manifest: DeploymentManifest) -> int:
     """What the dispatcher's own metrics say."""
-    page = f"http://{manifest.entry.host}:{manifest.models[0].feedback_port}/metrics"
+    page = manifest.metrics_url(manifest.models[0])
     with urllib.request.urlopen(page, timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     return sum(

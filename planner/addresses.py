@@ -1,7 +1,8 @@
 """Hosts and ports of a deployment file: checked when it is read, so that no address fails far from it.
 
 Rules
-- A host is a name or an IPv4 address that the other servers can call: no URL, no port, no list, no variable.
+- A host is a name or an address that the other servers can call: no URL, no port, no list, no variable. An
+  IPv6 address is kept in its shortest form, without brackets; they belong where a port follows.
 - Every port of a host has one use. Ports are TCP but for the dispatchers' notices, which are UDP; a
   dispatcher shows its metrics on the TCP port of the same number.
 """
@@ -17,15 +18,30 @@ from planner.cluster import Cluster, EntryServer, Server
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _LARGEST_PORT = 65_535
 _LONGEST_NAME = 253
-_WANTED = "wanted: a name such as gpu-7.rack2 or an IPv4 address such as 10.0.0.7"
+_WANTED = "wanted: a name such as gpu-7.rack2 or an address such as 10.0.0.7 or fd00::7"
 
 
 def checked_host(host: str) -> str:
-    """The host as it is given. Raises ValueError that says what is wrong with it."""
+    """The host as it is given, an IPv6 address in its one form. Raises ValueError that says what is wrong."""
     fault = _fault(host)
     if fault:
         raise ValueError(f"{fault}; {_WANTED}")
-    return host
+    found = _ipv6(host)
+    return host if found is None else found.compressed
+
+
+def authority(host: str, port: int) -> str:
+    """`host:port` as URLs and gRPC take it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_flag(kind: str, host: str) -> str:
+    """What tells tritonserver on which address to listen; kind: http, grpc or metrics. For IPv6 the HTTP
+    server, which shows metrics too, wants a prefix of its own (libevhtp's), gRPC wants brackets.
+    """
+    if ":" in host:
+        host = f"[{host}]" if kind == "grpc" else f"ipv6:[{host}]"
+    return f"--{kind}-address={host}"
 
 
 def _fault(host: str) -> str:
@@ -39,20 +55,41 @@ def _fault(host: str) -> str:
         return "this is a list; one host belongs here"
     if "$" in host:
         return "variables are not replaced here"
-    if _is_ipv6(host):
-        return "IPv6 addresses are not supported"
+    if host.startswith("[") or host.count(":") > 1:
+        return _ipv6_fault(host)
     name, colon, port = host.rpartition(":")
     if colon and port.isdigit():
-        return f"the port has a field of its own (http_port, grpc_port, metrics_port); the host is {name!r}"
+        return _own_field(name)
     return _address_fault(host) or _name_fault(host)
 
 
-def _is_ipv6(host: str) -> bool:
-    bare = host.removeprefix("[").partition("]")[0]
+def _own_field(host: str) -> str:
+    return f"the port has a field of its own (http_port, grpc_port, metrics_port); the host is {host!r}"
+
+
+def _ipv6(host: str) -> ipaddress.IPv6Address | None:
+    """The address, with or without brackets; None where it is none."""
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        return ipaddress.ip_address(bare).version == 6
+        return ipaddress.IPv6Address(bare)
     except ValueError:
-        return host.startswith("[") or host.count(":") > 1
+        return None
+
+
+def _ipv6_fault(host: str) -> str:
+    bracketed, _, port = host.rpartition("]:")
+    if port.isdigit() and _ipv6(f"{bracketed}]") is not None:
+        return _own_field(bracketed[1:])
+    address = _ipv6(host)
+    if address is None:
+        return "this is no IPv6 address"
+    if address.scope_id or address.is_link_local:
+        return "this is a link-local address, which means another host on each link"
+    if address.ipv4_mapped is not None:
+        return f"this is the IPv4 address {address.ipv4_mapped}; write that"
+    if address.is_unspecified:
+        return "this is an address to listen on, which nobody can call"
+    return "this is an address of many hosts" if address.is_multicast else ""
 
 
 def _address_fault(host: str) -> str:
@@ -96,7 +133,7 @@ def port_faults(cluster: Cluster, models: Sequence[str]) -> Iterator[str]:
         if port > _LARGEST_PORT:
             yield f"{owner} is {port}; ports end at {_LARGEST_PORT}: lower base_port or state ports"
             continue
-        earlier = owners.setdefault((_same(host), port, protocol), owner)
+        earlier = owners.setdefault((same_host(host), port, protocol), owner)
         if earlier != owner:
             yield f"port {port} of {host} is {earlier} and {owner}; give one of them another"
 
@@ -114,7 +151,7 @@ def _uses(cluster: Cluster, models: Sequence[str]) -> Iterator[tuple[str, int, s
         yield entry.host, port, "tcp", owner
 
 
-def _same(host: str) -> str:
+def same_host(host: str) -> str:
     """Hosts that are surely one are written alike."""
     name = host.removesuffix(".").lower()
     return "127.0.0.1" if name == "localhost" else name

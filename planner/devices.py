@@ -13,6 +13,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from planner.addresses import same_host
+
 
 @dataclass(frozen=True)
 class GpuServer:
@@ -29,7 +31,7 @@ def devices_of(servers: Iterable[GpuServer]) -> Mapping[str, tuple[str, ...]]:
     by_host: dict[str, list[GpuServer]] = {}
     for server in servers:
         _check(server)
-        by_host.setdefault(server.host, []).append(server)
+        by_host.setdefault(same_host(server.host), []).append(server)
     found: dict[str, tuple[str, ...]] = {}
     for host, here in by_host.items():
         found |= _on_host(host, here)

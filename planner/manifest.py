@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from planner.addresses import authority
 from planner.cluster import Executor
 from planner.execution import ExecutorOptions
 from planner.ingress import FinishRecipe, PrepareRecipe
@@ -44,6 +45,16 @@ class ServerAddress:
     """GPUs of the server, as it was planned with; 0: none, or not known."""
     devices: tuple[str, ...] = ()
     """What its CUDA_VISIBLE_DEVICES lists where `ppipe serve` starts it; empty: it computes on no GPU."""
+
+    @property
+    def grpc_address(self) -> str:
+        """Host and port as gRPC clients take them."""
+        return authority(self.host, self.grpc_port)
+
+    @property
+    def http_address(self) -> str:
+        """Host and port as they stand in a URL."""
+        return authority(self.host, self.http_port)
 
 
 @dataclass(frozen=True)
@@ -170,6 +181,10 @@ class DeploymentManifest:
             if server.name == name:
                 return server
         raise KeyError(f"no server {name!r} in deployment {self.deployment!r}")
+
+    def metrics_url(self, model: ModelEntry) -> str:
+        """The page of a model's dispatcher: on the TCP port with the number of its feedback port."""
+        return f"http://{authority(self.entry.host, model.feedback_port)}/metrics"
 
     def tls_of(self, server: ServerAddress) -> TlsFiles | None:
         """How a server is called: the entry is for clients, who have no certificates of ours."""

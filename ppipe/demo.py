@@ -207,7 +207,7 @@ def _cross_check(system: System, prepared: Prepared) -> PerfReport:
     err.print(f"  perf_analyzer: {rate_rps:.1f} frames/s for {PERF_SECONDS:.0f} s")
     return run_perf_analyzer(
         model=entry.dispatcher,
-        address=f"{system.manifest.entry.host}:{system.manifest.entry.grpc_port}",
+        address=system.manifest.entry.grpc_address,
         requests=prepared.perf_requests,
         rate_rps=rate_rps,
         seconds=PERF_SECONDS,

@@ -82,7 +82,7 @@ def _vanish(deployment: ServedDeployment) -> None:
     """A client with many requests under way that goes without a word."""
     manifest = deployment.manifest
     entry = manifest.models[0]
-    channel = grpc.insecure_channel(f"{manifest.entry.host}:{manifest.entry.grpc_port}")
+    channel = grpc.insecure_channel(manifest.entry.grpc_address)
     call: Any = channel.unary_unary(kserve.INFER_METHOD)
     request = kserve.request_bytes(
         kserve.request_head(entry.dispatcher, (entry.input,), 1), b"", [[bytes(entry.input.bytes_per_frame)]]

@@ -53,7 +53,7 @@ def capacity_rps() -> float:
 def load_on(manifest: DeploymentManifest) -> TaggedLoad:
     """A client of the deployment's one model."""
     entry = manifest.models[0]
-    address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
+    address = manifest.entry.grpc_address
     return TaggedLoad([(address, entry.dispatcher)], entry.input, entry.outputs[0].name, SLO_US)
 
 

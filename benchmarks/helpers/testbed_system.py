@@ -136,7 +136,7 @@ def _plain_batch(entry: ModelEntry) -> int:
 
 def _targets(manifest: DeploymentManifest, plain: bool) -> list[tuple[str, str]]:
     if not plain:
-        return [(f"{manifest.entry.host}:{manifest.entry.grpc_port}", manifest.models[0].dispatcher)]
+        return [(manifest.entry.grpc_address, manifest.models[0].dispatcher)]
     workers = manifest.models[0].served.pipelines[0].stages[0].workers
     servers = {worker.name: manifest.server(worker.server) for worker in workers}
-    return [(f"{server.host}:{server.grpc_port}", name) for name, server in servers.items()]
+    return [(server.grpc_address, name) for name, server in servers.items()]

@@ -41,6 +41,7 @@ from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
 from model_repo_generator.kubernetes.tls import tls_paths
 from model_repo_generator.kubernetes.yaml_text import dump
+from planner.addresses import authority
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress
 from planner.plan import Plan
@@ -142,7 +143,7 @@ def _shares_host(fleet: Fleet) -> bool:
     local = {server.name: _is_loopback(server.host) for server in fleet.servers}
     if all(local.values()):
         check_distinct(
-            (f"{server.host}:{port}", f"server {server.name}")
+            (authority(server.host, port), f"server {server.name}")
             for server in fleet.servers
             for port in (server.http_port, server.grpc_port, server.metrics_port)
         )

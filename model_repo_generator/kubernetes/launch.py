@@ -14,6 +14,7 @@ from typing import Any
 
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models
 from model_repo_generator.naming import group_folder
+from planner.addresses import address_flag
 from planner.manifest import DeploymentManifest, ServerAddress
 
 REPOSITORY_FOLDER = "/repository"
@@ -115,7 +116,7 @@ def _arguments(
         ("metrics", server.metrics_port, bind),
     ):
         if address is not None:
-            yield f"--{kind}-address={address}"
+            yield address_flag(kind, address)
         yield f"--{kind}-port={port}"
     yield from tls.server_flags() if tls else ()
     yield f"--backend-config=python,shm-region-prefix-name={shm_prefix}"

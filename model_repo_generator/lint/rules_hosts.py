@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import make_finding
+from planner.addresses import same_host
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ServerAddress
 
@@ -20,10 +21,10 @@ _PORTS = ("http_port", "grpc_port", "metrics_port")
 def check(manifest: DeploymentManifest, shown: str) -> Iterator[Finding]:
     """`shown`: the manifest's path, for messages."""
     servers = [server for server in (manifest.entry, *manifest.servers) if server.models]
-    hosts = list(dict.fromkeys(server.host for server in servers))
+    hosts = list(dict.fromkeys(same_host(server.host) for server in servers))
     on_gpus = _on_gpus(manifest)
     for host in hosts:
-        here = [server for server in servers if server.host == host]
+        here = [server for server in servers if same_host(server.host) == host]
         yield from _ports(here, manifest, shown)
         yield from _devices([server for server in here if server.name in on_gpus], shown)
 

@@ -60,7 +60,7 @@ class SystemUnderTest:
 
 def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> SystemUnderTest:
     """The public models of a deployment, each fed what its clients send: JPEG files or raw pictures."""
-    address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
+    address = manifest.entry.grpc_address
     return SystemUnderTest(
         ways_in={entry.model: [WayIn(address, entry.dispatcher)] for entry in manifest.models},
         inputs={
@@ -80,8 +80,7 @@ def plain_target(
         workers = [worker for pipeline in entry.served.pipelines for worker in pipeline.stages[0].workers]
         servers = [manifest.server(worker.server) for worker in workers]
         ways_in[entry.model] = [
-            WayIn(f"{server.host}:{server.grpc_port}", worker.name)
-            for server, worker in zip(servers, workers, strict=True)
+            WayIn(server.grpc_address, worker.name) for server, worker in zip(servers, workers, strict=True)
         ]
     return SystemUnderTest(
         ways_in=ways_in,

@@ -109,7 +109,7 @@ class NotAnswering(Exception):
 
 def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
     """Returns when every public model has answered a frame. Raises NotAnswering."""
-    address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
+    address = manifest.entry.grpc_address
     give_up_s = time.monotonic() + wait_s
     with Prober(address) as prober:
         for entry in manifest.models:

@@ -15,6 +15,7 @@ from ppipe.commands.serve import folders
 from ppipe.console import err
 from ppipe.serving.launcher import TICKET_KEY, load_manifest
 from python_backend.dispatcher.recording import Wanted, encode
+from python_backend.wire.sockets import resolved
 from python_backend.wire.ticket_codec import KEY_FILE_VARIABLE, Keys
 
 
@@ -41,7 +42,7 @@ def record(
             raise DeploymentError(f"--model: {name!r} is not one of {', '.join(known)}")
     file = keys or Path(os.environ.get(KEY_FILE_VARIABLE) or logs / TICKET_KEY)
     signing = Keys(file)
-    family = socket.AF_INET6 if ":" in manifest.entry.host else socket.AF_INET
+    family, _ = resolved(manifest.entry.host, 0, socket.SOCK_DGRAM)
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         for entry in manifest.models:
             if not model or entry.model in model:

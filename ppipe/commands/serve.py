@@ -49,7 +49,7 @@ def serve(
         entry = served.manifest.entry
         err.print(
             f"serving {', '.join(model.model for model in served.manifest.models)}: "
-            f"gRPC {entry.host}:{entry.grpc_port}, HTTP {entry.host}:{entry.http_port}; Ctrl-C stops it"
+            f"gRPC {entry.grpc_address}, HTTP {entry.http_address}; Ctrl-C stops it"
         )
         threading.Event().wait(seconds)
 

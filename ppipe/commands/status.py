@@ -99,7 +99,7 @@ def silent_models(manifest: DeploymentManifest, server: ServerAddress) -> dict[s
         name for entry in manifest.models for name in (entry.dispatcher, entry.body_ensemble) if name
     }
     silent = {}
-    with Prober(f"{server.host}:{server.grpc_port}", tls=manifest.tls_of(server)) as prober:
+    with Prober(server.grpc_address, tls=manifest.tls_of(server)) as prober:
         for model in server.models:
             ask = prober.ask_hopeless if model in dispatched else prober.ask
             probe = ask(model, TIMEOUT_S)
@@ -111,4 +111,4 @@ def silent_models(manifest: DeploymentManifest, server: ServerAddress) -> dict[s
 def _row(server: ServerAddress, silent: dict[str, Probe]) -> tuple[str, str, str, str]:
     first = next((f"{model}: {probe.detail or probe.verdict.value}" for model, probe in silent.items()), "")
     answering = f"{len(server.models) - len(silent)} of {len(server.models)}"
-    return server.name, f"{server.host}:{server.grpc_port}", answering, first.replace("[", "\\[")
+    return server.name, server.grpc_address, answering, first.replace("[", "\\[")

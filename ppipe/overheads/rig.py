@@ -25,10 +25,12 @@ from model_repo_generator.emulated import (
     write_entries,
 )
 from planner import serial
+from planner.addresses import checked_host
 from planner.cluster import Executor
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress
 from planner.profile import TensorSpec
 from ppipe.serving.ports import free_base
+from python_backend.wire.sockets import resolved
 
 ALONE = "overhead_alone"
 NULL = "overhead_null"
@@ -58,7 +60,10 @@ class Address:
         host, _, port = text.strip().rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65_536:
             raise OverheadError(f"{text!r} is no server; 'host:port' of its gRPC endpoint belongs")
-        return cls(host=host, port=int(port))
+        try:
+            return cls(host=checked_host(host), port=int(port))
+        except ValueError as error:
+            raise OverheadError(f"{text!r}: {error}") from error
 
 
 def parse_servers(text: str) -> tuple[Address, Address]:
@@ -141,8 +146,9 @@ def _moved(server: ServerAddress, address: Address) -> ServerAddress:
 
 def _own_address(server: Address) -> str:
     """Where that server reaches this host, for its notices. Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((server.host, server.port))
+    family, address = resolved(server.host, server.port, socket.SOCK_DGRAM)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(address)
         return str(probe.getsockname()[0])
 
 

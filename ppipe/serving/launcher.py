@@ -181,7 +181,7 @@ class ServedDeployment:
         dispatchers = {model.dispatcher for model in self.manifest.models}
         return ServerPlan(
             name=server.name,
-            address=f"{server.host}:{server.grpc_port}",
+            address=server.grpc_address,
             models=server.models,
             command=tuple(command),
             environment=server_environment(install, prefix, keys, server.devices)

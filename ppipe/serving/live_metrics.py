@@ -69,8 +69,7 @@ class WorkerRow:
 
 def read(manifest: DeploymentManifest, entry: ModelEntry) -> Look:
     """The page of one model's dispatcher. Raises OSError."""
-    url = f"http://{manifest.entry.host}:{entry.feedback_port}/metrics"
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+    with urllib.request.urlopen(manifest.metrics_url(entry), timeout=TIMEOUT_S) as answer:
         text = answer.read().decode()
     return parse(text, time.monotonic())
 

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from planner.addresses import same_host
+from python_backend.wire.sockets import resolved
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -35,9 +38,9 @@ class PortInUse(Exception):
 def check(wanted: Iterable[PortUse]) -> None:
     """Raises PortInUse with one line per port that cannot be had."""
     faults = []
-    seen: dict[tuple[int, bool], PortUse] = {}
+    seen: dict[tuple[str, int, bool], PortUse] = {}
     for use in wanted:
-        earlier = seen.setdefault((use.port, use.udp), use)
+        earlier = seen.setdefault((same_host(use.host), use.port, use.udp), use)
         if earlier is not use:
             faults.append(f"{_said(use)} is also {earlier.field} of server {earlier.owner!r}")
         elif not is_free(use.port, host=use.host, udp=use.udp):
@@ -49,12 +52,13 @@ def check(wanted: Iterable[PortUse]) -> None:
 def is_free(port: int, host: str = LOOPBACK, udp: bool = False) -> bool:
     """Whether a server could bind this port now."""
     kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET, kind) as probe:
+    family, address = resolved(host, port, kind)
+    with socket.socket(family, kind) as probe:
         if not udp:
             # As servers do: connections of an ended server that linger do not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False

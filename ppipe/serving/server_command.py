@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from planner.addresses import address_flag
 from planner.cluster import EntryServer, Server
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
@@ -130,12 +131,12 @@ def server_command(
         # Otherwise every load first starts a throw-away stub.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        f"--http-address={LOOPBACK if tls else server.host}",
+        address_flag("http", LOOPBACK if tls else server.host),
         f"--http-port={server.http_port}",
-        f"--grpc-address={server.host}",
+        address_flag("grpc", server.host),
         f"--grpc-port={server.grpc_port}",
         *(tls.server_flags() if tls else []),
-        f"--metrics-address={server.host}",
+        address_flag("metrics", server.host),
         f"--metrics-port={server.metrics_port}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         # Grown while serving, the region is mapped anew; so take enough at once.
@@ -169,7 +170,7 @@ def _require_local(server: EntryServer | Server | ServerAddress) -> None:
     if not _is_loopback(server.host):
         raise NotLocal(
             f"server {server.name!r}: host {server.host!r} is not this machine; "
-            "without --host, servers are started here on loopback addresses only (127.0.0.1, localhost)"
+            "without --host, servers are started here on loopback addresses only (127.0.0.1, localhost, ::1)"
         )
 
 

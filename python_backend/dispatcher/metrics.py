@@ -10,6 +10,7 @@ calls of ours did not help). The hot path only counts in memory; the page is mad
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.health import Health
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.self_report import Reports, SelfReport, report_of
+from python_backend.wire.sockets import resolved
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name without prefix, labels, value."""
@@ -108,12 +110,23 @@ class Source(Protocol):
         """Of its plan."""
 
 
+class _Ipv6Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+_SERVERS: Mapping[int, type[ThreadingHTTPServer]] = {
+    socket.AF_INET: ThreadingHTTPServer,
+    socket.AF_INET6: _Ipv6Server,
+}
+
+
 class MetricsPage:
     """Serves the page until closed."""
 
     def __init__(self, source: Source, model: str, address: tuple[str, int]) -> None:
         """Raises OSError when the port is taken."""
-        self._server = ThreadingHTTPServer(address, _handler(lambda: page(source, model)))
+        family, found = resolved(*address, socket.SOCK_STREAM)
+        self._server = _SERVERS[family](found, _handler(lambda: page(source, model)))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from python_backend.scheduler.record import Record
+from python_backend.wire.sockets import resolved
 from python_backend.wire.ticket_codec import Keys
 
 _BODY = struct.Struct("!4sqqqHBqq")
@@ -56,8 +57,7 @@ class NoticeSender:
     """
 
     def __init__(self, address: tuple[str, int], keys: Keys, same_host: bool) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket = _socket_of(socket.AF_INET)
         self._address = address
         self._connected_until_s = 0.0
         self._keys = keys
@@ -71,8 +71,7 @@ class NoticeSender:
         """Send something to the same dispatcher, or lose it."""
         try:
             if time.monotonic() > self._connected_until_s:
-                self._socket.connect(self._address)
-                self._connected_until_s = time.monotonic() + _CONNECTED_S
+                self._connect()
             self._socket.send(datagram)
         except ConnectionRefusedError:
             # Told of an earlier notice, instead of sending this one: the dispatcher may be back.
@@ -81,9 +80,23 @@ class NoticeSender:
         except OSError:
             self._connected_until_s = 0.0
 
+    def _connect(self) -> None:
+        family, address = resolved(*self._address, socket.SOCK_DGRAM)
+        if family != self._socket.family:
+            self._socket.close()
+            self._socket = _socket_of(family)
+        self._socket.connect(address)
+        self._connected_until_s = time.monotonic() + _CONNECTED_S
+
     def close(self) -> None:
         """Give the socket back."""
         self._socket.close()
+
+
+def _socket_of(family: socket.AddressFamily) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    return made
 
 
 class NoticeReceiver:
@@ -97,12 +110,13 @@ class NoticeReceiver:
     ) -> None:
         """`other`: gets datagrams that are no notices. Raises OSError."""
         self._other = other
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        family, found = resolved(*address, socket.SOCK_DGRAM)
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._keys = keys
         self._closing = False
         try:
-            self._socket.bind(address)
+            self._socket.bind(found)
         except OSError as error:
             self._socket.close()
             host, port = address

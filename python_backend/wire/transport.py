@@ -233,7 +233,7 @@ def _unary(channel: grpc.Channel, method: str) -> Any:
 
 def address_of(server: ServerAddress) -> str:
     """Where a server takes gRPC calls."""
-    return f"{server.host}:{server.grpc_port}"
+    return server.grpc_address
 
 
 def _wake_up(channel: grpc.Channel) -> None:

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model_repo_generator.emulated import build_manifest
+from planner.addresses import authority
 from ppipe.serving.ports import free_base
 from python_backend.dispatcher.budget import Budget
 from python_backend.dispatcher.counts import Counts
@@ -119,18 +120,20 @@ def test_workers_queue_and_process_are_told() -> None:
     assert found.keys() <= exported_names()
 
 
-def test_the_page_is_served_until_closed() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_page_is_served_until_closed(host: str) -> None:
     port = free_base(39_400, 1)
-    shown = MetricsPage(Dispatcher(), "m", ("127.0.0.1", port))  # type: ignore[arg-type]
+    url = f"http://{authority(host, port)}/metrics"
+    shown = MetricsPage(Dispatcher(), "m", (host, port))  # type: ignore[arg-type]
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5) as answer:
             assert b"ppipe_frames_total" in answer.read()
         with pytest.raises(OSError, match="in use"):
-            MetricsPage(Dispatcher(), "m", ("127.0.0.1", port))  # type: ignore[arg-type]
+            MetricsPage(Dispatcher(), "m", (host, port))  # type: ignore[arg-type]
     finally:
         shown.close()
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+        urllib.request.urlopen(url, timeout=5)
 
 
 def test_a_report_of_another_key_is_no_report(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.addresses import checked_host
+from planner.addresses import address_flag, authority, checked_host
 from planner.deployment import DeploymentError, parse_deployment
 
 GOOD = (
@@ -24,11 +24,19 @@ BAD = {
     "grpc://gpu-7:8001/": "URL",
     "10.0.0.7:8001": "the host is '10.0.0.7'",
     "gpu-7:8001": "a field of its own",
-    "::1": "IPv6",
-    "[::1]": "IPv6",
-    "[::1]:8001": "IPv6",
-    "fd00:5::17": "IPv6",
-    "fe80::1%eth0": "IPv6",
+    "[::1]:8001": "the host is '::1'",
+    "fe80::1%eth0": "link-local",
+    "fe80::1": "link-local",
+    "fd00::7%1": "link-local",
+    "::": "listen",
+    "[::]": "listen",
+    "ff02::1": "many hosts",
+    "::ffff:10.0.0.7": "the IPv4 address 10.0.0.7",
+    "fd00::7::1": "no IPv6",
+    "[fd00::7": "no IPv6",
+    "[gpu-7]": "no IPv6",
+    "fd00::gpu": "no IPv6",
+    "gpu:8001:8002": "no IPv6",
     "0.0.0.0": "listen",
     "224.0.0.5": "many hosts",
     "256.1.1.1": "no IPv4",
@@ -89,10 +97,39 @@ def test_any_other_is_refused_with_field_value_and_reason(host: str) -> None:
         assert "wanted: a name such as" in str(refused.value)
 
 
-@given(st.text(max_size=40))
+@pytest.mark.parametrize(
+    ("host", "kept"),
+    [("::1", "::1"), ("[::1]", "::1"), ("FD00:5:0:0::17", "fd00:5::17"), ("0:0:0:0:0:0:0:1", "::1"),
+     ("2001:db8::10.0.0.7", "2001:db8::a00:7")],
+)  # fmt: skip
+def test_an_ipv6_address_is_kept_in_its_one_form(host: str, kept: str) -> None:
+    parsed = parse_deployment(deployment(entry={"host": host}), "d.yaml")
+    assert parsed.to_cluster().entry.host == kept
+    assert checked_host(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("host", "at", "http", "grpc"),
+    [
+        ("10.0.0.7", "10.0.0.7:80", "--http-address=10.0.0.7", "--grpc-address=10.0.0.7"),
+        ("gpu-7", "gpu-7:80", "--http-address=gpu-7", "--grpc-address=gpu-7"),
+        ("fd00::7", "[fd00::7]:80", "--http-address=ipv6:[fd00::7]", "--grpc-address=[fd00::7]"),
+    ],
+)
+def test_addresses_are_written_as_urls_and_tritonserver_want_them(
+    host: str, at: str, http: str, grpc: str
+) -> None:
+    assert authority(host, 80) == at
+    assert address_flag("http", host) == http
+    assert address_flag("metrics", host) == http.replace("http", "metrics", 1)
+    assert address_flag("grpc", host) == grpc
+
+
+@given(st.one_of(st.text(max_size=40), st.ip_addresses(v=6).map(str)))
 def test_any_text_is_a_host_or_one_line(host: str) -> None:
     try:
-        fault = "" if checked_host(host) == host else "changed"
+        kept = checked_host(host)
+        fault = "" if kept == host or ":" in kept else "changed"
     except ValueError as refused:
         fault = str(refused).partition(";")[0]
         assert fault
@@ -120,6 +157,11 @@ def servers(*specs: dict[str, Any], gpu: str = "slow") -> dict[str, Any]:
             {"groups": [servers({"name": "s", "host": "localhost", "grpc_port": 18003})],
              "entry": {"host": "127.0.0.1"}},
             "port 18003 of 127.0.0.1 is grpc_port of server 's' and the feedback port of model 'net'",
+        ),
+        (
+            {"groups": [servers({"name": "a", "host": "[fd00::7]", "http_port": 9000},
+                                {"name": "b", "host": "fd00:0::7", "grpc_port": 9000})]},
+            "port 9000 of fd00::7 is http_port of server 'a' and grpc_port of server 'b'",
         ),
         ({"entry": {"host": "h", "feedback_port": 65535, "http_port": 65535}}, "port 65535 of h"),
         ({"base_port": 60000, "groups": [{"gpu": "slow", "gpus_per_server": 1, "count": 2000}]},

@@ -63,3 +63,19 @@ def test_a_free_base_skips_a_run_with_one_port_taken() -> None:
     with socket.create_server(("127.0.0.1", base + 9)):
         assert free_base(base, 10) > base
         assert free_base(base, 9) == base
+
+
+def test_ports_of_ipv6_addresses_are_looked_at_too() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        assert not is_free(port, host="::1")
+        assert is_free(port)
+        with pytest.raises(PortInUse, match=rf"port {port} on ::1 is in use by process {os.getpid()}"):
+            check([PortUse("entry", "http_port", "::1", port)])
+
+
+def test_one_port_of_two_loopback_addresses_is_two_ports() -> None:
+    port = free_base(39_500, 1)
+    check([use(port), PortUse("slow-0", "grpc_port", "127.0.1.1", port)])
+    with pytest.raises(PortInUse, match="is also grpc_port"):
+        check([use(port), PortUse("slow-0", "grpc_port", "localhost", port)])

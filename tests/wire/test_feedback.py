@@ -14,14 +14,18 @@ from python_backend.wire.ticket_codec import Keys
 NOTICE = Notice(epoch=1, batch=7, attempt=0, stage=1, ok=True, ended_us=123_456, busy_us=5_000)
 
 
-def test_a_notice_arrives_and_closing_wakes_the_receiver() -> None:
-    receiver = NoticeReceiver(("127.0.0.1", 0), Keys(None))
+@pytest.mark.parametrize(
+    ("host", "family"),
+    [("127.0.0.1", socket.AF_INET), ("localhost", socket.AF_INET), ("::1", socket.AF_INET6)],
+)
+def test_a_notice_arrives_and_closing_wakes_the_receiver(host: str, family: socket.AddressFamily) -> None:
+    receiver = NoticeReceiver((host, 0), Keys(None))
     got: list[Notice] = []
     thread = threading.Thread(target=receiver.run, args=(got.append,))
     thread.start()
-    sender = NoticeSender(("127.0.0.1", receiver.port), Keys(None), same_host=True)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        stranger.sendto(b"hello", ("127.0.0.1", receiver.port))
+    sender = NoticeSender((host, receiver.port), Keys(None), same_host=True)
+    with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"hello", (host, receiver.port))
     sender.send(NOTICE)
     sender.send(NOTICE)
     while len(got) < 2:
