@@ -192,7 +192,7 @@ def _served(root: Path) -> Iterator[Way]:
     with ServedDeployment(root / "repository", root / "logs") as deployment:
         deployment.start()
         pids = {status.name: status.pid for status in deployment.statuses if status.pid is not None}
-        address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
+        address = manifest.entry.grpc_address
         yield Way(address, [pids["entry"]], list(pids.values()))
 
 

@@ -42,7 +42,7 @@ class HostsServed:
     @property
     def address(self) -> str:
         """Of the entry's gRPC."""
-        return f"{self.manifest.entry.host}:{self.manifest.entry.grpc_port}"
+        return self.manifest.entry.grpc_address
 
     def start(self, host: Host) -> None:
         """Serve what is this host's."""
@@ -86,7 +86,7 @@ class HostsServed:
 
     def metric(self, entry: ModelEntry, name: str) -> float:
         """Sum of a metric's series of one model."""
-        url = f"http://{self.manifest.entry.host}:{entry.feedback_port}/metrics"
+        url = self.manifest.metrics_url(entry)
         with urllib.request.urlopen(url, timeout=5) as page:
             lines = page.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"ppipe_{name}{{"))

@@ -50,7 +50,7 @@ def server_settings(
     return {
         "server": server.name,
         "host": server.host,
-        "probe_host": bind or LOOPBACK,
+        "probe_host": bind or "localhost",  # of IPv4 or of IPv6, wherever the server listens
         "http_port": server.http_port,
         "triton": triton_version,
         "mps": group.mps,

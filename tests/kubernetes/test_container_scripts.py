@@ -63,6 +63,9 @@ def test_a_name_must_mean_this_pod() -> None:
 def test_model_control_is_closed_where_clients_come_in() -> None:
     plain = {"arguments": ["--x=1"], "restrict_control": False}
     assert launch.server_command(plain) == ["tritonserver", "--x=1"]
+    bound = launch.server_command({**plain, "arguments": ["--http-address=127.0.0.1"]}, "fd00::7")
+    assert bound[1:] == ["--http-address=127.0.0.1", "--grpc-address=[::]", "--metrics-address=ipv6:[::]"]
+    assert launch.server_command(plain, "10.0.0.7") == ["tritonserver", "--x=1"]
     first, second = (launch.server_command(plain | {"restrict_control": True}) for _ in range(2))
     assert first[:2] == ["tritonserver", "--x=1"]
     assert first[2].startswith("--http-restricted-api=model-repository,shared-memory,")

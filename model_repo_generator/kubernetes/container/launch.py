@@ -24,6 +24,7 @@ ADDRESS_VARIABLE = "PPIPE_POD_IP"
 """This container's address; where it is given, the server's host must mean it before the server starts."""
 TRITON_VARIABLE = "TRITON_SERVER_VERSION"
 """Set by NVIDIA's images."""
+ANYWHERE_IPV6 = {"--http-address": "ipv6:[::]", "--grpc-address": "[::]", "--metrics-address": "ipv6:[::]"}
 NAME_TIMEOUT_S = 180.0
 CONTROL_APIS = "model-repository,shared-memory,trace,logging"
 MPS_FOLDER = Path("/tmp/ppipe-mps")
@@ -44,7 +45,7 @@ def main() -> None:
         environment = dict(os.environ)
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
-        command = server_command(server)
+        command = server_command(server, os.environ.get(ADDRESS_VARIABLE, ""))
         os.execvpe(command[0], command, environment)
     except (LaunchFault, OSError) as error:
         sys.exit(f"ppipe: {error}")
@@ -110,9 +111,16 @@ def start_mps(folder: Path) -> dict[str, str]:
     return variables
 
 
-def server_command(server: Any) -> list[str]:
-    """tritonserver with its arguments; where clients come in, with model control closed to everybody."""
+def server_command(server: Any, address: str = "") -> list[str]:
+    """tritonserver with its arguments; where clients come in, with model control closed to everybody.
+
+    It listens on all addresses of IPv4 by itself; a container whose `address` is of IPv6 has none.
+    """
     command = ["tritonserver", *server["arguments"]]
+    if ":" in address:
+        for flag, anywhere in ANYWHERE_IPV6.items():
+            if not any(argument.startswith(f"{flag}=") for argument in command):
+                command.append(f"{flag}={anywhere}")
     if server["restrict_control"]:
         key = secrets.token_hex(16)  # told to nobody
         command.append(f"--http-restricted-api={CONTROL_APIS}:ppipe-control={key}")
