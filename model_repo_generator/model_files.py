@@ -82,6 +82,7 @@ def worker_files(
             parameters={
                 "manifest": MANIFEST_FROM_MODEL,
                 "model": entry.model,
+                **_preparing(entry, place, program, worker.server),
                 **layout.parameters,
                 **seat.parameters,
                 **(config.INPUTS_STAY_ON_DEVICE if worker.name in fed else {}),
@@ -90,6 +91,17 @@ def worker_files(
         folder = f"{manifest.server(worker.server).repository}/{worker.name}"
         share = mps_percentage(program, seat.slices_per_gpu)
         yield from python_model(folder, config_of(entry, made), adapter, layout, share)
+
+
+def _preparing(
+    entry: ModelEntry, place: WorkerPlace, program: StageProgram, server: str
+) -> Mapping[str, str]:
+    """An emulated stage's frames are prepared for as long as that is planned to take, where it is planned."""
+    if entry.prepare is None or place.stage or program.executor is not Executor.EMULATED:
+        return {}
+    planned = entry.served.entry
+    counted = planned is not None and any(host.server == server for host in planned.hosts)
+    return {"prepare": "emulated" if counted else "real"}
 
 
 def stage_config(entry: ModelEntry, worker: WorkerModel) -> str:

@@ -9,6 +9,7 @@ from ensembles.finish import Finisher, geometries, read_labels
 from planner.cluster import Executor
 from planner.ingress import PrepareRecipe
 from planner.manifest import DeploymentManifest, ModelEntry
+from python_backend.stage.emulated_preparer import EmulatedPreparer
 from python_backend.stage.executors.base import make_executor
 from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.threads_preparer import ThreadsPreparer
@@ -32,8 +33,11 @@ def make_stage_worker(
     device: str,
     log: Callable[[str], None],
     jitter: float = 0.0,
+    emulate_prepare: bool = False,
 ) -> StageWorker:
-    """The running worker called `worker`, warmed up. Raises what a wrong manifest or program raises."""
+    """The running worker called `worker`, warmed up. emulate_prepare: wait for as long as preparing frames is
+    planned to take, instead of doing it. Raises what a wrong manifest or program raises.
+    """
     entry, identity = find_stage(manifest, worker)
     keys = Keys.from_environment()
     if not keys.signing:
@@ -66,16 +70,35 @@ def make_stage_worker(
         log=log,
         jitter=jitter,
         on_close=close,
-        preparer=None if recipe is None else make_preparer(recipe, identity, log),
+        preparer=None if recipe is None else make_preparer(recipe, entry, identity, emulate_prepare, log),
         finish=_finish_of(entry, identity, root),
     )
 
 
-def make_preparer(recipe: PrepareRecipe, identity: StageIdentity, log: Callable[[str], None]) -> Preparer:
-    """What makes clients' frames into a first stage's input."""
+def make_preparer(
+    recipe: PrepareRecipe,
+    entry: ModelEntry,
+    identity: StageIdentity,
+    emulated: bool,
+    log: Callable[[str], None],
+) -> Preparer:
+    """What makes clients' frames into a first stage's input.
+
+    Raises ValueError where preparing cannot be emulated.
+    """
     program = identity.program
-    inner = ThreadsPreparer(recipe, program.inputs[0], log)
-    return TaggingPreparer(inner) if program.executor is Executor.EMULATED else inner
+    if program.executor is not Executor.EMULATED:
+        return ThreadsPreparer(recipe, program.inputs[0], log)
+    if not emulated:
+        return TaggingPreparer(ThreadsPreparer(recipe, program.inputs[0], log))
+    planned = entry.served.entry
+    cores = {} if planned is None else {host.server: host.cores for host in planned.hosts}
+    if planned is None or identity.server.name not in cores:
+        raise ValueError(
+            f"{identity.worker}: parameter prepare is 'emulated', but the plan has no time for preparing "
+            f"frames on {identity.server.name}; 'real' would do"
+        )
+    return TaggingPreparer(EmulatedPreparer(planned.prepare, cores[identity.server.name]))
 
 
 def _finish_of(entry: ModelEntry, identity: StageIdentity, root: Path) -> Finish | None:

@@ -31,6 +31,7 @@ class TritonPythonModel:
             device=device_of(args),
             log=pb_utils.Logger.log_warn,
             jitter=float(folder.parameters.get("jitter", "0")),
+            emulate_prepare=folder.parameters.get("prepare", "real") == "emulated",
         )
         entry, identity = stage_factory.find_stage(folder.manifest, folder.name)
         self._gets_frames = identity.stage == 0 and entry.prepare is not None
