@@ -120,8 +120,10 @@ def serve_repository(
         file.write(secrets.token_hex(32) + "\n")
     served = HostsServed(repository, logs, manifest)
     try:
+        addresses = {server.host for server in (manifest.entry, *manifest.servers)}
         for host in made.values():
-            served.start(host)
+            if host.address in addresses:  # a plan may leave a host without work
+                served.start(host)
         served.wait_until_answering()
         yield served
     finally:
