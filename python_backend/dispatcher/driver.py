@@ -343,6 +343,8 @@ class Driver:
         if known.abandoned:
             return
         if not known.computed:
+            for frame in failed.frames:
+                frame.came_too_late = failed.failure.kind is FailureKind.EXPIRED
             _back_to_core(failed.frames)
             self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failed.failure.hop))
             return
@@ -427,6 +429,8 @@ class Driver:
         reason = action.reason
         if reason is DropReason.EXPIRED and frame.last_reason is not None:
             reason = frame.last_reason
+        if reason is DropReason.FAILED and frame.came_too_late:
+            reason = DropReason.OVERLOAD  # nothing has failed: links or workers had more to do than was known
         if reason in _TIME_REASONS and self._offers.again(frame, now_us()):
             frame.last_reason = reason
             return

@@ -39,6 +39,7 @@ class Frame:
         "_lock",
         "arrived_us",
         "asked_after_us",
+        "came_too_late",
         "data",
         "deadline_us",
         "info",
@@ -81,6 +82,8 @@ class Frame:
         """How long it had waited when its caller was last asked about."""
         self.offers = 0
         """Times that the core was given this frame."""
+        self.came_too_late = False
+        """Whether its last attempt ended for want of time alone: it reached a stage too late."""
         self.last_reason: DropReason | None = None
         """Why the core gave it up the last time."""
 

@@ -262,6 +262,24 @@ def test_a_failed_attempt_is_tried_on_another_worker() -> None:
     assert used.count("m.p0.s0.w0") <= 2, "after its failure it gets no more"
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(FailureKind.EXPIRED, "overload"), (FailureKind.NO_MEMORY, "failed")]
+)
+def test_frames_that_reach_a_stage_too_late_have_met_overload(kind: FailureKind, reason: str) -> None:
+    def fail(wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        time.sleep(max(0, wire.ticket.deadline_us - now_us()) / 1e6)
+        raise HopFailure(kind, 0, wire.ticket.hops[0].worker, "it can no longer finish by its deadline")
+
+    client = Client()
+    with driver_with(Hops(before=fail)) as driver:
+        driver.arrive([client.frame(1)])
+        client.wait()
+    ((code, text),) = client.answers[1]
+    assert code is ErrorCode.UNAVAILABLE
+    assert text.endswith(f"reason={reason}")
+
+
 def test_a_request_that_every_worker_would_refuse_is_not_tried_again() -> None:
     def refuse(wire: WireTicket) -> None:
         raise HopFailure(FailureKind.COMPUTE, 1, "m.p0.s1.w0", "boom")
