@@ -46,6 +46,8 @@ def model_plan(
         batch_build_rps=demand.batch_build_rps,
         frame=None if ends is None else frame_of(profile, demand),
         answer_bytes=0 if ends is None else ends.answer_bytes,
+        prepare_us=0.0 if ends is None else ends.prepare_us,
+        prepare_assumed=ends is not None and profile.prepare is not None and profile.prepare.assumed,
     )
 
 

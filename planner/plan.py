@@ -116,6 +116,9 @@ class ModelPlan:
     """What clients were assumed to send; None: the way in is not counted."""
     answer_bytes: int = 0
     """What goes back for one frame, where the way out is counted."""
+    prepare_us: float = 0.0
+    """Of a core, per frame."""
+    prepare_assumed: bool = False
 
 
 @dataclass(frozen=True)

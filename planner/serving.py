@@ -53,17 +53,20 @@ class ServedStage:
 class ServedEnds:
     """The way of a batch from the entry to a pipeline's first stage, and of its answers back from the last.
 
-    A batch holds the links in for wire_us_per_byte of its bytes. It is there ingress_us +
-    ingress_us_per_byte * bytes later, and is then prepared (ServedEntry.prepare). Per batch size - 1:
-    answers are finished after finish_us, then hold the links back for answer_wire_us, and are there
-    answer_us later.
+    A batch is on its way ingress_us + ingress_us_per_byte * bytes, and is then prepared
+    (ServedEntry.prepare). Of that time it holds the entry's uplink for entry_us_per_byte of its bytes, and
+    the server's downlink for server_us_per_byte. Per batch size - 1: answers are finished after finish_us,
+    and back answer_us later, for which they hold the server's uplink for answer_server_us and the entry's
+    downlink for answer_entry_us.
     """
 
-    wire_us_per_byte: float
+    entry_us_per_byte: float
+    server_us_per_byte: float
     ingress_us: float
     ingress_us_per_byte: float
     finish_us: tuple[int, ...]
-    answer_wire_us: tuple[int, ...]
+    answer_server_us: tuple[int, ...]
+    answer_entry_us: tuple[int, ...]
     answer_us: tuple[int, ...]
 
 
@@ -87,7 +90,8 @@ class ServedPipeline:
         if min(len(stage.latency_us) for stage in self.stages) < self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is past the end of a stage's latency table")
         if self.ends is not None:
-            tables = (self.ends.finish_us, self.ends.answer_wire_us, self.ends.answer_us)
+            ends = self.ends
+            tables = (ends.finish_us, ends.answer_server_us, ends.answer_entry_us, ends.answer_us)
             if min(map(len, tables)) < self.batch_size:
                 raise ValueError(f"batch_size {self.batch_size} is past the end of a table of answers")
 
@@ -171,3 +175,11 @@ class ServedModel:
                 stages.append(replace(stage, workers=workers))
             pipelines.append(replace(pipeline, stages=tuple(stages)))
         return replace(self, pipelines=tuple(pipelines))
+
+
+def without_ends(served: ServedModel) -> ServedModel:
+    """The same model with its way in and out uncounted."""
+    if served.entry is None:
+        return served
+    pipelines = tuple(replace(pipeline, ends=None) for pipeline in served.pipelines)
+    return replace(served, pipelines=pipelines, entry=None)

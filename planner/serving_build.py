@@ -141,12 +141,12 @@ def _served_ends(
     batches: Sequence[int],
 ) -> ServedEnds:
     first, last = pipeline.stages[0].gpu, pipeline.stages[-1].gpu
-    in_gbps, out_gbps = cluster.entry_gbps(first), cluster.entry_gbps(last)
+    entry_gbps = cluster.carried_share * (cluster.entry.bandwidth_gbps or math.inf)
+    first_gbps, last_gbps = cluster.bandwidth_gbps(first, first), cluster.bandwidth_gbps(last, last)
     if placed is not None:
-        entry_gbps = cluster.carried_share * (cluster.entry.bandwidth_gbps or math.inf)
-        in_gbps = min(entry_gbps, placed.stage_gbps(pipeline, index, 0))
-        out_gbps = min(entry_gbps, placed.stage_gbps(pipeline, index, len(pipeline.stages) - 1))
-    return served_ends(ends, batches, in_gbps, out_gbps, cluster.cores_per_server(last))
+        first_gbps = placed.stage_gbps(pipeline, index, 0)
+        last_gbps = placed.stage_gbps(pipeline, index, len(pipeline.stages) - 1)
+    return served_ends(ends, batches, entry_gbps, first_gbps, last_gbps, cluster.cores_per_server(last))
 
 
 def _hop_bandwidths(

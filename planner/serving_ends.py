@@ -12,7 +12,7 @@ from planner.cluster import Cluster
 from planner.frames import NO_COST
 from planner.problem import Demand
 from planner.profile import ModelProfile
-from planner.rates import Ends, frame_of, on_cores_us, wire_us
+from planner.rates import Ends, end_us, frame_of, on_cores_us, wire_us
 from planner.serving import ServedEnds, ServedEntry, ServedHost, ServedPipeline
 
 
@@ -23,17 +23,30 @@ def whole_us(time_us: float) -> int:
 
 
 def served_ends(
-    ends: Ends, batches: Sequence[int], in_gbps: float, out_gbps: float, finish_cores: float
+    ends: Ends,
+    batches: Sequence[int],
+    entry_gbps: float,
+    first_gbps: float,
+    last_gbps: float,
+    finish_cores: float,
 ) -> ServedEnds:
-    """Of one pipeline. in_gbps, out_gbps: what the links to its first stage and from its last carry."""
+    """Of one pipeline. The bandwidths are what the links of the entry, of the first and of the last stage's
+    servers carry.
+    """
+
+    def answers_us(gbps: float) -> tuple[int, ...]:
+        return tuple(whole_us(wire_us(batch * ends.answer_bytes, gbps)) for batch in batches)
+
     return ServedEnds(
-        wire_us_per_byte=wire_us(1, in_gbps),
+        entry_us_per_byte=wire_us(1, entry_gbps),
+        server_us_per_byte=wire_us(1, first_gbps),
         ingress_us=ends.hop_us,
-        ingress_us_per_byte=ends.hop_us_per_byte,
+        ingress_us_per_byte=wire_us(1, min(entry_gbps, first_gbps)) + ends.hop_us_per_byte,
         finish_us=tuple(whole_us(on_cores_us(ends.finish_us, batch, finish_cores)) for batch in batches),
-        answer_wire_us=tuple(whole_us(wire_us(batch * ends.answer_bytes, out_gbps)) for batch in batches),
+        answer_server_us=answers_us(last_gbps),
+        answer_entry_us=answers_us(entry_gbps),
         answer_us=tuple(
-            whole_us(ends.hop_us + batch * ends.answer_bytes * ends.hop_us_per_byte) for batch in batches
+            whole_us(end_us(ends, batch * ends.answer_bytes, min(entry_gbps, last_gbps))) for batch in batches
         ),
     )
 

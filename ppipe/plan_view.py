@@ -6,7 +6,7 @@ pipeline, as wide as its frames/s, in its model's colour. The same plan gives th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +32,14 @@ WIDEST_BAND = 0.42
 
 def plan_table(plan: Plan) -> RenderableType:
     """Pipelines, pools, batch, workers, planned frames/s, latency against SLO; below it the classes."""
-    return Group(_pipelines(plan), _classes(plan), _verdict(plan))
+    parts = [_pipelines(plan), _classes(plan)]
+    if plan.entry:
+        parts.append(_entry(plan))
+    return Group(*parts, _verdict(plan))
 
 
 def _pipelines(plan: Plan) -> Table:
-    note = estimates_note(plan.latency_sources)
+    note = "\n".join(filter(None, [estimates_note(plan.latency_sources), *_frames(plan)]))
     table = Table(title=f"Plan by {plan.planner}", caption=note or None, caption_justify="left")
     for name, justify in (
         ("model", "left"),
@@ -97,6 +100,38 @@ def _classes(plan: Plan) -> Table:
         if sources:
             row.append(plan.latency_sources.get(gpu, ""))
         table.add_row(*row)
+    return table
+
+
+def _frames(plan: Plan) -> Iterator[str]:
+    """What each model's clients are planned to send, and what of that nobody stated or measured."""
+    for model in plan.models:
+        if (frame := model.frame) is None:
+            continue
+        pixels = f"{frame.width} x {frame.height} pixels, " if frame.pixels else ""
+        text = f"{model.model}: a frame has {pixels}{_size(frame.bytes)}"
+        if frame.assumed:
+            text += " (assumed: state preprocess.frame)"
+        if model.prepare_us:
+            text += f", and takes {model.prepare_us / 1000:.1f} ms of a core to prepare"
+            text += " (assumed)" if model.prepare_assumed else ""
+        yield text
+
+
+def _size(count: int) -> str:
+    return (
+        f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB" if count >= 1e4 else f"{count} B"
+    )
+
+
+def _entry(plan: Plan) -> Table:
+    """What of the entry server the planned rates take, and what more of it is worth."""
+    table = Table()
+    for name in ("entry server", "there", "busy", "price of one more"):
+        table.add_column(name, justify="left" if name == "entry server" else "right")
+    for use in plan.entry:
+        there = f"{use.capacity:g} {use.unit}" + ("s" if use.unit == "core" and use.capacity != 1 else "")
+        table.add_row(use.resource, there, f"{use.busy:.1%}", f"+{use.price:.4g}")
     return table
 
 

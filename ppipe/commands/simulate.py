@@ -48,6 +48,9 @@ def simulate(
     straggler_factor: Annotated[
         float, typer.Option(min=1.0, help="How much longer a straggler takes.")
     ] = 3.0,
+    frame_spread: Annotated[
+        float, typer.Option(min=0.0, help="Spread of frames' bytes: standard deviation over mean.")
+    ] = 0.0,
     links: Annotated[
         str, typer.Option(help="placed: as the live system has them; paper: as the paper groups them.")
     ] = "placed",
@@ -100,7 +103,9 @@ def simulate(
         varying = Jitter(jitter, straggler_probability=stragglers, straggler_factor=straggler_factor)
     except ValueError as error:
         raise DeploymentError(f"--jitter, --stragglers, --straggler-factor: {error}") from error
-    workload = Workload(arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=varying)
+    workload = Workload(
+        arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=varying, frame_spread=frame_spread
+    )
     factor = None if rate is not None else (0.9 if load_factor is None else load_factor)
     if find_capacity:
         _print_capacities(

@@ -9,6 +9,7 @@ COMPILED_MODULES = (
     "python_backend.scheduler.batches",
     "python_backend.scheduler.waiting",
     "python_backend.scheduler.links",
+    "python_backend.scheduler.ingress",
     "python_backend.scheduler.timelines",
     "python_backend.scheduler.state",
     "python_backend.scheduler.policy",

@@ -2,7 +2,9 @@
 can save.
 
 - A batch is sent when a worker of a first stage is free and it need not wait for the later ones, not when its
-  frames arrive.
+  frames arrive. Where frames have a way to that worker, and are prepared there, it is sent so much earlier
+  that it is ready when the worker becomes free: one batch ahead, and more only where way and preparing take
+  longer than a batch computes.
 - Each free pipeline takes the most urgent frames that it can still finish in time; more urgent ones are
   left to faster pipelines.
 - A batch smaller than planned is held back only while no frame in it is in danger.
@@ -12,6 +14,7 @@ can save.
 from __future__ import annotations
 
 from python_backend.scheduler.batches import Reservation
+from python_backend.scheduler.ingress import load_of
 from python_backend.scheduler.policy import Policy, shed
 from python_backend.scheduler.state import State
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines
@@ -20,12 +23,16 @@ from python_backend.scheduler.waiting import Level
 HOLD_SHARE = 25
 """A batch may wait between its stages for one in so many parts of its way, and for as long as predictions are
 wrong (the guard); else it is sent later."""
+PASSED_OVER = 3
+"""Frames that are looked past for one batch because they are larger than the mean."""
 IDLE_SHARE = 4
 """With more than one in so many workers of every stage idle, batches are sent as they are."""
 
 
 class AdaptivePolicy(Policy):
     """See the module."""
+
+    counts_ends: bool = True
 
     def __init__(self) -> None:
         self.wake_us: int = NEVER
@@ -49,9 +56,13 @@ class AdaptivePolicy(Policy):
                 worker = pool.earliest()
             if worker < 0:
                 continue
-            ready_us = pool.ready_us(worker)
-            if ready_us > now_us:
-                self.wake_us = min(self.wake_us, ready_us)
+            due_us = pool.ready_us(worker)
+            ends = pipeline.ends
+            if ends is not None and state.entry is not None:
+                due_us -= ends.lead_us(state.entry, pipeline.batch_size)
+                due_us -= pipeline.path_us[0] // HOLD_SHARE + state.guard_us
+            if due_us > now_us:
+                self.wake_us = min(self.wake_us, due_us)
             elif self._serve_on(state, pipeline, now_us):
                 return True
         return False
@@ -65,8 +76,8 @@ class AdaptivePolicy(Policy):
             finish_us = state.finish_us(pipeline, size, now_us)
             if finish_us < 0:
                 return False
-            early_us = finish_us - now_us - pipeline.path_us[size - 1] - pipeline.path_us[0] // HOLD_SHARE
-            early_us -= state.guard_us
+            early_us = finish_us - now_us - pipeline.way_us(size, state.entry)
+            early_us -= pipeline.path_us[0] // HOLD_SHARE + state.guard_us
             if early_us > 0:
                 self.wake_us = min(self.wake_us, now_us + early_us)
                 return False
@@ -78,7 +89,10 @@ class AdaptivePolicy(Policy):
                         if spare_us > 0:
                             self.wake_us = min(self.wake_us, now_us + spare_us)
                             return False
-                    return self._send(state, pipeline, level, index, size, now_us)
+                    if pipeline.ends is None:
+                        return self._send(state, pipeline, level, index, size, now_us)
+                    if self._send_frames(state, pipeline, level, index, size, now_us):
+                        return True
             size -= 1
         return False
 
@@ -90,6 +104,21 @@ class AdaptivePolicy(Policy):
             return False
         state.commit(quote, state.waiting.take(level, index, size))
         return True
+
+    def _send_frames(
+        self, state: State, pipeline: PipelineTimelines, level: Level, index: int, size: int, now_us: int
+    ) -> bool:
+        """The same for frames whose own bytes and pixels count: those that they make too late are passed
+        over, a few at most."""
+        for first in range(index, min(index + PASSED_OVER, len(level.frames) - size) + 1):
+            chosen = level.frames[first : first + size]
+            quote = state.quote(pipeline, size, now_us, load_of(chosen))
+            if quote is None:
+                return False
+            if quote.finish_us + state.guard_us <= chosen[0].deadline_us:
+                state.commit(quote, state.waiting.take(level, first, size))
+                return True
+        return False
 
     def _drop_hopeless(self, state: State, now_us: int) -> None:
         """Drop every frame that the best pipeline, as reserved now, would finish too late."""

@@ -16,6 +16,8 @@ class Request:
         "attempts",
         "batch",
         "deadline_us",
+        "frame_bytes",
+        "prepare_us",
         "priority",
         "request_id",
         "sequence",
@@ -31,6 +33,9 @@ class Request:
         self.sequence: int = sequence
         self.arrived_us: int = arrived_us
         self.attempts: int = 0
+        self.frame_bytes: int = 0
+        self.prepare_us: int = 0
+        """Of one core; both only where the way in is counted."""
         self.stage: int = 0
         """The stage whose queue it waits in: above 0 only under policies without reservations."""
         self.batch: Batch | None = None
@@ -38,18 +43,24 @@ class Request:
 
 class Reservation:
     """A worker's interval [start, end) for one stage of a batch, and the transfer into it (empty for a
-    first stage)."""
+    first stage where the way in is not counted). Or, without a worker, the way back of its answers."""
 
     __slots__ = (
         "batch",
+        "delay_us",
+        "down_until_us",
+        "down_wire_us",
         "downlink",
         "duration_us",
         "end_us",
         "moved",
+        "ready_us",
         "stage",
         "start_us",
         "transfer_end_us",
         "transfer_start_us",
+        "up_until_us",
+        "up_wire_us",
         "uplink",
         "worker",
     )
@@ -60,12 +71,23 @@ class Reservation:
         self.worker: int = worker
         self.duration_us: int = duration_us
         self.uplink: int = -1
-        """Of the sender: -1 for a first stage, into which nothing is transferred."""
+        """Of the sender: -1 where nothing that is counted is transferred."""
         self.downlink: int = -1
         self.moved: bool = False
         """Whether the transfer was moved because the stage before it ended later than predicted."""
+        self.delay_us: int = 0
+        """From the end of the stage before to the earliest start of the transfer."""
+        self.up_wire_us: int = 0
+        self.down_wire_us: int = 0
+        """How much of its links' time the transfer takes."""
         self.transfer_start_us: int = 0
         self.transfer_end_us: int = 0
+        self.up_until_us: int = 0
+        self.down_until_us: int = 0
+        """Until when its links are held: longer than for the transfer where they are shared with other
+        models."""
+        self.ready_us: int = 0
+        """When what was transferred can be computed on: frames are prepared first."""
         self.start_us: int = 0
         self.end_us: int = 0
 
@@ -75,6 +97,7 @@ class Batch:
     completed."""
 
     __slots__ = (
+        "answer",
         "attempt",
         "batch_id",
         "deadline_us",
@@ -94,6 +117,7 @@ class Batch:
         first_stage: int,
         requests: list[Request],
         hops: list[Reservation],
+        answer: Reservation | None = None,
     ) -> None:
         self.batch_id: int = batch_id
         self.attempt: int = attempt
@@ -102,9 +126,18 @@ class Batch:
         self.requests: list[Request] = requests
         self.hops: list[Reservation | None] = list(hops)
         self.last: Reservation = hops[-1]
+        self.answer: Reservation | None = answer
+        """The way back, where it is counted."""
         self.quoted_us: int = hops[-1].end_us
         """When it was to end as committed."""
         deadline_us = requests[0].deadline_us
         for request in requests:
             deadline_us = min(deadline_us, request.deadline_us)
         self.deadline_us: int = deadline_us
+
+    def answered_us(self, ended_us: int) -> int:
+        """When the answers are back if the last stage ended then."""
+        answer = self.answer
+        if answer is None:
+            return ended_us
+        return max(answer.transfer_end_us, ended_us)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.serving import ServedModel
+from planner.serving import ServedModel, without_ends
 from python_backend.scheduler.actions import Action, DropReason, WakeAt
 from python_backend.scheduler.batches import Batch, Request
 from python_backend.scheduler.events import (
@@ -45,9 +45,11 @@ class SchedulerCore:
     ) -> None:
         if not served.pipelines:
             raise ValueError(f"model {served.model!r} has no pipeline, so nothing can serve it")
+        self._policy: Policy = make_policy(policy) if isinstance(policy, str) else policy
+        if not self._policy.counts_ends:
+            served = without_ends(served)
         self.served_model: ServedModel = served
         self._state: State = State(served, batch_ids_from)
-        self._policy: Policy = make_policy(policy) if isinstance(policy, str) else policy
         self._policy.attach(self._state)
         self._wake_us: int = NEVER
         """The wake-up that the driver was last asked for and has not delivered."""
@@ -175,6 +177,8 @@ class SchedulerCore:
             )
         request = Request(event.request_id, event.deadline_us, event.priority, state.sequence, now_us)
         state.sequence += 1
+        if state.entry is not None:
+            state.entry.arrived(request, event.frame_bytes, event.pixels)
         state.requests[event.request_id] = request
         state.waiting.insert(request)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from python_backend.scheduler.batches import Request
+from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.state import State
 
 
@@ -47,10 +47,14 @@ def _check_batches(state: State) -> None:
             assert end_us <= hop.transfer_start_us, (
                 f"batch {batch.batch_id}: transfer before the stage before it ends"
             )
-            assert hop.transfer_start_us <= hop.transfer_end_us <= hop.start_us <= hop.end_us, (
-                "times out of order"
-            )
+            assert (
+                hop.transfer_start_us <= hop.transfer_end_us <= hop.ready_us <= hop.start_us <= hop.end_us
+            ), "times out of order"
             end_us = hop.end_us
+        answer = batch.answer
+        if answer is not None:
+            assert answer.batch is batch, "the way back belongs to another batch"
+            assert end_us + answer.delay_us <= answer.transfer_start_us, "answers go before they are there"
 
 
 def _check_workers(state: State) -> None:
@@ -80,25 +84,48 @@ def _check_workers(state: State) -> None:
 
 def _check_links(state: State) -> None:
     links = state.links
-    due = [
-        hop
-        for batch in state.batches.values()
-        for hop in batch.hops
-        if hop is not None
-        and hop.uplink >= 0
-        and hop.transfer_end_us > max(hop.transfer_start_us, state.now_us)
-    ]
-    for busy_of, of in ((links.up_busy, "uplink"), (links.down_busy, "downlink")):
+    due = [hop for batch in state.batches.values() for hop in batch.hops if hop is not None]
+    due += [batch.answer for batch in state.batches.values() if batch.answer is not None]
+    due = [hop for hop in due if hop.uplink >= 0]
+    for is_down, busy_of in ((False, links.up_busy), (True, links.down_busy)):
+        of = "downlink" if is_down else "uplink"
         for link, busy in enumerate(busy_of):
-            ahead = [hop for hop in busy if hop.transfer_end_us > state.now_us]
-            reserved = {id(hop) for hop in due if (hop.uplink if of == "uplink" else hop.downlink) == link}
-            assert len(ahead) == len(reserved), f"{of} {link}: transfers of no batch, or not all of them"
-            assert {id(hop) for hop in ahead} == reserved, f"{of} {link}: transfers of others"
+            ahead = [hop for hop in busy if _until_us(hop, is_down) > state.now_us]
+            listed = {id(hop) for hop in ahead}
+            assert len(listed) == len(ahead), f"{of} {link}: a transfer is reserved twice"
+            for hop in due:
+                held = _wire_us(hop, is_down) > 0 and hop.transfer_end_us > state.now_us
+                if held and (hop.downlink if is_down else hop.uplink) == link:
+                    assert id(hop) in listed or _until_us(hop, is_down) <= state.now_us, (
+                        f"{of} {link}: a transfer of a batch is not reserved"
+                    )
+            for hop in ahead:
+                # Of batches that ended, only what is on its way back and what a share still holds.
+                assert hop.batch is not None or hop.worker < 0 or hop.transfer_end_us <= state.now_us, (
+                    f"{of} {link}: reserved for nobody"
+                )
             starts = [hop.transfer_start_us for hop in busy]
             assert starts == sorted(starts), f"{of} {link}: out of order"
             committed = [hop for hop in ahead if not hop.moved]
             for before, after in pairwise(committed):
-                assert before.transfer_end_us <= after.transfer_start_us, f"{of} {link}: transfers overlap"
+                # A batch does not wait for what a share makes itself hold, nor others once it has ended.
+                same = before.batch is None or before.batch is after.batch
+                until_us = (
+                    before.transfer_start_us + _wire_us(before, is_down)
+                    if same
+                    else _until_us(before, is_down)
+                )
+                assert until_us <= after.transfer_start_us, (
+                    f"{of} {link}: transfers overlap: {until_us}, {after.transfer_start_us}"
+                )
+
+
+def _until_us(hop: Reservation, is_down: bool) -> int:
+    return hop.down_until_us if is_down else hop.up_until_us
+
+
+def _wire_us(hop: Reservation, is_down: bool) -> int:
+    return hop.down_wire_us if is_down else hop.up_wire_us
 
 
 def _check_group(state: State, pipeline: int, stage: int, group: int) -> None:

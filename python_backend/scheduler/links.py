@@ -2,8 +2,10 @@
 
 Rules: a transfer holds its sender's uplink and its receiver's downlink at once, and is reserved where nothing
 else is; it overlaps another only after it was moved because the stage before it ended late. One that is
-reserved for later leaves the link to others until then. Each link's list is in order of starts; what has
-passed is cut off when something is added.
+reserved for later leaves the link to others until then. Of a link that other models use too a model has a
+share: a transfer then holds the link for 1 / share of its time, so that the model keeps to its share, but
+is over in its own time. Each link's list is in order of starts; what has passed is cut off when something
+is added.
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ from python_backend.scheduler.batches import Reservation
 
 class Links:
     """A model's uplinks and downlinks, by index. `up_free`, `down_free`: the end of all that was ever
-    reserved, for policies that only append."""
+    reserved, for policies that only append. `shares`: of links that are shared, by name."""
 
-    __slots__ = ("down_busy", "down_free", "down_names", "now_us", "up_busy", "up_free", "up_names")
+    __slots__ = (
+        "down_busy", "down_free", "down_names", "down_share", "now_us", "shares", "up_busy", "up_free",
+        "up_names", "up_share",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, shares: dict[str, float] | None = None) -> None:
         self.now_us: int = 0
+        self.shares: dict[str, float] = shares if shares is not None else {}
+        self.up_share: list[float] = []
+        self.down_share: list[float] = []
         self.up_names: dict[str, int] = {}
         self.down_names: dict[str, int] = {}
         self.up_free: list[int] = []
@@ -31,6 +39,7 @@ class Links:
         if name not in self.up_names:
             self.up_names[name] = len(self.up_free)
             self.up_free.append(0)
+            self.up_share.append(self.shares.get(name, 1.0))
             self.up_busy.append([])
         return self.up_names[name]
 
@@ -39,40 +48,45 @@ class Links:
         if name not in self.down_names:
             self.down_names[name] = len(self.down_free)
             self.down_free.append(0)
+            self.down_share.append(self.shares.get(name, 1.0))
             self.down_busy.append([])
         return self.down_names[name]
 
     def gap_us(self, uplink: int, from_us: int, length_us: int) -> int:
-        """When an uplink is first free for `length_us` on end, from `from_us` on."""
+        """When an uplink is first free for a transfer of `length_us`, from `from_us` on."""
         if self.up_free[uplink] <= from_us:
             return from_us
-        return _gap_us(self.up_busy[uplink], from_us, length_us)
+        return _gap_us(self.up_busy[uplink], from_us, _held_us(length_us, self.up_share[uplink]), False)
 
     def down_gap_us(self, downlink: int, from_us: int, length_us: int) -> int:
         """The same of a downlink."""
         if self.down_free[downlink] <= from_us:
             return from_us
-        return _gap_us(self.down_busy[downlink], from_us, length_us)
+        held_us = _held_us(length_us, self.down_share[downlink])
+        return _gap_us(self.down_busy[downlink], from_us, held_us, True)
 
-    def fit_us(self, uplink: int, downlink: int, from_us: int, length_us: int) -> int:
-        """When both links are."""
-        start_us = self.gap_us(uplink, from_us, length_us)
+    def fit_us(self, uplink: int, downlink: int, from_us: int, up_us: int, down_us: int) -> int:
+        """When both links are, each for so long."""
+        start_us = self.gap_us(uplink, from_us, up_us)
         while True:
-            both_us = self.down_gap_us(downlink, start_us, length_us)
+            both_us = self.down_gap_us(downlink, start_us, down_us)
             if both_us == start_us:
                 return start_us
-            start_us = self.gap_us(uplink, both_us, length_us)
+            start_us = self.gap_us(uplink, both_us, up_us)
             if start_us == both_us:
                 return start_us
 
     def add(self, hop: Reservation) -> None:
         """Reserve a hop's transfer on its two links."""
-        end_us = hop.transfer_end_us
-        self.up_free[hop.uplink] = max(self.up_free[hop.uplink], end_us)
-        self.down_free[hop.downlink] = max(self.down_free[hop.downlink], end_us)
-        if end_us > hop.transfer_start_us:
-            _insert(self.up_busy[hop.uplink], hop, self.now_us)
-            _insert(self.down_busy[hop.downlink], hop, self.now_us)
+        start_us = hop.transfer_start_us
+        hop.up_until_us = start_us + _held_us(hop.up_wire_us, self.up_share[hop.uplink])
+        hop.down_until_us = start_us + _held_us(hop.down_wire_us, self.down_share[hop.downlink])
+        self.up_free[hop.uplink] = max(self.up_free[hop.uplink], hop.up_until_us)
+        self.down_free[hop.downlink] = max(self.down_free[hop.downlink], hop.down_until_us)
+        if hop.up_wire_us > 0:
+            _insert(self.up_busy[hop.uplink], hop, self.now_us, False)
+        if hop.down_wire_us > 0:
+            _insert(self.down_busy[hop.downlink], hop, self.now_us, True)
 
     def remove(self, hop: Reservation) -> None:
         """Free what a hop's transfer still holds."""
@@ -81,19 +95,25 @@ class Links:
             _remove(self.down_busy[hop.downlink], hop)
 
 
-def _gap_us(busy: list[Reservation], from_us: int, length_us: int) -> int:
+def _held_us(length_us: int, share: float) -> int:
+    """How long a transfer of `length_us` holds a link of which its model has this share."""
+    return length_us if share == 1.0 else int(length_us / share)
+
+
+def _gap_us(busy: list[Reservation], from_us: int, length_us: int, is_down: bool) -> int:
     if length_us == 0:
         return from_us
     for hop in busy:
-        if hop.transfer_end_us > from_us:
+        until_us = hop.down_until_us if is_down else hop.up_until_us
+        if until_us > from_us:
             if from_us + length_us <= hop.transfer_start_us:
                 return from_us
-            from_us = hop.transfer_end_us
+            from_us = until_us
     return from_us
 
 
-def _insert(busy: list[Reservation], hop: Reservation, now_us: int) -> None:
-    while busy and busy[0].transfer_end_us <= now_us:
+def _insert(busy: list[Reservation], hop: Reservation, now_us: int, is_down: bool) -> None:
+    while busy and (busy[0].down_until_us if is_down else busy[0].up_until_us) <= now_us:
         busy.pop(0)
     index = len(busy)
     while index > 0 and busy[index - 1].transfer_start_us > hop.transfer_start_us:

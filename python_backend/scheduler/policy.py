@@ -17,6 +17,9 @@ from python_backend.scheduler.timelines import NEVER
 class Policy:
     """Base of all policies. One instance serves one core."""
 
+    counts_ends: bool = False
+    """Whether it knows of the way in and out. Where it does not, its core has none."""
+
     def attach(self, state: State) -> None:
         """Called once, before the first event."""
 
@@ -61,7 +64,7 @@ def fastest_path_us(state: State) -> int:
     fastest_us = NEVER
     for pipeline in state.pipelines:
         if pipeline.usable():
-            fastest_us = min(fastest_us, pipeline.path_us[0])
+            fastest_us = min(fastest_us, pipeline.way_us(1, state.entry))
     return fastest_us
 
 

@@ -181,6 +181,7 @@ class ReactivePolicy(Policy):
         hop = Reservation(queue.stage, worker, pipeline.pools[queue.stage].latency_us[size - 1])
         hop.transfer_start_us = now_us
         hop.transfer_end_us = now_us
+        hop.ready_us = now_us
         hop.start_us = now_us
         hop.end_us = now_us + hop.duration_us
         quote = Quote(pipeline.index, queue.stage, size, state.version)

@@ -13,6 +13,7 @@ from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Hop, Ticket
 from python_backend.scheduler.batches import Batch, Request, Reservation
 from python_backend.scheduler.errors import StaleQuoteError
+from python_backend.scheduler.ingress import Ends, Entry, Load
 from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
@@ -25,9 +26,11 @@ GUARD_STEPS = 20_000
 
 class Quote:
     """A predicted run of `batch_size` frames through stages first_stage ... of a pipeline, valid until the
-    next commit."""
+    next commit. load, answer: where the way in and out is counted."""
 
-    __slots__ = ("batch_size", "finish_us", "first_stage", "hops", "pipeline", "version", "work_us")
+    __slots__ = (
+        "answer", "batch_size", "finish_us", "first_stage", "hops", "load", "pipeline", "version", "work_us"
+    )  # fmt: skip
 
     def __init__(self, pipeline: int, first_stage: int, batch_size: int, version: int) -> None:
         self.pipeline: int = pipeline
@@ -35,6 +38,8 @@ class Quote:
         self.batch_size: int = batch_size
         self.version: int = version
         self.hops: list[Reservation] = []
+        self.load: Load | None = None
+        self.answer: Reservation | None = None
         self.finish_us: int = 0
         self.work_us: int = 0
         """Sum of transfers and stage latencies: what is left of the run without queueing."""
@@ -42,7 +47,7 @@ class Quote:
     def append(self, hop: Reservation) -> None:
         """Go on with a hop whose times are filled in."""
         self.hops.append(hop)
-        self.work_us += hop.transfer_end_us - hop.transfer_start_us + hop.duration_us
+        self.work_us += hop.ready_us - hop.transfer_start_us + hop.duration_us
         self.finish_us = hop.end_us
 
 
@@ -51,16 +56,18 @@ class State:
 
     __slots__ = (
         "actions", "batches", "by_worker", "dispatched_batches",
-        "drops", "guard_step_us", "guard_us", "late", "links", "next_batch_id", "now_us", "pipelines",
-        "requests", "sequence", "served", "slo_us", "ticket_ended", "version", "waiting",
+        "drops", "entry", "guard_step_us", "guard_us", "late", "links", "next_batch_id", "now_us",
+        "pipelines", "requests", "sequence", "served", "slo_us", "ticket_ended", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, served: ServedModel, batch_ids_from: int) -> None:
         self.slo_us: int = served.slo_us
         self.now_us: int = 0
-        self.links: Links = Links()
+        self.links: Links = Links({link.name: link.share for link in served.links})
+        self.entry: Entry | None = None if served.entry is None else Entry(served.entry, self.links)
         self.pipelines: list[PipelineTimelines] = [
-            PipelineTimelines(index, pipeline, self.links) for index, pipeline in enumerate(served.pipelines)
+            PipelineTimelines(index, pipeline, self.links, self.entry)
+            for index, pipeline in enumerate(served.pipelines)
         ]
         self.waiting: WaitingQueue = WaitingQueue()
         self.requests: dict[int, Request] = {}
@@ -96,9 +103,17 @@ class State:
         pools = pipeline.pools
         pool = pools[0]
         worker = pool.earliest()
+        entry = self.entry
         if worker < 0:
-            return now_us + pipeline.path_us[batch_size - 1] if pipeline.usable() else -1
-        time_us = max(now_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
+            return now_us + pipeline.way_us(batch_size, entry) if pipeline.usable() else -1
+        ends = pipeline.ends
+        time_us = now_us
+        if ends is not None and entry is not None:
+            load = entry.expected(batch_size)
+            worker, time_us = pool.fed(ends, entry, load, now_us)
+            time_us += ends.transfer_us(load.frame_bytes)
+            time_us = entry.cores.ready_us(pool.hosts[worker], time_us, load.prepare_us)
+        time_us = max(time_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
         for stage in range(1, len(pools)):
             uplink = pool.uplinks[worker]
             pool = pools[stage]
@@ -107,29 +122,70 @@ class State:
             if worker < 0:
                 return -1
             time_us = max(sent_us + transfer_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
+        if ends is not None and entry is not None:
+            index = batch_size - 1
+            time_us = self.links.fit_us(
+                pool.uplinks[worker],
+                entry.downlink,
+                time_us + ends.finish_us[index],
+                ends.answer_server_us[index],
+                ends.answer_entry_us[index],
+            )
+            time_us += ends.answer_us[index]
         return time_us
 
-    def quote(self, pipeline: PipelineTimelines, batch_size: int, now_us: int) -> Quote | None:
-        """The same, with the intervals to commit; None when a stage has no worker."""
+    def quote(
+        self, pipeline: PipelineTimelines, batch_size: int, now_us: int, load: Load | None = None
+    ) -> Quote | None:
+        """The same, with the intervals to commit; None when a stage has no worker. load: of the very frames,
+        needed where the way in is counted."""
         quote = Quote(pipeline.index, 0, batch_size, self.version)
+        ends = pipeline.ends
+        entry = self.entry
         uplink = -1
         quote.finish_us = now_us
         for stage in range(len(pipeline.pools)):
             pool = pipeline.pools[stage]
             transfer_us = 0
             sent_us = now_us
-            if stage == 0:
-                worker = pool.earliest()
-            else:
+            if stage > 0:
                 transfer_us = pipeline.transfer_us[stage - 1][batch_size - 1]
                 worker, sent_us = pool.receiver(uplink, quote.finish_us, transfer_us)
+            elif ends is not None and entry is not None and load is not None:
+                worker, sent_us = pool.fed(ends, entry, load, now_us)
+            else:
+                worker = pool.earliest()
             if worker < 0:
                 return None
             hop = Reservation(stage, worker, pool.latency_us[batch_size - 1])
-            place_hop(hop, pool, uplink, sent_us, transfer_us)
+            if stage == 0 and ends is not None and entry is not None and load is not None:
+                quote.load = load
+                _place_fed(hop, pool, ends, entry, load, sent_us)
+            else:
+                place_hop(hop, pool, uplink, sent_us, transfer_us)
             quote.append(hop)
             uplink = pool.uplinks[worker]
+        if ends is not None and entry is not None:
+            self._append_answer(quote, ends, entry, uplink)
         return quote
+
+    def _append_answer(self, quote: Quote, ends: Ends, entry: Entry, uplink: int) -> None:
+        """The way of the answers back, after the last stage."""
+        index = quote.batch_size - 1
+        answer = Reservation(quote.first_stage + len(quote.hops), -1, 0)
+        answer.uplink = uplink
+        answer.downlink = entry.downlink
+        answer.delay_us = ends.finish_us[index]
+        answer.up_wire_us = ends.answer_server_us[index]
+        answer.down_wire_us = ends.answer_entry_us[index]
+        ready_us = quote.finish_us + answer.delay_us
+        answer.transfer_start_us = self.links.fit_us(
+            uplink, entry.downlink, ready_us, answer.up_wire_us, answer.down_wire_us
+        )
+        answer.transfer_end_us = answer.transfer_start_us + ends.answer_us[index]
+        quote.answer = answer
+        quote.work_us += answer.delay_us + answer.transfer_end_us - answer.transfer_start_us
+        quote.finish_us = answer.transfer_end_us
 
     # Changing
 
@@ -146,13 +202,19 @@ class State:
         attempt = 0
         for request in requests:
             attempt = max(attempt, request.attempts)
-        batch = Batch(self.next_batch_id, attempt, quote.pipeline, quote.first_stage, requests, quote.hops)
+        batch = Batch(
+            self.next_batch_id, attempt, quote.pipeline, quote.first_stage, requests, quote.hops, quote.answer
+        )
         self.next_batch_id += 1
         self.batches[batch.batch_id] = batch
         for request in requests:
             request.batch = batch
         self.dispatched_batches += 1
         self._reserve(batch, quote.hops)
+        if quote.load is not None and self.entry is not None:
+            first = quote.hops[0]
+            host = self.pipelines[batch.pipeline].pools[0].hosts[first.worker]
+            self.entry.cores.take(host, first.transfer_end_us, quote.load.prepare_us)
         self.actions.append(self._dispatch(batch, quote.hops))
         return batch
 
@@ -167,6 +229,9 @@ class State:
             pool.set_free(hop.worker, hop.end_us)
             if hop.uplink >= 0:
                 self.links.add(hop)
+        if batch.answer is not None:
+            batch.answer.batch = batch
+            self.links.add(batch.answer)
 
     def _dispatch(self, batch: Batch, hops: list[Reservation]) -> Dispatch:
         pools = self.pipelines[batch.pipeline].pools
@@ -183,11 +248,13 @@ class State:
                         hop.transfer_end_us,
                         hop.start_us,
                         hop.end_us,
+                        hop.ready_us,
                     )
                     for hop in hops
                 ]
             ),
             first_stage=batch.first_stage,
+            answer_us=batch.answered_us(hops[-1].end_us),
         )
         return Dispatch(ticket, tuple([request.request_id for request in batch.requests]))
 
@@ -256,6 +323,9 @@ class State:
 
     def _retire(self, batch: Batch, ended_us: int) -> None:
         del self.batches[batch.batch_id]
+        answered_us = batch.answered_us(ended_us)
+        if batch.answer is not None:
+            batch.answer.batch = None  # it holds its links until they have passed
         if self.ticket_ended is not None and self.ticket_ended(batch, batch.last):
             return
         for request in batch.requests:
@@ -263,7 +333,7 @@ class State:
                 request.batch = None
                 del self.requests[request.request_id]
                 self.served += 1
-                if ended_us > request.deadline_us:
+                if answered_us > request.deadline_us:
                     self.late += 1
 
     def _follow(self, batch: Batch, hop: Reservation) -> None:
@@ -274,30 +344,32 @@ class State:
         really do, which serve what is ready.
         """
         index = hop.stage - batch.first_stage + 1
-        if index >= len(batch.hops):
-            return
-        following = batch.hops[index]
-        if following is None or following.transfer_start_us == hop.end_us:
+        following = batch.hops[index] if index < len(batch.hops) else batch.answer
+        if following is None or following.transfer_start_us == hop.end_us + following.delay_us:
             return
         length_us = following.transfer_end_us - following.transfer_start_us
         self.links.remove(following)
-        start_us = hop.end_us
+        start_us = hop.end_us + following.delay_us
         if start_us > following.transfer_start_us:
             following.moved = True
         else:
-            start_us = self.links.fit_us(following.uplink, following.downlink, start_us, length_us)
+            start_us = self.links.fit_us(
+                following.uplink, following.downlink, start_us, following.up_wire_us, following.down_wire_us
+            )
             start_us = min(start_us, following.transfer_start_us)
         following.transfer_start_us = start_us
         following.transfer_end_us = start_us + length_us
+        following.ready_us = following.transfer_end_us
         self.links.add(following)
-        self.rechain(batch.pipeline, following.stage, following.worker)
+        if following.worker >= 0:
+            self.rechain(batch.pipeline, following.stage, following.worker)
 
     def rechain(self, pipeline: int, stage: int, worker: int) -> None:
         """Predict anew the intervals that a worker still has to run, in reserved order."""
         pool = self.pipelines[pipeline].pools[stage]
         end_us = pool.done_us[worker]
         for hop in pool.outstanding[worker]:
-            start_us = max(hop.transfer_end_us, end_us)
+            start_us = max(hop.ready_us, end_us)
             end_us = start_us + hop.duration_us
             if start_us != hop.start_us:
                 hop.start_us = start_us
@@ -324,6 +396,9 @@ class State:
                 if pool.stalled[hop.worker]:
                     pool.set_usable(hop.worker, pool.lost[hop.worker], False)
                 self.rechain(batch.pipeline, hop.stage, hop.worker)
+        if batch.answer is not None:
+            batch.answer.batch = None
+            self.links.remove(batch.answer)
         orphans = [request for request in batch.requests if request.batch is batch]
         for request in orphans:
             request.batch = None
@@ -337,7 +412,23 @@ def place_hop(hop: Reservation, pool: Pool, uplink: int, sent_us: int, transfer_
     if uplink >= 0:
         hop.uplink = uplink
         hop.downlink = pool.downlinks[hop.worker]
+    hop.up_wire_us = transfer_us
+    hop.down_wire_us = transfer_us
     hop.transfer_start_us = sent_us
     hop.transfer_end_us = sent_us + transfer_us
-    hop.start_us = max(hop.transfer_end_us, pool.free_us[hop.worker])
+    hop.ready_us = hop.transfer_end_us
+    hop.start_us = max(hop.ready_us, pool.free_us[hop.worker])
+    hop.end_us = hop.start_us + hop.duration_us
+
+
+def _place_fed(hop: Reservation, pool: Pool, ends: Ends, entry: Entry, load: Load, sent_us: int) -> None:
+    """The same of a first stage's hop, into which frames come from the entry, and are prepared."""
+    hop.uplink = entry.uplink
+    hop.downlink = pool.downlinks[hop.worker]
+    hop.up_wire_us = ends.entry_wire_us(load.frame_bytes)
+    hop.down_wire_us = ends.server_wire_us(load.frame_bytes)
+    hop.transfer_start_us = sent_us
+    hop.transfer_end_us = sent_us + ends.transfer_us(load.frame_bytes)
+    hop.ready_us = entry.cores.ready_us(pool.hosts[hop.worker], hop.transfer_end_us, load.prepare_us)
+    hop.start_us = max(hop.ready_us, pool.free_us[hop.worker])
     hop.end_us = hop.start_us + hop.duration_us

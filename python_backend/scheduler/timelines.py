@@ -13,6 +13,7 @@ from heapq import heappop, heappush, heapreplace
 
 from planner.serving import ServedPipeline, ServedStage
 from python_backend.scheduler.batches import Reservation
+from python_backend.scheduler.ingress import Cores, Ends, Entry, Load
 from python_backend.scheduler.links import Links
 
 NEVER = 1 << 62
@@ -20,8 +21,8 @@ NEVER = 1 << 62
 
 
 class Group:
-    """The workers of a pool that share both links; -1 for no downlink in a first stage, no uplink in a
-    last."""
+    """The workers of a pool that share both links, and in a first stage their server's cores; -1 for no
+    downlink in a first stage that gets nothing counted, no uplink in a last."""
 
     __slots__ = ("downlink", "heap", "uplink")
 
@@ -38,9 +39,9 @@ class Pool:
     """
 
     __slots__ = (
-        "busy", "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "is_first", "is_last",
-        "latency_us", "links", "lost", "names", "out_us", "outstanding", "planned_us", "stalled", "uplinks",
-        "usable", "worker_group",
+        "busy", "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "hosts", "is_first",
+        "is_last", "latency_us", "links", "lost", "names", "out_us", "outstanding", "planned_us", "stalled",
+        "uplinks", "usable", "worker_group",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +52,9 @@ class Pool:
         is_first: bool,
         is_last: bool,
         links: Links,
+        cores: Cores | None = None,
     ) -> None:
+        """cores: of servers that prepare, of a first stage into which frames are counted."""
         count = len(stage.workers)
         self.links: Links = links
         self.is_first: bool = is_first
@@ -63,6 +66,10 @@ class Pool:
         self.names: list[str] = [worker.name for worker in stage.workers]
         self.uplinks: list[int] = [links.uplink(worker.uplink) for worker in stage.workers]
         self.downlinks: list[int] = [links.downlink(worker.downlink) for worker in stage.workers]
+        self.hosts: list[int] = [
+            -1 if cores is None else cores.host(worker.server) for worker in stage.workers
+        ]
+        """Per worker the index of its server's cores, -1 where they are not counted."""
         self.free_us: list[int] = [0] * count
         self.done_us: list[int] = [0] * count
         """When w ended what it last completed."""
@@ -78,17 +85,18 @@ class Pool:
         self.group_key: list[int] = []
         """The one entry of a group in `heap` that counts."""
         self.heap: list[tuple[int, int]] = []
-        self._make_groups()
+        self._make_groups(cores is not None)
 
-    def _make_groups(self) -> None:
-        index_of: dict[tuple[int, int], int] = {}
+    def _make_groups(self, fed: bool) -> None:
+        index_of: dict[tuple[int, int, int], int] = {}
         for worker in range(len(self.names)):
-            downlink = -1 if self.is_first else self.downlinks[worker]
+            downlink = -1 if self.is_first and not fed else self.downlinks[worker]
             uplink = -1 if self.is_last else self.uplinks[worker]
-            if (downlink, uplink) not in index_of:
-                index_of[downlink, uplink] = len(self.groups)
+            key = (downlink, uplink, self.hosts[worker])
+            if key not in index_of:
+                index_of[key] = len(self.groups)
                 self.groups.append(Group(downlink, uplink))
-            group = index_of[downlink, uplink]
+            group = index_of[key]
             self.worker_group.append(group)
             self.groups[group].heap.append((0, worker))
         for group in range(len(self.groups)):
@@ -141,8 +149,43 @@ class Pool:
         scanned = 0
         while True:
             free_us = self.free_us[worker]
-            sent_us = links.fit_us(uplink, self.downlinks[worker], ready_us, transfer_us)
+            sent_us = links.fit_us(uplink, self.downlinks[worker], ready_us, transfer_us, transfer_us)
             clear_us = self._clear_us(group, max(sent_us + transfer_us, free_us))
+            if best < 0 and clear_us == max(least_us, free_us):
+                return worker, sent_us
+            if clear_us < best_us:
+                best_us, best, best_sent_us = clear_us, worker, sent_us
+            worker = -1
+            while scanned < len(self.groups) and worker < 0:
+                group = scanned
+                worker = self.top_of(group)
+                scanned += 1
+            if worker < 0:
+                return best, best_sent_us
+
+    def fed(self, ends: Ends, entry: Entry, load: Load, now_us: int) -> tuple[int, int]:
+        """For a batch that the entry can send from `now_us` on: the worker of this first stage that could
+        start on it first and then send at once, and when the transfer starts; (-1, 0) when no worker is
+        usable."""
+        worker = self.earliest()
+        if worker < 0:
+            return -1, 0
+        links = self.links
+        up_us = ends.entry_wire_us(load.frame_bytes)
+        down_us = ends.server_wire_us(load.frame_bytes)
+        transfer_us = ends.transfer_us(load.frame_bytes)
+        least_us = links.gap_us(entry.uplink, now_us, up_us) + transfer_us
+        least_us = entry.cores.ready_us(-1, least_us, load.prepare_us)
+        best_us = NEVER
+        best = -1
+        best_sent_us = 0
+        group = self.worker_group[worker]
+        scanned = 0
+        while True:
+            free_us = self.free_us[worker]
+            sent_us = links.fit_us(entry.uplink, self.downlinks[worker], now_us, up_us, down_us)
+            ready_us = entry.cores.ready_us(self.hosts[worker], sent_us + transfer_us, load.prepare_us)
+            clear_us = self._clear_us(group, max(ready_us, free_us))
             if best < 0 and clear_us == max(least_us, free_us):
                 return worker, sent_us
             if clear_us < best_us:
@@ -203,11 +246,12 @@ class Pool:
 
 
 class PipelineTimelines:
-    """The pools of one pipeline. `path_us[b - 1]`: b frames through idle workers and links."""
+    """The pools of one pipeline. `path_us[b - 1]`: b frames through idle workers and links, the way in and
+    out excluded."""
 
-    __slots__ = ("batch_size", "index", "path_us", "pools", "transfer_us")
+    __slots__ = ("batch_size", "ends", "index", "path_us", "pools", "transfer_us")
 
-    def __init__(self, index: int, served: ServedPipeline, links: Links) -> None:
+    def __init__(self, index: int, served: ServedPipeline, links: Links, entry: Entry | None = None) -> None:
         self.index: int = index
         self.batch_size: int = served.batch_size
         self.transfer_us: list[list[int]] = [list(hop) for hop in served.transfer_us]
@@ -219,11 +263,23 @@ class PipelineTimelines:
         for position, stage in enumerate(served.stages):
             is_last = position == len(served.stages) - 1
             out_us = 0 if is_last else served.transfer_us[position][served.batch_size - 1]
-            self.pools.append(Pool(stage, served.batch_size, out_us, position == 0, is_last, links))
+            cores = entry.cores if entry is not None and position == 0 else None
+            self.pools.append(Pool(stage, served.batch_size, out_us, position == 0, is_last, links, cores))
+        self.ends: Ends | None = None
+        if served.ends is not None and entry is not None:
+            there = [len(entry.cores.free_us[host]) for host in self.pools[0].hosts if host >= 0]
+            self.ends = Ends(served.ends, min(there, default=0))
         self.path_us: list[int] = [
             sum(stage.latency_us[b] for stage in served.stages) + sum(hop[b] for hop in served.transfer_us)
             for b in range(max_batch)
         ]
+
+    def way_us(self, batch_size: int, entry: Entry | None) -> int:
+        """So many mean frames there and back, everything idle."""
+        ends = self.ends
+        if ends is None or entry is None:
+            return self.path_us[batch_size - 1]
+        return ends.lead_us(entry, batch_size) + self.path_us[batch_size - 1] + ends.back_us(batch_size)
 
     def usable(self) -> bool:
         """Whether every stage has a worker."""

@@ -201,6 +201,19 @@ def parse_arrivals(text: str, rate_rps: float) -> Arrivals:
     return _KINDS[kind](rate_rps, **values)
 
 
+def frame_bytes(planned: int, spread: float, seed: int, stream: str = "") -> Iterator[int]:
+    """Bytes of one frame after another without end: log-normal, of mean `planned` and coefficient of
+    variation `spread`. JPEGs of one camera are about so distributed, by how much there is to see.
+    """
+    if not (math.isfinite(spread) and spread >= 0):
+        raise ArrivalError(f"frame spread {spread} must be a finite number of at least 0")
+    rng = np.random.default_rng([seed, zlib.crc32(stream.encode()), 1])
+    variance = math.log1p(spread**2)
+    while True:
+        drawn = planned * rng.lognormal(-variance / 2, math.sqrt(variance), _CHUNK)
+        yield from np.maximum(1, np.rint(drawn)).astype(np.int64).tolist()
+
+
 def _renewal(seconds: float, gaps: Any) -> Iterator[int]:
     """Times whose gaps come from `gaps()`, a chunk at a time."""
     start, end = 0.0, seconds * 1e6

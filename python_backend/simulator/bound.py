@@ -20,6 +20,10 @@ at most with divisible work is fluid.divisible, exactly. Every choice of prices 
 prices that make frame_us the largest, which is where the pipeline's fluid limit 1 / frame_us lies
 (a linear programme's duals), and all on the narrowest resource, which may leave a shorter window.
 
+The way in and out, where it is counted, takes a frame at least so long before its first stage and after its
+last. The entry's uplink is one more server of divisible work: alone, it bounds what all pipelines together
+serve.
+
 Where there is one pipeline and no mode but one frame at a time, each stage alone bounds whole frames on whole
 workers (fluid.whole), which is exact for one stage.
 """
@@ -70,11 +74,16 @@ class Bound:
 
     def __init__(self, served: ServedModel) -> None:
         self.served = served
-        priced = [_servers(pipeline, served.slo_us) for pipeline in served.pipelines]
+        priced = [
+            _servers(pipeline, served.slo_us, *_least_ends_us(served, pipeline))
+            for pipeline in served.pipelines
+        ]
         usable = [choices for choices in priced if choices]
         self._fluids: list[list[Server]] = [
             list(servers) for servers in dict.fromkeys(zip(*usable, strict=True))
         ]
+        if self._fluids and (entry := _entry_server(served)) is not None:
+            self._fluids.append([entry])
         self._whole = _whole_stages(served)
 
     @property
@@ -131,23 +140,52 @@ def _whole_number(served: float) -> int:
     return math.floor(served * (1 + 1e-9) + 1e-6)
 
 
-def _resources(pipeline: ServedPipeline) -> list[Resource]:
-    """The workers of every stage, then the uplinks of every hop that takes time."""
+def _least_ends_us(served: ServedModel, pipeline: ServedPipeline) -> tuple[int, int]:
+    """The least time of a planned frame before its first stage and after its last."""
+    entry, ends = served.entry, pipeline.ends
+    if entry is None or ends is None:
+        return 0, 0
+    prepare_us = entry.prepare.us(entry.frame_pixels, entry.frame_bytes)
+    in_us = ends.ingress_us + ends.ingress_us_per_byte * entry.frame_bytes + prepare_us
+    back_us = (finish + answer for finish, answer in zip(ends.finish_us, ends.answer_us, strict=True))
+    return math.floor(in_us), min(back_us)
+
+
+def _entry_server(served: ServedModel) -> Server | None:
+    """The entry's uplink, with a window as wide as the fastest pipeline leaves."""
+    if served.entry is None:
+        return None
+    rest_us, frame_us = served.slo_us, math.inf
+    for pipeline in served.pipelines:
+        assert pipeline.ends is not None
+        in_us, back_us = _least_ends_us(served, pipeline)
+        stages_us = sum(min(stage.latency_us) for stage in pipeline.stages)
+        rest_us = min(rest_us, in_us + back_us + stages_us + sum(min(hop) for hop in pipeline.transfer_us))
+        frame_us = min(frame_us, pipeline.ends.entry_us_per_byte * served.entry.frame_bytes)
+    if frame_us <= 0:
+        return None
+    return Server(frame_us=frame_us, window_us=float(max(0, served.slo_us - rest_us)) + frame_us)
+
+
+def _resources(pipeline: ServedPipeline, in_us: int = 0, back_us: int = 0) -> list[Resource]:
+    """The workers of every stage, then the uplinks of every hop that takes time. in_us, back_us: the least
+    time before the first stage and after the last.
+    """
     stage_us = [min(stage.latency_us) for stage in pipeline.stages]
     hop_us = [min(hop) for hop in pipeline.transfer_us]
     found = [
         Resource(
             count=len(stage.workers),
-            before_us=sum(stage_us[:s]) + sum(hop_us[:s]),
-            after_us=sum(stage_us[s + 1 :]) + sum(hop_us[s:]),
+            before_us=in_us + sum(stage_us[:s]) + sum(hop_us[:s]),
+            after_us=back_us + sum(stage_us[s + 1 :]) + sum(hop_us[s:]),
         )
         for s, stage in enumerate(pipeline.stages)
     ]
     found += [
         Resource(
             count=len({worker.uplink for worker in pipeline.stages[h].workers}),
-            before_us=sum(stage_us[: h + 1]) + sum(hop_us[:h]),
-            after_us=sum(stage_us[h + 1 :]) + sum(hop_us[h + 1 :]),
+            before_us=in_us + sum(stage_us[: h + 1]) + sum(hop_us[:h]),
+            after_us=back_us + sum(stage_us[h + 1 :]) + sum(hop_us[h + 1 :]),
         )
         for h in _timed_hops(pipeline)
     ]
@@ -183,10 +221,10 @@ def _sizes(stage: ServedStage) -> list[tuple[int, float]]:
     return kept
 
 
-def _servers(pipeline: ServedPipeline, slo_us: int) -> tuple[Server, ...]:
+def _servers(pipeline: ServedPipeline, slo_us: int, in_us: int, back_us: int) -> tuple[Server, ...]:
     """The pipeline as one server at each choice of prices; none where no frame gets through in time."""
-    modes = _modes(pipeline, slo_us)
-    resources = _resources(pipeline)
+    modes = _modes(pipeline, slo_us - in_us - back_us)
+    resources = _resources(pipeline, in_us, back_us)
     if not modes or any(resource.count == 0 for resource in resources):
         return ()
     costs = np.array(modes) / np.array([resource.count for resource in resources])
@@ -225,8 +263,9 @@ def _whole_stages(served: ServedModel) -> list[tuple[Resource, int, int]]:
     if len(served.pipelines) != 1:
         return []
     pipeline = served.pipelines[0]
+    ends_us = sum(_least_ends_us(served, pipeline))
     least_us = [min(stage.latency_us) for stage in pipeline.stages]
-    path_us = sum(least_us) + sum(min(hop) for hop in pipeline.transfer_us)
+    path_us = ends_us + sum(least_us) + sum(min(hop) for hop in pipeline.transfer_us)
     if path_us > served.slo_us:
         return []
     found = []

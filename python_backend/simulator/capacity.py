@@ -8,12 +8,12 @@ the target is out of reach, so only rates near the capacity cost a full simulati
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from planner.serving import ServedModel
 from python_backend.scheduler.core import SchedulerCore
-from python_backend.simulator.arrivals import parse_arrivals
+from python_backend.simulator.arrivals import frame_bytes, parse_arrivals
 from python_backend.simulator.counts import Counts
 from python_backend.simulator.driver import Driver
 from python_backend.simulator.execution import Execution, Jitter
@@ -24,12 +24,15 @@ TARGET = 0.99
 
 @dataclass(frozen=True)
 class Workload:
-    """What is thrown at a model: `arrivals` as in parse_arrivals; attainment is the mean over `seeds`."""
+    """What is thrown at a model: `arrivals` as in parse_arrivals; attainment is the mean over `seeds`.
+    frame_spread: coefficient of variation of frames' bytes, where the way in is counted.
+    """
 
     arrivals: str = "poisson"
     seconds: float = 30.0
     seeds: tuple[int, ...] = (1, 2, 3)
     jitter: Jitter = field(default_factory=Jitter)
+    frame_spread: float = 0.0
 
     def times_us(self, rate_rps: float, seed: int, stream: str) -> list[int]:
         """Arrival times of one run; `stream` is the model's name."""
@@ -37,14 +40,20 @@ class Workload:
 
     @property
     def exact(self) -> bool:
-        """Whether stages take just what was profiled."""
-        return self.jitter.share == 0 and self.jitter.straggler_probability == 0
+        """Whether all takes just what was planned with."""
+        return self.frame_spread == 0 and self.jitter.share == 0 and self.jitter.straggler_probability == 0
 
     def execution(self, served: ServedModel, seed: int) -> Execution | None:
         """How batches really run; None for exactly as reserved."""
-        if self.exact:
+        if self.jitter.share == 0 and self.jitter.straggler_probability == 0:
             return None
         return Execution(served, dataclasses.replace(self.jitter, seed=self.jitter.seed + seed))
+
+    def frame_bytes(self, served: ServedModel, seed: int) -> Iterator[int] | None:
+        """Of each frame of one run; None: as planned."""
+        if self.frame_spread == 0 or served.entry is None:
+            return None
+        return frame_bytes(served.entry.frame_bytes, self.frame_spread, seed, served.model)
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,12 @@ def try_load(
         if not times:
             attained += 1.0
             continue
-        driver = Driver(served, SchedulerCore(served, policy), workload.execution(served, seed))
+        driver = Driver(
+            served,
+            SchedulerCore(served, policy),
+            workload.execution(served, seed),
+            frame_bytes=workload.frame_bytes(served, seed),
+        )
         driver.max_missed = int(allowed * len(times))
         counts = driver.run(iter(times))
         if counts.missed() > driver.max_missed:

@@ -16,10 +16,13 @@ from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event, RequestArrived, StageCompleted, TimerFired
+from python_backend.scheduler.ingress import Entry, Load
+from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import NEVER
 from python_backend.simulator.counts import Counts
 from python_backend.simulator.execution import Execution
 
+FrameBytes = Iterator[int]
 PROGRESS_EVERY = 20_000
 """Arrivals between two calls of a progress callback."""
 TIME_EVERY = 16
@@ -38,7 +41,9 @@ class Driver:
         observe: Callable[[Event, int, list[Action]], None] | None = None,
         progress: Callable[[int], None] | None = None,
         time_decisions: bool = False,
+        frame_bytes: FrameBytes | None = None,
     ) -> None:
+        """frame_bytes: of each frame in turn; None: as planned."""
         self.core: SchedulerCore = core
         self.execution: Execution | None = execution
         self.observe: Callable[[Event, int, list[Action]], None] | None = observe
@@ -49,12 +54,22 @@ class Driver:
         self.missed: int = 0
         self.slo_us: int = served.slo_us
         self.now_us: int = 0
+        self.arrivals: Iterator[int] = iter(())
+        self.next_arrival: int = NEVER
         self.wake_us: int = NEVER
         self.completions: list[tuple[int, int, int, int, int]] = []
         """Heap of (end, serial number, batch, attempt, stage)."""
         self.serial: int = 0
         self.under_way: dict[int, Dispatch] = {}
+        self.answered_us: dict[int, int] = {}
+        """By batch under way: when its answers are back."""
         self.arrived_us: dict[int, int] = {}
+        entry = core.served_model.entry
+        self.entry: Entry | None = None if entry is None else Entry(entry, Links())
+        self.frame_bytes: FrameBytes | None = frame_bytes
+        self.load: dict[int, tuple[int, int]] = {}
+        """By open frame, where the way in counts: its bytes, and the time that preparing it takes of a
+        core."""
         self.counts: Counts = Counts(served)
 
     def run(self, arrivals: Iterator[int]) -> Counts:
@@ -69,28 +84,61 @@ class Driver:
                 gc.enable()
 
     def _run(self, arrivals: Iterator[int]) -> Counts:
-        next_arrival = next(arrivals, NEVER)
-        request_id = 0
-        while self.missed <= self.max_missed:
-            completion_us = self.completions[0][0] if self.completions else NEVER
-            if completion_us <= next_arrival and completion_us <= self.wake_us:
-                if completion_us == NEVER:
-                    return self.counts
-                self._complete()
-            elif next_arrival <= self.wake_us:
-                self.now_us = next_arrival
-                self.arrived_us[request_id] = next_arrival
-                self.counts.offered += 1
-                self._handle(RequestArrived(request_id, next_arrival + self.slo_us))
-                request_id += 1
-                next_arrival = next(arrivals, NEVER)
-                if self.progress is not None and request_id % PROGRESS_EVERY == 0:
-                    self.progress(self.now_us)
-            else:
-                self.now_us = self.wake_us
-                self.wake_us = NEVER
-                self._handle(TimerFired())
+        self.begin(arrivals)
+        while self.missed <= self.max_missed and self.step():
+            pass
         return self.counts
+
+    def begin(self, arrivals: Iterator[int]) -> None:
+        """Be ready for `step`. For several drivers at once; else there is `run`."""
+        self.arrivals = arrivals
+        self.next_arrival = next(arrivals, NEVER)
+
+    def next_us(self) -> int:
+        """When the next event is; NEVER after the last."""
+        completion_us = self.completions[0][0] if self.completions else NEVER
+        return min(completion_us, self.next_arrival, self.wake_us)
+
+    def step(self) -> bool:
+        """Handle the next event; False when there is none."""
+        completion_us = self.completions[0][0] if self.completions else NEVER
+        next_arrival = self.next_arrival
+        if completion_us <= next_arrival and completion_us <= self.wake_us:
+            if completion_us == NEVER:
+                return False
+            self._complete()
+        elif next_arrival <= self.wake_us:
+            self.now_us = next_arrival
+            request_id = self.counts.offered
+            self.arrived_us[request_id] = next_arrival
+            self.counts.offered += 1
+            self._handle(self._arrival(request_id))
+            self.next_arrival = next(self.arrivals, NEVER)
+            if self.progress is not None and (request_id + 1) % PROGRESS_EVERY == 0:
+                self.progress(self.now_us)
+        else:
+            self.now_us = self.wake_us
+            self.wake_us = NEVER
+            self._handle(TimerFired())
+        return True
+
+    def _arrival(self, request_id: int) -> RequestArrived:
+        deadline_us = self.now_us + self.slo_us
+        entry = self.entry
+        if entry is None:
+            return RequestArrived(request_id, deadline_us)
+        size = entry.planned_bytes
+        if self.frame_bytes is not None:
+            size = next(self.frame_bytes)
+        self.load[request_id] = size, entry.frame_us(size, entry.planned_pixels)
+        return RequestArrived(request_id, deadline_us, 0, size, entry.planned_pixels)
+
+    def _load(self, dispatch: Dispatch) -> Load | None:
+        """What a batch brings; its frames are forgotten."""
+        if self.entry is None:
+            return None
+        brought = [self.load.pop(request_id) for request_id in dispatch.request_ids]
+        return Load(sum([size for size, _ in brought]), [frame_us for _, frame_us in brought])
 
     def _complete(self) -> None:
         entry = heappop(self.completions)
@@ -107,8 +155,9 @@ class Driver:
         """Count the frames of a batch whose last stage ended."""
         if stage < self.counts.last_stage[dispatch.ticket.pipeline]:
             return
+        answered_us = self.answered_us.pop(dispatch.ticket.batch_id, self.now_us)
         for request_id in dispatch.request_ids:
-            latency_us = self.now_us - self.arrived_us.pop(request_id)
+            latency_us = answered_us - self.arrived_us.pop(request_id)
             self.missed += int(latency_us > self.slo_us)
             self.counts.answered(latency_us)
 
@@ -128,6 +177,7 @@ class Driver:
                 self._dispatch(action)
             elif isinstance(action, Drop):
                 del self.arrived_us[action.request_id]
+                self.load.pop(action.request_id, None)
                 self.missed += 1
                 counts.dropped(action.reason)
             elif isinstance(action, WakeAt):
@@ -137,13 +187,19 @@ class Driver:
         ticket = dispatch.ticket
         self.under_way[ticket.batch_id] = dispatch
         stage = ticket.first_stage
+        load = self._load(dispatch)
         if self.execution is None:
+            if load is not None:
+                self.answered_us[ticket.batch_id] = ticket.answer_us
             for hop in ticket.hops:
                 self._expect(hop.end_us, ticket.batch_id, ticket.attempt, stage)
                 self.counts.busy(ticket.pipeline, stage, hop.end_us - hop.start_us)
                 stage += 1
         else:
-            for index, end_us in enumerate(self.execution.run(ticket, self.now_us)):
+            ends = self.execution.run(ticket, self.now_us, load)
+            if load is not None:
+                self.answered_us[ticket.batch_id] = self.execution.answered_us
+            for index, end_us in enumerate(ends):
                 self._expect(end_us, ticket.batch_id, ticket.attempt, stage)
                 hop = ticket.hops[index]
                 self.counts.busy(ticket.pipeline, stage, hop.end_us - hop.start_us)

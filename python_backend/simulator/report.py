@@ -96,7 +96,13 @@ def simulate(
     if log is not None:
         log.begin(LogHeader(served.model, policy, 0, True, serial.to_plain(served)))
     driver = Driver(
-        served, core, workload.execution(served, seed), observe or log, progress, time_decisions=True
+        served,
+        core,
+        workload.execution(served, seed),
+        observe or log,
+        progress,
+        time_decisions=True,
+        frame_bytes=workload.frame_bytes(served, seed),
     )
     started = time.process_time()
     counts = driver.run(arrivals)

@@ -9,8 +9,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
-from python_backend.scheduler.actions import Dispatch, Drop, WakeAt
+from planner.frames import FrameCost
+from planner.serving import (
+    ServedEnds,
+    ServedEntry,
+    ServedHost,
+    ServedLink,
+    ServedModel,
+    ServedPipeline,
+    ServedStage,
+    ServedWorker,
+)
+from python_backend.scheduler.actions import Dispatch, Drop, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
     BatchFailed,
@@ -28,6 +38,7 @@ from python_backend.scheduler.events import (
 def models(draw: st.DrawFn) -> ServedModel:
     """One to three pipelines of one to three stages, links shared at random, even between pipelines."""
     pipelines = []
+    counted = draw(st.booleans())
     for p in range(draw(st.integers(1, 3))):
         stages = []
         for s in range(draw(st.integers(1, 3))):
@@ -36,7 +47,7 @@ def models(draw: st.DrawFn) -> ServedModel:
             workers = tuple(
                 ServedWorker(
                     name=f"m.p{p}.s{s}.w{w}",
-                    server="",
+                    server=f"h{draw(st.integers(0, 2))}",
                     uplink=f"up{draw(st.integers(0, 3))}",
                     downlink=f"down{draw(st.integers(0, 3))}",
                 )
@@ -47,9 +58,54 @@ def models(draw: st.DrawFn) -> ServedModel:
             )
         hops = tuple(tuple(h * b for b in (1, 2, 3)) for h in draw_hops(draw, len(stages) - 1))
         pipelines.append(
-            ServedPipeline(batch_size=draw(st.integers(1, 3)), stages=tuple(stages), transfer_us=hops)
+            ServedPipeline(
+                batch_size=draw(st.integers(1, 3)),
+                stages=tuple(stages),
+                transfer_us=hops,
+                ends=draw(ends()) if counted else None,
+            )
         )
-    return ServedModel(model="m", slo_us=1_500, planned_rps=1_000.0, pipelines=tuple(pipelines))
+    return ServedModel(
+        model="m",
+        slo_us=1_500,
+        planned_rps=1_000.0,
+        pipelines=tuple(pipelines),
+        entry=draw(entries()) if counted else None,
+        links=tuple(
+            ServedLink(name, draw(st.sampled_from([0.3, 0.5, 1.0]))) for name in ("up0", "down1", "in")
+        ),
+    )
+
+
+@st.composite
+def ends(draw: st.DrawFn) -> ServedEnds:
+    """Of frames of about 100 bytes."""
+    tables = [
+        tuple(t * b for b in (1, 2, 3)) for t in draw(st.lists(st.integers(0, 40), min_size=4, max_size=4))
+    ]
+    return ServedEnds(
+        entry_us_per_byte=draw(st.sampled_from([0.0, 0.3, 1.0])),
+        server_us_per_byte=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        ingress_us=float(draw(st.integers(0, 30))),
+        ingress_us_per_byte=draw(st.sampled_from([1.0, 1.1])),
+        finish_us=tables[0],
+        answer_server_us=tables[1],
+        answer_entry_us=tables[2],
+        answer_us=tuple(max(t) + 5 for t in zip(tables[1], tables[2], strict=True)),
+    )
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> ServedEntry:
+    """The entry's links may be a worker's too: then one server is both."""
+    return ServedEntry(
+        uplink=draw(st.sampled_from(["in", "up1"])),
+        downlink=draw(st.sampled_from(["in", "down0"])),
+        frame_bytes=100,
+        frame_pixels=50,
+        prepare=FrameCost(float(draw(st.integers(0, 50))), draw(st.sampled_from([0.0, 0.5])), 0.1),
+        hosts=tuple(ServedHost(name, draw(st.integers(1, 3))) for name in ("h0", "h1")),
+    )
 
 
 def draw_hops(draw: st.DrawFn, count: int) -> list[int]:
@@ -78,12 +134,18 @@ class CoreMachine(RuleBasedStateMachine):
                 self.tickets[action.ticket.batch_id] = action
                 self.done[action.ticket.batch_id] = 0
                 assert set(action.request_ids) <= self.open
-                assert action.ticket.hops[0].start_us >= self.now_us
+                self.check_ticket(action.ticket)
             elif isinstance(action, Drop):
                 self.end(action.request_id)
             elif isinstance(action, WakeAt):
                 assert action.time_us > self.now_us
                 self.wake_us = action.time_us
+
+    def check_ticket(self, ticket: Ticket) -> None:
+        times = [self.now_us]
+        for hop in ticket.hops:
+            times += [hop.transfer_start_us, hop.transfer_end_us, hop.ready_us, hop.start_us, hop.end_us]
+        assert [*times, ticket.answer_us] == sorted([*times, ticket.answer_us])
 
     def end(self, request_id: int) -> None:
         assert request_id in self.open, f"request {request_id} ended twice"
@@ -94,13 +156,15 @@ class CoreMachine(RuleBasedStateMachine):
         rooms_us=st.lists(st.integers(-100, 3_000), min_size=1, max_size=6),
         priority=st.sampled_from([0, 0, 0, 1]),
         gap_us=st.integers(0, 300),
+        frame_bytes=st.sampled_from([0, 0, 20, 100, 900]),
     )
-    def arrive(self, rooms_us: list[int], priority: int, gap_us: int) -> None:
+    def arrive(self, rooms_us: list[int], priority: int, gap_us: int, frame_bytes: int) -> None:
         self.now_us += gap_us
         for room_us in rooms_us:
             self.open.add(self.next_id)
             self.next_id += 1
-            self.send(RequestArrived(self.next_id - 1, self.now_us + room_us, priority))
+            deadline_us = self.now_us + room_us
+            self.send(RequestArrived(self.next_id - 1, deadline_us, priority, frame_bytes, frame_bytes // 2))
 
     @precondition(lambda self: self.wake_us is not None)
     @rule(late_us=st.integers(0, 200))

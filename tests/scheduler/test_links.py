@@ -43,32 +43,36 @@ def test_a_transfer_reserved_for_later_leaves_the_link_to_a_shorter_stage() -> N
     )
 )
 def test_the_earliest_moment_at_which_both_links_are_free(looks: list[tuple[int, int, int, int]]) -> None:
-    links = Links()
+    links = Links({"u1": 0.5, "d1": 0.5, "d2": 0.25})
+    up_times, down_times = (1, 2, 1), (1, 2, 4)
     for index in range(3):
         assert (links.uplink(f"u{index}"), links.downlink(f"d{index}")) == (index, index)
     taken_up: list[set[int]] = [set(), set(), set()]
     taken_down: list[set[int]] = [set(), set(), set()]
     for uplink, downlink, from_us, length_us in looks:
-        taken = taken_up[uplink] | taken_down[downlink]
+        held_up_us, held_down_us = length_us * up_times[uplink], length_us * down_times[downlink]
         expected_us = from_us
-        while taken & set(range(expected_us, expected_us + length_us)):
+        while taken_up[uplink] & set(range(expected_us, expected_us + held_up_us)) or taken_down[
+            downlink
+        ] & set(range(expected_us, expected_us + held_down_us)):
             expected_us += 1
-        assert links.fit_us(uplink, downlink, from_us, length_us) == expected_us
+        assert links.fit_us(uplink, downlink, from_us, length_us, length_us) == expected_us
         hop = Reservation(1, 0, 0)
         hop.uplink, hop.downlink = uplink, downlink
-        hop.transfer_start_us, hop.transfer_end_us = expected_us, expected_us + length_us
+        hop.transfer_start_us, hop.up_wire_us, hop.down_wire_us = expected_us, length_us, length_us
         links.add(hop)
-        taken_up[uplink].update(range(expected_us, expected_us + length_us))
-        taken_down[downlink].update(range(expected_us, expected_us + length_us))
+        taken_up[uplink].update(range(expected_us, expected_us + held_up_us))
+        taken_down[downlink].update(range(expected_us, expected_us + held_down_us))
 
 
 def test_what_is_removed_is_free_again() -> None:
     links = Links()
     links.uplink("u"), links.downlink("d")
     hop = Reservation(1, 0, 0)
-    hop.uplink, hop.downlink, hop.transfer_start_us, hop.transfer_end_us = 0, 0, 5, 15
+    hop.uplink, hop.downlink, hop.transfer_start_us = 0, 0, 5
+    hop.up_wire_us, hop.down_wire_us = 10, 10
     links.add(hop)
-    assert links.fit_us(0, 0, 0, 6) == 15
-    assert links.fit_us(0, 0, 0, 5) == 0
+    assert links.fit_us(0, 0, 0, 6, 6) == 15
+    assert links.fit_us(0, 0, 0, 5, 5) == 0
     links.remove(hop)
-    assert links.fit_us(0, 0, 0, 6) == 0
+    assert links.fit_us(0, 0, 0, 6, 6) == 0

@@ -1,0 +1,47 @@
+"""Several models' dispatchers on one clock, whose batches truly meet on the same links and cores.
+
+Rule: each core knows its own reservations and its shares alone, as live dispatchers do; what others send is
+told by nobody, and found out from completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from planner.serving import ServedModel
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.ingress import Cores
+from python_backend.scheduler.links import Links
+from python_backend.scheduler.timelines import NEVER
+from python_backend.simulator.counts import Counts
+from python_backend.simulator.driver import Driver
+from python_backend.simulator.execution import Execution, Jitter
+
+
+def run_together(models: Sequence[ServedModel], arrivals: Sequence[Iterator[int]]) -> list[Counts]:
+    """Serve every model's arrivals with a core of its own; the models' counts, in order."""
+    links = Links()
+    cores = _cores(models)
+    drivers = [Driver(one, SchedulerCore(one), Execution(one, Jitter(), links, cores)) for one in models]
+    for driver, times in zip(drivers, arrivals, strict=True):
+        driver.begin(times)
+    while True:
+        first = min(drivers, key=Driver.next_us)
+        if first.next_us() == NEVER:
+            return [driver.counts for driver in drivers]
+        first.step()
+
+
+def _cores(models: Sequence[ServedModel]) -> Cores | None:
+    """The cores of all servers that prepare for any of the models."""
+    cores: Cores | None = None
+    for model in models:
+        if model.entry is None:
+            continue
+        if cores is None:
+            cores = Cores(model.entry)
+        for host in model.entry.hosts:
+            if host.server not in cores.hosts:
+                cores.hosts[host.server] = len(cores.free_us)
+                cores.free_us.append([0] * host.cores)
+    return cores
