@@ -231,7 +231,8 @@ def told_apart(problem: Problem) -> Problem:
     ]
     return replace(
         problem,
-        cluster=Cluster(
+        cluster=replace(
+            cluster,
             gpu_classes=tuple(replace(old, name=new) for new, old in classes.items()),
             servers=tuple(replace(server, gpu=name(server)) for server in cluster.servers),
         ),
@@ -319,9 +320,10 @@ def fed_problems(draw: st.DrawFn) -> Problem:
         )
         for demand in problem.demands
     )
+    cores = draw(st.integers(1, 3))
     cluster = replace(
         problem.cluster,
-        servers=tuple(replace(s, cores=draw(st.integers(1, 4))) for s in problem.cluster.servers),
+        servers=tuple(replace(s, cores=cores * s.gpu_count) for s in problem.cluster.servers),
         entry=EntryServer(
             bandwidth_gbps=draw(st.sampled_from([0.2, 1.0, 5.0])),
             client_bandwidth_gbps=draw(st.sampled_from([None, 0.5, 5.0])),
