@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +36,17 @@ ACCEPTED: dict[str, str | bytes] = {
     "byte order mark, CRLF": b"\xef\xbb\xbf" + PLAIN.replace("\n", "\r\n").encode(),
     "UTF-16": PLAIN.encode("utf-16"),
     "UTF-16 big endian": b"\xfe\xff" + PLAIN.encode("utf-16-be"),
+    "UTF-16 without a mark": PLAIN.encode("utf-16-le"),
+    "UTF-16 big endian without a mark": PLAIN.encode("utf-16-be"),
+    "separator in the first line": "sep=;\n" + lines(TIMES, lambda i, time: f"{time};{i}", "timestamp;n"),
+    "dates with decimal commas": lines(
+        TIMES, lambda i, time: f"{date(time).replace('.', ',')};{i}", "timestamp;n"
+    ),
+    "a running number beside": lines(TIMES, lambda i, time: f"{i},{time}", ",timestamp"),
+    "empty cells at the end": lines(TIMES, lambda i, time: f"{time},x,,", "timestamp,app"),
+    "tokens and sizes beside": lines(
+        TIMES, lambda i, time: f"{time},{i},{i * i}", "timestamp,num_prefill_tokens,total_bytes"
+    ),
     "comments and blank lines": "# at the gate\n\n# seconds\n" + PLAIN.replace("17.0\n", "17.0\n\n# night\n"),
     "not in order": lines(TIMES[3:] + TIMES[:3], lambda _, time: f"{time}", "timestamp"),
     "quoted, commas inside": lines(TIMES, lambda i, time: f'"a,{i}","{time}"', '"app","Timestamp"'),
@@ -81,6 +93,39 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     ),
     "a running number": (lines(TIMES, lambda i, _: str(i)), "count up by 1"),
     "a running number with a header": (lines(TIMES, lambda i, _: str(i + 7), "timestamp"), "count up by 1"),
+    "a running number with holes": (
+        lines([n for n in range(60) if n % 7], lambda _, time: f"{time}", "timestamp"),
+        "count up by 1",
+    ),
+    "counts per minute, no such name": (
+        lines(range(20), lambda _, n: f"{1_700_000_000 + 60 * int(n)},{n}", "timestamp,gate"),
+        "a row every 60,",
+    ),
+    "counts per minute, quiet ones left out": (
+        lines([n for n in range(40) if n % 5], lambda _, n: f"{60 * int(n)},{n}", "time,gate"),
+        "every 60,",
+    ),
+    "counts per minute, dates": (
+        lines(range(20), lambda _, n: f"2024-01-01 00:{int(n):02d},{n}", "time,gate"),
+        "a row every 60,",
+    ),
+    "counts per minute of several functions": (
+        lines(range(30), lambda _, n: f"{60 * (int(n) // 3)},f{int(n) % 3},{n}", "time,function,n"),
+        "a table of",
+    ),
+    "counts per minute of several gates": (
+        lines(range(30), lambda _, n: f"{60 * (int(n) // 3)},f{int(n) % 3},{n}", "time,gate,people"),
+        "a row every 60,",
+    ),
+    "counts a second in words": (
+        lines(TIMES, lambda i, time: f"{time},{i}", "timestamp,Number of requests per second"),
+        "of counts",
+    ),
+    "counts, one a line": ("3\n0\n7\n7\n1\n", "whole numbers that go up and down"),
+    "commas within numbers": ("timestamp\n1,000.5\n2,000.5\n", "line 2: 2 cells under 1 names"),
+    "gzip": (b"\x1f\x8b\x08\x00rest", "a packed file"),
+    "far too small": ("timestamp\n1e-400000000\n" + "9" * 100 + "\n", "line 3: '999"),
+    "underscores": ("timestamp\n1_000\n2_000\n", "line 2: '1_000' is no time"),
     "JSON lines": (lines(TIMES, lambda _, time: f'{{"timestamp": {time}}}'), "JSON"),
     "nan": (PLAIN.replace("17.0", "nan"), "line 5: 'nan' is no time"),
     "infinity": (PLAIN.replace("17.0", "inf"), "line 5: 'inf' is no time"),
@@ -139,3 +184,11 @@ def test_any_bytes_are_arrivals_or_one_line(tmp_path_factory: pytest.TempPathFac
 def test_a_folder_is_no_trace(tmp_path: Path) -> None:
     with pytest.raises(ArrivalError, match="Is a directory"):
         read_trace(tmp_path)
+
+
+def test_a_large_file_is_read_in_seconds(tmp_path: Path) -> None:
+    rows = np.sort(np.random.default_rng(3).uniform(0, 1e5, 30_000))
+    path = write(tmp_path, lines(rows, lambda i, time: f"a{i},{time:.6f},0.5", "app,end_timestamp,duration"))
+    began = time.monotonic()
+    assert len(read_trace(path)) == 30_000
+    assert time.monotonic() - began < 5.0
