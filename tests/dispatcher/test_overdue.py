@@ -18,11 +18,11 @@ GRACE_US = 50 * MS
 BATCH_US = 20 * MS
 
 
-def overdue(workers: int = 4) -> Overdue:
+def overdue(workers: int = 4, prepares: bool = False) -> Overdue:
     spec = TensorSpec("x", "INT64", (1,))
     stage = EmulatedStage((BATCH_US,), tuple(f"server{index}" for index in range(workers)), (spec,))
     model = EmulatedModel("m", 400 * MS, 100.0, spec, (EmulatedPipeline(1, (stage, stage)),))
-    return Overdue(build_manifest([model], 20_000, "d").models[0].served)
+    return Overdue(build_manifest([model], 20_000, "d").models[0].served, prepares)
 
 
 def worker(stage: int, number: int) -> str:
@@ -68,6 +68,19 @@ def test_a_silent_worker_is_found_one_batch_and_a_grace_after_its_time() -> None
     dead_us = BATCH_US + BATCH_US + GRACE_US
     assert look(watch, dead_us) == []
     assert look(watch, dead_us + GRACE_US) == [(worker(0, 0), 0)]
+
+
+def test_a_first_stage_that_prepares_is_given_time_for_it_where_none_is_planned() -> None:
+    dead_us = BATCH_US + BATCH_US + GRACE_US
+    first, second = overdue(prepares=True), overdue(prepares=True)
+    first.sent(ticket(1, 0, 0), 0)
+    assert look(first, dead_us + GRACE_US) == []
+    assert look(first, dead_us + 3 * GRACE_US) == [(worker(0, 0), 0)]
+    second.sent(ticket(1, 0, 0), 0)
+    second.heard(worker(0, 0), 1, 0, BATCH_US, BATCH_US)
+    assert look(second, dead_us + BATCH_US + GRACE_US) == [(worker(1, 0), 1)], (
+        "later ones have theirs planned"
+    )
 
 
 def test_what_answers_are_late_by_anyway_is_allowed() -> None:
