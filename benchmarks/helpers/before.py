@@ -58,7 +58,7 @@ manifest = write_deployment(root / "repository", [model], port, entry_extras=ext
 with ServedDeployment(root / "repository", root / "logs") as deployment:
     deployment.start()
     pids = {status.name: status.pid for status in deployment.statuses}
-    address = manifest.entry.grpc_address
+    address = f"{manifest.entry.host}:{manifest.entry.grpc_port}"
     print(json.dumps({"address": address, "pids": pids}), flush=True)
     sys.stdin.read()
 """
