@@ -109,7 +109,7 @@ FLEETS = (
     Fleet("pools", "pools", TAKEN, {"groups": [
         {"gpu": "T4", "count": 3, "gpus_per_server": 1, "bandwidth_gbps": 4.75},
         {"gpu": "T4", "count": 1, "gpus_per_server": 4, "bandwidth_gbps": 50},
-        {"gpu": "L4", "count": 1, "gpus_per_server": 1}]}, (r"T4 +│ +7",)),
+        {"gpu": "L4", "count": 1, "gpus_per_server": 1}]}, ("T4-x1", "T4-x4")),
     Fleet("pool-at-zero", "pools", REFUSED, {"groups": [{"gpu": "T4", "count": 0, "gpus_per_server": 1}]},
           (r"cluster\.groups\.0\.count", "leaving its group out")),
     Fleet("class-without-servers", "pools", TAKEN, {"gpu_classes": CLASSES}, ("no servers of A100",), _no_free_price),
