@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from planner.cluster import Executor, StatedSpeed
 from planner.deployment import DeploymentError, load_deployment, parse_deployment
@@ -108,7 +110,14 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("cluster.groups.1.count", 2, "give either 'count' or a list of 'servers'"),
         ("cluster.gpu_classes.0.stated", {"gflops": 1}, r"stated\.gflops: unknown field; .*gflop_per_s"),
         ("cluster.gpu_classes.0.executor", "gpu", r"executor: .*'cuda', 'cpu' or 'emulated'.*\(got 'gpu'\)"),
-        ("cluster.groups.1.servers.0.name", "L4-0", "servers: the name 'L4-0' is used 2 times"),
+        ("cluster.groups.1.servers.0.name", "entry", "servers: the name 'entry' is used 2 times"),
+        ("cluster.bandwidth_gbps", math.inf, r"cluster\.bandwidth_gbps: .*finite number \(got inf\)"),
+        ("cluster.groups.0.bandwidth_gbps", "25 Gbit", r"groups\.0\.bandwidth_gbps: .*number.*'25 Gbit'"),
+        (
+            "models.0.preprocess",
+            {"frame": {"widht": 3}},
+            r"frame\.widht: unknown field; did you mean 'width'",
+        ),
         ("models.0.slo_ms", -1, r"models\.0\.slo_ms: .*greater than 0 \(got -1\)"),
         ("models.0.slo", 3, r"models\.0\.slo: unknown field; did you mean 'slo_ms'\?"),
         ("models.0.input.dtype", "FP8", r"dtype 'FP8' is not one of BOOL"),
@@ -139,3 +148,30 @@ def test_a_class_named_twice() -> None:
     classes = [*PLAIN["cluster"]["gpu_classes"], {"name": "L4"}]
     with pytest.raises(DeploymentError, match="gpu_classes: the name 'L4' is used 2 times"):
         parse_deployment(changed("cluster.gpu_classes", classes), "f")
+
+
+def test_servers_by_count_take_names_that_no_listed_server_has() -> None:
+    listed = {"gpu": "L4", "gpus_per_server": 1, "servers": [{"name": "L4-1"}]}
+    plain = copy.deepcopy(PLAIN)
+    plain["cluster"]["groups"] = [{"gpu": "L4", "gpus_per_server": 1, "count": 2}, listed]
+    names = [server.name for server in parse_deployment(plain, "d.yaml").to_cluster().servers]
+    assert names == ["L4-0", "L4-2", "L4-1"]
+
+
+@pytest.mark.parametrize(
+    "text", ["name: a\ncluster: {}\nname: b\n", "cluster:\n  groups: []\n\n  groups: []\n"]
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.yaml"
+    path.write_text(text)
+    with pytest.raises(DeploymentError, match=r"'(name|groups)' stands in line [12] and in line [34]"):
+        load_deployment(path)
+
+
+def test_a_byte_order_mark_and_merged_keys_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "d.yaml"
+    path.write_text("\ufeff" + yaml.safe_dump(PLAIN), encoding="utf-8")
+    assert load_deployment(path).name == PLAIN["name"]
+    path.write_text("base: &b {x: 1}\nother: {<<: *b, x: 2}\n")
+    with pytest.raises(DeploymentError, match="unknown field"):
+        load_deployment(path)

@@ -1,0 +1,133 @@
+"""A whole deployment.yaml, and what it means to planner and run time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from planner.addresses import port_faults
+from planner.cluster import Cluster
+from planner.deployment.cluster import ClusterSpec, cluster_of
+from planner.deployment.model import ModelSpec, demand_of
+from planner.deployment.spec import AbsolutePath, Name, Spec
+from planner.frames import ASSUMED_ENTRY, ASSUMED_PREPARE, NO_COST
+from planner.manifest import TlsFiles
+from planner.problem import Demand, Objective, PlanOptions, Problem
+from planner.profile import ModelProfile, Profile
+
+_MOST_FAULTS = 5
+"""Of one kind that are shown."""
+
+
+class TlsSpec(Spec):
+    """Hops to stage servers over mutual TLS. PEM files, at the same paths on every host; `server_name`: what
+    the certificates are made out to, where that is not the servers' hosts.
+    """
+
+    ca: AbsolutePath
+    certificate: AbsolutePath
+    key: AbsolutePath
+    server_name: str = ""
+
+    def to_files(self) -> TlsFiles:
+        """As the run time's type."""
+        files = {name: str(getattr(self, name)) for name in ("ca", "certificate", "key")}
+        return TlsFiles(**files, server_name=self.server_name)
+
+
+class PlannerSpec(Spec):
+    """Planner options; see planner.problem.PlanOptions."""
+
+    objective: Literal["max-rate", "min-cost"] = "max-rate"
+    max_stages: int = Field(default=2, ge=1, le=4)
+    slo_margin: float = Field(default=0.4, ge=0, lt=1)
+    batch_build_factor: float = Field(default=1.3, ge=0)
+    per_stage_batch: bool = False
+    count_ends: bool = True
+
+
+class Deployment(Spec):
+    """A whole deployment.yaml."""
+
+    name: Name
+    cluster: ClusterSpec
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    planner: PlannerSpec = PlannerSpec()
+    tls: TlsSpec | None = None
+    execution_env: AbsolutePath | None = None
+    """Python environment of all stubs, at the same path on every host: an archive as conda-pack makes it, or
+    the folder of one. None: the first `python3` on the server's PATH.
+    """
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> Deployment:
+        names = [model.name for model in self.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"models: the name {twice[0]!r} is used more than once")
+        cluster = self.to_cluster()  # its own checks: unique names of classes and servers
+        faults = list(port_faults(cluster, names))
+        if faults:
+            shown = faults[:_MOST_FAULTS]
+            more = f"; and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
+            raise ValueError(f"cluster: {'; '.join(shown)}{more}")
+        return self
+
+    def to_cluster(self) -> Cluster:
+        """Servers with names and ports: entry first, then group by group, ports upwards from base_port."""
+        return cluster_of(self.cluster, len(self.models))
+
+    def to_demands(self) -> tuple[Demand, ...]:
+        """What is wanted of each model."""
+        return tuple(map(demand_of, self.models))
+
+    def to_tls(self) -> TlsFiles | None:
+        """The files of mutual TLS as the run time's type."""
+        return None if self.tls is None else self.tls.to_files()
+
+    def to_options(self) -> PlanOptions:
+        """The planner's options."""
+        return PlanOptions(
+            objective=Objective(self.planner.objective),
+            max_stages=self.planner.max_stages,
+            slo_margin=self.planner.slo_margin,
+            batch_build_factor=self.planner.batch_build_factor,
+            per_stage_batch=self.planner.per_stage_batch,
+            count_ends=self.planner.count_ends,
+            gpu_cost={gpu_class.name: gpu_class.cost for gpu_class in self.cluster.gpu_classes},
+        )
+
+    def to_problem(self, profile: Profile) -> Problem:
+        """The planning problem that this deployment states."""
+        return Problem(
+            cluster=self.to_cluster(),
+            profile=self.with_costs(profile),
+            demands=self.to_demands(),
+            options=self.to_options(),
+        )
+
+    def with_costs(self, profile: Profile) -> Profile:
+        """The profile with what it does not know of preparing frames and of the entry assumed, and marked
+        so."""
+        return replace(profile, models=tuple(self._with_costs(model) for model in profile.models))
+
+    def _with_costs(self, profile: ModelProfile) -> ModelProfile:
+        spec = next((model for model in self.models if model.name == profile.model), None)
+        if spec is None or not self.planner.count_ends:
+            return profile
+        overheads = profile.overheads
+        if overheads.entry == NO_COST:
+            overheads = replace(overheads, entry=ASSUMED_ENTRY)
+        prepare = profile.prepare
+        if prepare is None and spec.preprocess is not None:
+            prepare = ASSUMED_PREPARE[spec.preprocess.kind]
+        return replace(profile, overheads=overheads, prepare=prepare)
+
+    def model(self, name: str) -> ModelSpec:
+        """The model called `name`. Raises KeyError."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(f"no model {name!r} in deployment {self.name!r}")

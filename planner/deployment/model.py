@@ -1,0 +1,189 @@
+"""A model in a deployment file: program, input, SLO, what is done before and after, how stages are run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from planner.deployment.spec import Name, Spec
+from planner.execution import Compiler, ExecutorOptions, Precision
+from planner.frames import FrameSize
+from planner.problem import Demand
+from planner.profile import DTYPE_BYTES, TensorSpec
+
+JPEG_BYTES_PER_PIXEL = 0.17
+"""Of a JPEG whose size is not stated: 350 KB at 1920 x 1080."""
+BYTES_PER_FINDING = 64
+"""Of a class or a box in an answer: score, index, label, coordinates."""
+
+
+class TensorSpecModel(Spec):
+    """One input tensor of one frame, without the batch dimension."""
+
+    name: Name
+    dtype: str = "FP32"
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+
+    @model_validator(mode="after")
+    def _known_dtype(self) -> TensorSpecModel:
+        if self.dtype not in DTYPE_BYTES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_BYTES)}")
+        return self
+
+
+class ProgramSpec(Spec):
+    """Where the network comes from: an importable factory 'package.module:callable', or a saved .pt2 file."""
+
+    factory: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    state_dict: Path | None = None
+    seed: int = 0
+    pt2: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ProgramSpec:
+        if (self.factory is None) == (self.pt2 is None):
+            raise ValueError("program: give either 'factory' (package.module:callable) or 'pt2' (a file)")
+        return self
+
+
+class FrameSpec(Spec):
+    """What clients send for one frame, as planned with. `bytes` of a raw frame follow from its size."""
+
+    width: int = Field(ge=1, le=65_535)
+    height: int = Field(ge=1, le=65_535)
+    bytes: int | None = Field(default=None, ge=1, le=1 << 30)
+
+
+class PreprocessSpec(Spec):
+    """Encoded or raw frames to the model's input: decode, resize, scale to [0, 1], normalise per channel."""
+
+    kind: Literal["jpeg", "raw"] = "jpeg"
+    frame: FrameSpec | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def to_frame(self) -> FrameSize:
+        """As the planner's type; what is not stated is assumed, and marked so."""
+        width, height, size = 1920, 1080, None
+        if self.frame is not None:
+            width, height, size = self.frame.width, self.frame.height, self.frame.bytes
+        assumed = self.frame is None or (size is None and self.kind == "jpeg")
+        if size is None:
+            size = (
+                width * height * 3 if self.kind == "raw" else math.ceil(width * height * JPEG_BYTES_PER_PIXEL)
+            )
+        return FrameSize(width, height, size, assumed)
+
+    @model_validator(mode="after")
+    def _raw_size(self) -> PreprocessSpec:
+        frame = self.frame
+        if (
+            self.kind == "raw"
+            and frame is not None
+            and frame.bytes not in (None, frame.width * frame.height * 3)
+        ):
+            where = f"frame.bytes {frame.bytes} of a raw frame of {frame.width} x {frame.height}"
+            raise ValueError(f"{where}; leave it out, it is {frame.width * frame.height * 3}")
+        return self
+
+
+class PostprocessSpec(Spec):
+    """Model output to an answer.
+
+    classification: the first output has a score per class; answers top-k indices, scores and labels.
+    detection: the first output is boxes [n, 4] (left, top, right, bottom), the second scores [n, classes];
+    answers at most `max_boxes` boxes that remain after non-maximum suppression per class.
+    segmentation: the first output is scores [classes, height, width]; answers the best class of each pixel.
+    Boxes are in pixels of the frame as the client sent it, upright.
+    """
+
+    task: Literal["classification", "detection", "segmentation"] = "classification"
+    top_k: int = Field(default=5, ge=1, le=1000)
+    labels: Path | None = None
+    max_boxes: int = Field(default=100, ge=1, le=10_000)
+    min_score: float = Field(default=0.05, ge=0, le=1)
+    max_overlap: float = Field(default=0.5, gt=0, le=1)
+    """Of two boxes of one class that overlap more (intersection over union), the lower score is dropped."""
+    raw_outputs: bool = False
+    """Answer the model's own outputs too; they may be large."""
+
+
+class ExecutorOptionsSpec(Spec):
+    """How the model's stages are run; see planner.execution."""
+
+    precision: Literal["tf32", "fp32", "fp16", "bf16"] = "tf32"
+    channels_last: bool = True
+    compiler: Literal["none", "inductor", "autotune", "aot-inductor"] = "none"
+    cuda_graphs: bool = False
+    pad_to_captured: bool = False
+    pinned: bool = True
+
+    @model_validator(mode="after")
+    def _padded_graphs(self) -> ExecutorOptionsSpec:
+        if self.pad_to_captured and not self.cuda_graphs:
+            raise ValueError("executor_options: 'pad_to_captured' needs 'cuda_graphs: true'")
+        return self
+
+    def to_options(self) -> ExecutorOptions:
+        """As the run time's type."""
+        plain = self.model_dump()
+        plain["precision"] = Precision(self.precision)
+        plain["compiler"] = Compiler(self.compiler)
+        return ExecutorOptions(**plain)
+
+
+class ModelSpec(Spec):
+    """One served model. `late`: what happens to frames that can no longer meet their deadline."""
+
+    name: Name
+    program: ProgramSpec
+    input: TensorSpecModel
+    slo_ms: float = Field(gt=0)
+    weight: float | None = Field(default=None, gt=0)
+    rate_rps: float | None = Field(default=None, gt=0)
+    slo_margin: float | None = Field(default=None, ge=0, lt=1)
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=256)], ...] = (1, 2, 4, 8)
+    blocks: int = Field(default=10, ge=1, le=100)
+    preprocess: PreprocessSpec | None = None
+    postprocess: PostprocessSpec | None = None
+    late: Literal["drop", "serve"] = "drop"
+    executor_options: ExecutorOptionsSpec = ExecutorOptionsSpec()
+    cut_dtype: Literal["fp32", "fp16"] = "fp32"
+    """fp16: FP32 tensors between stages travel as FP16; what that costs in exactness is in the profile."""
+
+
+def demand_of(model: ModelSpec) -> Demand:
+    """What is wanted of a model; one with neither weight nor rate has weight 1."""
+    return Demand(
+        model=model.name,
+        slo_us=round(model.slo_ms * 1000),
+        weight=1.0 if model.weight is None and model.rate_rps is None else model.weight,
+        rate_rps=model.rate_rps,
+        slo_margin=model.slo_margin,
+        frame=_frame(model),
+        answer_bytes=_answer_bytes(model),
+    )
+
+
+def _frame(model: ModelSpec) -> FrameSize:
+    """What clients send; without preprocessing the network's input."""
+    if model.preprocess is not None:
+        return model.preprocess.to_frame()
+    return FrameSize(0, 0, input_spec(model).bytes_per_frame)
+
+
+def _answer_bytes(model: ModelSpec) -> int | None:
+    """What goes back for one frame; None: the network's outputs."""
+    post = model.postprocess
+    if post is None or post.task == "segmentation":
+        return None
+    return BYTES_PER_FINDING * (post.top_k if post.task == "classification" else post.max_boxes)
+
+
+def input_spec(model: ModelSpec) -> TensorSpec:
+    """The model's input as the run time's type."""
+    return TensorSpec(name=model.input.name, dtype=model.input.dtype, shape=model.input.shape)
