@@ -42,6 +42,8 @@ class ProgramSpec(Spec):
     state_dict: Path | None = None
     seed: int = 0
     pt2: Path | None = None
+    imports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...] = ()
+    """Modules that register operators of other libraries; stages import them before they load a program."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ProgramSpec:

@@ -3,27 +3,28 @@
 Rules
 - The batch is dimension 0 of the input, of every output, and of every tensor that may cross a cut.
 - Programs are functional (no operator writes into a tensor), so values can be cut anywhere without regard to
-  aliases.
+  aliases, and flat: regions of autocast and no_grad are part of the graph.
+- What torch.export believes of two frames is compared with the network later (planner.profiling.behaviour).
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import traceback
+import logging
+import re
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
 
-from planner.deployment import ModelSpec, input_spec
 from planner.profile import TensorSpec
+from planner.profiling.errors import ModelError, first_line, line_of
 from planner.profiling.functional import make_functional
-from planner.profiling.network import ModelError, load_network, load_program
+from planner.profiling.regions import without_regions
 
 MAX_BATCH = 1024
 EXAMPLE_BATCH = 2  # torch.export takes sizes 0 and 1 for constants
@@ -34,25 +35,14 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
     "FP64": torch.float64,
 }  # fmt: skip
 TRITON_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_SYMBOLS = "torch.fx.experimental.symbolic_shapes"
 
 
-def export_model(
-    spec: ModelSpec, device: str = "cpu", network: torch.nn.Module | None = None
-) -> ExportedProgram:
-    """The functional program of a deployment's model, its batch dimension dynamic. Raises ModelError.
-
-    The device 'meta' makes a program without weights, in little time and memory. `network`: the loaded
-    factory's, where the caller has it.
-    """
-    where = f"model {spec.name}"
-    if spec.program.pt2 is not None:
-        program = load_program(spec.program.pt2, where)
-    else:
-        network = network if network is not None else load_network(spec, device)
-        program = export_network(network, input_spec(spec), where, device)
+def finished(program: ExportedProgram, frame: TensorSpec, where: str, device: str = "cpu") -> ExportedProgram:
+    """A program as it comes from torch.export, flat, functional and checked; the given one may be changed."""
     with quiet():
-        functional = make_functional(program)
-    _check_signature(functional, input_spec(spec), where)
+        functional = make_functional(without_regions(program, device))
+    _check_signature(functional, frame, where)
     return functional
 
 
@@ -62,13 +52,43 @@ def export_network(
     """torch.export of `network` on batches of `frame`. Raises ModelError with the line that failed."""
     example = example_batch(frame, EXAMPLE_BATCH, device)
     try:
-        with quiet(), _lean_tracing(), torch.no_grad(), torch.device(device):
-            return torch.export.export(network, (example,), dynamic_shapes=({0: batch_dim()},))
+        return export_batched(network, (example,), device)
     except Exception as error:
         _require_runs(network, example, f"{where}: does not run on input {frame.name} {frame.dtype}")
-        raise ModelError(
-            f"{where}: torch.export rejects it{line_of(error)}: {_first_line(error)}{_hint(error)}"
-        ) from error
+        line = line_of(error) or _guarded_line(network, (example,))
+        raise ModelError(f"{where}: torch.export rejects it{line}: {_brief(error)}{_hint(error)}") from error
+
+
+def export_batched(
+    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], device: str = "cpu"
+) -> ExportedProgram:
+    """torch.export with a dynamic batch in front of every input. Raises whatever torch.export raises.
+
+    torch decides some things by comparing sizes (is this reshape the one that changes nothing?), takes the
+    decision for a rule, and then rejects the program because the rule does not hold for every batch. The
+    second try keeps such rules as checks while the program runs, and they are taken out: the program is
+    compared with the network afterwards, at the sizes that matter.
+    """
+    dims = tuple({0: batch_dim()} for _ in examples)
+    with quiet(), _lean_tracing(), torch.no_grad(), torch.device(device):
+        try:
+            return torch.export.export(module, examples, dynamic_shapes=dims)
+        except Exception as error:
+            if "satisfy the generated guard" not in str(error):
+                raise
+        program = torch.export.export(
+            module, examples, dynamic_shapes=dims, prefer_deferred_runtime_asserts_over_guards=True
+        )
+    _drop_checks(program)
+    return program
+
+
+def _drop_checks(program: ExportedProgram) -> None:
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _require_runs(network: torch.nn.Module, example: torch.Tensor, where: str) -> None:
@@ -80,7 +100,7 @@ def _require_runs(network: torch.nn.Module, example: torch.Tensor, where: str) -
             network(example)
     except Exception as error:
         shape = _shape(tuple(example.shape[1:]))
-        raise ModelError(f"{where} [batch, {shape}]{line_of(error)}: {_first_line(error)}") from error
+        raise ModelError(f"{where} [batch, {shape}]{line_of(error)}: {first_line(error)}") from error
 
 
 def batch_dim() -> Any:
@@ -120,19 +140,34 @@ def _lean_tracing() -> Iterator[None]:
             gc.enable()
 
 
-def line_of(error: BaseException) -> str:
-    """' at FILE:LINE in FUNCTION (`CODE`)' of the innermost frame of the model's own code, or ''."""
-    torch_folder, here = str(Path(torch.__file__).parent), str(Path(__file__).parent)
-    frames = list(traceback.extract_tb(error.__traceback__))
-    # The callers' frames come first; the model's are those after this package called torch.
-    called = max((index for index, frame in enumerate(frames) if frame.filename.startswith(here)), default=-1)
-    for frame in reversed(frames[called + 1 :]):
-        outside = not frame.filename.startswith((torch_folder, "<")) and not frame.filename.endswith(
-            "contextlib.py"
-        )
-        if outside:
-            return f" at {frame.filename}:{frame.lineno} in {frame.name} (`{frame.line}`)"
-    return ""
+class _Guards(logging.Handler):
+    """Hears where torch fixes a size: 'eval Eq(s77, 2) [guard added] (net.py:9 in forward)'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        found = re.search(r"guard added\] \((.+?:\d+ in [\w<>]+)\)", record.getMessage())
+        if found and "_decomp/" not in found[1]:
+            self.lines.append(found[1].rpartition("/")[2])
+
+
+def _guarded_line(network: torch.nn.Module, examples: Sequence[torch.Tensor]) -> str:
+    """' at FILE:LINE in FUNCTION' where torch.export, tried once more, fixes a size; or ''."""
+    log, hears = logging.getLogger(_SYMBOLS), _Guards()
+    before = log.handlers, log.level, log.propagate
+    log.handlers, log.propagate = [hears], False
+    log.setLevel(logging.INFO)
+    try:
+        export_batched(network, tuple(examples))
+    except Exception:  # as it did before; what was heard counts
+        pass
+    finally:
+        log.handlers, log.propagate = before[0], before[2]
+        log.setLevel(before[1])
+    return f" at {hears.lines[0]}" if hears.lines else ""
 
 
 def _check_signature(program: ExportedProgram, frame: TensorSpec, where: str) -> None:
@@ -175,19 +210,24 @@ def _shape(shape: tuple[Any, ...]) -> str:
     return ", ".join(str(size) for size in shape)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _brief(error: BaseException) -> str:
+    """The first line, and of violated constraints the one that says which."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Constraints violated") and len(lines) > 1:
+        return f"{type(error).__name__}: {lines[1].partition('. ')[0]}"
+    return first_line(error)
 
 
 def _hint(error: BaseException) -> str:
     text = str(error)
     if "specialized" in text or "Constraints violated" in text:
         return (
-            "; the model fixes the batch dimension to a constant: dimension 0 of its input must be the "
-            "batch, "
-            "of any size"
+            "; the code fixes the number of frames: dimension 0 of its input must be the batch, of any size. "
+            "Write it for the whole batch, without int(x.shape[0]), a loop over frames or a branch on their "
+            "number"
         )
     if "data-dependent" in text:
         return "; control flow that depends on data cannot be exported: use torch.where or torch.cond"
+    if "numpy" in text:
+        return "; numpy cannot be exported: use torch's own functions"
     return ""

@@ -12,7 +12,7 @@ def weight_bytes(split: Split, block: int) -> int:
     """Bytes of the weights that a block reads, each counted once."""
     graph = split.graph
     used = {arg for node in split.operators(BlockRange(block, block + 1)) for arg in node.all_input_nodes}
-    return sum(tensor_bytes(graph.weights[node]) for node in used if node in graph.weights)
+    return sum(tensor_bytes(node.meta.get("val")) for node in used if node in graph.stored)
 
 
 def activation_bytes(split: Split, block: int) -> int:

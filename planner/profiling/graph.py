@@ -1,9 +1,10 @@
 """An exported program as a line of operators, and the values that live across each place between two of them.
 
 Rules
-- `operators` are the nodes that depend on the frame, in the program's own order. Weights, constants, and
-  whatever is computed from them and the batch size alone belong to no stage: each stage that needs them
-  computes them again.
+- `operators` are the nodes that depend on the frame, in the program's own order. What is computed from
+  constants and the batch size alone belongs to no stage: each stage that needs it computes it again.
+- What is computed from weights alone (a normalised weight, a transposed one, a table looked up) is a weight
+  itself: computed once when a stage is exported, counted in its memory and cost.
 - A cut is valid when all that lives across it are tensors with the batch first and every other dimension
   fixed.
 - A value is counted once per cut, however many later operators read it.
@@ -26,6 +27,8 @@ from planner.profiling.costs import is_heavy, tensor_bytes
 from planner.profiling.export import TRITON_DTYPES
 
 AFTER_ALL = 1 << 60
+SPREAD, SPREAD_FREELY = 4, 16 << 20
+"""What is computed from weights is kept if it has at most so many times their bytes, or so few bytes."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,12 @@ class ModelGraph:
         self.operators: tuple[Node, ...] = tuple(
             node for node in program.graph.nodes if node.op == "call_function" and node in carried
         )
-        self.outputs: tuple[Any, ...] = tuple(program.graph.output_node().args[0])
+        returned: Any = program.graph.output_node().args[0]
+        self.returned: tuple[Any, ...] = tuple(returned)
+        self.outputs: tuple[Any, ...] = tuple(value for value in returned if value is not None)
         self.carried = carried
         self._index = {node: index for index, node in enumerate(self.operators)}
+        self._values: dict[Node, Any] = {}
         self._last_use = {node: self._last_use_of(node) for node in (self.input, *self.operators)}
 
     def _carried(self) -> frozenset[Node]:
@@ -76,6 +82,50 @@ class ModelGraph:
             if self.batch_multiple(node) is None and any(arg in carried for arg in node.all_input_nodes):
                 carried.add(node)
         return frozenset(carried)
+
+    @cached_property
+    def derived(self) -> frozenset[Node]:
+        """Every node that is computed from weights, once and for all."""
+        sources: dict[Node, frozenset[Node]] = {node: frozenset([node]) for node in self.weights}
+        constant: set[Node] = set(self.weights)
+        for node in self.program.graph.nodes:
+            if node.op == "get_attr" and isinstance(node.meta.get("val"), torch.Tensor):
+                constant.add(node)
+            if node.op != "call_function" or node in self.carried or not _is_fixed(node):
+                continue
+            if all(arg in constant for arg in node.all_input_nodes):
+                read = frozenset().union(*(sources.get(arg, frozenset()) for arg in node.all_input_nodes))
+                most = max(SPREAD_FREELY, SPREAD * sum(tensor_bytes(each.meta["val"]) for each in read))
+                if tensor_bytes(node.meta.get("val")) <= most:
+                    constant.add(node)
+                    sources[node] = read
+        return frozenset(node for node, read in sources.items() if read and node not in self.weights)
+
+    @cached_property
+    def stored(self) -> frozenset[Node]:
+        """Weights as stages keep them: the program's own, and what is computed from them alone."""
+        return frozenset(self.weights) | self.derived
+
+    def value_of(self, node: Node) -> Any:
+        """The value of a stored node, computed when it is first asked for."""
+        if node in self.weights:
+            return self.weights[node]
+        if node not in self._values:
+            if node.op == "get_attr":
+                self._values[node] = self.attribute(str(node.target))
+            else:
+                args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.value_of)
+                target: Any = node.target
+                with torch.no_grad():
+                    self._values[node] = target(*args, **kwargs)
+        return self._values[node]
+
+    def attribute(self, name: str) -> Any:
+        """What the program's module has under this dotted name."""
+        value: Any = self.program.graph_module
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
 
     def batch_multiple(self, node: Node) -> tuple[int, int] | None:
         """(a, b) where the value is the number a * batch + b, which any stage can compute; else None."""
@@ -142,6 +192,17 @@ class ModelGraph:
         """A hash of operators, arguments and shapes, not of weights; the same on any machine."""
         text = "\n".join(_describe(node) for node in self.program.graph.nodes)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_fixed(node: Node) -> bool:
+    """Whether a node gives the same each time, and the same for every batch."""
+    seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    values = node.meta.get("val")
+    values = values if isinstance(values, tuple | list) else [values]
+    return not seeded and all(
+        isinstance(value, torch.Tensor) and not any(isinstance(size, torch.SymInt) for size in value.shape)
+        for value in values
+    )
 
 
 def module_path(node: Node) -> str:

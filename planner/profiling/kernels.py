@@ -123,7 +123,7 @@ def _shape(node: Node) -> tuple[str, ...]:
 
 def _kernel(graph: ModelGraph, nodes: Sequence[Node]) -> Kernel | None:
     members = set(nodes)
-    weights = frozenset(graph.weights)
+    weights = graph.stored
     kinds = [_kind(node, graph) for node in nodes if operator_name(node) not in VIEWS]
     if not kinds:
         return None

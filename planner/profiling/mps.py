@@ -25,6 +25,7 @@ from typing import Any
 
 from planner.cluster import GpuClass
 from planner.deployment import ModelSpec
+from planner.profiling.errors import ModelError
 from planner.profiling.measure import (
     Bench,
     Measurement,
@@ -34,7 +35,6 @@ from planner.profiling.measure import (
     measurement_of,
     require_some,
 )
-from planner.profiling.network import ModelError
 from planner.profiling.partial import Partial
 from planner.profiling.split import split_model
 from planner.profiling.timing import torch_threads

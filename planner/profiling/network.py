@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,30 @@ import torch
 from torch.export import ExportedProgram
 
 from planner.deployment import ModelSpec, ProgramSpec
+from planner.profiling.errors import ModelError, some_lines
+from planner.profiling.weights import load_weights
 
-SHOWN_KEYS = 3
 
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network in eval mode with its weights. `remarks`: what its owner should know of how it was loaded."""
 
-class ModelError(ValueError):
-    """A model that cannot be loaded, exported or split; the message says which, where and what would do."""
+    module: torch.nn.Module
+    remarks: tuple[str, ...] = ()
 
 
 def load_network(spec: ModelSpec, device: str = "cpu") -> torch.nn.Module:
     """The network of `spec.program`, a factory, in eval mode with its weights. Raises ModelError.
 
-    On the device 'meta' it has shapes and no weights, which is enough to split it and to estimate its
-    latency.
+    On the device 'meta' it has shapes and no weights: the same graph, sooner.
     """
+    return load_with_remarks(spec, device).module
+
+
+def load_with_remarks(spec: ModelSpec, device: str = "cpu", without_weights: bool = False) -> LoadedNetwork:
+    """As load_network. `without_weights`: a state_dict that is not here is done without."""
     where = f"model {spec.name}"
+    import_libraries(spec.program.imports, where)
     factory = _factory(spec.program, where)
     with _seeded(spec.program.seed), torch.device(device), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -43,27 +52,65 @@ def load_network(spec: ModelSpec, device: str = "cpu") -> torch.nn.Module:
         except Exception as error:
             arguments = ", ".join(f"{key}={value!r}" for key, value in spec.program.arguments.items())
             raise ModelError(
-                f"{where}: program.factory {spec.program.factory}({arguments}) failed: {_brief(error)}"
+                f"{where}: program.factory {spec.program.factory}({arguments}) failed: {some_lines(error)}"
             ) from error
+    _require_module(network, f"{where}: program.factory {spec.program.factory}")
+    remarks = []
+    weights = spec.program.state_dict
+    if weights is not None and without_weights and not weights.exists():
+        remarks.append(f"weights: {weights} is not here; with random ones")
+    elif weights is not None and device != "meta" and (found := load_weights(network, weights, where)):
+        remarks.append(f"weights: taken {found}")
+    return LoadedNetwork(module=network.eval().requires_grad_(False), remarks=tuple(remarks))
+
+
+def import_libraries(modules: Sequence[str], where: str) -> None:
+    """Import what registers a program's operators. Raises ModelError."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ModelError(
+                f"{where}: program.imports: {name} cannot be imported: {some_lines(error)}"
+            ) from error
+
+
+def _require_module(network: object, where: str) -> None:
     if not isinstance(network, torch.nn.Module):
+        raise ModelError(f"{where} returned a {type(network).__name__}; a torch.nn.Module belongs there")
+    kind = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
         raise ModelError(
-            f"{where}: program.factory {spec.program.factory} returned a {type(network).__name__}; "
-            "a torch.nn.Module belongs there"
+            f"{where} returned a TorchScript module, which torch.export does not take: return the "
+            "torch.nn.Module that it was made from, with its weights"
         )
-    if spec.program.state_dict is not None and device != "meta":
-        _load_weights(network, spec.program.state_dict, where)
-    return network.eval().requires_grad_(False)
+    inner = _INNER.get(kind)
+    if inner is not None and hasattr(network, inner):
+        raise ModelError(f"{where} returned a {kind}: return the network inside of it, its .{inner}")
 
 
-def load_program(path: Path, where: str) -> ExportedProgram:
-    """The program saved by torch.export.save at `path`. Raises ModelError."""
+_INNER = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""Wrappers for training and compiling, and where the network is in them."""
+
+
+def load_program(path: Path, where: str, imports: Sequence[str] = ()) -> ExportedProgram:
+    """The program saved by torch.export.save at `path`; `imports` register its operators.
+
+    Raises ModelError.
+    """
+    import_libraries(imports, where)
     if not path.is_file():
         raise ModelError(f"{where}: program.pt2 {path}: no such file")
     try:
         return torch.export.load(path)
     except Exception as error:
         raise ModelError(
-            f"{where}: program.pt2 {path} is not a program saved by torch.export.save: {_brief(error)}"
+            f"{where}: program.pt2 {path} is not a program saved by torch.export.save: {some_lines(error)}"
         ) from error
 
 
@@ -79,7 +126,7 @@ def _factory(program: ProgramSpec, where: str) -> Callable[..., Any]:
         ) from error
     except Exception as error:
         raise ModelError(
-            f"{where}: program.factory: importing {module_name} failed: {_brief(error)}"
+            f"{where}: program.factory: importing {module_name} failed: {some_lines(error)}"
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -89,45 +136,8 @@ def _factory(program: ProgramSpec, where: str) -> Callable[..., Any]:
     return found
 
 
-def _load_weights(network: torch.nn.Module, path: Path, where: str) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{where}: program.state_dict {path}: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ModelError(
-            f"{where}: program.state_dict {path} is not a file of tensors saved by torch.save: "
-            f"{_brief(error)}"
-        ) from error
-    if not isinstance(state, dict):
-        raise ModelError(
-            f"{where}: program.state_dict {path} holds a {type(state).__name__}; a dict belongs there"
-        )
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except (
-        RuntimeError,
-        TypeError,
-        AttributeError,
-    ) as error:  # shapes that differ, values that are no tensors
-        raise ModelError(f"{where}: program.state_dict {path} does not fit: {_brief(error)}") from error
-    faults = [f"{len(missing)} missing ({_some(missing)})"] if missing else []
-    faults += [f"{len(unexpected)} unknown ({_some(unexpected)})"] if unexpected else []
-    if faults:
-        raise ModelError(f"{where}: program.state_dict {path} does not fit: keys: {'; '.join(faults)}")
-
-
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")
-
-
-def _brief(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:SHOWN_KEYS])}" if lines else type(error).__name__

@@ -20,13 +20,14 @@ from planner.cluster import Executor, GpuClass
 from planner.deployment import Deployment, ModelSpec
 from planner.execution import Precision
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
+from planner.profiling.checked import Checked, checked_program
 from planner.profiling.footprint import activation_bytes, weight_bytes
 from planner.profiling.measure import Measurement, MeasureOptions, Prepare, plain
 from planner.profiling.measured import Measured, measure_device, measured_tables, provenance_of
 from planner.profiling.precision import precision_error
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.sources import ProfileError, sources_of
-from planner.profiling.split import Split, split_model
+from planner.profiling.split import Split, split_model, split_program
 from planner.profiling.stated import stated_tables
 
 __all__ = ["ProfileError", "ProfileOptions", "profile_deployment", "split_of"]
@@ -72,7 +73,8 @@ def profile_deployment(
     steps = _Steps(progress, total=len(deployment.models) * (2 + how.rounds * passes))
     models = []
     for spec in deployment.models:
-        split = split_model(spec, classes, device="cpu" if devices else "meta")
+        checked = checked_program(spec, without_weights=not devices)
+        split = split_program(spec, checked.program, classes)
         steps.done(f"{spec.name}: {split.block_count} blocks")
         measuring = replace(how, executor=spec.executor_options.to_options(), stop_us=spec.slo_ms * 1000)
         measured = {
@@ -82,9 +84,14 @@ def profile_deployment(
             for device, slices in devices.items()
         }
         model = _profile(spec, split, classes, sources, measured, options)
+        model = replace(model, provenance={**model.provenance, **_noted(checked)})
         models.append(_with_precision(model, split, measuring, measured, sources))
         steps.done(f"{spec.name}: profiled")
     return Profile(models=tuple(models))
+
+
+def _noted(checked: Checked) -> dict[str, str]:
+    return {"notes": "; ".join(checked.remarks)} if checked.remarks else {}
 
 
 def _measure_options(options: ProfileOptions) -> MeasureOptions:

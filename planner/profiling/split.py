@@ -4,31 +4,32 @@ Rules
 - The split depends on the graph and on stated or nominal speeds, never on a measured time, so every machine
   makes the same one and profiles of many nodes can be merged.
 - Tensor names are safe for Triton and the same on every machine: the operator's name in the exported graph.
+- What travels may be written otherwise than what is computed (see frame_spec); stage programs convert it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from planner.blocks import group_layers
 from planner.cluster import GpuClass, StatedSpeed
 from planner.deployment import ModelSpec, input_spec
 from planner.plan import BlockRange
 from planner.profile import TensorSpec
+from planner.profiling.checked import export_model
 from planner.profiling.costs import Cost, cost_of, total
+from planner.profiling.errors import ModelError
 from planner.profiling.estimate import latency_us
-from planner.profiling.export import TRITON_DTYPES, export_model
+from planner.profiling.export import TRITON_DTYPES
 from planner.profiling.graph import Cut, ModelGraph, module_path
-from planner.profiling.network import ModelError
+from planner.profiling.outputs import output_names
 
 NOMINAL_GPU = StatedSpeed(gflop_per_s=20_000, gbyte_per_s=300)
 """Balances the blocks of classes without a stated speed: about an L4 at half of its data sheet."""
@@ -105,7 +106,7 @@ class Split:
         return total(self._operator_costs(BlockRange(block, block + 1)))
 
     def _operator_costs(self, blocks: BlockRange) -> list[Cost]:
-        weights = frozenset(self.graph.weights)
+        weights = self.graph.stored
         return [cost_of(node, weights) for node in self.operators(blocks)]
 
     def name_of(self, block: int) -> str:
@@ -133,7 +134,12 @@ def split_model(
     `network`: what load_network(spec, device) gave, where the caller has it already.
     Raises ModelError.
     """
-    graph = ModelGraph(export_model(spec, device, network))
+    return split_program(spec, export_model(spec, device, network), classes)
+
+
+def split_program(spec: ModelSpec, program: ExportedProgram, classes: Sequence[GpuClass] = ()) -> Split:
+    """As split_model, of a program that was exported already. Raises ModelError."""
+    graph = ModelGraph(program)
     where = f"model {spec.name}"
     if not graph.operators:
         raise ModelError(f"{where}: no operator depends on the input {spec.input.name}")
@@ -166,17 +172,16 @@ def speed_of(gpu_class: GpuClass) -> StatedSpeed:
 
 
 def frame_spec(name: str, value: torch.Tensor) -> TensorSpec:
-    """A (fake) batched tensor as the run time's type."""
-    return TensorSpec(name=name, dtype=TRITON_DTYPES[value.dtype], shape=tuple(map(int, value.shape[1:])))
+    """A (fake) batched tensor as it travels: one number per frame as [1], BF16 (numpy has none) as FP32."""
+    dtype = _TRAVELS_AS.get(value.dtype) or TRITON_DTYPES[value.dtype]
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(map(int, value.shape[1:])) or (1,))
 
 
-def safe_name(name: str) -> str:
-    """`name` in letters, digits and underscores."""
-    return re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "tensor"
+_TRAVELS_AS = {torch.bfloat16: "FP32"}
 
 
 def _layer_costs(graph: ModelGraph, candidates: Sequence[Cut]) -> list[Cost]:
-    weights = frozenset(graph.weights)
+    weights = graph.stored
     ends = [cut.position + 1 for cut in candidates] + [len(graph.operators)]
     starts = [0, *ends[:-1]]
     return [
@@ -200,27 +205,18 @@ def _no_cut(graph: ModelGraph) -> str:
 
 
 def _outputs(graph: ModelGraph, input_name: str, where: str) -> tuple[TensorSpec, ...]:
-    names = _output_names(graph, input_name)
+    kept = [value is not None for value in graph.returned]
+    names = output_names(graph.program.call_spec.out_spec, kept, where, input_name)
     for name, node in zip(names, graph.outputs, strict=True):
         if not isinstance(node, Node):
             raise ModelError(
-                f"{where}: output {name} is the constant {node!r}; every output must be a tensor"
+                f"{where}: output {name} is the constant {node!r}: leave it out of what forward returns"
             )
         if not graph.crossable(node):
             value = node.meta.get("val")
             shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise ModelError(
                 f"{where}: output {name} ({node.name}, {shape}) must be a tensor whose first dimension is "
-                "the batch "
-                "and whose other dimensions are fixed"
+                f"the batch, whose other dimensions are fixed, of one of {', '.join(TRITON_DTYPES.values())}"
             )
     return tuple(frame_spec(name, node.meta["val"]) for name, node in zip(names, graph.outputs, strict=True))
-
-
-def _output_names(graph: ModelGraph, input_name: str) -> list[str]:
-    spec: Any = graph.program.call_spec.out_spec
-    tree = pytree.tree_unflatten(list(range(len(graph.outputs))), spec)
-    paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
-    names = ["_".join(safe_name(pytree.keystr((key,))) for key in path) or "output" for path in paths]
-    names = [f"output_{name}" if name[0].isdigit() else name for name in names]
-    return [f"output_{name}" if name == input_name or names.count(name) > 1 else name for name in names]

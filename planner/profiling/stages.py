@@ -20,10 +20,11 @@ from torch.fx import Graph, GraphModule, Node
 
 from planner.plan import BlockRange
 from planner.profile import TensorSpec
-from planner.profiling.export import EXAMPLE_BATCH, batch_dim, example_batch, quiet
+from planner.profiling.errors import ModelError
+from planner.profiling.export import EXAMPLE_BATCH, TORCH_DTYPES, example_batch, export_batched, quiet
 from planner.profiling.graph import ModelGraph
-from planner.profiling.network import ModelError
-from planner.profiling.split import Split, safe_name
+from planner.profiling.outputs import safe_name
+from planner.profiling.split import Split
 
 LOCAL_META = ("stack_trace", "from_node", "source_fn_stack", "torch_fn", "nn_module_stack")
 
@@ -32,10 +33,8 @@ def export_stage(split: Split, blocks: BlockRange) -> ExportedProgram:
     """The program of blocks [start, end). Raises ModelError, and ValueError past the last block."""
     module = stage_module(split, blocks)
     examples = tuple(example_batch(tensor, EXAMPLE_BATCH) for tensor in split.inputs_of(blocks))
-    dims = tuple({0: batch_dim()} for _ in examples)
     try:
-        with quiet(), torch.no_grad():
-            return torch.export.export(module, examples, dynamic_shapes=dims)
+        return export_batched(module, examples)
     except Exception as error:
         raise ModelError(
             f"model {split.model}: blocks [{blocks.start}, {blocks.end}) do not export: "
@@ -55,17 +54,10 @@ def stage_module(split: Split, blocks: BlockRange) -> GraphModule:
     for node, spec in inputs:
         builder.add_input(node, safe_name(spec.name))
     for node, spec in inputs:
-        if _is_halved(node, spec):
-            builder.widen_input(node)
+        builder.convert_input(node, spec)
     for node in split.operators(blocks):
         builder.copy(node)
-    outputs = zip(split.live_out(blocks), split.outputs_of(blocks), strict=True)
-    return builder.finish([(node, _is_halved(node, spec)) for node, spec in outputs])
-
-
-def _is_halved(node: Node, spec: TensorSpec) -> bool:
-    """Whether an FP32 value crosses a cut as FP16."""
-    return spec.dtype == "FP16" and node.meta["val"].dtype is torch.float32
+    return builder.finish(list(zip(split.live_out(blocks), split.outputs_of(blocks), strict=True)))
 
 
 def program_bytes(program: ExportedProgram) -> bytes:
@@ -97,8 +89,24 @@ class _StageBuilder:
         self._copied[node] = copied
         self._first_input = self._first_input or copied
 
-    def widen_input(self, node: Node) -> None:
-        self._copied[node] = self._cast(self._copied[node], torch.float32)
+    def convert_input(self, node: Node, spec: TensorSpec) -> None:
+        """From how it travels to how it is computed."""
+        value = node.meta["val"]
+        if value.dim() == 1:
+            self._copied[node] = self._graph.call_function(
+                torch.ops.aten.squeeze.dim, (self._copied[node], 1)
+            )
+        if value.dtype is not TORCH_DTYPES[spec.dtype]:
+            self._copied[node] = self._cast(self._copied[node], value.dtype)
+
+    def _leaving(self, node: Node, spec: TensorSpec) -> Node:
+        """From how it is computed to how it travels, dense: whoever sends it on may copy its memory."""
+        value, made = node.meta["val"], self.copy(node)
+        if value.dim() == 1:
+            made = self._graph.call_function(torch.ops.aten.unsqueeze.default, (made, 1))
+        if value.dtype is not TORCH_DTYPES[spec.dtype]:
+            made = self._cast(made, TORCH_DTYPES[spec.dtype])
+        return self._graph.call_function(torch.ops.aten.contiguous.default, (made,))
 
     def copy(self, node: Node) -> Node:
         if node not in self._copied:
@@ -109,11 +117,11 @@ class _StageBuilder:
         multiple = self._source.batch_multiple(node)
         if multiple is not None:
             return self._batch_size(*multiple)
-        if node in self._source.weights:
+        if node in self._source.stored and isinstance(node.meta.get("val"), torch.Tensor):
             return self._weight(node)
         if node.op == "get_attr":
             name = str(node.target)
-            self._attributes[name] = _attribute(self._source.program.graph_module, name)
+            self._attributes[name] = self._source.attribute(name)
             return self._graph.get_attr(name)
         copied = self._graph.node_copy(node, self._resolver(node))
         if copied.target is torch.ops.aten.view.default:
@@ -143,19 +151,16 @@ class _StageBuilder:
         return self._graph.call_function(operator.add, (value, rest)) if rest else value
 
     def _weight(self, node: Node) -> Node:
-        name = self._source.weight_names[node]
-        self._attributes[name] = _stored(self._source.weights[node])
+        name = self._source.weight_names.get(node, f"derived.{node.name}")
+        value = self._source.value_of(node)
+        if node in self._source.derived and value.is_floating_point():
+            value = torch.nn.Parameter(value, requires_grad=False)
+        self._attributes[name] = _stored(value)
         return self._graph.get_attr(name)
 
-    def finish(self, outputs: list[tuple[Node, bool]]) -> GraphModule:
-        """outputs: each with whether it leaves as FP16."""
-        made = [
-            self._cast(self.copy(node), torch.float16) if halved else self.copy(node)
-            for node, halved in outputs
-        ]
-        # Whoever sends an output on may copy its memory as it lies.
-        dense = [self._graph.call_function(torch.ops.aten.contiguous.default, (node,)) for node in made]
-        self._graph.output(tuple(dense))
+    def finish(self, outputs: list[tuple[Node, TensorSpec]]) -> GraphModule:
+        """outputs: each with how it travels."""
+        self._graph.output(tuple(self._leaving(node, spec) for node, spec in outputs))
         root = torch.nn.Module()
         for name, value in self._attributes.items():
             _attach(root, name, value)
@@ -187,10 +192,3 @@ def _attach(root: torch.nn.Module, name: str, value: Any) -> None:
         owner.register_buffer(last, value)
     else:
         setattr(owner, last, value)
-
-
-def _attribute(module: torch.nn.Module, name: str) -> Any:
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

@@ -91,7 +91,7 @@ def _remarks(model: ModelProfile) -> Iterator[str]:
             f"overheads: a stage {costs.stage_us:g} us, a hop {costs.hop_us:g} us and "
             f"{1e6 * costs.hop_us_per_byte:.0f} us per MB"
         )
-    told = ("device_notes", "nvml", "throttled", "repeatability", "warning_repeatability")
+    told = ("notes", "device_notes", "nvml", "throttled", "repeatability", "warning_repeatability")
     for name, value in model.provenance.items():
         if value and name.startswith(told):
             shown = (

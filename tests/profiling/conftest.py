@@ -21,7 +21,7 @@ def spec() -> Callable[..., ModelSpec]:
     """spec(nets.Chain) or spec('package.module:factory', size=..., **program fields)."""
 
     def make(factory: Any, shape: tuple[int, ...] = (3, 8, 8), blocks: int = 10, **program: Any) -> ModelSpec:
-        path = factory if isinstance(factory, str) else f"tests.profiling.nets:{factory.__name__}"
+        path = factory if isinstance(factory, str) else f"{factory.__module__}:{factory.__name__}"
         source = program if "pt2" in program else {"factory": path, **program}
         return ModelSpec(
             name="net",

@@ -1,0 +1,288 @@
+"""Whether a network may be served at all: a batch is so many frames, and each has an answer of its own.
+
+Asked of the network itself before it is exported, and of the program afterwards: what torch.export has seen
+is one run with two frames, and a program that is right for two frames may be wrong for one.
+
+Rules
+- Runs: one frame alone, twice; three frames, the frame in the middle; the same with other frames beside it.
+  Between the last two all shapes are equal, so what is equal is so bit for bit, or nearly.
+- A frame alone and the same among others may go through other kernels, so that is compared loosely, and only
+  where numbers are continuous.
+- What is wrong is told with the line of the network's code and with what to write instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from planner.profile import TensorSpec
+from planner.profiling import advice
+from planner.profiling.errors import ModelError, first_line, line_of, shape_text
+from planner.profiling.outputs import Outputs, outputs_of
+from planner.profiling.timing import random_frames
+from planner.profiling.tracing import (
+    COUNT,
+    Call,
+    Network,
+    first_of_other_kind,
+    first_that_mixes,
+    first_that_varies,
+    record,
+)
+
+ODD = 3
+"""Frames of the larger batch: no example of torch.export, and seldom a number of channels that matters."""
+_SAME = 1e-4
+"""Of an output's range: what two runs of the same shapes may differ by, on several threads."""
+_ALIKE = 5e-2
+"""What a frame may differ by alone and among others: kernels of half precision included."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a network answers: to one frame, to two, and to three with that frame in the middle."""
+
+    frames: torch.Tensor
+    outputs: Outputs
+    alone: tuple[torch.Tensor, ...]
+    among: tuple[torch.Tensor, ...]
+
+
+def observe(network: Network, frame: TensorSpec, where: str, one_by_one: bool = False) -> Observed:
+    """Run the network; `one_by_one`: its frames are never put together. Raises ModelError."""
+    with torch.inference_mode():
+        run = _Runs(network, frame, where)
+        alone, again = run.of(run.frame), run.of(run.frame)
+        outputs = outputs_of(run.result, where, frame.name)
+        many = run.frame if one_by_one else run.among(run.neighbours)
+        among = alone if one_by_one else run.of(many)
+    run.require_shapes(alone, 1, outputs)
+    run.require_shapes(among, len(many), outputs)
+    if not _equal(alone, again, _SAME):
+        run.refuse_noise()
+    if not one_by_one:
+        with torch.inference_mode():
+            other = run.of(run.among(run.strangers))
+        middle = ODD // 2
+        if not _equal([part[middle] for part in among], [part[middle] for part in other], _SAME):
+            run.refuse_mixing()
+        if not _equal([part[0] for part in alone], [part[middle] for part in among], _ALIKE):
+            run.refuse_dependence()
+    return Observed(frames=many, outputs=outputs, alone=alone, among=among)
+
+
+def confirm(program: Callable[..., Any], observed: Observed, where: str, network: Network | None) -> None:
+    """Raises ModelError where the exported program does not answer what the network does.
+
+    `network`: to find the line; None where there is none but the program.
+    """
+    middle = len(observed.frames) // 2
+    pairs = [(observed.frames[middle : middle + 1], observed.alone)]
+    if len(observed.frames) > 1:
+        two = [part[: middle + 1] for part in observed.among]
+        pairs += [(observed.frames[: middle + 1], tuple(two)), (observed.frames, observed.among)]
+    for frames, wanted in pairs:
+        tolerance = _ALIKE if len(frames) == middle + 1 > 1 else _SAME
+        problem = _disagreement(program, observed.outputs, frames, wanted, tolerance)
+        if problem:
+            culprit = None if network is None else _divergence(network, observed.frames[:1])
+            raise ModelError(
+                f"{where}: torch.export keeps one way through the code, the one for two frames, and for "
+                f"{_frames(len(frames))} {problem}{_at(culprit)}: write it without a branch on the batch size"
+            )
+
+
+def _disagreement(
+    program: Callable[..., Any],
+    outputs: Outputs,
+    frames: torch.Tensor,
+    wanted: Sequence[torch.Tensor],
+    tolerance: float,
+) -> str:
+    """What the program does otherwise than the network, or ''."""
+    try:
+        with torch.inference_mode():
+            given = outputs.tensors(program(frames.clone()))
+    except Exception as error:
+        return f"it fails ({first_line(error)})"
+    for name, one, other in zip(outputs.names, given, wanted, strict=True):
+        if one.shape != other.shape:
+            wanted_shape = shape_text(other.shape)
+            return f"it answers {name} {shape_text(one.shape)} where the network answers {wanted_shape}"
+    return "" if _equal(given, wanted, tolerance) else "it answers something else than the network"
+
+
+class _Runs:
+    """The network on made frames, and what is said of it."""
+
+    def __init__(self, network: Network, frame: TensorSpec, where: str) -> None:
+        self._network = network
+        self._spec = frame
+        self._where = where
+        self.result: Any = None
+        self.frame = random_frames(frame, 1, "cpu", seed=0)[0]
+        self.neighbours = random_frames(frame, ODD - 1, "cpu", seed=1)[0]
+        self.strangers = _unlike(random_frames(frame, ODD - 1, "cpu", seed=2)[0])
+
+    def among(self, others: torch.Tensor) -> torch.Tensor:
+        """The frame in the middle of others."""
+        half = len(others) // 2
+        return torch.cat([others[:half], self.frame, others[half:]])
+
+    def of(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The output tensors. Raises ModelError where the network fails on so many frames."""
+        try:
+            self.result = self._network(frames.clone())
+        except Exception as error:
+            raise self._failure(error, len(frames)) from error
+        return tuple(leaf for leaf in pytree.tree_leaves(self.result) if isinstance(leaf, torch.Tensor))
+
+    def _failure(self, error: Exception, frames: int) -> ModelError:
+        spec = self._spec
+        what = f"input {spec.name} {spec.dtype} [{frames}, {', '.join(map(str, spec.shape))}]"
+        culprit = self._differing() if frames == 1 else None
+        found = f"{line_of(error)}: {first_line(error)}"
+        if culprit is not None and not culprit.failed:
+            advised = advice.of(advice.SHAPES, culprit.name, advice.SHAPES_DEFAULT)
+            line = "" if culprit.line in found else _at(culprit)
+            found += f"; {culprit.name}{line} gives one frame another shape: {advised}"
+        elif frames > 1 and self._runs_alone():
+            found += (
+                "; it runs on one frame: dimension 0 of its input must be the batch, of any size, so write "
+                "what holds for every number of frames"
+            )
+        return ModelError(f"{self._where}: does not run on {what}{found}")
+
+    def _runs_alone(self) -> bool:
+        try:
+            with torch.no_grad():
+                self._network(self.frame.clone())
+        except Exception:  # whatever it is, it fails alone too
+            return False
+        return True
+
+    def require_shapes(self, tensors: Sequence[torch.Tensor], frames: int, outputs: Outputs) -> None:
+        """Every output has the batch in front. Raises ModelError."""
+        for name, tensor in zip(outputs.names, tensors, strict=True):
+            if tensor.dim() == 0 or tensor.shape[0] != frames:
+                if self._is_constant(name, outputs):
+                    raise ModelError(
+                        f"{self._where}: output {name} {shape_text(tensor.shape)} is the same for every "
+                        "frame: leave it out of what forward returns, and give it to clients as a file"
+                    )
+                culprit = self._differing() or record(self._network, self.frame.clone())[-1]
+                said = f"{self._where}: output {name} of {_frames(frames)} is {shape_text(tensor.shape)}; "
+                said += "its first dimension must be the batch"
+                advised = advice.of(advice.SHAPES, culprit.name, advice.SHAPES_DEFAULT)
+                raise ModelError(f"{said}: {culprit.name}{_at(culprit)}: {advised}")
+
+    def _is_constant(self, name: str, outputs: Outputs) -> bool:
+        """Whether an output is the same whatever the frames and however many."""
+        index = outputs.names.index(name)
+        with torch.inference_mode():
+            one, other = self.of(self.frame), self.of(self.strangers)
+        return one[index].shape == other[index].shape and bool(torch.equal(one[index], other[index]))
+
+    def _differing(self) -> Call | None:
+        return _divergence(self._network, self.frame)
+
+    def refuse_noise(self) -> None:
+        """Raises ModelError with the call that gives something else each time."""
+        runs = [record(self._network, self.frame.clone(), keep=True) for _ in range(2)]
+        culprit = first_that_varies(*runs)
+        said = f"{self._where}: the same frame is answered differently each time"
+        if culprit is None:
+            raise ModelError(f"{said}; a served network must have one answer to a frame")
+        advised = advice.of(advice.VARIES, culprit.name, advice.VARIES_DEFAULT)
+        raise ModelError(f"{said}: {culprit.name}{_at(culprit)}: {advised}")
+
+    def refuse_mixing(self) -> None:
+        """Raises ModelError with the call that mixes frames."""
+        others = random_frames(self._spec, COUNT - 1, "cpu", seed=3)[0]
+        half = COUNT // 2
+        batches = [
+            torch.cat([beside[:half], self.frame, beside[half:]]) for beside in (others, _unlike(others))
+        ]
+        one, other = (record(self._network, batch, keep=True) for batch in batches)
+        culprit = first_that_mixes(one, other, half)
+        said = f"{self._where}: a frame's answer depends on the frames beside it in the batch"
+        if culprit is None:
+            raise ModelError(f"{said}: {advice.MIXES_DEFAULT}, {advice.ALONE}")
+        advised = advice.of(advice.MIXES, culprit.name, advice.MIXES_DEFAULT)
+        raise ModelError(f"{said}: {culprit.name}{_at(culprit)}: {advised}, {advice.ALONE}")
+
+    def refuse_dependence(self) -> None:
+        """Raises ModelError with the call that depends on the number of frames; where none is found, a near
+        tie was decided otherwise by other kernels, and that is no fault.
+        """
+        one = record(self._network, self.frame.clone(), keep=True)
+        many = record(self._network, self.frame.repeat(COUNT, *[1] * len(self._spec.shape)), keep=True)
+        culprit = first_of_other_kind(one, many, COUNT) or _first_off(one, many)
+        if culprit is not None:
+            advised = advice.of(advice.MIXES, culprit.name, advice.MIXES_DEFAULT)
+            raise ModelError(
+                f"{self._where}: a frame's answer depends on how many frames are in the batch: "
+                f"{culprit.name}{_at(culprit)}: {advised}, {advice.ALONE}"
+            )
+
+
+def _first_off(one: Sequence[Call], many: Sequence[Call]) -> Call | None:
+    """The first call that gives each of many copies of a frame something else than the frame alone."""
+    for lone, full in zip(one, many, strict=False):
+        for left, right in zip(lone.kept, full.kept, strict=False):
+            batched = left.dim() > 0 and right.dim() > 0 and right.shape[0] == COUNT * left.shape[0]
+            if batched and not _close(left, right[: len(left)], _ALIKE):
+                return None if lone.name in _DECIDES or not left.is_floating_point() else full
+    return None
+
+
+_DECIDES = frozenset(
+    ("topk", "sort", "argsort", "argmax", "argmin", "round", "floor", "ceil", "nms", "gather")
+)
+"""Calls whose answer may jump for a difference that is none."""
+
+
+def _divergence(network: Network, frame: torch.Tensor) -> Call | None:
+    one = record(network, frame.clone())
+    many = record(network, frame.repeat(COUNT, *[1] * (frame.dim() - 1)))
+    return first_of_other_kind(one, many, COUNT)
+
+
+def _equal(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor], tolerance: float) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(_close(left, right, tolerance) for left, right in pairs)
+
+
+def _close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    """Whether two tensors are equal, within a share of their range where they are of real numbers."""
+    if one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return tolerance > _SAME or bool(torch.equal(one, other))
+    left, right = one.double().nan_to_num(), other.double().nan_to_num()
+    if left.numel() == 0 or torch.equal(left, right):
+        return True
+    width = float(torch.maximum(left.abs().max(), right.abs().max()))
+    return float((left - right).abs().max()) <= tolerance * width
+
+
+def _unlike(frames: torch.Tensor) -> torch.Tensor:
+    """Frames of another size of number: what scales by the batch must show."""
+    if frames.dtype is torch.bool:
+        return ~frames
+    if not frames.is_floating_point():
+        return frames.max() - frames
+    return frames * 9 - 4
+
+
+def _frames(count: int) -> str:
+    return "one frame" if count == 1 else f"{count} frames"
+
+
+def _at(call: Call | None) -> str:
+    return f" at {call.line}" if call is not None and call.line else ""

@@ -1,0 +1,76 @@
+"""From a deployment's model to its exported program, with or without asking whether it may be served.
+
+Profiling asks (checked_program); whoever exports what was profiled does not ask again (export_model), as the
+split's digest tells whether the network is still the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.export import ExportedProgram
+
+from planner.deployment import ModelSpec, input_spec
+from planner.profiling.behaviour import confirm, observe
+from planner.profiling.export import export_network, finished, quiet
+from planner.profiling.network import load_network, load_program, load_with_remarks
+from planner.profiling.regions import other_regions
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A program that answers as its network does. `remarks`: what its owner should know of it."""
+
+    program: ExportedProgram
+    remarks: tuple[str, ...] = ()
+
+
+def export_model(
+    spec: ModelSpec, device: str = "cpu", network: torch.nn.Module | None = None
+) -> ExportedProgram:
+    """The functional program of a deployment's model, its batch dimension dynamic. Raises ModelError.
+
+    The device 'meta' makes a program without weights, in little time and memory. `network`: the loaded
+    factory's, where the caller has it.
+    """
+    where = f"model {spec.name}"
+    if spec.program.pt2 is not None:
+        program = load_program(spec.program.pt2, where, spec.program.imports)
+    else:
+        network = network if network is not None else load_network(spec, device)
+        program = export_network(network, input_spec(spec), where, device)
+    return finished(program, input_spec(spec), where, device)
+
+
+def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
+    """The program, once network and program have shown that they serve frame by frame. Raises ModelError.
+
+    `without_weights`: a state_dict that is not here is done without, as estimates need none.
+    """
+    where, frame = f"model {spec.name}", input_spec(spec)
+    one_by_one = set(spec.batch_sizes) == {1}
+    if spec.program.pt2 is not None:
+        program = load_program(spec.program.pt2, where, spec.program.imports)
+        remarks = _remarks(program)
+        functional = finished(program, frame, where)
+        with quiet():
+            observe(functional.module(check_guards=False), frame, where, one_by_one)
+        return Checked(program=functional, remarks=remarks)
+    loaded = load_with_remarks(spec, without_weights=without_weights)
+    with quiet():
+        observed = observe(loaded.module, frame, where, one_by_one)
+    program = export_network(loaded.module, frame, where)
+    remarks = (*loaded.remarks, *_remarks(program))
+    functional = finished(program, frame, where)
+    with quiet():
+        confirm(functional.module(check_guards=False), observed, where, loaded.module)
+    return Checked(program=functional, remarks=remarks)
+
+
+def _remarks(program: ExportedProgram) -> tuple[str, ...]:
+    idle = other_regions(program)
+    if not idle:
+        return ()
+    said = f"regions: {', '.join(idle)} is taken as FP32"
+    return (f"{said}; executor_options.precision: fp16 runs all of it in FP16",)

@@ -1,0 +1,114 @@
+"""Networks that cannot be served frame by frame are refused, with the line and what to write instead."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from planner.profiling.checked import checked_program
+from planner.profiling.errors import ModelError
+from planner.profiling.network import load_network
+from tests.profiling import nets, wild_nets
+from tests.profiling.staged import stages_of
+
+
+def line_in(network, text):
+    """'wild_nets.py:N', N being the line of the network's code that has `text`."""
+    lines, first = inspect.getsourcelines(network)
+    (found,) = [first + index for index, line in enumerate(lines) if text in line]
+    return f"{network.__module__.rpartition('.')[2]}.py:{found} in "
+
+
+@pytest.mark.parametrize(
+    ("network", "text", "advised"),
+    [
+        (wild_nets.Squeeze, ".squeeze()", r"flatten\(1\)"),
+        (wild_nets.SqueezeOfNumbers, ".squeeze()", r"squeeze\(\(2, 3\)\)"),
+        (wild_nets.SqueezeThenStack, "keepdim=True).squeeze()", r"flatten\(1\)"),
+        (wild_nets.ViewOfRows, "x.view(-1)", "keep the batch in front"),
+        (wild_nets.Branch, "* 2", "without a branch on the batch size|depends on how many"),
+        (wild_nets.BranchOnMany, "x.shape[0] < 3", "without a branch on the batch size|depends on how many"),
+        (wild_nets.LoopOverFrames, "range(x.shape[0])", "for the whole batch"),
+        (wild_nets.NumberOfFrames, "int(x.shape[0])", r"int\(x\.shape\[0\]\)"),
+        (wild_nets.DividedByFrames, "/ x.shape[0]", "depends on how many frames"),
+    ],
+)
+def test_what_depends_on_how_many_frames_there_are(spec, network, text, advised):
+    with pytest.raises(ModelError, match=advised) as error:
+        checked_program(spec(network))
+    assert line_in(network, text) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "text", "advised"),
+    [
+        (wild_nets.NormOfBatch, "self.norm(x)", "track_running_stats=True"),
+        (wild_nets.ScaledByBatch, "x.max()", "the dimensions that are not the batch"),
+        (wild_nets.LessMeanOfBatch, "x.mean(0)", "the dimensions that are not the batch"),
+        (wild_nets.RankOfBatch, "argsort(0)", "dim=0 is the batch"),
+        (wild_nets.SoftmaxOfBatch, "softmax(0)", "dim=0 is the batch"),
+        (wild_nets.LessFirstFrame, "x[:1]", "depends on that frame alone"),
+        (wild_nets.LessLastFrame, "x[-1:]", "depends on that frame alone"),
+        (wild_nets.AttentionOverBatch, "self.attention(x", "depends on that frame alone"),
+    ],
+)
+def test_what_depends_on_the_frames_beside_it(spec, network, text, advised):
+    with pytest.raises(ModelError, match=advised) as error:
+        checked_program(spec(network))
+    assert line_in(network, text) in str(error.value)
+    assert "batch_sizes: [1]" in str(error.value)
+    checked_program(spec(network).model_copy(update={"batch_sizes": (1,)}))
+
+
+@pytest.mark.parametrize(
+    ("network", "text", "advised"),
+    [
+        (wild_nets.DropoutAlive, "F.dropout", r"F\.dropout\(x, p, self\.training\)"),
+        (wild_nets.Noise, "torch.randn", r"if self\.training"),
+    ],
+)
+def test_what_differs_each_time(spec, network, text, advised):
+    with pytest.raises(ModelError, match=advised) as error:
+        checked_program(spec(network))
+    assert line_in(network, text) in str(error.value)
+
+
+def test_a_saved_program_is_asked_too(spec, tmp_path):
+    path = tmp_path / "net.pt2"
+    batch = torch.export.Dim("batch", min=1, max=64)
+    example = torch.rand(2, 3, 8, 8)
+    program = torch.export.export(wild_nets.ScaledByBatch().eval(), (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+    with pytest.raises(ModelError, match="depends on the frames beside it"):
+        checked_program(spec("", pt2=path))
+
+
+@pytest.mark.parametrize("network", [*nets.SPLITTABLE, nets.Masked, nets.Gated, nets.Mixed, nets.Norms])
+def test_networks_that_serve_frame_by_frame_pass(spec, network):
+    assert checked_program(spec(network)).remarks == ()
+
+
+@pytest.mark.parametrize(
+    "network", [wild_nets.DropPath, wild_nets.NumpyConstants, wild_nets.AutocastOfDevice]
+)
+def test_what_reads_values_while_it_is_built_passes(spec, network):
+    checked_program(spec(network))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [wild_nets.Recurrent, wild_nets.Einsum, wild_nets.Encoder, wild_nets.WeightsThroughOperators],
+)
+def test_stages_answer_as_the_network(spec, network):
+    wanted = spec(network)
+    split, runs = stages_of(wanted)
+    assert split.block_count > 1
+    for batch in (1, 2, 4, 5):
+        frames = torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            right = load_network(wanted)(frames)
+        for run in runs:
+            torch.testing.assert_close(run(frames)[0], right, atol=1e-5, rtol=1e-4)
