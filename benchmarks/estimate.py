@@ -36,9 +36,9 @@ from benchmarks.helpers.estimate_fit import (
 )
 from benchmarks.helpers.estimate_match import Match, match
 from ensembles.zoo.catalogue import ZooEntry
-from planner.profiling.costs import elements
 from planner.profiling.gpus import CATALOGUE
 from planner.profiling.kernels import kernels_of
+from planner.profiling.networks.shapes import elements
 from planner.profiling.roofline import Work
 from planner.profiling.split import Split, split_model
 

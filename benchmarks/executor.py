@@ -24,10 +24,10 @@ from benchmarks.helpers.report import main
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel
 from planner.execution import Compiler, ExecutorOptions, Precision
 from planner.plan import BlockRange
-from planner.profiling.errors import ModelError
 from planner.profiling.measure import MeasureOptions, prepared_blocks
 from planner.profiling.mps import SliceJob, measure_slices
-from planner.profiling.network import load_network
+from planner.profiling.networks.errors import ModelError
+from planner.profiling.networks.loading import load_network
 from planner.profiling.precision import precision_error
 from planner.profiling.split import Split, split_model
 from planner.profiling.stages import stage_module

@@ -24,8 +24,8 @@ from typing import Any
 from benchmarks.helpers.zoo_check import BATCHES, Kept, check
 from benchmarks.helpers.zoo_table import markdown
 from ensembles.zoo.catalogue import ZOO, ZooEntry, entry
-from planner.profiling.costs import total
 from planner.profiling.gpus import find_gpu
+from planner.profiling.networks.costs import total
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.split import split_model
 

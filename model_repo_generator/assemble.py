@@ -96,6 +96,7 @@ def stage_program(
         padded=gpu_class.stated is not None and not emulated,
         options=profile.options,
         precision_error=None if emulated else profile.precision_error,
+        imports=profile.imports,
         memory_bytes=worker_bytes(gpu_class, slices_per_gpu),
     )
 

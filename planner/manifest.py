@@ -79,6 +79,8 @@ class StageProgram:
     """Largest difference of the whole model's outputs from FP32, as a share of their range; None: not
     measured.
     """
+    imports: tuple[str, ...] = ()
+    """Modules that register operators of the program; imported before it is loaded."""
     memory_bytes: int | None = None
     """What the plan gives one worker of its GPU's memory; None: not modelled."""
 

@@ -130,6 +130,8 @@ class ModelProfile:
     precision_error: float | None = None
     prepare: FrameCost | None = None
     """Of one frame on the first stage's host; None: clients send what the network takes."""
+    imports: tuple[str, ...] = ()
+    """Modules that stages import before they load a program: they register operators of other libraries."""
     finish_us: float = 0.0
     """Of one frame's answer on the last stage's host, on one core."""
 

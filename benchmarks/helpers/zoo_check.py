@@ -28,7 +28,7 @@ from ensembles.zoo.catalogue import ZooEntry
 from ensembles.zoo.liveliness import noise_frames
 from planner.deployment import ModelSpec
 from planner.plan import BlockRange
-from planner.profiling.network import load_network
+from planner.profiling.networks.loading import load_network
 from planner.profiling.split import split_model
 from planner.profiling.stages import stage_module
 

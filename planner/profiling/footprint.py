@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from planner.plan import BlockRange
-from planner.profiling.costs import tensor_bytes
-from planner.profiling.graph import ModelGraph
+from planner.profiling.networks.graph import ModelGraph
+from planner.profiling.networks.shapes import tensor_bytes
 from planner.profiling.split import Split
 
 

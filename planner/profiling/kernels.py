@@ -19,18 +19,18 @@ from enum import Enum
 import torch
 from torch.fx import Node
 
-from planner.profiling.costs import (
+from planner.profiling.networks.costs import (
     CONVOLUTIONS,
+    HEAVY,
     PRODUCTS,
     TRANSPOSED,
     VIEWS,
     cost_of,
-    elements,
     operator_name,
-    size_of,
-    tensor_bytes,
 )
-from planner.profiling.graph import ModelGraph
+from planner.profiling.networks.counting import is_unknown
+from planner.profiling.networks.graph import ModelGraph
+from planner.profiling.networks.shapes import elements, size_of, tensor_bytes
 
 
 class Kind(Enum):
@@ -167,7 +167,7 @@ def _kind(node: Node, graph: ModelGraph) -> Kind:
         return Kind.DEPTHWISE if narrow else Kind.CONVOLUTION
     if name in TRANSPOSED:
         return Kind.CONVOLUTION
-    if name in PRODUCTS or name in ("linear", "scaled_dot_product_attention"):
+    if name in HEAVY or is_unknown(node):
         return Kind.PRODUCT
     return Kind.REDUCTION if name in REDUCTIONS else Kind.POINTWISE
 

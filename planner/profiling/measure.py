@@ -25,7 +25,7 @@ from planner import serial
 from planner.execution import ExecutorOptions
 from planner.plan import BlockRange
 from planner.profile import TensorSpec
-from planner.profiling.errors import ModelError
+from planner.profiling.networks.errors import ModelError
 from planner.profiling.nvml import GpuSummary, watch_gpu
 from planner.profiling.partial import Partial, Times
 from planner.profiling.split import Split

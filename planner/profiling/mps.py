@@ -25,7 +25,6 @@ from typing import Any
 
 from planner.cluster import GpuClass
 from planner.deployment import ModelSpec
-from planner.profiling.errors import ModelError
 from planner.profiling.measure import (
     Bench,
     Measurement,
@@ -35,6 +34,7 @@ from planner.profiling.measure import (
     measurement_of,
     require_some,
 )
+from planner.profiling.networks.errors import ModelError
 from planner.profiling.partial import Partial
 from planner.profiling.split import split_model
 from planner.profiling.timing import torch_threads

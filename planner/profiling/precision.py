@@ -10,8 +10,8 @@ import math
 import torch
 
 from planner.execution import Compiler, ExecutorOptions, Precision
-from planner.profiling.errors import ModelError
 from planner.profiling.measure import MeasureOptions, prepared_blocks
+from planner.profiling.networks.errors import ModelError
 from planner.profiling.split import Split
 from planner.profiling.timing import Tensors, random_frames, torch_threads
 

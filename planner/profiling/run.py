@@ -20,10 +20,11 @@ from planner.cluster import Executor, GpuClass
 from planner.deployment import Deployment, ModelSpec
 from planner.execution import Precision
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
-from planner.profiling.checked import Checked, checked_program
 from planner.profiling.footprint import activation_bytes, weight_bytes
+from planner.profiling.guesses import require_known, shares_text, unknown_shares
 from planner.profiling.measure import Measurement, MeasureOptions, Prepare, plain
 from planner.profiling.measured import Measured, measure_device, measured_tables, provenance_of
+from planner.profiling.networks.checked import Checked, checked_program
 from planner.profiling.precision import precision_error
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.sources import ProfileError, sources_of
@@ -75,6 +76,9 @@ def profile_deployment(
     for spec in deployment.models:
         checked = checked_program(spec, without_weights=not devices)
         split = split_program(spec, checked.program, classes)
+        guessed = unknown_shares(split.graph, classes)
+        if Source.MEASURED not in sources.values():
+            require_known(guessed, f"model {spec.name}")
         steps.done(f"{spec.name}: {split.block_count} blocks")
         measuring = replace(how, executor=spec.executor_options.to_options(), stop_us=spec.slo_ms * 1000)
         measured = {
@@ -84,14 +88,15 @@ def profile_deployment(
             for device, slices in devices.items()
         }
         model = _profile(spec, split, classes, sources, measured, options)
-        model = replace(model, provenance={**model.provenance, **_noted(checked)})
+        model = replace(model, provenance={**model.provenance, **_noted(checked, guessed)})
         models.append(_with_precision(model, split, measuring, measured, sources))
         steps.done(f"{spec.name}: profiled")
     return Profile(models=tuple(models))
 
 
-def _noted(checked: Checked) -> dict[str, str]:
-    return {"notes": "; ".join(checked.remarks)} if checked.remarks else {}
+def _noted(checked: Checked, guessed: Mapping[str, float]) -> dict[str, str]:
+    remarks = [*checked.remarks, *([shares_text(guessed)] if guessed else [])]
+    return {"notes": "; ".join(remarks)} if remarks else {}
 
 
 def _measure_options(options: ProfileOptions) -> MeasureOptions:
@@ -194,6 +199,7 @@ def _profile(
         split=split.digest,
         provenance=provenance,
         options=executor,
+        imports=spec.program.imports,
     )
 
 

@@ -8,8 +8,8 @@ import torch
 
 from planner.cluster import Executor, GpuClass
 from planner.profile import Source
-from planner.profiling.errors import ModelError
 from planner.profiling.gpus import find_gpu
+from planner.profiling.networks.errors import ModelError
 
 
 class ProfileError(ModelError):

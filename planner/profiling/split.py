@@ -23,13 +23,13 @@ from planner.cluster import GpuClass, StatedSpeed
 from planner.deployment import ModelSpec, input_spec
 from planner.plan import BlockRange
 from planner.profile import TensorSpec
-from planner.profiling.checked import export_model
-from planner.profiling.costs import Cost, cost_of, total
-from planner.profiling.errors import ModelError
 from planner.profiling.estimate import latency_us
-from planner.profiling.export import TRITON_DTYPES
-from planner.profiling.graph import Cut, ModelGraph, module_path
-from planner.profiling.outputs import output_names
+from planner.profiling.networks.checked import export_model
+from planner.profiling.networks.costs import Cost, cost_of, total
+from planner.profiling.networks.errors import ModelError
+from planner.profiling.networks.export import TRITON_DTYPES
+from planner.profiling.networks.graph import Cut, ModelGraph, module_path
+from planner.profiling.networks.outputs import output_names
 
 NOMINAL_GPU = StatedSpeed(gflop_per_s=20_000, gbyte_per_s=300)
 """Balances the blocks of classes without a stated speed: about an L4 at half of its data sheet."""

@@ -20,10 +20,16 @@ from torch.fx import Graph, GraphModule, Node
 
 from planner.plan import BlockRange
 from planner.profile import TensorSpec
-from planner.profiling.errors import ModelError
-from planner.profiling.export import EXAMPLE_BATCH, TORCH_DTYPES, example_batch, export_batched, quiet
-from planner.profiling.graph import ModelGraph
-from planner.profiling.outputs import safe_name
+from planner.profiling.networks.errors import ModelError
+from planner.profiling.networks.export import (
+    EXAMPLE_BATCH,
+    TORCH_DTYPES,
+    example_batch,
+    export_batched,
+    quiet,
+)
+from planner.profiling.networks.graph import ModelGraph
+from planner.profiling.networks.outputs import safe_name
 from planner.profiling.split import Split
 
 LOCAL_META = ("stack_trace", "from_node", "source_fn_stack", "torch_fn", "nn_module_stack")

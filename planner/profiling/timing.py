@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from planner.profile import TensorSpec
-from planner.profiling.export import TORCH_DTYPES
+from planner.profiling.networks.export import TORCH_DTYPES
 
 Tensors = tuple[torch.Tensor, ...]
 Run = Callable[[Tensors], Tensors]

@@ -21,7 +21,7 @@ from ensembles.finish import Finisher, geometries, read_labels
 from ensembles.steps import InputSize, Normalisation, preprocess_frame, preprocess_image
 from planner.deployment import ModelSpec
 from planner.manifest import DeploymentManifest, ModelEntry
-from planner.profiling.network import load_network, load_program
+from planner.profiling.networks.loading import load_network, load_program
 from ppipe.bench.frames import encode_jpeg
 from ppipe.bench.target import NoPictures, Picture
 from python_backend.wire.kserve import array_of

@@ -164,7 +164,7 @@ def two_pipelines(profile: ModelProfile) -> Plan:
 
 
 def network(deployment: Deployment) -> torch.nn.Module:
-    from planner.profiling.network import load_network
+    from planner.profiling.networks.loading import load_network
 
     return load_network(deployment.model("net"))
 

@@ -35,7 +35,7 @@ from planner.deployment import Deployment, parse_deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import Profile
-from planner.profiling.network import load_network
+from planner.profiling.networks.loading import load_network
 from planner.profiling.run import ProfileOptions, profile_deployment
 from tests.live.live_server import LiveServer, free_ports, running, wait_ready
 

@@ -8,7 +8,7 @@ import torch
 
 from planner.deployment import ModelSpec
 from planner.plan import BlockRange
-from planner.profiling.checked import checked_program
+from planner.profiling.networks.checked import checked_program
 from planner.profiling.split import Split, split_program
 from planner.profiling.stages import export_stage
 

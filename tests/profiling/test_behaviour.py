@@ -7,9 +7,9 @@ import inspect
 import pytest
 import torch
 
-from planner.profiling.checked import checked_program
-from planner.profiling.errors import ModelError
-from planner.profiling.network import load_network
+from planner.profiling.networks.checked import checked_program
+from planner.profiling.networks.errors import ModelError
+from planner.profiling.networks.loading import load_network
 from tests.profiling import nets, wild_nets
 from tests.profiling.staged import stages_of
 

@@ -7,11 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from planner.plan import BlockRange
-from planner.profiling.costs import Cost, cost_of, is_heavy, operator_name, total
 from planner.profiling.footprint import activation_bytes, weight_bytes
-from planner.profiling.network import load_network
+from planner.profiling.networks.costs import Cost, cost_of, is_heavy, operator_name, total
+from planner.profiling.networks.loading import load_network
 from planner.profiling.split import split_model
-from tests.profiling import nets
+from tests.profiling import nets, wild_nets
 
 
 @pytest.mark.parametrize("net", [nets.Chain, nets.LongSkip, nets.Branches, nets.Tied])
@@ -71,3 +71,42 @@ def test_block_costs_add_up_to_the_whole(spec):
     weights = frozenset(split.graph.weights)
     whole = total(cost_of(node, weights) for node in split.operators(BlockRange(0, split.block_count)))
     assert total(split.cost(block) for block in range(split.block_count)) == whole
+
+
+def operator_costs(graph):
+    return {operator_name(node): cost_of(node, graph.stored) for node in graph.operators}
+
+
+def test_recurrent_layers_are_their_products(spec):
+    costs = operator_costs(split_model(spec(wild_nets.Recurrent)).graph)
+    rows, inputs, hidden = 4, 32, 16
+    assert costs["lstm"].flops == rows * 2 * 2 * 4 * (inputs * hidden + hidden * hidden)  # two directions
+    assert costs["gru"].flops == rows * 2 * 3 * (32 * 8 + 8 * 8)
+    assert costs["lstm"].weight_bytes == 4 * 2 * (4 * hidden * (inputs + hidden) + 2 * 4 * hidden)
+
+
+def test_einsum_is_its_products(spec):
+    graph = split_model(spec(wild_nets.Einsum)).graph
+    products = [cost_of(node, graph.stored).flops for node in graph.operators if "einsum" in node.name]
+    assert products == [2 * 16 * 16 * 8] * 2
+    assert all(is_heavy(node) for node in graph.operators if "einsum" in node.name)
+
+
+def test_weights_through_operators_are_weights(spec):
+    model = spec(wild_nets.WeightsThroughOperators)
+    split = split_model(model)
+    costs = operator_costs(split.graph)
+    assert costs["conv2d"].weight_bytes >= 4 * 8 * 8 * 9
+    assert costs["matmul"].weight_bytes == 4 * 8 * 8
+    stored = sum(weight_bytes(split, block) for block in range(split.block_count))
+    names = {"normed": 8 * 8 * 9 + 8, "spectral": 8 * 8 + 8, "turned": 8 * 8, "table": 16 * 8}
+    body, head = sum(value.numel() for value in wild_nets.body().parameters()), 8 * 5 + 5
+    assert stored == 4 * (sum(names.values()) + body + head)
+
+
+def test_a_condition_costs_its_dearer_branch(spec):
+    plain, chosen = (split_model(spec(wild_nets.Chooses, arguments={"by": by})) for by in ("none", "cond"))
+    flops = [
+        total(split.cost(block) for block in range(split.block_count)).flops for split in (plain, chosen)
+    ]
+    assert flops[1] == pytest.approx(flops[0], rel=0.05)

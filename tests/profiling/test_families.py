@@ -9,7 +9,7 @@ pytest.importorskip("pytorchcv", reason="pytorchcv is installed by scripts/setup
 
 from ensembles.zoo.liveliness import noise_frames
 from planner.plan import BlockRange
-from planner.profiling.network import load_network
+from planner.profiling.networks.loading import load_network
 from planner.profiling.split import split_model
 from planner.profiling.stages import stage_module
 

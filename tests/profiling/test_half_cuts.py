@@ -14,7 +14,7 @@ from planner.execution import ExecutorOptions, Precision
 from planner.manifest import StageProgram
 from planner.plan import BlockRange
 from planner.profiling.measure import MeasureOptions
-from planner.profiling.network import load_network
+from planner.profiling.networks.loading import load_network
 from planner.profiling.precision import precision_error
 from planner.profiling.split import split_model
 from planner.profiling.stages import save_stage

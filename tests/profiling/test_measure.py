@@ -7,8 +7,8 @@ import torch
 
 from planner.execution import ExecutorOptions, Precision
 from planner.profiling import measure as measuring
-from planner.profiling.errors import ModelError
 from planner.profiling.measure import MeasureOptions, identity_of, measure
+from planner.profiling.networks.errors import ModelError
 from planner.profiling.partial import Partial
 from planner.profiling.precision import precision_error
 from planner.profiling.split import split_model

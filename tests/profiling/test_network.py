@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from planner.profiling.checked import export_model
-from planner.profiling.errors import ModelError
-from planner.profiling.export import example_batch, export_network
-from planner.profiling.network import load_network
+from planner.profiling.networks.checked import export_model
+from planner.profiling.networks.errors import ModelError
+from planner.profiling.networks.export import example_batch, export_network
+from planner.profiling.networks.loading import load_network
 from tests.profiling import nets
 
 

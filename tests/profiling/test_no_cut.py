@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import Tensor, nn
 
-from planner.profiling.errors import ModelError
+from planner.profiling.networks.errors import ModelError
 from planner.profiling.split import split_model
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from planner.profiling.checked import checked_program
-from planner.profiling.errors import ModelError
-from planner.profiling.network import load_network
+from planner.profiling.networks.checked import checked_program
+from planner.profiling.networks.errors import ModelError
+from planner.profiling.networks.loading import load_network
 from tests.profiling import wild_nets
 from tests.profiling.staged import stages_of
 

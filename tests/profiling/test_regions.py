@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from planner.profiling.checked import checked_program
-from planner.profiling.costs import total
-from planner.profiling.export import quiet
-from planner.profiling.network import load_network
-from planner.profiling.regions import without_regions
+from planner.profiling.networks.checked import checked_program
+from planner.profiling.networks.costs import total
+from planner.profiling.networks.export import quiet
+from planner.profiling.networks.loading import load_network
+from planner.profiling.networks.regions import without_regions
 from planner.profiling.split import split_model
 from tests.profiling import wild_nets
 from tests.profiling.staged import stages_of

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from planner.profiling.errors import ModelError
 from planner.profiling.measure import MeasureOptions, identity_of
 from planner.profiling.mps import PERCENTAGE, SliceJob, measure_slices, require_mps
+from planner.profiling.networks.errors import ModelError
 from planner.profiling.partial import Partial
 from planner.profiling.split import split_model
 from planner.profiling.timing import Run

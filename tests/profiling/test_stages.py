@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from planner.plan import BlockRange
-from planner.profiling.errors import ModelError
-from planner.profiling.graph import ModelGraph
-from planner.profiling.network import load_network
+from planner.profiling.networks.errors import ModelError
+from planner.profiling.networks.graph import ModelGraph
+from planner.profiling.networks.loading import load_network
 from planner.profiling.split import Split, split_model
 from planner.profiling.stages import export_stage, program_bytes, stage_module
 from tests.profiling import nets

@@ -282,6 +282,22 @@ class WeightsThroughOperators(_Body):
         return self.head(x.mean(1))
 
 
+class Chooses(_Body):
+    """A condition on something that is no frame: a buffer that says which head is in use."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by = by
+        self.wide = nn.Conv2d(8, 8, 3, 1, 1)
+        self.register_buffer("on", torch.tensor(True))
+
+    def finish(self, x):
+        if self.by == "none":
+            return self.head(self.wide(x).mean((2, 3)))
+        x = torch.cond(self.on, lambda y: self.wide(y), lambda y: y * 2, (x,))
+        return self.head(x.mean((2, 3)))
+
+
 # Outputs
 
 

@@ -5,6 +5,7 @@ must.
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class TorchExecutor:
         """prepare: of a first stage that gets pixels as well."""
         _require_hash(path, program.program_sha256)
         torch.set_num_threads(1)
+        _import(program.imports)
         self._program = program
         self._device = torch.device(device)
         limit_memory(self._device, program.memory_bytes)
@@ -82,6 +84,18 @@ class TorchExecutor:
                 f"{self._program.program} gives {len(results)} outputs, not {len(self._program.outputs)}"
             )
         return results
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Raises ProgramError for a module that registers operators and is not on this host."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a module of the model's owner does
+            raise ProgramError(
+                f"{name} cannot be imported ({type(error).__name__}: {error}); the program's operators need "
+                "it: install it on this host, or put it on PYTHONPATH"
+            ) from error
 
 
 def _require_hash(path: Path, sha256: str) -> None:

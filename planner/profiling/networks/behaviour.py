@@ -21,11 +21,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from planner.profile import TensorSpec
-from planner.profiling import advice
-from planner.profiling.errors import ModelError, first_line, line_of, shape_text
-from planner.profiling.outputs import Outputs, outputs_of
-from planner.profiling.timing import random_frames
-from planner.profiling.tracing import (
+from planner.profiling.networks import advice
+from planner.profiling.networks.errors import ModelError, first_line, line_of, shape_text
+from planner.profiling.networks.outputs import Outputs, outputs_of
+from planner.profiling.networks.tracing import (
     COUNT,
     Call,
     Network,
@@ -34,6 +33,7 @@ from planner.profiling.tracing import (
     first_that_varies,
     record,
 )
+from planner.profiling.timing import random_frames
 
 ODD = 3
 """Frames of the larger batch: no example of torch.export, and seldom a number of channels that matters."""

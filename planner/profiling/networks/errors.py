@@ -16,7 +16,7 @@ class ModelError(ValueError):
 
 def line_of(error: BaseException) -> str:
     """' at FILE:LINE in FUNCTION (`CODE`)' of the innermost frame of the model's own code, or ''."""
-    torch_folder, here = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+    torch_folder, here = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
     frames = list(traceback.extract_tb(error.__traceback__))
     # The callers' frames come first; the model's are those after this package called torch.
     called = max((index for index, frame in enumerate(frames) if frame.filename.startswith(here)), default=-1)

@@ -21,8 +21,8 @@ import torch
 from torch.export import ExportedProgram
 
 from planner.deployment import ModelSpec, ProgramSpec
-from planner.profiling.errors import ModelError, some_lines
-from planner.profiling.weights import load_weights
+from planner.profiling.networks.errors import ModelError, some_lines
+from planner.profiling.networks.weights import load_weights
 
 
 @dataclass(frozen=True)

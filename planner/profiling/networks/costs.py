@@ -6,60 +6,48 @@ Rules
   inputs * weights per input channel; matrix product: 2 * outputs * inner size; attention: both of its
   products.
 - Views move nothing. Every other operator reads its inputs and weights once and writes its outputs once.
+- Operators without a formula here are counted by torch's counter, unknown ones by a rule (see counting); of
+  torch.cond the dearer branch counts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-VIEWS = frozenset(
-    [
-        "view",
-        "reshape",
-        "permute",
-        "transpose",
-        "expand",
-        "squeeze",
-        "unsqueeze",
-        "slice",
-        "select",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "detach",
-        "alias",
-        "t",
-        "flatten",
-        "unflatten",
-        "getitem",
-        "narrow",
-        "unbind",
-        "movedim",
-        "swapaxes",
-        "numpy_T",
-        "contiguous",
-        "lift_fresh_copy",
-        "_assert_tensor_metadata",
-        "_unsafe_view",
-        "sym_size",
-        "view_as",
-        "expand_as",
-        "unsafe_chunk",
-        "unsafe_split",
-    ]
+from planner.profiling.networks.counting import (
+    TORCHS_OWN,
+    counted_flops,
+    guessed_flops,
+    has_bodies,
+    is_body,
+    is_unknown,
+    namespace,
 )
+from planner.profiling.networks.shapes import elements, size_of, tensor_bytes
+
+# fmt: off
+VIEWS = frozenset((
+    "_assert_tensor_metadata", "_unsafe_view", "alias", "chunk", "contiguous", "detach", "expand",
+    "expand_as", "flatten", "getitem", "lift_fresh_copy", "movedim", "narrow", "numpy_T", "permute",
+    "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes", "sym_size", "t",
+    "transpose", "unbind", "unflatten", "unsafe_chunk", "unsafe_split", "unsqueeze", "view", "view_as",
+))
+# fmt: on
 CONVOLUTIONS = frozenset(["conv1d", "conv2d", "conv3d", "convolution", "_convolution"])
 TRANSPOSED = frozenset(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
 PRODUCTS = frozenset(["mm", "bmm", "matmul", "dot", "mv", "addmm", "baddbmm", "addbmm"])
-HEAVY = (
-    CONVOLUTIONS | TRANSPOSED | PRODUCTS | {"linear", "scaled_dot_product_attention", "einsum", "bilinear"}
-)
+ATTENTION = frozenset(["scaled_dot_product_attention", "flex_attention"])
+COUNTED = frozenset(
+    ["einsum", "bilinear", "lstm", "gru", "rnn_tanh", "rnn_relu", "cdist", "tensordot", "outer", "inner",
+     "chain_matmul", "linalg_multi_dot", "_native_multi_head_attention", "_transformer_encoder_layer_fwd"]
+)  # fmt: skip
+"""Operators of torch that become products, which torch's counter finds in them."""
+HEAVY = CONVOLUTIONS | TRANSPOSED | PRODUCTS | ATTENTION | COUNTED | {"linear"}
 
 
 @dataclass(frozen=True)
@@ -93,34 +81,7 @@ def operator_name(node: Node) -> str:
 
 def is_heavy(node: Node) -> bool:
     """Whether a network's time goes into operators of this kind; cuts lie between two of them."""
-    return operator_name(node) in HEAVY
-
-
-def elements(value: Any, batch: int = 1) -> int:
-    """Elements of a (fake) tensor, or of a list of them, for `batch` frames."""
-    if isinstance(value, torch.Tensor):
-        return math.prod(size_of(dim, batch) for dim in value.shape)
-    if isinstance(value, tuple | list):
-        return sum(elements(item, batch) for item in value)
-    return 0
-
-
-def tensor_bytes(value: Any, batch: int = 1) -> int:
-    """Bytes of a (fake) tensor, or of a list of them, for `batch` frames."""
-    if isinstance(value, torch.Tensor):
-        return elements(value, batch) * value.element_size()
-    if isinstance(value, tuple | list):
-        return sum(tensor_bytes(item, batch) for item in value)
-    return 0
-
-
-def size_of(dim: Any, batch: int) -> int:
-    """A dimension with the batch filled in; sizes with other unknowns count as in the example."""
-    if not isinstance(dim, torch.SymInt):
-        return int(dim)
-    expression = dim.node.expr
-    filled = expression.subs(dict.fromkeys(expression.free_symbols, batch))
-    return int(filled)
+    return operator_name(node) in HEAVY or (namespace(node) != "" and namespace(node) not in TORCHS_OWN)
 
 
 def cost_of(node: Node, weights: frozenset[Node]) -> Cost:
@@ -128,9 +89,11 @@ def cost_of(node: Node, weights: frozenset[Node]) -> Cost:
     name = operator_name(node)
     if node.op != "call_function" or name in VIEWS:
         return Cost()
+    if has_bodies(node):
+        return _dearest_body(node)
     activations = [arg for arg in node.all_input_nodes if arg not in weights]
     return Cost(
-        flops=_flops(node, name),
+        flops=guessed_flops(node, weights) if is_unknown(node) else _flops(node, name),
         activation_bytes=tensor_bytes(node.meta.get("val"))
         + sum(tensor_bytes(arg.meta.get("val")) for arg in activations),
         weight_bytes=sum(tensor_bytes(arg.meta.get("val")) for arg in node.all_input_nodes if arg in weights),
@@ -149,8 +112,23 @@ def _flops(node: Node, name: str) -> int:
         return 2 * outputs * size_of(tensors[0].shape[-1], 1)
     if name in PRODUCTS and len(tensors) > 1:
         return 2 * outputs * size_of(tensors[-2].shape[-1], 1)
-    if name == "scaled_dot_product_attention" and len(tensors) > 2:
+    if name in ATTENTION and len(tensors) > 2:
         return 2 * elements(tensors[0]) * size_of(tensors[1].shape[-2], 1) + 2 * outputs * size_of(
             tensors[1].shape[-2], 1
         )
+    if name in COUNTED or namespace(node) not in ("", *TORCHS_OWN):
+        return counted_flops(node) or outputs
     return outputs
+
+
+def _dearest_body(node: Node) -> Cost:
+    """The cost of the graph inside that costs most; what is around it only chooses."""
+    owner = node.graph.owning_module
+    assert owner is not None
+    bodies = [owner.get_submodule(str(arg.target)) for arg in node.all_input_nodes if is_body(arg)]
+    costs = [
+        total(cost_of(inner, frozenset()) for inner in body.graph.nodes)
+        for body in bodies
+        if isinstance(body, GraphModule)
+    ]
+    return max(costs, key=lambda cost: (cost.flops, cost.activation_bytes), default=Cost())

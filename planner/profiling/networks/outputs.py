@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from planner.profiling.errors import ModelError
+from planner.profiling.networks.errors import ModelError
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import importlib
 import pathlib
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from planner.profiling.errors import ModelError, some_lines
+from planner.profiling.networks.errors import ModelError, some_lines
 
 Tensors = Mapping[str, torch.Tensor]
 SHOWN_KEYS = 3
@@ -107,13 +108,14 @@ def _sets(plain: Mapping[str, Any], under: str, depth: int = 0) -> Iterator[tupl
 
 
 def _prefixes(names: Mapping[str, Any]) -> Iterator[str]:
-    """'module.', then 'module.model.', as far as all names begin so."""
+    """'module.', then 'module.model.', as far as most names begin so; whether all fit then is seen later."""
     prefix = ""
-    while names:
-        heads = {name.removeprefix(prefix).partition(".")[0] for name in names}
-        prefix += f"{next(iter(heads))}."
-        if len(heads) > 1 or not all(name.startswith(prefix) for name in names):
+    while True:
+        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        heads = Counter(name.partition(".")[0] for name in inside if "." in name)
+        if not heads or 2 * max(heads.values()) <= len(names):
             return
+        prefix += f"{heads.most_common(1)[0][0]}."
         yield prefix
 
 

@@ -23,8 +23,9 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from planner.profiling.costs import is_heavy, tensor_bytes
-from planner.profiling.export import TRITON_DTYPES
+from planner.profiling.networks.costs import is_heavy
+from planner.profiling.networks.export import TRITON_DTYPES
+from planner.profiling.networks.shapes import tensor_bytes
 
 AFTER_ALL = 1 << 60
 SPREAD, SPREAD_FREELY = 4, 16 << 20

@@ -12,10 +12,11 @@ import torch
 from torch.export import ExportedProgram
 
 from planner.deployment import ModelSpec, input_spec
-from planner.profiling.behaviour import confirm, observe
-from planner.profiling.export import export_network, finished, quiet
-from planner.profiling.network import load_network, load_program, load_with_remarks
-from planner.profiling.regions import other_regions
+from planner.profiling.networks.behaviour import confirm, observe
+from planner.profiling.networks.export import export_network, finished, quiet
+from planner.profiling.networks.libraries import require_imports
+from planner.profiling.networks.loading import load_network, load_program, load_with_remarks
+from planner.profiling.networks.regions import other_regions
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
         program = load_program(spec.program.pt2, where, spec.program.imports)
         remarks = _remarks(program)
         functional = finished(program, frame, where)
+        require_imports(functional, spec.program.imports, where)
         with quiet():
             observe(functional.module(check_guards=False), frame, where, one_by_one)
         return Checked(program=functional, remarks=remarks)
@@ -63,6 +65,7 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
     program = export_network(loaded.module, frame, where)
     remarks = (*loaded.remarks, *_remarks(program))
     functional = finished(program, frame, where)
+    require_imports(functional, spec.program.imports, where)
     with quiet():
         confirm(functional.module(check_guards=False), observed, where, loaded.module)
     return Checked(program=functional, remarks=remarks)

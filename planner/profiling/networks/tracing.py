@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 
 COUNT = 7
 """Frames of a batch in which one frame is followed."""
-_INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 Network = Callable[[torch.Tensor], Any]
 
 

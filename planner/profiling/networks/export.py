@@ -4,7 +4,7 @@ Rules
 - The batch is dimension 0 of the input, of every output, and of every tensor that may cross a cut.
 - Programs are functional (no operator writes into a tensor), so values can be cut anywhere without regard to
   aliases, and flat: regions of autocast and no_grad are part of the graph.
-- What torch.export believes of two frames is compared with the network later (planner.profiling.behaviour).
+- What torch.export believes of two frames is compared with the network later (see behaviour).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from planner.profile import TensorSpec
-from planner.profiling.errors import ModelError, first_line, line_of
-from planner.profiling.functional import make_functional
-from planner.profiling.regions import without_regions
+from planner.profiling.networks.errors import ModelError, first_line, line_of
+from planner.profiling.networks.functional import make_functional
+from planner.profiling.networks.regions import without_regions
 
 MAX_BATCH = 1024
 EXAMPLE_BATCH = 2  # torch.export takes sizes 0 and 1 for constants
