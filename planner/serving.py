@@ -127,13 +127,12 @@ class ServedEntry:
 
 @dataclass(frozen=True)
 class ServedLink:
-    """A link that other models use too. A transfer goes at full speed, but this model takes no more than
-    `share` of the link's time, and allows `wait_us` for transfers of others that are under way.
+    """A link that other models use too. A transfer goes at full speed, but for long this model takes no
+    more than `share` of the link's time.
     """
 
     name: str
     share: float
-    wait_us: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:

@@ -84,8 +84,7 @@ class Reservation:
         self.transfer_end_us: int = 0
         self.up_until_us: int = 0
         self.down_until_us: int = 0
-        """Until when its links are held: longer than for the transfer where they are shared with other
-        models."""
+        """Until when its links are held."""
         self.ready_us: int = 0
         """When what was transferred can be computed on: frames are prepared first."""
         self.start_us: int = 0

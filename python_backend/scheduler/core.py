@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planner.serving import ServedModel, without_ends
-from python_backend.scheduler.actions import Action, DropReason, WakeAt
+from python_backend.scheduler.actions import Action, DropReason, Ticket, WakeAt
 from python_backend.scheduler.batches import Batch, Request
 from python_backend.scheduler.events import (
     BatchFailed,
     Event,
+    LinkTaken,
     RequestArrived,
     RequestCancelled,
     StageCompleted,
@@ -71,6 +72,10 @@ class SchedulerCore:
             self._failed(event)
         elif isinstance(event, RequestCancelled):
             self._cancelled(event.request_id)
+        elif isinstance(event, LinkTaken):
+            self._state.version += 1
+            self._state.links.taken(event.link, event.start_us, event.until_us)
+            return actions  # it makes nothing possible that was not before
         elif isinstance(event, WorkerLost):
             self._worker(event.worker, True)
         elif isinstance(event, WorkerBack):
@@ -94,6 +99,19 @@ class SchedulerCore:
         check_state(self._state, self._policy.held())
 
     # What metrics read
+
+    def link_use(self, ticket: Ticket) -> LinkTaken | None:
+        """What a ticket's frames take of the entry's uplink, for the other models' cores; None where that
+        is not counted.
+        """
+        entry = self._state.entry
+        batch = self._state.batches.get(ticket.batch_id)
+        if entry is None or batch is None or self.served_model.entry is None:
+            return None
+        first = batch.hops[0]
+        if first is None:
+            return None
+        return LinkTaken(self.served_model.entry.uplink, first.transfer_start_us, first.up_until_us)
 
     @property
     def queue_length(self) -> int:

@@ -34,6 +34,7 @@ _KINDS: Mapping[str, Callable[..., Event]] = {
         events.WorkerLost,
         events.WorkerBack,
         events.RequestCancelled,
+        events.LinkTaken,
     )
 }
 

@@ -114,6 +114,29 @@ class RequestCancelled(Record):
         return (self.request_id,)
 
 
+class LinkTaken(Record):
+    """Another model's dispatcher sends over uplink `link` (name) from `start_us` until `until_us`."""
+
+    __slots__ = ("link", "start_us", "until_us")
+    __match_args__ = ("link", "start_us", "until_us")
+
+    def __init__(self, link: str, start_us: int, until_us: int) -> None:
+        self.link: Final = link
+        self.start_us: Final = start_us
+        self.until_us: Final = until_us
+
+    def values(self) -> tuple[object, ...]:
+        """The fields' values, in order."""
+        return (self.link, self.start_us, self.until_us)
+
+
 Event = (
-    RequestArrived | TimerFired | StageCompleted | BatchFailed | WorkerLost | WorkerBack | RequestCancelled
+    RequestArrived
+    | TimerFired
+    | StageCompleted
+    | BatchFailed
+    | WorkerLost
+    | WorkerBack
+    | RequestCancelled
+    | LinkTaken
 )

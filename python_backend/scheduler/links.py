@@ -2,15 +2,21 @@
 
 Rules: a transfer holds its sender's uplink and its receiver's downlink at once, and is reserved where nothing
 else is; it overlaps another only after it was moved because the stage before it ended late. One that is
-reserved for later leaves the link to others until then. Of a link that other models use too a model has a
-share: a transfer then holds the link for 1 / share of its time, so that the model keeps to its share, but
-is over in its own time. Each link's list is in order of starts; what has passed is cut off when something
-is added.
+reserved for later leaves the link to others until then. Each link's list is in order of starts; what has
+passed is cut off when something is added.
+
+A link that other models use too. What they reserve is told (`taken`) where somebody tells it, and is kept
+clear of. Beside that a model keeps to its share: a transfer of L us takes L / share of the model's time on
+the link, and it may run ahead of that time by RUN_AHEAD_US, or by so many transfers as this one (the
+generic cell rate algorithm of ATM). So a share bounds the rate for long, and stretches no transfer.
 """
 
 from __future__ import annotations
 
 from python_backend.scheduler.batches import Reservation
+
+RUN_AHEAD_US = 1_000_000
+RUN_AHEAD_TRANSFERS = 8
 
 
 class Links:
@@ -18,8 +24,8 @@ class Links:
     reserved, for policies that only append. `shares`: of links that are shared, by name."""
 
     __slots__ = (
-        "down_busy", "down_free", "down_names", "down_share", "now_us", "shares", "up_busy", "up_free",
-        "up_names", "up_share",
+        "down_busy", "down_due", "down_free", "down_names", "down_share", "now_us", "shares", "up_busy",
+        "up_due", "up_free", "up_names", "up_share",
     )  # fmt: skip
 
     def __init__(self, shares: dict[str, float] | None = None) -> None:
@@ -27,6 +33,9 @@ class Links:
         self.shares: dict[str, float] = shares if shares is not None else {}
         self.up_share: list[float] = []
         self.down_share: list[float] = []
+        self.up_due: list[float] = []
+        self.down_due: list[float] = []
+        """Of shared links: up to when this model has used its time."""
         self.up_names: dict[str, int] = {}
         self.down_names: dict[str, int] = {}
         self.up_free: list[int] = []
@@ -40,6 +49,7 @@ class Links:
             self.up_names[name] = len(self.up_free)
             self.up_free.append(0)
             self.up_share.append(self.shares.get(name, 1.0))
+            self.up_due.append(0.0)
             self.up_busy.append([])
         return self.up_names[name]
 
@@ -49,21 +59,27 @@ class Links:
             self.down_names[name] = len(self.down_free)
             self.down_free.append(0)
             self.down_share.append(self.shares.get(name, 1.0))
+            self.down_due.append(0.0)
             self.down_busy.append([])
         return self.down_names[name]
 
     def gap_us(self, uplink: int, from_us: int, length_us: int) -> int:
         """When an uplink is first free for a transfer of `length_us`, from `from_us` on."""
+        share = self.up_share[uplink]
+        if share < 1.0:
+            from_us = max(from_us, _earliest_us(self.up_due[uplink], length_us, share))
         if self.up_free[uplink] <= from_us:
             return from_us
-        return _gap_us(self.up_busy[uplink], from_us, _held_us(length_us, self.up_share[uplink]), False)
+        return _gap_us(self.up_busy[uplink], from_us, length_us, False)
 
     def down_gap_us(self, downlink: int, from_us: int, length_us: int) -> int:
         """The same of a downlink."""
+        share = self.down_share[downlink]
+        if share < 1.0:
+            from_us = max(from_us, _earliest_us(self.down_due[downlink], length_us, share))
         if self.down_free[downlink] <= from_us:
             return from_us
-        held_us = _held_us(length_us, self.down_share[downlink])
-        return _gap_us(self.down_busy[downlink], from_us, held_us, True)
+        return _gap_us(self.down_busy[downlink], from_us, length_us, True)
 
     def fit_us(self, uplink: int, downlink: int, from_us: int, up_us: int, down_us: int) -> int:
         """When both links are, each for so long."""
@@ -79,25 +95,49 @@ class Links:
     def add(self, hop: Reservation) -> None:
         """Reserve a hop's transfer on its two links."""
         start_us = hop.transfer_start_us
-        hop.up_until_us = start_us + _held_us(hop.up_wire_us, self.up_share[hop.uplink])
-        hop.down_until_us = start_us + _held_us(hop.down_wire_us, self.down_share[hop.downlink])
-        self.up_free[hop.uplink] = max(self.up_free[hop.uplink], hop.up_until_us)
-        self.down_free[hop.downlink] = max(self.down_free[hop.downlink], hop.down_until_us)
+        uplink, downlink = hop.uplink, hop.downlink
+        hop.up_until_us = start_us + hop.up_wire_us
+        hop.down_until_us = start_us + hop.down_wire_us
+        self.up_free[uplink] = max(self.up_free[uplink], hop.up_until_us)
+        self.down_free[downlink] = max(self.down_free[downlink], hop.down_until_us)
         if hop.up_wire_us > 0:
-            _insert(self.up_busy[hop.uplink], hop, self.now_us, False)
+            _insert(self.up_busy[uplink], hop, self.now_us, False)
+            if self.up_share[uplink] < 1.0:
+                self.up_due[uplink] = max(self.up_due[uplink], float(start_us))
+                self.up_due[uplink] += hop.up_wire_us / self.up_share[uplink]
         if hop.down_wire_us > 0:
-            _insert(self.down_busy[hop.downlink], hop, self.now_us, True)
+            _insert(self.down_busy[downlink], hop, self.now_us, True)
+            if self.down_share[downlink] < 1.0:
+                self.down_due[downlink] = max(self.down_due[downlink], float(start_us))
+                self.down_due[downlink] += hop.down_wire_us / self.down_share[downlink]
+
+    def taken(self, name: str, start_us: int, until_us: int) -> None:
+        """Another model's transfer holds an uplink of this name, if there is one, from start_us until
+        until_us."""
+        if name not in self.up_names or until_us <= max(start_us, self.now_us):
+            return
+        uplink = self.up_names[name]
+        hop = Reservation(0, -1, 0)
+        hop.moved = True  # it may overlap what is reserved already
+        hop.transfer_start_us = start_us
+        hop.transfer_end_us = until_us
+        hop.up_until_us = until_us
+        self.up_free[uplink] = max(self.up_free[uplink], until_us)
+        _insert(self.up_busy[uplink], hop, self.now_us, False)
 
     def remove(self, hop: Reservation) -> None:
         """Free what a hop's transfer still holds."""
         if hop.uplink >= 0:
-            _remove(self.up_busy[hop.uplink], hop)
-            _remove(self.down_busy[hop.downlink], hop)
+            if _remove(self.up_busy[hop.uplink], hop):
+                self.up_due[hop.uplink] -= hop.up_wire_us / self.up_share[hop.uplink]
+            if _remove(self.down_busy[hop.downlink], hop):
+                self.down_due[hop.downlink] -= hop.down_wire_us / self.down_share[hop.downlink]
 
 
-def _held_us(length_us: int, share: float) -> int:
-    """How long a transfer of `length_us` holds a link of which its model has this share."""
-    return length_us if share == 1.0 else int(length_us / share)
+def _earliest_us(due_us: float, length_us: int, share: float) -> int:
+    """When a transfer of `length_us` keeps to a share of which the time up to `due_us` is used."""
+    ahead_us = max(float(RUN_AHEAD_US), RUN_AHEAD_TRANSFERS * length_us / share)
+    return int(due_us - ahead_us)
 
 
 def _gap_us(busy: list[Reservation], from_us: int, length_us: int, is_down: bool) -> int:
@@ -121,8 +161,9 @@ def _insert(busy: list[Reservation], hop: Reservation, now_us: int, is_down: boo
     busy.insert(index, hop)
 
 
-def _remove(busy: list[Reservation], hop: Reservation) -> None:
+def _remove(busy: list[Reservation], hop: Reservation) -> bool:
     for index in range(len(busy)):
         if busy[index] is hop:
             busy.pop(index)
-            return
+            return True
+    return False

@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, WakeAt
 from python_backend.scheduler.core import SchedulerCore
-from python_backend.scheduler.events import Event, RequestArrived, StageCompleted, TimerFired
+from python_backend.scheduler.events import Event, LinkTaken, RequestArrived, StageCompleted, TimerFired
 from python_backend.scheduler.ingress import Entry, Load
 from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import NEVER
@@ -67,6 +67,8 @@ class Driver:
         entry = core.served_model.entry
         self.entry: Entry | None = None if entry is None else Entry(entry, Links())
         self.frame_bytes: FrameBytes | None = frame_bytes
+        self.tell: Callable[[LinkTaken], None] | None = None
+        """Told what this model's batches take of the entry's uplink."""
         self.load: dict[int, tuple[int, int]] = {}
         """By open frame, where the way in counts: its bytes, and the time that preparing it takes of a
         core."""
@@ -188,6 +190,8 @@ class Driver:
         self.under_way[ticket.batch_id] = dispatch
         stage = ticket.first_stage
         load = self._load(dispatch)
+        if self.tell is not None and (use := self.core.link_use(ticket)) is not None:
+            self.tell(use)
         if self.execution is None:
             if load is not None:
                 self.answered_us[ticket.batch_id] = ticket.answer_us

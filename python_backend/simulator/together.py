@@ -1,15 +1,18 @@
 """Several models' dispatchers on one clock, whose batches truly meet on the same links and cores.
 
-Rule: each core knows its own reservations and its shares alone, as live dispatchers do; what others send is
-told by nobody, and found out from completions.
+Rule: each core knows its own reservations and its shares; with a ledger it is told what the others' batches
+take of the entry's uplink, as live dispatchers of one entry tell each other. All else it finds out from
+completions.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 from planner.serving import ServedModel
 from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.events import LinkTaken
 from python_backend.scheduler.ingress import Cores
 from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import NEVER
@@ -18,18 +21,29 @@ from python_backend.simulator.driver import Driver
 from python_backend.simulator.execution import Execution, Jitter
 
 
-def run_together(models: Sequence[ServedModel], arrivals: Sequence[Iterator[int]]) -> list[Counts]:
+def run_together(
+    models: Sequence[ServedModel], arrivals: Sequence[Iterator[int]], ledger: bool = True
+) -> list[Counts]:
     """Serve every model's arrivals with a core of its own; the models' counts, in order."""
     links = Links()
     cores = _cores(models)
     drivers = [Driver(one, SchedulerCore(one), Execution(one, Jitter(), links, cores)) for one in models]
     for driver, times in zip(drivers, arrivals, strict=True):
         driver.begin(times)
+        if ledger:
+            driver.tell = functools.partial(
+                _tell, [other for other in drivers if other is not driver], driver
+            )
     while True:
         first = min(drivers, key=Driver.next_us)
         if first.next_us() == NEVER:
             return [driver.counts for driver in drivers]
         first.step()
+
+
+def _tell(others: Sequence[Driver], teller: Driver, use: LinkTaken) -> None:
+    for other in others:
+        other.core.handle(use, teller.now_us)
 
 
 def _cores(models: Sequence[ServedModel]) -> Cores | None:

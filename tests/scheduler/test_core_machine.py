@@ -25,6 +25,7 @@ from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
     BatchFailed,
     Event,
+    LinkTaken,
     RequestArrived,
     RequestCancelled,
     StageCompleted,
@@ -208,6 +209,10 @@ class CoreMachine(RuleBasedStateMachine):
         stage = data.draw(st.sampled_from([s for p in self.model.pipelines for s in p.stages]))
         name = data.draw(st.sampled_from(stage.workers)).name
         self.send(WorkerBack(name) if back else WorkerLost(name))
+
+    @rule(link=st.sampled_from(["in", "up0", "up1", "elsewhere"]), in_us=st.integers(-50, 300))
+    def other_models_send(self, link: str, in_us: int) -> None:
+        self.send(LinkTaken(link, self.now_us + in_us, self.now_us + in_us + 40))
 
     @precondition(lambda self: self.next_id > 0)
     @rule(data=st.data())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ from python_backend.scheduler.actions import Dispatch, Ticket
 from python_backend.scheduler.batches import Reservation
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import RequestArrived
-from python_backend.scheduler.links import Links
+from python_backend.scheduler.links import RUN_AHEAD_US, Links
 
 
 def pipeline(name: str, first_us: int) -> ServedPipeline:
@@ -43,23 +45,22 @@ def test_a_transfer_reserved_for_later_leaves_the_link_to_a_shorter_stage() -> N
     )
 )
 def test_the_earliest_moment_at_which_both_links_are_free(looks: list[tuple[int, int, int, int]]) -> None:
-    links = Links({"u1": 0.5, "d1": 0.5, "d2": 0.25})
-    up_times, down_times = (1, 2, 1), (1, 2, 4)
+    links = Links()
     for index in range(3):
         assert (links.uplink(f"u{index}"), links.downlink(f"d{index}")) == (index, index)
     taken_up: list[set[int]] = [set(), set(), set()]
     taken_down: list[set[int]] = [set(), set(), set()]
     for uplink, downlink, from_us, length_us in looks:
-        held_up_us, held_down_us = length_us * up_times[uplink], length_us * down_times[downlink]
+        held_up_us, held_down_us = length_us, 2 * length_us
         expected_us = from_us
         while taken_up[uplink] & set(range(expected_us, expected_us + held_up_us)) or taken_down[
             downlink
         ] & set(range(expected_us, expected_us + held_down_us)):
             expected_us += 1
-        assert links.fit_us(uplink, downlink, from_us, length_us, length_us) == expected_us
+        assert links.fit_us(uplink, downlink, from_us, length_us, 2 * length_us) == expected_us
         hop = Reservation(1, 0, 0)
         hop.uplink, hop.downlink = uplink, downlink
-        hop.transfer_start_us, hop.up_wire_us, hop.down_wire_us = expected_us, length_us, length_us
+        hop.transfer_start_us, hop.up_wire_us, hop.down_wire_us = expected_us, length_us, 2 * length_us
         links.add(hop)
         taken_up[uplink].update(range(expected_us, expected_us + held_up_us))
         taken_down[downlink].update(range(expected_us, expected_us + held_down_us))
@@ -76,3 +77,32 @@ def test_what_is_removed_is_free_again() -> None:
     assert links.fit_us(0, 0, 0, 5, 5) == 0
     links.remove(hop)
     assert links.fit_us(0, 0, 0, 6, 6) == 0
+
+
+def test_a_share_bounds_the_rate_and_stretches_no_transfer() -> None:
+    """A model that sends whenever it may: at first what it may run ahead by, then its share; each at full
+    speed."""
+    links = Links({"u": 0.25})
+    links.uplink("u"), links.downlink("d")
+    starts: list[int] = []
+    for _ in range(600):
+        links.now_us = starts[-1] if starts else 0
+        hop = Reservation(1, 0, 0)
+        hop.uplink, hop.downlink = 0, 0
+        hop.transfer_start_us = links.fit_us(0, 0, links.now_us, 10_000, 10_000)
+        hop.up_wire_us, hop.down_wire_us = 10_000, 10_000
+        links.add(hop)
+        assert hop.up_until_us - hop.transfer_start_us == 10_000
+        starts.append(hop.transfer_start_us)
+    ahead = RUN_AHEAD_US // 40_000
+    assert starts[:ahead] == [10_000 * index for index in range(ahead)]
+    assert [after - before for before, after in pairwise(starts[100:])] == [40_000] * 499
+
+
+def test_what_other_models_send_is_kept_clear_of() -> None:
+    links = Links()
+    links.uplink("u"), links.downlink("d")
+    links.taken("u", 5, 15)
+    links.taken("elsewhere", 0, 99)
+    assert links.fit_us(0, 0, 0, 6, 6) == 15
+    assert links.fit_us(0, 0, 0, 5, 5) == 0
