@@ -96,8 +96,11 @@ class ServedPipeline:
                 raise ValueError(f"batch_size {self.batch_size} is past the end of a table of answers")
 
     def rest_us(self, stage: int) -> tuple[int, ...]:
-        """Per batch size: latency of `stage` and all later ones, with the transfers between."""
+        """Per batch size: latency of `stage` and all later ones, with the transfers between and the way
+        back."""
         tables = [each.latency_us for each in self.stages[stage:]] + list(self.transfer_us[stage:])
+        if self.ends is not None:
+            tables += [self.ends.finish_us, self.ends.answer_us]
         return tuple(sum(column) for column in zip(*tables, strict=False))
 
 

@@ -42,8 +42,13 @@ class SchedulerCore:
     """
 
     def __init__(
-        self, served: ServedModel, policy: str | Policy = "adaptive", batch_ids_from: int = 0
+        self,
+        served: ServedModel,
+        policy: str | Policy = "adaptive",
+        batch_ids_from: int = 0,
+        told: bool = False,
     ) -> None:
+        """told: whether LinkTaken will tell what other models send over the entry's uplink."""
         if not served.pipelines:
             raise ValueError(f"model {served.model!r} has no pipeline, so nothing can serve it")
         self._policy: Policy = make_policy(policy) if isinstance(policy, str) else policy
@@ -51,6 +56,8 @@ class SchedulerCore:
             served = without_ends(served)
         self.served_model: ServedModel = served
         self._state: State = State(served, batch_ids_from)
+        if told and self._state.entry is not None:
+            self._state.links.told[self._state.entry.uplink] = True
         self._policy.attach(self._state)
         self._wake_us: int = NEVER
         """The wake-up that the driver was last asked for and has not delivered."""

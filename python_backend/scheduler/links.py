@@ -5,10 +5,11 @@ else is; it overlaps another only after it was moved because the stage before it
 reserved for later leaves the link to others until then. Each link's list is in order of starts; what has
 passed is cut off when something is added.
 
-A link that other models use too. What they reserve is told (`taken`) where somebody tells it, and is kept
-clear of. Beside that a model keeps to its share: a transfer of L us takes L / share of the model's time on
-the link, and it may run ahead of that time by RUN_AHEAD_US, or by so many transfers as this one (the
-generic cell rate algorithm of ATM). So a share bounds the rate for long, and stretches no transfer.
+A link that other models use too. A model keeps to its share of it: a transfer of L us takes L / share of
+the model's time there, and starts only when that is not used up (the generic cell rate algorithm of ATM).
+So a share bounds the rate and stretches no transfer. Where what others reserve is told (`taken`), that is
+kept clear of, and a model may run ahead of its time, by RUN_AHEAD_US or by so many transfers as this one.
+Where it is not, running ahead would fill the link with what nobody sees.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ class Links:
     reserved, for policies that only append. `shares`: of links that are shared, by name."""
 
     __slots__ = (
-        "down_busy", "down_due", "down_free", "down_names", "down_share", "now_us", "shares", "up_busy",
-        "up_due", "up_free", "up_names", "up_share",
+        "down_busy", "down_due", "down_free", "down_names", "down_share", "now_us", "shares", "told",
+        "up_busy", "up_due", "up_free", "up_names", "up_share",
     )  # fmt: skip
 
     def __init__(self, shares: dict[str, float] | None = None) -> None:
         self.now_us: int = 0
         self.shares: dict[str, float] = shares if shares is not None else {}
+        self.told: list[bool] = []
+        """Of uplinks: whether what other models send over them is told."""
         self.up_share: list[float] = []
         self.down_share: list[float] = []
         self.up_due: list[float] = []
@@ -50,6 +53,7 @@ class Links:
             self.up_free.append(0)
             self.up_share.append(self.shares.get(name, 1.0))
             self.up_due.append(0.0)
+            self.told.append(False)
             self.up_busy.append([])
         return self.up_names[name]
 
@@ -67,7 +71,7 @@ class Links:
         """When an uplink is first free for a transfer of `length_us`, from `from_us` on."""
         share = self.up_share[uplink]
         if share < 1.0:
-            from_us = max(from_us, _earliest_us(self.up_due[uplink], length_us, share))
+            from_us = max(from_us, _earliest_us(self.up_due[uplink], length_us, share, self.told[uplink]))
         if self.up_free[uplink] <= from_us:
             return from_us
         return _gap_us(self.up_busy[uplink], from_us, length_us, False)
@@ -76,7 +80,7 @@ class Links:
         """The same of a downlink."""
         share = self.down_share[downlink]
         if share < 1.0:
-            from_us = max(from_us, _earliest_us(self.down_due[downlink], length_us, share))
+            from_us = max(from_us, _earliest_us(self.down_due[downlink], length_us, share, False))
         if self.down_free[downlink] <= from_us:
             return from_us
         return _gap_us(self.down_busy[downlink], from_us, length_us, True)
@@ -134,10 +138,11 @@ class Links:
                 self.down_due[hop.downlink] -= hop.down_wire_us / self.down_share[hop.downlink]
 
 
-def _earliest_us(due_us: float, length_us: int, share: float) -> int:
+def _earliest_us(due_us: float, length_us: int, share: float, told: bool) -> int:
     """When a transfer of `length_us` keeps to a share of which the time up to `due_us` is used."""
-    ahead_us = max(float(RUN_AHEAD_US), RUN_AHEAD_TRANSFERS * length_us / share)
-    return int(due_us - ahead_us)
+    if not told:
+        return int(due_us)
+    return int(due_us - max(float(RUN_AHEAD_US), RUN_AHEAD_TRANSFERS * length_us / share))
 
 
 def _gap_us(busy: list[Reservation], from_us: int, length_us: int, is_down: bool) -> int:

@@ -27,7 +27,9 @@ def run_together(
     """Serve every model's arrivals with a core of its own; the models' counts, in order."""
     links = Links()
     cores = _cores(models)
-    drivers = [Driver(one, SchedulerCore(one), Execution(one, Jitter(), links, cores)) for one in models]
+    drivers = [
+        Driver(one, SchedulerCore(one, told=ledger), Execution(one, Jitter(), links, cores)) for one in models
+    ]
     for driver, times in zip(drivers, arrivals, strict=True):
         driver.begin(times)
         if ledger:

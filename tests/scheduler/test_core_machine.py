@@ -119,7 +119,7 @@ class CoreMachine(RuleBasedStateMachine):
     @initialize(model=models())
     def start(self, model: ServedModel) -> None:
         self.model = model
-        self.core = SchedulerCore(model, self.policy)
+        self.core = SchedulerCore(model, self.policy, told=True)
         self.now_us = 0
         self.next_id = 0
         self.open: set[int] = set()

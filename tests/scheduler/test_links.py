@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,11 +80,12 @@ def test_what_is_removed_is_free_again() -> None:
     assert links.fit_us(0, 0, 0, 6, 6) == 0
 
 
-def test_a_share_bounds_the_rate_and_stretches_no_transfer() -> None:
-    """A model that sends whenever it may: at first what it may run ahead by, then its share; each at full
-    speed."""
+@pytest.mark.parametrize("told", [False, True])
+def test_a_share_bounds_the_rate_and_stretches_no_transfer(told: bool) -> None:
+    """A model that sends whenever it may: what it may run ahead by, then its share; each at full speed."""
     links = Links({"u": 0.25})
     links.uplink("u"), links.downlink("d")
+    links.told[0] = told
     starts: list[int] = []
     for _ in range(600):
         links.now_us = starts[-1] if starts else 0
@@ -94,7 +96,7 @@ def test_a_share_bounds_the_rate_and_stretches_no_transfer() -> None:
         links.add(hop)
         assert hop.up_until_us - hop.transfer_start_us == 10_000
         starts.append(hop.transfer_start_us)
-    ahead = RUN_AHEAD_US // 40_000
+    ahead = RUN_AHEAD_US // 40_000 if told else 1
     assert starts[:ahead] == [10_000 * index for index in range(ahead)]
     assert [after - before for before, after in pairwise(starts[100:])] == [40_000] * 499
 
