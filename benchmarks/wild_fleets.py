@@ -135,7 +135,7 @@ FLEETS = (
 HOSTS: Mapping[str, tuple[str, ...]] = {
     "127.0.0.1": (), "localhost": (), "gpu-7.rack2.example.": (), "GPU_node_1": (), "10.20.30.40": (),
     "": ("cluster.entry.host", "missing"), " gpu": ("spaces",), "https://gpu-1": ("URL",), "gpu-1:8001": ("gpu-1",),
-    "::1": ("IPv6",), "[fd00::7]": ("IPv6",), "fe80::1%eth0": ("IPv6",), "0.0.0.0": ("listen",), "300.1.1.1": ("IPv4",),
+    "::1": (), "[fd00::7]": (), "fe80::1%eth0": ("link-local",), "[::1]:8001": ("field of its own",), "::": ("listen",), "0.0.0.0": ("listen",), "300.1.1.1": ("IPv4",),
     "a,b": ("list",), "${NODE}": ("variables",), "b" * 70: ("63",), "größe.example": ("xn--",), "a/b": ("host name",),
 }  # fmt: skip
 
