@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.export import ExportedProgram
+from torch.utils.flop_counter import FlopCounterMode
 
 from planner.deployment import ModelSpec, input_spec
 from planner.profiling.networks.behaviour import confirm, observe
@@ -17,6 +18,9 @@ from planner.profiling.networks.export import export_network, finished, quiet
 from planner.profiling.networks.libraries import require_imports
 from planner.profiling.networks.loading import load_network, load_program, load_with_remarks
 from planner.profiling.networks.regions import other_regions
+
+MOST_GFLOP_TO_RUN = 15.0
+"""Of one frame. The checks run about twenty frames, at some 50 GFLOP/s on two cores."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
     """
     where, frame = f"model {spec.name}", input_spec(spec)
     one_by_one = set(spec.batch_sizes) == {1}
+    if without_weights and (unchecked := _too_large_to_run(spec)) is not None:
+        return unchecked
     if spec.program.pt2 is not None:
         program = load_program(spec.program.pt2, where, spec.program.imports)
         remarks = _remarks(program)
@@ -69,6 +75,26 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
     with quiet():
         confirm(functional.module(check_guards=False), observed, where, loaded.module)
     return Checked(program=functional, remarks=remarks)
+
+
+def _too_large_to_run(spec: ModelSpec) -> Checked | None:
+    """The program, without weights, of a network that takes minutes to run a dozen times on a CPU; None for
+    any other, and for one that cannot be built without weights.
+    """
+    if spec.program.pt2 is not None:
+        return None
+    try:
+        program = export_model(spec, "meta")
+        frame = torch.empty((1, *spec.input.shape), device="meta")
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), quiet():
+            program.module(check_guards=False)(frame)
+    except Exception:  # it builds or counts otherwise; running it tells more
+        return None
+    gflop = counter.get_total_flops() / 1e9
+    if gflop <= MOST_GFLOP_TO_RUN:
+        return None
+    remark = f"{gflop:.0f} GFLOP a frame: not run here, so whether it serves frame by frame was not checked"
+    return Checked(program=program, remarks=(remark, *_remarks(program)))
 
 
 def _remarks(program: ExportedProgram) -> tuple[str, ...]:
