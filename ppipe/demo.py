@@ -163,9 +163,13 @@ def prepare(deployment: Deployment, root: Workspace, base: Path, options: DemoOp
     save_workload(workload, root.root / "workload.csv")
     return Prepared(
         systems=(
-            System(PPIPE, root, manifest, served_target(manifest, pictures), _planned_rps(manifest)),
+            System(PPIPE, root, manifest, served_target(manifest, pictures, {}), _planned_rps(manifest)),
             System(
-                NP, spaces[NP], np_manifest, served_target(np_manifest, pictures), _planned_rps(np_manifest)
+                NP,
+                spaces[NP],
+                np_manifest,
+                served_target(np_manifest, pictures, {}),
+                _planned_rps(np_manifest),
             ),
             System(PLAIN, spaces[PLAIN], plain_manifest, plain_target(plain_manifest, inputs), None),
         ),

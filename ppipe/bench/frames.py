@@ -1,4 +1,5 @@
-"""Made-up pictures for load and demonstration: seeded, each unlike the others, encoded as real JPEG.
+"""Made-up pictures, and tensors for models that take no pictures, for load and demonstration: seeded, each
+unlike the others, pictures encoded as real JPEG.
 
 Rules: the same seed and number give the same picture; a picture has gradients, shapes and noise, so that
 decoding it costs about what a photograph of its size costs.
@@ -7,10 +8,14 @@ decoding it costs about what a photograph of its size costs.
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+
+from planner.profile import TensorSpec
+from python_backend.wire.kserve import NUMPY_OF
 
 WIDTH, HEIGHT = 320, 240
 _SHAPES = 24
@@ -24,6 +29,24 @@ def make_pictures(
 ) -> tuple[npt.NDArray[np.uint8], ...]:
     """`count` pictures, uint8 RGB, height x width x 3."""
     return tuple(_picture(np.random.default_rng((seed, index)), width, height) for index in range(count))
+
+
+def make_tensors(tensor: TensorSpec, count: int, seed: int) -> tuple[npt.NDArray[Any], ...]:
+    """`count` frames of a network's own input, without batch dimension: noise about a level and of a width
+    that differ from frame to frame, in [0, 1) for floats, of numbers up to 255 for whole numbers.
+    """
+    return tuple(_tensor(tensor, np.random.default_rng((seed, index))) for index in range(count))
+
+
+def _tensor(tensor: TensorSpec, rng: np.random.Generator) -> npt.NDArray[Any]:
+    low, high = np.sort(rng.uniform(0.0, 1.0, 2))
+    levels = rng.uniform(low, high, (*tensor.shape[:1], *[1] * (len(tensor.shape) - 1)))
+    values = np.clip(levels + (high - low) * (rng.random(tensor.shape) - 0.5), 0.0, np.nextafter(1.0, 0.0))
+    dtype = np.dtype(NUMPY_OF[tensor.dtype])
+    if dtype.kind == "b":
+        return np.asarray(values > rng.random(), dtype=dtype)
+    most = 1 if dtype.kind == "f" else 127 if tensor.dtype == "INT8" else 255
+    return np.asarray(values * most, dtype=dtype)
 
 
 def encode_jpeg(picture: npt.NDArray[np.uint8]) -> bytes:

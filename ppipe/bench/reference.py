@@ -1,7 +1,12 @@
 """What each frame's answer must be: the unsplit network, run here on the same picture.
 
-Rules: a picture goes the way of a client's frame, through JPEG where clients send JPEG. Answers of two frames
-must differ by far more than the tolerance, or a mix-up could not be seen; that is checked here.
+Rules
+- A picture goes the way of a client's frame, through JPEG where clients send JPEG. A model without
+  preprocessing is given tensors.
+- Answers of two pictures must differ by far more than the tolerance, or a mix-up could not be seen. Of
+  tensors, of which nothing is known, those that are alike are counted and told.
+- A network that computes in half precision by itself rounds with every layout of its kernels: the tolerance
+  is at least what its answers move by when the same frame comes in another layout.
 """
 
 from __future__ import annotations
@@ -15,18 +20,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils import _pytree as pytree
 from tritonclient.grpc import service_pb2
 
 from ensembles.finish import Finisher, geometries, read_labels
 from ensembles.steps import InputSize, Normalisation, preprocess_frame, preprocess_image
 from planner.deployment import ModelSpec
 from planner.manifest import DeploymentManifest, ModelEntry
+from planner.profile import TensorSpec
+from planner.profiling.networks.export import TORCH_DTYPES
 from planner.profiling.networks.loading import load_network, load_program
 from ppipe.bench.frames import encode_jpeg
-from ppipe.bench.target import NoPictures, Picture
+from ppipe.bench.target import NoPictures, Picture, Tensor
 from python_backend.wire.kserve import array_of
 
 TOLERANCE = 1e-4
+_LOOSEST = 5e-2
+_ROOM = 4.0
+_IMAGES = 4
+"""Dimensions of a batch of images."""
 _APART = 10.0
 """Two frames' answers must lie at least this many tolerances apart."""
 
@@ -44,6 +56,9 @@ class Reference:
     model: str
     ways: tuple[frozenset[str], ...]
     answers: tuple[Mapping[str, npt.NDArray[Any]], ...]
+    tolerance: float = TOLERANCE
+    alike: int = 0
+    """Frames whose right answer is that of an earlier one, too: a mix-up of these would not be seen."""
 
     def compare(self, frame: int, response: service_pb2.ModelInferResponse) -> tuple[float, bool]:
         """Largest error of a response to `frame`, as `error_of` has it, and whether that is within
@@ -58,7 +73,7 @@ class Reference:
             )
         except (ValueError, KeyError):
             return float("inf"), False
-        return worst, worst <= TOLERANCE
+        return worst, worst <= self.tolerance
 
 
 def error_of(given: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
@@ -90,27 +105,40 @@ def make_reference(
     spec: ModelSpec,
     entry: ModelEntry,
     root: Path,
-    inputs: Sequence[npt.NDArray[np.float32]],
-    pictures: Sequence[Picture],
+    inputs: Sequence[Tensor],
+    pictures: Sequence[Picture] | None,
 ) -> Reference:
-    """Run the unsplit network on each input alone, and finish what it says. `root`: the manifest's folder.
+    """Run the unsplit network on each input alone, and finish what it says. `root`: the manifest's folder;
+    `pictures`: what the inputs were made of, None where they are tensors of their own.
 
     Raises IndistinctFrames, planner.profiling's ModelError, OSError for a label file.
     """
     network = _network(spec)
     with one_thread(), torch.inference_mode():
-        results = [_as_arrays(network(torch.from_numpy(frame[np.newaxis]))) for frame in inputs]
-    own = [tensor.name for tensor in entry.programs[0][-1].outputs]
+        outputs = entry.programs[0][-1].outputs
+        results = [_as_arrays(network(torch.from_numpy(frame[np.newaxis])), outputs) for frame in inputs]
+        tolerance = _tolerance(network, outputs, inputs[0], results[0])
+    own = [tensor.name for tensor in outputs]
     answers = [dict(zip(own, result, strict=True)) for result in results]
     if entry.finish is not None:
         finisher = Finisher(entry.finish, read_labels(entry.finish, root))
-        for answer, picture in zip(answers, pictures, strict=True):
+        unknown = [(0, 0)] * len(answers)
+        sizes = unknown if pictures is None else [(each.shape[1], each.shape[0]) for each in pictures]
+        for answer, size in zip(answers, sizes, strict=True):
             batch = {name: array[np.newaxis] for name, array in answer.items()}
-            place = geometries([(picture.shape[1], picture.shape[0])], entry.prepare)
+            place = geometries([size], entry.prepare)
             answer |= {name: array[0] for name, array in finisher(batch, place).items()}
     public = frozenset(tensor.name for tensor in entry.outputs)
-    _require_distinct(spec.name, [{name: answer[name] for name in public} for answer in answers])
-    return Reference(model=spec.name, ways=(public, frozenset(own)), answers=tuple(answers))
+    shown = [{name: answer[name] for name in public} for answer in answers]
+    if pictures is not None:
+        _require_distinct(spec.name, shown, tolerance)
+    return Reference(
+        model=spec.name,
+        ways=(public, frozenset(own)),
+        answers=tuple(answers),
+        tolerance=tolerance,
+        alike=len({later for _, later, _ in _alike(shown, tolerance)}),
+    )
 
 
 @contextlib.contextmanager
@@ -125,35 +153,67 @@ def one_thread() -> Iterator[None]:
 
 
 def make_references(
-    specs: Sequence[ModelSpec], manifest: DeploymentManifest, root: Path, pictures: Sequence[Picture]
+    specs: Sequence[ModelSpec],
+    manifest: DeploymentManifest,
+    root: Path,
+    pictures: Sequence[Picture],
+    tensors: Mapping[str, Sequence[Tensor]],
 ) -> dict[str, Reference]:
-    """A reference for each model; `root`: the manifest's folder."""
+    """A reference for each model, from its `tensors` or, where it has none, the pictures; `root`: the
+    manifest's folder.
+    """
     return {
-        spec.name: make_reference(
-            spec, manifest.model(spec.name), root, make_inputs(spec, pictures), pictures
-        )
+        spec.name: make_reference(spec, manifest.model(spec.name), root, tensors[spec.name], None)
+        if spec.name in tensors
+        else make_reference(spec, manifest.model(spec.name), root, make_inputs(spec, pictures), pictures)
         for spec in specs
     }
 
 
 def _network(spec: ModelSpec) -> torch.nn.Module:
     if spec.program.pt2 is not None:
-        module: torch.nn.Module = load_program(spec.program.pt2, f"model {spec.name}").module()
+        program = load_program(spec.program.pt2, f"model {spec.name}", spec.program.imports)
+        module: torch.nn.Module = program.module()
         return module
     return load_network(spec)
 
 
-def _as_arrays(result: torch.Tensor | Sequence[torch.Tensor]) -> tuple[npt.NDArray[np.float32], ...]:
-    tensors = [result] if isinstance(result, torch.Tensor) else list(result)
-    return tuple(tensor.detach().numpy()[0] for tensor in tensors)
+def _as_arrays(result: Any, outputs: Sequence[TensorSpec]) -> list[Tensor]:
+    """What the network returns for one frame, as its answer travels."""
+    tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    return [
+        tensor.detach().to(TORCH_DTYPES[spec.dtype]).numpy()[0].reshape(spec.shape)
+        for tensor, spec in zip(tensors, outputs, strict=True)
+    ]
 
 
-def _require_distinct(model: str, answers: Sequence[Mapping[str, npt.NDArray[Any]]]) -> None:
+def _tolerance(
+    network: torch.nn.Module, outputs: Sequence[TensorSpec], frame: Tensor, right: Sequence[Tensor]
+) -> float:
+    """At least what the answer to a frame moves by in another layout, and by the same frame beside it."""
+    pair = torch.from_numpy(np.stack([frame, frame]))
+    ways = [pair] if pair.dim() != _IMAGES else [pair, pair.contiguous(memory_format=torch.channels_last)]
+    moved = [
+        error_of(given, wanted)
+        for way in ways
+        for given, wanted in zip(_as_arrays(network(way), outputs), right, strict=True)
+        if wanted.dtype.kind == "f"
+    ]
+    return min(_LOOSEST, max([TOLERANCE, *(_ROOM * error for error in moved)]))
+
+
+def _alike(answers: Sequence[Mapping[str, Tensor]], tolerance: float) -> Iterator[tuple[int, int, float]]:
+    """(earlier, later, how far apart) of frames whose answers could be taken for each other."""
     for index, one in enumerate(answers):
         for before, other in enumerate(answers[:index]):
             apart = max(error_of(one[name], other[name]) for name in one)
-            if apart < _APART * TOLERANCE:
-                raise IndistinctFrames(
-                    f"model {model!r}: the answers to frames {before} and {index} differ by at most "
-                    f"{apart:.1e}; a mix-up of responses shows only from {_APART * TOLERANCE:.0e} on"
-                )
+            if apart < _APART * tolerance:
+                yield before, index, apart
+
+
+def _require_distinct(model: str, answers: Sequence[Mapping[str, Tensor]], tolerance: float) -> None:
+    for before, index, apart in _alike(answers, tolerance):
+        raise IndistinctFrames(
+            f"model {model!r}: the answers to frames {before} and {index} differ by at most {apart:.1e}; a "
+            f"mix-up of responses shows only from {_APART * tolerance:.0e} on"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,12 @@ from ppipe.bench.frames import encode_jpeg
 from ppipe.serving.probe import text_element
 
 Picture = npt.NDArray[np.uint8]
+Tensor = npt.NDArray[Any]
+"""A network's own input, without batch dimension."""
 
 
 class NoPictures(ValueError):
-    """A model whose clients do not send pictures, which is all that the bench has."""
+    """A model whose clients do not send pictures."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,20 @@ class SystemUnderTest:
         return way.address, request
 
 
-def served_target(manifest: DeploymentManifest, pictures: Sequence[Picture]) -> SystemUnderTest:
-    """The public models of a deployment, each fed what its clients send: JPEG files or raw pictures."""
+def served_target(
+    manifest: DeploymentManifest, pictures: Sequence[Picture], tensors: Mapping[str, Sequence[Tensor]]
+) -> SystemUnderTest:
+    """The public models of a deployment, each fed what its clients send: JPEG files, raw pictures, or for the
+    models of `tensors` these.
+    """
     address = manifest.entry.grpc_address
     return SystemUnderTest(
         ways_in={entry.model: [WayIn(address, entry.dispatcher)] for entry in manifest.models},
         inputs={
-            entry.model: [public_request(entry, picture) for picture in pictures] for entry in manifest.models
+            entry.model: [tensor_request(entry.input, tensor) for tensor in tensors[entry.model]]
+            if entry.model in tensors
+            else [public_request(entry, picture) for picture in pictures]
+            for entry in manifest.models
         },
     )
 
@@ -98,13 +108,13 @@ def public_request(entry: ModelEntry, picture: Picture) -> service_pb2.ModelInfe
         return frame_request(spec, spec.shape or (1,), text_element(encode_jpeg(picture)))
     if spec.dtype != "UINT8":
         raise NoPictures(
-            f"model {entry.model!r}: its input {spec.name!r} is {spec.dtype}; the bench makes pictures, "
-            "so the model needs a preprocess step"
+            f"model {entry.model!r}: its input {spec.name!r} is {spec.dtype}, and no picture; a preprocess "
+            "step makes it of pictures"
         )
     return frame_request(spec, picture.shape, picture.tobytes())
 
 
-def tensor_request(spec: TensorSpec, tensor: npt.NDArray[np.float32]) -> service_pb2.ModelInferRequest:
+def tensor_request(spec: TensorSpec, tensor: Tensor) -> service_pb2.ModelInferRequest:
     """One frame that is the model's own input already."""
     return frame_request(spec, tensor.shape, tensor.tobytes())
 

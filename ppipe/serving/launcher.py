@@ -156,6 +156,8 @@ class ServedDeployment:
             for status in self.statuses:
                 if status.state is ServerState.FAILED:
                     raise ServeError(f"server {status.name!r}: {status.detail}")
+                if status.fault:
+                    raise ServeError(f"server {status.name!r}: {status.fault}")
             threading.Event().wait(_TICK_S)
 
     def _may_probe(self, name: str) -> bool:

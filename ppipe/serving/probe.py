@@ -22,6 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from planner.manifest import TlsFiles
 from planner.profile import DTYPE_BYTES
 from python_backend.wire import ticket_codec
+from python_backend.wire.hop_failure import FailureKind, from_wire
 from python_backend.wire.tls import open_channel
 
 PROBE_SLO_US = 60_000_000
@@ -47,6 +48,8 @@ class Verdict(Enum):
     """The model's Python process is gone; only a reload or a restart helps."""
     SILENT = "silent"
     """No answer within the time given."""
+    FAILS = "fails"
+    """The stage's program fails on every batch: waiting does not help."""
     REFUSED = "refused"
     """The server says that the question itself is wrong: waiting does not help."""
 
@@ -166,6 +169,9 @@ def judge(error: grpc.RpcError) -> Probe:
         return Probe(Verdict.SILENT, detail)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return Probe(Verdict.REFUSED, detail)
+    failure = from_wire(detail)
+    if failure is not None and failure.kind is FailureKind.COMPUTE:
+        return Probe(Verdict.FAILS, f"its program fails on every batch: {failure.text}")
     return Probe(Verdict.NOT_YET, f"{code.name}: {detail}")
 
 

@@ -36,6 +36,7 @@ RELOAD_TIMEOUT_S = 30.0
 GUARD_TIMEOUT_S = 10.0
 RELOADS_ALLOWED = 24
 """32 MiB each: 0.75 GiB."""
+_ASKED_AT_ONCE = 4
 _SERVER = "the server itself"
 _LOG_TAIL_BYTES = 65_536
 _HARMLESS = ("CudaDriverHelper has not been initialized", "CUDA driver version is insufficient")
@@ -86,6 +87,8 @@ class ServerLife:
         self._silences = 0
         self._reloads = 0
         self._answering = False
+        self._next_asked = 0
+        self._failing = ""
 
     def __enter__(self) -> ServerLife:
         plan = self._plan
@@ -136,13 +139,15 @@ class ServerLife:
                     raise ServerDied(f"model {model!r} refuses what its metadata asks for: {probe.detail}")
                 if probe.verdict is Verdict.STUB_DEAD:
                     raise ServerDied(f"the Python process of model {model!r} died: {probe.detail}")
-                self._step(f"model {model!r} does not answer ({probe.detail or probe.verdict.value})")
+                silent = f"model {model!r} does not answer ({probe.detail or probe.verdict.value})"
+                self._note(silent)
+                self._step(silent)
                 probe = self._prober.ask(model, PROBE_TIMEOUT_S, through)
             answered(count)
         self._answering = True
 
-    def watch(self) -> None:
-        """Only ever raises."""
+    def watch(self, fails: Callable[[str], None] = lambda reason: None) -> None:
+        """Only ever raises. `fails` hears of a model that answers and whose program fails, and of its end."""
         self._watch_processes()
         next_check_s = 0.0
         while True:
@@ -152,6 +157,7 @@ class ServerLife:
                 self._stub_died(model)
             if time.monotonic() >= next_check_s:
                 self._check_health()
+                self._check_programs(fails)
                 next_check_s = time.monotonic() + CHECK_S
 
     def _watch_processes(self) -> None:
@@ -209,6 +215,20 @@ class ServerLife:
         probes = [self._prober.ask_hopeless(name, HEALTH_TIMEOUT_S) for name in self._plan.dispatchers]
         for probe in probes or [self._prober.ask_live(HEALTH_TIMEOUT_S)]:
             self._judge(probe)
+
+    def _check_programs(self, fails: Callable[[str], None]) -> None:
+        """Ask some of a stage server's models in turn: one may answer probes and fail on every batch."""
+        names = () if self._plan.dispatchers else self._plan.models
+        for _ in range(min(len(names), _ASKED_AT_ONCE)):
+            model = names[self._next_asked % len(names)]
+            self._next_asked += 1
+            probe = self._prober.ask(model, HEALTH_TIMEOUT_S)
+            if probe.verdict is Verdict.FAILS:
+                self._failing = model
+                fails(f"model {model!r}: {probe.detail}")
+            elif probe.verdict is Verdict.ANSWERS and self._failing == model:
+                self._failing = ""
+                fails("")
 
     def _judge(self, probe: Probe) -> None:
         if probe.verdict is Verdict.STUB_DEAD:

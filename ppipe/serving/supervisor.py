@@ -45,6 +45,8 @@ class ServerStatus:
     has_served: bool = False
     pid: int | None = None
     detail: str = ""
+    fault: str = ""
+    """Why a server that serves is of no use: the program of one of its models fails on every batch."""
 
 
 class ServerKeeper(threading.Thread):
@@ -109,7 +111,7 @@ class ServerKeeper(threading.Thread):
                 life.wait_until_answering(lambda count: self._report(answering=count))
                 self._served_from_s = time.monotonic()
                 self._report(state=ServerState.SERVING, has_served=True)
-                life.watch()
+                life.watch(self._fails)
         except ServerDied as death:
             self._by_signal = death.by_signal
             self._report(detail=str(death), pid=None, answering=0)
@@ -124,6 +126,9 @@ class ServerKeeper(threading.Thread):
 
     def _served_s(self) -> float:
         return 0.0 if self._served_from_s is None else time.monotonic() - self._served_from_s
+
+    def _fails(self, reason: str) -> None:
+        self._report(fault=reason, detail=reason or "its models compute again")
 
     def _note(self, detail: str) -> None:
         self._report(detail=detail)

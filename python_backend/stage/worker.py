@@ -13,6 +13,7 @@ Rules
   frame that could not be used went on as zeros; the answer says which (STATUS).
 - What the last stage answers is finished, where the model says so, off the compute thread.
 - Every job's reply is used exactly once, whatever happens.
+- A worker whose program fails on a frame of zeros too says so to probes, until a batch is computed again.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ class StageWorker:
         self._wake = threading.Condition()
         self._closing = False
         self._busy_since_us: int | None = None
+        self._broken = ""
         self._free_us = 0
         self._forwarders = Crew("forward", _FORWARDERS, lambda error: log(f"forwarding failed: {error!r}"))
         self._compute = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -247,6 +249,9 @@ class StageWorker:
                 reply, self._failed(FailureKind.TIMED_OUT, f"one batch has been running for {stuck_us} us")
             )
             return
+        if self._broken:
+            self._say(reply, self._failed(FailureKind.COMPUTE, self._broken))
+            return
         specs = self._identity.probe_answers
         reply.outputs({spec.name: kserve.zeros_of(spec, batch) for spec in specs})
 
@@ -257,10 +262,20 @@ class StageWorker:
             try:
                 self._serve(job)
             except Exception as error:
+                self._broken = self._fails_on_zeros()
                 self._fail(job, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
             finally:
                 self._busy_since_us = None
             del job
+
+    def _fails_on_zeros(self) -> str:
+        """What the program says to a frame of zeros, '' where it computes it: then the batch was to blame."""
+        frame = [kserve.zeros_of(spec, 1) for spec in self._identity.program.inputs]
+        try:
+            self._executor.run(frame)
+        except Exception as error:  # whatever a program raises is what probes are to be told
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def _next(self) -> Job | None:
         with self._wake:
@@ -279,6 +294,7 @@ class StageWorker:
             return
         stays = self._stays_on_device(job)
         outputs = self._executor.run_on_device(job.inputs) if stays else self._executor.run(job.inputs)
+        self._broken = ""
         ended_us = self._hold(job)
         self._tell(job, ok=True, ended_us=ended_us, busy_us=ended_us - began_us)
         # With nothing else to do, what is quick is done here: it need not wait for a thread to wake up.

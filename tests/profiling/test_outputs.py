@@ -26,6 +26,7 @@ TAKEN = {
     "input": ("logits", "image_back"),
     "input_name": ("output_image",),
     "half": ("output",),
+    "everything": ("hub_logits", "hub_hidden_0", "image_back", "score", "again", "half", "best"),
     "mask": ("output_0", "output_1"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -380,6 +381,15 @@ class Returns(nn.Module):
             "input": lambda: {"logits": logits, "image_back": x},
             "input_name": lambda: {"image": logits},
             "half": lambda: logits.bfloat16(),
+            "everything": lambda: {
+                "hub": HubOutput(logits=logits, hidden=(one,)),
+                "image_back": x,
+                "score": score,
+                "again": logits,
+                "half": logits.bfloat16(),
+                "best": logits.argmax(1),
+                "none": None,
+            },
             "mask": lambda: (logits > 0, logits.half()),
             "anchors": lambda: (logits, self.anchors),
             "anchors_of_one": lambda: (logits, self.anchors[None]),
@@ -460,6 +470,25 @@ def mixed(x: Tensor, weight: Tensor) -> Tensor:
 @mixed.register_fake
 def _(x: Tensor, weight: Tensor) -> Tensor:
     return torch.empty((*x.shape[:-1], weight.shape[1]), dtype=x.dtype, device=x.device)
+
+
+@torch.library.custom_op("wildlib::failing", mutates_args=())
+def failing(x: Tensor) -> Tensor:
+    if threading.current_thread().name == "compute":
+        raise RuntimeError("there is no device any more")
+    return x * 2
+
+
+@failing.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Failing(_Body):
+    """Right while it is profiled and warmed up, and fails on the thread that serves."""
+
+    def finish(self, x):
+        return self.head(failing(x).mean((2, 3)))
 
 
 class Foreign(_Body):

@@ -83,6 +83,13 @@ class TorchExecutor:
             raise ProgramError(
                 f"{self._program.program} gives {len(results)} outputs, not {len(self._program.outputs)}"
             )
+        batch = len(inputs[0])
+        for result, spec in zip(results, self._program.outputs, strict=True):
+            if tuple(result.shape) != (batch, *spec.shape):
+                raise ProgramError(
+                    f"{self._program.program} gives {spec.name} {list(result.shape)} for a batch of {batch}, "
+                    f"not {[batch, *spec.shape]}"
+                )
         return results
 
 
