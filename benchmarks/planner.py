@@ -1,10 +1,14 @@
 """How good and how fast the planner is: scripts/benchmarks planner [SECTION ...] [--data DIR] [--json]
 
-settings      the two-stage problems of a data folder: proven and fast mode, NP, DART-r, beside the reference
-pairs         what several pipelines per ordered pair of GPU classes gain over one, which is all that the
-reference has three-stage   the three-stage problems of a data folder batches       what batch sizes of their
-own per stage gain large         made clusters of 1,000 and 10,000 GPUs: gap to the relaxation's bound, time,
-peak memory replan        fast mode after the loss of each server of the data folder's clusters
+Sections:
+
+- settings: the two-stage problems of a data folder: proven and fast mode, NP, DART-r, beside the reference
+- pairs: what several pipelines per ordered pair of GPU classes gain over one, which is all that the reference has
+- three-stage: the three-stage problems of a data folder
+- batches: what batch sizes of their own per stage gain
+- large: made clusters of 1,000 and 10,000 GPUs: gap to the relaxation's bound, time, peak memory
+- many: 20 models on 20 and 40 GPUs, 150 on 200, of several class mixes, SLOs and weights: proven gap, time
+- replan: fast mode after the loss of each server of the data folder's clusters
 
 Wall seconds depend on what else the machine does; CPU seconds stand beside them.
 """
@@ -27,12 +31,24 @@ from rich.table import Table
 
 from benchmarks.paper.cli import reference_objective
 from benchmarks.paper.data import PaperSetting, load_settings, load_three_stage
+from planner.explain import Infeasible
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
 from tests.fixtures.made_problems import MadeSize, made_problem
 
 Row = dict[str, Any]
+MANY = (
+    MadeSize(gpus=20, classes=3, models=20),
+    MadeSize(gpus=40, classes=2, models=20),
+    MadeSize(gpus=40, classes=4, models=20),
+    MadeSize(gpus=40, classes=6, models=20, max_slices=2),
+    MadeSize(gpus=200, classes=3, models=150),
+    MadeSize(gpus=200, classes=5, models=150),
+)
+MANY_SEEDS = (0, 1, 2)
+SLO_FACTORS = (1.0, 0.6, 2.0)
+"""Of the made SLO, by seed: as made, tight, loose."""
 LARGE = (MadeSize(gpus=1_000, classes=4, models=12), MadeSize(gpus=10_000, classes=6, models=30))
 SEEDS = (0, 1)
 WITHOUT_DATA = frozenset({"large", "many"})
@@ -154,6 +170,32 @@ def _large(data: Path) -> list[Row]:
     return rows
 
 
+def _many(data: Path) -> list[Row]:
+    """A row per problem; last the largest gap and the longest time over those that have a plan."""
+    rows: list[Row] = []
+    for size in MANY:
+        for seed in MANY_SEEDS:
+            problem = _with_slo(made_problem(size, seed), SLO_FACTORS[seed % len(SLO_FACTORS)])
+            row: Row = {"models": size.models, "gpus": size.gpus, "classes": size.classes, "seed": seed}
+            try:
+                made, times = _timed(problem)
+                row |= {"gap": made.gap, "objective": made.objective, **times, "infeasible": ""}
+            except Infeasible as error:
+                row |= {"gap": None, "objective": None, "seconds": None, "cpu_seconds": None}
+                row["infeasible"] = str(error).split("\n")[0]
+            rows.append(row)
+    planned = [row for row in rows if row["gap"] is not None]
+    worst = {name: max(row[name] for row in planned) for name in ("gap", "seconds", "cpu_seconds")}
+    infeasible = f"{len(rows) - len(planned)} of {len(rows)}"
+    blank = dict.fromkeys(("models", "gpus", "classes", "seed", "objective"))
+    return [*rows, blank | worst | {"infeasible": infeasible}]
+
+
+def _with_slo(problem: Problem, factor: float) -> Problem:
+    demands = tuple(replace(demand, slo_us=int(demand.slo_us * factor)) for demand in problem.demands)
+    return replace(problem, demands=demands)
+
+
 def _replan(data: Path) -> list[Row]:
     rows: list[Row] = []
     every: list[Row] = []
@@ -194,6 +236,7 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "three-stage": _three_stage,
     "batches": _batches,
     "large": _large,
+    "many": _many,
     "replan": _replan,
 }
 

@@ -16,12 +16,14 @@ from planner.cluster import Cluster, Server
 from planner.entry import EntryRow, most_factor
 from planner.formulation import stage_count
 from planner.pipelines import Columns, enumerate_columns
+from planner.prices import RatesTooHigh
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile
 from planner.rates import batch_build_us, budget_us, frame_of, margin_of
 
 MAX_STAGES = 4
 MOST_EXTRA_GPUS = 1 << 20
+MOST_TAKERS = 5
 
 
 class ProblemError(ValueError):
@@ -204,20 +206,34 @@ def _nowhere(problem: Problem, profile: ModelProfile) -> str:
     )
 
 
-def rates_too_high(problem: Problem, share: float, servable: Callable[[str, int], bool]) -> Infeasible:
+def rates_too_high(
+    problem: Problem,
+    error: RatesTooHigh,
+    servable: Callable[[str, int], bool],
+    servable_without: Callable[[Sequence[str]], bool],
+) -> Infeasible:
     """The error for rates beyond the cluster; `servable(gpu, n)`: could they be served with n more of a
-    class?
+    class? `servable_without(models)`: without these models?
     """
-    lines = [
-        f"The cluster can serve at most {share:.1%} of the wanted rates "
-        f"({', '.join(f'{d.model} {d.rate_rps:g} rps' for d in problem.demands)}).",
-        f"Rates at {math.floor(share * 1000) / 10:g} % of these may do; or one of:",
-    ]
+    takers = sorted(zip(error.parts, problem.demands, strict=False), key=lambda pair: -pair[0])
+    shown = ", ".join(f"{d.model} ({d.rate_rps:g} rps) {part:.0%}" for part, d in takers[:MOST_TAKERS])
+    share = error.share
+    lines = [f"The cluster can serve at most {share:.1%} of the wanted rates. Of the GPUs' worth, they take:"]
+    lines.append(f"  {shown}" + (" and others less" if len(takers) > MOST_TAKERS else ""))
+    lines.append(f"All rates at {math.floor(share * 1000) / 10:g} % of these may do; or one of:")
+    without = _without([demand.model for _, demand in takers], servable_without)
+    if without:
+        lines.append(f"  all models but {', '.join(without)}")
     for gpu_class in problem.cluster.gpu_classes:
         extra = _extra_gpus(gpu_class.name, servable)
         if extra is not None:
             lines.append(f"  at least {extra} more {gpu_class.name}")
     return Infeasible("\n".join(lines))
+
+
+def _without(models: Sequence[str], servable: Callable[[Sequence[str]], bool]) -> Sequence[str]:
+    """The fewest of these models, from the first on, without which the others can be served."""
+    return next((models[:n] for n in range(1, len(models)) if servable(models[:n])), ())
 
 
 def _extra_gpus(gpu: str, servable: Callable[[str, int], bool]) -> int | None:
@@ -247,14 +263,3 @@ def with_more(problem: Problem, gpu: str, count: int) -> Problem:
             servers.append(Server(name, gpu, min(size, count), gbps, cores=min(cores, default=None)))
             count -= size
     return replace(problem, cluster=replace(problem.cluster, servers=tuple(servers)))
-
-
-def too_few_gpus(problem: Problem) -> Infeasible:
-    """The error for models that whole GPUs cannot be shared out to."""
-    classes = problem.cluster.gpu_classes
-    there = ", ".join(f"{problem.cluster.gpu_count(c.name)} {c.name}" for c in classes)
-    names = ", ".join(demand.model for demand in problem.demands)
-    return Infeasible(
-        f"{len(problem.demands)} models ({names}) cannot all be served as wanted by {there}: "
-        "every model needs whole GPUs of its own for each stage. Add GPUs or take models away."
-    )

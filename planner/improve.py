@@ -129,7 +129,8 @@ def _start(question: Question, uses: Sequence[Uses], group: Sequence[int]) -> li
         wanted = min(_factor(question, uses, m) for m in group)
     start = []
     for m in group:
-        part = wanted / _factor(question, uses, m)
+        factor = _factor(question, uses, m)
+        part = wanted / factor if factor else 0.0
         rates = question.wanted[m].columns.rate_rps
         start.append(
             tuple(

@@ -24,7 +24,6 @@ from planner.explain import (
     entry_too_small,
     no_pipelines,
     rates_too_high,
-    too_few_gpus,
     validate,
     with_more,
 )
@@ -37,6 +36,7 @@ from planner.prices import RatesTooHigh, Wanted, relax
 from planner.problem import Demand, Objective, Problem, weight_of
 from planner.queueing import reserves
 from planner.search import FAST, PROVEN, Effort, Found, NothingFound, gpu_counts_of, search
+from planner.shortage import too_few_gpus
 from planner.solver import version
 
 Planner = Literal["ppipe", "np", "dart-r"]
@@ -149,7 +149,7 @@ def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> 
         for demand, one, uses in zip(problem.demands, found.wanted, found.uses, strict=True)
     ]
     if any(not model.pipelines for model in models):
-        raise too_few_gpus(problem)
+        raise too_few_gpus(problem, wanted)
     models = within_entry(problem, models, rows, trim=loss is None)
     entry = entry_use(rows, models, found.prices.entry)
     binding = bound_by(problem, wanted, found.prices, entry)
@@ -229,9 +229,10 @@ def _search(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found
             entry_rows(problem),
         )
     except RatesTooHigh as error:
-        raise rates_too_high(problem, error.share, _servable_with(problem)) from error
+        more, fewer = _servable_with(problem), _servable_without(problem, wanted)
+        raise rates_too_high(problem, error, more, fewer) from error
     except NothingFound as error:
-        raise too_few_gpus(problem) from error
+        raise too_few_gpus(problem, wanted) from error
 
 
 def _servable_with(problem: Problem) -> Callable[[str, int], bool]:
@@ -245,6 +246,20 @@ def _servable_with(problem: Problem) -> Callable[[str, int], bool]:
         more = [count + extra * (name == gpu) for name, count in zip(names, counts, strict=True)]
         try:
             relax(more, wanted, Objective.MIN_COST, _gpu_cost(problem))
+        except RatesTooHigh:
+            return False
+        return True
+
+    return servable
+
+
+def _servable_without(problem: Problem, wanted: Sequence[Wanted]) -> Callable[[Sequence[str]], bool]:
+    """Could the relaxation serve the rates of all but these models?"""
+
+    def servable(models: Sequence[str]) -> bool:
+        left = [one for one in wanted if one.model not in models]
+        try:
+            relax(gpu_counts_of(problem.cluster), left, Objective.MIN_COST, _gpu_cost(problem))
         except RatesTooHigh:
             return False
         return True

@@ -121,7 +121,8 @@ def relax(
     if objective is Objective.MIN_COST:
         most = _generate(busy, rows, chosen, limits, None)
         if most.bound < 1 - 1e-9:
-            raise RatesTooHigh(most.bound)
+            parts = [price * rate for price, rate in zip(most.frame, rates, strict=True)]
+            raise RatesTooHigh(most.bound, tuple(part / sum(parts) for part in parts))
         return _generate(busy, rows, chosen, limits, gpu_cost)
     return _generate(busy, rows, chosen, limits, None)
 
@@ -136,12 +137,13 @@ class _Limits:
 
 class RatesTooHigh(ValueError):
     """The cluster cannot serve the wanted rates; `share` is an upper bound on the share of them that it
-    can.
+    can. `parts`: of the GPUs' worth that all rates would take, each model's part.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, parts: tuple[float, ...] = ()) -> None:
         super().__init__(f"at most {share:.3f} of the wanted rates can be served")
         self.share = share
+        self.parts = parts
 
 
 def _first_columns(busy: Floats) -> list[int]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from planner.allotment_search import share_out
 from planner.cluster import Cluster
 from planner.dominance import undominated
 from planner.entry import EntryRow
@@ -61,6 +62,9 @@ COLUMNS_TO_PROVE = 3_000
 PROOF_WORK = 1_500_000
 """Nodes times pipelines of a proof: what is not proven by then is reported as a gap."""
 LEAST_PROOF_NODES = 1_000
+MANY_GAP, MANY_GAP_FAST = 2e-3, 1e-2
+GPUS_PER_MODEL = 12
+"""With at most so many, and more models than MODELS_TO_PROVE, planner.allotment_search plans."""
 MEAN_SHARE = 0.1
 """With reserves, of the first MILP: how much the mean over models counts beside the least served."""
 RESERVED_POOL, RESERVED_NODES, RESERVED_GAP = 12, 50, 1e-3
@@ -119,6 +123,13 @@ def search(
         mean_share=MEAN_SHARE if reserved else 0.0,
         entry=entry,
     )
+    if len(wanted) > MODELS_TO_PROVE and sum(gpu_counts) <= GPUS_PER_MODEL * len(wanted):
+        shared = share_out(question, MANY_GAP if effort.proof_nodes else MANY_GAP_FAST)
+        if shared.impossible:
+            raise NothingFound("no plan of whole GPUs")
+        if shared.uses:
+            wanted = [one.wanted for one in shared.models]
+            return Found(tuple(wanted), shared.uses, shared.bound, prices, shared.nodes)
     if effort.proof_nodes and len(wanted) > MODELS_TO_PROVE:
         effort = LARGE
     lost = [
