@@ -3,7 +3,7 @@
 Sections:
 
 - settings: the two-stage problems of a data folder: proven and fast mode, NP, DART-r, beside the reference
-- pairs: what several pipelines per ordered pair of GPU classes gain over one, which is all that the reference has
+- pairs: what several pipelines per ordered pair of GPU classes gain over one, as the reference has
 - three-stage: the three-stage problems of a data folder
 - batches: what batch sizes of their own per stage gain
 - large: made clusters of 1,000 and 10,000 GPUs: gap to the relaxation's bound, time, peak memory
