@@ -221,7 +221,7 @@ def test_a_pipeline_within_a_server_is_one_model_too(served: Served) -> None:
 
 
 def test_what_is_no_image_is_refused_and_says_so(served: Served) -> None:
-    with pytest.raises(triton.InferenceServerException, match="no JPEG or PNG") as fault:
+    with pytest.raises(triton.InferenceServerException, match="no complete JPEG or PNG") as fault:
         served.infer("repository/entry", "net", encoded(jpeg()[:200]))
     assert "INVALID_ARGUMENT" in str(fault.value.status())
 
