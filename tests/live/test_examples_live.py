@@ -96,9 +96,7 @@ def test_a_fleet_is_planned_checked_and_rehearsed(name: str, tmp_path: Path) -> 
     profile = serial.load(Profile, tmp_path / "profile.json")
     assert {table.source for model in profile.models for table in model.tables} == {Source.ESTIMATED}
     rates = planned_rates(file)
-    # DART-r starts from the split of GPUs that NP chose, and NP has several that are equally good.
-    assert rates["ppipe"] > 1.15 * rates["np"], rates
-    assert rates["ppipe"] > 1.1 * rates["dart-r"], rates
+    assert rates["ppipe"] > 1.15 * max(rates["np"], rates["dart-r"]), rates
     ppipe(file, "generate", "--no-programs")
     ppipe(file, "generate", "--no-programs", "--check")
     assert lint_errors(file) == 0
@@ -129,9 +127,7 @@ def test_the_workstation_answers_as_its_network_does(tmp_path: Path) -> None:
     file = example(WORKSTATION, tmp_path)
     ppipe(file, "profile", "--estimate", "all")
     rates = planned_rates(file)
-    # DART-r starts from the split of GPUs that NP chose, and NP has several that are equally good.
-    assert rates["ppipe"] > 1.15 * rates["np"], rates
-    assert rates["ppipe"] > 1.1 * rates["dart-r"], rates
+    assert rates["ppipe"] > 1.15 * max(rates["np"], rates["dart-r"]), rates
     ppipe(file, "generate")
     ppipe(file, "generate", "--check")
     known = ["--deployment", str(file), "--profile", str(tmp_path / "profile.json")]
