@@ -38,7 +38,6 @@ from benchmarks.helpers.estimate_match import Match, match
 from ensembles.zoo.catalogue import ZooEntry
 from planner.profiling.gpus import CATALOGUE
 from planner.profiling.kernels import kernels_of
-from planner.profiling.networks.shapes import elements
 from planner.profiling.roofline import Work
 from planner.profiling.split import Split, split_model
 
@@ -130,7 +129,7 @@ def _compared(data: Mapping[str, Any]) -> Iterable[Compared]:
 def compare(name: str, found: Match, raw: Mapping[str, Any]) -> Compared:
     """A network at the frame that fits, and its data on every class that the catalogue has."""
     frame, split = _best_frame(found.entry, raw["cut_bytes"])
-    work = Work(kernels_of(split.graph, split.graph.operators))
+    work = Work(kernels_of(split.network, split.network.whole))
     known = {gpu.name for gpu in CATALOGUE}
     samples = [
         _sample(name, gpu, int(slices), work, rows)
@@ -199,8 +198,7 @@ def other_frames(each: ZooEntry) -> list[Frame]:
 def explained(split: Split, cut_bytes: Sequence[int]) -> int:
     """How many of the cuts have the size of what lives across some place of the graph."""
     sizes = {
-        BYTES_PER_NUMBER * sum(elements(node.meta["val"]) for node in cut.tensors)
-        for cut in split.graph.valid_cuts
+        BYTES_PER_NUMBER * sum(value.numbers for value in cut.values) for cut in split.network.valid_cuts
     }
     return sum(size in sizes for size in cut_bytes)
 

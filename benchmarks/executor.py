@@ -24,10 +24,11 @@ from benchmarks.helpers.report import main
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel
 from planner.execution import Compiler, ExecutorOptions, Precision
 from planner.plan import BlockRange
-from planner.profiling.measure import MeasureOptions, prepared_blocks
+from planner.profiling.measure import MeasureOptions, chain_of
 from planner.profiling.mps import SliceJob, measure_slices
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.networks.loading import load_network
+from planner.profiling.networks.running import TorchChain
 from planner.profiling.precision import precision_error
 from planner.profiling.split import Split, split_model
 from planner.profiling.stages import stage_module
@@ -58,7 +59,7 @@ def run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations
         ways = _ways(spec, split, how, batch, modes or _MODES[device], compilers or _COMPILERS[device])
-        frames = random_frames(split.input, batch, device, seed=0)
+        frames = random_frames(split.inputs[0], batch, device, seed=0)
         times = _timed(ways, frames, device, repeats)
     medians = {way: statistics.median(values) for way, values in times.items()}
     return {
@@ -96,7 +97,7 @@ def _ways(
     for compiler in compilers.split(","):
         options = ExecutorOptions(compiler=Compiler(compiler), cuda_graphs=how.device == "cuda")
         ways[f"unsplit {compiler}"] = [_whole(split, options, how, batch)]
-        ways[f"stages {compiler}"] = prepared_blocks(split, options, how, batch)
+        ways[f"stages {compiler}"] = _blocks(split, options, how, batch)
     return ways
 
 
@@ -111,7 +112,13 @@ def _whole(split: Split, options: ExecutorOptions, how: MeasureOptions, batch: i
     blocks = BlockRange(0, split.block_count)
     module = stage_module(split, blocks)
     inputs, outputs = split.inputs_of(blocks), split.outputs_of(blocks)
-    return how.prepare(module, inputs, outputs, options, how.device, batch)
+    return prepare(module, inputs, outputs, options, how.device, batch)
+
+
+def _blocks(split: Split, options: ExecutorOptions, how: MeasureOptions, batch: int) -> Sequence[Run]:
+    chain = chain_of(split, replace(how, executor=options), batch)
+    assert isinstance(chain, TorchChain)
+    return chain.runs
 
 
 def _timed(

@@ -84,7 +84,7 @@ def entry_of(
     ranges = [BlockRange(start, end) for start, end in pairwise(cuts)]
     programs = tuple(_program(split, blocks, root, executor, batches) for blocks in ranges)
     stages = tuple(EmulatedStage(_LATENCY_US * batches, ("one",), program.outputs) for program in programs)
-    model = EmulatedModel(split.model, _SLO_US, 10.0, split.input, (EmulatedPipeline(batches, stages),))
+    model = EmulatedModel(split.model, _SLO_US, 10.0, split.inputs[0], (EmulatedPipeline(batches, stages),))
     entry = build_manifest([model], free_base(31_000, 8), "handover").models[0]
     workers = tuple(stage.workers[0].name for stage in entry.served.pipelines[0].stages)
     chains = (Chain(f"{split.model}.p0", 0, "one", workers, gpu_id=0),) if chained else ()

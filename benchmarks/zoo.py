@@ -25,7 +25,7 @@ from benchmarks.helpers.zoo_check import BATCHES, Kept, check
 from benchmarks.helpers.zoo_table import markdown
 from ensembles.zoo.catalogue import ZOO, ZooEntry, entry
 from planner.profiling.gpus import find_gpu
-from planner.profiling.networks.costs import total
+from planner.profiling.network import total
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.split import split_model
 

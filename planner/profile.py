@@ -26,6 +26,13 @@ class Source(Enum):
     """Chosen by the deployment for a padded or emulated class."""
 
 
+class ProgramFormat(Enum):
+    """What a network and its stages' programs are files of; also the ending of their names."""
+
+    TORCH = "pt2"
+    ONNX = "onnx"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """A named tensor of one frame. `dtype` is Triton's name (FP32, FP16, UINT8, ...); `shape` has no batch
@@ -134,6 +141,8 @@ class ModelProfile:
     """Modules that stages import before they load a program: they register operators of other libraries."""
     finish_us: float = 0.0
     """Of one frame's answer on the last stage's host, on one core."""
+    program_format: ProgramFormat = ProgramFormat.TORCH
+    """Of the stages' programs."""
 
     def __post_init__(self) -> None:
         for table in self.tables:

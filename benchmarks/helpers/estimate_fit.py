@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from planner.profiling.gpus import CUDA_CORES_SUSTAIN, TENSOR_CORES_SUSTAIN, find_gpu
-from planner.profiling.kernels import Kind
+from planner.profiling.network import Kind
 from planner.profiling.roofline import FITTED, PRIOR, Constants, Floats, Work
 
 STEPS = (0.3, 0.15, 0.07, 0.03, 0.01)

@@ -8,7 +8,7 @@ smaller one.
 from __future__ import annotations
 
 from planner.cluster import StatedSpeed
-from planner.profiling.networks.costs import Cost
+from planner.profiling.network import Cost
 
 
 def latency_us(cost: Cost, speed: StatedSpeed, batch_size: int) -> float:

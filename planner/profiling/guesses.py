@@ -10,26 +10,24 @@ from collections.abc import Mapping, Sequence
 
 from planner.cluster import GpuClass
 from planner.profiling.estimate import latency_us
-from planner.profiling.networks.costs import Cost, cost_of, total
-from planner.profiling.networks.counting import full_name, is_unknown
+from planner.profiling.network import Cost, Network
 from planner.profiling.networks.errors import ModelError
-from planner.profiling.networks.graph import ModelGraph
 from planner.profiling.split import speed_of
 
 MOST = 0.25
 """Share of a model's time that may rest on a guess where nothing is measured."""
 
 
-def unknown_shares(graph: ModelGraph, classes: Sequence[GpuClass]) -> Mapping[str, float]:
+def unknown_shares(network: Network, classes: Sequence[GpuClass]) -> Mapping[str, float]:
     """Of each operator that nothing is known of: its share of the model's time, by the guess, at most."""
-    unknown = [node for node in graph.operators if is_unknown(node)]
+    unknown = [operator for operator in network.operators if operator.unknown]
     shares: dict[str, float] = {}
     for gpu_class in classes if unknown else ():
         speed = speed_of(gpu_class)
-        whole = latency_us(total(cost_of(node, graph.stored) for node in graph.operators), speed, 1)
+        whole = latency_us(network.cost(network.whole), speed, 1)
         own: dict[str, Cost] = {}
-        for node in unknown:
-            own[full_name(node)] = own.get(full_name(node), Cost()) + cost_of(node, graph.stored)
+        for operator in unknown:
+            own[operator.unknown] = own.get(operator.unknown, Cost()) + operator.cost
         for name, cost in own.items():
             shares[name] = max(shares.get(name, 0.0), latency_us(cost, speed, 1) / whole)
     return shares

@@ -12,60 +12,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-import torch
-from torch.fx import Node
+from planner.profiling.network import Kind, Network, Operator, Value
 
-from planner.profiling.networks.costs import (
-    CONVOLUTIONS,
-    HEAVY,
-    PRODUCTS,
-    TRANSPOSED,
-    VIEWS,
-    cost_of,
-    operator_name,
-)
-from planner.profiling.networks.counting import is_unknown
-from planner.profiling.networks.graph import ModelGraph
-from planner.profiling.networks.shapes import elements, size_of, tensor_bytes
-
-
-class Kind(Enum):
-    """What limits a kernel differently."""
-
-    CONVOLUTION = "convolution"
-    DEPTHWISE = "depthwise"
-    """Convolutions of few channels per group: no matrix product to speak of."""
-    PRODUCT = "product"
-    """Linear layers, matrix products, attention."""
-    REDUCTION = "reduction"
-    """Pooling, softmax, layer and group normalisation: several passes over the data."""
-    POINTWISE = "pointwise"
-    """Whatever reads and writes each value once."""
-
-
-# fmt: off
-POINTWISE = frozenset((
-    "add", "sub", "mul", "div", "relu", "relu6", "hardtanh", "silu", "sigmoid", "hardsigmoid", "hardswish",
-    "gelu", "tanh", "leaky_relu", "elu", "prelu", "mish", "softplus", "clamp", "batch_norm", "dropout", "neg",
-    "exp", "pow", "sqrt", "rsqrt", "square", "_native_batch_norm_legit_no_training", "getitem", "abs",
-    "maximum", "minimum",
-))
-REDUCTIONS = frozenset((
-    "softmax", "_softmax", "log_softmax", "layer_norm", "group_norm", "native_layer_norm",
-    "native_group_norm", "instance_norm", "mean", "sum", "amax", "amin", "std", "var", "argmax", "topk",
-    "cumsum", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-))
-SMOOTH = frozenset((
-    "silu", "sigmoid", "hardsigmoid", "hardswish", "gelu", "tanh", "elu", "mish", "softplus", "exp", "pow",
-    "sqrt", "rsqrt",
-))
-# fmt: on
-FEW_CHANNELS = 8
+MATRIX = (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.PRODUCT)
 
 
 @dataclass(frozen=True)
@@ -83,99 +35,71 @@ class Kernel:
     columns: int = 0
 
 
-def kernels_of(graph: ModelGraph, operators: Sequence[Node]) -> tuple[Kernel, ...]:
+def kernels_of(network: Network, span: range) -> tuple[Kernel, ...]:
     """The kernels of a run of operators, in the order of their first ones; views make none."""
-    groups: list[list[Node]] = []
-    group_of: dict[Node, int] = {}
-    for node in operators:
-        home = _producer(node, group_of)
-        if home is None or (operator_name(node) in SMOOTH and _is_matrix(groups[group_of[home]], graph)):
-            group_of[node] = len(groups)
-            groups.append([node])
-        else:
-            group_of[node] = group_of[home]
-            groups[group_of[home]].append(node)
-    kernels = (_kernel(graph, nodes) for nodes in groups)
+    groups: list[list[Operator]] = []
+    group_of: dict[str, int] = {}
+    for index in span:
+        operator = network.operators[index]
+        home = _home(operator, group_of)
+        if home is None or (operator.smooth and _is_matrix(groups[home])):
+            home = len(groups)
+            groups.append([])
+        groups[home].append(operator)
+        group_of |= {value.name: home for value in operator.makes}
+    readers = _readers(network)
+    kernels = (_kernel(operators, readers) for operators in groups)
     return tuple(kernel for kernel in kernels if kernel is not None)
 
 
-def _producer(node: Node, group_of: dict[Node, int]) -> Node | None:
-    """The input whose kernel the node joins, or None: the latest one, as the others are there by then."""
-    sources = [source for source in node.all_input_nodes if source in group_of]
+def _home(operator: Operator, group_of: dict[str, int]) -> int | None:
+    """The kernel that the operator joins, or None: that of its latest input, as the others are there by
+    then.
+    """
+    sources = [value for value in operator.reads if value.name in group_of]
     if not sources:
         return None
-    latest = max(sources, key=lambda source: group_of[source])
-    name = operator_name(node)
-    if name in VIEWS or (name in POINTWISE and _shape(latest) == _shape(node)):
-        return latest
+    latest = max(sources, key=lambda value: group_of[value.name])
+    if operator.kind is None or (operator.joins and latest.shape == operator.makes[0].shape):
+        return group_of[latest.name]
     return None
 
 
-def _is_matrix(nodes: Sequence[Node], graph: ModelGraph) -> bool:
-    return any(_kind(node, graph) in (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.PRODUCT) for node in nodes)
+def _is_matrix(operators: Sequence[Operator]) -> bool:
+    return any(operator.kind in MATRIX for operator in operators)
 
 
-def _shape(node: Node) -> tuple[str, ...]:
-    value = node.meta.get("val")
-    value = value[0] if isinstance(value, tuple | list) else value
-    return tuple(map(str, value.shape)) if isinstance(value, torch.Tensor) else ()
+def _readers(network: Network) -> dict[str, set[str]]:
+    """By value: the operators that read it; an output has one that is none of them."""
+    readers: dict[str, set[str]] = {value.name: {""} for value in network.output_values}
+    for operator in network.operators:
+        for value in operator.reads:
+            readers.setdefault(value.name, set()).add(operator.name)
+    return readers
 
 
-def _kernel(graph: ModelGraph, nodes: Sequence[Node]) -> Kernel | None:
-    members = set(nodes)
-    weights = graph.stored
-    kinds = [_kind(node, graph) for node in nodes if operator_name(node) not in VIEWS]
+def _kernel(operators: Sequence[Operator], readers: dict[str, set[str]]) -> Kernel | None:
+    kinds = [operator.kind for operator in operators if operator.kind is not None]
     if not kinds:
         return None
     kind = min(kinds, key=list(Kind).index)
-    read = {source for node in nodes for source in node.all_input_nodes if source not in members}
-    written = [node for node in nodes if any(user not in members for user in node.users)]
+    names = {operator.name for operator in operators}
+    made = list(_unique(value for operator in operators for value in operator.makes))
+    read = _unique(value for operator in operators for value in operator.reads if value not in made)
+    written = [value for value in made if readers.get(value.name, set()) - names]
     folded = kind in (Kind.CONVOLUTION, Kind.DEPTHWISE)
-    weight_bytes = sum(
-        tensor_bytes(source.meta.get("val"))
-        for source in read
-        if source in weights and not (folded and _is_vector(source))
-    )
+    leading = [operator for operator in operators if operator.kind is kind]
     return Kernel(
         kind=kind,
-        flops=sum(cost_of(node, weights).flops for node in nodes if _kind(node, graph) is kind),
-        activation_bytes=sum(tensor_bytes(node.meta.get("val")) for node in written)
-        + sum(tensor_bytes(source.meta.get("val")) for source in read if source in graph.carried),
-        weight_bytes=weight_bytes,
-        outputs=sum(elements(node.meta.get("val")) for node in written),
-        columns=max((_columns(node) for node in nodes if _kind(node, graph) is kind), default=0),
+        flops=sum(operator.cost.flops for operator in leading),
+        activation_bytes=sum(value.bytes for value in (*written, *read) if not value.is_weight),
+        weight_bytes=sum(
+            value.bytes for value in read if value.is_weight and not (folded and value.dimensions <= 1)
+        ),
+        outputs=sum(value.numbers for value in written),
+        columns=max((operator.columns for operator in leading), default=0),
     )
 
 
-def _columns(node: Node) -> int:
-    """Of the matrix that a matrix kernel writes: output channels per group, or the last dimension."""
-    value = node.meta.get("val")
-    name = operator_name(node)
-    if not isinstance(value, torch.Tensor) or value.dim() < 2:
-        return 0
-    if name in CONVOLUTIONS | TRANSPOSED:
-        return size_of(value.shape[1], 1) // (int(node.args[6]) if _grouped(node) else 1)  # type: ignore[arg-type]
-    return size_of(value.shape[-1], 1) if name in PRODUCTS | {"linear"} else 0
-
-
-def _kind(node: Node, graph: ModelGraph) -> Kind:
-    name = operator_name(node)
-    if name in CONVOLUTIONS:
-        weight = node.args[1]
-        per_group = int(weight.meta["val"].shape[1]) if isinstance(weight, Node) else FEW_CHANNELS
-        narrow = per_group < FEW_CHANNELS and _grouped(node)
-        return Kind.DEPTHWISE if narrow else Kind.CONVOLUTION
-    if name in TRANSPOSED:
-        return Kind.CONVOLUTION
-    if name in HEAVY or is_unknown(node):
-        return Kind.PRODUCT
-    return Kind.REDUCTION if name in REDUCTIONS else Kind.POINTWISE
-
-
-def _grouped(node: Node) -> bool:
-    return len(node.args) > 6 and isinstance(node.args[6], int) and node.args[6] > 1
-
-
-def _is_vector(node: Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() <= 1
+def _unique(values: Iterable[Value]) -> dict[Value, None]:
+    return dict.fromkeys(values)

@@ -19,41 +19,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch.fx import GraphModule
 
 from planner import serial
 from planner.execution import ExecutorOptions
 from planner.plan import BlockRange
-from planner.profile import TensorSpec
+from planner.profiling.network import Chain, Prepare, Running, Times
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.nvml import GpuSummary, watch_gpu
-from planner.profiling.partial import Partial, Times
+from planner.profiling.partial import Partial
 from planner.profiling.split import Split
-from planner.profiling.stages import stage_module
-from planner.profiling.timing import (
-    Run,
-    Tensors,
-    device_name,
-    free_memory,
-    is_out_of_memory,
-    peak_bytes,
-    random_frames,
-    time_chain,
-    torch_threads,
-)
+from planner.profiling.timing import device_name
 
 Step = Callable[[str], None]
-Specs = tuple[TensorSpec, ...]
-Prepare = Callable[[GraphModule, Specs, Specs, ExecutorOptions, str, int], Run]
-"""(module, inputs, outputs, options, device, largest batch) -> the module as a stage would run it."""
-
-
-def plain(
-    module: GraphModule, inputs: Specs, outputs: Specs, options: ExecutorOptions, device: str, largest: int
-) -> Run:
-    """The module as it is, whatever the options: for who has no executor at hand."""
-    moved = module.to(device)
-    return lambda values: tuple(moved(*values))
 
 
 @dataclass(frozen=True)
@@ -71,7 +48,7 @@ class MeasureOptions:
     seed: int = 0
     repeat_check: bool = False
     executor: ExecutorOptions = field(default_factory=ExecutorOptions)
-    prepare: Prepare = plain
+    prepare: Prepare | None = None
 
     @property
     def rounds(self) -> int:
@@ -116,21 +93,20 @@ def measure(
     """Time every block at every batch size. `step` is called with a label after each of options.rounds."""
     options = options or MeasureOptions()
     kept = partial or Partial(None, {})
-    with torch_threads(options.threads):
-        bench = Bench(split, options, max(batch_sizes))
-        usable, notes = bench.usable(batch_sizes)
-        require_some(split, usable, options.device)
-        for repeat in range(options.rounds):
-            for batch in list(usable):
-                if kept.get(repeat, batch) is None:
-                    times = bench.try_time(batch)
-                    if times is None:
-                        notes.append(_no_memory(batch, options.device))
-                        usable = [size for size in usable if size < batch]
-                        break
-                    kept.add(repeat, batch, times)
-            if step is not None:
-                step(f"{split.model}: round {repeat + 1} of {options.rounds}")
+    bench = Bench(split, options, max(batch_sizes))
+    usable, notes = bench.usable(batch_sizes)
+    require_some(split, usable, options.device)
+    for repeat in range(options.rounds):
+        for batch in list(usable):
+            if kept.get(repeat, batch) is None:
+                times = bench.try_time(batch)
+                if times is None:
+                    notes.append(_no_memory(batch, options.device))
+                    usable = [size for size in usable if size < batch]
+                    break
+                kept.add(repeat, batch, times)
+        if step is not None:
+            step(f"{split.model}: round {repeat + 1} of {options.rounds}")
     return measurement_of(options, split.block_count, bench.seen(), usable, notes, [kept])
 
 
@@ -162,9 +138,8 @@ class Bench:
         self.split = split
         self.options = options
         self.watch, self.watch_note = watch_gpu(options.device)
-        self._blocks = prepared_blocks(split, options.executor, options, largest)
-        self._frames: dict[int, Tensors] = {}
-        self._peaks: dict[int, list[int]] = {}
+        self._chain = chain_of(split, options, largest)
+        self._peaks: dict[int, Sequence[int]] = {}
 
     def usable(self, batch_sizes: Sequence[int]) -> tuple[list[int], list[str]]:
         """The batch sizes that are worth timing and fit the device, with a note for each that does not."""
@@ -182,16 +157,7 @@ class Bench:
 
     def try_time(self, batch: int) -> Times | None:
         """Microseconds of each block; None where memory does not suffice."""
-        watched = self.watch.sample if self.watch is not None else _nothing
-        try:
-            with torch.inference_mode():
-                frames = self._frames_of(batch)
-                return tuple(time_chain(self._blocks, frames, self.options.device, watched))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            free_memory(self.options.device)
-            return None
+        return self._chain.times(batch, self.watch.sample if self.watch is not None else _nothing)
 
     def seen(self) -> Seen:
         """The device, and what was seen of it so far."""
@@ -203,7 +169,7 @@ class Bench:
             facts["peak_process_bytes"] = str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if self._peaks:
             facts["peak_memory_bytes"] = json.dumps(
-                {str(batch): peaks for batch, peaks in self._peaks.items()}
+                {str(batch): list(peaks) for batch, peaks in self._peaks.items()}
             )
         return Seen(
             device=device_name(self.options.device, self.options.threads),
@@ -217,35 +183,26 @@ class Bench:
             times = self.try_time(batch)
             if times is None:
                 return None
-        with torch.inference_mode():
-            peaks = peak_bytes(self._blocks, self._frames_of(batch), self.options.device)
+        peaks = self._chain.peaks(batch)
         if peaks:
             self._peaks[batch] = peaks
         return times
 
-    def _frames_of(self, batch: int) -> Tensors:
-        if batch not in self._frames:
-            options = self.options
-            self._frames[batch] = random_frames(self.split.input, batch, options.device, options.seed)
-        return self._frames[batch]
 
-
-def prepared_blocks(
-    split: Split, executor: ExecutorOptions, options: MeasureOptions, largest: int
-) -> list[Run]:
-    """Every block as a stage of its own would run it, in `executor`'s way."""
-    ranges = [BlockRange(index, index + 1) for index in range(split.block_count)]
-    return [
-        options.prepare(
-            stage_module(split, blocks),
-            split.inputs_of(blocks),
-            split.outputs_of(blocks),
-            executor,
-            options.device,
-            largest,
-        )
-        for blocks in ranges
-    ]
+def chain_of(split: Split, options: MeasureOptions, largest: int) -> Chain:
+    """Every block as a stage of its own would run it."""
+    blocks = [split.part(BlockRange(index, index + 1)) for index in range(split.block_count)]
+    return split.network.chain(
+        blocks,
+        Running(
+            executor=options.executor,
+            device=options.device,
+            largest=largest,
+            threads=options.threads,
+            seed=options.seed,
+            prepare=options.prepare,
+        ),
+    )
 
 
 def measurement_of(

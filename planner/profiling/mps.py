@@ -37,7 +37,6 @@ from planner.profiling.measure import (
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.partial import Partial
 from planner.profiling.split import split_model
-from planner.profiling.timing import torch_threads
 
 PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 _PIPES = "CUDA_MPS_PIPE_DIRECTORY"
@@ -183,20 +182,19 @@ def run_slice(job: SliceJob, slices: int, barrier: Any, pipe: Connection) -> Non
 
 def _time_slice(job: SliceJob, barrier: Any, pipe: Connection) -> None:
     split = split_model(job.spec, job.classes)
-    with torch_threads(job.options.threads):
-        bench = Bench(split, job.options, max(job.batch_sizes))
-        barrier.wait(_BARRIER_S)
-        pipe.send(bench.usable(job.batch_sizes))
-        usable, known = pipe.recv()
-        require_some(split, usable, job.options.device)
-        for repeat in range(job.options.rounds):
-            for batch in usable:
-                if (repeat, batch) not in known:
-                    barrier.wait(_BARRIER_S)
-                    times = bench.try_time(batch)
-                    if times is None:
-                        raise MemoryError(f"out of memory at batch {batch}, which had fit; leave it out")
-                    pipe.send(times)
+    bench = Bench(split, job.options, max(job.batch_sizes))
+    barrier.wait(_BARRIER_S)
+    pipe.send(bench.usable(job.batch_sizes))
+    usable, known = pipe.recv()
+    require_some(split, usable, job.options.device)
+    for repeat in range(job.options.rounds):
+        for batch in usable:
+            if (repeat, batch) not in known:
+                barrier.wait(_BARRIER_S)
+                times = bench.try_time(batch)
+                if times is None:
+                    raise MemoryError(f"out of memory at batch {batch}, which had fit; leave it out")
+                pipe.send(times)
     pipe.send((split.block_count, bench.seen()))
     with contextlib.suppress(EOFError):
         pipe.recv()  # stay until the others are done too: their figures are of a busy device

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Times = tuple[float, ...]
-"""Microseconds of each block."""
+from planner.profiling.network import Times
 
 
 class Partial:

@@ -4,18 +4,21 @@ FP32.
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from planner.execution import Compiler, ExecutorOptions, Precision
-from planner.profiling.measure import MeasureOptions, prepared_blocks
+from planner.profiling.measure import MeasureOptions, chain_of
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.split import Split
-from planner.profiling.timing import Tensors, random_frames, torch_threads
 
 _BATCH = 2
+Output = npt.NDArray[np.float64]
+Outputs = Sequence[Output]
 
 
 def precision_error(split: Split, options: MeasureOptions) -> float:
@@ -28,7 +31,7 @@ def precision_error(split: Split, options: MeasureOptions) -> float:
     if precision is Precision.FP32 and not split.half_cuts:
         return 0.0
     chosen = _outputs(split, ExecutorOptions(precision=precision), options)
-    whole = dataclasses.replace(split, half_cuts=False)
+    whole = replace(split, half_cuts=False)
     exact = _outputs(whole, ExecutorOptions(precision=Precision.FP32), options)
     error = max(_relative(one, other) for one, other in zip(chosen, exact, strict=True))
     if not math.isfinite(error):
@@ -43,18 +46,12 @@ def _with_cuts(split: Split) -> str:
     return " with FP16 between stages" if split.half_cuts else ""
 
 
-def _outputs(split: Split, executor: ExecutorOptions, options: MeasureOptions) -> Tensors:
-    executor = dataclasses.replace(executor, compiler=Compiler.NONE)
-    with torch_threads(options.threads):
-        blocks = prepared_blocks(split, executor, options, _BATCH)
-        with torch.inference_mode():
-            values = random_frames(split.input, _BATCH, options.device, options.seed)
-            for block in blocks:
-                values = block(values)
-            return tuple(value.double() for value in values)
+def _outputs(split: Split, executor: ExecutorOptions, options: MeasureOptions) -> Outputs:
+    executor = replace(executor, compiler=Compiler.NONE)
+    return chain_of(split, replace(options, executor=executor), _BATCH).outputs(_BATCH)
 
 
-def _relative(one: torch.Tensor, other: torch.Tensor) -> float:
+def _relative(one: Output, other: Output) -> float:
     width = float(other.max() - other.min())
-    difference = float((one - other).abs().max())
+    difference = float(np.abs(one - other).max())
     return difference / width if width else difference

@@ -31,7 +31,8 @@ from planner.execution import Precision
 from planner.plan import BlockRange
 from planner.profile import LatencyTable, Source
 from planner.profiling.gpus import Gpu, find_gpu
-from planner.profiling.kernels import Kernel, Kind, kernels_of
+from planner.profiling.kernels import Kernel, kernels_of
+from planner.profiling.network import Kind
 from planner.profiling.split import Split
 
 Floats = npt.NDArray[np.float64]
@@ -175,7 +176,7 @@ def estimated_tables(
 def block_kernels(split: Split) -> list[tuple[Kernel, ...]]:
     """The kernels of each block."""
     return [
-        kernels_of(split.graph, split.operators(BlockRange(block, block + 1)))
+        kernels_of(split.network, split.span(BlockRange(block, block + 1)))
         for block in range(split.block_count)
     ]
 

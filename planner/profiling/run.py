@@ -19,16 +19,17 @@ import torch
 from planner.cluster import Executor, GpuClass
 from planner.deployment import Deployment, ModelSpec
 from planner.execution import Precision
+from planner.plan import BlockRange
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
-from planner.profiling.footprint import activation_bytes, weight_bytes
 from planner.profiling.guesses import require_known, shares_text, unknown_shares
-from planner.profiling.measure import Measurement, MeasureOptions, Prepare, plain
+from planner.profiling.loading import Loaded, load_checked
+from planner.profiling.measure import Measurement, MeasureOptions
 from planner.profiling.measured import Measured, measure_device, measured_tables, provenance_of
-from planner.profiling.networks.checked import Checked, checked_program
+from planner.profiling.network import Prepare
 from planner.profiling.precision import precision_error
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.sources import ProfileError, sources_of
-from planner.profiling.split import Split, split_model, split_program
+from planner.profiling.split import Split, split_model, split_network
 from planner.profiling.stated import stated_tables
 
 __all__ = ["ProfileError", "ProfileOptions", "profile_deployment", "split_of"]
@@ -53,7 +54,7 @@ class ProfileOptions:
     threads: int = 1
     repeats: int = 7
     repeat_check: bool = False
-    prepare: Prepare = plain
+    prepare: Prepare | None = None
     partial: Path | None = None
     check_stated: bool = True
     overheads: Overheads = field(default_factory=Overheads)
@@ -74,9 +75,9 @@ def profile_deployment(
     steps = _Steps(progress, total=len(deployment.models) * (2 + how.rounds * passes))
     models = []
     for spec in deployment.models:
-        checked = checked_program(spec, without_weights=not devices)
-        split = split_program(spec, checked.program, classes)
-        guessed = unknown_shares(split.graph, classes)
+        loaded = load_checked(spec, without_weights=not devices)
+        split = split_network(spec, loaded.network, classes)
+        guessed = unknown_shares(split.network, classes)
         if Source.MEASURED not in sources.values():
             require_known(guessed, f"model {spec.name}")
         steps.done(f"{spec.name}: {split.block_count} blocks")
@@ -88,14 +89,14 @@ def profile_deployment(
             for device, slices in devices.items()
         }
         model = _profile(spec, split, classes, sources, measured, options)
-        model = replace(model, provenance={**model.provenance, **_noted(checked, guessed)})
+        model = replace(model, provenance={**model.provenance, **_noted(loaded, guessed)})
         models.append(_with_precision(model, split, measuring, measured, sources))
         steps.done(f"{spec.name}: profiled")
     return Profile(models=tuple(models))
 
 
-def _noted(checked: Checked, guessed: Mapping[str, float]) -> dict[str, str]:
-    remarks = [*checked.remarks, *([shares_text(guessed)] if guessed else [])]
+def _noted(loaded: Loaded, guessed: Mapping[str, float]) -> dict[str, str]:
+    remarks = [*loaded.remarks, *([shares_text(guessed)] if guessed else [])]
     return {"notes": "; ".join(remarks)} if remarks else {}
 
 
@@ -185,21 +186,23 @@ def _profile(
         provenance |= provenance_of(spec.name, found, _measure_options(options), executor)
         if device == "cpu":
             provenance |= _too_slow(spec.name, classes, tables, found[1])
+    spans = [split.span(BlockRange(block, block + 1)) for block in range(split.block_count)]
     return ModelProfile(
         model=spec.name,
         cut_bytes=split.cut_bytes,
         tables=tuple(tables),
         block_names=tuple(map(split.name_of, range(split.block_count))),
         cut_tensors=split.cut_tensors,
-        inputs=(split.input,),
+        inputs=split.inputs,
         outputs=split.outputs,
-        weight_bytes=tuple(weight_bytes(split, block) for block in range(split.block_count)),
-        activation_bytes=tuple(activation_bytes(split, block) for block in range(split.block_count)),
+        weight_bytes=tuple(map(split.network.weight_bytes, spans)),
+        activation_bytes=tuple(map(split.network.activation_bytes, spans)),
         overheads=options.overheads,
         split=split.digest,
         provenance=provenance,
         options=executor,
         imports=spec.program.imports,
+        program_format=split.network.format,
     )
 
 

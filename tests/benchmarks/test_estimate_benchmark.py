@@ -10,7 +10,8 @@ import pytest
 from benchmarks import estimate
 from benchmarks.helpers import estimate_fit, estimate_match
 from planner.profiling.gpus import TENSOR_CORES_SUSTAIN
-from planner.profiling.kernels import Kernel, Kind
+from planner.profiling.kernels import Kernel
+from planner.profiling.network import Kind
 from planner.profiling.roofline import PRIOR, Work
 
 CLASSES = ("L4", "T4", "V100")

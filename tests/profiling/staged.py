@@ -8,8 +8,8 @@ import torch
 
 from planner.deployment import ModelSpec
 from planner.plan import BlockRange
-from planner.profiling.networks.checked import checked_program
-from planner.profiling.split import Split, split_program
+from planner.profiling.loading import load_checked
+from planner.profiling.split import Split, split_network
 from planner.profiling.stages import export_stage
 
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
@@ -17,7 +17,7 @@ Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 def stages_of(spec: ModelSpec) -> tuple[Split, list[Run]]:
     """The split, and the model in one stage and, where it can be cut, in two: at its first and last cut."""
-    split = split_program(spec, checked_program(spec).program)
+    split = split_network(spec, load_checked(spec).network)
     count = split.block_count
     ways = [[BlockRange(0, count)]]
     ways += [[BlockRange(0, cut), BlockRange(cut, count)] for cut in {1, count - 1} if 0 < cut < count]

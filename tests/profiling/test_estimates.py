@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from planner.execution import Precision
 from planner.profile import LatencyTable, ModelProfile, Profile, Source
 from planner.profiling.gpus import CATALOGUE, find_gpu
-from planner.profiling.kernels import Kernel, Kind, kernels_of
+from planner.profiling.kernels import Kernel, kernels_of
 from planner.profiling.merge import MergeError, merge_profiles
+from planner.profiling.network import Kind
 from planner.profiling.roofline import FITTED, Work, block_kernels, estimated_tables
 from planner.profiling.split import split_model
 from tests.profiling import nets
@@ -26,8 +27,8 @@ def kernels_us(kernels, gpu, slices, batch_size):
 
 
 def kernels(spec, net):
-    graph = split_model(spec(net)).graph
-    return kernels_of(graph, graph.operators)
+    network = split_model(spec(net)).network
+    return kernels_of(network, network.whole)
 
 
 def test_an_activation_joins_its_convolution(spec):

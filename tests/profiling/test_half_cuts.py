@@ -34,14 +34,14 @@ def test_cuts_of_fp32_weigh_half_and_all_else_stays(spec) -> None:
     assert whole.block_count == half.block_count > 1
     for before, after in zip(whole.cut_tensors, half.cut_tensors, strict=True):
         assert [tensor.name for tensor in before] == [tensor.name for tensor in after]
-        assert {tensor.dtype for tensor in after if tensor != whole.input} == {"FP16"}
-    image_bytes = whole.input.bytes_per_frame
-    carried = [whole.input in cut for cut in whole.cut_tensors]
+        assert {tensor.dtype for tensor in after if tensor != whole.inputs[0]} == {"FP16"}
+    image_bytes = whole.inputs[0].bytes_per_frame
+    carried = [whole.inputs[0] in cut for cut in whole.cut_tensors]
     assert half.cut_bytes == tuple(
         (size - image_bytes * with_image) // 2 + image_bytes * with_image
         for size, with_image in zip(whole.cut_bytes, carried, strict=True)
     )
-    assert (half.input, half.outputs) == (whole.input, whole.outputs)
+    assert (half.inputs[0], half.outputs) == (whole.inputs[0], whole.outputs)
     assert half.digest != whole.digest
 
 

@@ -33,14 +33,15 @@ def test_with_the_import_it_passes_and_without_the_right_one_it_does_not(spec):
 
 
 def test_an_unknown_operator_is_counted_as_a_product_and_named_with_its_share(spec):
-    graph = split_model(spec(wild_nets.ForeignProduct)).graph
+    network = split_model(spec(wild_nets.ForeignProduct)).network
+    graph = network.graph
     (node,) = [node for node in graph.operators if full_name(node) == "wildlib::mixed"]
     assert cost_of(node, graph.stored).flops == 2 * 192 * 512
-    shares = unknown_shares(graph, CLASSES)
+    shares = unknown_shares(network, CLASSES)
     assert shares["wildlib::mixed"] > MOST
     with pytest.raises(ModelError, match=r"wildlib::mixed is unknown.*9\d% .*have a class measured"):
         require_known(shares, "model net")
-    light = unknown_shares(split_model(spec(wild_nets.Foreign)).graph, CLASSES)
+    light = unknown_shares(split_model(spec(wild_nets.Foreign)).network, CLASSES)
     assert 0 < light["wildlib::twice"] < MOST
     require_known(light, "model net")
 
@@ -49,9 +50,10 @@ def test_a_registered_formula_makes_it_known(spec):
     packet = torch.ops.wildlib.mixed
     register_flop_formula(packet)(lambda x, weight, **_: 2 * x[0] * x[1] * weight[1])
     try:
-        graph = split_model(spec(wild_nets.ForeignProduct)).graph
+        network = split_model(spec(wild_nets.ForeignProduct)).network
+        graph = network.graph
         (node,) = [node for node in graph.operators if full_name(node) == "wildlib::mixed"]
         assert cost_of(node, graph.stored).flops == 2 * 192 * 512
-        assert unknown_shares(graph, CLASSES) == {}
+        assert unknown_shares(network, CLASSES) == {}
     finally:
         del flop_registry[packet]

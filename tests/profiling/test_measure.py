@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from planner.execution import ExecutorOptions, Precision
-from planner.profiling import measure as measuring
+from planner.profiling import timing
 from planner.profiling.measure import MeasureOptions, identity_of, measure
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.partial import Partial
@@ -34,7 +34,7 @@ def times_are(monkeypatch):
             seen.append(batch)
             return [float(times_of_batch(batch))] * len(blocks)
 
-        monkeypatch.setattr(measuring, "time_chain", chain)
+        monkeypatch.setattr(timing, "time_chain", chain)
         return seen
 
     return make
@@ -175,7 +175,7 @@ def test_a_precision_that_overflows_is_said(spec):
 
 
 def test_noise_fills_the_range_of_its_type(spec):
-    frame = split_model(spec(nets.Single)).input
+    frame = split_model(spec(nets.Single)).inputs[0]
     whole = random_frames(type(frame)("x", "UINT8", (3, 8, 8)), 4, "cpu", seed=0)[0]
     assert whole.dtype is torch.uint8
     assert int(whole.max()) > 200

@@ -13,7 +13,7 @@ from planner.execution import ExecutorOptions, Precision
 from planner.profile import Profile, Source
 from planner.profiling.estimate import latency_us
 from planner.profiling.measure import measure
-from planner.profiling.networks.costs import Cost
+from planner.profiling.network import Cost
 from planner.profiling.run import ProfileError, ProfileOptions, profile_deployment, split_of
 from planner.serial import dumps, loads
 from python_backend.stage.executors.runner import prepare

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from planner.profiling.network import total
 from planner.profiling.networks.checked import checked_program
-from planner.profiling.networks.costs import total
 from planner.profiling.networks.export import quiet
 from planner.profiling.networks.loading import load_network
 from planner.profiling.networks.regions import without_regions

@@ -13,8 +13,9 @@ from planner.plan import BlockRange
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.networks.graph import ModelGraph
 from planner.profiling.networks.loading import load_network
+from planner.profiling.networks.saving import program_bytes
 from planner.profiling.split import Split, split_model
-from planner.profiling.stages import export_stage, program_bytes, stage_module
+from planner.profiling.stages import export_stage, stage_module
 from tests.profiling import nets
 
 TOLERANCE = 1e-4
@@ -36,7 +37,7 @@ def test_two_stages_equal_the_network_at_every_valid_cut(spec, net):
     frames = {batch: torch.randn(batch, 3, 8, 8) for batch in (1, 2, 8)}
     with torch.inference_mode():
         expected = {batch: flat(network(x)) for batch, x in frames.items()}
-        for cut in split.graph.valid_cuts:
+        for cut in split.network.valid_cuts:
             halves = at_cuts(split, [cut])
             stages = [stage_module(halves, BlockRange(k, k + 1)) for k in (0, 1)]
             for batch, x in frames.items():
@@ -100,14 +101,15 @@ def test_a_network_without_heavy_operators_is_cut_anywhere(spec):
 def test_a_convolution_keeps_its_activation(spec):
     split = split_model(spec(nets.Chain))
     for block in range(split.block_count):
-        names = [node.name for node in split.operators(BlockRange(block, block + 1))]
+        names = [split.network.operators[index].name for index in split.span(BlockRange(block, block + 1))]
         assert [re.sub(r"_\d*$", "", name) for name in names] == ["conv2d", "relu"]
 
 
 def test_values_folded_into_the_batch_never_cross(spec):
-    graph: ModelGraph = split_model(spec(nets.BatchArithmetic)).graph
-    for cut in graph.valid_cuts:
-        for node in cut.tensors:
+    network = split_model(spec(nets.BatchArithmetic)).network
+    graph: ModelGraph = network.graph
+    for cut in network.valid_cuts:
+        for node in (graph.node(value.name) for value in cut.values):
             assert node.meta["val"].shape[0].node.expr == graph.batch
 
 
@@ -159,7 +161,7 @@ def assert_fits(values, specs, batch):
 
 def test_writes_through_views_are_left_to_torch_and_others_are_rewritten(spec):
     for net in (nets.InPlace, nets.Chain):
-        graph = split_model(spec(net)).graph
+        graph = split_model(spec(net)).network.graph
         assert not any(
             node.target._schema.is_mutable for node in graph.operators if hasattr(node.target, "_schema")
         )

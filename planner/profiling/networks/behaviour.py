@@ -58,7 +58,7 @@ def observe(network: Network, frame: TensorSpec, where: str, one_by_one: bool = 
     with torch.inference_mode():
         run = _Runs(network, frame, where)
         alone, again = run.of(run.frame), run.of(run.frame)
-        outputs = outputs_of(run.result, where, frame.name)
+        outputs = outputs_of(run.result, where, frozenset([frame.name]))
         many = run.frame if one_by_one else run.among(run.neighbours)
         among = alone if one_by_one else run.of(many)
     run.require_shapes(alone, 1, outputs)

@@ -12,13 +12,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
 
+from planner.profiling.network import Cost, total
 from planner.profiling.networks.counting import (
     TORCHS_OWN,
     counted_flops,
@@ -48,27 +47,6 @@ COUNTED = frozenset(
 )  # fmt: skip
 """Operators of torch that become products, which torch's counter finds in them."""
 HEAVY = CONVOLUTIONS | TRANSPOSED | PRODUCTS | ATTENTION | COUNTED | {"linear"}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """flops and activation_bytes per frame; weight_bytes however many frames share the batch."""
-
-    flops: int = 0
-    activation_bytes: int = 0
-    weight_bytes: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            flops=self.flops + other.flops,
-            activation_bytes=self.activation_bytes + other.activation_bytes,
-            weight_bytes=self.weight_bytes + other.weight_bytes,
-        )
-
-
-def total(costs: Iterable[Cost]) -> Cost:
-    """Their sum."""
-    return sum(costs, Cost())
 
 
 def operator_name(node: Node) -> str:

@@ -1,20 +1,16 @@
-"""An exported program as a line of operators, and the values that live across each place between two of them.
+"""An exported program as a line of operators.
 
 Rules
 - `operators` are the nodes that depend on the frame, in the program's own order. What is computed from
   constants and the batch size alone belongs to no stage: each stage that needs it computes it again.
 - What is computed from weights alone (a normalised weight, a transposed one, a table looked up) is a weight
   itself: computed once when a stage is exported, counted in its memory and cost.
-- A cut is valid when all that lives across it are tensors with the batch first and every other dimension
-  fixed.
-- A value is counted once per cut, however many later operators read it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,45 +19,30 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from planner.profiling.networks.costs import is_heavy
 from planner.profiling.networks.export import TRITON_DTYPES
 from planner.profiling.networks.shapes import tensor_bytes
 
-AFTER_ALL = 1 << 60
 SPREAD, SPREAD_FREELY = 4, 16 << 20
 """What is computed from weights is kept if it has at most so many times their bytes, or so few bytes."""
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A place where a stage may end: after operator `position`.
-
-    `tensors` live across it, in order of definition.
-    """
-
-    position: int
-    tensors: tuple[Node, ...]
-
-    @cached_property
-    def bytes_per_frame(self) -> int:
-        """Bytes of one frame across the cut."""
-        return sum(tensor_bytes(node.meta["val"]) for node in self.tensors)
-
-
 class ModelGraph:
-    """A functional program with one input, seen as a line of operators."""
+    """A functional program, seen as a line of operators."""
 
     def __init__(self, program: ExportedProgram) -> None:
         self.program = program
-        nodes = {node.name: node for node in program.graph.nodes}
-        self.input: Node = nodes[str(program.graph_signature.user_inputs[0])]
+        nodes: dict[str, Node] = {node.name: node for node in program.graph.nodes}
+        self._nodes = nodes
+        self.inputs: tuple[Node, ...] = tuple(
+            nodes[str(name)] for name in program.graph_signature.user_inputs
+        )
         names = _weight_names(program)
         values: Mapping[str, Any] = {**program.constants, **program.state_dict}
         self.weight_names: Mapping[Node, str] = {nodes[node]: name for node, name in names.items()}
         self.weights: Mapping[Node, torch.Tensor] = {
             nodes[node]: values[name] for node, name in names.items()
         }
-        self.batch: sympy.Expr = self.input.meta["val"].shape[0].node.expr
+        self.batch: sympy.Expr = self.inputs[0].meta["val"].shape[0].node.expr
         carried = self._carried()
         self.operators: tuple[Node, ...] = tuple(
             node for node in program.graph.nodes if node.op == "call_function" and node in carried
@@ -70,13 +51,15 @@ class ModelGraph:
         self.returned: tuple[Any, ...] = tuple(returned)
         self.outputs: tuple[Any, ...] = tuple(value for value in returned if value is not None)
         self.carried = carried
-        self._index = {node: index for index, node in enumerate(self.operators)}
         self._values: dict[Node, Any] = {}
-        self._last_use = {node: self._last_use_of(node) for node in (self.input, *self.operators)}
+
+    def node(self, name: str) -> Node:
+        """The node of this name. Raises KeyError."""
+        return self._nodes[name]
 
     def _carried(self) -> frozenset[Node]:
-        """The input and every used node whose value depends on it other than through the batch size."""
-        carried = {self.input}
+        """The inputs and every used node whose value depends on them other than through the batch size."""
+        carried = set(self.inputs)
         for node in self.program.graph.nodes:
             if node.op != "call_function" or not node.users:
                 continue
@@ -138,16 +121,6 @@ class ModelGraph:
         rest = sympy.expand(expression - slope * self.batch)
         return (int(slope), int(rest)) if slope.is_Integer and rest.is_Integer else None
 
-    def _last_use_of(self, node: Node) -> int:
-        if node in self.outputs:
-            return AFTER_ALL
-        return max((self._index[user] for user in node.users if user in self._index), default=-1)
-
-    def live_after(self, position: int) -> tuple[Node, ...]:
-        """Values defined up to operator `position` and read after it, in order of definition."""
-        defined = (self.input, *self.operators[: position + 1])
-        return tuple(node for node in defined if self._last_use[node] > position)
-
     def crossable(self, node: Node) -> bool:
         """Whether the value can travel between stages: a tensor, batch first, other dimensions fixed."""
         value = node.meta.get("val")
@@ -156,37 +129,6 @@ class ModelGraph:
         first, *rest = value.shape
         batched = isinstance(first, torch.SymInt) and first.node.expr == self.batch
         return batched and not any(isinstance(size, torch.SymInt) for size in rest) and 0 not in rest
-
-    @cached_property
-    def valid_cuts(self) -> tuple[Cut, ...]:
-        """Every place where the program may be cut, in order."""
-        cuts = []
-        for position in range(len(self.operators) - 1):
-            live = self.live_after(position)
-            if live and all(self.crossable(node) for node in live):
-                cuts.append(Cut(position=position, tensors=live))
-        return tuple(cuts)
-
-    @cached_property
-    def candidate_cuts(self) -> tuple[Cut, ...]:
-        """The cheapest cut between each two heavy operators, the last of equals: activations stay in front.
-
-        A program without heavy operators may be cut at every valid place.
-        """
-        best: dict[int, Cut] = {}
-        heavy_before = [0]
-        for node in self.operators:
-            heavy_before.append(heavy_before[-1] + is_heavy(node))
-        total = heavy_before[-1]
-        if total == 0:
-            return self.valid_cuts
-        for cut in self.valid_cuts:
-            segment = heavy_before[cut.position + 1]
-            if 0 < segment < total and (
-                segment not in best or cut.bytes_per_frame <= best[segment].bytes_per_frame
-            ):
-                best[segment] = cut
-        return tuple(best[segment] for segment in sorted(best))
 
     @cached_property
     def digest(self) -> str:

@@ -34,24 +34,24 @@ class Outputs:
         return tuple(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor))
 
 
-def outputs_of(result: Any, where: str, input_name: str) -> Outputs:
+def outputs_of(result: Any, where: str, inputs: frozenset[str]) -> Outputs:
     """What a network that returned `result` answers. Raises ModelError."""
     leaves, spec = pytree.tree_flatten(result)
     kept = [leaf is not None for leaf in leaves]
-    names = output_names(spec, kept, where, input_name)
+    names = output_names(spec, kept, where, inputs)
     for name, leaf in zip(names, (leaf for leaf in leaves if leaf is not None), strict=True):
         if not isinstance(leaf, torch.Tensor):
             raise ModelError(f"{where}: {_no_tensor(name, leaf)}")
     return Outputs(names=names)
 
 
-def output_names(spec: Any, kept: Sequence[bool], where: str, input_name: str) -> tuple[str, ...]:
-    """Names of the kept leaves of a pytree, safe for Triton, none of them the input's. Raises ModelError."""
+def output_names(spec: Any, kept: Sequence[bool], where: str, inputs: frozenset[str]) -> tuple[str, ...]:
+    """Names of the kept leaves of a pytree, safe for Triton, none of them an input's. Raises ModelError."""
     paths = [path for path, keep in zip(_paths(spec), kept, strict=True) if keep]
     if not paths:
         raise ModelError(f"{where}: forward returns no tensor; return what clients are to get")
     names = [_name(path) for path in paths]
-    names = [f"output_{name}" if name == input_name else name for name in names]
+    names = [f"output_{name}" if name in inputs else name for name in names]
     for name, count in Counter(names).items():
         if count > 1:
             keys = " and ".join(
