@@ -43,7 +43,10 @@ SMALL: dict[str, Shape] = {
 SMALLEST: dict[str, Shape] = {"inceptionv3": (3, 107, 107)}
 """Where the task's small frame is too small for the network."""
 
-DECIDING = ("functional.py", "graph.py", "network.py", "split.py", "stages.py")
+DECIDING = (
+    "network.py", "split.py",
+    *(f"networks/{name}.py" for name in ("building", "export", "functional", "graph", "network", "regions")),
+)  # fmt: skip
 """Modules of planner.profiling that decide what a stage computes."""
 
 
