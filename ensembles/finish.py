@@ -1,12 +1,11 @@
 """From a network's outputs to what clients are answered, for a batch: top classes, boxes, label maps.
 
-Boxes come back in pixels of the frame as the client sent it, upright, whatever size the network takes.
+Boxes come back in pixels of the frame as the client sent it, upright, whatever the fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +22,16 @@ from ensembles.graphs import (
     LABELS,
     SCORES,
 )
+from ensembles.prepare.fitting import Geometry, geometry
 from ensembles.steps import labels_of, top_k
 from planner.ingress import FinishRecipe, PrepareRecipe
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Where a pixel of the network's input lies in the client's frame: x * scale_x, y * scale_y."""
-
-    scale_x: float = 1.0
-    scale_y: float = 1.0
-
-    def to_frame(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Boxes [n, 4] (left, top, right, bottom)."""
-        scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
-        return boxes * scale
-
-
 def geometries(sizes: Sequence[tuple[int, int]], recipe: PrepareRecipe | None) -> list[Geometry]:
     """Of frames of these (width, height), as they are shown; (0, 0): the client prepared by itself."""
-    return [
-        Geometry()
-        if recipe is None or 0 in size
-        else Geometry(size[0] / recipe.width, size[1] / recipe.height)
-        for size in sizes
-    ]
+    return [Geometry() if recipe is None or 0 in size else geometry(recipe, *size) for size in sizes]
 
 
 def read_labels(recipe: FinishRecipe, root: Path) -> list[str] | None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from planner.ingress import JPEG_INPUT as JPEG_INPUT
+from planner.ingress import RAW_INPUT as RAW_INPUT
+from planner.ingress import frame_input as frame_input
 from planner.profile import TensorSpec
 
 FRAMES_PER_REQUEST = 1
-JPEG_INPUT = "jpeg"
-RAW_INPUT = "frame"
 CLASSES, SCORES, LABELS = "classes", "scores", "labels"
 DETECTED_BOXES, DETECTED_SCORES, DETECTED_CLASSES = "detected_boxes", "detected_scores", "detected_classes"
 LABEL_MAP = "label_map"
@@ -47,13 +48,6 @@ class StepModel:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-
-
-def frame_input(kind: str) -> TensorSpec:
-    """What a client sends: an encoded image, or an RGB frame of any size (uint8, height x width x 3)."""
-    if kind == "jpeg":
-        return TensorSpec(name=JPEG_INPUT, dtype="BYTES", shape=(1,))
-    return TensorSpec(name=RAW_INPUT, dtype="UINT8", shape=(-1, -1, 3))
 
 
 def classification_outputs(top_k: int, labelled: bool) -> tuple[TensorSpec, ...]:

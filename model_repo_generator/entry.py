@@ -16,11 +16,10 @@ from ensembles.graphs import (
     classification_outputs,
     detection_outputs,
     entry_graph,
-    frame_input,
     segmentation_outputs,
 )
 from model_repo_generator import naming
-from planner.deployment import ModelSpec, PostprocessSpec, PreprocessSpec
+from planner.deployment import ModelSpec, PostprocessSpec, recipe_of
 from planner.ingress import FinishRecipe, PrepareRecipe
 from planner.profile import TensorSpec
 
@@ -65,7 +64,7 @@ class EntryModels:
 def entry_models(
     spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], labels: Sequence[str]
 ) -> EntryModels:
-    """`labels`: of the classes, from the label file; empty without one. Raises EntryFault."""
+    """`labels`: of the classes, from the label file; empty without one. Raises ValueError."""
     if len(inputs) != 1:
         raise EntryFault(f"model {spec.name!r}: {len(inputs)} inputs; a served model has exactly one")
     finish = None if spec.postprocess is None else _finish(spec, spec.postprocess, outputs, labels)
@@ -76,41 +75,9 @@ def entry_models(
         model=spec.name,
         input=inputs[0],
         outputs=answers,
-        prepare=None if spec.preprocess is None else _prepare(spec, spec.preprocess, inputs[0]),
+        prepare=None if spec.preprocess is None else recipe_of(spec.preprocess, inputs[0], spec.name),
         finish=finish,
         labels=tuple(labels),
-    )
-
-
-def _prepare(spec: ModelSpec, wanted: PreprocessSpec, target: TensorSpec) -> PrepareRecipe:
-    where = f"models.{spec.name}.preprocess"
-    if len(target.shape) != 3 or target.shape[0] not in (1, 3):
-        raise EntryFault(
-            f"{where}: the model's input {target.name!r} has shape {list(target.shape)}; preprocessing makes "
-            "[3, height, width] or [1, height, width]"
-        )
-    if target.dtype not in ("FP32", "FP16"):
-        raise EntryFault(
-            f"{where}: the model's input {target.name!r} is {target.dtype}; preprocessing makes FP32 or FP16"
-        )
-    if 0.0 in wanted.std:
-        raise EntryFault(f"{where}.std: {list(wanted.std)} has a 0; the standard deviation divides")
-    frame = frame_input(wanted.kind)
-    if frame.name == target.name:
-        raise EntryFault(
-            f"models.{spec.name}.input.name: {target.name!r} is what clients' frames are called; "
-            "call the model's own input something else"
-        )
-    channels, height, width = target.shape
-    return PrepareRecipe(
-        kind=wanted.kind,
-        frame=frame,
-        channels=channels,
-        height=height,
-        width=width,
-        mean=wanted.mean,
-        std=wanted.std,
-        planned=wanted.to_frame(),
     )
 
 

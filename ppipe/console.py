@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from planner.deployment import Deployment
 from ppipe.serving.supervisor import ServerState, ServerStatus
 
 err = Console(stderr=True, highlight=False)
@@ -34,6 +35,13 @@ def step(title: str) -> Iterator[None]:
     err.print(f"[bold]{title}[/bold]")
     yield
     err.print(f"  [dim]{time.monotonic() - started:.1f} s[/dim]")
+
+
+def note_overrides(deployment: Deployment) -> None:
+    """Say where what a model states wins over its preset."""
+    for model in deployment.models:
+        for line in () if model.preprocess is None else model.preprocess.overrides():
+            err.print(f"  note: models.{model.name}.preprocess: {line}", markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

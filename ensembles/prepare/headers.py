@@ -1,9 +1,10 @@
 """What an encoded frame says of itself, read without decoding it.
 
 Rules
-- Two formats are taken, JPEG and PNG, told by their first bytes. Nothing else is looked into: decoders of
+- Two formats are known, JPEG and PNG, told by their first bytes. Nothing else is looked into: decoders of
   other formats have had faults, and some start other programs.
-- A header that claims more pixels than allowed is refused before anything is decoded.
+- What is larger than allowed, in bytes or by the pixels that its header claims, is refused before anything is
+  decoded. A small file can claim to be a huge image.
 """
 
 from __future__ import annotations
@@ -11,37 +12,37 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 from ensembles.prepare.faults import FrameFault
+from planner.ingress import FrameLimits, ImageFormat
 
-MAX_PIXELS = 50_000_000
-"""A small file can claim to be a huge image; decoding this many takes 150 MB."""
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations in which width and height change places."""
 _ORIENTATION_TAG = 0x0112
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 _SCAN, _END = 0xDA, 0xD9
 
-
-class ImageFormat(Enum):
-    """What is taken."""
-
-    JPEG = "JPEG"
-    PNG = "PNG"
+USUAL = FrameLimits()
 
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """width, height: as stored; components: of a JPEG (4: CMYK), else 0; orientation: EXIF's, 1 to 8."""
+    """width, height: as stored; components: of a JPEG (4: CMYK), else 0; orientation: EXIF's, 1 to 8;
+    progressive: of a JPEG; depth, colour, interlaced: of a PNG, as its header has them.
+    """
 
     format: ImageFormat
     width: int
     height: int
     components: int = 0
     orientation: int = 1
+    progressive: bool = False
+    depth: int = 8
+    colour: int = 0
+    interlaced: bool = False
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -50,9 +51,11 @@ class FrameHeader:
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
-def read_header(encoded: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> FrameHeader:
+def read_header(encoded: bytes | memoryview, limits: FrameLimits = USUAL) -> FrameHeader:
     """Raises FrameFault."""
     data = memoryview(encoded)
+    if len(data) > limits.max_bytes:
+        raise FrameFault(f"an image of {len(data)} bytes; at most {limits.max_bytes} are taken")
     start = bytes(data[:8])
     try:
         if start.startswith(_JPEG_START):
@@ -60,16 +63,23 @@ def read_header(encoded: bytes | memoryview, max_pixels: int = MAX_PIXELS) -> Fr
         elif start == _PNG_START:
             header = _png(data)
         else:
-            raise FrameFault(f"{len(data)} bytes that are no complete JPEG or PNG image")
+            raise not_whole(data)
     except (struct.error, IndexError) as error:
-        raise FrameFault(f"{len(data)} bytes that are no complete JPEG or PNG image") from error
+        raise not_whole(data) from error
+    if header.format not in limits.formats:
+        raise FrameFault(f"a {header.format.upper()} image; {limits.formats[0].upper()} is taken")
     if 0 in (header.width, header.height):
         raise FrameFault(f"an image of {header.width} x {header.height} pixels")
-    if header.width * header.height > max_pixels:
+    if header.width * header.height > limits.max_pixels:
         raise FrameFault(
-            f"an image of {header.width} x {header.height} pixels; at most {max_pixels} are decoded"
+            f"an image of {header.width} x {header.height} pixels; at most {limits.max_pixels} are decoded"
         )
     return header
+
+
+def not_whole(encoded: bytes | memoryview) -> FrameFault:
+    """What is said of a frame that is no image, or a part of one."""
+    return FrameFault(f"{len(encoded)} bytes that are no complete JPEG or PNG image")
 
 
 def _jpeg(data: memoryview) -> FrameHeader:
@@ -79,8 +89,10 @@ def _jpeg(data: memoryview) -> FrameHeader:
             orientation = _orientation(bytes(segment[6:]))
         elif marker in _SOF_MARKERS:
             _, height, width, components = struct.unpack_from(">BHHB", segment)
-            return FrameHeader(ImageFormat.JPEG, width, height, components, orientation)
-    raise FrameFault(f"{len(data)} bytes that are no complete JPEG or PNG image")
+            return FrameHeader(
+                "jpeg", width, height, components, orientation, progressive=marker in _PROGRESSIVE
+            )
+    raise not_whole(data)
 
 
 def _segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -103,10 +115,18 @@ def _segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _png(data: memoryview) -> FrameHeader:
-    width, height = struct.unpack_from(">II", data, 16)
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if bytes(data[12:16]) != b"IHDR":
-        raise FrameFault(f"{len(data)} bytes that are no complete JPEG or PNG image")
-    return FrameHeader(ImageFormat.PNG, width, height, orientation=_png_orientation(data))
+        raise not_whole(data)
+    return FrameHeader(
+        "png",
+        width,
+        height,
+        orientation=_png_orientation(data),
+        depth=depth,
+        colour=colour,
+        interlaced=interlaced != 0,
+    )
 
 
 def _png_orientation(data: memoryview) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from planner.deployment import ModelSpec, PostprocessSpec, PreprocessSpec, ProgramSpec, TensorSpecModel
 
 IMAGENET = PreprocessSpec()
-LIGHTNESS = PreprocessSpec(mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+LIGHTNESS = PreprocessSpec(mean=0.5, std=1.0)
 """Of the one channel that a colouriser takes."""
 
 

@@ -11,15 +11,15 @@ from planner.deployment.cluster import (
 from planner.deployment.file import Deployment, PlannerSpec, TlsSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
-    FrameSpec,
     ModelSpec,
     PostprocessSpec,
-    PreprocessSpec,
     ProgramSpec,
     TensorSpecModel,
     input_spec,
 )
+from planner.deployment.preprocess import FrameSpec, PreprocessSpec
 from planner.deployment.reading import DeploymentError, load_deployment, parse_deployment
+from planner.deployment.recipe import PreprocessFault, recipe_of
 
 __all__ = [
     "ClusterSpec",
@@ -32,6 +32,7 @@ __all__ = [
     "ModelSpec",
     "PlannerSpec",
     "PostprocessSpec",
+    "PreprocessFault",
     "PreprocessSpec",
     "ProgramSpec",
     "ServerGroupSpec",
@@ -42,4 +43,5 @@ __all__ = [
     "input_spec",
     "load_deployment",
     "parse_deployment",
+    "recipe_of",
 ]

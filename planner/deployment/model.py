@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from planner.deployment.preprocess import PreprocessSpec
+from planner.deployment.recipe import recipe_of
 from planner.deployment.spec import Name, Spec
 from planner.execution import Compiler, ExecutorOptions, Precision
 from planner.frames import FrameSize
 from planner.problem import Demand
 from planner.profile import DTYPE_BYTES, TensorSpec
 
-JPEG_BYTES_PER_PIXEL = 0.17
-"""Of a JPEG whose size is not stated: 350 KB at 1920 x 1080."""
 BYTES_PER_FINDING = 64
 """Of a class or a box in an answer: score, index, label, coordinates."""
 
@@ -49,47 +48,6 @@ class ProgramSpec(Spec):
     def _one_source(self) -> ProgramSpec:
         if (self.factory is None) == (self.pt2 is None):
             raise ValueError("program: give either 'factory' (package.module:callable) or 'pt2' (a file)")
-        return self
-
-
-class FrameSpec(Spec):
-    """What clients send for one frame, as planned with. `bytes` of a raw frame follow from its size."""
-
-    width: int = Field(ge=1, le=65_535)
-    height: int = Field(ge=1, le=65_535)
-    bytes: int | None = Field(default=None, ge=1, le=1 << 30)
-
-
-class PreprocessSpec(Spec):
-    """Encoded or raw frames to the model's input: decode, resize, scale to [0, 1], normalise per channel."""
-
-    kind: Literal["jpeg", "raw"] = "jpeg"
-    frame: FrameSpec | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-    def to_frame(self) -> FrameSize:
-        """As the planner's type; what is not stated is assumed, and marked so."""
-        width, height, size = 1920, 1080, None
-        if self.frame is not None:
-            width, height, size = self.frame.width, self.frame.height, self.frame.bytes
-        assumed = self.frame is None or (size is None and self.kind == "jpeg")
-        if size is None:
-            size = (
-                width * height * 3 if self.kind == "raw" else math.ceil(width * height * JPEG_BYTES_PER_PIXEL)
-            )
-        return FrameSize(width, height, size, assumed)
-
-    @model_validator(mode="after")
-    def _raw_size(self) -> PreprocessSpec:
-        frame = self.frame
-        if (
-            self.kind == "raw"
-            and frame is not None
-            and frame.bytes not in (None, frame.width * frame.height * 3)
-        ):
-            where = f"frame.bytes {frame.bytes} of a raw frame of {frame.width} x {frame.height}"
-            raise ValueError(f"{where}; leave it out, it is {frame.width * frame.height * 3}")
         return self
 
 
@@ -156,6 +114,12 @@ class ModelSpec(Spec):
     executor_options: ExecutorOptionsSpec = ExecutorOptionsSpec()
     cut_dtype: Literal["fp32", "fp16"] = "fp32"
     """fp16: FP32 tensors between stages travel as FP16; what that costs in exactness is in the profile."""
+
+    @model_validator(mode="after")
+    def _preparable(self) -> ModelSpec:
+        if self.preprocess is not None:
+            recipe_of(self.preprocess, input_spec(self), self.name)
+        return self
 
 
 def demand_of(model: ModelSpec) -> Demand:

@@ -23,13 +23,12 @@ from planner.deployment.cluster import (
 from planner.deployment.file import Deployment, PlannerSpec, TlsSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
-    FrameSpec,
     ModelSpec,
     PostprocessSpec,
-    PreprocessSpec,
     ProgramSpec,
     TensorSpecModel,
 )
+from planner.deployment.preprocess import FrameSpec, PreprocessSpec
 from planner.deployment.spec import Spec
 
 _OWNERS: dict[str, type[Spec]] = {

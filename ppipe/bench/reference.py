@@ -24,8 +24,8 @@ from torch.utils import _pytree as pytree
 from tritonclient.grpc import service_pb2
 
 from ensembles.finish import Finisher, geometries, read_labels
-from ensembles.steps import InputSize, Normalisation, preprocess_frame, preprocess_image
-from planner.deployment import ModelSpec
+from ensembles.prepare.pixels import encoded_input, raw_input
+from planner.deployment import ModelSpec, input_spec, recipe_of
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.profile import TensorSpec
 from planner.profiling.networks.export import TORCH_DTYPES
@@ -93,12 +93,10 @@ def make_inputs(spec: ModelSpec, pictures: Sequence[Picture]) -> list[npt.NDArra
     """The network's own inputs, one per picture, without batch dimension."""
     if spec.preprocess is None:
         raise NoPictures(f"model {spec.name!r} has no preprocess step, so pictures cannot be its input")
-    channels, height, width = spec.input.shape
-    size = InputSize(channels=channels, height=height, width=width)
-    normalisation = Normalisation(mean=spec.preprocess.mean, std=spec.preprocess.std)
-    if spec.preprocess.kind == "jpeg":
-        return [preprocess_image(encode_jpeg(picture), size, normalisation) for picture in pictures]
-    return [preprocess_frame(picture, size, normalisation) for picture in pictures]
+    recipe = recipe_of(spec.preprocess, input_spec(spec), spec.name)
+    if recipe.kind == "jpeg":
+        return [encoded_input(encode_jpeg(picture), recipe) for picture in pictures]
+    return [raw_input(picture, recipe) for picture in pictures]
 
 
 def make_reference(

@@ -20,7 +20,7 @@ from planner.deployment import Deployment, load_deployment
 from planner.plan import Plan
 from planner.profile import Profile
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
-from ppipe.console import err, out, step
+from ppipe.console import err, note_overrides, out, step
 from ppipe.workspace import MissingResult, Workspace
 
 
@@ -72,6 +72,7 @@ def generate(
     _require_made_for_this(deployment, profile, plan, workspace, check)
     made_for = _made_for(deployment, profile, plan, rehearse, workers_per_pool, slower)
     base = deployment_file.parent
+    note_overrides(deployment)
     if check:
         _require_current(*made_for, folder, base, programs)
         return

@@ -14,7 +14,7 @@ from planner.deployment import DeploymentError, load_deployment
 from planner.problem import Objective, Problem
 from ppipe import steps
 from ppipe.commands.arguments import DeploymentFile, WorkFolder, require_suffix
-from ppipe.console import err, out, step
+from ppipe.console import err, note_overrides, out, step
 from ppipe.workspace import Workspace
 
 
@@ -63,6 +63,7 @@ def plan(
         out.print(serial.dumps(made), end="", markup=False, soft_wrap=True)
         return
     out.print(plan_table(made))
+    note_overrides(deployment)
     if absent := absent_classes(problem):
         text = f"no servers of {', '.join(absent)}: planned without; the price is what one such GPU would add"
         out.print(text, soft_wrap=True)

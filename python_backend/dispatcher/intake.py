@@ -1,7 +1,8 @@
 """What a client sent, checked and described: an encoded image, raw pixels, or the network's own input.
 
-Rules: one frame per request, in one of the public inputs; nothing is decoded here, only headers are read;
-what is wrong is said in terms of what the client sent.
+Rules: one frame per request, in one of the public inputs; nothing is decoded here, only headers are read, and
+what is larger than the model's limits is refused by them; what is wrong is said in terms of what the client
+sent.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ensembles.steps import read_header
+from ensembles.prepare.headers import read_header
 from planner.manifest import ModelEntry
 from planner.profile import TensorSpec
 from python_backend.wire import kserve
@@ -58,18 +59,27 @@ class Intake:
                 f"input {name}: {list(array.shape)} images; one frame per request belongs: BYTES [1, 1]"
             )
         data = array.item()
+        assert self._recipe is not None
         try:
-            header = read_header(data)
+            header = read_header(data, self._recipe.limits)
         except ValueError as error:
             raise ValueError(f"input {name}: {error}") from None
         info = FrameInfo(FrameKind.ENCODED, len(data), header.width, header.height, header.orientation)
         return memoryview(data), info
 
     def _pixels(self, name: str, array: Array) -> Taken:
-        if array.ndim != 4 or array.shape[0] != 1 or array.shape[3] != 3 or 0 in array.shape:
+        shaped = array.ndim == 4 and array.shape[0] == 1 and array.shape[3] == 3 and 0 not in array.shape
+        if not shaped or array.dtype != np.uint8:
             raise ValueError(
                 f"input {name}: {array.dtype} {list(array.shape)}; one frame per request belongs: "
                 "UINT8 [1, height, width, 3]"
             )
+        assert self._recipe is not None
+        _, height, width, _ = array.shape
+        if width * height > self._recipe.limits.max_pixels:
+            raise ValueError(
+                f"input {name}: a frame of {width} x {height} pixels; at most "
+                f"{self._recipe.limits.max_pixels} are taken"
+            )
         data = kserve.piece(array)
-        return data, FrameInfo(FrameKind.PIXELS, len(data), array.shape[2], array.shape[1])
+        return data, FrameInfo(FrameKind.PIXELS, len(data), width, height)

@@ -69,7 +69,9 @@ class EmulatedPreparer:
         self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
         self._thread.start()
 
-    def begin(self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done) -> None:
+    def begin(
+        self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done, until_us: int | None = None
+    ) -> None:
         """See Preparer."""
         each_us = [round(self._cost.us(info.width * info.height, info.size)) for info in infos]
         ready_us = self._cores.take(now_us(), each_us)

@@ -14,16 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from python_backend.stage.executors.emulated import tags_of_frames
+from python_backend.wire.hop_failure import FailureKind
 from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.ragged import FrameInfo
 
+TOO_LATE = "it can no longer finish by its deadline"
+
 
 class Prepared:
-    """A batch for a program. faults: what is wrong with a frame, by its place in the batch."""
+    """A batch for a program. faults: what is wrong with a frame, by its place in the batch. failed: why there
+    is none, though nothing may be wrong with the frames.
+    """
 
-    def __init__(self, inputs: list[Array], faults: Mapping[int, str]) -> None:
+    def __init__(
+        self, inputs: list[Array], faults: Mapping[int, str], failed: tuple[FailureKind, str] | None = None
+    ) -> None:
         self.inputs: Final = inputs
         self.faults: Final = faults
+        self.failed: Final = failed
 
 
 Done = Callable[[Prepared], None]
@@ -32,8 +40,12 @@ Done = Callable[[Prepared], None]
 class Preparer(Protocol):
     """Thread-safe."""
 
-    def begin(self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done) -> None:
-        """Prepare a batch and call `done`, soon, from some thread. `frames` stay valid until then."""
+    def begin(
+        self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done, until_us: int | None = None
+    ) -> None:
+        """Prepare a batch and call `done`, soon, from some thread. `frames` stay valid until then. A batch
+        that is not begun by until_us need not be prepared any more; None: it must be, however late.
+        """
 
     def close(self) -> None:
         """Give up threads and processes; batches under way may get no `done`."""
@@ -47,10 +59,16 @@ class TaggingPreparer:
     def __init__(self, inner: Preparer) -> None:
         self._inner = inner
 
-    def begin(self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done) -> None:
+    def begin(
+        self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done, until_us: int | None = None
+    ) -> None:
         """See Preparer."""
         tags = tags_of_frames(infos, frames)
-        self._inner.begin(infos, frames, lambda prepared: done(Prepared([tags], prepared.faults)))
+
+        def tagged(prepared: Prepared) -> None:
+            done(Prepared([tags], prepared.faults, prepared.failed))
+
+        self._inner.begin(infos, frames, tagged, until_us)
 
     def close(self) -> None:
         """See Preparer."""

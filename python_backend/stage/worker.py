@@ -31,7 +31,7 @@ from planner.cluster import Executor as Kind
 from planner.manifest import STATUS
 from planner.profile import TensorSpec
 from python_backend.stage.executors.base import StageExecutor
-from python_backend.stage.preparing import Prepared, Preparer
+from python_backend.stage.preparing import TOO_LATE, Prepared, Preparer
 from python_backend.wire import graces, kserve, ticket_codec
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.feedback import Notice
@@ -170,19 +170,24 @@ class StageWorker:
             return
         job = Job(wire, len(frames), [], reply, arrived_us)
         if self._is_hopeless(job, arrived_us):
-            self._fail(job, self._failed(FailureKind.EXPIRED, _TOO_LATE, job))
+            self._fail(job, self._failed(FailureKind.EXPIRED, TOO_LATE, job))
             return
         assert self._preparer is not None
         with self._wake:
             self._sequence += 1
             number = self._sequence
             self._preparing[number] = job
-        self._preparer.begin(wire.ingress, frames, functools.partial(self._take_prepared, number))
+        take = functools.partial(self._take_prepared, number)
+        self._preparer.begin(wire.ingress, frames, take, self._latest_us(job))
 
     def _take_prepared(self, number: int, prepared: Prepared) -> None:
         with self._wake:
             job = self._preparing.pop(number, None)
-        if job is not None:  # else it was refused meanwhile
+        if job is None:  # it was refused meanwhile
+            return
+        if prepared.failed is not None:
+            self._fail(job, self._failed(*prepared.failed, job))
+        else:
             job.inputs = prepared.inputs
             job.faults = prepared.faults
             job.ready_us = now_us()
@@ -287,7 +292,7 @@ class StageWorker:
         began_us = now_us()
         self._busy_since_us = began_us
         if self._is_hopeless(job, began_us):
-            self._fail(job, self._failed(FailureKind.EXPIRED, _TOO_LATE, job))
+            self._fail(job, self._failed(FailureKind.EXPIRED, TOO_LATE, job))
             return
         if job.wire.frames is not None and not self._memory.is_there(job.wire.frames):
             self._fail(job, self._failed(FailureKind.EXPIRED, "its sender has given it up", job))
@@ -323,11 +328,16 @@ class StageWorker:
         """Whether what this and the later stages need, transfers and queues aside, ends after the
         deadline.
         """
+        latest_us = self._latest_us(job)
+        return latest_us is not None and at_us > latest_us
+
+    def _latest_us(self, job: Job) -> int | None:
+        """When the worker must have begun; None where the batch is served however late it is."""
         if self._identity.serves_late:
-            return False
+            return None
         assert job.wire.ticket is not None
         needed_us = self._identity.rest_us[min(job.batch, len(self._identity.rest_us)) - 1]
-        return at_us + needed_us > job.wire.ticket.deadline_us
+        return job.wire.ticket.deadline_us - needed_us
 
     def _hold(self, job: Job) -> int:
         """Keep the worker until its latency is over; returns when it was free."""
@@ -427,7 +437,6 @@ class StageWorker:
 
 
 _CLOSING = "the stage is shutting down"
-_TOO_LATE = "it can no longer finish by its deadline"
 _WAKE_UP_US = 1_000
 """Lateness of a sleeping thread that is this host's, not the emulated worker's."""
 

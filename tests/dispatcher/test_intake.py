@@ -12,7 +12,7 @@ from PIL import Image
 
 from ensembles.graphs import frame_input
 from planner.frames import FrameSize
-from planner.ingress import PrepareRecipe
+from planner.ingress import FrameLimits, PrepareRecipe
 from planner.manifest import ModelEntry
 from planner.profile import TensorSpec
 from python_backend.dispatcher.intake import Intake
@@ -87,6 +87,32 @@ def test_a_model_that_prepares_nothing_describes_nothing() -> None:
 def test_what_cannot_be_taken_is_told(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said if "\\" in said else said.replace("[", r"\[")):
         Intake(entry("jpeg")).take(given)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (FrameLimits(max_bytes=300), r"input jpeg: an image of \d+ bytes; at most 300 are taken"),
+        (FrameLimits(max_pixels=599), "input jpeg: an image of 30 x 20 pixels; at most 599 are decoded"),
+        (FrameLimits(formats=("png",)), "input jpeg: a JPEG image; PNG is taken"),
+    ],
+)
+def test_what_is_beyond_the_models_limits_is_told(limits: FrameLimits, said: str) -> None:
+    limited = entry("jpeg")
+    assert limited.prepare is not None
+    limited = replace(limited, prepare=replace(limited.prepare, limits=limits))
+    with pytest.raises(ValueError, match=said):
+        Intake(limited).take({"jpeg": encoded(picture("JPEG"))})
+
+
+def test_raw_frames_are_limited_and_of_bytes() -> None:
+    limited = entry("raw")
+    assert limited.prepare is not None
+    limited = replace(limited, prepare=replace(limited.prepare, limits=FrameLimits(max_pixels=5)))
+    with pytest.raises(ValueError, match="input frame: a frame of 3 x 2 pixels; at most 5 are taken"):
+        Intake(limited).take({"frame": np.zeros((1, 2, 3, 3), np.uint8)})
+    with pytest.raises(ValueError, match=r"input frame: int8 .*UINT8"):
+        Intake(entry("raw")).take({"frame": np.zeros((1, 2, 3, 3), np.int8)})
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 3, 3), (1, 2, 2, 4), (2, 2, 2, 3)])

@@ -18,7 +18,9 @@ from PIL import Image
 
 from ensembles.prepare.decoding import Frame, decode, upright
 from ensembles.prepare.faults import FrameFault
-from ensembles.prepare.headers import FrameHeader, ImageFormat, read_header
+from ensembles.prepare.headers import FrameHeader, read_header
+from ensembles.prepare.png import inflated_length
+from planner.ingress import FrameLimits
 
 WIDTH, HEIGHT = 96, 40
 ACROSS = np.linspace(0, 255, WIDTH).round().astype(np.uint8)[None].repeat(HEIGHT, 0)
@@ -168,6 +170,60 @@ def test_a_large_jpeg_may_be_decoded_smaller_but_never_below_what_is_enough(orie
     assert (width, height) == ((320, 180) if orientation == 1 else (180, 320))
 
 
+def png(width: int, height: int, depth: int, colour: int, interlaced: bool, raw: bytes) -> bytes:
+    """With these bytes as inflated image data, and right checksums."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    palette = chunk(b"PLTE", bytes(3 * 256)) if colour == 3 else b""
+    body = zlib.compress(raw)
+    cut = len(body) // 2
+    image = chunk(b"IDAT", body[:cut]) + chunk(b"IDAT", body[cut:])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + image + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("colour", "depth"), [(0, 1), (0, 16), (2, 8), (3, 2), (4, 8), (6, 16)])
+@given(width=st.integers(1, 19), height=st.integers(1, 19), off=st.sampled_from([-1, 1, 7]))
+def test_a_png_whose_header_lies_is_refused_whatever_its_checksum_says(
+    colour: int, depth: int, interlaced: bool, width: int, height: int, off: int
+) -> None:
+    header = FrameHeader("png", width, height, depth=depth, colour=colour, interlaced=interlaced)
+    length = inflated_length(header)
+    assert length is not None
+    good = png(width, height, depth, colour, interlaced, bytes(length))
+    assert decode(good).shape == (height, width, 3)
+    with pytest.raises(FrameFault, match="no complete JPEG or PNG image"):
+        decode(png(width, height, depth, colour, interlaced, bytes(max(0, length + off))))
+
+
+def test_a_header_that_swaps_its_sides_is_a_lie() -> None:
+    data = bytearray(encoded(NOISE, "PNG"))
+    data[16:24] = struct.pack(">II", 300, 400)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(FrameFault, match="no complete"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 600), (400, 200), (416, 300), (800, 300)])
+def test_a_jpeg_whose_header_lies_is_refused(width: int, height: int) -> None:
+    data = bytearray(WHOLE)
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    with pytest.raises(FrameFault, match="no complete"):
+        decode(bytes(data))
+
+
+def test_a_jpeg_of_a_thousand_empty_scans_is_refused() -> None:
+    data = encoded(NOISE[:8, :8], "JPEG", progressive=True)
+    assert decode(data).shape == (8, 8, 3)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(FrameFault, match="no complete"):
+        decode(data[:-2] + scan * 1000 + data[-2:])
+
+
 @pytest.mark.parametrize("size", [(30_000, 30_000), (100_000, 501)])
 def test_a_bomb_is_refused_by_its_header(size: tuple[int, int]) -> None:
     data = encoded(PICTURE, "PNG")
@@ -175,7 +231,7 @@ def test_a_bomb_is_refused_by_its_header(size: tuple[int, int]) -> None:
     with pytest.raises(FrameFault, match=f"{size[0]} x {size[1]} pixels; at most"):
         read_header(bomb)
     with pytest.raises(FrameFault, match="at most 1000 are decoded"):
-        read_header(data, max_pixels=1000)
+        read_header(data, FrameLimits(max_pixels=1000))
 
 
 @pytest.mark.parametrize("change", [lambda n: n + 7, lambda n: n - 7])
@@ -196,7 +252,7 @@ def test_any_bytes_are_a_frame_or_a_fault(tail: bytes, start: bytes) -> None:
     try:
         header = read_header(start + tail)
     except FrameFault:
-        header = FrameHeader(ImageFormat.PNG, 1, 1)
+        header = FrameHeader("png", 1, 1)
     assert header.width > 0
     with pytest.raises(FrameFault):
         decode(start + tail)

@@ -290,26 +290,6 @@ def test_postprocessing_that_does_not_fit_is_refused(
     assert said in str(fault.value)
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype", "said"),
-    [((8, 8), "FP32", "preprocessing makes [3, height, width]"), ((3, 8, 8), "INT8", "makes FP32 or FP16")],
-)
-def test_preprocessing_that_does_not_fit_is_refused(
-    data: dict[str, Any],
-    profile: Profile,
-    plan: Plan,
-    shape: tuple[int, ...],
-    dtype: str,
-    said: str,
-) -> None:
-    data["models"][0]["input"] = {"name": "image", "dtype": dtype, "shape": list(shape)}
-    taken = TensorSpec(name="image", dtype=dtype, shape=shape)
-    other = Profile(models=(dataclasses.replace(profile.models[0], inputs=(taken,)),))
-    with pytest.raises(EntryFault) as fault:
-        render(parse_deployment(data, "test"), other, plan)
-    assert said in str(fault.value)
-
-
 def test_labels_must_be_as_many_as_the_classes(
     data: dict[str, Any], profile: Profile, plan: Plan, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 import tritonclient.grpc as triton
 from PIL import Image
 
-from ensembles.steps import InputSize, Normalisation, preprocess_image
+from ensembles.prepare.pixels import encoded_input
 from model_repo_generator.generate import generate
 from model_repo_generator.plain import generate_plain
 from planner.deployment import Deployment, parse_deployment
@@ -20,6 +20,7 @@ from planner.manifest import RAGGED, DeploymentManifest
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import ModelProfile, Profile
 from planner.profiling.run import ProfileOptions, profile_deployment
+from tests.ensembles.recipes import recipe
 from tests.live.live_server import LiveServer, free_ports, running, wait_ready
 
 pytestmark = pytest.mark.live
@@ -183,11 +184,7 @@ def encoded(data: bytes, rows: int = 1) -> triton.InferInput:
 
 def test_an_image_is_answered_as_torch_would(served: Served) -> None:
     answer = served.infer("repository/entry", "net", encoded(jpeg()))
-    image = preprocess_image(
-        jpeg(),
-        InputSize(channels=3, height=16, width=24),
-        Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    )
+    image = encoded_input(jpeg(), recipe((3, 16, 24)))
     with torch.no_grad():
         logits = network(served.deployment)(torch.from_numpy(image[None]))[0]
     scores, classes = logits.softmax(0).topk(3)

@@ -29,7 +29,7 @@ from PIL import Image
 
 from ensembles.detection import Suppression, detect, label_map
 from ensembles.graphs import DETECTED_BOXES, DETECTED_CLASSES, DETECTED_SCORES
-from ensembles.steps import InputSize, Normalisation, preprocess_frame, preprocess_image
+from ensembles.prepare.pixels import encoded_input, raw_input
 from model_repo_generator.generate import generate
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
@@ -37,6 +37,7 @@ from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import Profile
 from planner.profiling.networks.loading import load_network
 from planner.profiling.run import ProfileOptions, profile_deployment
+from tests.ensembles.recipes import recipe
 from tests.live.live_server import LiveServer, free_ports, running, wait_ready
 
 pytestmark = pytest.mark.live
@@ -72,8 +73,7 @@ class Segmenter(torch.nn.Module):
         return scores - scores.mean((2, 3), keepdim=True)
 '''
 HEIGHT, WIDTH = 24, 32
-SIZE = InputSize(channels=3, height=HEIGHT, width=WIDTH)
-NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+RECIPE = recipe((3, HEIGHT, WIDTH))
 RULE = {"max_boxes": 6, "min_score": 0.3, "max_overlap": 0.4}
 
 
@@ -205,7 +205,7 @@ def test_boxes_are_those_of_torch_and_the_same_steps(served: Served, kind: str) 
     tensor = triton.InferInput("jpeg", [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[buffer.getvalue()]], dtype=np.object_))
     answer = served.infer("boxes", tensor)
-    boxes, scores = outputs(served, "boxes", preprocess_image(buffer.getvalue(), SIZE, NORMALISATION))
+    boxes, scores = outputs(served, "boxes", encoded_input(buffer.getvalue(), RECIPE))
     expected = detect(boxes, scores, Suppression(**RULE))
     assert (expected.classes >= 0).sum() >= 2, "a test that finds nothing says nothing"
     np.testing.assert_array_equal(answer.as_numpy(DETECTED_CLASSES)[0], expected.classes)
@@ -218,7 +218,7 @@ def test_a_label_map_is_that_of_torch_and_the_same_steps(served: Served) -> None
     raw = frame(2)
     tensor = triton.InferInput("frame", [1, *raw.shape], "UINT8").set_data_from_numpy(raw[None])
     answer = served.infer("areas", tensor)
-    (scores,) = outputs(served, "areas", preprocess_frame(raw, SIZE, NORMALISATION))
+    (scores,) = outputs(served, "areas", raw_input(raw, RECIPE))
     expected = label_map(scores[None])
     assert len(np.unique(expected)) >= 2
     np.testing.assert_array_equal(answer.as_numpy("label_map"), expected)

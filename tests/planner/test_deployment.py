@@ -11,7 +11,14 @@ import pytest
 import yaml
 
 from planner.cluster import Executor, StatedSpeed
-from planner.deployment import DeploymentError, load_deployment, parse_deployment
+from planner.deployment import (
+    DeploymentError,
+    PreprocessSpec,
+    load_deployment,
+    parse_deployment,
+    recipe_of,
+)
+from planner.profile import TensorSpec
 
 EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
 
@@ -118,6 +125,26 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
             {"frame": {"widht": 3}},
             r"frame\.widht: unknown field; did you mean 'width'",
         ),
+        (
+            "models.0.preprocess",
+            {"interpolation": "nearest"},
+            r"preprocess\.interpolation: .*'bilinear', 'antialias', 'bicubic' or 'area'.*'nearest'",
+        ),
+        ("models.0.preprocess", {"preset": "yolov9"}, r"preset 'yolov9' is not one of torchvision, timm"),
+        ("models.0.preprocess", {"share": 0.5}, r"'share' belongs to fit: crop, and fit is stretch"),
+        ("models.0.preprocess", {"preset": "yolo", "share": 1}, r"'share' belongs to .* fit is letterbox"),
+        ("models.0.preprocess", {"mean": [1, 2]}, r"net\.preprocess\.mean: 2 numbers .*; 1 or 3 numbers"),
+        ("models.0.preprocess", {"std": 0}, r"net\.preprocess\.std: \[0.0, 0.0, 0.0\] has a 0"),
+        ("models.0.preprocess", {"scale": "1/0"}, r"preprocess\.scale"),
+        ("models.0.preprocess", {"max_pixels": 1000}, r"max_pixels 1000 is less than the 2073600 pixels"),
+        ("models.0.preprocess", {"max_bytes": 9}, r"max_bytes 9 is less than the 352512 bytes"),
+        ("models.0.preprocess", {"formats": ["gif"]}, r"formats\.0: .*'jpeg' or 'png'"),
+        (
+            "models.0.preprocess",
+            {"layout": "nhwc"},
+            r"shape \[3, 8, 8\]; preprocessing makes \[height, width",
+        ),
+        ("models.0.preprocess", {"kind": "raw", "decode": "reduced"}, r"belongs to kind: jpeg"),
         ("models.0.slo_ms", -1, r"models\.0\.slo_ms: .*greater than 0 \(got -1\)"),
         ("models.0.slo", 3, r"models\.0\.slo: unknown field; did you mean 'slo_ms'\?"),
         ("models.0.input.dtype", "FP8", r"dtype 'FP8' is not one of BOOL"),
@@ -133,6 +160,50 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
 def test_a_fault_names_field_value_and_what_is_allowed(path: str, value: Any, message: str) -> None:
     with pytest.raises(DeploymentError, match=message):
         parse_deployment(changed(path, value), "f")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "said"),
+    [
+        ([8, 8], "FP32", r"shape \[8, 8\]; preprocessing makes \[3, height, width\] or"),
+        ([3, 8, 8], "INT8", "makes FP32, FP16 or UINT8"),
+        ([1, 8, 8], "FP32", r"order: bgr has 3 channels, but the model's input 'image' has 1: grey belongs"),
+    ],
+)
+def test_preprocessing_that_does_not_fit_the_input_is_refused(shape: Any, dtype: str, said: str) -> None:
+    plain = changed("models.0.input", {"name": "image", "dtype": dtype, "shape": shape})
+    plain["models"][0]["preprocess"] = {"order": "bgr"} if shape[0] == 1 else {}
+    with pytest.raises(DeploymentError, match=said):
+        parse_deployment(plain, "f")
+
+
+def test_what_stands_beside_a_preset_wins_and_is_told() -> None:
+    spec = PreprocessSpec.model_validate({"preset": "mmcv", "mean": 0, "std": [58.395, 57.12, 57.375]})
+    assert list(spec.overrides()) == ["mean is 0 as stated, not mmcv's [123.675, 116.28, 103.53]"]
+    recipe = recipe_of(spec, TensorSpec("image", "FP32", (3, 8, 8)), "net")
+    assert recipe.mean == (0.0, 0.0, 0.0)
+    assert recipe.std == (58.395, 57.12, 57.375)
+    fitted = PreprocessSpec.model_validate({"preset": "yolo", "fit": "stretch", "interpolation": "area"})
+    assert list(fitted.overrides()) == [
+        "fit is stretch as stated, not yolo's letterbox",
+        "interpolation is area as stated, not yolo's bilinear",
+    ]
+    as_usual = PreprocessSpec.model_validate({"preset": "yolo", "scale": "1/255", "mean": 0})
+    assert list(as_usual.overrides()) == []
+
+
+def test_limits_follow_from_the_planned_frame() -> None:
+    def limits(**fields: Any) -> tuple[int, int]:
+        found = recipe_of(
+            PreprocessSpec.model_validate(fields), TensorSpec("image", "FP32", (3, 8, 8)), "net"
+        ).limits
+        return found.max_pixels, found.max_bytes
+
+    assert limits() == (4 * 1920 * 1080, 3 * 1920 * 1080 + 65_536), "a 4K frame; a PNG of the planned size"
+    assert limits(formats=["jpeg"]) == (4 * 1920 * 1080, 4 * 352_512 + 65_536)
+    small = {"width": 320, "height": 240, "bytes": 20_000}
+    assert limits(frame=small, max_pixels=100_000) == (100_000, 3 * 320 * 240 + 65_536)
+    assert limits(kind="raw", frame={"width": 10, "height": 10}) == (400, 3 * 400 + 65_536)
 
 
 def test_a_file_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:

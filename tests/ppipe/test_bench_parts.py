@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tritonclient.grpc import service_pb2
 
-from ensembles.steps import decode
+from ensembles.prepare.decoding import decode
 from model_repo_generator.emulated import build_manifest
 from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.outcome import Fate, FrameResult

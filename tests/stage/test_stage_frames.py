@@ -33,7 +33,9 @@ class Counting:
         self.began = 0
         self.closed = False
 
-    def begin(self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done) -> None:
+    def begin(
+        self, infos: Sequence[FrameInfo], frames: Sequence[Buffer], done: Done, until_us: int | None = None
+    ) -> None:
         self.began += 1
         texts = [bytes(frame).decode() for frame in frames]
         faults = {index: f"{text} is no number" for index, text in enumerate(texts) if not text.isdigit()}

@@ -32,7 +32,7 @@ class TorchExecutor:
     def __init__(
         self, program: StageProgram, path: Path, device: str, prepare: PrepareRecipe | None = None
     ) -> None:
-        """prepare: of a first stage that gets pixels as well."""
+        """prepare: of a first stage that gets pixels as well; one that takes uint8 gets them as its input."""
         _require_hash(path, program.program_sha256)
         torch.set_num_threads(1)
         _import(program.imports)
@@ -47,9 +47,9 @@ class TorchExecutor:
             outputs=program.outputs,
             largest_batch=program.max_batch_size,
         )
-        self._recipe = prepare
+        self._recipe = None if prepare is None or prepare.dtype == "UINT8" else prepare
         self._prologue: Prologue | None = None
-        if prepare is not None:
+        if (prepare := self._recipe) is not None:
             self._prologue = Prologue(prepare, torch_dtype(program.inputs[0]), self._device)
         self._run = build_run(torch.export.load(path).module(), task)
 
