@@ -1,6 +1,7 @@
 """Postprocessing of classifiers: pure functions on numpy arrays.
 
-The stages' adapters call these, and so does whoever wants to compare a served answer with a local one.
+The stages' adapters call these, and so does whoever wants to compare a served answer with a local one; for
+that, decoding is found here too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ensembles.prepare.decoding import decode
+from ensembles.prepare.faults import FrameFault
+
+__all__ = ["FrameFault", "decode", "labels_of", "softmax", "top_k"]
 
 Floats = npt.NDArray[np.floating[Any]]
 

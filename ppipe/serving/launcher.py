@@ -23,12 +23,12 @@ from ppipe.serving.devices import check_devices
 from ppipe.serving.server_command import (
     server_command,
     server_environment,
-    shm_bytes_per_stub,
     shm_prefixes,
     started_servers,
     wanted_ports,
 )
 from ppipe.serving.server_life import ServerPlan
+from ppipe.serving.shm_room import check_room, shm_bytes_per_stub
 from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
 from python_backend.dispatcher.recording import FOLDER_VARIABLE, SIZE_VARIABLE
 from python_backend.wire.ticket_codec import KEY_FILE_VARIABLE
@@ -136,8 +136,12 @@ class ServedDeployment:
         return tuple(keeper.status for keeper in self._keepers)
 
     def start(self) -> None:
-        """Start every server and wait until all models answer. Raises ServeError, ports.PortInUse."""
+        """Start every server and wait until all models answer.
+
+        Raises ServeError, ports.PortInUse, shm_room.ShmShort.
+        """
         ports.check(wanted_ports(self.manifest, self._servers))
+        check_room(self.manifest, self._servers)
         check_devices(self._servers)
         install = find_tritonserver()
         self._logs.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from planner.cluster import EntryServer, Server
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
 from ppipe.serving.binaries import TritonInstall
-from ppipe.serving.guard import SHM
 from ppipe.serving.here import hosts_here
 from ppipe.serving.ports import LOOPBACK, PortUse
 from python_backend.wire import ticket_codec
@@ -28,9 +26,6 @@ names.
 """
 EXIT_TIMEOUT_S = 5
 _PORT_FIELDS = ("http_port", "grpc_port", "metrics_port")
-_MIB = 1 << 20
-_SHM_PER_STUB = 32 * _MIB
-_SHM_SMALLEST = 1 * _MIB
 
 
 class NotLocal(Exception):
@@ -155,15 +150,6 @@ def server_environment(
         SHM_PREFIX_VARIABLE: shm_prefix,
         ticket_codec.KEY_FILE_VARIABLE: str(ticket_keys),
     }
-
-
-def shm_bytes_per_stub(servers: Sequence[ServerAddress]) -> int:
-    """Shared memory for each stub at its start: 32 MiB, or less where /dev/shm is small (64 MB in a
-    container).
-    """
-    stubs = sum(len(server.models) for server in servers)
-    room = shutil.disk_usage(SHM).free // 2 // max(1, stubs) if SHM.is_dir() else _SHM_SMALLEST
-    return max(_SHM_SMALLEST, min(_SHM_PER_STUB, room // _MIB * _MIB))
 
 
 def _require_local(server: EntryServer | Server | ServerAddress) -> None:

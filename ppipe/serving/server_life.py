@@ -5,6 +5,7 @@ Rules
 - It ends with ServerDied, whose text says why, or with StopAsked; the process is gone when the context is
   left.
 - Ends of the server and its stubs are told by the kernel, not asked for.
+- A stub that stays stopped is ended (ppipe.serving.stopped_stubs): going on, it would end its server.
 - A stub that died leaves its callers waiting. In a server with dispatchers only the end of the process
   releases them, so that is what happens; elsewhere callers get an error after a second, and the one model is
   loaded anew. What a dead stub still had to answer Triton 2.51 never lets go of: its memory region and about
@@ -26,6 +27,7 @@ from planner.manifest import TlsFiles
 from ppipe.serving.guard import DEFAULT_GRACE_S, has_room, sweep
 from ppipe.serving.probe import Probe, Prober, Verdict
 from ppipe.serving.processes import Endings, GuardedProcess, stubs_of
+from ppipe.serving.stopped_stubs import StoppedStubs
 
 TICK_S = 0.2
 CHECK_S = 1.0
@@ -89,6 +91,7 @@ class ServerLife:
         self._answering = False
         self._next_asked = 0
         self._failing = ""
+        self._stopped_stubs = StoppedStubs(note)
 
     def __enter__(self) -> ServerLife:
         plan = self._plan
@@ -107,6 +110,7 @@ class ServerLife:
     ) -> None:
         self._prober.close()
         self._endings.close()
+        self._stopped_stubs.close()
         if kind is not StopAsked or not self._answering:
             # No frame is under way, and a server that loads heeds SIGTERM only once it has loaded.
             self._process.kill()
@@ -166,7 +170,8 @@ class ServerLife:
             raise ServerDied(f"it ended{self._last_words()}")
         self._endings.watch(_SERVER, pid)
         for model, stub in stubs_of(pid).items():
-            self._endings.watch(model, stub.pid)
+            self._watch_stub(model, stub.pid)
+        self._stopped_stubs.start()
 
     def _step(self, waiting_for: str | None, pause_s: float = TICK_S) -> None:
         """Let a little time pass, unless something has ended."""
@@ -209,7 +214,11 @@ class ServerLife:
         pid = self._process.pid
         stub = None if pid is None else stubs_of(pid).get(model)
         if stub is not None:
-            self._endings.watch(model, stub.pid)
+            self._watch_stub(model, stub.pid)
+
+    def _watch_stub(self, model: str, pid: int) -> None:
+        self._endings.watch(model, pid)
+        self._stopped_stubs.watch(model, pid)
 
     def _check_health(self) -> None:
         probes = [self._prober.ask_hopeless(name, HEALTH_TIMEOUT_S) for name in self._plan.dispatchers]

@@ -70,6 +70,7 @@ class ServerKeeper(threading.Thread):
         self._served_from_s: float | None = None
         self._may_crash = 1
         self._by_signal = False
+        self._reporting = threading.Lock()
         self.status = ServerStatus(name=plan.name, models=len(plan.models))
 
     def stop(self) -> None:
@@ -134,5 +135,6 @@ class ServerKeeper(threading.Thread):
         self._report(detail=detail)
 
     def _report(self, **changes: Any) -> None:
-        self.status = replace(self.status, **changes)
-        self._changed(self.status)
+        with self._reporting:
+            self.status = status = replace(self.status, **changes)
+        self._changed(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -99,6 +100,19 @@ def test_dead_servers_and_dead_stubs_come_back(served: ServedDeployment) -> None
     assert asks(served.manifest, "slow-1", "double.w1") is Verdict.ANSWERS
     assert status_of(served, "slow-1").pid == other, "one dead stub costs no restart of a stage server"
     assert stubs_of(other)["double.w1"].pid != stub
+
+
+def test_a_stopped_stub_costs_its_model_a_moment_and_its_server_nothing(served: ServedDeployment) -> None:
+    server = status_of(served, "slow-1").pid
+    assert server is not None
+    stub = stubs_of(server)["double.w1"].pid
+    os.kill(stub, signal.SIGSTOP)
+    wait_for(lambda: "loaded again" in status_of(served, "slow-1").detail)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(stub, signal.SIGCONT)  # what would have made tritonserver abort
+    assert asks(served.manifest, "slow-1", "double.w1") is Verdict.ANSWERS
+    assert status_of(served, "slow-1").pid == server
+    assert status_of(served, "slow-1").restarts == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
