@@ -21,7 +21,7 @@ from planner.plan import ModelPlan, Pipeline, Plan, Stage
 from planner.pools import by_pool, plan_by_pool
 from planner.problem import Demand, Objective, Problem
 from planner.profile import ModelProfile
-from planner.rates import assemble, batch_build_us, budget_us, ends_of, stage_latency_us
+from planner.rates import assemble, batch_build_us, budget_us, ends_of, stage_latency_us, variation_us
 
 RELATIVE = 1e-6
 SHARE_TOLERANCE = 1e-9
@@ -144,10 +144,12 @@ def _times(
     waiting = batch_build_us(
         pipeline.stages[0].batch_size, problem.options.batch_build_factor, model.batch_build_rps
     )
+    waiting += variation_us(profile, pipeline.stages, problem.options)
     budget = budget_us(demand, problem.options)
     if again.latency_us + waiting > budget * (1 + RELATIVE):
         total = again.latency_us + waiting
-        yield f"{where}: {total:.0f} us, batch building included; the SLO less its margin is {budget}"
+        said = f"{total:.0f} us, batch building and variation included"
+        yield f"{where}: {said}; the SLO less its margin is {budget}"
 
 
 def _entry(plan: Plan, problem: Problem) -> Iterator[str]:

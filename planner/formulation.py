@@ -9,7 +9,7 @@ Variables  x_p >= 0   frames/s through p           n_pi  whole workers of stage 
            y_p        1 if p is used, only where an option needs it
 Max-rate   max z                     with  sum_p x_p = w_m z                       (demand)
            with a share s of the mean: max (1 - s) z + s mean u_m, with u_m for z in (demand), u_m >= z
-Reserves   sum_p g_jp x_p >= c_j w_m z   instead, for every row j of planner.queueing  (demand)
+Reserves   sum_p g_jp x_p >= w_m z       instead, for every row j of planner.queueing  (demand)
 Min-cost   min sum cost_g A_mg       with  sum_p x_p = w_m                         (demand)
            x_p <= r_pi n_pi                                                        (pool)
            sum_pi n_pi / s_pi <= G_mkg   over stages of m at position k on g       (whole GPUs)
@@ -40,7 +40,7 @@ from planner.problem import Objective
 from planner.solver import Limits, Model, Solution, Status, Term, Variable
 
 MOST_RESERVE = 1.5
-"""Throughput over usable rate of any sensible plan."""
+"""Throughput of any sensible plan over the throughput that its reserves were made for."""
 Position = tuple[int, int, int]
 """Stage position, class index, slice group."""
 
@@ -298,7 +298,9 @@ class PlanModel:
 
 def most_rps(one: Wanted, factor: float) -> float:
     """No plan that serves this factor of the wanted rate needs more through any pipeline."""
-    return one.rate * factor * (MOST_RESERVE if one.reserves else 1.0)
+    if not one.reserves:
+        return one.rate * factor
+    return MOST_RESERVE * max(one.rate * factor, 1e6 / one.reserves[-1].frame_us)
 
 
 def stage_count(columns: Columns, row: int) -> int:

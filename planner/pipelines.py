@@ -28,9 +28,11 @@ from planner.plan import BlockRange
 from planner.problem import Demand, PlanOptions
 from planner.profile import LatencyTable, ModelProfile
 from planner.rates import (
+    KEPT_DEVIATIONS,
     MIN_STAGE_US,
     Ends,
     batch_build_us,
+    block_deviations_us,
     budget_us,
     end_rate_rps,
     ends_of,
@@ -58,7 +60,7 @@ class Columns:
     others 0.
 
     gpu: index into the cluster's classes. rate_rps: frames/s of one worker. latency_us: all stages and hops
-    of one batch, batch building excluded.
+    of one batch, and what is kept for their variation (rates.variation_us); batch building excluded.
     """
 
     gpu: Ints
@@ -112,6 +114,8 @@ class _Workers:
     batch: Ints
     gpus_per_server: Ints
     latency_us: Floats
+    deviation_us: Floats | None
+    """Standard deviation of latency_us where it varies."""
     hop_gbps: Floats
     ends: _KindEnds
 
@@ -151,7 +155,7 @@ def enumerate_columns(
     links = _Links.of(cluster)
     ends = ends_of(profile, demand, options)
     groups = [
-        _tabulate(profile, cluster, links, group, ends)
+        _tabulate(profile, cluster, links, group, ends, options)
         for group in _batch_groups(kinds, options.per_stage_batch)
     ]
     parts = [
@@ -204,7 +208,12 @@ def _enumerate(
 
 
 def _tabulate(
-    profile: ModelProfile, cluster: Cluster, links: _Links, kinds: list[_Kind], ends: Ends | None
+    profile: ModelProfile,
+    cluster: Cluster,
+    links: _Links,
+    kinds: list[_Kind],
+    ends: Ends | None,
+    options: PlanOptions,
 ) -> _Workers:
     gpu = np.array([index for index, _, _ in kinds], dtype=np.int64)
     return _Workers(
@@ -213,6 +222,7 @@ def _tabulate(
         batch=np.array([batch for _, _, batch in kinds], dtype=np.int64),
         gpus_per_server=links.gpus_per_server[gpu],
         latency_us=np.array([_range_latencies(profile, cluster.gpu_classes[i], t, b) for i, t, b in kinds]),
+        deviation_us=_deviations(profile, kinds, options),
         hop_gbps=np.minimum(links.gbps[gpu][:, None], links.gbps[gpu][None, :]),
         ends=_kind_ends(cluster, kinds, ends),
     )
@@ -252,6 +262,21 @@ def _range_latencies(profile: ModelProfile, gpu_class: GpuClass, table: LatencyT
     return latency
 
 
+def _deviations(profile: ModelProfile, kinds: list[_Kind], options: PlanOptions) -> Floats | None:
+    """[kind, start, end]: standard deviation of the latency of blocks [start, end); None where none varies
+    or the plan is for throughput alone.
+    """
+    if options.loss_share is None:
+        return None
+    blocks = profile.block_count
+    found = np.zeros((len(kinds), blocks + 1, blocks + 1))
+    for k, (_, table, batch) in enumerate(kinds):
+        per_block = np.array(block_deviations_us(table, batch, options.expect))
+        for start in range(blocks):
+            found[k, start, start + 1 :] = np.cumsum(per_block[start:])
+    return found if found.any() else None
+
+
 def _hop_us(profile: ModelProfile, workers: _Workers, cut_after: Ints) -> Floats:
     """[cut, sender kind, receiver kind]: time of the sender's whole batch across the cut (see
     rates.transfer_us).
@@ -280,6 +305,12 @@ def _feasible(
         total = total + hop_us[i].reshape(len(cuts), *_axes(stages, kinds, i, i + 1))
     total = total + workers.ends.in_us.reshape(1, *_axes(stages, kinds, 0))
     total = total + workers.ends.out_us.reshape(1, *_axes(stages, kinds, stages - 1))
+    if workers.deviation_us is not None:
+        deviations = [workers.deviation_us[:, edges[:, i], edges[:, i + 1]].T for i in range(stages)]
+        variance = np.zeros((len(cuts), *(1,) * stages))
+        for i in range(stages):
+            variance = variance + (deviations[i] ** 2).reshape(len(cuts), *_axes(stages, kinds, i))
+        total = total + KEPT_DEVIATIONS * np.sqrt(variance)
     building = np.array(
         [batch_build_us(int(b), options.batch_build_factor, demand.batch_build_rps) for b in workers.batch]
     )

@@ -41,8 +41,8 @@ from planner.solver import version
 
 Planner = Literal["ppipe", "np", "dart-r"]
 Mode = Literal["fast", "proven"]
-USABLE_OF_BOUND = 0.97
-"""Usable rate over the relaxation's throughput, about."""
+WHOLE_THROUGHPUT = 0.97
+"""Throughput of plans of whole workers over the relaxation's, about."""
 WHOLE_OF_BOUND = 0.95
 """What whole GPUs reach of the relaxation's throughput, at the least worth trying for."""
 ENTRY_TOLERANCE = 1e-9
@@ -208,9 +208,10 @@ def _bound(problem: Problem, wanted: Sequence[Wanted]) -> float:
 
 def _reserved(problem: Problem, wanted: Sequence[Wanted], bound: float, loss: float) -> list[Wanted]:
     """The same, to be planned for random arrivals at about the rates that the bound allows."""
-    scale = bound * USABLE_OF_BOUND if problem.options.objective is Objective.MAX_RATE else 1.0
+    scale = bound * WHOLE_THROUGHPUT if problem.options.objective is Objective.MAX_RATE else 1.0
+    dispersion = problem.options.dispersion
     return [
-        replace(one, reserves=reserves(demand.slo_us, one.rate * scale, loss))
+        replace(one, reserves=reserves(demand.slo_us, one.rate * scale, loss, dispersion))
         for demand, one in zip(problem.demands, wanted, strict=True)
     ]
 

@@ -66,12 +66,18 @@ def by_pool(problem: Problem) -> Problem:
     if all(pool.name == pool.gpu for pool in pools):
         return problem
     models = tuple(_profile_by_pool(model, pools) for model in problem.profile.models)
-    cost = problem.options.gpu_cost
+    options = problem.options
+
+    def by_pool_of(stated: Mapping[str, float]) -> Mapping[str, float]:
+        return {pool.name: stated[pool.gpu] for pool in pools if pool.gpu in stated}
+
     return replace(
         problem,
         cluster=_cluster_by_pool(problem.cluster, pools),
         profile=replace(problem.profile, models=models),
-        options=replace(problem.options, gpu_cost={p.name: cost[p.gpu] for p in pools if p.gpu in cost}),
+        options=replace(
+            options, gpu_cost=by_pool_of(options.gpu_cost), expect=options.expect.by_class(by_pool_of)
+        ),
     )
 
 

@@ -60,7 +60,7 @@ class Wanted:
         """(gain of every pipeline, wanted): sum_p x_p gain_p >= wanted * z must hold for each."""
         if not self.reserves:
             return [(np.ones(len(self.columns)), self.rate)]
-        return [(one.gains(self.columns), one.share * self.rate) for one in self.reserves]
+        return [(one.gains(self.columns), self.rate) for one in self.reserves]
 
     def usable_rps(self, rates: Mapping[int, float]) -> float:
         """What of these rates, by row, random arrivals can use."""

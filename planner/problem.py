@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from planner.cluster import Cluster
+from planner.expectation import Expectation
 from planner.frames import FrameSize
 from planner.profile import Profile
 
@@ -64,9 +65,15 @@ class PlanOptions:
     """
     per_stage_batch: bool = False
     loss_share: float | None = None
-    """Plan for Poisson arrivals of which at most this share is lost (see planner.queueing); None: for
-    throughput alone.
+    """Plan for random arrivals of which at most this share is lost (see planner.queueing), on stages whose
+    latencies vary as expected; None: for throughput alone.
     """
+    dispersion: float = 1.0
+    """With loss_share: how bursty arrivals are, as variance over mean of their number in a stretch of time.
+    Poisson: 1.
+    """
+    expect: Expectation = field(default_factory=Expectation)
+    """What the plan is to hold under."""
     least_gives: float = 0.05
     """With loss_share: the share of what the least served model could get that it may give for a better
     mean of all models. 0: max-min.

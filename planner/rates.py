@@ -20,11 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.cluster import Cluster
+from planner.expectation import Expectation, jitter_of
 from planner.frames import NO_COST, FrameSize
 from planner.plan import BlockRange, Pipeline, PlannedEnds, Stage
 from planner.problem import Demand, PlanOptions
-from planner.profile import ModelProfile
+from planner.profile import LatencyTable, ModelProfile
 
+KEPT_DEVIATIONS = 2.054
+"""98 % of a normal distribution, the quantile of lateness that the scheduler's guard keeps free."""
 MIN_STAGE_US = 1.0
 """No stage is planned faster than this, so that a block measured as 0 us does not make its GPU
 infinitely fast.
@@ -74,6 +77,30 @@ def stage_latency_us(
     column = table.batch_sizes.index(batch_size)
     blocks_us = sum(row[column] for row in table.latency_us[start:end])
     return max(MIN_STAGE_US, profile.overheads.stage_us + blocks_us)
+
+
+def block_deviations_us(table: LatencyTable, batch_size: int, expect: Expectation) -> list[float]:
+    """Standard deviation of each block's latency. Blocks of a stage vary together: a stage's is their sum."""
+    column = table.batch_sizes.index(batch_size)
+    return [
+        row[column] * jitter_of(table, block, batch_size, expect)
+        for block, row in enumerate(table.latency_us)
+    ]
+
+
+def variation_us(profile: ModelProfile, stages: Sequence[Stage], options: PlanOptions) -> float:
+    """Kept of the SLO because stages do not always take what they take on average: KEPT_DEVIATIONS standard
+    deviations of the sum of all stages', which vary independently. 0 without PlanOptions.loss_share.
+    """
+    if options.loss_share is None:
+        return 0.0
+    variance = 0.0
+    for stage in stages:
+        table = profile.table(stage.gpu, stage.slices_per_gpu)
+        assert table is not None
+        per_block = block_deviations_us(table, stage.batch_size, options.expect)
+        variance += sum(per_block[stage.blocks.start : stage.blocks.end]) ** 2
+    return KEPT_DEVIATIONS * math.sqrt(variance)
 
 
 def transfer_us(profile: ModelProfile, cut: int, batch_size: int, bandwidth_gbps: float) -> float:

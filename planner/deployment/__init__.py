@@ -8,6 +8,7 @@ from planner.deployment.cluster import (
     ServerSpec,
     StatedSpeedSpec,
 )
+from planner.deployment.expect import ExpectSpec
 from planner.deployment.file import Deployment, PlannerSpec, TlsSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
@@ -27,6 +28,7 @@ __all__ = [
     "DeploymentError",
     "EntrySpec",
     "ExecutorOptionsSpec",
+    "ExpectSpec",
     "FrameSpec",
     "GpuClassSpec",
     "ModelSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 from planner.addresses import port_faults
 from planner.cluster import Cluster
 from planner.deployment.cluster import ClusterSpec, cluster_of
+from planner.deployment.expect import ExpectSpec
 from planner.deployment.model import ModelSpec, demand_of
 from planner.deployment.spec import AbsolutePath, Name, Spec
 from planner.frames import ASSUMED_ENTRY, ASSUMED_PREPARE, NO_COST
@@ -55,6 +57,7 @@ class Deployment(Spec):
     cluster: ClusterSpec
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     planner: PlannerSpec = PlannerSpec()
+    expect: ExpectSpec = ExpectSpec()
     tls: TlsSpec | None = None
     execution_env: AbsolutePath | None = None
     """Python environment of all stubs, at the same path on every host: an archive as conda-pack makes it, or
@@ -67,6 +70,7 @@ class Deployment(Spec):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"models: the name {twice[0]!r} is used more than once")
+        self._known_classes()
         cluster = self.to_cluster()  # its own checks: unique names of classes and servers
         faults = list(port_faults(cluster, names))
         if faults:
@@ -74,6 +78,17 @@ class Deployment(Spec):
             more = f"; and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
             raise ValueError(f"cluster: {'; '.join(shown)}{more}")
         return self
+
+    def _known_classes(self) -> None:
+        """Raises ValueError where `expect` names a class that is none."""
+        known = [gpu_class.name for gpu_class in self.cluster.gpu_classes]
+        for field in ("jitter", "slowdown"):
+            stated = getattr(self.expect, field)
+            for gpu in stated if isinstance(stated, Mapping) else ():
+                if gpu not in known:
+                    raise ValueError(
+                        f"expect.{field}: unknown GPU class {gpu!r}; gpu_classes has {', '.join(known)}"
+                    )
 
     def to_cluster(self) -> Cluster:
         """Servers with names and ports: entry first, then group by group, ports upwards from base_port."""
@@ -97,6 +112,7 @@ class Deployment(Spec):
             per_stage_batch=self.planner.per_stage_batch,
             count_ends=self.planner.count_ends,
             gpu_cost={gpu_class.name: gpu_class.cost for gpu_class in self.cluster.gpu_classes},
+            expect=self.expect.to_expectation(),
         )
 
     def to_problem(self, profile: Profile) -> Problem:

@@ -20,6 +20,7 @@ from planner.deployment.cluster import (
     ServerSpec,
     StatedSpeedSpec,
 )
+from planner.deployment.expect import ExpectSpec
 from planner.deployment.file import Deployment, PlannerSpec, TlsSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
@@ -35,7 +36,7 @@ _OWNERS: dict[str, type[Spec]] = {
     "cluster": ClusterSpec, "gpu_classes": GpuClassSpec, "groups": ServerGroupSpec, "servers": ServerSpec,
     "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec, "input": TensorSpecModel,
     "program": ProgramSpec, "preprocess": PreprocessSpec, "frame": FrameSpec, "postprocess": PostprocessSpec,
-    "planner": PlannerSpec, "tls": TlsSpec, "executor_options": ExecutorOptionsSpec,
+    "planner": PlannerSpec, "expect": ExpectSpec, "tls": TlsSpec, "executor_options": ExecutorOptionsSpec,
 }  # fmt: skip
 """Whose fields stand under a key."""
 

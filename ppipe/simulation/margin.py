@@ -1,17 +1,19 @@
 """Finds by simulation how much room a plan must leave: SLO margins, for each model its own where that pays.
 
-The planner knows how much of a plan's throughput Poisson arrivals can use (planner.queueing); the rest only
-serving can say: how much slack a batch needs to be formed, what waiting between stages costs. So candidates
-are planned for several shares of loss and margins (a margin leaves out pipelines of little slack), and
-simulated.
+The planner knows how much of a plan's throughput random arrivals can use, and what slack varying latencies
+take (planner.queueing); the rest only serving can say: how much slack a batch needs to be formed, what
+waiting between stages costs, what errors of the profile do. So candidates are planned for several shares of
+loss and margins (a margin leaves out pipelines of little slack), and simulated in scenarios of what is
+expected.
 
 - First FIRST: margins common to all models. Then each model's own best margin together. Then, from the best
   so far, the loss or one model's margin a step up or down at a time, until nothing gains or MOST_CANDIDATES
   were tried.
 - The FINALISTS best are planned again in the planner's thorough mode, which finds better plans for the same
   margins, and compete with those of the fast mode.
-- Score: capacity over weight, two thirds the mean over models and a third the least.
-- Seeds are SEEDS, never those that results are reported on. No clock decides: same problem, same margins.
+- Score: guaranteed load over weight, two thirds the mean over models and a third the least.
+- What is promised of the winner is found anew, in PROMISED_IN scenarios.
+- Scenarios are never those that results are reported on. No clock decides: same problem, same margins.
 """
 
 from __future__ import annotations
@@ -24,10 +26,9 @@ from multiprocessing import get_context
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem, weight_of
-from planner.queueing import usable_share
-from planner.serving import ServedModel
-from planner.serving_build import Links, served_model
-from python_backend.simulator.capacity import TARGET, Workload, find_capacity
+from planner.serving_build import Links
+from ppipe.simulation.judging import STEADY, Judge
+from ppipe.simulation.scenarios import dispersion_of, scenarios_of
 
 LADDER = (0.16, 0.1, 0.06, 0.03, 0.0)
 """Margins to choose from."""
@@ -35,10 +36,13 @@ LOSSES = (0.004, 0.01, 0.02)
 """Shares of loss to plan for; what is served is judged at 1 %."""
 FIRST = ((1, 4), (1, 3), (1, 2), (1, 1))
 """(loss, margin) to begin with, by index; margins alike for all models."""
-SEEDS = (90_001, 90_002)
-SECONDS = 12.0
-GRID = 0.005
-"""Capacity is found to this share of the planned rate."""
+SCENARIOS, SECONDS = 3, 8.0
+"""In which each candidate is judged, and how long one is."""
+PROMISED_IN, PROMISED_SECONDS = 20, 8.0
+RATE_OF_BURSTS = 30.0
+"""Frames in one SLO at which bursts of arrivals are counted."""
+WINDOW_SLOS = 8
+"""Length of the stretch over which bursts of arrivals are counted."""
 MOST_CANDIDATES = 5
 """Planned in fast mode."""
 FINALISTS = 2
@@ -48,7 +52,7 @@ Choice = tuple[int, tuple[int, ...], str]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What was tried, what its plan promises, and what that served at 99 % in simulation, by model."""
+    """What was tried, what its plan promises, and what that served at 99 % as guaranteed, by model."""
 
     margins: Mapping[str, float]
     loss_share: float
@@ -61,34 +65,47 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """One model's loads at 99 %: guaranteed, in as many scenarios as is asked; nominal, by the same plan with
+    latencies as profiled and Poisson arrivals; unguarded, nominal too, by a plan that promises no more.
+    """
+
+    model: str
+    guaranteed_rps: float
+    nominal_rps: float
+    unguarded_rps: float
+
+    @property
+    def price(self) -> float:
+        """What the guarantee costs: the share of the unguarded plan's nominal load that is not promised."""
+        return 1.0 - self.guaranteed_rps / self.unguarded_rps if self.unguarded_rps else 0.0
+
+
+@dataclass(frozen=True)
 class MarginSearch:
-    """The best plan, the problem that it solves, its candidate, and every candidate in the order tried."""
+    """The best plan, the problem that it solves, its candidate, every candidate in the order tried, and what
+    the plan promises.
+    """
 
     plan: Plan
     problem: Problem
     best: Candidate
     tried: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True)
-class MarginSetting:
-    """What candidates are judged by."""
-
-    policy: str
-    links: Links
-    arrivals: str
+    promises: tuple[Promise, ...] = ()
 
 
 def auto_margin(
     problem: Problem,
     policy: str = "adaptive",
     links: Links = "paper",
-    arrivals: str = "poisson",
     processes: int = 2,
     progress: Callable[[Candidate], None] | None = None,
+    promise: bool = True,
 ) -> MarginSearch:
-    """Search the margins of `problem`. Raises what the planner raises where no margin gives a plan."""
-    search = _Search(problem, MarginSetting(policy, links, arrivals), progress)
+    """Search the margins of `problem` under PlanOptions.expect. Raises what the planner raises where no
+    margin gives a plan. `promise`: whether to say what the plan promises, too.
+    """
+    search = _Search(problem, Judge(policy, links), progress, promise)
     if processes < 2:
         return search.run(None)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -99,10 +116,12 @@ def with_margins(problem: Problem, margins: Sequence[float], loss_share: float) 
     """The problem with one margin for each demand, in order, and the share of loss to plan for. Time to form
     batches is then part of the slack that planner.queueing counts.
     """
+    slo_s = max(demand.slo_us for demand in problem.demands) / 1e6
+    dispersion = dispersion_of(problem.options.expect.arrivals, RATE_OF_BURSTS / slo_s, WINDOW_SLOS * slo_s)
     demands = tuple(
         replace(demand, slo_margin=margin) for demand, margin in zip(problem.demands, margins, strict=True)
     )
-    options = replace(problem.options, loss_share=loss_share, batch_build_factor=0.0)
+    options = replace(problem.options, loss_share=loss_share, batch_build_factor=0.0, dispersion=dispersion)
     return replace(problem, demands=demands, options=options)
 
 
@@ -110,11 +129,16 @@ class _Search:
     """State of one search: what was found for each choice."""
 
     def __init__(
-        self, problem: Problem, question: MarginSetting, progress: Callable[[Candidate], None] | None
+        self,
+        problem: Problem,
+        judge: Judge,
+        progress: Callable[[Candidate], None] | None,
+        promise: bool,
     ) -> None:
         self.problem = problem
-        self.question = question
+        self.judge = judge
         self.progress = progress
+        self.promise = promise
         self.found: dict[Choice, tuple[Plan | None, Candidate]] = {}
 
     def run(self, pool: Executor | None) -> MarginSearch:
@@ -134,7 +158,23 @@ class _Search:
         if made is None:
             # Nothing could be planned: let the planner explain.
             made = plan(problem, mode="fast")
-        return MarginSearch(made, problem, best, tuple(candidate for _, candidate in self.found.values()))
+        tried = tuple(candidate for _, candidate in self.found.values())
+        promises = self._promises(made, problem, pool) if self.promise else ()
+        return MarginSearch(made, problem, best, tried, promises)
+
+    def _promises(self, made: Plan, problem: Problem, pool: Executor | None) -> tuple[Promise, ...]:
+        jobs = [(made, problem, model.model, self.judge) for model in made.models]
+        run: Callable[..., Iterable[tuple[float, float]]] = map if pool is None else pool.map
+        found = list(run(_promised, jobs))
+        steady = replace(problem, options=replace(problem.options, expect=STEADY, dispersion=1.0))
+        unguarded: Mapping[str, float] = {}
+        if steady.options != problem.options:
+            plain = plan(steady, mode="fast")
+            unguarded = self.judge.nominal_rps(plain, steady, SECONDS)
+        return tuple(
+            Promise(model.model, held, nominal, max(nominal, unguarded.get(model.model, 0.0)))
+            for model, (held, nominal) in zip(made.models, found, strict=True)
+        )
 
     def _problem(self, choice: Choice) -> Problem:
         loss, steps, _ = choice
@@ -142,7 +182,7 @@ class _Search:
 
     def _try(self, choices: Sequence[Choice], pool: Executor | None) -> None:
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.found]
-        jobs = [(self._problem(choice), choice[2], self.question) for choice in new]
+        jobs = [(self._problem(choice), choice[2], self.judge) for choice in new]
         results: Iterable[tuple[Plan | None, Candidate]] = (map if pool is None else pool.map)(
             _evaluate, jobs
         )
@@ -177,9 +217,9 @@ def _neighbours(choice: Choice) -> Iterable[Choice]:
                 yield loss, (*steps[:model], step, *steps[model + 1 :]), mode
 
 
-def _evaluate(job: tuple[Problem, str, MarginSetting]) -> tuple[Plan | None, Candidate]:
+def _evaluate(job: tuple[Problem, str, Judge]) -> tuple[Plan | None, Candidate]:
     """Plan one problem and find what each of its models can serve. Runs in a process of its own."""
-    problem, mode, question = job
+    problem, mode, judge = job
     margins = {demand.model: demand.slo_margin or 0.0 for demand in problem.demands}
     loss = problem.options.loss_share or 0.0
     try:
@@ -187,31 +227,15 @@ def _evaluate(job: tuple[Problem, str, MarginSetting]) -> tuple[Plan | None, Can
     except ValueError as error:
         return None, Candidate(margins, loss, mode, {}, {}, 0.0, str(error).splitlines()[0])
     planned = {model.model: model.throughput_rps for model in made.models}
-    served = {name: _capacity_rps(made, problem, name, question) for name in planned}
+    served = judge.held_rps(made, problem, scenarios_of(SCENARIOS), SECONDS)
     shares = [served[demand.model] / weight_of(demand) for demand in problem.demands]
     score = (2 * sum(shares) / len(shares) + min(shares)) / 3
     return made, Candidate(margins, loss, mode, planned, served, score)
 
 
-def expected_rps(model: ServedModel) -> float:
-    """What Poisson arrivals can use by planner.queueing, on the links that the model is served on."""
-    frames, total = 0.0, 0.0
-    for pipeline in model.pipelines:
-        batch = pipeline.batch_size
-        path_us = sum(stage.latency_us[batch - 1] for stage in pipeline.stages)
-        path_us += sum(hop[batch - 1] for hop in pipeline.transfer_us)
-        rate = min(
-            1e6 * batch * len(stage.workers) / stage.latency_us[batch - 1] for stage in pipeline.stages
-        )
-        frames += rate * max(0, model.slo_us - path_us) / 1e6 - (batch - 1) * rate / model.planned_rps
-        total += rate
-    return min(total, model.planned_rps) * usable_share(max(0.0, round(frames, 1)), 1 - TARGET)
-
-
-def _capacity_rps(made: Plan, problem: Problem, name: str, question: MarginSetting) -> float:
-    model = served_model(made, problem, name, question.links)
-    if not model.pipelines or model.planned_rps <= 0:
-        return 0.0
-    rates = [model.planned_rps * GRID * step for step in range(20, 261)]
-    workload = Workload(arrivals=question.arrivals, seconds=SECONDS, seeds=SEEDS)
-    return find_capacity(model, question.policy, rates, workload, expected_rps(model)).load_rps
+def _promised(job: tuple[Plan, Problem, str, Judge]) -> tuple[float, float]:
+    """One model's guaranteed and nominal load. Runs in a process of its own."""
+    made, problem, name, judge = job
+    alone = replace(made, models=(made.model(name),))
+    held = judge.promised_rps(alone, problem, scenarios_of(PROMISED_IN), PROMISED_SECONDS)
+    return held[name], judge.nominal_rps(alone, problem, SECONDS)[name]

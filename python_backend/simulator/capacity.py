@@ -41,11 +41,11 @@ class Workload:
     @property
     def exact(self) -> bool:
         """Whether all takes just what was planned with."""
-        return self.frame_spread == 0 and self.jitter.share == 0 and self.jitter.straggler_probability == 0
+        return self.frame_spread == 0 and not self.jitter.varies
 
     def execution(self, served: ServedModel, seed: int) -> Execution | None:
         """How batches really run; None for exactly as reserved."""
-        if self.jitter.share == 0 and self.jitter.straggler_probability == 0:
+        if not self.jitter.varies:
             return None
         return Execution(served, dataclasses.replace(self.jitter, seed=self.jitter.seed + seed))
 

@@ -20,13 +20,25 @@ from python_backend.scheduler.links import Links
 
 
 @dataclass(frozen=True)
+class StageJitter:
+    """One stage's own: it takes `factor` times what is planned, with a standard deviation of `share`."""
+
+    share: float
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Jitter:
-    """How stage latencies vary: Gaussian with standard deviation `share`, and now and then a straggler."""
+    """How stage latencies vary: Gaussian with standard deviation `share`, and now and then a straggler.
+
+    stages: by pipeline and stage, in place of `share` where there are any.
+    """
 
     share: float = 0.0
     straggler_probability: float = 0.0
     straggler_factor: float = 3.0
     seed: int = 0
+    stages: tuple[tuple[StageJitter, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.share) and 0 <= self.share < 1):
@@ -35,6 +47,12 @@ class Jitter:
             raise ValueError(f"straggler_probability {self.straggler_probability} must lie in [0, 1]")
         if not (math.isfinite(self.straggler_factor) and self.straggler_factor >= 1):
             raise ValueError(f"straggler_factor {self.straggler_factor} must be at least 1")
+
+    @property
+    def varies(self) -> bool:
+        """Whether anything takes other than what was planned."""
+        stages = any(stage.share or stage.factor != 1 for pipeline in self.stages for stage in pipeline)
+        return self.share > 0 or self.straggler_probability > 0 or stages
 
 
 class Execution:
@@ -46,6 +64,11 @@ class Execution:
         """links, cores: those that other models use too."""
         self.jitter: Jitter = jitter
         self.rng: random.Random = random.Random(jitter.seed)
+        self.shares: list[list[float]] = [[jitter.share] * len(one.stages) for one in served.pipelines]
+        self.factors: list[list[float]] = [[1.0] * len(one.stages) for one in served.pipelines]
+        if jitter.stages:
+            self.shares = [[stage.share for stage in pipeline] for pipeline in jitter.stages]
+            self.factors = [[stage.factor for stage in pipeline] for pipeline in jitter.stages]
         self.worker_free: dict[str, int] = {}
         self.links: Links = links if links is not None else Links()
         self.entry: Entry | None = None if served.entry is None else Entry(served.entry, self.links)
@@ -71,6 +94,8 @@ class Execution:
         """When each stage of a ticket sent now truly ends. load: what its frames bring, where that counts."""
         self.links.now_us = now_us
         ends: list[int] = []
+        stage = ticket.first_stage
+        shares, factors = self.shares[ticket.pipeline], self.factors[ticket.pipeline]
         ready_us = now_us
         sender = ""
         for hop in ticket.hops:
@@ -81,7 +106,9 @@ class Execution:
             elif load is not None:
                 ready_us = self._fed(ticket.pipeline, hop.worker, ready_us, load)
             start_us = max(ready_us, self.worker_free.get(hop.worker, 0))
-            ready_us = start_us + self._duration_us(hop.end_us - hop.start_us)
+            planned_us = hop.end_us - hop.start_us
+            ready_us = start_us + self._duration_us(planned_us, shares[stage], factors[stage])
+            stage += 1
             self.worker_free[hop.worker] = ready_us
             ends.append(ready_us)
             sender = hop.worker
@@ -99,7 +126,10 @@ class Execution:
         up_us, down_us = ends.entry_wire_us(size), ends.server_wire_us(size)
         there_us = self._transfer(entry.uplink, self.downlink[worker], now_us, up_us, down_us)
         there_us += ends.transfer_us(size)
-        prepare_us = [self._duration_us(frame_us) if frame_us else 0 for frame_us in load.prepare_us]
+        prepare_us = [
+            self._duration_us(frame_us, self.jitter.share, 1.0) if frame_us else 0
+            for frame_us in load.prepare_us
+        ]
         ready_us = entry.cores.ready_us(self.host[worker], there_us, prepare_us)
         entry.cores.take(self.host[worker], there_us, prepare_us)
         return ready_us
@@ -126,11 +156,10 @@ class Execution:
         self.links.add(taken)
         return start_us
 
-    def _duration_us(self, planned_us: int) -> int:
+    def _duration_us(self, planned_us: int, share: float, factor: float) -> int:
         jitter = self.jitter
-        factor = 1.0
-        if jitter.share > 0:
-            factor = max(0.1, self.rng.gauss(1.0, jitter.share))
+        if share > 0:
+            factor *= max(0.1, self.rng.gauss(1.0, share))
         if jitter.straggler_probability > 0 and self.rng.random() < jitter.straggler_probability:
             factor *= jitter.straggler_factor
         return max(1, round(planned_us * factor))

@@ -18,6 +18,7 @@ from planner.deployment import (
     parse_deployment,
     recipe_of,
 )
+from planner.expectation import Expectation
 from planner.profile import TensorSpec
 
 EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
@@ -91,6 +92,15 @@ def test_cluster_demands_and_options() -> None:
     assert deployment.to_options().gpu_cost == {"L4": 2.0, "T4": 1.0}
 
 
+def test_what_to_expect_is_part_of_the_options() -> None:
+    assert parse_deployment(PLAIN, "f").to_options().expect == Expectation()
+    stated = {"jitter": {"L4": 0.05}, "slowdown": 0.15, "arrivals": "gamma:cv=4", "held_in": 0.9}
+    found = parse_deployment(changed("expect", stated), "f").to_options().expect
+    assert found == Expectation(
+        jitter_by_class={"L4": 0.05}, slowdown=0.15, arrivals="gamma:cv=4", held_in=0.9
+    )
+
+
 def test_ports_are_given_out_upwards_and_never_twice() -> None:
     cluster = parse_deployment(PLAIN, "f").to_cluster()
     entry = cluster.entry
@@ -153,6 +163,12 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("models.0.program", {"factory": "no_colon"}, r"models\.0\.program\.factory"),
         ("models.0.name", "../etc", r"models\.0\.name: .*'\.\./etc'"),
         ("planner", {"max_stages": 9}, r"planner\.max_stages: .*less than or equal to 4 \(got 9\)"),
+        ("expect", {"jitter": 3}, r"expect\.jitter: a share from 0 to below 1 .*\(got 3\)"),
+        ("expect", {"jitter": {"T4": -1}}, r"expect\.jitter: T4: -1 is not; a share from 0 to below 1"),
+        ("expect", {"slowdown": {"L5": 0.1}}, r"expect\.slowdown: unknown GPU class 'L5'; .* has L4, T4"),
+        ("expect", {"arrivals": "gama:cv=2"}, r"expect\.arrivals: .*known: poisson, .*\(got 'gama:cv=2'\)"),
+        ("expect", {"jiter": 0.1}, r"expect\.jiter: unknown field; did you mean 'jitter'\?"),
+        ("expect", {"held_in": 0}, r"expect\.held_in: .*greater than 0 \(got 0\)"),
         ("execution_env", "env.tar.gz", r"execution_env: an absolute path .*\(got 'env.tar.gz'\)"),
         ("models", [PLAIN["models"][0]] * 2, "the name 'net' is used more than once"),
     ],

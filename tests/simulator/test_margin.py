@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.paper.capacity import Options
+from planner.expectation import Expectation
 from planner.explain import Infeasible
 from ppipe.simulation import margin
-from ppipe.simulation.margin import LADDER, SEEDS, auto_margin, with_margins
+from ppipe.simulation.margin import LADDER, auto_margin, with_margins
 from ppipe.simulation.view import margin_table, plan_capacities, report_table, simulate_plan
 from python_backend.simulator.capacity import Workload
 from tests.fixtures.made_problems import MadeSize, made_problem
@@ -20,6 +20,8 @@ PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=2, blocks=5, max_slic
 @pytest.fixture(autouse=True)
 def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 2.0)
+    monkeypatch.setattr(margin, "PROMISED_IN", 5)
+    monkeypatch.setattr(margin, "PROMISED_SECONDS", 2.0)
     monkeypatch.setattr(margin, "FIRST", ((1, 4), (1, 2), (0, 3)))
     monkeypatch.setattr(margin, "MOST_CANDIDATES", 6)
     monkeypatch.setattr(margin, "FINALISTS", 1)
@@ -40,15 +42,20 @@ def test_the_best_candidate_wins_and_the_search_repeats() -> None:
     assert margin_table(first).row_count == len(first.tried)
 
 
-def test_seeds_are_never_those_of_reported_results() -> None:
-    assert not set(SEEDS) & set(Options(seeds=100).workload().seeds)
-    assert not set(SEEDS) & set(Workload().seeds)
-
-
 def test_a_problem_that_no_margin_can_save_is_explained_by_the_planner() -> None:
     hopeless = replace(PROBLEM, demands=tuple(replace(demand, slo_us=1) for demand in PROBLEM.demands))
     with pytest.raises(Infeasible):
         auto_margin(hopeless, processes=1)
+
+
+def test_a_guarantee_costs_and_holds() -> None:
+    expect = Expectation(jitter=0.08, slowdown=0.1, arrivals="gamma:cv=2")
+    problem = replace(PROBLEM, options=replace(PROBLEM.options, expect=expect))
+    found = auto_margin(problem, processes=1)
+    assert found.problem.options.dispersion == 4.0
+    for promise in found.promises:
+        assert 0 < promise.guaranteed_rps < promise.nominal_rps <= promise.unguarded_rps
+        assert 0 < promise.price < 1
 
 
 def test_margins_go_to_their_models() -> None:

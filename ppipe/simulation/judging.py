@@ -1,0 +1,107 @@
+"""What a plan's models bear in simulation: the load that holds in most scenarios, and the nominal one.
+
+Rule: loads are looked for on a grid of GRID of the planned rate, beginning where the closed form
+(planner.queueing) says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from planner.expectation import Expectation
+from planner.plan import Plan
+from planner.problem import Problem
+from planner.queueing import usable_share
+from planner.rates import variation_us
+from planner.serving import ServedModel
+from planner.serving_build import Links, served_model
+from ppipe.simulation.scenarios import Scenario, scenarios_of, workloads
+from python_backend.simulator.capacity import TARGET, Workload, find_capacity
+from python_backend.simulator.guarantee import load_in_most, load_to_promise
+
+GRID = 0.005
+"""Loads are found to this share of the planned rate."""
+LEAST_STEP, MOST_STEP = 10, 260
+STEADY = Expectation(jitter=0.0, slowdown=0.0)
+"""Latencies as profiled, Poisson arrivals."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How plans are simulated."""
+
+    policy: str = "adaptive"
+    links: Links = "paper"
+
+    def held_rps(
+        self, made: Plan, problem: Problem, scenarios: Sequence[Scenario], seconds: float
+    ) -> Mapping[str, float]:
+        """Of every model the load served at 99 % in the share PlanOptions.expect.held_in of the scenarios."""
+        return self._in_scenarios(load_in_most, made, problem, scenarios, seconds)
+
+    def promised_rps(
+        self, made: Plan, problem: Problem, scenarios: Sequence[Scenario], seconds: float
+    ) -> Mapping[str, float]:
+        """Of every model the load that this share of all such scenarios serves at 99 %."""
+        return self._in_scenarios(load_to_promise, made, problem, scenarios, seconds)
+
+    def nominal_rps(self, made: Plan, problem: Problem, seconds: float) -> Mapping[str, float]:
+        """Of every model the load served at 99 % under Poisson arrivals, latencies as planned."""
+        seeds = tuple(scenario.seed for scenario in scenarios_of(2))
+        workload = Workload("poisson", seconds, seeds)
+        found = {}
+        for model in made.models:
+            served = served_model(made, problem, model.model, self.links)
+            guess = expected_rps(served, [0.0] * len(served.pipelines), 1.0)
+            found[model.model] = (
+                find_capacity(served, self.policy, grid_rps(served), workload, guess).load_rps
+                if served.planned_rps > 0
+                else 0.0
+            )
+        return found
+
+    def _in_scenarios(
+        self,
+        load: Callable[..., float],
+        made: Plan,
+        problem: Problem,
+        scenarios: Sequence[Scenario],
+        seconds: float,
+    ) -> Mapping[str, float]:
+        options, found = problem.options, {}
+        for model in made.models:
+            served = served_model(made, problem, model.model, self.links)
+            profile = problem.profile.model(model.model)
+            kept = [variation_us(profile, one.stages, options) for one in model.pipelines]
+            guess = expected_rps(served, kept, options.dispersion)
+            met = workloads(scenarios, problem, model, seconds)
+            found[model.model] = (
+                load(served, self.policy, grid_rps(served), met, options.expect.held_in, guess)
+                if served.planned_rps > 0
+                else 0.0
+            )
+        return found
+
+
+def grid_rps(served: ServedModel) -> list[float]:
+    """The loads to choose from, ascending."""
+    return [served.planned_rps * GRID * step for step in range(LEAST_STEP, MOST_STEP + 1)]
+
+
+def expected_rps(model: ServedModel, kept_us: Sequence[float], dispersion: float) -> float:
+    """What random arrivals can use by planner.queueing, on the links that the model is served on. kept_us: by
+    pipeline, for latencies that vary.
+    """
+    frames, total = 0.0, 0.0
+    for pipeline, kept in zip(model.pipelines, kept_us, strict=True):
+        batch = pipeline.batch_size
+        path_us = kept + sum(stage.latency_us[batch - 1] for stage in pipeline.stages)
+        path_us += sum(hop[batch - 1] for hop in pipeline.transfer_us)
+        rate = min(
+            1e6 * batch * len(stage.workers) / stage.latency_us[batch - 1] for stage in pipeline.stages
+        )
+        frames += rate * max(0, model.slo_us - path_us) / 1e6 - (batch - 1) * rate / model.planned_rps
+        total += rate
+    share = usable_share(max(0.0, round(frames, 1)), 1 - TARGET, dispersion)
+    return min(total, model.planned_rps) * share

@@ -1,0 +1,111 @@
+"""Scenarios: the same for every plan, drawn once; what holds in most of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.paper.capacity import Options
+from planner.expectation import Expectation
+from planner.planning import plan
+from planner.serving_build import served_model
+from ppipe.simulation.scenarios import dispersion_of, scenarios_of, workloads
+from python_backend.simulator.arrivals import ArrivalError
+from python_backend.simulator.capacity import Workload, try_load
+from python_backend.simulator.execution import Jitter, StageJitter
+from python_backend.simulator.guarantee import load_in_most, load_to_promise, tolerance_factor
+from tests.fixtures.made_problems import MadeSize, made_problem
+
+PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=1, blocks=5, max_slices=2), seed=3)
+MADE = plan(PROBLEM)
+SERVED = served_model(MADE, PROBLEM, "net00")
+
+
+def met(expect: Expectation, count: int = 4) -> list[Workload]:
+    problem = replace(PROBLEM, options=replace(PROBLEM.options, expect=expect))
+    return workloads(scenarios_of(count), problem, MADE.models[0], 1.5)
+
+
+def test_seeds_are_never_those_of_reported_results() -> None:
+    seeds = {scenario.seed for scenario in scenarios_of(1000)}
+    assert not seeds & set(Options(seeds=1000).workload().seeds)
+
+
+def test_errors_are_drawn_per_scenario_and_stay_within_what_is_expected() -> None:
+    first, again = met(Expectation(slowdown=0.15)), met(Expectation(slowdown=0.15))
+    assert first == again == met(Expectation(slowdown=0.15), 6)[:4]
+    factors = [[stage.factor for pipeline in one.jitter.stages for stage in pipeline] for one in first]
+    assert len({tuple(row) for row in factors}) == len(factors)
+    assert all(0.85 <= factor <= 1.15 for row in factors for factor in row)
+    assert max(max(row) for row in factors) > 1.03
+    assert not any(one.jitter.varies for one in met(Expectation(jitter=0.0)))
+
+
+def test_a_stage_that_takes_longer_holds_less() -> None:
+    rates = [SERVED.planned_rps * step / 50 for step in range(5, 60)]
+
+    def held(factor: float) -> float:
+        stages = tuple(
+            tuple(StageJitter(share=0.02, factor=factor) for _ in pipeline.stages)
+            for pipeline in SERVED.pipelines
+        )
+        met_once = [Workload("poisson", 4.0, (1,), Jitter(stages=stages))]
+        return load_in_most(SERVED, "adaptive", rates, met_once, 1.0, rates[40])
+
+    assert held(1.0) > 1.1 * held(1.3) > 0
+
+
+def test_what_is_guaranteed_holds_in_the_share_that_is_asked() -> None:
+    scenarios = met(Expectation(jitter=0.1, slowdown=0.2), 8)
+    rates = [SERVED.planned_rps * step / 40 for step in range(4, 50)]
+    loads = {
+        held_in: load_in_most(SERVED, "adaptive", rates, scenarios, held_in, rates[20])
+        for held_in in (0.5, 1.0)
+    }
+    assert loads[0.5] >= loads[1.0] > 0
+    for held_in, load in loads.items():
+        held = [try_load(SERVED, "adaptive", load, one).attainment is not None for one in scenarios]
+        assert sum(held) >= held_in * len(scenarios)
+    assert load_in_most(SERVED, "adaptive", [1e6], scenarios, 1.0, 1e6) == 0.0
+
+
+def test_a_promise_holds_in_scenarios_that_were_not_simulated() -> None:
+    expect = Expectation(jitter=0.05, slowdown=0.15, held_in=0.9)
+    problem = replace(PROBLEM, options=replace(PROBLEM.options, expect=expect))
+    rates = [SERVED.planned_rps * step / 100 for step in range(20, 120)]
+    seen = workloads(scenarios_of(12), problem, MADE.models[0], 3.0)
+    promised = load_to_promise(SERVED, "adaptive", rates, seen, 0.9, rates[60])
+    assert 0 < promised <= load_in_most(SERVED, "adaptive", rates, seen, 0.9, rates[60])
+    others = workloads(scenarios_of(20, first_seed=500), problem, MADE.models[0], 3.0)
+    held = [try_load(SERVED, "adaptive", promised, one).attainment is not None for one in others]
+    assert sum(held) >= 18
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "factor"), [(10, 0.9, 2.066), (20, 0.95, 2.208), (50, 0.95, 1.965)]
+)
+def test_tolerance_factors_are_those_of_the_tables(count: int, share: float, factor: float) -> None:
+    # One-sided limits at 90 % confidence by the noncentral t distribution.
+    assert tolerance_factor(count, share) == pytest.approx(factor, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "low", "high"),
+    [
+        ("poisson", 1.0, 1.0),
+        ("gamma:cv=4", 16.0, 16.0),
+        ("mmpp:burst=3,busy_share=0.2,busy_seconds=0.1", 4.0, 80.0),
+        ("cameras:fps=30", 0.0, 0.3),
+    ],
+)
+def test_burstiness_is_that_of_the_process(arrivals: str, low: float, high: float) -> None:
+    assert low <= dispersion_of(arrivals, 300.0, 0.8) <= high
+
+
+def test_a_trace_of_one_frame_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("0.5\n", encoding="utf-8")
+    with pytest.raises(ArrivalError, match="1 arrival time; a trace needs at least two"):
+        dispersion_of(f"trace:path={path}", 300.0, 0.8)
