@@ -18,15 +18,17 @@ def absent_classes(problem: Problem) -> tuple[str, ...]:
     return tuple(one.name for one in cluster.gpu_classes if cluster.gpu_count(one.name) == 0)
 
 
-def with_prices_of_absent(made: Plan, problem: Problem, plan: Callable[[Problem], Plan]) -> Plan:
+def with_prices_of_absent(made: Plan, problem: Problem, objective: Callable[[Problem], float]) -> Plan:
     """The plan with the prices of absent classes: what the objective gains by one server with one GPU more.
 
-    `plan` plans again. Where the objective is cost, a gain is what is saved. Never below 0: more GPUs cannot
-    make a plan worse, and a search that was cut short is no evidence.
+    `objective` plans again, or bounds what planning again would reach; it is asked without a GPU more too.
+    Where the objective is cost, a gain is what is saved. Never below 0: more GPUs cannot make a plan worse,
+    and a search that was cut short is no evidence.
     """
+    absent = absent_classes(problem)
+    if not absent or not made.gpu_price:
+        return made
     sign = 1.0 if problem.options.objective is Objective.MAX_RATE else -1.0
-    prices = dict(made.gpu_price)
-    for gpu in absent_classes(problem):
-        if prices:
-            prices[gpu] = max(0.0, sign * (plan(with_more(problem, gpu, 1)).objective - made.objective))
-    return replace(made, gpu_price=prices)
+    now = objective(problem)
+    prices = {gpu: max(0.0, sign * (objective(with_more(problem, gpu, 1)) - now)) for gpu in absent}
+    return replace(made, gpu_price={**made.gpu_price, **prices})

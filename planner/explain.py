@@ -15,6 +15,7 @@ import numpy as np
 from planner.cluster import Cluster, Server
 from planner.entry import EntryRow, most_factor
 from planner.formulation import stage_count
+from planner.memory import least_stage_bytes, room_text
 from planner.pipelines import Columns, enumerate_columns
 from planner.prices import RatesTooHigh
 from planner.problem import Demand, Objective, PlanOptions, Problem
@@ -199,9 +200,14 @@ def _nowhere(problem: Problem, profile: ModelProfile) -> str:
             f"{', '.join(there)}. Profile it on one of those."
         )
     weights = sum(profile.weight_bytes) / 2**30
+    stages = problem.options.max_stages
+    frames = min(table.batch_sizes[0] for table in profile.tables if table.gpu in shared)
+    needed = least_stage_bytes(profile, stages, frames) / 2**30
+    rooms = [room_text(problem.cluster.gpu_class(gpu)) for gpu in shared]
     return (
-        f"{profile.model}: no split into up to {problem.options.max_stages} stages fits the memory of "
-        f"{', '.join(shared)} ({weights:.2f} GiB of weights in all). "
+        f"{profile.model}: no split into up to {stages} stages fits the memory of {', '.join(shared)}: of "
+        f"{weights:.2f} GiB of weights, the best split leaves a stage of {needed:.2f} GiB, activations at "
+        f"batch {frames} included. {'. '.join(room for room in rooms if room)}. "
         "Allow more stages or blocks, or larger GPUs."
     )
 

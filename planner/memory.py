@@ -53,6 +53,41 @@ def worker_bytes(gpu_class: GpuClass, slices_per_gpu: int) -> int | None:
     return max(0, gpu_class.memory_bytes - server_bytes(gpu_class)) // slices_per_gpu
 
 
+def room_text(gpu_class: GpuClass) -> str:
+    """What a worker of a whole GPU has for its tensors, and what is taken before; '' if not limited."""
+    part = worker_bytes(gpu_class, 1)
+    if part is None or gpu_class.memory_bytes is None:
+        return ""
+    room = max(0, part - context_bytes(gpu_class))
+    return (
+        f"{gpu_class.name} has {_gib(gpu_class.memory_bytes)}, of which tritonserver takes "
+        f"{_gib(server_bytes(gpu_class))} and a worker's CUDA context {_gib(context_bytes(gpu_class))}; "
+        f"{_gib(room)} is left for weights and activations"
+    )
+
+
+def least_stage_bytes(profile: ModelProfile, stages: int, batch_size: int) -> int:
+    """Of the split into at most `stages` whose largest stage is smallest, that stage; 0 where memory was not
+    profiled.
+    """
+    blocks = profile.block_count
+    # least[end]: for blocks [0, end) and the stages so far.
+    least = [0] + [stage_bytes(profile, BlockRange(0, end), batch_size) for end in range(1, blocks + 1)]
+    for _ in range(min(stages, blocks) - 1):
+        least = [0] + [
+            min(
+                max(least[start], stage_bytes(profile, BlockRange(start, end), batch_size))
+                for start in range(end)
+            )
+            for end in range(1, blocks + 1)
+        ]
+    return least[blocks]
+
+
+def _gib(size: int) -> str:
+    return f"{round(size / 2**30, 2):g} GiB"
+
+
 def largest_batch(profile: ModelProfile, gpu_class: GpuClass, slices_per_gpu: int, blocks: BlockRange) -> int:
     """The largest batch that fits one worker's part of the memory; 0 if none; UNLIMITED where nothing limits
     it.

@@ -143,6 +143,8 @@ class Plan:
     problem_hash: str = ""
     latency_sources: Mapping[str, str] = field(default_factory=dict)
     """Per GPU class where its latencies come from: 'measured', 'stated', 'estimated, +-20%'."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """GPU classes that no pipeline can use, and why."""
     entry: tuple[EntryUse, ...] = ()
     """Of the entry server; none where the way in and out is not counted."""
 

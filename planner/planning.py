@@ -38,6 +38,7 @@ from planner.queueing import reserves
 from planner.search import FAST, PROVEN, Effort, Found, NothingFound, gpu_counts_of, search
 from planner.shortage import too_few_gpus
 from planner.solver import version
+from planner.unusable import unusable_gpus
 
 Planner = Literal["ppipe", "np", "dart-r"]
 Mode = Literal["fast", "proven"]
@@ -45,6 +46,8 @@ WHOLE_THROUGHPUT = 0.97
 """Throughput of plans of whole workers over the relaxation's, about."""
 WHOLE_OF_BOUND = 0.95
 """What whole GPUs reach of the relaxation's throughput, at the least worth trying for."""
+MOST_PLANNED_AGAIN = 6
+"""Models with which planning again takes seconds."""
 ENTRY_TOLERANCE = 1e-9
 
 
@@ -66,11 +69,23 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
     made = with_classes(made, whole.cluster)
     made = replace(made, placement=place(made, whole.cluster))
     check(made, replace(whole, demands=resolved.demands))
+    idle = [gpu for gpu, used in made.gpus_used.items() if not used]
+    made = replace(made, unusable=unusable_gpus(resolved, idle))
     if planner == "ppipe":
-        made = with_prices_of_absent(
-            made, problem, lambda one: _milp(with_build_rates(one), "ppipe", effort, "")
-        )
+        made = with_prices_of_absent(made, problem, _reached(problem, made, effort))
     return made
+
+
+def _reached(problem: Problem, made: Plan, effort: Effort) -> Callable[[Problem], float]:
+    """What planning another problem would reach: by doing it, or, with many models, by the relaxation."""
+
+    def reached(other: Problem) -> float:
+        resolved = with_build_rates(other)
+        if len(other.demands) > MOST_PLANNED_AGAIN:
+            return _bound(resolved, _wanted(resolved))
+        return made.objective if other is problem else _milp(resolved, "ppipe", effort, "").objective
+
+    return reached
 
 
 def _require(field: str, value: str, allowed: Sequence[str]) -> None:

@@ -67,6 +67,8 @@ def plan(
     if absent := absent_classes(problem):
         text = f"no servers of {', '.join(absent)}: planned without; the price is what one such GPU would add"
         out.print(text, soft_wrap=True)
+    for gpu, why in made.unusable.items():
+        out.print(f"no pipeline can use {gpu}: {why}", soft_wrap=True, markup=False)
     out.print(str(workspace.plan), soft_wrap=True)
 
 

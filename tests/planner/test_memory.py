@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner.cluster import Executor, GpuClass
 from planner.execution import CONTEXT_BYTES
-from planner.memory import SERVER_BYTES, UNLIMITED, largest_batch, worker_bytes
+from planner.memory import (
+    SERVER_BYTES,
+    UNLIMITED,
+    largest_batch,
+    least_stage_bytes,
+    stage_bytes,
+    worker_bytes,
+)
 from planner.plan import BlockRange
 from planner.profile import ModelProfile
 
@@ -57,3 +68,25 @@ def test_a_cpu_has_no_context_and_an_emulated_gpu_has_the_one_it_stands_for() ->
 
 def test_memory_that_is_not_modelled_limits_nothing() -> None:
     assert largest_batch(MODEL, GpuClass("G"), 4, WHOLE) == UNLIMITED
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=6), st.integers(1, 4))
+def test_the_best_split_is_the_best_of_all(sizes: list[tuple[int, int]], stages: int) -> None:
+    weights, activations = zip(*sizes, strict=True)
+    model = ModelProfile(
+        model="net",
+        cut_bytes=(8,) * (len(sizes) - 1),
+        tables=(),
+        weight_bytes=weights,
+        activation_bytes=activations,
+    )
+    splits = (
+        (0, *cuts, len(sizes))
+        for count in range(min(stages, len(sizes)))
+        for cuts in itertools.combinations(range(1, len(sizes)), count)
+    )
+    best = min(
+        max(stage_bytes(model, BlockRange(*edges), 2) for edges in itertools.pairwise(split))
+        for split in splits
+    )
+    assert least_stage_bytes(model, stages, 2) == best

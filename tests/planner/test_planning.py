@@ -5,10 +5,12 @@ again.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,8 @@ from tests.fixtures.made_problems import MadeSize, made_problem
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = MadeSize(gpus=20, classes=2, models=2, blocks=5, max_slices=2)
+
+GIB = 1 << 30
 
 
 def two_class_problem(**options: object) -> Problem:
@@ -177,6 +181,62 @@ def test_a_model_too_large_for_any_memory_is_explained_and_a_split_helps() -> No
     assert all(len(pipeline.stages) == 2 for pipeline in plan(problem).models[0].pipelines)
     with pytest.raises(Infeasible, match="no split into up to 1 stages fits the memory of F, S"):
         plan(replace(problem, options=replace(problem.options, max_stages=1)))
+
+
+def test_what_is_taken_of_a_memory_is_told_with_what_is_left() -> None:
+    problem = two_class_problem()
+    heavy = replace(problem.profile.models[0], weight_bytes=(GIB, GIB), activation_bytes=(0, 0))
+    small = tuple(replace(gpu_class, memory_bytes=GIB * 3 // 2) for gpu_class in problem.cluster.gpu_classes)
+    problem = replace(problem, profile=Profile((heavy,)), cluster=replace(problem.cluster, gpu_classes=small))
+    said = (
+        "of 2.00 GiB of weights, the best split leaves a stage of 1.00 GiB, .*"
+        "F has 1.5 GiB, of which tritonserver takes 0.5 GiB and a worker's CUDA context 0.5 GiB; 0.5 GiB is"
+    )
+    with pytest.raises(Infeasible, match=said):
+        plan(problem)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"memory_bytes": GIB + 1},
+            r"no stage of a split into up to 2 fits its memory: S has 1 GiB, .* 0 GiB",
+        ),
+        ({"max_slices_per_gpu": 1}, ""),
+    ],
+)
+def test_gpus_that_no_pipeline_can_use_are_told_with_the_reason(change: dict[str, Any], said: str) -> None:
+    problem = two_class_problem()
+    heavy = replace(problem.profile.models[0], weight_bytes=(100, 100), activation_bytes=(10, 10))
+    classes = [
+        replace(gpu_class, **change) if gpu_class.name == "S" else gpu_class
+        for gpu_class in problem.cluster.gpu_classes
+    ]
+    problem = replace(
+        problem, profile=Profile((heavy,)), cluster=replace(problem.cluster, gpu_classes=tuple(classes))
+    )
+    made = plan(problem)
+    assert list(made.unusable) == (["S"] if said else [])
+    if said:
+        assert re.search(said, made.unusable["S"])
+
+
+def test_gpus_too_slow_or_not_profiled_are_told() -> None:
+    problem = two_class_problem()
+    model = problem.profile.models[0]
+    without = replace(model, tables=tuple(table for table in model.tables if table.gpu == "F"))
+    assert plan(replace(problem, profile=Profile((without,)))).unusable == {
+        "S": f"not profiled on it ({model.model})"
+    }
+    slow = [
+        replace(table, latency_us=tuple(tuple(1e9 for _ in row) for row in table.latency_us))
+        if table.gpu == "S"
+        else table
+        for table in model.tables
+    ]
+    late = plan(replace(problem, profile=Profile((replace(model, tables=tuple(slow)),))))
+    assert re.fullmatch(r"no pipeline with it meets the SLO of \S+ ms \(\w+\)", late.unusable["S"])
 
 
 def test_more_models_than_gpus_is_explained() -> None:
