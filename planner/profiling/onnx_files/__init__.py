@@ -1,0 +1,1 @@
+"""ONNX files behind the interface of planner.profiling.network."""
