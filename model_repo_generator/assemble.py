@@ -85,7 +85,11 @@ def stage_program(
     """What the workers of a stage of blocks [start, end) on `gpu`, cut into equal slices, run."""
     gpu_class = cluster.gpu_class(gpu)
     emulated = gpu_class.executor is Executor.EMULATED
-    path = "" if emulated else naming.program_path(profile.model, blocks.start, blocks.end)
+    path = (
+        ""
+        if emulated
+        else naming.program_path(profile.model, blocks.start, blocks.end, profile.program_format)
+    )
     return StageProgram(
         program=path,
         program_sha256=program_hashes.get(path, ""),

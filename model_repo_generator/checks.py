@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from planner.cluster import Cluster
-from planner.deployment import Deployment, ModelSpec, input_spec
+from planner.deployment import Deployment, ModelSpec, input_specs
 from planner.placement import PlacedWorker, Placement
 from planner.plan import Pipeline, Plan, Stage
-from planner.profile import ModelProfile, Profile
+from planner.profile import ModelProfile, Profile, TensorSpec
 from planner.serving import ServedModel
 
 
@@ -78,10 +78,10 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
             continue
         if profiled[spec.name].options != spec.executor_options.to_options():
             yield (f"model {spec.name!r}: executor_options have changed since it was profiled: profile again")
-        if profiled[spec.name].inputs != (input_spec(spec),):
+        if profiled[spec.name].inputs != input_specs(spec):
             yield (
-                f"the profile of {spec.name!r} was made for input {profiled[spec.name].inputs}, but the "
-                f"deployment says {input_spec(spec)}: profile again"
+                f"the profile of {spec.name!r} was made for inputs {_named(profiled[spec.name].inputs)}, but "
+                f"the deployment says {_named(input_specs(spec))}: profile again"
             )
         elif len(profiled[spec.name].cut_tensors) != profiled[spec.name].block_count - 1:
             yield (
@@ -90,6 +90,10 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
             )
         if not profiled[spec.name].outputs:
             yield f"the profile of {spec.name!r} names no outputs: profile again"
+
+
+def _named(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
 
 
 def _slo_faults(spec: ModelSpec, plan: Plan) -> Iterator[str]:

@@ -14,7 +14,7 @@ from model_repo_generator.write import hash_file
 from planner.cluster import Executor
 from planner.deployment import Deployment
 from planner.plan import BlockRange, Plan
-from planner.profile import Profile
+from planner.profile import Profile, ProgramFormat
 
 if TYPE_CHECKING:
     from planner.profiling.split import Split
@@ -30,18 +30,19 @@ class StageRange:
 
     model: str
     blocks: BlockRange
+    format: ProgramFormat = ProgramFormat.TORCH
 
     @property
     def path(self) -> str:
         """Where its program lies, relative to deployment.json's folder."""
-        return naming.program_path(self.model, self.blocks.start, self.blocks.end)
+        return naming.program_path(self.model, self.blocks.start, self.blocks.end, self.format)
 
 
 def stage_ranges(deployment: Deployment, plan: Plan) -> tuple[StageRange, ...]:
     """What must be exported: every range once, emulated stages left out."""
     cluster = deployment.to_cluster()
     ranges = {
-        StageRange(model.model, stage.blocks)
+        StageRange(model.model, stage.blocks, deployment.model(model.model).program.format)
         for model in plan.models
         for pipeline in model.pipelines
         for stage in pipeline.stages
@@ -81,7 +82,7 @@ class Exporter:
     def _export(self, wanted: StageRange) -> Path:
         from planner.profiling.stages import save_stage  # seconds of torch, which most callers never need
 
-        file = Path(self._folder.name) / f"{len(self._made)}.pt2"
+        file = Path(self._folder.name) / f"{len(self._made)}.{wanted.format.value}"
         save_stage(self._split(wanted.model), wanted.blocks, file)
         self._made[wanted.path] = file
         return file

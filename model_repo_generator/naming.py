@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from planner.manifest import MANIFEST_NAME
+from planner.profile import ProgramFormat
 
 ENTRY_GROUP = "entry"
 GROUPS = "groups"
@@ -80,9 +81,9 @@ def older_manifest_epoch(name: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def program_path(model: str, start: int, end: int) -> str:
+def program_path(model: str, start: int, end: int, ending: ProgramFormat) -> str:
     """The exported program of blocks [start, end), relative to deployment.json's folder."""
-    return f"{PROGRAMS}/{model}.b{start}-{end}.pt2"
+    return f"{PROGRAMS}/{model}.b{start}-{end}.{ending.value}"
 
 
 def group_folder(group: str) -> str:

@@ -36,6 +36,17 @@ class Compiler(Enum):
     """The program compiled to a shared library: no Python between kernels."""
 
 
+class Provider(Enum):
+    """What of ONNX Runtime runs an ONNX program."""
+
+    AUTO = "auto"
+    """The device's: CPU or CUDA."""
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    """Engines, built once per GPU class, driver and program; what TensorRT cannot run is CUDA's."""
+
+
 @dataclass(frozen=True)
 class ExecutorOptions:
     """See the module. The emulated executor takes no notice of any.
@@ -44,6 +55,7 @@ class ExecutorOptions:
     cuda_graphs: one captured graph per batch size; no effect without a GPU.
     pad_to_captured: capture powers of two only; other batches run in the next larger graph.
     pinned: pass tensors to and from the GPU through page-locked memory.
+    provider: of ONNX programs; torch programs take no notice of it.
     """
 
     precision: Precision = Precision.TF32
@@ -52,3 +64,4 @@ class ExecutorOptions:
     cuda_graphs: bool = False
     pad_to_captured: bool = False
     pinned: bool = True
+    provider: Provider = Provider.AUTO

@@ -107,7 +107,7 @@ class ModelEntry:
     dispatcher: str
     """The Triton model that clients call."""
     input: TensorSpec
-    """Of the network."""
+    """Of the network: the one that is made of a client's frame, where there are several."""
     outputs: tuple[TensorSpec, ...]
     """What comes back from a last stage: the network's own, or what finishing makes of them."""
     feedback_port: int
@@ -133,9 +133,23 @@ class ModelEntry:
         return self.late == "serve"
 
     @property
+    def network_inputs(self) -> tuple[TensorSpec, ...]:
+        """All that the network takes, in the order of its program."""
+        return self.programs[0][0].inputs if self.programs else (self.input,)
+
+    @property
+    def other_inputs(self) -> tuple[TensorSpec, ...]:
+        """What it takes beside `input`; clients send it in any case."""
+        return tuple(spec for spec in self.network_inputs if spec.name != self.input.name)
+
+    @property
     def public_inputs(self) -> tuple[TensorSpec, ...]:
-        """What a client may send, one of these: dtype BYTES for encoded images, -1 for any size."""
-        return (self.input,) if self.prepare is None else (self.prepare.frame, self.input)
+        """What a client may send: dtype BYTES for encoded images, -1 for any size. Of a model that prepares,
+        one of the first two, and all others.
+        """
+        if self.prepare is None:
+            return self.network_inputs
+        return (self.prepare.frame, self.input, *self.other_inputs)
 
 
 @dataclass(frozen=True)

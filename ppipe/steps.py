@@ -26,7 +26,7 @@ def run_profile(
     """
     # torch takes seconds to import, which other commands need not pay.
     from planner.profiling.run import ProfileOptions, profile_deployment
-    from python_backend.stage.executors.runner import prepare
+    from python_backend.stage.executors.prepare import prepare
 
     options = ProfileOptions(
         threads=threads,

@@ -26,7 +26,7 @@ import ensembles.zoo
 import planner.profiling
 from ensembles.zoo.catalogue import ZooEntry
 from ensembles.zoo.liveliness import noise_frames
-from planner.deployment import ModelSpec
+from planner.deployment import ModelSpec, input_spec
 from planner.plan import BlockRange
 from planner.profiling.networks.loading import load_network
 from planner.profiling.split import split_model
@@ -109,7 +109,7 @@ def check(each: ZooEntry, *, full: bool, kept: Kept, batches: Sequence[int] = BA
     exported = [each.exported for each in known if each.exported is not None]
     variation = [each.variation for each in known if each.variation is not None]
     return {
-        "checked_frame": list(model.input.shape),
+        "checked_frame": list(input_spec(model).shape),
         "checked_batches": [each.batch for each in known],
         "max_rel_error": max(eager + exported),
         "max_rel_error_eager": max(eager),
@@ -129,7 +129,7 @@ class Comparison:
     """A network, the same exported in one piece, and its blocks."""
 
     def __init__(self, model: ModelSpec) -> None:
-        channels, height, width = model.input.shape
+        channels, height, width = input_spec(model).shape
         self._shape = (channels, height, width)
         self._network = load_network(model)
         split = split_model(model, network=self._network)

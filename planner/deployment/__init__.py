@@ -16,7 +16,9 @@ from planner.deployment.model import (
     PostprocessSpec,
     ProgramSpec,
     TensorSpecModel,
+    beside_the_picture,
     input_spec,
+    input_specs,
 )
 from planner.deployment.preprocess import FrameSpec, PreprocessSpec
 from planner.deployment.reading import DeploymentError, load_deployment, parse_deployment
@@ -42,7 +44,9 @@ __all__ = [
     "StatedSpeedSpec",
     "TensorSpecModel",
     "TlsSpec",
+    "beside_the_picture",
     "input_spec",
+    "input_specs",
     "load_deployment",
     "parse_deployment",
     "recipe_of",

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from planner.deployment.preprocess import PreprocessSpec
 from planner.deployment.recipe import recipe_of
 from planner.deployment.spec import Name, Spec
-from planner.execution import Compiler, ExecutorOptions, Precision
+from planner.execution import Compiler, ExecutorOptions, Precision, Provider
 from planner.frames import FrameSize
 from planner.problem import Demand
-from planner.profile import DTYPE_BYTES, TensorSpec
+from planner.profile import DTYPE_BYTES, ProgramFormat, TensorSpec
 
 BYTES_PER_FINDING = 64
 """Of a class or a box in an answer: score, index, label, coordinates."""
@@ -34,21 +34,36 @@ class TensorSpecModel(Spec):
 
 
 class ProgramSpec(Spec):
-    """Where the network comes from: an importable factory 'package.module:callable', or a saved .pt2 file."""
+    """Where the network comes from: an importable factory 'package.module:callable', a program saved by
+    torch.export (.pt2), or an ONNX file.
+    """
 
     factory: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     arguments: dict[str, Any] = Field(default_factory=dict)
     state_dict: Path | None = None
     seed: int = 0
     pt2: Path | None = None
+    onnx: Path | None = None
     imports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...] = ()
     """Modules that register operators of other libraries; stages import them before they load a program."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ProgramSpec:
-        if (self.factory is None) == (self.pt2 is None):
-            raise ValueError("program: give either 'factory' (package.module:callable) or 'pt2' (a file)")
+        given = [each for each in (self.factory, self.pt2, self.onnx) if each is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "program: give one of 'factory' (package.module:callable), 'pt2' (a file saved by "
+                "torch.export.save) and 'onnx' (an ONNX file)"
+            )
+        for name in ("arguments", "state_dict", "imports"):
+            if self.onnx is not None and getattr(self, name):
+                raise ValueError(f"program: '{name}' belongs to a factory, and an ONNX file has none")
         return self
+
+    @property
+    def format(self) -> ProgramFormat:
+        """What the stages' programs are files of."""
+        return ProgramFormat.TORCH if self.onnx is None else ProgramFormat.ONNX
 
 
 class PostprocessSpec(Spec):
@@ -81,6 +96,7 @@ class ExecutorOptionsSpec(Spec):
     cuda_graphs: bool = False
     pad_to_captured: bool = False
     pinned: bool = True
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
 
     @model_validator(mode="after")
     def _padded_graphs(self) -> ExecutorOptionsSpec:
@@ -93,6 +109,7 @@ class ExecutorOptionsSpec(Spec):
         plain = self.model_dump()
         plain["precision"] = Precision(self.precision)
         plain["compiler"] = Compiler(self.compiler)
+        plain["provider"] = Provider(self.provider)
         return ExecutorOptions(**plain)
 
 
@@ -101,7 +118,9 @@ class ModelSpec(Spec):
 
     name: Name
     program: ProgramSpec
-    input: TensorSpecModel
+    input: TensorSpecModel | None = None
+    inputs: tuple[TensorSpecModel, ...] = ()
+    """In place of `input`, of a network that takes several tensors."""
     slo_ms: float = Field(gt=0)
     weight: float | None = Field(default=None, gt=0)
     rate_rps: float | None = Field(default=None, gt=0)
@@ -117,9 +136,41 @@ class ModelSpec(Spec):
 
     @model_validator(mode="after")
     def _preparable(self) -> ModelSpec:
+        self._check_inputs()
         if self.preprocess is not None:
             recipe_of(self.preprocess, input_spec(self), self.name)
+        if self.program.format is ProgramFormat.ONNX:
+            self._check_onnx()
         return self
+
+    def _check_inputs(self) -> None:
+        if (self.input is None) == (not self.inputs):
+            raise ValueError("give either 'input' (one tensor) or 'inputs' (a list of several)")
+        names = [each.name for each in self.inputs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"inputs: the name {twice[0]!r} is used more than once")
+        if self.preprocess is None:
+            return
+        frame = self.preprocess.input
+        if frame is None and len(names) > 1:
+            raise ValueError(
+                f"preprocess.input: say which of the inputs {', '.join(names)} is made of the client's frame"
+            )
+        if frame is not None and frame not in [spec.name for spec in input_specs(self)]:
+            known = ", ".join(spec.name for spec in input_specs(self))
+            raise ValueError(f"preprocess.input: {frame!r} is not one of the inputs {known}")
+
+    def _check_onnx(self) -> None:
+        options = self.executor_options
+        if options.compiler != "none" or options.cuda_graphs:
+            name = "compiler" if options.compiler != "none" else "cuda_graphs"
+            raise ValueError(f"executor_options.{name} is of torch programs; an ONNX program has 'provider'")
+        if options.precision in ("fp16", "bf16") and options.provider != "tensorrt":
+            raise ValueError(
+                f"executor_options.precision: {options.precision} of an ONNX program needs provider: "
+                "tensorrt; or give a file that is converted to it"
+            )
 
 
 def demand_of(model: ModelSpec) -> Demand:
@@ -139,7 +190,7 @@ def _frame(model: ModelSpec) -> FrameSize:
     """What clients send; without preprocessing the network's input."""
     if model.preprocess is not None:
         return model.preprocess.to_frame()
-    return FrameSize(0, 0, input_spec(model).bytes_per_frame)
+    return FrameSize(0, 0, sum(spec.bytes_per_frame for spec in input_specs(model)))
 
 
 def _answer_bytes(model: ModelSpec) -> int | None:
@@ -150,6 +201,22 @@ def _answer_bytes(model: ModelSpec) -> int | None:
     return BYTES_PER_FINDING * (post.top_k if post.task == "classification" else post.max_boxes)
 
 
+def input_specs(model: ModelSpec) -> tuple[TensorSpec, ...]:
+    """The network's inputs as the run time's type, in the order of its program."""
+    given = model.inputs or (() if model.input is None else (model.input,))
+    return tuple(TensorSpec(name=each.name, dtype=each.dtype, shape=each.shape) for each in given)
+
+
+def beside_the_picture(model: ModelSpec) -> tuple[TensorSpec, ...]:
+    """The inputs that are made of no picture."""
+    specs = input_specs(model)
+    return specs if model.preprocess is None else tuple(each for each in specs if each != input_spec(model))
+
+
 def input_spec(model: ModelSpec) -> TensorSpec:
-    """The model's input as the run time's type."""
-    return TensorSpec(name=model.input.name, dtype=model.input.dtype, shape=model.input.shape)
+    """The one of the inputs that is made of a client's frame: the one that `preprocess` names, or the
+    first.
+    """
+    specs = input_specs(model)
+    named = None if model.preprocess is None else model.preprocess.input
+    return next((spec for spec in specs if spec.name == named), specs[0])

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from planner.deployment.presets import PLAIN, PRESETS, Preset
-from planner.deployment.spec import Spec
+from planner.deployment.spec import Name, Spec
 from planner.frames import FrameSize
 from planner.ingress import (
     Fit,
@@ -68,6 +68,8 @@ class PreprocessSpec(Spec):
     """
 
     kind: FrameKind = "jpeg"
+    input: Name | None = None
+    """Which of the network's inputs the frame becomes, where it has several; clients send the others."""
     preset: str | None = None
     frame: FrameSpec | None = None
     fit: FitKind | None = None

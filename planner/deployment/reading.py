@@ -34,7 +34,8 @@ from planner.deployment.spec import Spec
 
 _OWNERS: dict[str, type[Spec]] = {
     "cluster": ClusterSpec, "gpu_classes": GpuClassSpec, "groups": ServerGroupSpec, "servers": ServerSpec,
-    "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec, "input": TensorSpecModel,
+    "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec,
+    "input": TensorSpecModel, "inputs": TensorSpecModel,
     "program": ProgramSpec, "preprocess": PreprocessSpec, "frame": FrameSpec, "postprocess": PostprocessSpec,
     "planner": PlannerSpec, "expect": ExpectSpec, "tls": TlsSpec, "executor_options": ExecutorOptionsSpec,
 }  # fmt: skip

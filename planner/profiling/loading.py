@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from planner.deployment import ModelSpec, input_spec
+from planner.deployment import ModelSpec, input_specs
 from planner.profiling.network import Network
 from planner.profiling.networks.checked import checked_program, export_model
 from planner.profiling.networks.network import TorchNetwork
+from planner.profiling.onnx_door import check_onnx, load_onnx
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ def load(spec: ModelSpec, device: str = "cpu", module: torch.nn.Module | None = 
     The device 'meta' makes one without weights. `module`: what load_network(spec, device) gave, where the
     caller has it already.
     """
-    return TorchNetwork(export_model(spec, device, module), (input_spec(spec),), f"model {spec.name}")
+    if spec.program.onnx is not None:
+        return load_onnx(spec, input_specs(spec), spec.program.onnx)
+    return TorchNetwork(export_model(spec, device, module), input_specs(spec), f"model {spec.name}")
 
 
 def load_checked(spec: ModelSpec, without_weights: bool = False) -> Loaded:
@@ -39,6 +42,9 @@ def load_checked(spec: ModelSpec, without_weights: bool = False) -> Loaded:
 
     `without_weights`: weights that are not here are done without, as estimates need none.
     """
+    if spec.program.onnx is not None:
+        onnx = load_onnx(spec, input_specs(spec), spec.program.onnx)
+        return Loaded(network=onnx, remarks=check_onnx(spec, onnx, spec.program.onnx))
     checked = checked_program(spec, without_weights=without_weights)
-    network = TorchNetwork(checked.program, (input_spec(spec),), f"model {spec.name}")
+    network = TorchNetwork(checked.program, input_specs(spec), f"model {spec.name}")
     return Loaded(network=network, remarks=checked.remarks)

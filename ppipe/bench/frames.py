@@ -8,6 +8,7 @@ decoding it costs about what a photograph of its size costs.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,14 @@ def make_tensors(tensor: TensorSpec, count: int, seed: int) -> tuple[npt.NDArray
     that differ from frame to frame, in [0, 1) for floats, of numbers up to 255 for whole numbers.
     """
     return tuple(_tensor(tensor, np.random.default_rng((seed, index))) for index in range(count))
+
+
+def make_inputs_of(
+    tensors: Sequence[TensorSpec], count: int, seed: int
+) -> list[tuple[npt.NDArray[Any], ...]]:
+    """`count` frames of several inputs."""
+    each = [make_tensors(tensor, count, seed + index) for index, tensor in enumerate(tensors)]
+    return list(zip(*each, strict=True)) if each else [()] * count
 
 
 def _tensor(tensor: TensorSpec, rng: np.random.Generator) -> npt.NDArray[Any]:

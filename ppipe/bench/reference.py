@@ -20,25 +20,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils import _pytree as pytree
 from tritonclient.grpc import service_pb2
 
 from ensembles.finish import Finisher, geometries, read_labels
 from ensembles.prepare.pixels import encoded_input, raw_input
-from planner.deployment import ModelSpec, input_spec, recipe_of
+from planner.deployment import ModelSpec, input_spec, input_specs, recipe_of
 from planner.manifest import DeploymentManifest, ModelEntry
-from planner.profile import TensorSpec
-from planner.profiling.networks.export import TORCH_DTYPES
-from planner.profiling.networks.loading import load_network, load_program
 from ppipe.bench.frames import encode_jpeg
-from ppipe.bench.target import NoPictures, Picture, Tensor
+from ppipe.bench.target import Inputs, NoPictures, Picture, Tensor
+from ppipe.bench.unsplit import Unsplit, unsplit
 from python_backend.wire.kserve import array_of
 
 TOLERANCE = 1e-4
 _LOOSEST = 5e-2
 _ROOM = 4.0
-_IMAGES = 4
-"""Dimensions of a batch of images."""
 _APART = 10.0
 """Two frames' answers must lie at least this many tolerances apart."""
 
@@ -89,21 +84,29 @@ def error_of(given: npt.NDArray[Any], right: npt.NDArray[Any]) -> float:
     return error / scale if np.isfinite(error) else float("inf")
 
 
-def make_inputs(spec: ModelSpec, pictures: Sequence[Picture]) -> list[npt.NDArray[np.float32]]:
-    """The network's own inputs, one per picture, without batch dimension."""
+def make_inputs(
+    spec: ModelSpec, pictures: Sequence[Picture], others: Sequence[Inputs] | None = None
+) -> list[Inputs]:
+    """The network's own inputs for each picture, without batch dimension. `others`: the inputs that are made
+    of no picture, for each of them.
+    """
     if spec.preprocess is None:
         raise NoPictures(f"model {spec.name!r} has no preprocess step, so pictures cannot be its input")
     recipe = recipe_of(spec.preprocess, input_spec(spec), spec.name)
-    if recipe.kind == "jpeg":
-        return [encoded_input(encode_jpeg(picture), recipe) for picture in pictures]
-    return [raw_input(picture, recipe) for picture in pictures]
+    frames = [
+        encoded_input(encode_jpeg(picture), recipe) if recipe.kind == "jpeg" else raw_input(picture, recipe)
+        for picture in pictures
+    ]
+    place = input_specs(spec).index(input_spec(spec))
+    beside = others or [()] * len(frames)
+    return [(*other[:place], frame, *other[place:]) for frame, other in zip(frames, beside, strict=True)]
 
 
 def make_reference(
     spec: ModelSpec,
     entry: ModelEntry,
     root: Path,
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Inputs],
     pictures: Sequence[Picture] | None,
 ) -> Reference:
     """Run the unsplit network on each input alone, and finish what it says. `root`: the manifest's folder;
@@ -111,11 +114,11 @@ def make_reference(
 
     Raises IndistinctFrames, planner.profiling's ModelError, OSError for a label file.
     """
-    network = _network(spec)
-    with one_thread(), torch.inference_mode():
-        outputs = entry.programs[0][-1].outputs
-        results = [_as_arrays(network(torch.from_numpy(frame[np.newaxis])), outputs) for frame in inputs]
-        tolerance = _tolerance(network, outputs, inputs[0], results[0])
+    outputs = entry.programs[0][-1].outputs
+    network = unsplit(spec, outputs)
+    with one_thread():
+        results = [network.answer(frame) for frame in inputs]
+        tolerance = _tolerance(network, inputs[0], results[0])
     own = [tensor.name for tensor in outputs]
     answers = [dict(zip(own, result, strict=True)) for result in results]
     if entry.finish is not None:
@@ -155,46 +158,28 @@ def make_references(
     manifest: DeploymentManifest,
     root: Path,
     pictures: Sequence[Picture],
-    tensors: Mapping[str, Sequence[Tensor]],
+    tensors: Mapping[str, Sequence[Inputs]],
 ) -> dict[str, Reference]:
-    """A reference for each model, from its `tensors` or, where it has none, the pictures; `root`: the
+    """A reference for each model, from the pictures, where it takes any, and its `tensors`; `root`: the
     manifest's folder.
     """
-    return {
-        spec.name: make_reference(spec, manifest.model(spec.name), root, tensors[spec.name], None)
-        if spec.name in tensors
-        else make_reference(spec, manifest.model(spec.name), root, make_inputs(spec, pictures), pictures)
-        for spec in specs
-    }
+    found = {}
+    for spec in specs:
+        entry, given = manifest.model(spec.name), tensors.get(spec.name)
+        if spec.preprocess is None:
+            found[spec.name] = make_reference(spec, entry, root, tensors[spec.name], None)
+        else:
+            inputs = make_inputs(spec, pictures, given)
+            found[spec.name] = make_reference(spec, entry, root, inputs, pictures)
+    return found
 
 
-def _network(spec: ModelSpec) -> torch.nn.Module:
-    if spec.program.pt2 is not None:
-        program = load_program(spec.program.pt2, f"model {spec.name}", spec.program.imports)
-        module: torch.nn.Module = program.module()
-        return module
-    return load_network(spec)
-
-
-def _as_arrays(result: Any, outputs: Sequence[TensorSpec]) -> list[Tensor]:
-    """What the network returns for one frame, as its answer travels."""
-    tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-    return [
-        tensor.detach().to(TORCH_DTYPES[spec.dtype]).numpy()[0].reshape(spec.shape)
-        for tensor, spec in zip(tensors, outputs, strict=True)
-    ]
-
-
-def _tolerance(
-    network: torch.nn.Module, outputs: Sequence[TensorSpec], frame: Tensor, right: Sequence[Tensor]
-) -> float:
-    """At least what the answer to a frame moves by in another layout, and by the same frame beside it."""
-    pair = torch.from_numpy(np.stack([frame, frame]))
-    ways = [pair] if pair.dim() != _IMAGES else [pair, pair.contiguous(memory_format=torch.channels_last)]
+def _tolerance(network: Unsplit, frame: Inputs, right: Sequence[Tensor]) -> float:
+    """At least what the answer to a frame moves by in other ways that are as right."""
     moved = [
         error_of(given, wanted)
-        for way in ways
-        for given, wanted in zip(_as_arrays(network(way), outputs), right, strict=True)
+        for way in network.answers_otherwise(frame)
+        for given, wanted in zip(way, right, strict=True)
         if wanted.dtype.kind == "f"
     ]
     return min(_LOOSEST, max([TOLERANCE, *(_ROOM * error for error in moved)]))

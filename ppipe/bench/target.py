@@ -22,7 +22,9 @@ from ppipe.serving.probe import text_element
 
 Picture = npt.NDArray[np.uint8]
 Tensor = npt.NDArray[Any]
-"""A network's own input, without batch dimension."""
+"""One of a network's inputs, without batch dimension."""
+Inputs = tuple[Tensor, ...]
+"""All of them, in the network's order; or those of them that are made of no picture."""
 
 
 class NoPictures(ValueError):
@@ -62,26 +64,29 @@ class SystemUnderTest:
 
 
 def served_target(
-    manifest: DeploymentManifest, pictures: Sequence[Picture], tensors: Mapping[str, Sequence[Tensor]]
+    manifest: DeploymentManifest, pictures: Sequence[Picture], tensors: Mapping[str, Sequence[Inputs]]
 ) -> SystemUnderTest:
-    """The public models of a deployment, each fed what its clients send: JPEG files, raw pictures, or for the
-    models of `tensors` these.
+    """The public models of a deployment, each fed what its clients send: JPEG files, raw pictures, and of
+    `tensors` what is made of no picture.
     """
     address = manifest.entry.grpc_address
     return SystemUnderTest(
         ways_in={entry.model: [WayIn(address, entry.dispatcher)] for entry in manifest.models},
         inputs={
-            entry.model: [tensor_request(entry.input, tensor) for tensor in tensors[entry.model]]
-            if entry.model in tensors
-            else [public_request(entry, picture) for picture in pictures]
+            entry.model: [tensors_request(entry, given) for given in tensors[entry.model]]
+            if entry.prepare is None
+            else [
+                public_request(entry, picture, others)
+                for picture, others in zip(
+                    pictures, tensors.get(entry.model) or [()] * len(pictures), strict=True
+                )
+            ]
             for entry in manifest.models
         },
     )
 
 
-def plain_target(
-    manifest: DeploymentManifest, inputs: Mapping[str, Sequence[npt.NDArray[np.float32]]]
-) -> SystemUnderTest:
+def plain_target(manifest: DeploymentManifest, inputs: Mapping[str, Sequence[Inputs]]) -> SystemUnderTest:
     """The workers of a comparison without PPipe: clients preprocess themselves and take the workers
     in turn.
     """
@@ -95,33 +100,52 @@ def plain_target(
     return SystemUnderTest(
         ways_in=ways_in,
         inputs={
-            entry.model: [tensor_request(entry.input, tensor) for tensor in inputs[entry.model]]
+            entry.model: [tensors_request(entry, given) for given in inputs[entry.model]]
             for entry in manifest.models
         },
     )
 
 
-def public_request(entry: ModelEntry, picture: Picture) -> service_pb2.ModelInferRequest:
-    """One picture for a model."""
+def public_request(entry: ModelEntry, picture: Picture, others: Inputs = ()) -> service_pb2.ModelInferRequest:
+    """One picture for a model, and what its network takes beside it."""
     spec = entry.public_inputs[0]
     if spec.dtype == "BYTES":
-        return frame_request(spec, spec.shape or (1,), text_element(encode_jpeg(picture)))
-    if spec.dtype != "UINT8":
+        request = frame_request(spec, spec.shape or (1,), text_element(encode_jpeg(picture)))
+    elif spec.dtype == "UINT8":
+        request = frame_request(spec, picture.shape, picture.tobytes())
+    else:
         raise NoPictures(
             f"model {entry.model!r}: its input {spec.name!r} is {spec.dtype}, and no picture; a preprocess "
             "step makes it of pictures"
         )
-    return frame_request(spec, picture.shape, picture.tobytes())
+    for other, tensor in zip(entry.other_inputs, others, strict=True):
+        add_input(request, other, tensor.shape, tensor.tobytes())
+    return request
+
+
+def tensors_request(entry: ModelEntry, given: Inputs) -> service_pb2.ModelInferRequest:
+    """One frame that is the network's own inputs already."""
+    request = service_pb2.ModelInferRequest()
+    for spec, tensor in zip(entry.network_inputs, given, strict=True):
+        add_input(request, spec, tensor.shape, tensor.tobytes())
+    return request
 
 
 def tensor_request(spec: TensorSpec, tensor: Tensor) -> service_pb2.ModelInferRequest:
-    """One frame that is the model's own input already."""
+    """One frame of one input."""
     return frame_request(spec, tensor.shape, tensor.tobytes())
 
 
 def frame_request(spec: TensorSpec, shape: Sequence[int], content: bytes) -> service_pb2.ModelInferRequest:
     """One frame with its batch dimension of 1."""
     request = service_pb2.ModelInferRequest()
+    add_input(request, spec, shape, content)
+    return request
+
+
+def add_input(
+    request: service_pb2.ModelInferRequest, spec: TensorSpec, shape: Sequence[int], content: bytes
+) -> None:
+    """One frame's tensor, with its batch dimension of 1."""
     request.inputs.add(name=spec.name, datatype=spec.dtype, shape=[1, *shape])
     request.raw_input_contents.append(content)
-    return request

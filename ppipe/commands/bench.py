@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from planner.cluster import Executor
-from planner.deployment import input_spec, load_deployment
+from planner.deployment import beside_the_picture, load_deployment
 from planner.latency_sources import estimates_note
 from planner.manifest import DeploymentManifest
 from planner.serial import dumps
@@ -50,7 +50,7 @@ def bench(
     """Send frames to a deployment that `ppipe serve` runs, and compare every answer with the unsplit
     model's. Emulated workers compute nothing: where a model has some, its answers are not compared.
     """
-    from ppipe.bench.frames import make_pictures, make_tensors
+    from ppipe.bench.frames import make_inputs_of, make_pictures
     from ppipe.bench.picture import draw
     from ppipe.bench.reference import make_references
     from ppipe.bench.run import measure, planned_rates, save, slos_us
@@ -72,11 +72,7 @@ def bench(
     require_frames(sent, manifest)
     count = _pictures_of(sent)
     pictures = make_pictures(count, seed=seed)
-    tensors = {
-        spec.name: make_tensors(input_spec(spec), count, seed)
-        for spec in deployment.models
-        if spec.preprocess is None
-    }
+    tensors = {spec.name: make_inputs_of(beside_the_picture(spec), count, seed) for spec in deployment.models}
     emulated = emulated_models(manifest)
     computed = [spec for spec in deployment.models if spec.name not in emulated]
     references = make_references(computed, manifest, repository or workspace.repository, pictures, tensors)

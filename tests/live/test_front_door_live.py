@@ -27,7 +27,7 @@ from planner.deployment import load_deployment
 from planner.manifest import ModelEntry
 from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.reference import make_inputs
-from ppipe.bench.target import public_request, tensor_request
+from ppipe.bench.target import public_request, tensors_request
 from ppipe.cli import run
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
@@ -180,7 +180,7 @@ def test_a_bare_body_is_enough(served: Served) -> None:
 
 def test_a_client_that_prepares_by_itself_sends_the_networks_input(served: Served) -> None:
     (image,) = make_inputs(load_deployment(served.deployment_file).models[0], PICTURES[1:2])
-    request = tensor_request(served.entry.input, image)
+    request = tensors_request(served.entry, image)
     request.model_name = served.entry.dispatcher
     own = np.frombuffer(outputs_of(served.infer(request))["output"], np.float32)
     theirs = np.frombuffer(outputs_of(served.infer(served.request(1)))["output"], np.float32)
@@ -190,7 +190,7 @@ def test_a_client_that_prepares_by_itself_sends_the_networks_input(served: Serve
 def test_a_request_has_one_frame_in_one_way(served: Served) -> None:
     request = served.request()
     (image,) = make_inputs(load_deployment(served.deployment_file).models[0], PICTURES[:1])
-    other = tensor_request(served.entry.input, image)
+    other = tensors_request(served.entry, image)
     request.inputs.extend(other.inputs)
     request.raw_input_contents.extend(other.raw_input_contents)
     code, text = failure(lambda: served.infer(request))

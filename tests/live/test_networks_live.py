@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from planner.deployment import load_deployment
-from ppipe.bench.frames import make_tensors
+from ppipe.bench.frames import make_inputs_of
 from ppipe.bench.loadgen import LoadOptions, send_load
 from ppipe.bench.outcome import Fate
 from ppipe.bench.reference import make_references
@@ -89,7 +89,7 @@ def wild(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wild]:
 def test_every_answer_is_the_networks(wild: Wild, model: str) -> None:
     spec = load_deployment(wild.deployment_file).model(model)
     entry = wild.served.manifest.model(model)
-    tensors = {model: make_tensors(entry.input, FRAMES, seed=3)}
+    tensors = {model: make_inputs_of(entry.network_inputs, FRAMES, seed=3)}
     references = make_references([spec], wild.served.manifest, wild.work / "repository", [], tensors)
     others = {other.model: tensors[model] for other in wild.served.manifest.models}
     outcomes = send_load(

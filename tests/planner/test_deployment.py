@@ -159,7 +159,7 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("models.0.slo", 3, r"models\.0\.slo: unknown field; did you mean 'slo_ms'\?"),
         ("models.0.input.dtype", "FP8", r"dtype 'FP8' is not one of BOOL"),
         ("models.0.input.shape", [3, 0], r"models\.0\.input\.shape\.1"),
-        ("models.0.program", {}, "give either 'factory'"),
+        ("models.0.program", {}, "give one of 'factory'"),
         ("models.0.program", {"factory": "no_colon"}, r"models\.0\.program\.factory"),
         ("models.0.name", "../etc", r"models\.0\.name: .*'\.\./etc'"),
         ("planner", {"max_stages": 9}, r"planner\.max_stages: .*less than or equal to 4 \(got 9\)"),

@@ -24,9 +24,10 @@ from python_backend.stage.executors.errors import ProgramError
 from python_backend.stage.executors.float32 import float32, set_float32
 from python_backend.stage.executors.folding import fold_batch_norms
 from python_backend.stage.executors.gpu_memory import allocator_fraction
+from python_backend.stage.executors.program_file import warm_sizes
 from python_backend.stage.executors.runner import build_run
 from python_backend.stage.executors.staging import DirectStaging, PinnedStaging
-from python_backend.stage.executors.task import Run, Task, Tensors, warm_sizes
+from python_backend.stage.executors.task import Run, Task, Tensors
 from python_backend.stage.executors.torch_program import TorchExecutor
 from tests.profiling import nets
 

@@ -85,7 +85,7 @@ def _too_large_to_run(spec: ModelSpec) -> Checked | None:
         return None
     try:
         program = export_model(spec, "meta")
-        frame = torch.empty((1, *spec.input.shape), device="meta")
+        frame = torch.empty((1, *input_spec(spec).shape), device="meta")
         with FlopCounterMode(display=False) as counter, torch.no_grad(), quiet():
             program.module(check_guards=False)(frame)
     except Exception:  # it builds or counts otherwise; running it tells more

@@ -57,8 +57,9 @@ class _Builder:
         nodes = line.nodes[part.span.start : part.span.stop]
         made = {name for node in nodes for name in node.output}
         for value, spec in zip(part.gives, part.outputs, strict=True):
-            if value.name in made and self._travels_as_it_is(value, spec):
-                self._names[value.name] = spec.name
+            if value.name in made:
+                as_it_is = self._travels_as_it_is(value, spec)
+                self._names[value.name] = spec.name if as_it_is else f"{spec.name}__inside"
         for node in nodes:
             self._need(reads_of(node))
             self._add(node)

@@ -9,44 +9,31 @@ onnx's reference implementation. Shapes that wait for such numbers are inferred 
 
 from __future__ import annotations
 
-import math
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from planner.profile import TensorSpec
 from planner.profiling.networks.errors import ModelError, first_line
+from planner.profiling.onnx_files.folding import MOST_NUMBERS, computed_from_shapes
+from planner.profiling.onnx_files.loops import Types, loop_outputs
 from planner.profiling.onnx_files.tensors import (
     ONNX_OF,
     bodies_of,
     is_external,
-    reads_of,
     weight_numbers,
 )
 
 BATCHES = (2, 3, 7)
 """A line through two of them is checked by the third."""
-MOST_NUMBERS = 4096
-"""Of a tensor that is computed here; shapes and what is made of them are far smaller."""
 _ROUNDS = 12
-_SHAPES = frozenset(("Shape", "Size"))
-_KEPT = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
-     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-)  # fmt: skip
-"""Operators that are never computed here: of chance, and those that an engine fuses with their neighbours."""
-_MOVES = frozenset(
-    ("Cast", "Concat", "ConstantOfShape", "Expand", "Flatten", "Floor", "Ceil", "Gather", "Identity",
-     "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-)  # fmt: skip
-"""Exact on real numbers too."""
 Array = npt.NDArray[Any]
 
 
@@ -165,9 +152,18 @@ def _at(skeleton: ModelProto, inputs: Mapping[str, TensorSpec], batch: int) -> _
             value.CopyFrom(helper.make_tensor_value_info(value.name, ONNX_OF[spec.dtype], sizes))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     found = _Found()
+    asked_otherwise = False
     for _ in range(_ROUNDS):
         _read(_inferred(model), found)
-        computed = _compute(model, found, constants)
+        computed = computed_from_shapes(model, found.shapes, {**constants, **found.values})
+        if not computed and _unknown(model.graph, found):
+            more = list(loop_outputs(model, _types(found, constants)))
+            if not more and not asked_otherwise:
+                asked_otherwise = True
+                more = _inferred_otherwise(model)
+            model.graph.value_info.extend(more)
+            if more:
+                continue
         if not computed:
             break
         found.values |= computed
@@ -184,6 +180,39 @@ def _inferred(model: ModelProto) -> GraphProto:
         ).graph
     except onnx.shape_inference.InferenceError as error:
         raise ShapeFault(_brief(error)) from error
+
+
+def _types(found: _Found, constants: Mapping[str, Array]) -> Types:
+    known = {name: (found.types[name], shape) for name, shape in found.shapes.items()}
+    for name, array in {**constants, **found.values}.items():
+        known[name] = (helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+    return known
+
+
+def _unknown(graph: GraphProto, found: _Found) -> bool:
+    """Whether the shape of some tensor is not known."""
+    return any(name and name not in found.shapes for node in graph.node for name in node.output)
+
+
+def _inferred_otherwise(model: ModelProto) -> list[ValueInfoProto]:
+    """What ONNX Runtime's inference knows beyond onnx's: shapes of its own operators, and through loops."""
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    log = logging.getLogger("onnxruntime.tools.symbolic_shape_infer")
+    log.disabled = True
+    try:
+        made = SymbolicShapeInference.infer_shapes(model)
+    except Exception:  # it knows no more
+        return []
+    finally:
+        log.disabled = False
+    there = {value.name for value in (*model.graph.output, *model.graph.value_info)}
+    return [value for value in made.graph.value_info if value.name not in there and _is_whole(value)]
+
+
+def _is_whole(value: ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    return bool(tensor.HasField("shape")) and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
 
 
 def _brief(error: Exception) -> str:
@@ -211,64 +240,6 @@ def _note(value: ValueInfoProto, found: _Found) -> None:
     dims = tensor.shape.dim
     if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
         found.shapes[value.name] = tuple(int(dim.dim_value) for dim in dims)
-
-
-def _compute(model: ModelProto, found: _Found, constants: Mapping[str, Array]) -> dict[str, Array]:
-    """What can be computed from shapes that are known, and was not yet."""
-    computed: dict[str, Array] = {}
-    known: dict[str, Array] = {**constants, **found.values}
-    for node in model.graph.node:
-        if node.op_type in _KEPT or any(True for _ in bodies_of(node)):
-            continue
-        if node.op_type in _SHAPES and not node.domain:
-            shape = found.shapes.get(node.input[0])
-            made = None if shape is None else [_shape_of(node, shape)]
-        else:
-            ready = all(name in known for name in node.input if name) and _is_small(node, found)
-            made = _evaluated(node, model, known) if ready else None
-        if made is not None and all(map(_is_computable(node), made)):
-            computed |= {name: array for name, array in zip(node.output, made, strict=False) if name}
-            known |= computed
-    return computed
-
-
-def _is_computable(node: NodeProto) -> Callable[[Array], bool]:
-    """Small, and no arithmetic on real numbers: an engine may round otherwise."""
-    exact = node.op_type in _MOVES
-    return lambda array: array.size <= MOST_NUMBERS and (exact or array.dtype.kind != "f")
-
-
-def _is_small(node: NodeProto, found: _Found) -> bool:
-    """Whether what a node makes is known to be no large tensor."""
-    shapes = [found.shapes.get(name) for name in node.output if name]
-    return all(shape is not None and math.prod(shape) <= MOST_NUMBERS for shape in shapes)
-
-
-def _shape_of(node: NodeProto, shape: tuple[int, ...]) -> Array:
-    if node.op_type == "Size":
-        return np.array(math.prod(shape), dtype=np.int64)
-    ends = {attribute.name: attribute.i for attribute in node.attribute}
-    return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], dtype=np.int64)
-
-
-def _evaluated(node: NodeProto, model: ModelProto, known: Mapping[str, Array]) -> list[Array] | None:
-    """What a node makes of numbers; None where onnx has no reference implementation."""
-    given = reads_of(node)
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(known[name].dtype), None)
-            for name in given
-        ],
-        [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output if name],
-    )
-    try:
-        one = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-        made = ReferenceEvaluator(one).run(None, {name: known[name] for name in given})
-    except Exception:  # whatever it is, the node stays an operator of the network
-        return None
-    return [np.asarray(array) for array in made]
 
 
 def _drop(graph: GraphProto, names: set[str]) -> None:

@@ -161,7 +161,9 @@ class Line:
         """How a value travels; None where it cannot: no tensor with the batch first and other sizes fixed."""
         if name in self._inputs:
             return self._inputs[name]
-        if known is None or not known.sizes or known.element_type not in TRAVELS_AS:
+        if name not in self.maker or known is None or not known.sizes:
+            return None
+        if known.element_type not in TRAVELS_AS:
             return None
         first, *rest = known.sizes
         if first != self.inferred.batch or any(size.slope or size.rest < 1 for size in rest):

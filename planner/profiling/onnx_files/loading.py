@@ -34,6 +34,12 @@ def load_onnx(spec: ModelSpec, inputs: tuple[TensorSpec, ...], file: Path) -> On
     return OnnxNetwork(Ends(inputs=matched, outputs=outputs), line, file.parent, where)
 
 
+def input_names(spec: ModelSpec, inputs: tuple[TensorSpec, ...], file: Path) -> tuple[str, ...]:
+    """The file's own names of the deployment's inputs, in the deployment's order. Raises ModelError."""
+    where = f"model {spec.name}"
+    return tuple(match_inputs(read_model(file, where).graph, inputs, where))
+
+
 def check_onnx(spec: ModelSpec, network: OnnxNetwork, file: Path) -> tuple[str, ...]:
     """Run it on some frames; remarks for its owner. Raises ModelError where it may not be served."""
     gflop = network.cost(network.whole).flops / 1e9

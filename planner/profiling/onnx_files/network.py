@@ -15,7 +15,7 @@ from planner.profiling.network import Chain, Network, Part, Running, Value
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.onnx_files.building import stage_model
 from planner.profiling.onnx_files.ends import Ends
-from planner.profiling.onnx_files.inference import MOST_NUMBERS
+from planner.profiling.onnx_files.folding import MOST_NUMBERS
 from planner.profiling.onnx_files.line import Line
 from planner.profiling.onnx_files.running import OnnxChain
 from planner.profiling.onnx_files.tensors import array_of, bodies_of, is_external, weight_numbers

@@ -13,8 +13,9 @@ from planner.profile import TensorSpec
 from python_backend.stage.executors.compiling import compiled
 from python_backend.stage.executors.cuda_graphs import CudaRecorder, Graphed
 from python_backend.stage.executors.float32 import set_float32
+from python_backend.stage.executors.program_file import warm_sizes
 from python_backend.stage.executors.rewriting import rewritten
-from python_backend.stage.executors.task import Run, Task, warm_sizes
+from python_backend.stage.executors.task import Run, Task
 
 
 def build_run(module: GraphModule, task: Task) -> Run:

@@ -20,7 +20,6 @@ TORCH_OF = {
     "FP16": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32, "FP32": torch.float32,
     "INT64": torch.int64, "FP64": torch.float64,
 }  # fmt: skip
-_EACH_SIZE_UP_TO = 16
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,3 @@ def torch_dtype(spec: TensorSpec) -> torch.dtype:
     if spec.dtype not in TORCH_OF:
         raise ProgramError(f"tensor {spec.name}: dtype {spec.dtype} is not one of {', '.join(TORCH_OF)}")
     return TORCH_OF[spec.dtype]
-
-
-def warm_sizes(largest: int, padded: bool = False) -> set[int]:
-    """Batch sizes to run before serving: each one, or of many (or where others are padded) powers of two."""
-    if largest <= _EACH_SIZE_UP_TO and not padded:
-        return set(range(1, largest + 1))
-    return {largest} | {1 << power for power in range(largest.bit_length())}

@@ -17,10 +17,11 @@ from planner.manifest import StageProgram
 from python_backend.stage.executors.errors import ProgramError
 from python_backend.stage.executors.gpu_memory import limit_memory
 from python_backend.stage.executors.handover import given
+from python_backend.stage.executors.program_file import warm_sizes
 from python_backend.stage.executors.prologue import Prologue
 from python_backend.stage.executors.runner import build_run
 from python_backend.stage.executors.staging import on_device, staging_of
-from python_backend.stage.executors.task import Task, Tensors, torch_dtype, warm_sizes
+from python_backend.stage.executors.task import Task, Tensors, torch_dtype
 from python_backend.wire.kserve import NUMPY_OF, Array
 
 __all__ = ["ProgramError", "TorchExecutor"]

@@ -1,0 +1,246 @@
+"""ONNX files cut at every valid place: the stages one after another equal plain onnxruntime on the file."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from planner.cluster import GpuClass
+from planner.deployment import input_specs
+from planner.plan import BlockRange
+from planner.profiling.loading import load_checked
+from planner.profiling.network import Kind
+from planner.profiling.onnx_files.running import PlainRun, noise_of
+from planner.profiling.split import split_network
+from tests.onnx import files
+from tests.onnx.files import model, random, value, weight
+
+
+def with_constants() -> onnx.ModelProto:
+    """Weights as Constant nodes, as PP-OCR's exporter writes them."""
+    made = files.chain()
+    constants = [helper.make_node("Constant", [], [each.name], value=each) for each in made.graph.initializer]
+    nodes = [*constants, *made.graph.node]
+    return model(nodes, made.graph.input, made.graph.output)
+
+
+def reshaping() -> onnx.ModelProto:
+    """A reshape whose shape is computed from the input's, far from where it is used."""
+    first, one = files.conv("first", "image", 4, 3)
+    last, two = files.conv("last", "back", 4, 4)
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["batch"]),
+        helper.make_node("Unsqueeze", ["batch", "axis"], ["batch1"]),
+        helper.make_node("Concat", ["batch1", "rest"], ["flat_shape"], axis=0),
+        helper.make_node("Concat", ["batch1", "four", "sides"], ["whole_shape"], axis=0),
+        first,
+        helper.make_node("Relu", ["first"], ["active"]),
+        helper.make_node("Reshape", ["active", "flat_shape"], ["flat"]),
+        helper.make_node("Softmax", ["flat"], ["soft"]),
+        helper.make_node("Reshape", ["soft", "whole_shape"], ["back"]),
+        last,
+    ]
+    weights = [
+        one, two, weight("zero", np.int64(0)), weight("axis", np.array([0])), weight("rest", np.array([-1])),
+        weight("four", np.array([4])), weight("sides", np.array([8, 8])),
+    ]  # fmt: skip
+    return model(nodes, [value("image", ["N", 3, 8, 8])], [value("last", ["N", 4, 8, 8])], weights)
+
+
+def choosing() -> onnx.ModelProto:
+    """An If whose branches read values and weights from around them."""
+    first, one = files.conv("first", "image", 4, 3)
+    last, two = files.conv("last", "chosen", 4, 4)
+    then = helper.make_graph(
+        [helper.make_node("Mul", ["first", "twice"], ["then_out"])], "then", [], [value("then_out", None)]
+    )
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["first"], ["else_out"])], "else", [], [value("else_out", None)]
+    )
+    nodes = [
+        first,
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0),
+        helper.make_node("Greater", ["mean", "never"], ["asked"]),
+        helper.make_node("If", ["asked"], ["chosen"], then_branch=then, else_branch=other),
+        last,
+        helper.make_node("Relu", ["last"], ["out"]),
+    ]
+    weights = [one, two, weight("never", np.float32(1e9)), weight("twice", np.float32(2))]
+    return model(nodes, [value("image", ["N", 3, 8, 8])], [value("out", ["N", 4, 8, 8])], weights)
+
+
+def looping() -> onnx.ModelProto:
+    """A Loop in the middle."""
+    first, one = files.conv("first", "image", 4, 3)
+    last, two = files.conv("last", "looped", 4, 4)
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Mul", ["state", "slower"], ["state_out"]),
+        ],
+        "body",
+        [value("turn", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("state", None)],
+        [value("go_on", [], TensorProto.BOOL), value("state_out", None)],
+    )
+    nodes = [
+        first,
+        helper.make_node("Loop", ["three", "", "first"], ["looped"], body=body),
+        last,
+        helper.make_node("Relu", ["last"], ["out"]),
+    ]
+    weights = [one, two, weight("three", np.int64(3)), weight("slower", np.float32(0.5))]
+    return model(nodes, [value("image", ["N", 3, 8, 8])], [value("out", ["N", 4, 8, 8])], weights)
+
+
+def odd_names() -> onnx.ModelProto:
+    """Names with slashes, two of which are one name in letters and underscores; one is an output, too."""
+    first, one = files.conv("a/b", "image", 4, 3)
+    second, two = files.conv("a_b", "a/b", 4, 4)
+    third, three = files.conv("out/put", "mixed", 4, 4)
+    nodes = [first, second, helper.make_node("Add", ["a/b", "a_b"], ["mixed"]), third]
+    outputs = [value("out/put", ["N", 4, 8, 8]), value("a_b", ["N", 4, 8, 8])]
+    return model(nodes, [value("image", ["N", 3, 8, 8])], outputs, [one, two, three])
+
+
+def one_number_a_frame() -> onnx.ModelProto:
+    """A value of one number per frame crosses cuts, and an output is one."""
+    nodes = [
+        helper.make_node("ReduceMax", ["image"], ["largest"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["product"]),
+        helper.make_node("Unsqueeze", ["largest", "axis"], ["column"]),
+        helper.make_node("Mul", ["product", "column"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "v"], ["scores"]),
+        helper.make_node("ReduceSum", ["scores", "axis"], ["total"], keepdims=0),
+    ]
+    weights = [random("w", 192, 6), random("v", 6, 5), weight("axis", np.array([1]))]
+    outputs = [value("scores", ["N", 5]), value("total", ["N"])]
+    return model(nodes, [value("image", ["N", 3, 8, 8])], outputs, weights)
+
+
+CASES = [files.chain, with_constants, reshaping, choosing, looping, odd_names, one_number_a_frame]
+
+
+@pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
+def test_two_stages_equal_the_file_at_every_valid_cut(spec, make):
+    wanted = spec(make())
+    loaded = load_checked(wanted)
+    assert loaded.remarks == ()
+    whole = split_network(wanted, loaded.network)
+    network = whole.network
+    assert network.valid_cuts
+    plain = onnxruntime.InferenceSession(str(wanted.program.onnx), providers=["CPUExecutionProvider"])
+    for cut in network.valid_cuts:
+        halves = dataclasses.replace(whole, cuts=(cut,))
+        parts = [halves.part(BlockRange(k, k + 1)) for k in (0, 1)]
+        stages = [PlainRun(network.program_bytes(part)) for part in parts]
+        for batch in (1, 2, 8):
+            values = noise_of(network.inputs, batch, seed=batch)
+            right = plain.run(None, dict(zip([plain.get_inputs()[0].name], values, strict=True)))
+            for part, stage in zip(parts, stages, strict=True):
+                values = stage.run(values)
+                for array, tensor in zip(values, part.outputs, strict=True):
+                    assert array.shape == (batch, *tensor.shape)
+            for given, answer in zip(values, right, strict=True):
+                np.testing.assert_array_equal(given, answer.reshape(given.shape))
+
+
+@pytest.mark.parametrize("make", [choosing, looping], ids=lambda make: make.__name__)
+def test_no_cut_lies_inside_a_node_with_graphs(network, make):
+    operators = [operator.name for operator in network(make()).operators]
+    assert not {"then_out", "else_out", "state_out"}.intersection(operators)
+
+
+def test_weights_belong_to_the_stages_that_read_them(spec):
+    """Cut naively, all constants before the cut would cross it."""
+    wanted = spec(with_constants(), blocks=2)
+    split = split_network(wanted, load_checked(wanted).network)
+    assert [[tensor.name for tensor in cut] for cut in split.cut_tensors] == [["relu0", "relu1"]]
+    first, second = (split.network.program(split.part(BlockRange(k, k + 1))) for k in (0, 1))
+    assert [each.name for each in first.graph.initializer] == ["conv0.weight", "conv1.weight"]
+    assert [each.name for each in second.graph.initializer] == ["conv2.weight", "conv3.weight"]
+    assert not [node for node in (*first.graph.node, *second.graph.node) if node.op_type == "Constant"]
+
+
+def test_a_weight_that_two_stages_read_is_in_both(spec):
+    kernel = random("shared", 4, 4, 3, 3)
+    first, one = files.conv("first", "image", 4, 3)
+    shared = [
+        helper.make_node("Conv", [source, "shared"], [made], pads=[1, 1, 1, 1])
+        for source, made in (("first", "second"), ("second", "third"))
+    ]
+    made = model(
+        [first, *shared], [value("image", ["N", 3, 8, 8])], [value("third", ["N", 4, 8, 8])], [one, kernel]
+    )
+    wanted = spec(made, blocks=3)
+    split = split_network(wanted, load_checked(wanted).network)
+    held = [
+        [each.name for each in split.network.program(split.part(BlockRange(k, k + 1))).graph.initializer]
+        for k in range(3)
+    ]
+    assert held == [["first.weight"], ["shared"], ["shared"]]
+
+
+def test_external_data_is_followed(spec, tmp_path):
+    made = files.chain()
+    path = tmp_path / "external.onnx"
+    onnx.save(made, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    inside, outside = (split_of(spec(source)) for source in (made, path))
+    frame = noise_of(inside.inputs, 2, seed=0)
+    whole = BlockRange(0, inside.block_count)
+    programs = [each.network.program_bytes(each.part(whole)) for each in (inside, outside)]
+    assert programs[0] == programs[1]
+    assert inside.digest == outside.digest
+    np.testing.assert_array_equal(*(PlainRun(program).run(frame)[0] for program in programs))
+
+
+def split_of(spec):
+    from planner.profiling.loading import load
+
+    return split_network(spec, load(spec))
+
+
+def test_the_digest_tells_networks_and_cuts_apart_but_not_weights(spec, tmp_path):
+    def digest(made, **kwargs):
+        return split_of(spec(files.saved(made, tmp_path / "other.onnx"), **kwargs)).digest
+
+    first = digest(files.chain())
+    other = files.chain()
+    other.graph.initializer[0].CopyFrom(random("conv0.weight", 4, 3, 3, 3, seed=9))
+    assert digest(other) == first
+    assert digest(files.chain(depth=5)) != first
+    assert digest(files.chain(), blocks=2) != first
+    assert digest(files.chain(), image=(3, 8, 16)) != first
+
+
+def test_costs_by_hand(network):
+    found = network(files.chain())
+    convolution = found.operators[2]
+    assert (convolution.kind, convolution.heavy) == (Kind.CONVOLUTION, True)
+    assert convolution.cost.flops == 2 * 4 * 64 * 4 * 9
+    assert convolution.cost.activation_bytes == 2 * 4 * 64 * 4
+    assert convolution.cost.weight_bytes == 4 * 4 * 4 * 9
+    assert found.weight_bytes(found.whole) == 4 * (4 * 3 * 9 + 3 * 4 * 4 * 9)
+
+
+def test_torch_and_onnx_files_of_a_network_cost_the_same(spec):
+    from planner.profiling.kernels import kernels_of
+
+    split = split_of(spec(files.chain()))
+    kernels = kernels_of(split.network, split.network.whole)
+    assert [kernel.kind for kernel in kernels] == [Kind.CONVOLUTION] * 4 + [Kind.REDUCTION]
+
+
+def test_a_file_is_balanced_on_the_classes_it_is_for(spec):
+    wanted = spec(files.chain(depth=8))
+    from planner.profiling.loading import load
+
+    split = split_network(wanted, load(wanted), (GpuClass(name="L4"), GpuClass(name="T4")))
+    assert split.block_count == 4
+    assert input_specs(wanted) == split.inputs
