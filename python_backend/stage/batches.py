@@ -40,7 +40,7 @@ class RaggedBatch:
         self._recipe = recipe
         self._target = target
         self._done = done
-        self._pixels = np.zeros((len(infos), recipe.height, recipe.width, recipe.channels), np.uint8)
+        self._pixels = np.empty((len(infos), recipe.height, recipe.width, recipe.channels), np.uint8)
         self._faults: dict[int, str] = {}
         self._failed: tuple[FailureKind, str] | None = None
         self._lock = threading.Lock()
@@ -62,6 +62,7 @@ class RaggedBatch:
 
     def fault(self, index: int, text: str) -> None:
         """What is wrong with a frame."""
+        self._pixels[index] = 0
         self._faults[index] = text
         self._ended(index)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from planner.ingress import PrepareRecipe
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.stage.emulated_preparer import EmulatedPreparer
 from python_backend.stage.executors.base import make_executor
+from python_backend.stage.pool.connecting import NoPool
+from python_backend.stage.pool_preparer import PoolPreparer
 from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.threads_preparer import ThreadsPreparer
 from python_backend.stage.worker import Finish, StageWorker
@@ -86,19 +89,38 @@ def make_preparer(
 
     Raises ValueError where preparing cannot be emulated.
     """
-    program = identity.program
-    if program.executor is not Executor.EMULATED:
-        return ThreadsPreparer(recipe, program.inputs[0], log)
-    if not emulated:
-        return TaggingPreparer(ThreadsPreparer(recipe, program.inputs[0], log))
     planned = entry.served.entry
     cores = {} if planned is None else {host.server: host.cores for host in planned.hosts}
-    if planned is None or identity.server.name not in cores:
+    own_cores = cores.get(identity.server.name)
+    if identity.program.executor is not Executor.EMULATED:
+        return _real_preparer(recipe, identity, own_cores, log)
+    if not emulated:
+        return TaggingPreparer(_real_preparer(recipe, identity, own_cores, log))
+    if planned is None or own_cores is None:
         raise ValueError(
             f"{identity.worker}: parameter prepare is 'emulated', but the plan has no time for preparing "
             f"frames on {identity.server.name}; 'real' would do"
         )
-    return TaggingPreparer(EmulatedPreparer(planned.prepare, cores[identity.server.name]))
+    return TaggingPreparer(EmulatedPreparer(planned.prepare, own_cores))
+
+
+def _real_preparer(
+    recipe: PrepareRecipe, identity: StageIdentity, planned_cores: int | None, log: Callable[[str], None]
+) -> Preparer:
+    """Images are strangers' files, and decoders have had faults: processes. Pixels need no decoder: threads,
+    which are cheaper.
+    """
+    target = identity.program.inputs[0]
+    if recipe.kind == "raw":
+        return ThreadsPreparer(recipe, target, log)
+    there = len(os.sched_getaffinity(0))
+    try:
+        return PoolPreparer(recipe, target, min(there, planned_cores or there), log)
+    except NoPool as error:
+        log(
+            f"{identity.worker}: frames are prepared by threads, and a decoder that crashes ends all: {error}"
+        )
+        return ThreadsPreparer(recipe, target, log)
 
 
 def _finish_of(entry: ModelEntry, identity: StageIdentity, root: Path) -> Finish | None:

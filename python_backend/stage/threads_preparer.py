@@ -9,32 +9,18 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from ensembles.prepare.faults import FrameFault
-from ensembles.prepare.pixels import encoded_pixels, raw_pixels
 from ensembles.prepare.resizing import use_one_thread
 from planner.ingress import PrepareRecipe
 from planner.profile import TensorSpec
 from python_backend.stage.batches import RaggedBatch
+from python_backend.stage.pixels import pixels_of
 from python_backend.stage.preparing import TOO_LATE, Done
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind
-from python_backend.wire.kserve import Array, Buffer
-from python_backend.wire.ragged import FrameInfo, FrameKind
+from python_backend.wire.kserve import Buffer
+from python_backend.wire.ragged import FrameInfo
 from python_backend.wire.threads import Crew
-
-
-def pixels_of(info: FrameInfo, frame: Buffer, recipe: PrepareRecipe) -> Array:
-    """[height, width, channels] of a client's frame. Raises FrameFault, whatever is wrong with it."""
-    try:
-        if info.kind is FrameKind.PIXELS:
-            return raw_pixels(np.frombuffer(frame, np.uint8).reshape(info.height, info.width, 3), recipe)
-        return encoded_pixels(frame, recipe)
-    except FrameFault:
-        raise
-    except Exception as error:
-        raise FrameFault("not decodable") from error
 
 
 class ThreadsPreparer:

@@ -45,6 +45,8 @@ from python_backend.wire.ticket_codec import Keys, TicketError, WireTicket
 from python_backend.wire.transport import Awaited, Pieces, Transport
 
 _FORWARDERS = 16
+_MOST_PREPARING = 16
+"""Batches; a dispatcher sends one ahead of the one that is computed."""
 _STUCK_FACTOR = 5
 _STUCK_FLOOR_US = 2_000_000
 
@@ -171,6 +173,9 @@ class StageWorker:
         job = Job(wire, len(frames), [], reply, arrived_us)
         if self._is_hopeless(job, arrived_us):
             self._fail(job, self._failed(FailureKind.EXPIRED, TOO_LATE, job))
+            return
+        if len(self._preparing) >= _MOST_PREPARING:
+            self._fail(job, self._failed(FailureKind.EXPIRED, _TOO_MANY, job))
             return
         assert self._preparer is not None
         with self._wake:
@@ -437,6 +442,7 @@ class StageWorker:
 
 
 _CLOSING = "the stage is shutting down"
+_TOO_MANY = f"{_MOST_PREPARING} batches wait here to be prepared already"
 _WAKE_UP_US = 1_000
 """Lateness of a sleeping thread that is this host's, not the emulated worker's."""
 

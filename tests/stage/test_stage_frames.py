@@ -30,6 +30,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.held: list[Callable[[], None]] | None = None
+        self.lost: tuple[FailureKind, str] | None = None
         self.began = 0
         self.closed = False
 
@@ -42,7 +43,7 @@ class Counting:
         numbers = [int(text) if text.isdigit() else 0 for text in texts]
 
         def finish() -> None:
-            done(Prepared([np.array(numbers, np.int64).reshape(-1, 1)], faults))
+            done(Prepared([np.array(numbers, np.int64).reshape(-1, 1)], faults, self.lost))
 
         if self.held is None:
             finish()
@@ -148,6 +149,23 @@ def test_what_is_being_prepared_at_the_end_is_answered() -> None:
     assert reply.wait().kind is FailureKind.UNREACHABLE
     stage.preparer.held[0]()
     assert len(reply.answers) == 1, "its end comes too late"
+
+
+def test_what_waits_to_be_prepared_is_bounded(stage: Stage) -> None:
+    stage.preparer.held = []
+    waiting = [stage.send(b"1", batch_id=number) for number in range(16)]
+    failure = stage.send(b"1", batch_id=99).wait()
+    assert failure.kind is FailureKind.EXPIRED
+    assert failure.text == "16 batches wait here to be prepared already"
+    for finish in stage.preparer.held:
+        finish()
+    assert [reply.wait() for reply in waiting] == [{"y": [3]}] * 16
+
+
+def test_what_could_not_be_prepared_fails_as_a_batch(stage: Stage) -> None:
+    stage.preparer.lost = FailureKind.UNREACHABLE, "no process is left"
+    failure = stage.send(b"1", b"2").wait()
+    assert (failure.kind, failure.text) == (FailureKind.UNREACHABLE, "no process is left")
 
 
 def test_a_probe_needs_no_frame(stage: Stage) -> None:
