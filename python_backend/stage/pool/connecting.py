@@ -128,12 +128,32 @@ def _taken(connection: socket.socket) -> Connection | None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Alone with the socket at this path. Raises NoPool, OSError."""
-    path = path.with_name(f"{path.name}.lock")
+    path = lock_of(path)
+    while (descriptor := _lock(path)) is None:
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of a socket. Only who has it locked may remove it."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def _lock(path: Path) -> int | None:
+    """None where it was removed while we waited for it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
             raise NoPool(f"{path}: not a file of this user")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+    except BaseException:
         os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None

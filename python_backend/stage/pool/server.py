@@ -33,7 +33,7 @@ from ensembles.prepare.faults import FrameFault
 from ensembles.prepare.resizing import use_one_thread
 from planner import serial
 from planner.ingress import PrepareRecipe
-from python_backend.stage.pool.connecting import locked
+from python_backend.stage.pool.connecting import lock_of, locked
 from python_backend.stage.pool.jobs import MESSAGE_BYTES, Job, State, decode, write_record
 from python_backend.stage.pool.slots import Mapped
 from python_backend.wire.clock import now_us
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     Pool(listening, options.cores, _imported(options.work)).run()
     with locked(options.name):  # so nobody has put another pool there
         options.name.unlink(missing_ok=True)
+        lock_of(options.name).unlink(missing_ok=True)
 
 
 def _imported(path: str) -> Work:
