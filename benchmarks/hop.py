@@ -33,10 +33,11 @@ from python_backend.scheduler.actions import Hop, Ticket
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
 from python_backend.wire.http_transport import HttpTransport
+from python_backend.wire.keys import Keys
 from python_backend.wire.shm_arena import Arena, share_of
 from python_backend.wire.shm_file import SharedFile
 from python_backend.wire.shm_transport import ShmTransport
-from python_backend.wire.ticket_codec import Keys, WireTicket
+from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import GrpcTransport, Transport, targets_of
 
 SIZES = {"4kb": (4_096, 60), "600kb": (614_400, 40), "6mb": (6_291_456, 25), "25mb": (26_214_400, 10)}

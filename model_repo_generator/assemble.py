@@ -60,6 +60,7 @@ def build_manifest(
         ),
         versions=versions,
         tls=deployment.to_tls(),
+        unsigned_tickets=deployment.doors.unsigned_tickets,
     )
 
 

@@ -190,6 +190,8 @@ class DeploymentManifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     tls: TlsFiles | None = None
     """Of hops to stage servers; None: they are called without TLS."""
+    unsigned_tickets: bool = False
+    """Whether stages take work from whoever reaches them, where there is no ticket key."""
 
     def server(self, name: str) -> ServerAddress:
         """The server called `name`, the entry server included. Raises KeyError."""

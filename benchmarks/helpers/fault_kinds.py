@@ -18,7 +18,7 @@ from ppipe.serving.processes import stubs_of
 from ppipe.serving.supervisor import ServerState
 from python_backend.wire import kserve
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.keys import Keys
 from python_backend.wire.transport import GrpcTransport, targets_of
 
 _STOP_S = 2.0
@@ -103,7 +103,7 @@ def _stage_back(deployment: ServedDeployment, server: str) -> None:
     """Until each of the server's workers answers a probe."""
     manifest = deployment.manifest
     targets = targets_of(manifest, manifest.models[0], manifest.entry.host)
-    transport = GrpcTransport(targets, Keys(None), manifest.tls)
+    transport = GrpcTransport(targets, Keys.none(), manifest.tls)
 
     def answers(worker: str) -> bool:
         try:

@@ -9,7 +9,7 @@ from planner.deployment.cluster import (
     StatedSpeedSpec,
 )
 from planner.deployment.expect import ExpectSpec
-from planner.deployment.file import Deployment, PlannerSpec, TlsSpec
+from planner.deployment.file import Deployment, DoorsSpec, PlannerSpec, TlsSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
     ModelSpec,
@@ -28,6 +28,7 @@ __all__ = [
     "ClusterSpec",
     "Deployment",
     "DeploymentError",
+    "DoorsSpec",
     "EntrySpec",
     "ExecutorOptionsSpec",
     "ExpectSpec",

@@ -50,6 +50,14 @@ class PlannerSpec(Spec):
     count_ends: bool = True
 
 
+class DoorsSpec(Spec):
+    """What is let in where. unsigned_tickets: stages take work from whoever reaches them if there is no
+    ticket key; without this they refuse.
+    """
+
+    unsigned_tickets: bool = False
+
+
 class Deployment(Spec):
     """A whole deployment.yaml."""
 
@@ -59,6 +67,7 @@ class Deployment(Spec):
     planner: PlannerSpec = PlannerSpec()
     expect: ExpectSpec = ExpectSpec()
     tls: TlsSpec | None = None
+    doors: DoorsSpec = DoorsSpec()
     execution_env: AbsolutePath | None = None
     """Python environment of all stubs, at the same path on every host: an archive as conda-pack makes it, or
     the folder of one. None: the first `python3` on the server's PATH.

@@ -15,8 +15,8 @@ from ppipe.commands.serve import folders
 from ppipe.console import err
 from ppipe.serving.launcher import TICKET_KEY, load_manifest
 from python_backend.dispatcher.recording import Wanted, encode
+from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.sockets import resolved
-from python_backend.wire.ticket_codec import KEY_FILE_VARIABLE, Keys
 
 
 def record(

@@ -41,7 +41,8 @@ from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, NoticeReceiver
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.ticket_codec import Keys, WireTicket
+from python_backend.wire.keys import Keys
+from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import GrpcTransport, targets_of
 
 SIZES = (4_096, 65_536, 262_144, 1_048_576, 4_194_304, 12_582_912)

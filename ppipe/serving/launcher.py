@@ -31,7 +31,7 @@ from ppipe.serving.server_life import ServerPlan
 from ppipe.serving.shm_room import check_room, shm_bytes_per_stub
 from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
 from python_backend.dispatcher.recording import FOLDER_VARIABLE, SIZE_VARIABLE
-from python_backend.wire.ticket_codec import KEY_FILE_VARIABLE
+from python_backend.wire.keys import KEY_FILE_VARIABLE
 
 LOADING_AT_ONCE = 2
 ENTRY_GRACE_S = 8.0

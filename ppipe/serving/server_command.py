@@ -18,7 +18,7 @@ from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
 from ppipe.serving.binaries import TritonInstall
 from ppipe.serving.here import hosts_here
 from ppipe.serving.ports import LOOPBACK, PortUse
-from python_backend.wire import ticket_codec
+from python_backend.wire.keys import KEY_FILE_VARIABLE
 
 SHM_PREFIX_VARIABLE = "PPIPE_SHM_PREFIX"
 """Environment variable with the prefix that a server's own Python models put before their shared-memory
@@ -148,7 +148,7 @@ def server_environment(
         # Numbers as nvidia-smi has them: CUDA's own order puts the fastest first.
         **({"CUDA_VISIBLE_DEVICES": ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if devices else {}),
         SHM_PREFIX_VARIABLE: shm_prefix,
-        ticket_codec.KEY_FILE_VARIABLE: str(ticket_keys),
+        KEY_FILE_VARIABLE: str(ticket_keys),
     }
 
 

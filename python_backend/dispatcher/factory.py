@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.feedback import Notice, NoticeReceiver
 from python_backend.wire.hop_failure import HopFailure
+from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports
 from python_backend.wire.shm_transport import make_transport
-from python_backend.wire.ticket_codec import Keys
 from python_backend.wire.transport import GrpcTransport, Target, Transport, targets_of
 
 
@@ -55,7 +56,7 @@ def make_dispatcher(
     """The dispatcher of one model. `watch` gets to see every notice. Raises OSError when its feedback port is
     taken.
     """
-    keys = Keys.from_environment()
+    keys = Keys.from_environment(manifest.unsigned_tickets)
     reports = Reports(manifest.epoch, keys)
     links = _Links(keys, reports, entry.model)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=links.take)
@@ -66,7 +67,8 @@ def make_dispatcher(
     driver = Driver(
         manifest=manifest,
         entry=entry,
-        core=SchedulerCore(entry.served, policy=policy),
+        # Notices of an earlier run, sent again, fit no batch of this one.
+        core=SchedulerCore(entry.served, policy=policy, batch_ids_from=secrets.randbits(40)),
         transport=_transport(manifest, entry, grpc, targets, parameters, log),
         log=log,
         settings=DriverSettings(

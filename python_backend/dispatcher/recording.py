@@ -22,7 +22,7 @@ from python_backend.scheduler.actions import Action
 from python_backend.scheduler.event_log import EventLog, LogHeader
 from python_backend.scheduler.events import Event, RequestArrived
 from python_backend.wire.clock import NEVER, now_us
-from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.keys import Keys
 
 FOLDER_VARIABLE = "PPIPE_EVENT_LOGS"
 """Folder of the files; the system's folder for temporary files without it."""

@@ -18,12 +18,12 @@ from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.threads_preparer import ThreadsPreparer
 from python_backend.stage.worker import Finish, StageWorker
 from python_backend.wire.feedback import NoticeSender
+from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.kserve import Array
 from python_backend.wire.ragged import FrameInfo
 from python_backend.wire.self_report import Reporter, report_of
 from python_backend.wire.shm_transport import make_transport
 from python_backend.wire.stage_identity import StageIdentity, find_stage
-from python_backend.wire.ticket_codec import Keys
 from python_backend.wire.transport import GrpcTransport, targets_of
 
 __all__ = ["find_stage", "make_stage_worker"]
@@ -42,9 +42,11 @@ def make_stage_worker(
     planned to take, instead of doing it. Raises what a wrong manifest or program raises.
     """
     entry, identity = find_stage(manifest, worker)
-    keys = Keys.from_environment()
-    if not keys.signing:
-        log(f"{worker}: no ticket key is configured, so tickets are not verified")
+    keys = Keys.from_environment(manifest.unsigned_tickets)
+    if keys.unsigned:
+        log(f"{worker}: deployment.yaml says unsigned_tickets, so whoever reaches this server is served")
+    elif not keys.signing:
+        log(f"{worker}: no ticket key, so every batch is refused: {KEY_FILE_VARIABLE} names its file")
     recipe = entry.prepare if identity.stage == 0 else None
     executor = make_executor(
         identity.program, root, first_stage=identity.stage == 0, device=device, prepare=recipe

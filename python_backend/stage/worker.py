@@ -12,6 +12,7 @@ Rules
 - A first stage's batch of clients' frames is prepared before it waits for the worker (stage.preparing). A
   frame that could not be used went on as zeros; the answer says which (STATUS).
 - What the last stage answers is finished, where the model says so, off the compute thread.
+- A ticket is good once, and for the tensors that it was signed for (wire.replays, wire.keys).
 - Every job's reply is used exactly once, whatever happens.
 - A worker whose program fails on a frame of zeros too says so to probes, until a batch is computed again.
 """
@@ -36,12 +37,14 @@ from python_backend.wire import graces, kserve, ticket_codec
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.keys import Keys, TicketError, wall_us
 from python_backend.wire.kserve import Array, Buffer
-from python_backend.wire.ragged import FrameInfo, status_array
+from python_backend.wire.ragged import FrameInfo, body_of, status_array
+from python_backend.wire.replays import UsedTickets
 from python_backend.wire.shm_reader import CannotRead, SharedReader
 from python_backend.wire.stage_identity import StageIdentity
 from python_backend.wire.threads import Crew
-from python_backend.wire.ticket_codec import Keys, TicketError, WireTicket
+from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Pieces, Transport
 
 _FORWARDERS = 16
@@ -120,6 +123,7 @@ class StageWorker:
         """By number: what is neither waiting for the worker nor refused yet."""
         self._random = random.Random(identity.worker)
         self._memory = SharedReader()
+        self._used = UsedTickets(wall_us())
         self._waiting: list[tuple[tuple[int, int, int], int, Job]] = []
         self._sequence = 0
         self._wake = threading.Condition()
@@ -141,6 +145,7 @@ class StageWorker:
             if shared and wire.frames is not None:
                 inputs = self._memory.arrays(wire.frames, self._identity.program.inputs, shared)
             check_inputs(self._identity.program.inputs, inputs, self._identity.program.max_batch_size)
+            self._use(wire, [kserve.piece(array) for array in inputs] if wire.digest else ())
         except (TicketError, ValueError) as error:
             self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
             return
@@ -164,6 +169,7 @@ class StageWorker:
             frames = bodies
             if wire.frames is not None:
                 frames = self._memory.pieces(wire.frames, [info.size for info in wire.ingress])
+            self._use(wire, body_of([[body] for body in bodies])[0] if wire.digest else ())
         except (TicketError, ValueError) as error:
             self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
             return
@@ -241,6 +247,17 @@ class StageWorker:
         if wire.ticket is not None:
             self._check_path(wire)
         return wire
+
+    def _use(self, wire: WireTicket, message: Sequence[Buffer]) -> None:
+        """Raises TicketError where the message is not what the ticket was signed for, or was used before."""
+        stamp = wire.stamp
+        if stamp is None:  # a probe
+            return
+        # A later stage of a chain gets what Triton hands over from the stage before.
+        covered = wire.relative and self._identity.needs_digest and not (wire.chained and wire.hop > 0)
+        if covered and not self._keys.accepts_digest(stamp, message, wire.digest):
+            raise TicketError(f"{ticket_codec.PARAMETER}: the tensors are not those it was signed for")
+        self._used.use(stamp, wall_us(), same_host=not wire.relative)
 
     def _check_path(self, wire: WireTicket) -> None:
         assert wire.ticket is not None

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Final
 
 from python_backend.scheduler.record import Record
+from python_backend.wire.keys import Keys
 from python_backend.wire.sockets import resolved
-from python_backend.wire.ticket_codec import Keys
 
 _BODY = struct.Struct("!4sqqqHBqq")
 _MAGIC = b"PPN1"

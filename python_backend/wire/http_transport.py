@@ -124,10 +124,9 @@ class _Call:
         size = size_of(tensors) if specs[0].dtype == "BYTES" else 0
         head = transport._head(tuple(specs), batch, size)
         self._id = next(transport._ids)
-        ticket_text = transport._grpc.ticket_text(wire)
-        self._request = http_wire.request(model_of(wire), head, ticket_text, tensors, self._id)
+        self._make = functools.partial(_message, transport, wire, head, tensors, self._id)
         self._begun: Connection | None = None
-        self._rest: Buffer = self._request
+        self._rest: Buffer = b""
         """Of the request, that is not yet sent."""
 
     def begin(self) -> bool:
@@ -135,7 +134,7 @@ class _Call:
         connections = self._transport._connections
         while (connection := connections.take(self._server.name)) is not None:
             try:
-                self._rest = http_wire.send_now(connection, self._request)
+                self._rest = http_wire.send_now(connection, self._make())
             except OSError:
                 connections.drop(connection)
                 continue
@@ -167,6 +166,8 @@ class _Call:
 
     def _exchange(self) -> Answer:
         begun, self._begun = self._begun, None
+        if begun is None:
+            self._rest = self._make()
         connections = self._transport._connections
         while True:
             kept = begun or connections.take(self._server.name)
@@ -181,7 +182,7 @@ class _Call:
                 connections.drop(connection)
                 if kept is None or (isinstance(error, Broken) and error.begun):
                     raise
-                begun, self._rest = None, self._request
+                begun, self._rest = None, self._make()
                 continue  # closed while it was idle; those before it in the queue are as old or older
             except BaseException:
                 connections.drop(connection)
@@ -191,3 +192,9 @@ class _Call:
 
     def _failure(self, kind: FailureKind, text: str) -> HopFailure:
         return HopFailure(kind, self._wire.hop, self._worker, text)
+
+
+def _message(transport: HttpTransport, wire: WireTicket, head: bytes, tensors: Pieces, id_: int) -> bytes:
+    """The request, for one sending: a ticket is good once."""
+    ticket_text = transport._grpc.ticket_text(wire, tensors)
+    return http_wire.request(model_of(wire), head, ticket_text, tensors, id_)

@@ -32,6 +32,8 @@ class StageIdentity:
     """Workers of the stage after this one; none after the last."""
     probe_answers: tuple[TensorSpec, ...] = ()
     """What a probe is answered with: all that the stage may have to answer, alone or in an ensemble."""
+    needs_digest: bool = True
+    """Whether what comes from other hosts must be covered by its ticket's digest: without TLS."""
     device_chains: frozenset[tuple[str, ...]] = frozenset()
     """Workers of chains on one GPU: what this stage makes for the next of them stays there."""
 
@@ -73,6 +75,7 @@ def _identity(
         next_workers=tuple(
             each.name for following in served.stages[stage + 1 : stage + 2] for each in following.workers
         ),
+        needs_digest=manifest.tls is None,
         probe_answers=_probe_answers(entry, entry.programs[pipeline][stage], stage, len(served.stages)),
         device_chains=frozenset(
             chain.workers

@@ -10,40 +10,29 @@ Rules
   then counts as time gained, which the caller subtracts if it knows it.
 - A probe ticket carries no reservation. Stages answer it at once, outside the reserved order, with zeros. It
   harms nobody, so `{"probe": true}` needs neither signature nor deployment: a health check has no key.
-- Keys come from a file, one per line: the first signs, all verify, so that a key is rotated by first adding
-  the new one behind the old, then moving it to the front, then removing the old one.
+- Each sending has a stamp of its own, so a receiver knows a ticket that it has seen (wire.replays).
+- Between hosts without TLS, tensors or frames in the message are covered by a digest in the ticket.
+- Keys: wire.keys.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hmac
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from python_backend.scheduler.actions import Hop, Ticket
 from python_backend.scheduler.record import Record
-from python_backend.wire.clock import now_us
+from python_backend.wire.keys import Keys, Stamp, TicketError
+from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, info_of
 
 PARAMETER = "ppipe_ticket"
-KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
-"""Environment variable with the path of the key file. Without it tickets are neither signed nor verified."""
-
 ANONYMOUS_PROBE_TEXT = '{"probe":true}'
 _IN_A_CHAIN = "chain"
 _MAC_FIELD = ',"mac":"'
 _TEXT_LIMIT = 64_000
-_LOOK_US = 500_000
-"""How often the key file is looked at."""
-
-
-class TicketError(ValueError):
-    """A ticket that cannot be read or is not for this receiver; the message says what would be accepted."""
 
 
 class SharedFrames(Record):
@@ -71,10 +60,13 @@ class WireTicket(Record):
     chain: the ensemble of all the stages that it is for: each finds its hop by its own name, and passes
     nothing on. Stages are told only that there is one. relative: whether it came from another host, so that
     its times were set on arrival; not compared. ingress: the frames as their clients sent them, where the
-    first stage's host prepares them; else empty.
+    first stage's host prepares them; else empty. stamp: of its sending; digest: of what came in the message,
+    '' where none is needed; neither is compared.
     """
 
-    __slots__ = ("chain", "deployment", "epoch", "frames", "hop", "ingress", "relative", "ticket")
+    __slots__ = (
+        "chain", "deployment", "digest", "epoch", "frames", "hop", "ingress", "relative", "stamp", "ticket"
+    )  # fmt: skip
     __match_args__ = ("deployment", "epoch", "hop", "ticket", "frames", "chain", "ingress")
 
     def __init__(
@@ -87,6 +79,8 @@ class WireTicket(Record):
         chain: str = "",
         relative: bool = False,
         ingress: tuple[FrameInfo, ...] = (),
+        stamp: Stamp | None = None,
+        digest: str = "",
     ) -> None:
         self.deployment: Final = deployment
         self.epoch: Final = epoch
@@ -96,6 +90,8 @@ class WireTicket(Record):
         self.chain: Final = chain
         self.relative: Final = relative
         self.ingress: Final = ingress
+        self.stamp: Final = stamp
+        self.digest: Final = digest
 
     def values(self) -> tuple[object, ...]:
         """The fields' values, in order."""
@@ -138,91 +134,33 @@ class WireTicket(Record):
         self, hop: int, ticket: Ticket | None, frames: SharedFrames | None, chain: str
     ) -> WireTicket:
         return WireTicket(
-            self.deployment, self.epoch, hop, ticket, frames, chain, self.relative, self.ingress
-        )
+            self.deployment, self.epoch, hop, ticket, frames, chain, self.relative, self.ingress,
+            self.stamp, self.digest,
+        )  # fmt: skip
 
 
 _ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
 
 
-class Keys:
-    """The keys of one deployment. The file is looked at again now and then, and when a signature fits no key;
-    one that is being replaced leaves the old keys in force.
+def encode(
+    wire: WireTicket,
+    keys: Keys,
+    sent_us: int | None = None,
+    covered: Sequence[Sequence[Buffer]] | None = None,
+) -> str:
+    """The text of a ticket, good for one sending. `sent_us`: now, when the receiver is on another host; None
+    on the same host. covered: what goes with it in the message, to be covered by a digest.
     """
-
-    def __init__(self, path: Path | None, look_us: int = _LOOK_US) -> None:
-        self._path = path
-        self._look_us = look_us
-        self._looked_us = now_us()
-        self._stamp: tuple[int, int] | None = None
-        self._keys: tuple[hmac.HMAC, ...] = ()
-        """Each has taken in its key, and is copied to sign."""
-        if path is not None:
-            self._read(path)
-
-    @classmethod
-    def from_environment(cls) -> Keys:
-        """The keys in the file named by PPIPE_TICKET_KEY_FILE. Raises OSError, TicketError."""
-        path = os.environ.get(KEY_FILE_VARIABLE)
-        return cls(Path(path) if path else None)
-
-    @property
-    def signing(self) -> bool:
-        """Whether tickets are signed at all."""
-        return self._path is not None
-
-    def mac(self, text: str) -> str:
-        """The signature of `text` with the first key; '' when nothing is signed."""
-        self._look()
-        return _mac(self._keys[0], text) if self._keys else ""
-
-    def accepts(self, text: str, mac: str) -> bool:
-        """Whether any key signed `text`; always true when nothing is signed."""
-        return self.accepts_prefix(text, mac, 64)
-
-    def accepts_prefix(self, text: str, mac: str, length: int) -> bool:
-        """As `accepts`, for signatures cut to their first `length` characters."""
-        self._look()
-        given = mac.encode("utf-8", "replace")
-        return self._fits_any(text, given, length) or (
-            self._look(at_once=True) and self._fits_any(text, given, length)
-        )
-
-    def _fits_any(self, text: str, given: bytes, length: int) -> bool:
-        return not self._keys or any(
-            hmac.compare_digest(_mac(key, text)[:length].encode(), given) for key in self._keys
-        )
-
-    def _look(self, at_once: bool = False) -> bool:
-        """Read the file again if it has changed; whether that was looked at."""
-        path, time_us = self._path, now_us()
-        if path is None or (time_us - self._looked_us < self._look_us and not at_once):
-            return False
-        self._looked_us = time_us
-        with contextlib.suppress(OSError, TicketError):
-            self._read(path)
-        return True
-
-    def _read(self, path: Path) -> None:
-        status = path.stat()
-        stamp = (status.st_mtime_ns, status.st_ino)
-        if stamp == self._stamp:
-            return
-        keys = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
-        if not keys or min(map(len, keys)) < 16:
-            raise TicketError(f"{path}: one key of at least 16 characters per line belongs in it")
-        self._keys = tuple(hmac.new(key, digestmod="sha256") for key in keys)
-        self._stamp = stamp
-
-
-def encode(wire: WireTicket, keys: Keys, sent_us: int | None = None) -> str:
-    """The text of a ticket. `sent_us`: now, when the receiver is on another host; None on the same host."""
     assert wire.ticket is not None
+    stamp = keys.stamp()
     fields = [
         f'{{"deployment":{_quoted(wire.deployment)},"epoch":{wire.epoch},"hop":{wire.hop}',
         _ticket_fields(wire.ticket, sent_us or 0),
         '"relative":false' if sent_us is None else '"relative":true',
+        f'"stamp":["{stamp.run}",{stamp.number},{stamp.sent_us}]',
     ]
+    if covered is not None:
+        fields.append(f'"digest":"{keys.digest(stamp, [piece for pieces in covered for piece in pieces])}"')
     if (frames := wire.frames) is not None:
         name = _quoted(frames.name)
         fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
@@ -343,7 +281,14 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
         chain=_IN_A_CHAIN if body.get("chain") is True else "",
         relative=body["relative"] is True,
         ingress=tuple([info_of(plain) for plain in body.get("ingress", ())]),
+        stamp=_stamp(body["stamp"]),
+        digest=_text(body.get("digest", "")),
     )
+
+
+def _stamp(plain: Any) -> Stamp:
+    run, number, sent_us = plain
+    return Stamp(_text(run), _whole(number), _whole(sent_us))
 
 
 def _shared_frames(plain: Any) -> SharedFrames:
@@ -367,10 +312,3 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is not a text")
     return value
-
-
-def _mac(keyed: hmac.HMAC, text: str) -> str:
-    # Two thirds of what hmac.digest costs, which also gives the interpreter's lock away.
-    mac = keyed.copy()
-    mac.update(text.encode())
-    return mac.hexdigest()

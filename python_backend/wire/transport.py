@@ -29,9 +29,10 @@ from planner.profile import TensorSpec
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
+from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.ragged import EMPTY_ELEMENT, body_of
-from python_backend.wire.ticket_codec import Keys, WireTicket
+from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.tls import open_channel
 
 CHANNEL_OPTIONS = (
@@ -78,8 +79,8 @@ class Bodies(Transport, Protocol):
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""
 
-    def ticket_text(self, wire: WireTicket) -> str:
-        """The ticket, its times on the receiver's clock."""
+    def ticket_text(self, wire: WireTicket, tensors: Pieces) -> str:
+        """The ticket for one sending with these tensors, its times on the receiver's clock."""
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,15 @@ class GrpcTransport:
         """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
         worker = worker_of(wire)
         head = self._head(model_of(wire), tuple(specs), batch)
-        request = kserve.request_bytes(head, self.ticket_parameter(wire), tensors)
-        return self.send(worker, wire.hop, request, timeout_s)
+        ticket = kserve.text_parameter(ticket_codec.PARAMETER, self.ticket_text(wire, tensors))
+        return self.send(worker, wire.hop, kserve.request_bytes(head, ticket, tensors), timeout_s)
 
-    def ticket_parameter(self, wire: WireTicket) -> bytes:
-        """The request parameter with the ticket."""
-        return kserve.text_parameter(ticket_codec.PARAMETER, self.ticket_text(wire))
-
-    def ticket_text(self, wire: WireTicket) -> str:
-        """The ticket, its times on the receiver's clock."""
-        same_host = self._targets[worker_of(wire)].same_host
-        return ticket_codec.encode(wire, self._keys, sent_us=None if same_host else now_us())
+    def ticket_text(self, wire: WireTicket, tensors: Pieces) -> str:
+        """See Bodies."""
+        if self._targets[worker_of(wire)].same_host:
+            return ticket_codec.encode(wire, self._keys)
+        covered = tensors if self._tls is None else None
+        return ticket_codec.encode(wire, self._keys, now_us(), covered)
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""

@@ -16,9 +16,9 @@ from python_backend.dispatcher.budget import Budget
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.drift import Drift
 from python_backend.dispatcher.metrics import MetricsPage, exported_names, page
+from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports, SelfReport, decode, encode
-from python_backend.wire.ticket_codec import Keys
 from tests.live.data_plane_client import two_stage_model
 
 SERVED = build_manifest([two_stage_model()], 20_000, "d").models[0].served
@@ -53,7 +53,7 @@ class Health:
 class Dispatcher:
     driver: Driver = field(default_factory=Driver)
     health: Health = field(default_factory=Health)
-    reports: Reports = field(default_factory=lambda: Reports(1, Keys(None)))
+    reports: Reports = field(default_factory=lambda: Reports(1, Keys.none()))
     name: str = "a_dispatch"
     epoch: int = 1
 
@@ -103,8 +103,8 @@ def test_workers_queue_and_process_are_told() -> None:
     source = Dispatcher()
     source.driver.counts.stage_ended("w0", 1_250)
     report = SelfReport("w0", 1, arena_free=4, arena_taken=2, arena_quarantined=1, threads=9, open_files=20)
-    source.reports.take(encode(report, Keys(None)))
-    source.reports.take(encode(replace(report, sender="w1", epoch=2), Keys(None)))
+    source.reports.take(encode(report, Keys.none()))
+    source.reports.take(encode(replace(report, sender="w1", epoch=2), Keys.none()))
     source.reports.take(b"PPR1 something else")
     found = read(source)
     assert found["ppipe_worker_up"] == {"w0": 1, "w1": 0}
@@ -144,4 +144,4 @@ def test_a_report_of_another_key_is_no_report(tmp_path: Path) -> None:
     report = SelfReport("w0", 1, 1, 1, 1, 1, 1)
     assert decode(encode(report, keys[0]), keys[0]) == report
     assert decode(encode(report, keys[1]), keys[0]) is None
-    assert decode(encode(report, Keys(None)), keys[0]) is None
+    assert decode(encode(report, Keys.none()), keys[0]) is None

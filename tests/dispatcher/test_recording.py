@@ -17,7 +17,7 @@ from python_backend.dispatcher.recording import (
     size_at_start,
 )
 from python_backend.scheduler.events import TimerFired
-from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.keys import Keys
 from tests.simulator.test_simulation import mixed_model
 
 WANTED = Wanted("mixed", seconds=0.0, most_mb=1.0)
@@ -43,7 +43,9 @@ def test_only_a_signed_request_is_taken(tmp_path: Path) -> None:
     assert decode(datagram, ours) == WANTED
     assert decode(datagram, theirs) is None
     assert decode(datagram[:-1] + b"x", ours) is None
-    assert decode(encode(WANTED, Keys(None)), Keys(None)) is None, "without a key anybody could fill the disk"
+    assert decode(encode(WANTED, Keys.none()), Keys.none()) is None, (
+        "without a key anybody could fill the disk"
+    )
     assert decode(b"PPR1" + datagram[4:], ours) is None
 
 

@@ -15,7 +15,8 @@ import pytest
 from model_repo_generator.kubernetes.container import launch, probe
 from model_repo_generator.kubernetes.launch import LAUNCH_FILES
 from planner.profile import DTYPE_BYTES
-from python_backend.wire.ticket_codec import Keys, decode
+from python_backend.wire.keys import Keys
+from python_backend.wire.ticket_codec import decode
 
 CONTAINER = Path(launch.__file__).parent
 
@@ -29,7 +30,7 @@ def test_scripts_need_the_standard_library_only(name: str) -> None:
 
 
 def test_the_probe_ticket_is_one_that_stages_accept() -> None:
-    assert decode(probe.TICKET, Keys(None), received_us=0).is_probe
+    assert decode(probe.TICKET, Keys.none(), received_us=0).is_probe
 
 
 def test_both_tables_of_sizes_say_the_same() -> None:

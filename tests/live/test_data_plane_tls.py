@@ -17,7 +17,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base, is_free
 from python_backend.wire import kserve
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.keys import Keys
 from python_backend.wire.transport import GrpcTransport, targets_of
 from tests.live.data_plane_client import Client, tag_of, two_stage_model
 
@@ -62,7 +62,7 @@ def probe(manifest: DeploymentManifest, tls: TlsFiles | None) -> None:
     """Ask a stage for a sign of life. Raises HopFailure."""
     entry = manifest.models[0]
     targets = targets_of(manifest, entry, own_host=manifest.entry.host)
-    transport = GrpcTransport(targets, Keys(None), tls)
+    transport = GrpcTransport(targets, Keys.none(), tls)
     try:
         transport.probe(next(iter(targets)), timeout_s=3.0)
     finally:

@@ -17,15 +17,16 @@ from python_backend.stage.worker import StageWorker, check_inputs
 from python_backend.wire import ticket_codec
 from python_backend.wire.chain_transport import CUDA_POOL_BYTES, ChainTransport
 from python_backend.wire.clock import now_us
+from python_backend.wire.keys import Keys
 from python_backend.wire.stage_identity import find_stage
-from python_backend.wire.ticket_codec import Keys, WireTicket
+from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import manifest
 from tests.stage.test_stage_worker import NextStage, Reply
 from tests.wire.test_chain_transport import Calls, entry, wire
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WORKERS = ("m.p0.s0.w0", "m.p0.s1.w0")
-KEYS = Keys(None)
+KEYS = Keys.none()
 
 
 class TritonTensor:

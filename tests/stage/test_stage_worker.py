@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array
 from python_backend.wire.stage_identity import find_stage
-from python_backend.wire.ticket_codec import Keys, WireTicket
+from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited
 from tests.dispatcher.test_driver import manifest
 
@@ -89,7 +91,7 @@ class NextStage:
 class Stage:
     """Worker 0 of one stage of the two-stage deployment of the driver's tests."""
 
-    def __init__(self, stage: int, late: str = "drop") -> None:
+    def __init__(self, stage: int, late: str = "drop", keys: Keys | None = None) -> None:
         deployment = manifest()
         _, identity = find_stage(deployment, f"m.p0.s{stage}.w0")
         self.executor = Doubler()
@@ -99,11 +101,21 @@ class Stage:
             identity=replace(identity, serves_late=late == "serve"),
             executor=self.executor,
             transport=self.next,
-            keys=Keys(None),
+            keys=keys or Keys.none(),
             notify=self.notices.append,
             log=print,
         )
         self._stage = stage
+
+    def wire(self, batch_id: int = 0) -> WireTicket:
+        hops = tuple(Hop(f"m.p0.s{stage}.w0", 0, 0, 0, LATENCY_US) for stage in range(2))
+        return WireTicket("d", 1, hop=self._stage, ticket=Ticket(batch_id, 0, 0, now_us() + FAR_US, hops))
+
+    def submit(self, text: str, number: int) -> Any:
+        """What comes back for a batch of one number with this ticket."""
+        reply = Reply()
+        self.worker.submit(text, [np.array([[number]], np.int64)], reply)
+        return reply.wait()
 
     def send(
         self,
@@ -126,7 +138,7 @@ class Stage:
         }
         wire = WireTicket("d", 1, hop=self._stage, ticket=Ticket(**(fields | changes)))  # type: ignore[arg-type]
         reply = reply or Reply()
-        self.worker.submit(ticket_codec.encode(wire, Keys(None)), [np.array([[number]], np.int64)], reply)
+        self.worker.submit(ticket_codec.encode(wire, Keys.none()), [np.array([[number]], np.int64)], reply)
         return reply
 
 
@@ -165,6 +177,39 @@ def test_what_can_be_sent_at_once_comes_back_as_well() -> None:
         assert first.send(4).wait() == {"y": [9]}
         first.next.failure = HopFailure(FailureKind.EXPIRED, 1, "m.p0.s1.w0", "late")
         assert first.send(4).wait().kind is FailureKind.EXPIRED
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> Keys:
+    (tmp_path / "keys").write_text("k" * 32)
+    return Keys(tmp_path / "keys")
+
+
+@pytest.mark.parametrize("other_host", [False, True])
+def test_a_ticket_that_was_served_is_not_served_again(signed: Keys, other_host: bool) -> None:
+    with stage(1, keys=signed) as last:
+        text = ticket_codec.encode(
+            last.wire(), signed, now_us() if other_host else None, [[np.int64(4).tobytes()]]
+        )
+        assert last.submit(text, 4) == {"y": [8]}
+        again = last.submit(text, 4)
+    assert (again.kind, "used before" in again.text) == (FailureKind.REFUSED, True)
+
+
+def test_a_ticket_of_another_host_is_for_its_own_tensors_alone(signed: Keys) -> None:
+    with stage(1, keys=signed) as last:
+        text = ticket_codec.encode(last.wire(), signed, now_us(), [[np.int64(4).tobytes()]])
+        bare = ticket_codec.encode(last.wire(), signed, now_us())
+        assert "not those it was signed for" in last.submit(text, 5).text
+        assert "not those it was signed for" in last.submit(bare, 4).text
+        assert last.submit(text, 4) == {"y": [8]}, "what somebody else tried with it uses no ticket up"
+
+
+def test_a_stage_without_a_key_serves_nobody_but_answers_probes() -> None:
+    with stage(1, keys=Keys(None)) as last:
+        refused = last.submit(ticket_codec.encode(last.wire(), Keys(None)), 4)
+        assert last.submit(ticket_codec.ANONYMOUS_PROBE_TEXT, 4) == {"y": [0]}
+    assert (refused.kind, "signature" in refused.text) == (FailureKind.REFUSED, True)
 
 
 def test_a_failure_further_on_keeps_its_name() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from python_backend.wire.feedback import Notice, NoticeReceiver, NoticeSender, decode, encode
-from python_backend.wire.ticket_codec import Keys
+from python_backend.wire.keys import Keys
 
 NOTICE = Notice(epoch=1, batch=7, attempt=0, stage=1, ok=True, ended_us=123_456, busy_us=5_000)
 
@@ -19,11 +19,11 @@ NOTICE = Notice(epoch=1, batch=7, attempt=0, stage=1, ok=True, ended_us=123_456,
     [("127.0.0.1", socket.AF_INET), ("localhost", socket.AF_INET), ("::1", socket.AF_INET6)],
 )
 def test_a_notice_arrives_and_closing_wakes_the_receiver(host: str, family: socket.AddressFamily) -> None:
-    receiver = NoticeReceiver((host, 0), Keys(None))
+    receiver = NoticeReceiver((host, 0), Keys.none())
     got: list[Notice] = []
     thread = threading.Thread(target=receiver.run, args=(got.append,))
     thread.start()
-    sender = NoticeSender((host, receiver.port), Keys(None), same_host=True)
+    sender = NoticeSender((host, receiver.port), Keys.none(), same_host=True)
     with socket.socket(family, socket.SOCK_DGRAM) as stranger:
         stranger.sendto(b"hello", (host, receiver.port))
     sender.send(NOTICE)
@@ -42,20 +42,20 @@ def test_a_forged_notice_is_not_taken(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys")
     datagram = encode(NOTICE, keys)
     assert decode(datagram, keys) == NOTICE
-    assert decode(encode(NOTICE, Keys(None)), keys) is None
+    assert decode(encode(NOTICE, Keys.none()), keys) is None
     for position in range(len(datagram)):
         changed = datagram[:position] + bytes([datagram[position] ^ 1]) + datagram[position + 1 :]
         assert decode(changed, keys) is None
 
 
 def test_between_hosts_no_time_is_told() -> None:
-    notice = decode(encode(NOTICE, Keys(None), same_host=False), Keys(None))
+    notice = decode(encode(NOTICE, Keys.none(), same_host=False), Keys.none())
     assert notice is not None
     assert notice.ended_us is None
 
 
 def test_a_taken_port_is_named() -> None:
-    receiver = NoticeReceiver(("127.0.0.1", 0), Keys(None))
+    receiver = NoticeReceiver(("127.0.0.1", 0), Keys.none())
     with pytest.raises(OSError, match=f"feedback_port {receiver.port}"):
-        NoticeReceiver(("127.0.0.1", receiver.port), Keys(None))
+        NoticeReceiver(("127.0.0.1", receiver.port), Keys.none())
     receiver.close()

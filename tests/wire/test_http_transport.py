@@ -19,7 +19,8 @@ from python_backend.scheduler.actions import Hop, Ticket
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http_connections import IDLE_S
 from python_backend.wire.http_transport import LARGEST_BYTES, HttpTransport
-from python_backend.wire.ticket_codec import Keys, WireTicket
+from python_backend.wire.keys import Keys
+from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
 from tests.dispatcher.test_driver import manifest
 
@@ -149,7 +150,7 @@ def transport_to(port: int, idle_s: float = IDLE_S) -> tuple[HttpTransport, Bodi
         name: replace(target, server=replace(target.server, http_port=port), same_host=True)
         for name, target in targets.items()
     }
-    bodies = Bodies(GrpcTransport(targets, Keys(None)))
+    bodies = Bodies(GrpcTransport(targets, Keys.none()))
     return HttpTransport(bodies, targets, idle_s), bodies  # type: ignore[arg-type]
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from python_backend.scheduler.actions import Hop, Ticket
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
+from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.ragged import FrameInfo, FrameKind, body_of, faults_of, status_array
 from python_backend.wire.shm_arena import Arena, padded_size, share_of
 from python_backend.wire.shm_file import SharedFile
 from python_backend.wire.shm_reader import CannotRead, SharedReader
-from python_backend.wire.ticket_codec import Keys, SharedFrames, TicketError, WireTicket
+from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import in_message
 
 FRAMES = (b"first", b"", b"the third one")
@@ -65,9 +66,9 @@ def test_descriptions_travel_signed_to_the_last_hop_and_bytes_to_the_first(tmp_p
 
 @pytest.mark.parametrize("plain", ['["x",5,0,0,1]', '["e",-5,0,0,1]', '["e",5,0,0]', '["e",5.0,0,0,1]', "7"])
 def test_a_description_that_is_none_is_refused(plain: str) -> None:
-    text = ticket_codec.encode(wire(INFOS[:1]), Keys(None)).replace(INFOS[0].to_text(), plain)
+    text = ticket_codec.encode(wire(INFOS[:1]), Keys.none()).replace(INFOS[0].to_text(), plain)
     with pytest.raises(TicketError):
-        ticket_codec.decode(text, Keys(None), now_us())
+        ticket_codec.decode(text, Keys.none(), now_us())
 
 
 def test_sides_change_places_where_a_frame_lies_on_its_side() -> None:

@@ -24,12 +24,13 @@ from python_backend.stage.worker import StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.shm_arena import Arena, padded_size
 from python_backend.wire.shm_file import SharedFile
 from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
 from python_backend.wire.shm_transport import ShmTransport
 from python_backend.wire.stage_identity import find_stage
-from python_backend.wire.ticket_codec import Keys, SharedFrames, WireTicket
+from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import Awaited, targets_of
 from tests.stage.test_stage_worker import Doubler, NextStage, Reply
 
@@ -99,7 +100,7 @@ def stage() -> Iterator[StageWorker]:
         identity=identity,
         executor=Doubler(),
         transport=NextStage(),
-        keys=Keys(None),
+        keys=Keys.none(),
         notify=lambda notice: None,
         log=print,
     )
@@ -122,7 +123,7 @@ def put(arena: Arena, number: int) -> SharedFrames:
 
 def send(stage: StageWorker, frames: SharedFrames, batch: int = 1) -> Any:
     reply = Reply()
-    stage.submit(ticket_codec.encode(wire(frames), Keys(None)), [], reply, shared=batch)
+    stage.submit(ticket_codec.encode(wire(frames), Keys.none()), [], reply, shared=batch)
     return reply.wait()
 
 
@@ -142,13 +143,13 @@ def test_a_stage_says_when_it_cannot_read(arena: Arena, stage: StageWorker) -> N
 
 def test_a_ticket_carries_the_place_to_one_hop_only() -> None:
     frames = SharedFrames("ppipe_x", 7, 8_192, 99)
-    decoded = ticket_codec.decode(ticket_codec.encode(wire(frames), Keys(None)), Keys(None), now_us())
+    decoded = ticket_codec.decode(ticket_codec.encode(wire(frames), Keys.none()), Keys.none(), now_us())
     assert decoded.frames == frames
     two_hops = decoded.at_hop(0, Ticket(0, 0, 0, 9, (Hop(WORKER, 0, 0, 0, 1),) * 2))
     assert two_hops.for_next_hop().frames is None
-    text = ticket_codec.encode(wire(frames), Keys(None)).replace("8192", '"8192"')
-    with pytest.raises(ticket_codec.TicketError, match="not a whole number"):
-        ticket_codec.decode(text, Keys(None), now_us())
+    text = ticket_codec.encode(wire(frames), Keys.none()).replace("8192", '"8192"')
+    with pytest.raises(TicketError, match="not a whole number"):
+        ticket_codec.decode(text, Keys.none(), now_us())
 
 
 class Near:

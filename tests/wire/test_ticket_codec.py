@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from python_backend.scheduler.actions import Hop, Ticket
-from python_backend.wire.ticket_codec import (
-    Keys,
-    TicketError,
-    WireTicket,
-    check_addressee,
-    decode,
-    encode,
-)
+from python_backend.wire.keys import Keys, TicketError
+from python_backend.wire.ticket_codec import WireTicket, check_addressee, decode, encode
 
 TIMES = st.integers(-(1 << 50), 1 << 50)
 HOPS = st.builds(Hop, st.text(max_size=20), TIMES, TIMES, TIMES, TIMES)
@@ -45,7 +40,7 @@ def wire(ticket: Ticket | None = None, **changes: object) -> WireTicket:
 
 @given(ticket=TICKETS, sent_us=st.one_of(st.none(), TIMES), flight_us=st.integers(0, 10_000))
 def test_a_ticket_arrives_as_sent(ticket: Ticket, sent_us: int | None, flight_us: int) -> None:
-    keys = Keys(None)
+    keys = Keys.none()
     received_us = 5 if sent_us is None else sent_us
     text = encode(wire(ticket), keys, sent_us)
     assert decode(text, keys, received_us) == wire(ticket)
@@ -74,13 +69,16 @@ def test_each_hop_has_its_own_signature(tmp_path: Path) -> None:
 def test_keys_rotate_without_a_gap(tmp_path: Path) -> None:
     old, new = "o" * 32, "n" * 32
     stage, sender = keys_of(tmp_path, old), keys_of(tmp_path, old, look_us=0)
-    with_old = encode(wire(), sender)
+    with_old = sender.mac("text")
     keys_of(tmp_path, old, new)
-    assert encode(wire(), sender) == with_old
+    assert sender.mac("text") == with_old
     keys_of(tmp_path, new, old)
-    assert encode(wire(), sender) != with_old
+    assert sender.mac("text") != with_old
     # A signature that fits no key makes the stage look at the file.
-    assert decode(encode(wire(), sender), stage, 0) == decode(with_old, stage, 0)
+    stamp = sender.stamp()
+    assert decode(encode(wire(), sender), stage, 0) == wire()
+    assert stage.accepts("text", with_old)
+    assert stage.accepts_digest(stamp, [b"tensor"], sender.digest(stamp, [b"ten", b"sor"]))
 
 
 def test_a_key_that_was_taken_out_is_refused(tmp_path: Path) -> None:
@@ -96,6 +94,35 @@ def test_a_key_file_in_the_making_leaves_the_old_keys_in_force(tmp_path: Path) -
     text = encode(wire(), keys)
     (tmp_path / "keys").write_text("")
     assert decode(text, keys, 0) == wire()
+
+
+def test_without_a_key_nothing_is_genuine_unless_the_deployment_says_so(tmp_path: Path) -> None:
+    keyless = Keys(None)
+    for sender in (keyless, Keys.none(), keys_of(tmp_path, "k" * 32)):
+        with pytest.raises(TicketError, match="signature"):
+            decode(encode(wire(), sender), keyless, 0)
+        assert not keyless.accepts_digest(sender.stamp(), [], "")
+        assert decode(encode(wire(), sender), Keys.none(), 0) == wire()
+
+
+def test_each_sending_has_a_ticket_of_its_own(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, "k" * 32)
+    stamps = [decode(encode(wire(), keys), keys, 0).stamp for _ in range(3)]
+    assert len({(stamp.run, stamp.number) for stamp in stamps if stamp}) == 3
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4), st.integers(0, 1 << 20))
+def test_a_digest_covers_every_bit_of_what_is_sent(pieces: list[bytes], flipped: int) -> None:
+    with TemporaryDirectory() as folder:
+        keys, others = keys_of(Path(folder), "k" * 32), keys_of(Path(folder), "o" * 32)
+    sent = decode(encode(wire(), keys, 7, [pieces]), keys, 7)
+    assert sent.stamp is not None
+    assert keys.accepts_digest(sent.stamp, [b"".join(pieces)], sent.digest)
+    changed = bytearray(b"".join(pieces)) or bytearray(1)
+    changed[flipped // 8 % len(changed)] ^= 1 << flipped % 8
+    assert not keys.accepts_digest(sent.stamp, [bytes(changed)], sent.digest)
+    assert not keys.accepts_digest(keys.stamp(), pieces, sent.digest)
+    assert not others.accepts_digest(sent.stamp, pieces, sent.digest)
 
 
 def test_short_keys_are_refused(tmp_path: Path) -> None:
@@ -131,7 +158,7 @@ def test_nothing_but_a_ticket_is_taken(body: object) -> None:
     text = json.dumps(body, separators=(",", ":"))
     signed = f'{text[:-1]},"mac":""}}'
     with pytest.raises(TicketError):
-        decode(signed, Keys(None), 0)
+        decode(signed, Keys.none(), 0)
 
 
 def test_a_probe_needs_no_key(tmp_path: Path) -> None:
