@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -21,7 +21,7 @@ from planner.profile import DTYPE_BYTES, TensorSpec
 
 HEADER = "# Written by ppipe generate; change the deployment file, not this.\n"
 TRANSPORT_BATCH = 8
-"""Requests that a dispatcher may be handed at once: transport only, frames stay single."""
+"""Frames that a dispatcher may be handed at once, in one request or several; batches are formed later."""
 INPUTS_STAY_ON_DEVICE = {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
 """Parameter of a stage that is fed on its GPU: else the Python backend copies its inputs to the host."""
 
@@ -76,13 +76,16 @@ def dispatcher_config(
     inputs: Iterable[TensorSpec],
     outputs: Iterable[TensorSpec],
     parameters: Mapping[str, str],
+    ways_in: Collection[str] = (),
 ) -> str:
     """The dispatcher: dynamic batching with no delay hands it requests in lists, which is faster.
 
-    Of several inputs a request has one; those of free size may differ within a list.
+    ways_in: of these inputs a request has one; of all others each. Those of free size may differ within a
+    list.
     """
     config = _model(name, inputs, outputs, TRANSPORT_BATCH, parameters)
-    _make_optional(config)
+    for each in config.input:
+        each.optional = len(ways_in) > 1 and each.name in ways_in
     for each in config.input:
         each.allow_ragged_batch = -1 in each.dims
     config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=1)

@@ -252,6 +252,8 @@ def _address(name: str, port: int, models: tuple[str, ...]) -> ServerAddress:
 
 def _dispatcher_files(entry: ModelEntry, extra: Mapping[str, str]) -> Files:
     parameters = {"manifest": MANIFEST_FROM_MODEL, "model": entry.model, **extra}
-    text = config.dispatcher_config(entry.dispatcher, entry.public_inputs, entry.outputs, parameters)
+    text = config.dispatcher_config(
+        entry.dispatcher, entry.public_inputs, entry.outputs, parameters, entry.ways_in
+    )
     folder = f"{naming.group_folder(naming.ENTRY_GROUP)}/{entry.dispatcher}"
     return python_model(folder, text, "dispatcher", Layout())

@@ -41,17 +41,24 @@ class EntryModels:
     prepare: PrepareRecipe | None = None
     finish: FinishRecipe | None = None
     labels: tuple[str, ...] = ()
+    others: tuple[TensorSpec, ...] = ()
+    """What the network takes beside `input`."""
 
     @property
     def dispatch(self) -> StepModel:
         """The dispatcher: whatever clients send is an input of its."""
-        inputs = (self.input,) if self.prepare is None else (self.prepare.frame, self.input)
-        return StepModel(naming.dispatcher(self.model), inputs, self.outputs)
+        frames = (self.input,) if self.prepare is None else (self.prepare.frame, self.input)
+        return StepModel(naming.dispatcher(self.model), (*frames, *self.others), self.outputs)
+
+    @property
+    def ways_in(self) -> tuple[str, ...]:
+        """Inputs of which a request has one."""
+        return () if self.prepare is None else (self.prepare.frame.name, self.input.name)
 
     @property
     def body(self) -> EnsembleGraph | None:
-        """The door for bodies that are an encoded image and nothing else."""
-        if self.prepare is None or self.prepare.kind != "jpeg":
+        """The door for bodies that are an encoded image and nothing else; none where more is needed."""
+        if self.prepare is None or self.prepare.kind != "jpeg" or self.others:
             return None
         one_way_in = StepModel(naming.dispatcher(self.model), (self.prepare.frame,), self.outputs)
         return entry_graph(naming.body_ensemble(self.model), one_way_in)
@@ -65,20 +72,26 @@ def entry_models(
     spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], labels: Sequence[str]
 ) -> EntryModels:
     """`labels`: of the classes, from the label file; empty without one. Raises ValueError."""
-    if len(inputs) != 1:
-        raise EntryFault(f"model {spec.name!r}: {len(inputs)} inputs; a served model has exactly one")
+    frame = _frame_of(spec, inputs)
     finish = None if spec.postprocess is None else _finish(spec, spec.postprocess, outputs, labels)
     answers = tuple(outputs)
     if finish is not None:
         answers = (*outputs, *finish.outputs) if finish.raw else finish.outputs
     return EntryModels(
         model=spec.name,
-        input=inputs[0],
+        input=frame,
+        others=tuple(each for each in inputs if each != frame),
         outputs=answers,
-        prepare=None if spec.preprocess is None else recipe_of(spec.preprocess, inputs[0], spec.name),
+        prepare=None if spec.preprocess is None else recipe_of(spec.preprocess, frame, spec.name),
         finish=finish,
         labels=tuple(labels),
     )
+
+
+def _frame_of(spec: ModelSpec, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """The input that is made of a client's frame; the first where none is."""
+    named = None if spec.preprocess is None else spec.preprocess.input
+    return next((each for each in inputs if each.name == named), inputs[0])
 
 
 def _finish(

@@ -142,7 +142,7 @@ def _entry_files(models: EntryModels, layout: Layout) -> Iterator[tuple[str, str
     step = models.dispatch
     # Nothing here may differ between revisions: Triton would start the running version anew.
     parameters = {"manifest": MANIFEST_FROM_MODEL, "model": models.model, **layout.parameters}
-    text = config.dispatcher_config(step.name, step.inputs, step.outputs, parameters)
+    text = config.dispatcher_config(step.name, step.inputs, step.outputs, parameters, models.ways_in)
     yield from python_model(f"{root}/{step.name}", text, "dispatcher", layout)
     if models.finish is not None and models.finish.labels:
         yield models.finish.labels, "".join(f"{label}\n" for label in models.labels)

@@ -143,6 +143,11 @@ class ModelEntry:
         return tuple(spec for spec in self.network_inputs if spec.name != self.input.name)
 
     @property
+    def ways_in(self) -> tuple[str, ...]:
+        """Of these public inputs a request has one."""
+        return () if self.prepare is None else (self.prepare.frame.name, self.input.name)
+
+    @property
     def public_inputs(self) -> tuple[TensorSpec, ...]:
         """What a client may send: dtype BYTES for encoded images, -1 for any size. Of a model that prepares,
         one of the first two, and all others.

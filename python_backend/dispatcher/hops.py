@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 from planner.manifest import DeploymentManifest, ModelEntry
@@ -44,6 +45,7 @@ class Hops:
         self.transport = transport
         self._manifest = manifest
         self._outputs = [spec.name for spec in entry.outputs]
+        self._sizes = [spec.bytes_per_frame for spec in entry.network_inputs]
         self._grace_us = graces.entry_us(entry.serves_late)
         self._served = served
         self._failed = failed
@@ -53,9 +55,7 @@ class Hops:
     def send(self, ticket: Ticket, frames: Sequence[Frame]) -> None:
         """Have a batch of these frames served; waits for nothing."""
         wire = self._wire(ticket, frames)
-        pieces: Pieces = [[frame.data for frame in frames]]
-        if wire.carries_frames:
-            pieces = [[frame.data] for frame in frames]
+        pieces: Pieces = [[frame.data] for frame in frames] if wire.carries_frames else self._tensors(frames)
         limit_s = self._time_limit_s(ticket, frames)
         begun = self._begin(wire, pieces, len(frames), limit_s)
         awaited = begun or functools.partial(self.transport.infer, wire, pieces, len(frames), limit_s)
@@ -65,6 +65,16 @@ class Hops:
             self._failed(
                 ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, str(error))
             )
+
+    def _tensors(self, frames: Sequence[Frame]) -> list[list[memoryview]]:
+        """The network's inputs, each of all frames."""
+        if len(self._sizes) == 1:
+            return [[frame.data for frame in frames]]
+        ends = list(itertools.accumulate(self._sizes))
+        return [
+            [frame.data[end - size : end] for frame in frames]
+            for size, end in zip(self._sizes, ends, strict=True)
+        ]
 
     def close(self) -> None:
         """Give up the transport and end all threads."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ensembles.finish import Finisher, geometries, read_labels
 from planner.cluster import Executor
 from planner.ingress import PrepareRecipe
 from planner.manifest import DeploymentManifest, ModelEntry
+from python_backend.stage.beside import BesidePreparer
 from python_backend.stage.emulated_preparer import EmulatedPreparer
 from python_backend.stage.executors.base import make_executor
-from python_backend.stage.pool.connecting import NoPool
-from python_backend.stage.pool_preparer import PoolPreparer
 from python_backend.stage.preparing import Preparer, TaggingPreparer
-from python_backend.stage.threads_preparer import ThreadsPreparer
 from python_backend.stage.worker import Finish, StageWorker
 from python_backend.wire.feedback import NoticeSender
 from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
@@ -95,9 +93,9 @@ def make_preparer(
     cores = {} if planned is None else {host.server: host.cores for host in planned.hosts}
     own_cores = cores.get(identity.server.name)
     if identity.program.executor is not Executor.EMULATED:
-        return _real_preparer(recipe, identity, own_cores, log)
+        return _real_preparer(recipe, entry, identity, own_cores, log)
     if not emulated:
-        return TaggingPreparer(_real_preparer(recipe, identity, own_cores, log))
+        return TaggingPreparer(_real_preparer(recipe, entry, identity, own_cores, log))
     if planned is None or own_cores is None:
         raise ValueError(
             f"{identity.worker}: parameter prepare is 'emulated', but the plan has no time for preparing "
@@ -107,28 +105,27 @@ def make_preparer(
 
 
 def _real_preparer(
-    recipe: PrepareRecipe, identity: StageIdentity, planned_cores: int | None, log: Callable[[str], None]
+    recipe: PrepareRecipe,
+    entry: ModelEntry,
+    identity: StageIdentity,
+    planned_cores: int | None,
+    log: Callable[[str], None],
 ) -> Preparer:
-    """Images are strangers' files, and decoders have had faults: processes. Pixels need no decoder: threads,
-    which are cheaper.
-    """
-    target = identity.program.inputs[0]
-    if recipe.kind == "raw":
-        return ThreadsPreparer(recipe, target, log)
-    there = len(os.sched_getaffinity(0))
-    try:
-        return PoolPreparer(recipe, target, min(there, planned_cores or there), log)
-    except NoPool as error:
-        log(
-            f"{identity.worker}: frames are prepared by threads, and a decoder that crashes ends all: {error}"
-        )
-        return ThreadsPreparer(recipe, target, log)
+    """Of clients' frames and what comes beside them."""
+    # Decoders and OpenCV, which hosts of models without preprocessing need not have.
+    module: Any = importlib.import_module("python_backend.stage.real_preparer")
+    frames: Preparer = module.real_preparer(recipe, entry.input, identity.worker, planned_cores, log)
+    inputs = identity.program.inputs
+    place = [spec.name for spec in inputs].index(entry.input.name)
+    return frames if len(inputs) == 1 else BesidePreparer(frames, inputs, place)
 
 
 def _finish_of(entry: ModelEntry, identity: StageIdentity, root: Path) -> Finish | None:
     """Of a last stage, where the model has any. Raises OSError when the label file cannot be read."""
     if entry.finish is None or identity.next_workers:
         return None
+    from ensembles.finish import Finisher, geometries, read_labels  # pillow and all that, see above
+
     finisher = Finisher(entry.finish, read_labels(entry.finish, root))
 
     def finish(outputs: Mapping[str, Array], infos: Sequence[FrameInfo]) -> Mapping[str, Array]:

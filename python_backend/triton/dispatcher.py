@@ -1,20 +1,21 @@
-"""The Triton model of a dispatcher: unpacks single-frame requests, leaves all else to dispatcher.driver."""
+"""The Triton model of a dispatcher: unpacks requests into frames, leaves all else to dispatcher.driver."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import triton_python_backend_utils as pb_utils
 
 from python_backend.compiled import code_in_use
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
-from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frame import ErrorCode, Frame, SendError, SendOutputs
 from python_backend.dispatcher.intake import Intake, Taken
 from python_backend.dispatcher.priority import PRIORITY, priority_of
+from python_backend.dispatcher.together import Together
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import ticket_codec
@@ -45,7 +46,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with whatever has come; answers are sent later by the dispatcher's threads."""
         arrived_us = now_us()
-        frames = [frame for request in requests if (frame := self._frame(request, arrived_us)) is not None]
+        frames = [frame for request in requests for frame in self._frames(request, arrived_us)]
         if frames:
             self._dispatcher.driver.arrive(frames)
 
@@ -55,41 +56,65 @@ class TritonPythonModel:
             self._metrics.close()
         self._dispatcher.close()
 
-    def _frame(self, request: Any, arrived_us: int) -> Frame | None:
-        """The request as a frame; None when it was wrong, or a probe, and was taken care of."""
+    def _frames(self, request: Any, arrived_us: int) -> list[Frame]:
+        """The request's frames; none where it was wrong, or a probe, and was taken care of."""
         sender = request.get_response_sender()
         try:
             parameters = _parameters_of(request)
             probes = ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER))
-            data, info = _NOTHING if probes else self._intake.take(self._given(request))
+            taken = [_NOTHING] if probes else self._intake.take(self._given(request))
             deadline_us = arrived_us + min(request.timeout() or self._slo_us, _LONGEST_US)
             priority = priority_of(parameters)
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
-            return None
+            return []
         except Exception as error:
             send_error(sender, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
-            return None
-        frame = Frame(
-            request_id=next(self._ids),
-            data=data,
-            arrived_us=arrived_us,
-            deadline_us=deadline_us,
-            send_outputs=functools.partial(send_outputs, sender),
-            send_error=functools.partial(_send_error_holding, request, sender),
-            priority=priority,
-            is_cancelled=request.is_cancelled,
-            info=info,
-        )
+            return []
+        frames = [
+            Frame(
+                request_id=next(self._ids),
+                data=data,
+                arrived_us=arrived_us,
+                deadline_us=deadline_us,
+                send_outputs=answers.outputs,
+                send_error=answers.error,
+                priority=priority,
+                is_cancelled=answers.is_cancelled,
+                info=info,
+            )
+            for (data, info), answers in zip(taken, _ways_back(request, sender, len(taken)), strict=True)
+        ]
         if probes:
-            self._dispatcher.driver.probe(frame)
-            return None
-        return frame
+            self._dispatcher.driver.probe(frames[0])
+            return []
+        return frames
 
     def _given(self, request: Any) -> Mapping[str, Array]:
         """The inputs that a request has."""
         tensors = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in self._intake.names)
         return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
+
+
+class _WayBack(NamedTuple):
+    """How one frame is answered."""
+
+    outputs: SendOutputs
+    error: SendError
+    is_cancelled: Callable[[], bool]
+
+
+def _ways_back(request: Any, sender: Any, frames: int) -> list[_WayBack]:
+    """Of each frame of a request."""
+    outputs = functools.partial(send_outputs, sender)
+    error = functools.partial(_send_error_holding, request, sender)
+    if frames == 1:
+        return [_WayBack(outputs, error, request.is_cancelled)]
+    together = Together(frames, outputs, error, request.is_cancelled)
+    return [
+        _WayBack(together.outputs_of(row), together.error_of(row), together.is_cancelled)
+        for row in range(frames)
+    ]
 
 
 def _send_error_holding(_request: Any, sender: Any, code: ErrorCode, text: str) -> None:

@@ -77,8 +77,11 @@ class TorchExecutor:
 
     def _compute(self, inputs: Sequence[Array | torch.Tensor]) -> Tensors:
         tensors = on_device(self._staging, inputs, self._device)
-        if self._prologue is not None and tensors[0].dtype == torch.uint8:
-            tensors = (self._prologue(tensors[0]),)
+        if (prologue := self._prologue) is not None:
+            tensors = tuple(
+                prologue(tensor) if tensor.dtype == torch.uint8 != torch_dtype(spec) else tensor
+                for tensor, spec in zip(tensors, self._program.inputs, strict=True)
+            )
         results = self._run(tensors)
         if len(results) != len(self._program.outputs):
             raise ProgramError(
