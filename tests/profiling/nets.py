@@ -297,3 +297,18 @@ class Gated(nn.Module):
         x = torch.nn.functional.silu(self.first(x))
         gate = torch.sigmoid(self.gate(x.mean(dim=(2, 3), keepdim=True)))
         return self.last(x * gate)
+
+
+class TwoInputs(torch.nn.Module):
+    """An image, and numbers beside it that scale its channels and are answered, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, CHANNELS, 3, padding=1)
+        self.second = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.scale = torch.nn.Linear(2, CHANNELS)
+
+    def forward(self, image, size):
+        features = torch.relu(self.first(image))
+        scaled = self.second(features) * self.scale(size.to(image.dtype))[:, :, None, None]
+        return {"scores": scaled.mean((2, 3)), "area": size.prod(1)}

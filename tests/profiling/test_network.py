@@ -82,7 +82,7 @@ def test_saved_program_gives_the_same_outputs(spec, tmp_path):
     from_factory = spec(nets.LongSkip)
     path = tmp_path / "net.pt2"
     frame = example_frame()
-    torch.export.save(export_network(load_network(from_factory), frame, "net"), path)
+    torch.export.save(export_network(load_network(from_factory), (frame,), "net"), path)
     x = torch.rand(3, 3, 8, 8)
     expected = load_network(from_factory)(x)
     (actual,) = (export_model(spec("", pt2=path)).module()(x),)
@@ -100,7 +100,7 @@ def test_saved_programs_that_do_not_fit(spec, tmp_path):
     torch.export.save(fixed, path)
     with pytest.raises(ModelError, match=r"the batch dimension \(dimension 0 of input image\) is fixed at 2"):
         export_model(spec("", pt2=path))
-    torch.export.save(export_network(nets.Chain().eval(), example_frame(), "net"), path)
+    torch.export.save(export_network(nets.Chain().eval(), (example_frame(),), "net"), path)
     with pytest.raises(ModelError, match=r"\[batch, 3, 8, 8\] in the program and \[batch, 3, 9, 9\] in the"):
         export_model(spec("", pt2=path, shape=(3, 9, 9)))
 

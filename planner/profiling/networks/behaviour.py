@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from planner.profile import TensorSpec
+from planner.profiling.network import Specs
 from planner.profiling.networks import advice
 from planner.profiling.networks.errors import ModelError, first_line, line_of, shape_text
 from planner.profiling.networks.outputs import Outputs, outputs_of
 from planner.profiling.networks.tracing import (
     COUNT,
     Call,
+    Frames,
     Network,
     first_of_other_kind,
     first_that_mixes,
@@ -47,22 +48,22 @@ _ALIKE = 5e-2
 class Observed:
     """What a network answers: to one frame, to two, and to three with that frame in the middle."""
 
-    frames: torch.Tensor
+    frames: Frames
     outputs: Outputs
     alone: tuple[torch.Tensor, ...]
     among: tuple[torch.Tensor, ...]
 
 
-def observe(network: Network, frame: TensorSpec, where: str, one_by_one: bool = False) -> Observed:
+def observe(network: Network, inputs: Specs, where: str, one_by_one: bool = False) -> Observed:
     """Run the network; `one_by_one`: its frames are never put together. Raises ModelError."""
     with torch.inference_mode():
-        run = _Runs(network, frame, where)
+        run = _Runs(network, inputs, where)
         alone, again = run.of(run.frame), run.of(run.frame)
-        outputs = outputs_of(run.result, where, frozenset([frame.name]))
+        outputs = outputs_of(run.result, where, frozenset(spec.name for spec in inputs))
         many = run.frame if one_by_one else run.among(run.neighbours)
         among = alone if one_by_one else run.of(many)
     run.require_shapes(alone, 1, outputs)
-    run.require_shapes(among, len(many), outputs)
+    run.require_shapes(among, len(many[0]), outputs)
     if not _equal(alone, again, _SAME):
         run.refuse_noise()
     if not one_by_one:
@@ -81,33 +82,35 @@ def confirm(program: Callable[..., Any], observed: Observed, where: str, network
 
     `network`: to find the line; None where there is none but the program.
     """
-    middle = len(observed.frames) // 2
-    pairs = [(observed.frames[middle : middle + 1], observed.alone)]
-    if len(observed.frames) > 1:
+    many = len(observed.frames[0])
+    middle = many // 2
+    pairs = [(_some(observed.frames, middle, middle + 1), observed.alone)]
+    if many > 1:
         two = [part[: middle + 1] for part in observed.among]
-        pairs += [(observed.frames[: middle + 1], tuple(two)), (observed.frames, observed.among)]
+        pairs += [(_some(observed.frames, 0, middle + 1), tuple(two)), (observed.frames, observed.among)]
     for frames, wanted in pairs:
-        tolerance = _ALIKE if len(frames) == middle + 1 > 1 else _SAME
+        count = len(frames[0])
+        tolerance = _ALIKE if count == middle + 1 > 1 else _SAME
         problem = _disagreement(program, observed.outputs, frames, wanted, tolerance)
         if problem:
-            culprit = None if network is None else _divergence(network, observed.frames[:1])
+            culprit = None if network is None else _divergence(network, _some(observed.frames, 0, 1))
             raise ModelError(
                 f"{where}: torch.export keeps one way through the code, the one for two frames, and for "
-                f"{_frames(len(frames))} {problem}{_at(culprit)}: write it without a branch on the batch size"
+                f"{_frames(count)} {problem}{_at(culprit)}: write it without a branch on the batch size"
             )
 
 
 def _disagreement(
     program: Callable[..., Any],
     outputs: Outputs,
-    frames: torch.Tensor,
+    frames: Frames,
     wanted: Sequence[torch.Tensor],
     tolerance: float,
 ) -> str:
     """What the program does otherwise than the network, or ''."""
     try:
         with torch.inference_mode():
-            given = outputs.tensors(program(frames.clone()))
+            given = outputs.tensors(program(*_copy(frames)))
     except Exception as error:
         return f"it fails ({first_line(error)})"
     for name, one, other in zip(outputs.names, given, wanted, strict=True):
@@ -120,31 +123,43 @@ def _disagreement(
 class _Runs:
     """The network on made frames, and what is said of it."""
 
-    def __init__(self, network: Network, frame: TensorSpec, where: str) -> None:
+    def __init__(self, network: Network, inputs: Specs, where: str) -> None:
         self._network = network
-        self._spec = frame
+        self._inputs = inputs
         self._where = where
         self.result: Any = None
-        self.frame = random_frames(frame, 1, "cpu", seed=0)[0]
-        self.neighbours = random_frames(frame, ODD - 1, "cpu", seed=1)[0]
-        self.strangers = _unlike(random_frames(frame, ODD - 1, "cpu", seed=2)[0])
+        self.frame = self._noise(1, seed=0)
+        self.neighbours = self._noise(ODD - 1, seed=1)
+        self.strangers = _unlike(self._noise(ODD - 1, seed=2))
 
-    def among(self, others: torch.Tensor) -> torch.Tensor:
+    def _noise(self, frames: int, seed: int) -> Frames:
+        """Of an only input the seed's, of others their own."""
+        return tuple(
+            random_frames(spec, frames, "cpu", seed + 100 * index)[0]
+            for index, spec in enumerate(self._inputs)
+        )
+
+    def among(self, others: Frames) -> Frames:
         """The frame in the middle of others."""
-        half = len(others) // 2
-        return torch.cat([others[:half], self.frame, others[half:]])
+        half = len(others[0]) // 2
+        return tuple(
+            torch.cat([beside[:half], own, beside[half:]])
+            for own, beside in zip(self.frame, others, strict=True)
+        )
 
-    def of(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def of(self, frames: Frames) -> tuple[torch.Tensor, ...]:
         """The output tensors. Raises ModelError where the network fails on so many frames."""
         try:
-            self.result = self._network(frames.clone())
+            self.result = self._network(*_copy(frames))
         except Exception as error:
-            raise self._failure(error, len(frames)) from error
+            raise self._failure(error, len(frames[0])) from error
         return tuple(leaf for leaf in pytree.tree_leaves(self.result) if isinstance(leaf, torch.Tensor))
 
     def _failure(self, error: Exception, frames: int) -> ModelError:
-        spec = self._spec
-        what = f"input {spec.name} {spec.dtype} [{frames}, {', '.join(map(str, spec.shape))}]"
+        what = " and ".join(
+            f"input {spec.name} {spec.dtype} [{frames}, {', '.join(map(str, spec.shape))}]"
+            for spec in self._inputs
+        )
         culprit = self._differing() if frames == 1 else None
         found = f"{line_of(error)}: {first_line(error)}"
         if culprit is not None and not culprit.failed:
@@ -161,7 +176,7 @@ class _Runs:
     def _runs_alone(self) -> bool:
         try:
             with torch.no_grad():
-                self._network(self.frame.clone())
+                self._network(*_copy(self.frame))
         except Exception:  # whatever it is, it fails alone too
             return False
         return True
@@ -175,7 +190,7 @@ class _Runs:
                         f"{self._where}: output {name} {shape_text(tensor.shape)} is the same for every "
                         "frame: leave it out of what forward returns, and give it to clients as a file"
                     )
-                culprit = self._differing() or record(self._network, self.frame.clone())[-1]
+                culprit = self._differing() or record(self._network, _copy(self.frame))[-1]
                 said = f"{self._where}: output {name} of {_frames(frames)} is {shape_text(tensor.shape)}; "
                 said += "its first dimension must be the batch"
                 advised = advice.of(advice.SHAPES, culprit.name, advice.SHAPES_DEFAULT)
@@ -193,7 +208,7 @@ class _Runs:
 
     def refuse_noise(self) -> None:
         """Raises ModelError with the call that gives something else each time."""
-        runs = [record(self._network, self.frame.clone(), keep=True) for _ in range(2)]
+        runs = [record(self._network, _copy(self.frame), keep=True) for _ in range(2)]
         culprit = first_that_varies(*runs)
         said = f"{self._where}: the same frame is answered differently each time"
         if culprit is None:
@@ -203,11 +218,9 @@ class _Runs:
 
     def refuse_mixing(self) -> None:
         """Raises ModelError with the call that mixes frames."""
-        others = random_frames(self._spec, COUNT - 1, "cpu", seed=3)[0]
+        others = self._noise(COUNT - 1, seed=3)
         half = COUNT // 2
-        batches = [
-            torch.cat([beside[:half], self.frame, beside[half:]]) for beside in (others, _unlike(others))
-        ]
+        batches = [self.among(beside) for beside in (others, _unlike(others))]
         one, other = (record(self._network, batch, keep=True) for batch in batches)
         culprit = first_that_mixes(one, other, half)
         said = f"{self._where}: a frame's answer depends on the frames beside it in the batch"
@@ -220,8 +233,8 @@ class _Runs:
         """Raises ModelError with the call that depends on the number of frames; where none is found, a near
         tie was decided otherwise by other kernels, and that is no fault.
         """
-        one = record(self._network, self.frame.clone(), keep=True)
-        many = record(self._network, self.frame.repeat(COUNT, *[1] * len(self._spec.shape)), keep=True)
+        one = record(self._network, _copy(self.frame), keep=True)
+        many = record(self._network, _repeated(self.frame), keep=True)
         culprit = first_of_other_kind(one, many, COUNT) or _first_off(one, many)
         if culprit is not None:
             advised = advice.of(advice.MIXES, culprit.name, advice.MIXES_DEFAULT)
@@ -247,9 +260,21 @@ _DECIDES = frozenset(
 """Calls whose answer may jump for a difference that is none."""
 
 
-def _divergence(network: Network, frame: torch.Tensor) -> Call | None:
-    one = record(network, frame.clone())
-    many = record(network, frame.repeat(COUNT, *[1] * (frame.dim() - 1)))
+def _copy(frames: Frames) -> Frames:
+    return tuple(tensor.clone() for tensor in frames)
+
+
+def _some(frames: Frames, start: int, end: int) -> Frames:
+    return tuple(tensor[start:end] for tensor in frames)
+
+
+def _repeated(frame: Frames) -> Frames:
+    return tuple(tensor.repeat(COUNT, *[1] * (tensor.dim() - 1)) for tensor in frame)
+
+
+def _divergence(network: Network, frame: Frames) -> Call | None:
+    one = record(network, _copy(frame))
+    many = record(network, _repeated(frame))
     return first_of_other_kind(one, many, COUNT)
 
 
@@ -271,8 +296,12 @@ def _close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
     return float((left - right).abs().max()) <= tolerance * width
 
 
-def _unlike(frames: torch.Tensor) -> torch.Tensor:
+def _unlike(frames: Frames) -> Frames:
     """Frames of another size of number: what scales by the batch must show."""
+    return tuple(map(_of_another_size, frames))
+
+
+def _of_another_size(frames: torch.Tensor) -> torch.Tensor:
     if frames.dtype is torch.bool:
         return ~frames
     if not frames.is_floating_point():

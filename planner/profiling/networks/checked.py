@@ -12,9 +12,9 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from planner.deployment import ModelSpec, input_spec
+from planner.deployment import ModelSpec, input_specs
 from planner.profiling.networks.behaviour import confirm, observe
-from planner.profiling.networks.export import export_network, finished, quiet
+from planner.profiling.networks.export import example_batch, export_network, finished, quiet
 from planner.profiling.networks.libraries import require_imports
 from planner.profiling.networks.loading import load_network, load_program, load_with_remarks
 from planner.profiling.networks.regions import other_regions
@@ -44,8 +44,8 @@ def export_model(
         program = load_program(spec.program.pt2, where, spec.program.imports)
     else:
         network = network if network is not None else load_network(spec, device)
-        program = export_network(network, input_spec(spec), where, device)
-    return finished(program, input_spec(spec), where, device)
+        program = export_network(network, input_specs(spec), where, device)
+    return finished(program, input_specs(spec), where, device)
 
 
 def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
@@ -53,24 +53,24 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
 
     `without_weights`: a state_dict that is not here is done without, as estimates need none.
     """
-    where, frame = f"model {spec.name}", input_spec(spec)
+    where, inputs = f"model {spec.name}", input_specs(spec)
     one_by_one = set(spec.batch_sizes) == {1}
     if without_weights and (unchecked := _too_large_to_run(spec)) is not None:
         return unchecked
     if spec.program.pt2 is not None:
         program = load_program(spec.program.pt2, where, spec.program.imports)
         remarks = _remarks(program)
-        functional = finished(program, frame, where)
+        functional = finished(program, inputs, where)
         require_imports(functional, spec.program.imports, where)
         with quiet():
-            observe(functional.module(check_guards=False), frame, where, one_by_one)
+            observe(functional.module(check_guards=False), inputs, where, one_by_one)
         return Checked(program=functional, remarks=remarks)
     loaded = load_with_remarks(spec, without_weights=without_weights)
     with quiet():
-        observed = observe(loaded.module, frame, where, one_by_one)
-    program = export_network(loaded.module, frame, where)
+        observed = observe(loaded.module, inputs, where, one_by_one)
+    program = export_network(loaded.module, inputs, where)
     remarks = (*loaded.remarks, *_remarks(program))
-    functional = finished(program, frame, where)
+    functional = finished(program, inputs, where)
     require_imports(functional, spec.program.imports, where)
     with quiet():
         confirm(functional.module(check_guards=False), observed, where, loaded.module)
@@ -85,9 +85,9 @@ def _too_large_to_run(spec: ModelSpec) -> Checked | None:
         return None
     try:
         program = export_model(spec, "meta")
-        frame = torch.empty((1, *input_spec(spec).shape), device="meta")
+        frames = [example_batch(each, 1, "meta") for each in input_specs(spec)]
         with FlopCounterMode(display=False) as counter, torch.no_grad(), quiet():
-            program.module(check_guards=False)(frame)
+            program.module(check_guards=False)(*frames)
     except Exception:  # it builds or counts otherwise; running it tells more
         return None
     gflop = counter.get_total_flops() / 1e9

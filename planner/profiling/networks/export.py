@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from planner.profile import TensorSpec
+from planner.profiling.network import Specs
 from planner.profiling.networks.errors import ModelError, first_line, line_of
 from planner.profiling.networks.functional import make_functional
 from planner.profiling.networks.regions import without_regions
@@ -38,24 +39,24 @@ TRITON_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _SYMBOLS = "torch.fx.experimental.symbolic_shapes"
 
 
-def finished(program: ExportedProgram, frame: TensorSpec, where: str, device: str = "cpu") -> ExportedProgram:
+def finished(program: ExportedProgram, inputs: Specs, where: str, device: str = "cpu") -> ExportedProgram:
     """A program as it comes from torch.export, flat, functional and checked; the given one may be changed."""
     with quiet():
         functional = make_functional(without_regions(program, device))
-    _check_signature(functional, frame, where)
+    _check_signature(functional, inputs, where)
     return functional
 
 
 def export_network(
-    network: torch.nn.Module, frame: TensorSpec, where: str, device: str = "cpu"
+    network: torch.nn.Module, inputs: Specs, where: str, device: str = "cpu"
 ) -> ExportedProgram:
-    """torch.export of `network` on batches of `frame`. Raises ModelError with the line that failed."""
-    example = example_batch(frame, EXAMPLE_BATCH, device)
+    """torch.export of `network` on batches of these inputs. Raises ModelError with the line that failed."""
+    examples = tuple(example_batch(spec, EXAMPLE_BATCH, device) for spec in inputs)
     try:
-        return export_batched(network, (example,), device)
+        return export_batched(network, examples, device)
     except Exception as error:
-        _require_runs(network, example, f"{where}: does not run on input {frame.name} {frame.dtype}")
-        line = line_of(error) or _guarded_line(network, (example,))
+        _require_runs(network, examples, inputs, where)
+        line = line_of(error) or _guarded_line(network, examples)
         raise ModelError(f"{where}: torch.export rejects it{line}: {_brief(error)}{_hint(error)}") from error
 
 
@@ -91,16 +92,21 @@ def _drop_checks(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _require_runs(network: torch.nn.Module, example: torch.Tensor, where: str) -> None:
+def _require_runs(
+    network: torch.nn.Module, examples: tuple[torch.Tensor, ...], inputs: Specs, where: str
+) -> None:
     """Raise ModelError where the network fails without torch.export too."""
-    if example.is_meta:
+    if examples[0].is_meta:
         return
     try:
         with torch.no_grad():
-            network(example)
+            network(*examples)
     except Exception as error:
-        shape = _shape(tuple(example.shape[1:]))
-        raise ModelError(f"{where} [batch, {shape}]{line_of(error)}: {first_line(error)}") from error
+        what = " and ".join(
+            f"input {spec.name} {spec.dtype} [batch, {_shape(spec.shape)}]" for spec in inputs
+        )
+        said = f"{where}: does not run on {what}"
+        raise ModelError(f"{said}{line_of(error)}: {first_line(error)}") from error
 
 
 def batch_dim() -> Any:
@@ -170,12 +176,13 @@ def _guarded_line(network: torch.nn.Module, examples: Sequence[torch.Tensor]) ->
     return f" at {hears.lines[0]}" if hears.lines else ""
 
 
-def _check_signature(program: ExportedProgram, frame: TensorSpec, where: str) -> None:
+def _check_signature(program: ExportedProgram, inputs: Specs, where: str) -> None:
     signature = program.graph_signature
-    if len(signature.user_inputs) != 1:
+    if len(signature.user_inputs) != len(inputs):
+        listed = ", ".join(spec.name for spec in inputs)
         raise ModelError(
-            f"{where}: the program takes {len(signature.user_inputs)} tensors; one input, {frame.name}, is "
-            "supported"
+            f"{where}: the program takes {len(signature.user_inputs)} tensors and the deployment lists "
+            f"{len(inputs)} ({listed}): list all of them under inputs, in the program's order"
         )
     for output in signature.output_specs:
         if output.kind is not OutputKind.USER_OUTPUT:
@@ -183,9 +190,21 @@ def _check_signature(program: ExportedProgram, frame: TensorSpec, where: str) ->
                 f"{where}: the program writes to {output.target or output.arg.name} while it runs; a served "
                 "model must not change between frames"
             )
-    name = signature.user_inputs[0]  # made anew at every call
-    node = next(node for node in program.graph.nodes if node.name == name)
-    value = node.meta["val"]
+    nodes = {node.name: node for node in program.graph.nodes}
+    values = [nodes[str(name)].meta["val"] for name in signature.user_inputs]
+    for value, spec in zip(values, inputs, strict=True):
+        _check_input(value, spec, where)
+    if len({value.shape[0].node.expr for value in values}) > 1:
+        shapes = " and ".join(
+            f"{spec.name} [{_shape(tuple(value.shape))}]" for value, spec in zip(values, inputs, strict=True)
+        )
+        raise ModelError(
+            f"{where}: inputs {shapes} have different batches; a frame is one row of each, so export "
+            "dimension 0 of all of them as one Dim"
+        )
+
+
+def _check_input(value: Any, frame: TensorSpec, where: str) -> None:
     if not isinstance(value, torch.Tensor):
         raise ModelError(f"{where}: input {frame.name} is a {type(value).__name__}, not a tensor")
     if value.dim() == 0 or not isinstance(value.shape[0], torch.SymInt):

@@ -26,7 +26,9 @@ from torch.utils import _pytree as pytree
 COUNT = 7
 """Frames of a batch in which one frame is followed."""
 _INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
-Network = Callable[[torch.Tensor], Any]
+Frames = tuple[torch.Tensor, ...]
+"""A batch: each of the network's inputs."""
+Network = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ class Call:
     failed: bool = False
 
 
-def record(network: Network, frames: torch.Tensor, keep: bool = False) -> list[Call]:
+def record(network: Network, frames: Frames, keep: bool = False) -> list[Call]:
     """The calls of one run. A run that fails ends with the call that failed."""
     recorder = _Recorder(keep)
     try:
         with torch.no_grad(), recorder:
-            network(frames)
+            network(*frames)
     except Exception:  # what is recorded is compared; the caller has seen the failure itself
         recorder.note_failure()
     return recorder.calls
