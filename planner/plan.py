@@ -98,6 +98,25 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """One model's loads at 99 % attainment, found by simulation.
+
+    guaranteed_rps: what at least the share held_in of scenarios serve; nominal_rps: with latencies as
+    profiled and Poisson arrivals; unguarded_rps: the same by a plan that promises no more.
+    """
+
+    guaranteed_rps: float
+    nominal_rps: float
+    unguarded_rps: float
+    held_in: float
+
+    @property
+    def price(self) -> float:
+        """What the guarantee costs: the share of the unguarded plan's nominal load that is not promised."""
+        return 1.0 - self.guaranteed_rps / self.unguarded_rps if self.unguarded_rps else 0.0
+
+
+@dataclass(frozen=True)
 class ModelPlan:
     """The pipelines of one model and what binds them: any of 'gpus', 'links', 'cores', 'slo', 'entry link',
     'client link', 'entry cores', or '' with a reason in `note`.
@@ -119,6 +138,8 @@ class ModelPlan:
     prepare_us: float = 0.0
     """Of a core, per frame."""
     prepare_assumed: bool = False
+    promise: Promise | None = None
+    """What is served when reality is not the profile; None: the margin was not searched."""
 
 
 @dataclass(frozen=True)

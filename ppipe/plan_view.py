@@ -32,7 +32,10 @@ WIDEST_BAND = 0.42
 
 def plan_table(plan: Plan) -> RenderableType:
     """Pipelines, pools, batch, workers, planned frames/s, latency against SLO; below it the classes."""
-    parts = [_pipelines(plan), _classes(plan)]
+    parts = [_pipelines(plan)]
+    if any(model.promise for model in plan.models):
+        parts.append(_promises(plan))
+    parts.append(_classes(plan))
     if plan.entry:
         parts.append(_entry(plan))
     return Group(*parts, _verdict(plan))
@@ -66,6 +69,20 @@ def _pipelines(plan: Plan) -> Table:
         if model.note:
             table.add_row("", model.note)
         table.add_section()
+    return table
+
+
+def _promises(plan: Plan) -> Table:
+    """What each model serves within its SLO when reality is not the profile, and what that costs."""
+    held = {model.promise.held_in for model in plan.models if model.promise}
+    said = " / ".join(f"{share:.0%}" for share in sorted(held))
+    table = Table(caption=f"guaranteed: served at 99 % in {said} of scenarios", caption_justify="left")
+    for name in ("model", "guaranteed rps", "nominal rps", "unguarded rps", "price"):
+        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    for model in plan.models:
+        if (promise := model.promise) is not None:
+            rates = (promise.guaranteed_rps, promise.nominal_rps, promise.unguarded_rps)
+            table.add_row(model.model, *(f"{rate:.1f}" for rate in rates), f"{promise.price:.0%}")
     return table
 
 

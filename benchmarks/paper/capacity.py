@@ -31,7 +31,7 @@ from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
 from ppipe.simulation.margin import auto_margin
 from python_backend.simulator.capacity import Capacity, Workload, find_capacity
-from python_backend.simulator.execution import Jitter
+from python_backend.simulator.jitter import Jitter
 
 STEP = 0.05
 MOST_STEPS = 60

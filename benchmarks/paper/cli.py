@@ -3,6 +3,7 @@
     scripts/paper plan --data DIR [--planner ppipe|np|dart-r] [--fast] [--one-per-pair] [--json]
     scripts/paper three-stage --data DIR [--fast] [--json]
     scripts/paper capacity --data DIR ...        (benchmarks.paper.capacity_cli)
+    scripts/paper policies --data DIR ...        (benchmarks.paper.policies)
     scripts/paper robustness --data DIR ...      (benchmarks.paper.robustness)
 
 A further subcommand is a module with `add_arguments(parser)` and `run(arguments) -> exit status`, named in
@@ -25,11 +26,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.paper import capacity_cli as paper_capacity_cli
+from benchmarks.paper import policies as paper_policies
 from benchmarks.paper import robustness as paper_robustness
 from benchmarks.paper.data import PaperDataError, PaperSetting, load_settings, load_three_stage
 from planner.planning import plan
 
-SUBCOMMANDS: dict[str, ModuleType] = {"capacity": paper_capacity_cli, "robustness": paper_robustness}
+SUBCOMMANDS: dict[str, ModuleType] = {
+    "capacity": paper_capacity_cli,
+    "policies": paper_policies,
+    "robustness": paper_robustness,
+}
 REFERENCE_OF = {"ppipe": "ppipe", "np": "np", "dart-r": "dart_r"}
 
 

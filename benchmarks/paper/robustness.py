@@ -1,7 +1,16 @@
-"""scripts/paper robustness: every policy on the same plans under bursts and jitter, side by side.
+"""scripts/paper robustness: plans searched for jitter and bursts, served under them and without.
 
-For every workload of WORKLOADS and every policy the highest loads served at 99 % attainment, as in
-benchmarks.paper.capacity; the ratio is to the reference's load under Poisson arrivals without jitter.
+Each problem is planned for what PLANNED_FOR says, and each plan is served under its conditions of SERVED, on
+seeds that the search never saw. Ratios are to the reference's load under Poisson arrivals without jitter, as
+in benchmarks.paper.capacity.
+
+    jitter5_min, jitter5_mean    searched for 5 % jitter, served under it
+    jitter10_min, nominal_mean   the same plans under 10 % and without jitter
+    cv4_gain                     mean under CV 4, searched for it, over that of plans searched for Poisson
+    cv2_mean                     searched for CV 2, served under it
+
+All of it takes an hour on two cores. With --results FILE what is done is kept there, --stop-after ends early,
+and the next run goes on; --only names problems.
 """
 
 from __future__ import annotations
@@ -9,110 +18,209 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paper.capacity import Options, capacities
-from benchmarks.paper.capacity_cli import add_plan_arguments
-from python_backend.scheduler.policies import POLICIES
+from benchmarks.helpers.kept import Kept
+from benchmarks.paper.capacity import MOST_STEPS, grid_rps
+from benchmarks.paper.data import PaperSetting, load_settings
+from planner.expectation import Expectation
+from planner.serving import ServedModel
+from planner.serving_build import served_model
+from ppipe.simulation.margin import auto_margin
+from python_backend.simulator.capacity import Workload, find_capacity
+from python_backend.simulator.jitter import Jitter
+
+MORE_TO_DO = 3
+"""Exit status of a run that was stopped early."""
+PLANNED_FOR = {
+    "jitter": Expectation(jitter=0.05, slowdown=0.0),
+    "poisson": Expectation(jitter=0.0, slowdown=0.0),
+    "cv4": Expectation(jitter=0.0, slowdown=0.0, arrivals="gamma:cv=4"),
+    "cv2": Expectation(jitter=0.0, slowdown=0.0, arrivals="gamma:cv=2"),
+}
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """A workload: how frames arrive, and how much stage latencies vary."""
+    """How frames arrive, and how much stage latencies vary."""
 
-    name: str
     arrivals: str = "poisson"
     jitter: float = 0.0
 
 
-WORKLOADS = (
-    Conditions("poisson"),
-    Conditions("cv2", arrivals="gamma:cv=2"),
-    Conditions("cv4", arrivals="gamma:cv=4"),
-    Conditions("jitter", jitter=0.05),
-)
+CONDITIONS = {
+    "jitter5": Conditions(jitter=0.05),
+    "jitter10": Conditions(jitter=0.1),
+    "nominal": Conditions(),
+    "cv4": Conditions("gamma:cv=4"),
+    "cv2": Conditions("gamma:cv=2"),
+}
+SERVED = {
+    "jitter": ("jitter5", "jitter10", "nominal"),
+    "poisson": ("nominal", "cv4"),
+    "cv4": ("cv4",),
+    "cv2": ("cv2",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `scripts/paper robustness`."""
-    add_plan_arguments(parser)
-    names = [conditions.name for conditions in WORKLOADS]
-    parser.add_argument(
-        "--workloads", nargs="+", choices=names, default=names, help="jitter: 5 %% (default: all)"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with models.json and settings.json")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1..N (default: 3)")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=[], metavar="PROBLEM", help="such as 0/L4-T4")
+    parser.add_argument("--for", dest="planned_for", nargs="+", choices=PLANNED_FOR, default=[*PLANNED_FOR])
+    parser.add_argument("--results", type=Path, help="file to keep what is done in, and to go on from")
+    parser.add_argument("--stop-after", type=float, metavar="S", help=f"seconds; then status {MORE_TO_DO}")
+    parser.add_argument("--json", action="store_true", help="rows, then the figures as the last line")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, return the exit status."""
-    given = {name: value for name, value in vars(arguments).items() if name in _OPTIONS}
-    workloads = [conditions for conditions in WORKLOADS if conditions.name in arguments.workloads]
-    rows = compare(arguments.data, Options(**given, bound=False), workloads)
+    kept = Kept(arguments.results, {"seconds": arguments.seconds, "seeds": arguments.seeds})
+    settings = [setting for setting in load_settings(arguments.data) if setting.group is not None]
+    settings = [one for one in settings if not arguments.only or one.name in arguments.only]
+    pieces = [(setting, name) for setting in settings for name in arguments.planned_for]
+    end = None if arguments.stop_after is None else time.monotonic() + arguments.stop_after
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        left = _measure(pieces, kept, arguments, pool, end)
+    rows = [
+        row
+        for setting, name in pieces
+        if key(setting, name) in kept
+        for row in kept[key(setting, name)]["rows"]
+    ]
     if arguments.json:
         print(json.dumps(rows, indent=1))
-        print(json.dumps(side_by_side(rows)), file=sys.stderr)
     else:
-        Console(width=110).print(table(side_by_side(rows)))
+        Console(width=100).print(table(rows))
+    print(json.dumps(figures(rows)))
+    if left:
+        print(f"scripts/paper: {left} of {len(pieces)} pieces are left; run it again", file=sys.stderr)
+    return MORE_TO_DO if left else 0
+
+
+def _measure(
+    pieces: Sequence[tuple[PaperSetting, str]],
+    kept: Kept,
+    arguments: argparse.Namespace,
+    pool: Executor,
+    end: float | None,
+) -> int:
+    """Measure what is not kept yet, until `end`; how many pieces are left."""
+    todo = [piece for piece in pieces if key(*piece) not in kept]
+    for done, (setting, name) in enumerate(todo):
+        if end is not None and time.monotonic() > end:
+            return len(todo) - done
+        found = piece(setting, name, arguments, pool)
+        kept.add(key(setting, name), found)
+        shown = ", ".join(f"{row['conditions']} {row['ratio']:.3f}" for row in found["rows"])
+        print(f"{key(setting, name)} ({found['search_s']:.0f} s): {shown}", file=sys.stderr, flush=True)
     return 0
 
 
-_OPTIONS = {field.name for field in fields(Options)}
+def key(setting: PaperSetting, planned_for: str) -> str:
+    """The name that a piece's results are kept by."""
+    return f"{setting.name}/{planned_for}"
 
 
-def compare(data: Path, options: Options, workloads: Sequence[Conditions]) -> list[dict[str, Any]]:
-    """A row for every case, workload and policy; every setting is planned once."""
-    variants = [
-        replace(options, policy=policy, arrivals=conditions.arrivals, jitter=conditions.jitter)
-        for conditions in workloads
-        for policy in POLICIES
-    ]
-    rows = capacities(data, options, sys.stderr, variants)
-    names = {(conditions.arrivals, conditions.jitter): conditions.name for conditions in workloads}
-    return [row | {"workload": names[row["arrivals"], row["jitter"]]} for row in rows]
-
-
-def side_by_side(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For every workload the mean and the least ratio of every policy, and in how many cases adaptive serves
-    at least what the better of the others does."""
-    found = []
-    for workload in dict.fromkeys(row["workload"] for row in rows):
-        ratios = {
-            policy: {
-                (row["group"], row["cluster"], row["model"]): row["ratio"]
-                for row in rows
-                if row["workload"] == workload and row["policy"] == policy
-            }
-            for policy in POLICIES
-        }
-        others = [ratios[policy] for policy in POLICIES if policy != "adaptive"]
-        found.append(
-            {
-                "workload": workload,
-                "cases": len(ratios["adaptive"]),
-                "mean_ratio": {policy: sum(of.values()) / len(of) for policy, of in ratios.items()},
-                "least_ratio": {policy: min(of.values()) for policy, of in ratios.items()},
-                "adaptive_at_least_level": sum(
-                    ratio >= max(other[case] for other in others)
-                    for case, ratio in ratios["adaptive"].items()
-                ),
-            }
+def piece(
+    setting: PaperSetting, planned_for: str, arguments: argparse.Namespace, pool: Executor
+) -> dict[str, Any]:
+    """Plan one problem for one expectation and serve the plan: a row for each model and condition."""
+    options = replace(setting.problem.options, expect=PLANNED_FOR[planned_for])
+    problem = replace(setting.problem, options=options)
+    started = time.monotonic()
+    found = auto_margin(problem, processes=arguments.processes, promise=False)
+    search_s = time.monotonic() - started
+    seeds = tuple(range(1, arguments.seeds + 1))
+    jobs = [
+        (
+            served_model(found.plan, found.problem, demand.model),
+            grid_rps(float(setting.reference["ppipe"]["planned_rps"][index]), MOST_STEPS),
+            Workload(what.arrivals, arguments.seconds, seeds, Jitter(share=what.jitter)),
         )
-    return found
+        for what in (CONDITIONS[name] for name in SERVED[planned_for])
+        for index, demand in enumerate(problem.demands)
+    ]
+    loads = list(pool.map(_load_rps, jobs))
+    references = setting.reference["ppipe"]["load_at_99_rps"] * len(SERVED[planned_for])
+    names = [name for name in SERVED[planned_for] for _ in problem.demands]
+    rows = [
+        {
+            "problem": setting.name,
+            "model": served.model,
+            "planned_for": planned_for,
+            "conditions": name,
+            "load_rps": load,
+            "ratio": load / reference,
+        }
+        for (served, _, _), load, reference, name in zip(jobs, loads, references, names, strict=True)
+    ]
+    return {"search_s": round(search_s, 1), "rows": rows}
 
 
-def table(compared: Sequence[dict[str, Any]]) -> Table:
-    """Workloads down, policies across: mean ratio (least)."""
-    made = Table(title="load at 99 % attainment over the reference's: mean (least)")
-    made.add_column("workload")
-    for policy in POLICIES:
-        made.add_column(policy, justify="right")
-    made.add_column("adaptive ahead or level", justify="right")
-    for one in compared:
-        cells = [f"{one['mean_ratio'][policy]:.4f} ({one['least_ratio'][policy]:.3f})" for policy in POLICIES]
-        made.add_row(one["workload"], *cells, f"{one['adaptive_at_least_level']} of {one['cases']}")
+def _load_rps(job: tuple[ServedModel, list[float], Workload]) -> float:
+    served, rates, workload = job
+    return find_capacity(served, "adaptive", rates, workload, served.planned_rps * 0.9).load_rps
+
+
+def ratios(rows: Sequence[dict[str, Any]], planned_for: str, conditions: str) -> list[float]:
+    """Of all cases planned for the one and served under the other."""
+    return [
+        row["ratio"] for row in rows if row["planned_for"] == planned_for and row["conditions"] == conditions
+    ]
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The figures of the module's docstring, of which there are rows."""
+    jitter5, jitter10, nominal, for_cv4, for_poisson, for_cv2 = (
+        ratios(rows, *pair)
+        for pair in (
+            ("jitter", "jitter5"),
+            ("jitter", "jitter10"),
+            ("jitter", "nominal"),
+            ("cv4", "cv4"),
+            ("poisson", "cv4"),
+            ("cv2", "cv2"),
+        )
+    )
+    found: dict[str, float] = {"cases": len(jitter5 or for_cv4 or for_cv2 or for_poisson)}
+    if jitter5:
+        found |= {"jitter5_min": min(jitter5), "jitter5_mean": sum(jitter5) / len(jitter5)}
+        found |= {"jitter10_min": min(jitter10), "nominal_mean": sum(nominal) / len(nominal)}
+    if for_cv4 and len(for_cv4) == len(for_poisson):
+        found["cv4_gain"] = sum(for_cv4) / sum(for_poisson)
+    if for_cv2:
+        found["cv2_mean"] = sum(for_cv2) / len(for_cv2)
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What was planned for and served under, down: mean and least ratio, and the case of the least."""
+    made = Table(title="load at 99 % attainment over the reference's")
+    for name in ("planned for", "served under", "cases", "mean", "least", "which"):
+        made.add_column(name, justify="left" if name in ("planned for", "served under", "which") else "right")
+    for planned_for, conditions in _pairs():
+        mine = [row for row in rows if (row["planned_for"], row["conditions"]) == (planned_for, conditions)]
+        if mine:
+            least = min(mine, key=lambda row: float(row["ratio"]))
+            mean = sum(row["ratio"] for row in mine) / len(mine)
+            which = f"{least['problem']} {least['model'][:24]}"
+            cells = [str(len(mine)), f"{mean:.3f}", f"{least['ratio']:.3f}", which]
+            made.add_row(planned_for, conditions, *cells)
     return made
+
+
+def _pairs() -> Iterator[tuple[str, str]]:
+    return ((name, conditions) for name, all_of in SERVED.items() for conditions in all_of)

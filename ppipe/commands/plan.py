@@ -11,11 +11,12 @@ import typer
 from planner import serial
 from planner.absent import absent_classes
 from planner.deployment import DeploymentError, load_deployment
+from planner.plan import Plan
 from planner.problem import Objective, Problem
 from ppipe import steps
 from ppipe.commands.arguments import DeploymentFile, WorkFolder, require_suffix
 from ppipe.console import err, note_overrides, out, step
-from ppipe.workspace import Workspace
+from ppipe.workspace import Workspace, save
 
 
 def plan(
@@ -55,8 +56,11 @@ def plan(
         if margin == "auto":
             if planner != "ppipe":
                 raise DeploymentError(f"--margin auto plans with ppipe, not {planner!r}; give a number")
-            problem = _search_margin(problem)
-        made = steps.solve(problem, workspace, planner, mode)
+            problem, made = _search_margin(problem)
+            save(problem, workspace.problem)
+            save(made, workspace.plan)
+        else:
+            made = steps.solve(problem, workspace, planner, mode)
     if picture:
         draw_plan(made, *picture)
     if as_json:
@@ -101,11 +105,11 @@ def _margin(text: str) -> float:
     return value
 
 
-def _search_margin(problem: Problem) -> Problem:
-    """The problem with the margins whose plan serves most in simulation; says what each tried gave."""
+def _search_margin(problem: Problem) -> tuple[Problem, Plan]:
+    """The problem with the margins whose plan guarantees most, and that plan; says what each tried gave."""
     from ppipe.simulation.margin import MarginSearch, auto_margin
     from ppipe.simulation.view import margin_table
 
     found: MarginSearch = auto_margin(problem, links="placed")
     err.print(margin_table(found))
-    return found.problem
+    return found.problem, found.plan

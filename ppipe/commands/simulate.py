@@ -22,7 +22,7 @@ from ppipe.workspace import Workspace
 from python_backend.scheduler.event_log import EventLog
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Capacity, Workload
-from python_backend.simulator.execution import Jitter
+from python_backend.simulator.jitter import Jitter
 
 CURVE_LOADS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
 GANTT_LENGTH_SLOS = 3

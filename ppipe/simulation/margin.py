@@ -23,10 +23,11 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
-from planner.plan import Plan
+from planner.plan import Plan, Promise
 from planner.planning import plan
 from planner.problem import Problem, weight_of
 from planner.serving_build import Links
+from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
 from ppipe.simulation.scenarios import dispersion_of, scenarios_of
 
@@ -65,33 +66,15 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Promise:
-    """One model's loads at 99 %: guaranteed, in as many scenarios as is asked; nominal, by the same plan with
-    latencies as profiled and Poisson arrivals; unguarded, nominal too, by a plan that promises no more.
-    """
-
-    model: str
-    guaranteed_rps: float
-    nominal_rps: float
-    unguarded_rps: float
-
-    @property
-    def price(self) -> float:
-        """What the guarantee costs: the share of the unguarded plan's nominal load that is not promised."""
-        return 1.0 - self.guaranteed_rps / self.unguarded_rps if self.unguarded_rps else 0.0
-
-
-@dataclass(frozen=True)
 class MarginSearch:
-    """The best plan, the problem that it solves, its candidate, every candidate in the order tried, and what
-    the plan promises.
+    """The best plan, with what it promises, the problem that it solves, its candidate, and every candidate in
+    the order tried.
     """
 
     plan: Plan
     problem: Problem
     best: Candidate
     tried: tuple[Candidate, ...]
-    promises: tuple[Promise, ...] = ()
 
 
 def auto_margin(
@@ -159,10 +142,12 @@ class _Search:
             # Nothing could be planned: let the planner explain.
             made = plan(problem, mode="fast")
         tried = tuple(candidate for _, candidate in self.found.values())
-        promises = self._promises(made, problem, pool) if self.promise else ()
-        return MarginSearch(made, problem, best, tried, promises)
+        if self.promise:
+            made = self._promising(made, problem, pool)
+        return MarginSearch(made, problem, best, tried)
 
-    def _promises(self, made: Plan, problem: Problem, pool: Executor | None) -> tuple[Promise, ...]:
+    def _promising(self, made: Plan, problem: Problem, pool: Executor | None) -> Plan:
+        """The plan with what it promises of each model. Raises NoPromise."""
         jobs = [(made, problem, model.model, self.judge) for model in made.models]
         run: Callable[..., Iterable[tuple[float, float]]] = map if pool is None else pool.map
         found = list(run(_promised, jobs))
@@ -171,10 +156,13 @@ class _Search:
         if steady.options != problem.options:
             plain = plan(steady, mode="fast")
             unguarded = self.judge.nominal_rps(plain, steady, SECONDS)
-        return tuple(
-            Promise(model.model, held, nominal, max(nominal, unguarded.get(model.model, 0.0)))
-            for model, (held, nominal) in zip(made.models, found, strict=True)
-        )
+        held_in, models = problem.options.expect.held_in, []
+        for model, (guaranteed, nominal) in zip(made.models, found, strict=True):
+            promise = Promise(guaranteed, nominal, max(nominal, unguarded.get(model.model, 0.0)), held_in)
+            models.append(replace(model, promise=promise))
+        made = replace(made, models=tuple(models))
+        require_promises(made, problem, self.judge)
+        return made
 
     def _problem(self, choice: Choice) -> Problem:
         loss, steps, _ = choice

@@ -22,12 +22,13 @@ from planner.problem import Problem
 from planner.profile import ModelProfile
 from python_backend.simulator.arrivals import Gamma, Poisson, parse_arrivals
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.execution import Jitter, StageJitter
+from python_backend.simulator.jitter import Jitter, StageJitter
 
 FIRST_SEED = 90_001
 DISPERSION_WINDOWS = 400
 """Stretches of time over which arrivals are counted, where no formula says how bursty they are."""
 MOST_DISPERSION = 100.0
+MOST_JITTER = 0.99
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,13 @@ def scenarios_of(count: int, first_seed: int = FIRST_SEED) -> tuple[Scenario, ..
 
 
 def workloads(
-    scenarios: Sequence[Scenario], problem: Problem, planned: ModelPlan, seconds: float
+    scenarios: Sequence[Scenario],
+    problem: Problem,
+    planned: ModelPlan,
+    seconds: float,
+    jitter_times: float = 1.0,
 ) -> list[Workload]:
-    """What one model of a plan meets in each scenario, `seconds` long."""
+    """What one model of a plan meets in each scenario, `seconds` long, with so many times the jitter."""
     expect = problem.options.expect
     profile = problem.profile.model(planned.model)
     found = []
@@ -54,7 +59,9 @@ def workloads(
             straggler_probability=expect.stragglers,
             straggler_factor=expect.straggler_factor,
             stages=tuple(
-                tuple(_stage_jitter(profile, stage, expect, scenario) for stage in pipeline.stages)
+                tuple(
+                    _stage_jitter(profile, stage, expect, scenario, jitter_times) for stage in pipeline.stages
+                )
                 for pipeline in planned.pipelines
             ),
         )
@@ -63,7 +70,7 @@ def workloads(
 
 
 def _stage_jitter(
-    profile: ModelProfile, stage: Stage, expect: Expectation, scenario: Scenario
+    profile: ModelProfile, stage: Stage, expect: Expectation, scenario: Scenario, jitter_times: float
 ) -> StageJitter:
     """The blocks' jitter and errors, weighed by what they take."""
     table = profile.table(stage.gpu, stage.slices_per_gpu)
@@ -77,7 +84,7 @@ def _stage_jitter(
         us * jitter_of(table, block, stage.batch_size, expect) for block, us in zip(blocks, took, strict=True)
     )
     wrong = sum(us * errors[block] for block, us in zip(blocks, took, strict=True))
-    return StageJitter(share=jitter / total, factor=1.0 + wrong / total)
+    return StageJitter(share=min(MOST_JITTER, jitter_times * jitter / total), factor=1.0 + wrong / total)
 
 
 def _errors(profile: ModelProfile, gpu: str, most: float, scenario: Scenario) -> list[float]:

@@ -16,7 +16,8 @@ from python_backend.scheduler.core import SchedulerCore
 from python_backend.simulator.arrivals import frame_bytes, parse_arrivals
 from python_backend.simulator.counts import Counts
 from python_backend.simulator.driver import Driver
-from python_backend.simulator.execution import Execution, Jitter
+from python_backend.simulator.execution import Execution
+from python_backend.simulator.jitter import Jitter
 
 TARGET = 0.99
 """Attainment that a load must reach to count as served."""

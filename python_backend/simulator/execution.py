@@ -8,51 +8,14 @@ models too where several executions have them in common.
 
 from __future__ import annotations
 
-import math
 import random
-from dataclasses import dataclass
 
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Ticket
 from python_backend.scheduler.batches import Reservation
 from python_backend.scheduler.ingress import Cores, Ends, Entry, Load
 from python_backend.scheduler.links import Links
-
-
-@dataclass(frozen=True)
-class StageJitter:
-    """One stage's own: it takes `factor` times what is planned, with a standard deviation of `share`."""
-
-    share: float
-    factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """How stage latencies vary: Gaussian with standard deviation `share`, and now and then a straggler.
-
-    stages: by pipeline and stage, in place of `share` where there are any.
-    """
-
-    share: float = 0.0
-    straggler_probability: float = 0.0
-    straggler_factor: float = 3.0
-    seed: int = 0
-    stages: tuple[tuple[StageJitter, ...], ...] = ()
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.share) and 0 <= self.share < 1):
-            raise ValueError(f"jitter share {self.share} must be at least 0 and below 1")
-        if not 0 <= self.straggler_probability <= 1:
-            raise ValueError(f"straggler_probability {self.straggler_probability} must lie in [0, 1]")
-        if not (math.isfinite(self.straggler_factor) and self.straggler_factor >= 1):
-            raise ValueError(f"straggler_factor {self.straggler_factor} must be at least 1")
-
-    @property
-    def varies(self) -> bool:
-        """Whether anything takes other than what was planned."""
-        stages = any(stage.share or stage.factor != 1 for pipeline in self.stages for stage in pipeline)
-        return self.share > 0 or self.straggler_probability > 0 or stages
+from python_backend.simulator.jitter import Jitter
 
 
 class Execution:

@@ -18,7 +18,8 @@ from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import NEVER
 from python_backend.simulator.counts import Counts
 from python_backend.simulator.driver import Driver
-from python_backend.simulator.execution import Execution, Jitter
+from python_backend.simulator.execution import Execution
+from python_backend.simulator.jitter import Jitter
 
 
 def run_together(

@@ -9,10 +9,10 @@ import pytest
 
 from benchmarks.paper.bound import LOADS, mean_shares, yardstick
 from benchmarks.paper.capacity import Options
-from benchmarks.paper.robustness import WORKLOADS, compare, side_by_side, table
+from benchmarks.paper.policies import WORKLOADS, compare, side_by_side, table
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.execution import Jitter
+from python_backend.simulator.jitter import Jitter
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "paper"
 

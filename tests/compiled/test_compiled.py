@@ -20,7 +20,7 @@ import hashlib, io, sys
 sys.path.insert(0, "tests/simulator")
 from python_backend import compiled
 from test_simulation import log_of
-from python_backend.simulator.execution import Jitter
+from python_backend.simulator.jitter import Jitter
 logs = [log_of(policy, 1, Jitter(share=0.03)) for policy in ("adaptive", "reference", "reactive")]
 print(compiled.IS_COMPILED, hashlib.sha256("".join(logs).encode()).hexdigest())
 """

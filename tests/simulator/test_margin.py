@@ -53,7 +53,8 @@ def test_a_guarantee_costs_and_holds() -> None:
     problem = replace(PROBLEM, options=replace(PROBLEM.options, expect=expect))
     found = auto_margin(problem, processes=1)
     assert found.problem.options.dispersion == 4.0
-    for promise in found.promises:
+    for model in found.plan.models:
+        assert (promise := model.promise) is not None
         assert 0 < promise.guaranteed_rps < promise.nominal_rps <= promise.unguarded_rps
         assert 0 < promise.price < 1
 

@@ -13,7 +13,7 @@ from python_backend.scheduler.events import RequestArrived, WorkerLost
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Workload
 from python_backend.simulator.driver import Driver
-from python_backend.simulator.execution import Jitter
+from python_backend.simulator.jitter import Jitter
 from python_backend.simulator.replay import Replayed, replay_as_it_was, simulate_again
 from python_backend.simulator.report import simulate
 from tests.simulator.test_simulation import mixed_model

@@ -14,8 +14,8 @@ from planner.serving_build import served_model
 from ppipe.simulation.scenarios import dispersion_of, scenarios_of, workloads
 from python_backend.simulator.arrivals import ArrivalError
 from python_backend.simulator.capacity import Workload, try_load
-from python_backend.simulator.execution import Jitter, StageJitter
 from python_backend.simulator.guarantee import load_in_most, load_to_promise, tolerance_factor
+from python_backend.simulator.jitter import Jitter, StageJitter
 from tests.fixtures.made_problems import MadeSize, made_problem
 
 PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=1, blocks=5, max_slices=2), seed=3)

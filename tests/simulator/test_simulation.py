@@ -18,7 +18,8 @@ from python_backend.scheduler.events import Event, RequestArrived, TimerFired, W
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Workload, find_capacity, try_load
 from python_backend.simulator.driver import Driver
-from python_backend.simulator.execution import Execution, Jitter
+from python_backend.simulator.execution import Execution
+from python_backend.simulator.jitter import Jitter
 from python_backend.simulator.report import simulate
 
 
