@@ -9,6 +9,7 @@ Rules
 - SIGTERM or SIGINT: the child gets SIGTERM, and is killed once `grace` seconds are over.
 - However the child ends, all that descends from it is killed too, then its shared-memory files are removed:
   those in /dev/shm whose name starts with a PREFIX. The exit status is the child's, 128 + N after signal N.
+- What the child makes, files and shared memory, only its own user can read.
 - If the guard itself is killed, the kernel kills the child.
 """
 
@@ -74,6 +75,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--grace", type=float, default=DEFAULT_GRACE_S)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
+    os.umask(0o077)  # Triton's shared memory is otherwise there for everybody on this host to read
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signals_in, signals_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

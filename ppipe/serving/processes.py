@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppipe.serving import guard
+from ppipe.serving.logs import open_log
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class GuardedProcess:
     ) -> GuardedProcess:
         """Start `command`; its output is appended to `log`, `environment` is set on top of ours."""
         options = [f"--shm={prefix}" for prefix in shm_prefixes] + [f"--grace={grace_s}"]
-        with log.open("ab") as output:
+        with open_log(log) as output:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, *options, "--", *command],
                 env={**os.environ, **(environment or {})},

@@ -25,6 +25,7 @@ from types import TracebackType
 
 from planner.manifest import TlsFiles
 from ppipe.serving.guard import DEFAULT_GRACE_S, has_room, sweep
+from ppipe.serving.logs import rotate_if_large
 from ppipe.serving.probe import Probe, Prober, Verdict
 from ppipe.serving.processes import Endings, GuardedProcess, stubs_of
 from ppipe.serving.stopped_stubs import StoppedStubs
@@ -162,6 +163,8 @@ class ServerLife:
             if time.monotonic() >= next_check_s:
                 self._check_health()
                 self._check_programs(fails)
+                if rotate_if_large(self._plan.log):
+                    self._log_start = 0
                 next_check_s = time.monotonic() + CHECK_S
 
     def _watch_processes(self) -> None:

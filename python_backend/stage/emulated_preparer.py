@@ -23,7 +23,7 @@ from python_backend.stage.preparing import Done, Prepared
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo
-from python_backend.wire.shm_file import SHM, prefix
+from python_backend.wire.shm_file import SHM, open_own, prefix
 
 
 class SharedCores:
@@ -31,7 +31,7 @@ class SharedCores:
 
     def __init__(self, cores: int) -> None:
         path = SHM / f"{prefix()}cores"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_own(path)
         os.ftruncate(self._descriptor, 8 * cores)
         self._map = mmap.mmap(self._descriptor, 8 * cores)
         self._free_us = np.frombuffer(self._map, np.int64)

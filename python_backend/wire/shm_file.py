@@ -7,7 +7,8 @@ Rules
   it when that process dies. A model loaded again while its old process still ends finds its range taken.
 - Whoever finds at its end that no range is locked any more removes the file. A killed server's file is swept
   by its supervisor, by the server's prefix.
-- It is made for its owner alone.
+- It is made for its owner alone. A file of that name that somebody else made before is left alone: whoever
+  made it reads along and can change what is sent.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import stat
 import struct
 import time
 from dataclasses import dataclass
@@ -78,6 +80,24 @@ def prefix() -> str:
     return os.environ.get(PREFIX_VARIABLE) or f"ppipe_{os.getpid()}_"
 
 
+def is_own(status: os.stat_result) -> bool:
+    """Whether a file is a plain one of this user: nobody else can have made it, or has it open to write."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def open_own(path: Path) -> int:
+    """A file of ours in /dev/shm, opened, made where there is none. Raises ArenaError, OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    status = os.fstat(descriptor)
+    if not is_own(status):
+        os.close(descriptor)
+        raise ArenaError(
+            f"{path}: made by user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}; "
+            f"a file of user {os.geteuid()} that nobody else can write belongs: remove it"
+        )
+    return descriptor
+
+
 def require_room(size: int) -> None:
     """Raises ArenaError unless /dev/shm can take `size` bytes more."""
     try:
@@ -94,7 +114,7 @@ def require_room(size: int) -> None:
 
 def _open(path: Path, size: int, share: Share) -> int | None:
     """The file, opened, of its full size, with the share locked; None when another has the lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(path)
     try:
         # The last one out may remove the file between our opening and locking it.
         if _lock(descriptor, fcntl.F_WRLCK, share) and _is_at(path, descriptor):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import mmap
 import os
 import re
-import stat
 import threading
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from planner.profile import TensorSpec
 from python_backend.wire.kserve import NUMPY_OF, Array
 from python_backend.wire.shm_arena import HEADER
-from python_backend.wire.shm_file import SHM
+from python_backend.wire.shm_file import SHM, is_own
 from python_backend.wire.shm_space import ALIGNMENT, aligned
 from python_backend.wire.ticket_codec import SharedFrames
 
@@ -98,7 +97,7 @@ def _map(frames: SharedFrames) -> _Memory:
         raise CannotRead(f"{SHM / frames.name}: {error.strerror}") from error
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        if not is_own(status):
             raise CannotRead(f"{SHM / frames.name}: not a file of this user")
         if status.st_ino != frames.inode:
             raise CannotRead(f"{SHM / frames.name}: another file has taken its name")

@@ -5,6 +5,7 @@ and what the sender does when the stage cannot read it.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,8 +27,9 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.shm_arena import Arena, padded_size
-from python_backend.wire.shm_file import SharedFile
+from python_backend.wire.shm_file import SHM, ArenaError, Share, SharedFile, prefix
 from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
+from python_backend.wire.shm_reader import CannotRead, SharedReader
 from python_backend.wire.shm_transport import ShmTransport
 from python_backend.wire.stage_identity import find_stage
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
@@ -268,3 +270,26 @@ def test_batches_beyond_the_arena_go_as_bodies(arena: Arena) -> None:
         pass
     infer(hop(arena, near))
     assert (near.shared, near.bodies) == ([], 1)
+
+
+@pytest.mark.parametrize("made_by", ["another user", "a user who lets others write"])
+def test_a_file_that_somebody_made_beforehand_is_neither_written_nor_read(
+    monkeypatch: pytest.MonkeyPatch, made_by: str
+) -> None:
+    monkeypatch.setenv("PPIPE_SHM_PREFIX", f"ppipe_test_{os.getpid()}_")
+    path = SHM / f"{prefix()}beforehand"
+    path.touch(0o600)
+    try:
+        if made_by == "another user":
+            if os.geteuid():
+                pytest.skip("only root can give a file away")
+            os.chown(path, 65534, -1)
+        else:
+            path.chmod(0o666)
+        with pytest.raises((ArenaError, PermissionError)):
+            SharedFile("beforehand", 8_192, Share(0, 4_096))
+        with pytest.raises(CannotRead, match="not a file of this user"):
+            SharedReader().pieces(SharedFrames(path.name, path.stat().st_ino, 0, 1), [8])
+        assert path.stat().st_size == 0
+    finally:
+        path.unlink()

@@ -1,0 +1,50 @@
+"""Logs of served processes stay bounded and private while their processes go on writing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppipe.serving.logs import open_log, rotate_if_large
+from ppipe.serving.processes import GuardedProcess
+
+
+def test_a_log_is_cut_while_its_process_writes_on(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    script = "import sys\nfor line in sys.stdin: print(line * 100, flush=True)"
+    with open_log(path) as log:
+        writer = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=log, text=True
+        )
+    assert writer.stdin is not None
+    for letter in "abcd":
+        before = path.stat().st_size
+        writer.stdin.write(letter * 100 + "\n")
+        writer.stdin.flush()
+        while path.stat().st_size < before + 10_000:
+            pass
+        assert rotate_if_large(path, 5_000)
+        assert not rotate_if_large(path, 5_000)
+    writer.stdin.close()
+    assert writer.wait() == 0
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["server.log", "server.log.1", "server.log.2"]
+    assert (tmp_path / "server.log.1").read_text().startswith("d")
+    assert (tmp_path / "server.log.2").read_text().startswith("c")
+    assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_log_is_never_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        open_log(tmp_path / "link")
+    assert not rotate_if_large(tmp_path / "none")
+
+
+def test_what_a_guarded_process_makes_is_its_users_alone(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    GuardedProcess.start(["touch", str(made)], log=tmp_path / "log").wait(20)
+    assert made.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
