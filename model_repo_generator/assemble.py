@@ -188,6 +188,7 @@ def _model_entry(
         outputs=models.outputs,
         feedback_port=_feedback_port(cluster, epoch, index, len(plan.models)),
         late=spec.late,
+        longest_timeout_us=None if spec.longest_timeout_ms is None else round(spec.longest_timeout_ms * 1000),
         served=served,
         programs=tuple(
             tuple(

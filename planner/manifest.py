@@ -25,6 +25,8 @@ STATUS = "ppipe_status"
 """Output of such a stage: what is wrong with which frame."""
 SHARED_INPUT = TensorSpec(SHARED_FRAMES, "UINT8", (1,))
 RAGGED_INPUT = (TensorSpec(RAGGED, "BYTES", (1,)),)
+LONGEST_SLOS = 5
+"""A frame of a full queue that waits longer than a few SLOs has lost its use to most callers."""
 STATUS_OUTPUT = TensorSpec(STATUS, "BYTES", (1,))
 
 
@@ -126,6 +128,13 @@ class ModelEntry:
     """
     chains: tuple[Chain, ...] = ()
     """Of pipelines whose stages share a server."""
+    longest_timeout_us: int | None = None
+    """The most that a request's timeout may be; None: LONGEST_SLOS SLOs."""
+
+    @property
+    def longest_us(self) -> int:
+        """How long a caller may wait; a request that asks for more gets this."""
+        return self.longest_timeout_us or LONGEST_SLOS * self.served.slo_us
 
     @property
     def serves_late(self) -> bool:

@@ -129,10 +129,22 @@ class ModelSpec(Spec):
     blocks: int = Field(default=10, ge=1, le=100)
     preprocess: PreprocessSpec | None = None
     postprocess: PostprocessSpec | None = None
+    longest_timeout_ms: float | None = Field(default=None, gt=0, le=3_600_000)
+    """The most that a caller may ask to wait for. Default: five SLOs."""
     late: Literal["drop", "serve"] = "drop"
     executor_options: ExecutorOptionsSpec = ExecutorOptionsSpec()
     cut_dtype: Literal["fp32", "fp16"] = "fp32"
     """fp16: FP32 tensors between stages travel as FP16; what that costs in exactness is in the profile."""
+
+    @model_validator(mode="after")
+    def _time_for_an_slo(self) -> ModelSpec:
+        longest_ms = self.longest_timeout_ms
+        if longest_ms is not None and longest_ms < self.slo_ms:
+            raise ValueError(
+                f"longest_timeout_ms {longest_ms:g} is less than slo_ms {self.slo_ms:g}: a frame may wait "
+                "for its SLO at least"
+            )
+        return self
 
     @model_validator(mode="after")
     def _preparable(self) -> ModelSpec:

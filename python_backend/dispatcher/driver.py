@@ -30,6 +30,7 @@ from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.open_frames import OpenFrames
 from python_backend.dispatcher.recording import Recording, Wanted
+from python_backend.dispatcher.room import Room, bounds_of
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.under_way import UnderWay
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
@@ -72,6 +73,11 @@ class _Arrived:
         self.frames: Final = frames
 
 
+class _Refused:
+    def __init__(self, frames: int) -> None:
+        self.frames: Final = frames
+
+
 class _Probed:
     def __init__(self, frame: Frame) -> None:
         self.frame: Final = frame
@@ -92,7 +98,7 @@ class _Failed:
 
 
 _Taken = TypeVar("_Taken")
-_Item = _Arrived | _Probed | _Finished | _Failed | Notice | Event | Wanted
+_Item = _Arrived | _Refused | _Probed | _Finished | _Failed | Notice | Event | Wanted
 
 
 class Driver:
@@ -108,7 +114,10 @@ class Driver:
         settings: DriverSettings | None = None,
         on_failure: Callable[[HopFailure], None] = lambda failure: None,
         on_seen: Callable[[str], None] = lambda worker: None,
+        room: Room | None = None,
     ) -> None:
+        """room: for open frames; as this host's memory allows without."""
+        self.room = room or Room(bounds_of(entry.served, entry.longest_us, len(manifest.models)))
         self.counts = Counts(entry.served)
         self.drift = Drift(entry.served, log)
         self.budget = Budget()
@@ -125,7 +134,7 @@ class Driver:
         self._wake_us = NEVER
         self._accepting = True
         self._gate = threading.Lock()
-        self._frames = OpenFrames(entry, self.counts, log)
+        self._frames = OpenFrames(entry, self.counts, log, self.room)
         self._hops = Hops(manifest, entry, transport, self._end_served, self._end_failed, log)
         self._entry = entry
         self._recording: Recording | None = None
@@ -136,11 +145,16 @@ class Driver:
     # Called by other threads
 
     def arrive(self, frames: Sequence[Frame]) -> None:
-        """Take frames; each will be answered."""
-        if self._leave(_Arrived(frames)):
+        """Take frames; each will be answered. Those that there is no room for are answered here."""
+        admitted, refused = self.room.admit(frames)
+        if refused:
+            self._leave(_Refused(len(refused)))
+            self._frames.refuse(refused, self.room.text(self._entry.model))
+        if not self._leave(_Arrived(admitted)):
+            self._frames.refuse(admitted, _CLOSING)
+            self.room.leave(admitted)
+        else:
             self._turns.take_turn()
-            return
-        self._frames.refuse(frames, _CLOSING)
 
     def probe(self, frame: Frame) -> None:
         """Answer with zeros, when its turn comes: a thread that is stuck in the core lets nobody answer."""
@@ -276,6 +290,10 @@ class Driver:
             self._take_end(item)
         elif isinstance(item, _Failed):
             self._take_failure(item)
+        elif isinstance(item, _Refused):
+            self.counts.arrived += item.frames
+            for _ in range(item.frames):
+                self.counts.dropped(DropReason.OVERLOAD)
         elif isinstance(item, _Probed):
             self._frames.answer_probe(item.frame)
         elif isinstance(item, WorkerLost):

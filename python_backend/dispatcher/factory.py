@@ -12,7 +12,8 @@ from python_backend.dispatcher import recording
 from python_backend.dispatcher.cancellations import Cancellations
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.health import Health
-from python_backend.dispatcher.metrics import MetricsPage
+from python_backend.dispatcher.metrics import page
+from python_backend.dispatcher.metrics_page import MetricsPage
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.feedback import Notice, NoticeReceiver
@@ -111,7 +112,7 @@ def show_metrics(
     taken.
     """
     try:
-        return MetricsPage(dispatcher, entry.model, (manifest.entry.host, entry.feedback_port))
+        return MetricsPage(lambda: page(dispatcher, entry.model), (manifest.entry.host, entry.feedback_port))
     except OSError as error:
         log(f"{entry.dispatcher}: no metrics: TCP port {entry.feedback_port}: {error.strerror}")
         return None

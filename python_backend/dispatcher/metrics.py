@@ -10,10 +10,7 @@ calls of ours did not help). The hot path only counts in memory; the page is mad
 from __future__ import annotations
 
 import itertools
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from python_backend.compiled import IS_COMPILED
@@ -22,7 +19,6 @@ from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.health import Health
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.self_report import Reports, SelfReport, report_of
-from python_backend.wire.sockets import resolved
 
 Sample = tuple[str, Mapping[str, str], float]
 """Name without prefix, labels, value."""
@@ -47,6 +43,10 @@ COUNTERS = {
 GAUGES = {
     "compiled": "1 where the dispatcher runs compiled code, 0 where it runs as plain Python.",
     "queue_length": "Frames that wait for a batch.",
+    "open_frames": "Frames without an answer: waiting or on their way.",
+    "open_frames_limit": "The most that there may be; more are refused at once.",
+    "open_frames_bytes": "Their bytes, as their clients sent them.",
+    "open_frames_bytes_limit": "The most that there may be.",
     "in_flight": "Batches on their way.",
     "worker_up": "1 while the worker gets work, else 0.",
     "stage_drift": "Measured over profiled latency of a stage, median of its last batches.",
@@ -110,34 +110,6 @@ class Source(Protocol):
         """Of its plan."""
 
 
-class _Ipv6Server(ThreadingHTTPServer):
-    address_family = socket.AF_INET6
-
-
-_SERVERS: Mapping[int, type[ThreadingHTTPServer]] = {
-    socket.AF_INET: ThreadingHTTPServer,
-    socket.AF_INET6: _Ipv6Server,
-}
-
-
-class MetricsPage:
-    """Serves the page until closed."""
-
-    def __init__(self, source: Source, model: str, address: tuple[str, int]) -> None:
-        """Raises OSError when the port is taken."""
-        family, found = resolved(*address, socket.SOCK_STREAM)
-        self._server = _SERVERS[family](found, _handler(lambda: page(source, model)))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread, give up the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 def page(source: Source, model: str) -> str:
     """Prometheus' text format, version 0.0.4."""
     found: dict[str, list[str]] = {}
@@ -158,25 +130,6 @@ def _number(value: float) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _handler(make_page: Callable[[], str]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path != "/metrics":
-                self.send_error(404, "there is /metrics")
-                return
-            body = make_page().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    return Handler
 
 
 def samples(source: Source) -> Iterator[Sample]:
@@ -212,6 +165,10 @@ def samples(source: Source) -> Iterator[Sample]:
         yield "chained_batches_total", {}, driver.transport.batches
     yield "compiled", {}, float(IS_COMPILED)
     yield "queue_length", {}, driver.queue_length
+    yield "open_frames", {}, driver.room.frames
+    yield "open_frames_limit", {}, driver.room.bounds.frames
+    yield "open_frames_bytes", {}, driver.room.bytes
+    yield "open_frames_bytes_limit", {}, driver.room.bounds.bytes
     yield "in_flight", {}, driver.in_flight
     yield "allowance_us", {}, driver.allowance_us
     yield "guard_us", {}, driver.guard_us

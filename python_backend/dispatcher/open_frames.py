@@ -12,6 +12,7 @@ from planner.manifest import STATUS, ModelEntry
 from python_backend.dispatcher.answers import Answers
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.room import Room
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import zeros_of
@@ -22,7 +23,7 @@ from python_backend.wire.transport import Outputs
 class OpenFrames:
     """See the module. Thread-safe."""
 
-    def __init__(self, entry: ModelEntry, counts: Counts, log: Callable[[str], None]) -> None:
+    def __init__(self, entry: ModelEntry, counts: Counts, log: Callable[[str], None], room: Room) -> None:
         self._model = entry.model
         self._names = [spec.name for spec in entry.outputs]
         self._zeros = {spec.name: zeros_of(spec) for spec in entry.outputs}
@@ -30,6 +31,7 @@ class OpenFrames:
         self._log = log
         self._by_id: dict[int, Frame] = {}
         self._answers = Answers(log)
+        self._room = room
 
     def add(self, frames: Iterable[Frame]) -> None:
         """Each will be answered."""
@@ -60,8 +62,7 @@ class OpenFrames:
             if index < len(frames) and frames[index].claim():
                 self._counts.unusable += 1
                 self._answers.error(frames[index], ErrorCode.INVALID, text)
-        for frame in frames:
-            self._by_id.pop(frame.request_id, None)
+        self._forget(frames)
         for frame, _ in answers:
             self._counts.answered(now_us() - frame.arrived_us, frame.deadline_us)
         self._answers.outputs(answers)
@@ -71,11 +72,11 @@ class OpenFrames:
         for frame in frames:
             if frame.claim():
                 self._answers.error(frame, ErrorCode.INTERNAL, text)
-            self._by_id.pop(frame.request_id, None)
+        self._forget(frames)
 
     def drop(self, frame: Frame, reason: DropReason) -> None:
         """Answer that nothing can serve it in time, unless a hop that was given up has just answered it."""
-        self._by_id.pop(frame.request_id, None)
+        self._forget([frame])
         if frame.claim():
             self._counts.dropped(reason)
             allowed_us = frame.deadline_us - frame.arrived_us
@@ -96,6 +97,9 @@ class OpenFrames:
                 frame.send_error(ErrorCode.UNAVAILABLE, text)
             except Exception as error:
                 self._log(f"answering request {frame.request_id} failed: {error!r}")
+
+    def _forget(self, frames: Iterable[Frame]) -> None:
+        self._room.leave([frame for frame in frames if self._by_id.pop(frame.request_id, None) is not None])
 
     def close(self) -> None:
         """Send what was taken and forget all frames."""

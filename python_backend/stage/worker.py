@@ -13,6 +13,7 @@ Rules
   frame that could not be used went on as zeros; the answer says which (STATUS).
 - What the last stage answers is finished, where the model says so, off the compute thread.
 - A ticket is good once, and for the tensors that it was signed for (wire.replays, wire.keys).
+- Of batches that wait, being prepared or prepared, there are at most MOST_WAITING; more are refused.
 - Every job's reply is used exactly once, whatever happens.
 - A worker whose program fails on a frame of zeros too says so to probes, until a batch is computed again.
 """
@@ -48,6 +49,8 @@ from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Pieces, Transport
 
 _FORWARDERS = 16
+MOST_WAITING = 256
+"""Batches. A dispatcher reserves one at a time, and sends the next while that one runs."""
 _MOST_PREPARING = 16
 """Batches; a dispatcher sends one ahead of the one that is computed."""
 _STUCK_FACTOR = 5
@@ -185,9 +188,14 @@ class StageWorker:
             return
         assert self._preparer is not None
         with self._wake:
+            full = self._is_full()
             self._sequence += 1
             number = self._sequence
-            self._preparing[number] = job
+            if not full:
+                self._preparing[number] = job
+        if full:
+            self._fail(job, self._failed(FailureKind.EXPIRED, _FULL, job))
+            return
         take = functools.partial(self._take_prepared, number)
         self._preparer.begin(wire.ingress, frames, take, self._latest_us(job))
 
@@ -208,12 +216,18 @@ class StageWorker:
         """Have a batch wait for the worker."""
         with self._wake:
             closing = self._closing
-            if not closing:
+            full = not closing and self._is_full()
+            if not closing and not full:
                 self._sequence += 1
                 heapq.heappush(self._waiting, (job.order, self._sequence, job))
                 self._wake.notify()
         if closing:
             self._say(job.reply, self._failed(FailureKind.UNREACHABLE, _CLOSING, job))
+        elif full:
+            self._fail(job, self._failed(FailureKind.EXPIRED, _FULL, job))
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) + len(self._preparing) >= MOST_WAITING
 
     def close(self) -> None:
         """Finish the batch that runs, refuse those that wait, end all threads."""
@@ -459,6 +473,7 @@ class StageWorker:
 
 
 _CLOSING = "the stage is shutting down"
+_FULL = f"{MOST_WAITING} batches wait here already"
 _TOO_MANY = f"{_MOST_PREPARING} batches wait here to be prepared already"
 _WAKE_UP_US = 1_000
 """Lateness of a sleeping thread that is this host's, not the emulated worker's."""

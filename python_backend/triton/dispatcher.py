@@ -23,8 +23,6 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import Array
 
 _NOTHING: Taken = (memoryview(b""), None)
-_LONGEST_US = 3_600_000_000
-"""Of a request's timeout: more time would overflow what hops can be told, and fail them."""
 
 
 class TritonPythonModel:
@@ -41,6 +39,7 @@ class TritonPythonModel:
         self._metrics = show_metrics(self._dispatcher, folder.manifest, entry, pb_utils.Logger.log_warn)
         self._intake = Intake(entry)
         self._slo_us = entry.served.slo_us
+        self._longest_us = entry.longest_us
         self._ids = itertools.count()
 
     def execute(self, requests: list[Any]) -> None:
@@ -63,7 +62,7 @@ class TritonPythonModel:
             parameters = _parameters_of(request)
             probes = ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER))
             taken = [_NOTHING] if probes else self._intake.take(self._given(request))
-            deadline_us = arrived_us + min(request.timeout() or self._slo_us, _LONGEST_US)
+            deadline_us = arrived_us + min(request.timeout() or self._slo_us, self._longest_us)
             priority = priority_of(parameters)
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))

@@ -23,6 +23,8 @@ from planner.profile import TensorSpec
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.dispatcher.frame_state import FrameState
+from python_backend.dispatcher.room import Bounds, Room
+from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
@@ -115,6 +117,7 @@ def driver_with(
     on_failure: Callable[[HopFailure], None] | None = None,
     logged: list[str] | None = None,
     late: Literal["drop", "serve"] = "drop",
+    room: Room | None = None,
     **settings: Any,
 ) -> Iterator[Driver]:
     def take_out(failure: HopFailure) -> None:
@@ -132,6 +135,7 @@ def driver_with(
         log=logged.append,
         settings=DriverSettings(**settings),
         on_failure=on_failure or take_out,
+        room=room,
     )
     threads = threading.active_count()
     try:
@@ -148,6 +152,26 @@ def test_each_frame_gets_its_own_answer() -> None:
         driver.arrive([client.frame(number) for number in range(40)])
         client.wait()
     assert client.answers == {number: [2 * number] for number in range(40)}
+
+
+def test_frames_that_find_no_room_are_refused_at_once_and_counted() -> None:
+    hops, client = Hops(), Client()
+    room = Room(Bounds(frames=3, bytes=1 << 20))
+    with driver_with(hops, room=room) as driver:
+        driver.arrive([client.frame(number) for number in range(10)])
+        assert all(client.answers[number] for number in range(3, 10)), (
+            "refused by the thread that brought them"
+        )
+        client.wait()
+        assert driver.counts.drops[DropReason.OVERLOAD] == 7
+        assert driver.counts.arrived == 10
+        assert (room.frames, room.bytes) == (0, 0), "what is answered leaves its room"
+        driver.arrive([client.frame(number) for number in range(10, 13)])
+        client.wait()
+    assert [client.answers[number] for number in (0, 12)] == [[0], [24]]
+    ((code, text),) = client.answers[9]
+    assert (code, "reason=overload" in text) == (ErrorCode.UNAVAILABLE, True)
+    assert (room.frames, room.bytes) == (0, 0)
 
 
 def test_frames_that_wait_together_are_sent_together() -> None:

@@ -15,7 +15,9 @@ from ppipe.serving.ports import free_base
 from python_backend.dispatcher.budget import Budget
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.drift import Drift
-from python_backend.dispatcher.metrics import MetricsPage, exported_names, page
+from python_backend.dispatcher.metrics import exported_names, page
+from python_backend.dispatcher.metrics_page import MetricsPage
+from python_backend.dispatcher.room import Bounds, Room
 from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports, SelfReport, decode, encode
@@ -36,6 +38,7 @@ class Driver:
     in_flight: int = 2
     allowance_us: int = 5_000
     guard_us: int = 2_000
+    room: Room = field(default_factory=lambda: Room(Bounds(frames=9, bytes=99)))
     transport: NullTransport = field(default_factory=lambda: NullTransport(()))
 
 
@@ -124,12 +127,12 @@ def test_workers_queue_and_process_are_told() -> None:
 def test_the_page_is_served_until_closed(host: str) -> None:
     port = free_base(39_400, 1)
     url = f"http://{authority(host, port)}/metrics"
-    shown = MetricsPage(Dispatcher(), "m", (host, port))  # type: ignore[arg-type]
+    shown = MetricsPage(lambda: page(Dispatcher(), "m"), (host, port))  # type: ignore[arg-type]
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             assert b"ppipe_frames_total" in answer.read()
         with pytest.raises(OSError, match="in use"):
-            MetricsPage(Dispatcher(), "m", (host, port))  # type: ignore[arg-type]
+            MetricsPage(lambda: page(Dispatcher(), "m"), (host, port))  # type: ignore[arg-type]
     finally:
         shown.close()
     with pytest.raises(OSError, match="refused"):

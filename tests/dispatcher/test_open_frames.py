@@ -9,6 +9,7 @@ import pytest
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.frame import ErrorCode
 from python_backend.dispatcher.open_frames import OpenFrames
+from python_backend.dispatcher.room import Bounds, Room
 from python_backend.scheduler.actions import DropReason
 from tests.dispatcher.test_driver import Client, manifest
 
@@ -22,7 +23,7 @@ def counts() -> Counts:
 @pytest.fixture
 def frames(counts: Counts) -> Iterator[OpenFrames]:
     """Of the same model."""
-    made = OpenFrames(manifest().models[0], counts, print)
+    made = OpenFrames(manifest().models[0], counts, print, Room(Bounds(9, 9)))
     yield made
     made.close()
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from python_backend.scheduler.actions import Hop, Ticket
-from python_backend.stage.worker import StageWorker
+from python_backend.stage.worker import MOST_WAITING, StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
@@ -36,9 +36,11 @@ class Doubler:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.entered = threading.Event()
         self.ran: list[list[int]] = []
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
+        self.entered.set()
         self.gate.wait()
         self.ran.append([int(number) for number in np.asarray(inputs[0]).ravel()])
         if self.ran[-1] == [13]:
@@ -216,6 +218,21 @@ def test_a_failure_further_on_keeps_its_name() -> None:
     with stage(0) as first:
         first.next.failure = HopFailure(FailureKind.DEAD_STUB, 1, "m.p0.s1.w0", "gone")
         assert first.send(4).wait() == first.next.failure
+
+
+def test_a_stage_refuses_what_would_wait_behind_too_many() -> None:
+    with stage(1) as last:
+        last.executor.gate.clear()
+        running = last.send(0)
+        while not last.executor.entered.is_set():
+            time.sleep(0.001)
+        waiting = [last.send(number, batch_id=number) for number in range(1, MOST_WAITING + 1)]
+        refused = last.send(0, batch_id=999).wait()
+        assert (refused.kind, "wait here already" in refused.text) == (FailureKind.EXPIRED, True)
+        assert last.notices[-1].batch == 999
+        last.executor.gate.set()
+        assert running.wait() == {"y": [0]}
+        assert waiting[0].wait() == {"y": [2]}
 
 
 def test_batches_run_in_reserved_order() -> None:

@@ -1,0 +1,128 @@
+"""A small page over HTTP that strangers may ask for without doing harm: /metrics of a dispatcher.
+
+Rules
+- At most MOST_CONNECTIONS at once, further ones are closed at once; each for CONNECTION_S at most, however
+  slowly it sends or reads.
+- The page is made at most once in FRESH_S, so that asking often takes no time from the dispatcher.
+- One request per connection, GET alone, nothing of a body is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from python_backend.wire.sockets import resolved
+
+MOST_CONNECTIONS = 16
+CONNECTION_S = 5.0
+FRESH_S = 0.25
+
+
+class MetricsPage:
+    """Serves the text of `make` until closed."""
+
+    def __init__(self, make: Callable[[], str], address: tuple[str, int]) -> None:
+        """Raises OSError when the port is taken."""
+        family, found = resolved(*address, socket.SOCK_STREAM)
+        self._server = _SERVERS[family](found, _handler(_Fresh(make)))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """End the thread, give up the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Fresh:
+    """The text, made anew when it is older than FRESH_S."""
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._body = b""
+        self._made_s = 0.0
+
+    def body(self) -> bytes:
+        with self._lock:
+            if not self._body or time.monotonic() - self._made_s > FRESH_S:
+                self._body = self._make().encode()
+                self._made_s = time.monotonic()
+            return self._body
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: Any, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # A time limit of the socket's own counts anew with every byte.
+        ending = threading.Timer(CONNECTION_S, _end, args=(request,))
+        ending.daemon = True
+        ending.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            ending.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller who went away, or was made to, is no news."""
+
+
+class _Ipv6Server(_Server):
+    address_family = socket.AF_INET6
+
+
+_SERVERS: Mapping[int, type[_Server]] = {socket.AF_INET: _Server, socket.AF_INET6: _Ipv6Server}
+
+
+def _end(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended by itself
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _handler(fresh: _Fresh) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = CONNECTION_S
+
+        def do_GET(self) -> None:
+            if self.path != "/metrics":
+                self.send_error(404, "there is /metrics")
+                return
+            body = fresh.body()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    return Handler

@@ -1,0 +1,55 @@
+"""The metrics page under callers who mean harm: slow ones, many, and frequent ones."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from python_backend.dispatcher import metrics_page
+from python_backend.dispatcher.metrics_page import MOST_CONNECTIONS, MetricsPage
+
+
+@pytest.fixture
+def made() -> list[float]:
+    """When the text was made."""
+    return []
+
+
+@pytest.fixture
+def page(made: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsPage]:
+    monkeypatch.setattr(metrics_page, "CONNECTION_S", 0.4)
+    shown = MetricsPage(lambda: made.append(time.monotonic()) or "text\n", ("127.0.0.1", 0))
+    yield shown
+    shown.close()
+
+
+def ask(page: MetricsPage) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=5) as answer:
+        return bytes(answer.read())
+
+
+def test_asking_often_makes_it_seldom(page: MetricsPage, made: list[float]) -> None:
+    began_s = time.monotonic()
+    for _ in range(100):
+        assert ask(page) == b"text\n"
+    assert len(made) <= 2 + (time.monotonic() - began_s) / metrics_page.FRESH_S
+
+
+def test_callers_who_say_nothing_or_a_byte_at_a_time_are_sent_away(page: MetricsPage) -> None:
+    callers = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(3 * MOST_CONNECTIONS)]
+    slow = callers[0]
+    ended_s = time.monotonic() + 5
+    try:
+        while time.monotonic() < ended_s:
+            slow.send(b"G")
+            time.sleep(0.05)
+    except OSError:
+        pass
+    assert time.monotonic() < ended_s, "a byte now and then kept the connection"
+    assert ask(page) == b"text\n"
+    for caller in callers:
+        caller.close()
