@@ -48,11 +48,13 @@ def test_every_example_is_tested() -> None:
 
 
 def example(name: str, folder: Path) -> Path:
-    """A copy of the example; the only difference are ports that nothing else here has taken."""
+    """A copy of the example, with ports that nothing else here has taken, for callers with patience."""
     base_port = free_base(first=25_000, count=100)
     text = (EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8")
     path = folder / f"{name}.yaml"
-    path.write_text(re.sub(r"^  base_port: \d+$", f"  base_port: {base_port}", text, flags=re.MULTILINE))
+    text = re.sub(r"^  base_port: \d+$", f"  base_port: {base_port}", text, flags=re.MULTILINE)
+    patient = rf"\1\n    longest_timeout_ms: {PATIENCE_US / 1000:.0f}"
+    path.write_text(re.sub(r"^(    slo_ms: .*)$", patient, text, flags=re.MULTILINE))
     return path
 
 
