@@ -35,13 +35,16 @@ class StatedSpeed:
 
 @dataclass(frozen=True)
 class GpuClass:
-    """A kind of interchangeable GPUs. `memory_bytes` None: memory is not modelled."""
+    """A kind of interchangeable GPUs. `memory_bytes` None: memory is not modelled. spot: classes
+    of one name here, but '', may vanish all at once, and a plan promises what it serves without them.
+    """
 
     name: str
     max_slices_per_gpu: int = 1
     memory_bytes: int | None = None
     executor: Executor = Executor.CUDA
     stated: StatedSpeed | None = None
+    spot: str = ""
 
 
 @dataclass(frozen=True)

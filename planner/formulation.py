@@ -4,6 +4,7 @@ Sets       m models; p pipelines of m; i stages of p; g GPU classes; k stage pos
 Constants  N_g GPUs; w_m weight or rate; r_pi frames/s of one worker; s_pi slices per GPU; U upper bound on z
            a_em what a frame/s of m takes of row e of the entry, C_e all of that (planner.entry)
 Variables  x_p >= 0   frames/s through p           n_pi  whole workers of stage i
+           v_lp >= 0  frames/s through p after loss l, which leaves the share f_lg of class g's workers
            G_mkg      whole GPUs of class g that position k of m uses (apart by slice count beyond 4 slices)
            A_mg       GPUs of class g that m uses     z  the common factor (max-rate)
            y_p        1 if p is used, only where an option needs it
@@ -17,6 +18,9 @@ Min-cost   min sum cost_g A_mg       with  sum_p x_p = w_m                      
            sum_m A_mg <= N_g                                                       (capacity)
            sum_m a_em w_m z <= C_e, with u_m in place of z where there is one      (entry)
            n_pi <= s_pi N_g y_p,  sum of y_p over one tuple of classes <= limit    (pipelines per class tuple)
+           v_lp <= r_pi f_lg n_pi  over stages i of p, for every loss l (planner.losses)   (what remains)
+           or v_lp <= r_pi (n_pi - s_pi h_lpi), s_pi h_lpi >= (1 - f_lg) n_pi, h whole GPUs
+           sum_p g_jp v_lp >= w_m z   for every loss l and row j                           (promise)
            n_pi >= parts_pi y_p   where a stage splits the batch into parts        (parallel parts)
 
 Servers' links and cores are in r_pi: no worker is planned with more than 1 / (slices * GPUs per server) of
@@ -33,6 +37,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from planner.entry import EntryRow
+from planner.losses import KeptShares
 from planner.packing import slice_group
 from planner.pipelines import Columns
 from planner.prices import Wanted
@@ -41,6 +46,9 @@ from planner.solver import Limits, Model, Solution, Status, Term, Variable
 
 MOST_RESERVE = 1.5
 """Throughput of any sensible plan over the throughput that its reserves were made for."""
+NOTHING = 1e-9
+IN_USE = 1e-6
+"""Workers of a relaxed plan that count."""
 Position = tuple[int, int, int]
 """Stage position, class index, slice group."""
 
@@ -92,13 +100,16 @@ class Question:
     """Max-rate: the least of served / wanted that will do."""
     entry: Sequence[EntryRow] = ()
     """Rows over all of `wanted`. For MIN_COST the rates were found to fit them."""
+    losses: Sequence[KeptShares] = ()
+    """After each of which z must still be served."""
 
 
 class PlanModel:
-    """The MILP of one question. State it once, then solve."""
+    """The MILP of one question, or its linear relaxation. State it once, then solve."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, relaxed: bool = False) -> None:
         self._question = question
+        self._relaxed = relaxed
         self._model = Model("plan", maximise=question.objective is Objective.MAX_RATE)
         self._names: list[tuple[str, tuple[int, ...]]] = []
         self._count = 0
@@ -111,6 +122,8 @@ class PlanModel:
         for m, (one, variables) in enumerate(zip(question.wanted, self._variables, strict=True)):
             self._demand(m, one, variables)
             self._pools(m, one.columns, variables)
+            for number, loss in enumerate(question.losses):
+                self._promise(m, number, loss, one, variables)
             self._whole_gpus(m, one.columns, variables)
             self._allotment(m, variables)
             self._class_tuples(m, one.columns, variables)
@@ -132,6 +145,17 @@ class PlanModel:
             uses=tuple(self._uses(m, solution) for m in range(len(self._variables))),
         )
 
+    def relaxation(self) -> tuple[float | None, list[list[int]]]:
+        """Of a relaxed model: its objective, None where it has no solution, and per model the rows in use."""
+        solution = self._model.solve(Limits())
+        if not solution.found or (self._max_rate and solution.objective <= NOTHING):
+            return None, []
+        used: list[list[int]] = [[] for _ in self._variables]
+        for (kind, where), value in zip(self._names, solution.values, strict=True):
+            if kind == "n" and value > IN_USE:
+                used[where[0]].append(where[1])
+        return solution.objective, [sorted(set(rows)) for rows in used]
+
     @property
     def _max_rate(self) -> bool:
         return self._question.objective is Objective.MAX_RATE
@@ -144,11 +168,11 @@ class PlanModel:
         lower: float = 0.0,
     ) -> Variable:
         self._names.append(name)
-        return self._model.variable(name[0], lower, upper, integer)
+        return self._model.variable(name[0], lower, upper, integer and not self._relaxed)
 
     def _declare(self, m: int, one: Wanted) -> _ModelVariables:
         columns, counts = one.columns, self._question.gpu_counts
-        cap = most_rps(one, self._question.bound if self._max_rate else 1.0)
+        cap = most_rps(one, self._question.bound if self._max_rate else 1.0) / self._least_kept()
         variables = _ModelVariables()
         for p in range(len(columns)):
             variables.x.append(self._variable(("x", (m, p)), upper=cap))
@@ -169,8 +193,39 @@ class PlanModel:
             variables.allotment[g] = self._variable(("A", (m, g)), upper=counts[g], integer=True)
         return variables
 
+    def _least_kept(self) -> float:
+        """Of any class of which a loss leaves anything."""
+        shares = [share for loss in self._question.losses for share in loss.kept.values() if share > 0]
+        return min(shares, default=1.0)
+
+    def _promise(
+        self, m: int, number: int, loss: KeptShares, one: Wanted, variables: _ModelVariables
+    ) -> None:
+        columns, left = one.columns, []
+        for p, (x, pool) in enumerate(zip(variables.x, variables.n, strict=True)):
+            v = self._variable(("v", (m, number, p)), upper=x.upBound)
+            left.append(v)
+            terms: list[Term]
+            for i, n in enumerate(pool):
+                rate, share = float(columns.rate_rps[p, i]), loss.of(int(columns.gpu[p, i]))
+                terms = [(n, rate * share), (v, -1.0)]
+                if loss.whole and 0 < share < 1:
+                    slices = float(columns.slices[p, i])
+                    h = self._variable(("h", (m, number, p, i)), upper=n.upBound, integer=True)
+                    lost: list[Term] = [(h, slices), (n, share - 1)]
+                    self._model.constrain(f"lost_{m}_{number}_{p}_{i}", lost, ">=", 0.0)
+                    terms = [(n, rate), (h, -rate * slices), (v, -1.0)]
+                self._model.constrain(f"left_{m}_{number}_{p}_{i}", terms, ">=", 0.0)
+        for j, (gains, rate) in enumerate(one.rows()):
+            terms = [(v, float(gain)) for v, gain in zip(left, gains, strict=True)]
+            name = f"promise_{m}_{number}_{j}"
+            if self._z is not None:
+                self._model.constrain(name, [*terms, (self._z, -rate)], ">=", 0.0)
+            else:
+                self._model.constrain(name, [(v, gain / rate) for v, gain in terms], ">=", 1.0)
+
     def _demand(self, m: int, one: Wanted, variables: _ModelVariables) -> None:
-        sense = ">=" if one.reserves else "=="
+        sense = ">=" if one.reserves or self._question.losses else "=="
         for j, (gains, rate) in enumerate(one.rows()):
             if self._z is not None:
                 served: list[Term] = [(x, float(gain)) for x, gain in zip(variables.x, gains, strict=True)]
@@ -266,7 +321,8 @@ class PlanModel:
             rate = min(
                 count * float(columns.rate_rps[p, i]) for i, count in zip(stages, workers, strict=True)
             )
-            rate = min(rate, values["x", (m, p)])
+            if not self._question.losses:  # else what is there to survive a loss serves more without one
+                rate = min(rate, values["x", (m, p)])
             if rate > 1e-9 * self._question.wanted[m].rate:
                 uses.append(Use(row=p, rate_rps=rate, workers=tuple(workers)))
         return tuple(uses)

@@ -22,14 +22,16 @@ from planner.plan import ModelPlan, Plan
 from planner.pools import plan_by_pool
 
 
-def place(plan: Plan, cluster: Cluster) -> Placement:
-    """A placement of the plan's workers on the cluster's servers, pool by pool. Raises ValueError where they
-    do not fit.
+def place(plan: Plan, cluster: Cluster, deal: bool = False) -> Placement:
+    """A placement of the plan's workers on the cluster's servers, pool by pool. `deal`: every pool over as
+    many servers as it has GPUs for, so that the loss of one takes as little of each as can be. Raises
+    ValueError where they do not fit.
     """
     workers: list[PlacedWorker] = []
     plan, cluster = plan_by_pool(plan, cluster)
     for gpu_class in cluster.gpu_classes:
-        workers += _place_class(plan, gpu_class.name, cluster.servers_of(gpu_class.name))
+        servers = cluster.servers_of(gpu_class.name)
+        workers += (_deal_class if deal else _place_class)(plan, gpu_class.name, servers)
     order = {model.model: index for index, model in enumerate(plan.models)}
     workers.sort(key=lambda w: (order[w.model], w.pipeline, w.stage, w.worker))
     return Placement(workers=tuple(workers), link_shares=link_shares(plan, workers, cluster))
@@ -51,6 +53,22 @@ def _place_class(plan: Plan, gpu: str, servers: Sequence[Server]) -> list[Placed
         }
         for gpus, bins in zip(_spread(list(map(len, packed[model])), taken), packed[model], strict=True):
             placed += _fill(model, _swap_to_span(bins, [server for server, _ in gpus]), gpus)
+    return placed
+
+
+def _deal_class(plan: Plan, gpu: str, servers: Sequence[Server]) -> list[PlacedWorker]:
+    """GPU after GPU, pool after pool, each to the server that has most left."""
+    packed = [(model.model, bins) for model in plan.models for bins in _pack_positions(model, gpu)]
+    dealt = [(model, members) for model, bins in packed for members in sorted(bins)]
+    free = {server.name: list(range(server.gpu_count)) for server in servers}
+    if len(dealt) > sum(map(len, free.values())):
+        raise ValueError(
+            f"the plan uses {len(dealt)} GPUs of {gpu}; the cluster has {sum(map(len, free.values()))}"
+        )
+    placed: list[PlacedWorker] = []
+    for model, members in dealt:
+        name = max(free, key=lambda server: len(free[server]))
+        placed += _fill(model, [members], [(name, free[name].pop(0))])
     return placed
 
 

@@ -143,6 +143,28 @@ class ModelPlan:
 
 
 @dataclass(frozen=True)
+class Survival:
+    """What a plan still serves after the worst loss that it must survive, in units of the wanted rates.
+
+    promised: by the closed form of planner.queueing. bound: of every plan's promise; gap = (bound - promised)
+    / promised. binding: the loss that leaves least, of so many losses. without: what the plan without a
+    promise serves while nothing is lost, counted alike.
+    """
+
+    promised: float
+    bound: float
+    gap: float
+    binding: str
+    losses: int
+    without: float = 0.0
+
+    @property
+    def price(self) -> float:
+        """The share of what could be served without a promise that is not promised."""
+        return 1 - self.promised / self.without if self.without else 0.0
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole plan. upper_bound bounds the objective of every plan of the problem; gap = (bound - objective)
     / objective.
@@ -168,6 +190,8 @@ class Plan:
     """GPU classes that no pipeline can use, and why."""
     entry: tuple[EntryUse, ...] = ()
     """Of the entry server; none where the way in and out is not counted."""
+    survival: Survival | None = None
+    """Of a plan that must survive losses."""
 
     def model(self, name: str) -> ModelPlan:
         """The plan of model `name`. Raises KeyError."""

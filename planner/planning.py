@@ -28,6 +28,8 @@ from planner.explain import (
     with_more,
 )
 from planner.feasibility import check
+from planner.formulation import Question
+from planner.losses import KeptShares, kept_shares
 from planner.pipelines import Columns, enumerate_columns
 from planner.placing import place
 from planner.plan import Plan
@@ -38,6 +40,13 @@ from planner.queueing import reserves
 from planner.search import FAST, PROVEN, Effort, Found, NothingFound, gpu_counts_of, search
 from planner.shortage import too_few_gpus
 from planner.solver import version
+from planner.surviving import (
+    LOSS_SHARE,
+    plan_surviving,
+    promised_factor,
+    relax_surviving,
+    search_surviving,
+)
 from planner.unusable import unusable_gpus
 
 Planner = Literal["ppipe", "np", "dart-r"]
@@ -61,13 +70,15 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
     whole, problem = problem, by_pool(problem)
     resolved = with_build_rates(problem)
     if planner == "ppipe":
-        made = _milp(resolved, "ppipe", effort, problem_hash)
+        plan_once = _surviving if kept_shares(resolved) else _milp
+        made = plan_once(resolved, "ppipe", effort, problem_hash)
     else:
         made = _milp(one_stage(resolved), "np", effort, problem_hash)
     if planner == "dart-r":
         made = _dart(resolved, made, problem_hash)
     made = with_classes(made, whole.cluster)
-    made = replace(made, placement=place(made, whole.cluster))
+    if made.placement is None:
+        made = replace(made, placement=place(made, whole.cluster))
     check(made, replace(whole, demands=resolved.demands))
     idle = [gpu for gpu, used in made.gpus_used.items() if not used]
     made = replace(made, unusable=unusable_gpus(resolved, idle))
@@ -158,20 +169,66 @@ def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> 
         found = replace(_search(problem, _reserved(problem, wanted, bound, loss), effort), bound=bound)
     else:
         found = _fed_by_entry(problem, wanted, effort) or _search(problem, wanted, effort)
+    return _assembled(problem, planner, wanted, found, problem_hash, trim=loss is None)
+
+
+def _assembled(
+    problem: Problem, planner: str, wanted: Sequence[Wanted], found: Found, problem_hash: str, trim: bool
+) -> Plan:
+    """The plan of what was found. trim: without workers that the throughput does not need; others are there
+    to absorb queueing, or losses.
+    """
+    rows = entry_rows(problem)
     models = [
-        # Workers that the throughput does not need are there to absorb queueing.
-        model_plan(problem, demand, one.columns, uses, trim=loss is None)
+        model_plan(problem, demand, one.columns, uses, trim=trim)
         for demand, one, uses in zip(problem.demands, found.wanted, found.uses, strict=True)
     ]
     if any(not model.pipelines for model in models):
         raise too_few_gpus(problem, wanted)
-    models = within_entry(problem, models, rows, trim=loss is None)
+    models = within_entry(problem, models, rows, trim=trim)
     entry = entry_use(rows, models, found.prices.entry)
     binding = bound_by(problem, wanted, found.prices, entry)
     models = [replace(model, bound_by=what) for model, what in zip(models, binding, strict=True)]
     return assemble_plan(
         problem, planner, models, found.bound, found.prices.capacity, version(), problem_hash, entry
     )
+
+
+def _surviving(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> Plan:
+    """Plan by planner.surviving. Raises ProblemError, Infeasible."""
+    del effort
+    if len(problem.cluster.servers) < 2:
+        raise ProblemError(
+            "planner.survive: the fleet has one server, and nothing is left when it is lost; give it two or "
+            "more, or leave survive out"
+        )
+    loss = LOSS_SHARE if problem.options.loss_share is None else problem.options.loss_share
+    wanted, rows = _wanted(problem), entry_rows(problem)
+    _require_entry(problem, wanted, rows)
+    bound = _bound(problem, wanted)
+    reserved = _reserved(problem, wanted, bound, loss)
+    counts, cost = gpu_counts_of(problem.cluster), _gpu_cost(problem)
+    try:
+        prices = relax(counts, reserved, problem.options.objective, cost, rows)
+    except RatesTooHigh as error:
+        more, fewer = _servable_with(problem), _servable_without(problem, wanted)
+        raise rates_too_high(problem, error, more, fewer) from error
+    question = Question(reserved, counts, problem.options.objective, prices.bound, cost, entry=rows)
+
+    def solve(shares: Sequence[KeptShares]) -> Plan:
+        found = search_surviving(replace(question, losses=shares), prices, relaxed)
+        made = _assembled(problem, planner, wanted, replace(found, bound=bound), problem_hash, trim=False)
+        return replace(made, placement=place(made, problem.cluster, deal=True))
+
+    plain = replace(problem, options=replace(problem.options, loss_share=loss))
+    without = promised_factor(_milp(plain, planner, FAST, ""), plain)
+    try:
+        relaxed = relax_surviving(replace(question, losses=kept_shares(problem)), prices)
+        return plan_surviving(problem, solve, relaxed.bound, without)
+    except NothingFound as error:
+        raise Infeasible(
+            f"planner.survive: {error}. More servers, or fewer GPUs in each, would do."
+        ) from error
 
 
 def _require_entry(problem: Problem, wanted: Sequence[Wanted], rows: Sequence[EntryRow]) -> None:

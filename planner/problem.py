@@ -74,6 +74,8 @@ class PlanOptions:
     """
     expect: Expectation = field(default_factory=Expectation)
     """What the plan is to hold under."""
+    survive_servers: int = 0
+    """So many servers may be lost, whichever they are: a plan promises what it then still serves."""
     least_gives: float = 0.05
     """With loss_share: the share of what the least served model could get that it may give for a better
     mean of all models. 0: max-min.

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from planner.allotment_search import share_out
 from planner.cluster import Cluster
@@ -156,7 +157,7 @@ def _first(
         count, effort = RESERVED_POOL, replace(effort, gap=RESERVED_GAP, nodes=RESERVED_NODES)
     while True:
         rows = _pool(question.wanted, lost, count)
-        pool = _narrow(question, rows)
+        pool = narrow(question, rows)
         outcome = PlanModel(pool).solve(
             Limits(relative_gap=effort.gap, nodes=effort.nodes, restarts=effort.proof_nodes > 0)
         )
@@ -172,6 +173,15 @@ def _losses(one: Wanted, prices: Prices, frame_price: float, objective: Objectiv
     return losses(one.columns, prices, frame_price, cap)
 
 
+def pool_of_least_loss(question: Question, prices: Prices, count: int) -> list[Ints]:
+    """Per model the rows of so many pipelines of least loss at these prices."""
+    lost = [
+        _losses(one.mixed(mix), prices, price, question.objective)
+        for one, mix, price in zip(question.wanted, prices.mix, prices.frame, strict=True)
+    ]
+    return _pool(question.wanted, lost, count)
+
+
 def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], count: int) -> list[Ints]:
     """Per model the `count` undominated pipelines of least loss."""
     rows = []
@@ -183,7 +193,7 @@ def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], count: int) -> list[
     return rows
 
 
-def _narrow(question: Question, rows: Sequence[Ints]) -> Question:
+def narrow(question: Question, rows: Sequence[npt.ArrayLike]) -> Question:
     """The same question over these rows of each model's columns."""
     pairs = zip(question.wanted, rows, strict=True)
     narrowed = [replace(one, columns=one.columns.select(chosen)) for one, chosen in pairs]
@@ -200,7 +210,7 @@ def _improve(
 ) -> Found:
     """Better the plan a few models at a time, over more pipelines than the first MILP had."""
     larger = _pool(question.wanted, lost, IMPROVE_POOL)
-    pool = _narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
+    pool = narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
     rounds = math.ceil(effort.improve_rounds * len(question.wanted))
     improved = improve(pool, found.uses, rounds, effort.improve_gap)
     nodes = found.nodes + improved.nodes
@@ -222,7 +232,7 @@ def _share_out(
         return found
     thorough = effort.proof_nodes > 0
     larger = _pool(question.wanted, lost, WIDE_POOL if thorough else RESERVED_POOL)
-    pool = _narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
+    pool = narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
     pool = replace(pool, mean_share=1.0, least=_objective(found, question) * (1 - least_gives))
     limits = Limits(
         relative_gap=WIDE_GAP if thorough else RESERVED_GAP, nodes=WIDE_NODES if thorough else RESERVED_NODES
@@ -247,7 +257,7 @@ def _prove(
         rows.append(_extend(mine, alive[undominated(one.columns.select(alive), bool(one.reserves))]))
     if sum(map(len, rows)) > COLUMNS_TO_PROVE:
         return found
-    narrowed = _narrow(question, rows)
+    narrowed = narrow(question, rows)
     nodes = min(effort.proof_nodes, max(LEAST_PROOF_NODES, PROOF_WORK // sum(map(len, rows))))
     limits = Limits(relative_gap=effort.proof_gap, nodes=nodes)
     outcome = PlanModel(narrowed).solve(limits, found.uses)

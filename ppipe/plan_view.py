@@ -21,7 +21,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from planner.latency_sources import estimates_note
-from planner.plan import ModelPlan, Pipeline, Plan, Stage
+from planner.plan import ModelPlan, Pipeline, Plan, Stage, Survival
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 LANE_COLOURS = ("#f4f6fa", "#faf6f0")
@@ -35,6 +35,8 @@ def plan_table(plan: Plan) -> RenderableType:
     parts = [_pipelines(plan)]
     if any(model.promise for model in plan.models):
         parts.append(_promises(plan))
+    if plan.survival is not None:
+        parts.append(_survival(plan.survival))
     parts.append(_classes(plan))
     if plan.entry:
         parts.append(_entry(plan))
@@ -83,6 +85,21 @@ def _promises(plan: Plan) -> Table:
         if (promise := model.promise) is not None:
             rates = (promise.guaranteed_rps, promise.nominal_rps, promise.unguarded_rps)
             table.add_row(model.model, *(f"{rate:.1f}" for rate in rates), f"{promise.price:.0%}")
+    return table
+
+
+def _survival(survival: Survival) -> Table:
+    """What is promised after any loss, what it costs, and which loss binds."""
+    table = Table(title="promised after any one loss, in units of the models' weights")
+    for name in ("promised", "no plan promises more than", "without a promise", "price", "binding loss"):
+        table.add_column(name, justify="left" if name == "binding loss" else "right", overflow="fold")
+    table.add_row(
+        f"{survival.promised:.2f}",
+        f"{survival.bound:.2f} (gap {survival.gap:.1%})",
+        f"{survival.without:.2f}",
+        f"{survival.price:.0%}",
+        f"{survival.binding} (of {survival.losses})",
+    )
     return table
 
 

@@ -9,7 +9,7 @@ from planner.deployment.cluster import (
     StatedSpeedSpec,
 )
 from planner.deployment.expect import ExpectSpec
-from planner.deployment.file import Deployment, DoorsSpec, PlannerSpec, TlsSpec
+from planner.deployment.file import Deployment, DoorsSpec, PlannerSpec, SurviveSpec, TlsSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
     ModelSpec,
@@ -43,6 +43,7 @@ __all__ = [
     "ServerGroupSpec",
     "ServerSpec",
     "StatedSpeedSpec",
+    "SurviveSpec",
     "TensorSpecModel",
     "TlsSpec",
     "beside_the_picture",

@@ -52,6 +52,8 @@ class GpuClassSpec(Spec):
     executor: Literal["cuda", "cpu", "emulated"] = "cuda"
     stated: StatedSpeedSpec | None = None
     cost: float = Field(default=1.0, gt=0)
+    spot: bool = False
+    """All of its servers may vanish at once."""
 
 
 class ServerSpec(Spec):
@@ -207,4 +209,5 @@ def _gpu_class(spec: GpuClassSpec) -> GpuClass:
         memory_bytes=None if spec.memory_gib is None else round(spec.memory_gib * 2**30),
         executor=Executor(spec.executor),
         stated=None if spec.stated is None else StatedSpeed(**spec.stated.model_dump()),
+        spot=spec.name if spec.spot else "",
     )

@@ -39,6 +39,12 @@ class TlsSpec(Spec):
         return TlsFiles(**files, server_name=self.server_name)
 
 
+class SurviveSpec(Spec):
+    """What the promised load must survive: the loss of this many servers, whichever they are."""
+
+    servers: Literal[0, 1] = 1
+
+
 class PlannerSpec(Spec):
     """Planner options; see planner.problem.PlanOptions."""
 
@@ -48,6 +54,7 @@ class PlannerSpec(Spec):
     batch_build_factor: float = Field(default=1.3, ge=0)
     per_stage_batch: bool = False
     count_ends: bool = True
+    survive: SurviveSpec = SurviveSpec(servers=0)
 
 
 class DoorsSpec(Spec):
@@ -120,6 +127,7 @@ class Deployment(Spec):
             batch_build_factor=self.planner.batch_build_factor,
             per_stage_batch=self.planner.per_stage_batch,
             count_ends=self.planner.count_ends,
+            survive_servers=self.planner.survive.servers,
             gpu_cost={gpu_class.name: gpu_class.cost for gpu_class in self.cluster.gpu_classes},
             expect=self.expect.to_expectation(),
         )

@@ -21,7 +21,7 @@ from planner.deployment.cluster import (
     StatedSpeedSpec,
 )
 from planner.deployment.expect import ExpectSpec
-from planner.deployment.file import Deployment, PlannerSpec, TlsSpec
+from planner.deployment.file import Deployment, PlannerSpec, SurviveSpec, TlsSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
     ModelSpec,
@@ -37,7 +37,8 @@ _OWNERS: dict[str, type[Spec]] = {
     "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec,
     "input": TensorSpecModel, "inputs": TensorSpecModel,
     "program": ProgramSpec, "preprocess": PreprocessSpec, "frame": FrameSpec, "postprocess": PostprocessSpec,
-    "planner": PlannerSpec, "expect": ExpectSpec, "tls": TlsSpec, "executor_options": ExecutorOptionsSpec,
+    "planner": PlannerSpec, "expect": ExpectSpec,
+    "survive": SurviveSpec, "tls": TlsSpec, "executor_options": ExecutorOptionsSpec,
 }  # fmt: skip
 """Whose fields stand under a key."""
 

@@ -11,6 +11,7 @@ import typer
 from planner import serial
 from planner.absent import absent_classes
 from planner.deployment import DeploymentError, load_deployment
+from planner.losses import must_survive
 from planner.plan import Plan
 from planner.problem import Objective, Problem
 from ppipe import steps
@@ -56,7 +57,7 @@ def plan(
         if margin == "auto":
             if planner != "ppipe":
                 raise DeploymentError(f"--margin auto plans with ppipe, not {planner!r}; give a number")
-            problem, made = _search_margin(problem)
+            problem, made = _search_surviving(problem) if must_survive(problem) else _search_margin(problem)
             save(problem, workspace.problem)
             save(made, workspace.plan)
         else:
@@ -103,6 +104,14 @@ def _margin(text: str) -> float:
     if not 0 <= value < 1:
         raise DeploymentError(f"--margin: {text!r} is neither 'auto' nor a number from 0 to below 1")
     return value
+
+
+def _search_surviving(problem: Problem) -> tuple[Problem, Plan]:
+    """The problem with the margin whose plan promises most after any loss, and that plan."""
+    from ppipe.simulation.judging import Judge
+    from ppipe.simulation.survival import surviving_plan
+
+    return surviving_plan(problem, Judge(links="placed"))
 
 
 def _search_margin(problem: Problem) -> tuple[Problem, Plan]:

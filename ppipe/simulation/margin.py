@@ -29,7 +29,8 @@ from planner.problem import Problem, weight_of
 from planner.serving_build import Links
 from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
-from ppipe.simulation.scenarios import dispersion_of, scenarios_of
+from ppipe.simulation.margined import with_margins
+from ppipe.simulation.scenarios import scenarios_of
 
 LADDER = (0.16, 0.1, 0.06, 0.03, 0.0)
 """Margins to choose from."""
@@ -40,10 +41,6 @@ FIRST = ((1, 4), (1, 3), (1, 2), (1, 1))
 SCENARIOS, SECONDS = 3, 8.0
 """In which each candidate is judged, and how long one is."""
 PROMISED_IN, PROMISED_SECONDS = 20, 8.0
-RATE_OF_BURSTS = 30.0
-"""Frames in one SLO at which bursts of arrivals are counted."""
-WINDOW_SLOS = 8
-"""Length of the stretch over which bursts of arrivals are counted."""
 MOST_CANDIDATES = 5
 """Planned in fast mode."""
 FINALISTS = 2
@@ -93,19 +90,6 @@ def auto_margin(
         return search.run(None)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return search.run(pool)
-
-
-def with_margins(problem: Problem, margins: Sequence[float], loss_share: float) -> Problem:
-    """The problem with one margin for each demand, in order, and the share of loss to plan for. Time to form
-    batches is then part of the slack that planner.queueing counts.
-    """
-    slo_s = max(demand.slo_us for demand in problem.demands) / 1e6
-    dispersion = dispersion_of(problem.options.expect.arrivals, RATE_OF_BURSTS / slo_s, WINDOW_SLOS * slo_s)
-    demands = tuple(
-        replace(demand, slo_margin=margin) for demand, margin in zip(problem.demands, margins, strict=True)
-    )
-    options = replace(problem.options, loss_share=loss_share, batch_build_factor=0.0, dispersion=dispersion)
-    return replace(problem, demands=demands, options=options)
 
 
 class _Search:

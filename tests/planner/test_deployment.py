@@ -94,6 +94,10 @@ def test_cluster_demands_and_options() -> None:
 
 def test_what_to_expect_is_part_of_the_options() -> None:
     assert parse_deployment(PLAIN, "f").to_options().expect == Expectation()
+    surviving = parse_deployment(changed("planner", {"survive": {"servers": 1}}), "f")
+    assert surviving.to_options().survive_servers == 1
+    spot = parse_deployment(changed("cluster.gpu_classes.1.spot", True), "f").to_cluster()
+    assert [one.spot for one in spot.gpu_classes] == ["", "T4"]
     stated = {"jitter": {"L4": 0.05}, "slowdown": 0.15, "arrivals": "gamma:cv=4", "held_in": 0.9}
     found = parse_deployment(changed("expect", stated), "f").to_options().expect
     assert found == Expectation(
@@ -163,6 +167,8 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("models.0.program", {"factory": "no_colon"}, r"models\.0\.program\.factory"),
         ("models.0.name", "../etc", r"models\.0\.name: .*'\.\./etc'"),
         ("planner", {"max_stages": 9}, r"planner\.max_stages: .*less than or equal to 4 \(got 9\)"),
+        ("planner", {"survive": {"servers": 2}}, r"planner\.survive\.servers: .*0 or 1 \(got 2\)"),
+        ("planner", {"survive": {"server": 1}}, r"survive\.server: unknown field; did you mean 'servers'"),
         ("expect", {"jitter": 3}, r"expect\.jitter: a share from 0 to below 1 .*\(got 3\)"),
         ("expect", {"jitter": {"T4": -1}}, r"expect\.jitter: T4: -1 is not; a share from 0 to below 1"),
         ("expect", {"slowdown": {"L5": 0.1}}, r"expect\.slowdown: unknown GPU class 'L5'; .* has L4, T4"),

@@ -9,7 +9,8 @@ import pytest
 from planner.expectation import Expectation
 from planner.explain import Infeasible
 from ppipe.simulation import margin
-from ppipe.simulation.margin import LADDER, auto_margin, with_margins
+from ppipe.simulation.margin import LADDER, auto_margin
+from ppipe.simulation.margined import with_margins
 from ppipe.simulation.view import margin_table, plan_capacities, report_table, simulate_plan
 from python_backend.simulator.capacity import Workload
 from tests.fixtures.made_problems import MadeSize, made_problem

@@ -1,0 +1,27 @@
+"""The problem with margins: how much of its SLO each model leaves, and the losses that are planned for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from planner.problem import Problem
+from ppipe.simulation.scenarios import dispersion_of
+
+RATE_OF_BURSTS = 30.0
+"""Frames in one SLO at which bursts of arrivals are counted."""
+WINDOW_SLOS = 8
+"""Length of the stretch over which bursts of arrivals are counted."""
+
+
+def with_margins(problem: Problem, margins: Sequence[float], loss_share: float) -> Problem:
+    """The problem with one margin for each demand, in order, and the share of loss to plan for. Time to form
+    batches is then part of the slack that planner.queueing counts.
+    """
+    slo_s = max(demand.slo_us for demand in problem.demands) / 1e6
+    dispersion = dispersion_of(problem.options.expect.arrivals, RATE_OF_BURSTS / slo_s, WINDOW_SLOS * slo_s)
+    demands = tuple(
+        replace(demand, slo_margin=margin) for demand, margin in zip(problem.demands, margins, strict=True)
+    )
+    options = replace(problem.options, loss_share=loss_share, batch_build_factor=0.0, dispersion=dispersion)
+    return replace(problem, demands=demands, options=options)
