@@ -47,8 +47,12 @@ def run_perf_analyzer(
     rate_rps: float,
     seconds: float,
     folder: Path,
+    batch: int = 1,
 ) -> PerfReport:
-    """`requests`: frames to send in turn. Files go to `folder`. Raises PerfError, BinaryMissing."""
+    """`requests`: frames to send in turn, so many in each request. Files go to `folder`.
+
+    Raises PerfError, BinaryMissing.
+    """
     analyzer = find_perf_analyzer()
     data, report = folder / "perf_analyzer_input.json", folder / "perf_analyzer.csv"
     data.write_text(json.dumps(input_data(requests)), encoding="utf-8")
@@ -60,6 +64,7 @@ def run_perf_analyzer(
         # So many windows and no more: no search for stability. (--request-count counts its start-up as time.)
         *(f"--measurement-interval={round(1000 * seconds / _WINDOWS)}", f"--max-trials={_WINDOWS}"),
         "--stability-percentage=999",
+        f"-b{batch}",
     ]
     for tensor in requests[0].inputs:
         shape = list(tensor.shape)[1:]

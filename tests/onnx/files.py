@@ -61,6 +61,24 @@ def chain(depth: int = 4, batch: int | str = "batch", channels: int = 4) -> onnx
     return model(nodes, [value("image", [batch, 3, "h", "w"])], [value("scores", [batch, channels])], weights)
 
 
+def sized(batch: int | str = "batch") -> onnx.ModelProto:
+    """An image and two whole numbers beside it, which scale what is made of the image."""
+    first, one = conv("first", "image", 4, 3)
+    second, two = conv("second", "active", 4, 4)
+    nodes = [
+        first,
+        helper.make_node("Relu", ["first"], ["active"]),
+        second,
+        helper.make_node("GlobalAveragePool", ["second"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["features"]),
+        helper.make_node("Cast", ["size"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["numbers", "mix"], ["factors"]),
+        helper.make_node("Mul", ["features", "factors"], ["scores"]),
+    ]
+    inputs = [value("size", [batch, 2], TensorProto.INT64), value("image", [batch, 3, 16, 16])]
+    return model(nodes, inputs, [value("scores", [batch, 4])], [one, two, random("mix", 2, 4)])
+
+
 def saved(made: onnx.ModelProto, path: Path) -> Path:
     path.write_bytes(made.SerializeToString())
     return path

@@ -221,7 +221,8 @@ def _brief(error: Exception) -> str:
     found = re.search(
         r"\(op_type:(\w+)(?:, node name: ([^)]*))?\): (?:\[\w+\] )?(.+)", text.replace("\n", " ")
     )
-    return f"{found[1]} {found[2]!r}: {found[3]}" if found else text
+    named = f" {found[2]!r}" if found and found[2] else ""
+    return f"{found[1]}{named}: {found[3]}" if found else text
 
 
 def _read(graph: GraphProto, found: _Found) -> None:

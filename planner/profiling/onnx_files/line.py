@@ -5,6 +5,9 @@ Rules
 - What follows from shapes (see inference) is no operator: each stage that reads it makes it again.
 - What is computed from weights alone belongs to the stages that read it, and so do its weights.
 - Nodes with graphs inside (If, Loop, Scan) are one operator: no cut lies within.
+- Of a quantised tensor the whole numbers travel: whoever reads what a DequantizeLinear with constant scales
+  makes reads what it is made of, and each stage that needs it makes it again, beside its reader, where an
+  engine fuses the two.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ class Line:
         self.maker: Mapping[str, NodeProto] = {
             name: node for node in model.graph.node for name in node.output if name
         }
+        self.unpacked: Mapping[str, NodeProto] = {node.output[0]: node for node in self._unpacking()}
+        """By what they make: nodes that make real numbers of whole ones."""
         self.nodes: tuple[NodeProto, ...] = tuple(self._on_the_line())
 
     @property
@@ -71,7 +76,23 @@ class Line:
                 continue
             if any(name in carried or name in batched for name in reads_of(node)):
                 carried.update(made)
+                if made[0] not in self.unpacked:
+                    yield node
+
+    def _unpacking(self) -> Iterator[NodeProto]:
+        outputs = {value.name for value in self.graph.output}
+        dependent = {value.name for value in given_inputs(self.graph)}
+        for node in self.graph.node:
+            if not dependent.intersection(reads_of(node)):
+                continue
+            dependent.update(node.output)
+            constant = all(name in self.weights for name in node.input[1:] if name)
+            if node.op_type == "DequantizeLinear" and constant and node.output[0] not in outputs:
                 yield node
+
+    def reads(self, node: NodeProto) -> list[str]:
+        """Names of what a node reads as it lives and travels."""
+        return [self.unpacked[name].input[0] if name in self.unpacked else name for name in reads_of(node)]
 
     def _used(self) -> frozenset[str]:
         """Names of what the outputs depend on."""
@@ -113,7 +134,7 @@ class Line:
         known = self.inferred.known.get(name)
         if known is None and name not in self.carried:
             return None
-        is_weight = name in self.maker and name not in self.carried
+        is_weight = name in self.maker and name not in self.carried and name not in self.unpacked
         sizes = self._sizes(known)
         numbers = math.prod(sizes) if sizes is not None else 0
         size = bytes_of(known.element_type, numbers) if known is not None else 0
@@ -193,7 +214,7 @@ class Line:
         made = [name for name in node.output if name]
         return Operator(
             name=made[0],
-            reads=self.values(name for name in reads_of(node) if name not in self.inferred.numbers),
+            reads=self.values(name for name in self.reads(node) if name not in self.inferred.numbers),
             makes=self.values(made),
             cost=costs.cost_of(node, self.find),
             kind=costs.kind_of(node, self.find),
