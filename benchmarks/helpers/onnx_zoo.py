@@ -1,0 +1,140 @@
+"""One network of the zoo through ONNX: see benchmarks.onnx."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ensembles.zoo.catalogue import ZooEntry
+from ensembles.zoo.liveliness import noise_frames
+from planner.deployment import ModelSpec, ProgramSpec, input_specs
+from planner.execution import ExecutorOptions
+from planner.plan import BlockRange
+from planner.profiling.loading import load_checked
+from planner.profiling.networks.loading import load_network
+from planner.profiling.onnx_files.running import PlainRun
+from planner.profiling.split import Split, split_model, split_network
+from planner.profiling.stages import stage_module
+from python_backend.stage.executors.prepare import prepare
+
+BATCHES = (1, 2, 8)
+LEAST, MOST, ENOUGH_S = 5, 40, 3.0
+"""Runs per figure: at least and at most so many, and no more once that took so long."""
+Arrays = Sequence[npt.NDArray[Any]]
+
+
+def row_of(each: ZooEntry, frame: tuple[int, int, int], file: Path) -> dict[str, Any]:
+    """The figures of a network on frames of this shape; its file goes to `file`."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    export(each, frame, file)
+    export_s = time.perf_counter() - started
+    spec = each.spec(shape=frame, preprocess=None, postprocess=None)
+    of_file = spec.model_copy(update={"program": ProgramSpec(onnx=file)})
+    loaded = load_checked(of_file)
+    split = split_network(of_file, loaded.network)
+    whole = stage(split, BlockRange(0, split.block_count))
+    stages = [stage(split, BlockRange(k, k + 1)) for k in range(split.block_count)]
+    one = [frames_of(frame, 1)]
+    unsplit_s = seconds(lambda: whole.run(one))
+    stages_s = sum(_each_alone(stages, one))
+    unsplit_s = statistics.mean([unsplit_s, seconds(lambda: whole.run(one))])
+    return {
+        "model": each.name,
+        "frame": list(frame),
+        "blocks": split.block_count,
+        "operators": len(split.network.operators),
+        "max_rel_error": max(_difference(file, stages, frame, batch) for batch in BATCHES),
+        "stages_over_unsplit": round(stages_s / unsplit_s, 4),
+        "unsplit_ms": round(unsplit_s * 1e3, 2),
+        "unsplit_over_torch": round(unsplit_s / torch_seconds(spec, one), 3),
+        "export_s": round(export_s, 1),
+    }
+
+
+def export(each: ZooEntry, frame: tuple[int, int, int], file: Path) -> None:
+    """The network as torch.onnx writes it, with a batch of any size."""
+    network = load_network(each.spec(shape=frame))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's own
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, *frame),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["image"],
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(file))
+
+
+def stage(split: Split, blocks: BlockRange) -> Any:
+    """Blocks as a stage runs them."""
+    part = split.part(blocks)
+    program: Any = split.network
+    return prepare(
+        program.program_bytes(part), part.inputs, part.outputs, ExecutorOptions(), "cpu", max(BATCHES)
+    )
+
+
+def frames_of(frame: tuple[int, int, int], batch: int) -> npt.NDArray[Any]:
+    """Noise that differs from frame to frame."""
+    frames = [noise_frames(frame, seed=batch + k)[:1] for k in range(batch)]
+    made: npt.NDArray[Any] = torch.cat(frames).numpy()
+    return made
+
+
+def torch_seconds(spec: ModelSpec, frames: Arrays) -> float:
+    """Of the unsplit network in torch's executor."""
+    split = split_model(spec)
+    whole = BlockRange(0, split.block_count)
+    module = stage_module(split, whole)
+    run = prepare(module, input_specs(spec), split.outputs, ExecutorOptions(), "cpu", max(BATCHES))
+    tensors = tuple(map(torch.from_numpy, frames))
+    with torch.inference_mode():
+        return seconds(lambda: run(tensors))
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Median processor time of one run; the first is left out."""
+    run()
+    times: list[float] = []
+    while len(times) < LEAST or (len(times) < MOST and sum(times) < ENOUGH_S):
+        started = time.process_time()
+        run()
+        times.append(time.process_time() - started)
+    return statistics.median(times)
+
+
+def _each_alone(stages: Sequence[Any], values: Arrays) -> list[float]:
+    times = []
+    for each in stages:
+        given = values
+        times.append(seconds(lambda given=given, each=each: each.run(given)))  # type: ignore[misc]
+        values = each.run(given)
+    return times
+
+
+def _difference(file: Path, stages: Sequence[Any], frame: tuple[int, int, int], batch: int) -> float:
+    """Between the stages one after another and the file in plain onnxruntime, as a share of the range."""
+    frames = [frames_of(frame, batch)]
+    right = PlainRun(str(file)).run(frames)
+    values: Arrays = frames
+    for each in stages:
+        values = each.run(values)
+    shares = [
+        float(np.abs(given - wanted).max() / (wanted.max() - wanted.min()))
+        for given, wanted in zip(values, right, strict=True)
+    ]
+    return max(share if np.isfinite(share) else float("inf") for share in shares)

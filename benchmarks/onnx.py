@@ -1,0 +1,75 @@
+"""Every network of the zoo as an ONNX file: exported by torch.onnx, split, its answers and times compared.
+
+For each network: torch.onnx (dynamo) makes a file; it is split as for a deployment; the stages one after
+another are compared with the unsplit file in plain onnxruntime, on batches of 1, 2 and 8, as a share of the
+output's range; and processor time of one thread is taken, of each stage by itself, of the unsplit file, and
+of the unsplit network in torch's executor. A stage is timed as it is served, in a worker of its own: it runs
+again and again before the next one does. Figures are medians.
+
+Frames are small ones (benchmarks.helpers.zoo_check) unless --full: the networks' own take hours on one core.
+--kept FILE goes on where a run was cut short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.helpers.kept import Kept
+from benchmarks.helpers.onnx_zoo import row_of
+from benchmarks.helpers.zoo_check import checked_frame
+from ensembles.zoo.catalogue import ZOO, entry
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line per network; the last line is JSON with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="a JSON list as the last line")
+    parser.add_argument("--models", default="", help="names of some networks, with commas; default: all")
+    parser.add_argument("--full", action="store_true", help="the networks' own frames")
+    parser.add_argument("--kept", type=Path, help="file of results, to go on from")
+    chosen = parser.parse_args(arguments)
+    names = chosen.models.split(",") if chosen.models else [each.name for each in ZOO]
+    rows = list(run(names, full=chosen.full, kept=chosen.kept))
+    worst = max(row["stages_over_unsplit"] for row in rows)
+    print(f"{len(rows)} networks; stages over unsplit: at most {worst:.3f}")
+    if chosen.json:
+        print(json.dumps(rows))
+
+
+def run(names: Sequence[str], *, full: bool = False, kept: Path | None = None) -> list[Mapping[str, Any]]:
+    """A row for each network, each made in a process of its own, which gives its memory back."""
+    results = Kept(kept, {"full": full})
+    context = multiprocessing.get_context("spawn")
+    for name in names:
+        if name not in results:
+            with ProcessPoolExecutor(1, mp_context=context) as process:
+                results.add(name, process.submit(measured, name, full).result())
+        print(_line(results[name]), flush=True)
+    return [results[name] for name in names]
+
+
+def measured(name: str, full: bool) -> Mapping[str, Any]:
+    """One network's row."""
+    each = entry(name)
+    with tempfile.TemporaryDirectory(prefix="ppipe-onnx-") as folder:
+        return row_of(each, checked_frame(each, full=full), Path(folder) / f"{name}.onnx")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    frame = "x".join(map(str, row["frame"][1:]))
+    return (
+        f"{row['model']:18s} {row['blocks']:3d} blocks on {frame}: split against unsplit "
+        f"{row['max_rel_error']:.1e}; stages over unsplit {row['stages_over_unsplit']:.3f}, unsplit over "
+        f"torch {row['unsplit_over_torch']:.2f}; exported in {row['export_s']:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
