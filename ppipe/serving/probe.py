@@ -75,6 +75,7 @@ class Prober:
         self._channel = open_channel(address, tls, CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests: dict[str, service_pb2.ModelInferRequest] = {}
+        self._left_out: dict[str, slice] = {}
 
     def __enter__(self) -> Prober:
         return self
@@ -132,7 +133,7 @@ class Prober:
             if ticket:
                 request.parameters[ticket_codec.PARAMETER].string_param = ticket_codec.ANONYMOUS_PROBE_TEXT
             else:
-                request = _as_a_client(request)
+                request = _as_a_client(request, self._left_out[model])
             request.parameters["timeout"].int64_param = slo_us
             self._call(self._stub.ModelInfer, request, timeout_s)
         except grpc.RpcError as error:
@@ -144,6 +145,7 @@ class Prober:
             asked = service_pb2.ModelMetadataRequest(name=model)
             metadata = self._call(self._stub.ModelMetadata, asked, timeout_s)
             self._requests[model] = probe_request(metadata)
+            self._left_out[model] = not_from_a_client(metadata)
         return self._requests[model]
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
@@ -190,12 +192,21 @@ def probe_request(metadata: service_pb2.ModelMetadataResponse) -> service_pb2.Mo
     return request
 
 
-def _as_a_client(probe: service_pb2.ModelInferRequest) -> service_pb2.ModelInferRequest:
-    """The same without the ticket, in one of the ways in: of several inputs a client gives the first."""
+def not_from_a_client(metadata: service_pb2.ModelMetadataResponse) -> slice:
+    """The inputs that a client leaves out: of a model that prepares frames, which come as texts or in any
+    size, the second, which is the first prepared.
+    """
+    first = metadata.inputs[0]
+    prepares = first.datatype == "BYTES" or -1 in list(first.shape)[1:]
+    return slice(1, 2) if prepares else slice(0, 0)
+
+
+def _as_a_client(probe: service_pb2.ModelInferRequest, left_out: slice) -> service_pb2.ModelInferRequest:
+    """The same without the ticket, in one of the ways in."""
     request = service_pb2.ModelInferRequest()
     request.CopyFrom(probe)
     request.parameters.pop(ticket_codec.PARAMETER, None)
-    del request.inputs[1:], request.raw_input_contents[1:]
+    del request.inputs[left_out], request.raw_input_contents[left_out]
     return request
 
 

@@ -8,7 +8,8 @@ Rules
 - A model that Triton calls ready may have a dead Python process, so only an answer counts.
 - A probe takes no worker's time and is no frame in anybody's statistics: stages answer a probe ticket beside
   their order, a dispatcher by way of its queue.
-- Of a dispatcher's inputs a client gives one: the first.
+- Of a dispatcher that prepares frames a client gives the first input and not the second, which is the first
+  prepared; all others always.
 - Nothing outside this container is asked: a server must not be restarted because another one is down.
 """
 
@@ -96,7 +97,7 @@ def call(
 def question(metadata: Any, kind: str) -> tuple[bytes, int]:
     """A KServe request with tensors of zeros or of an image after its JSON; and the JSON's length."""
     inputs, tensors = [], []
-    for tensor in metadata["inputs"][: None if kind == "stage" else 1]:
+    for tensor in given(metadata["inputs"], kind):
         # -1 is the batch dimension, or one of free size.
         shape = [max(1, size) for size in tensor["shape"]]
         count = 1
@@ -117,6 +118,12 @@ def question(metadata: Any, kind: str) -> tuple[bytes, int]:
         parameters = {"binary_data_output": True, "timeout": FULL_SLO_US}
     head = json.dumps({"id": "ppipe-probe", "parameters": parameters, "inputs": inputs}).encode()
     return b"".join([head, *tensors]), len(head)
+
+
+def given(inputs: list[Any], kind: str) -> list[Any]:
+    """Those that a caller gives."""
+    prepares = inputs[0]["datatype"] == "BYTES" or -1 in inputs[0]["shape"][1:]
+    return [*inputs[:1], *inputs[2:]] if prepares and kind != "stage" else inputs
 
 
 def zeros(datatype: str, count: int) -> bytes:
