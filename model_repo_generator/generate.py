@@ -19,7 +19,7 @@ from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
 from planner.placing import place
 from planner.plan import Plan
-from planner.profile import Profile
+from planner.profile import Profile, ProgramFormat
 from planner.serving import ServedModel
 from planner.serving_build import served_model
 
@@ -125,10 +125,17 @@ def render_once(
         epoch=epoch,
         program_hashes=program_hashes,
         labels=read_labels(deployment, base),
-        versions=installed_versions(),
+        versions=_versions_for(deployment),
         bundle=bundle_files() if self_contained else None,
     )
     return shared(made) if one_folder else made
+
+
+def _versions_for(deployment: Deployment) -> Mapping[str, str]:
+    """What the repository was made with, torch where a program is torch's."""
+    uses_torch = any(spec.program.format is ProgramFormat.TORCH for spec in deployment.models)
+    found = installed_versions()
+    return {name: version for name, version in found.items() if name != "torch" or uses_torch}
 
 
 def placed(plan: Plan, deployment: Deployment, profile: Profile) -> Plan:
