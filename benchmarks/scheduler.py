@@ -22,7 +22,7 @@ from python_backend.scheduler.actions import Action
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event, RequestArrived
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 
 WORKERS = (100, 400, 1_000, 4_000, 10_000)
 FRAMES = 40_000
@@ -63,7 +63,7 @@ def measure(workers: int, policy: str) -> dict[str, Any]:
         del actions
         events.append((event, now_us))
 
-    Driver(served, SchedulerCore(served, policy), observe=record).run(iter(times))
+    SimulatedDriver(served, SchedulerCore(served, policy), observe=record).run(iter(times))
     arrivals_ns = _time_arrivals(SchedulerCore(served, policy), events)
     core = SchedulerCore(served, policy)
     gc.collect()

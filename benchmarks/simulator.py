@@ -23,7 +23,7 @@ from planner.serving_build import served_model
 from python_backend.compiled import IS_COMPILED
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 
 YARDSTICK_TURNS = 300_000
 
@@ -112,7 +112,7 @@ def _measure(
     best, yard = 0.0, 0.0
     for _ in range(repeat):
         yard = max(yard, yardstick())
-        driver = Driver(served, SchedulerCore(served, policy))
+        driver = SimulatedDriver(served, SchedulerCore(served, policy))
         started = time.process_time()
         counts = driver.run(iter(times))
         best = max(best, counts.offered / (time.process_time() - started))

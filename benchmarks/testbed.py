@@ -40,7 +40,7 @@ from planner.manifest import ModelEntry
 from planner.serving import ServedModel
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.simulator.arrivals import Poisson
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 
 _FIT = "fit"
 _FIT_LOAD = 0.7
@@ -204,7 +204,7 @@ def _simulate(served: ServedModel, trace: Sequence[int]) -> list[int | None]:
             for request_id in batches.pop(event.batch_id)[0]:
                 latencies[request_id] = event.ended_us - trace[request_id]
 
-    Driver(served, SchedulerCore(served), observe=observe).run(iter(trace))
+    SimulatedDriver(served, SchedulerCore(served), observe=observe).run(iter(trace))
     return latencies
 
 

@@ -36,7 +36,7 @@ MAX_DIFF_LINES = 60
 """Of one file; a wholly different repository should still be readable."""
 
 
-class Kind(Enum):
+class DifferenceKind(Enum):
     """How a file on disk differs from what the plan gives."""
 
     MISSING = "missing"
@@ -49,7 +49,7 @@ class Difference:
     """One file. `diff`: unified, '-' is the disk and '+' the plan; empty where it is no text."""
 
     path: str
-    kind: Kind
+    kind: DifferenceKind
     diff: str = ""
 
 
@@ -98,9 +98,9 @@ def compare_texts(wanted: Mapping[str, str], out_dir: Path) -> Iterator[Differen
     for path, text in wanted.items():
         found = _read(out_dir / path)
         if found is None:
-            yield Difference(path=path, kind=Kind.MISSING)
+            yield Difference(path=path, kind=DifferenceKind.MISSING)
         elif found != text:
-            yield Difference(path=path, kind=Kind.CHANGED, diff=_unified(path, found, text))
+            yield Difference(path=path, kind=DifferenceKind.CHANGED, diff=_unified(path, found, text))
 
 
 def format_differences(differences: Iterable[Difference]) -> str:
@@ -122,20 +122,20 @@ def _compare_programs(programs: Iterable[str], listing: Listing, out_dir: Path) 
     edited = set(edited_paths(out_dir, known))
     for path in programs:
         if path not in known or not (out_dir / path).is_file():
-            yield Difference(path=path, kind=Kind.MISSING)
+            yield Difference(path=path, kind=DifferenceKind.MISSING)
         elif path in edited:
-            yield Difference(path=path, kind=Kind.CHANGED)
+            yield Difference(path=path, kind=DifferenceKind.CHANGED)
 
 
 def _extra_files(wanted: set[str], out_dir: Path, listed: Mapping[str, WrittenFile]) -> Iterator[Difference]:
     for path in sorted(set(listed) - wanted):
         if (out_dir / path).exists():
-            yield Difference(path=path, kind=Kind.UNEXPECTED)
+            yield Difference(path=path, kind=DifferenceKind.UNEXPECTED)
     for path in foreign_paths(out_dir, listed):
         if path not in wanted:
-            yield Difference(path=path, kind=Kind.UNEXPECTED)
+            yield Difference(path=path, kind=DifferenceKind.UNEXPECTED)
     if not (out_dir / LISTING).exists():
-        yield Difference(path=LISTING, kind=Kind.MISSING)
+        yield Difference(path=LISTING, kind=DifferenceKind.MISSING)
 
 
 def _manifest_of(out_dir: Path) -> DeploymentManifest | None:

@@ -45,7 +45,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Row:
+class DiffRow:
     """One line of the table of changes."""
 
     change: Change
@@ -53,20 +53,20 @@ class Row:
     why: str = ""
 
 
-def diff(one: Path, other: Path) -> tuple[Row, ...]:
+def diff(one: Path, other: Path) -> tuple[DiffRow, ...]:
     """What becomes of each model from `one` to `other`, kept ones included. Raises DiffFault."""
     if one.is_dir() != other.is_dir():
         raise DiffFault(f"{one} and {other}: give two plan files or two generated repositories")
     return tuple(compare(load_units(one), load_units(other)))
 
 
-def compare(old: Mapping[str, Unit], new: Mapping[str, Unit]) -> Iterator[Row]:
+def compare(old: Mapping[str, Unit], new: Mapping[str, Unit]) -> Iterator[DiffRow]:
     """Rows in the order of names."""
     for name in sorted({*old, *new}):
         if name not in old:
-            yield Row(change=Change.ADDED, name=name, why=f"on {new[name].place}")
+            yield DiffRow(change=Change.ADDED, name=name, why=f"on {new[name].place}")
         elif name not in new:
-            yield Row(change=Change.REMOVED, name=name, why=f"from {old[name].place}")
+            yield DiffRow(change=Change.REMOVED, name=name, why=f"from {old[name].place}")
         else:
             yield _changed(name, old[name], new[name])
 
@@ -81,7 +81,7 @@ def load_units(path: Path) -> Mapping[str, Unit]:
         raise DiffFault(f"{path}: neither a plan nor a generated repository: {error}") from error
 
 
-def format_table(rows: Iterable[Row], markdown: bool = False) -> str:
+def format_table(rows: Iterable[DiffRow], markdown: bool = False) -> str:
     """A table of all that is not kept, and a line that counts each kind."""
     rows = tuple(rows)
     counts = Counter(row.change for row in rows)
@@ -98,17 +98,19 @@ def format_table(rows: Iterable[Row], markdown: bool = False) -> str:
     return "\n".join([*lines, summary]) + "\n"
 
 
-def _changed(name: str, old: Unit, new: Unit) -> Row:
+def _changed(name: str, old: Unit, new: Unit) -> DiffRow:
     changes = [
         f"{fact} {old.facts.get(fact, 'none')} -> {new.facts.get(fact, 'none')}"
         for fact in sorted({*old.facts, *new.facts})
         if old.facts.get(fact) != new.facts.get(fact)
     ]
     if old.place != new.place:
-        return Row(change=Change.MOVED, name=name, why="; ".join([f"{old.place} -> {new.place}", *changes]))
+        return DiffRow(
+            change=Change.MOVED, name=name, why="; ".join([f"{old.place} -> {new.place}", *changes])
+        )
     if changes:
-        return Row(change=Change.RELOADED, name=name, why="; ".join(changes))
-    return Row(change=Change.KEPT, name=name)
+        return DiffRow(change=Change.RELOADED, name=name, why="; ".join(changes))
+    return DiffRow(change=Change.KEPT, name=name)
 
 
 def _repository_units(root: Path, manifest: DeploymentManifest) -> Iterator[tuple[str, Unit]]:

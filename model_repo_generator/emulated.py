@@ -17,7 +17,7 @@ from model_repo_generator.chains import chains_of
 from model_repo_generator.model_files import (
     MANIFEST_FROM_MODEL,
     Files,
-    Layout,
+    RepositoryLayout,
     chain_files,
     python_model,
     stage_config,
@@ -128,7 +128,7 @@ def write_entries(
     manifest = _moved(replace(manifest, entry=entry_server), hosts or {})
     files = {MANIFEST_NAME: serial.dumps(manifest)}
     for entry in manifest.models:
-        layout = Layout(parameters=stage_parameters or {})
+        layout = RepositoryLayout(parameters=stage_parameters or {})
         files.update(_dispatcher_files(entry, dispatcher_parameters or {}))
         files.update(worker_files(manifest, entry, layout, {}, stage_config))
         files.update(chain_files(manifest, entry, layout))
@@ -259,4 +259,4 @@ def _dispatcher_files(entry: ModelEntry, extra: Mapping[str, str]) -> Files:
         entry.dispatcher, entry.public_inputs, entry.outputs, parameters, entry.ways_in
     )
     folder = f"{naming.group_folder(naming.ENTRY_GROUP)}/{entry.dispatcher}"
-    return python_model(folder, text, "dispatcher", Layout())
+    return python_model(folder, text, "dispatcher", RepositoryLayout())

@@ -24,7 +24,7 @@ Files = Iterator[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class RepositoryLayout:
     """What all models of a repository share: the version folder, whether they use its copy of the
     run time, and parameters of every Python model beside the manifest's place.
     """
@@ -55,7 +55,7 @@ class WorkerModel:
 
 
 def python_model(
-    folder: str, text: str, adapter: str, layout: Layout, mps_percentage: int | None = None
+    folder: str, text: str, adapter: str, layout: RepositoryLayout, mps_percentage: int | None = None
 ) -> Files:
     """The two files of a Python model in `folder`."""
     yield f"{folder}/config.pbtxt", text
@@ -65,7 +65,7 @@ def python_model(
 def worker_files(
     manifest: DeploymentManifest,
     entry: ModelEntry,
-    layout: Layout,
+    layout: RepositoryLayout,
     seats: Mapping[WorkerPlace, Seat],
     config_of: Callable[[ModelEntry, WorkerModel], str],
     adapter: str = "stage",
@@ -116,7 +116,7 @@ def stage_config(entry: ModelEntry, worker: WorkerModel) -> str:
     )
 
 
-def chain_files(manifest: DeploymentManifest, entry: ModelEntry, layout: Layout) -> Files:
+def chain_files(manifest: DeploymentManifest, entry: ModelEntry, layout: RepositoryLayout) -> Files:
     """The ensembles of pipelines within one server."""
     for chain in entry.chains:
         folder = f"{manifest.server(chain.server).repository}/{chain.name}"

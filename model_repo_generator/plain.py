@@ -17,7 +17,7 @@ from model_repo_generator import config, naming
 from model_repo_generator.assemble import entry_address, server_addresses, stage_program, worker_names
 from model_repo_generator.export import Exporter
 from model_repo_generator.generate import export_and_write, installed_versions, serving_tables
-from model_repo_generator.model_files import Layout, Seat, WorkerModel, worker_files
+from model_repo_generator.model_files import RepositoryLayout, Seat, WorkerModel, worker_files
 from model_repo_generator.plain_plan import plain_plan
 from model_repo_generator.render import Rendered
 from planner import serial
@@ -59,7 +59,7 @@ def render_plain(
         versions=installed_versions() if versions is None else versions,
     )
     files = {MANIFEST_NAME: serial.dumps(manifest)}
-    layout = Layout(parameters=config.environment_parameters(deployment.execution_env))
+    layout = RepositoryLayout(parameters=config.environment_parameters(deployment.execution_env))
     for entry in manifest.models:
         seats = _seats(entry, plan, manifest.plan_hash)
         files.update(worker_files(manifest, entry, layout, seats, _plain_config, adapter="plain"))

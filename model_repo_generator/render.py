@@ -21,7 +21,7 @@ from model_repo_generator.checks import check_plan
 from model_repo_generator.entry import EntryModels, entry_models
 from model_repo_generator.model_files import (
     MANIFEST_FROM_MODEL,
-    Layout,
+    RepositoryLayout,
     Seat,
     chain_files,
     python_model,
@@ -91,7 +91,7 @@ def render(
         program_hashes=program_hashes or {},
         versions=versions or {},
     )
-    layout = Layout(
+    layout = RepositoryLayout(
         version=str(epoch),
         bundled=bool(bundle),
         parameters=config.environment_parameters(deployment.execution_env),
@@ -137,7 +137,7 @@ def _seats(model: str, plan: Plan, plan_hash: str, served: ServedModel) -> Mappi
     return seats
 
 
-def _entry_files(models: EntryModels, layout: Layout) -> Iterator[tuple[str, str]]:
+def _entry_files(models: EntryModels, layout: RepositoryLayout) -> Iterator[tuple[str, str]]:
     root = naming.group_folder(naming.ENTRY_GROUP)
     step = models.dispatch
     # Nothing here may differ between revisions: Triton would start the running version anew.

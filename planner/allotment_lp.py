@@ -32,7 +32,7 @@ import numpy as np
 
 from planner.allotments import SERVED, Allotments
 from planner.pipelines import Floats
-from planner.solver import Limits, Model, Solution, Status, Term, Variable
+from planner.solver import Limits, LinearProgram, Solution, Status, Term, Variable
 
 NEAR = 1e-9
 PICKED = 1e-6
@@ -148,7 +148,7 @@ class _Program:
         spare: float = np.inf,
     ) -> None:
         self._lp, self._whole, self._real = lp, whole, real
-        self._model = Model("allotments", maximise=False)
+        self._model = LinearProgram("allotments", maximise=False)
         self._made = 0
         self._columns: list[tuple[int, Pick]] = []
         self._open: list[tuple[int, int, list[int]]] = []

@@ -28,7 +28,7 @@ import numpy as np
 from planner.allotment_grid import Grid
 from planner.allotment_lp import AllotmentLp, Pick, Relaxed
 from planner.allotments import Allotments, Uses
-from planner.formulation import Question
+from planner.formulation import MilpProblem
 from planner.improve import gpus_taken
 from planner.pipelines import Floats
 from planner.problem import Objective
@@ -48,7 +48,7 @@ MOST_LARGE = 100
 ROUNDS = 60
 
 
-class Verdict(Enum):
+class TrialVerdict(Enum):
     """What a trial showed."""
 
     SERVED = "served"
@@ -69,25 +69,25 @@ class Shared:
     impossible: bool = False
 
 
-def share_out(question: Question, gap: float) -> Shared:
-    """A plan of `question` whose bound is within `gap` of it, where the limits allow that."""
-    return _Search(question, gap).run()
+def share_out(problem: MilpProblem, gap: float) -> Shared:
+    """A plan of `problem` whose bound is within `gap` of it, where the limits allow that."""
+    return _Search(problem, gap).run()
 
 
 class _Search:
     """The state between trials: the plan so far, its factor, the bound."""
 
-    def __init__(self, question: Question, gap: float) -> None:
-        self._question = question
+    def __init__(self, problem: MilpProblem, gap: float) -> None:
+        self._problem = problem
         self._gap = gap
-        self._max_rate = question.objective is Objective.MAX_RATE
-        grid = Grid.of(question.gpu_counts)
-        self._models = [Allotments(one, grid, question.pipelines_per_class_pair) for one in question.wanted]
-        self._factor, self._bound = 0.0, question.bound
+        self._max_rate = problem.objective is Objective.MAX_RATE
+        grid = Grid.of(problem.gpu_counts)
+        self._models = [Allotments(one, grid, problem.pipelines_per_class_pair) for one in problem.wanted]
+        self._factor, self._bound = 0.0, problem.bound
         self._uses: tuple[Uses, ...] = ()
         self._impossible = False
         self._asked_large = 0
-        self._prices = np.ones(len(question.gpu_counts))
+        self._prices = np.ones(len(problem.gpu_counts))
 
     def run(self) -> Shared:
         """All trials."""
@@ -107,16 +107,16 @@ class _Search:
         while self._wide(top) and left_open < MOST_OPEN and not self._spent:
             z = (self._factor + top) / 2 if self._uses else top * (1 - step)
             verdict = self._try(z)
-            if verdict is Verdict.IMPOSSIBLE:
+            if verdict is TrialVerdict.IMPOSSIBLE:
                 self._bound = max(self._factor, min(self._bound, self._proven(z)))
-            top = top if verdict is Verdict.SERVED else min(z, self._bound)
-            left_open += verdict is Verdict.OPEN and bool(self._uses)
+            top = top if verdict is TrialVerdict.SERVED else min(z, self._bound)
+            left_open += verdict is TrialVerdict.OPEN and bool(self._uses)
             step = min(2 * step, 0.5)
 
     def _wide(self, top: float) -> bool:
         """Is there still something to find between the plan and `top`?"""
         if not self._uses:
-            return top > LEAST * self._question.bound
+            return top > LEAST * self._problem.bound
         return self._bound > self._factor * (1 + self._gap) and top > self._factor * (1 + self._gap / 4)
 
     def _hopeless(self) -> bool:
@@ -130,7 +130,7 @@ class _Search:
     def _proven(self, z: float) -> float:
         """The least factor, at most z, that the latest prices prove to be impossible."""
         prices = self._prices
-        worth = sum(p * n for p, n in zip(prices, self._question.gpu_counts, strict=True))
+        worth = sum(p * n for p, n in zip(prices, self._problem.gpu_counts, strict=True))
         low, high = self._factor, z
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -140,10 +140,10 @@ class _Search:
 
     def _cheapest(self) -> None:
         verdict = self._try(1.0)
-        self._impossible = verdict is Verdict.IMPOSSIBLE
+        self._impossible = verdict is TrialVerdict.IMPOSSIBLE
         if self._impossible:
             return
-        lp = self._lp(1.0, self._question.gpu_cost)
+        lp = self._lp(1.0, self._problem.gpu_cost)
         for _ in range(ROUNDS):
             relaxed, _ = self._relax(lp, 1.0)
             if relaxed is None:
@@ -165,10 +165,10 @@ class _Search:
     def _cost(self, uses: Sequence[Uses]) -> float:
         """Of whole GPUs; infinite without a plan."""
         taken = [
-            gpus_taken(one.wanted, mine, len(self._question.gpu_counts))
+            gpus_taken(one.wanted, mine, len(self._problem.gpu_counts))
             for one, mine in zip(self._models, uses, strict=False)
         ]
-        costs = self._question.gpu_cost
+        costs = self._problem.gpu_cost
         total = sum(c * n for mine in taken for c, n in zip(costs, mine, strict=True))
         return total if uses else math.inf
 
@@ -178,24 +178,24 @@ class _Search:
 
     def _lp(self, z: float, cost: Sequence[float] | None) -> AllotmentLp:
         rates = [one.wanted.rate * z for one in self._models]
-        return AllotmentLp(self._models, rates, self._question.gpu_counts, cost)
+        return AllotmentLp(self._models, rates, self._problem.gpu_counts, cost)
 
-    def _try(self, z: float) -> Verdict:
+    def _try(self, z: float) -> TrialVerdict:
         """Can this factor be served?"""
         lp = self._lp(z, None)
         relaxed, spare = self._relax(lp, z)
         if relaxed is None:
-            return Verdict.IMPOSSIBLE if spare < 0 else Verdict.OPEN
+            return TrialVerdict.IMPOSSIBLE if spare < 0 else TrialVerdict.OPEN
         for _ in range(ROUNDS):
             chosen = lp.choose(relaxed.prices, spare, real=False)
             if chosen.status is Status.INFEASIBLE and not self._affordable_large(lp, relaxed.prices, spare):
-                return Verdict.IMPOSSIBLE
+                return TrialVerdict.IMPOSSIBLE
             if chosen.picks and self._real(lp, chosen.picks):
                 return self._note(chosen.picks)
             if not self._settle(lp, chosen.picks, relaxed, z):
                 break
         chosen = lp.choose(relaxed.prices, math.inf, real=True)
-        return self._note(chosen.picks) if chosen.picks else Verdict.OPEN
+        return self._note(chosen.picks) if chosen.picks else TrialVerdict.OPEN
 
     def _affordable_large(self, lp: AllotmentLp, prices: Floats, spare: float) -> bool:
         return any(large <= min(small, large) + spare for small, large in lp.least_prices(prices))
@@ -211,10 +211,10 @@ class _Search:
             least = lp.least_prices(relaxed.prices)
             news = lp.widen(relaxed.prices, least)
             self._prices = relaxed.prices
-            worth = sum(p * n for p, n in zip(relaxed.prices, self._question.gpu_counts, strict=True))
+            worth = sum(p * n for p, n in zip(relaxed.prices, self._problem.gpu_counts, strict=True))
             spare = float(worth - sum(min(pair) for pair in least))
             if lp.cost is not None:
-                all_cost = sum(c * n for c, n in zip(lp.cost, self._question.gpu_counts, strict=True))
+                all_cost = sum(c * n for c, n in zip(lp.cost, self._problem.gpu_counts, strict=True))
                 self._bound = max(self._bound, all_cost - spare)
             elif spare < -NEAR * worth:
                 return None, spare
@@ -255,7 +255,7 @@ class _Search:
             for pick in picks
         )
 
-    def _note(self, picks: Sequence[Pick]) -> Verdict:
+    def _note(self, picks: Sequence[Pick]) -> TrialVerdict:
         """Keep the plan of these picks."""
         uses: list[Uses] = [()] * len(self._models)
         factor = self._bound if self._max_rate else 1.0  # what no other plan gains, nor this one uses
@@ -269,6 +269,6 @@ class _Search:
                 served, uses[pick.model] = found.rate_rps, found.uses
             factor = min(factor, served / one.wanted.rate)
         if not self._max_rate and self._cost(uses) >= self._cost(self._uses):
-            return Verdict.SERVED
+            return TrialVerdict.SERVED
         self._uses, self._factor = tuple(uses), factor
-        return Verdict.SERVED
+        return TrialVerdict.SERVED

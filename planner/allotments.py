@@ -29,10 +29,10 @@ import numpy as np
 
 from planner.allotment_grid import Grid, priced, priced_all
 from planner.dominance import undominated
-from planner.formulation import Outcome, PlanModel, Question, Use
+from planner.formulation import MilpProblem, Outcome, PlanMilp, Use
 from planner.improve import gpus_taken, served_rps
 from planner.pipelines import Columns, Floats, Ints
-from planner.prices import Prices, Wanted, losses
+from planner.prices import Prices, WantedModel, losses
 from planner.problem import Objective
 from planner.solver import Limits, Status
 
@@ -51,7 +51,7 @@ FIRST_POOL, MOST_PRICED = 10, 100
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ServingAllotment:
     """A large allotment that is known to serve `rate_rps`."""
 
     gpus: Floats
@@ -71,13 +71,13 @@ class LeastCost:
 class Allotments:
     """One model's small allotments, and what is known of its large ones. Rows of uses are `wanted`'s."""
 
-    def __init__(self, wanted: Wanted, grid: Grid, pipelines_per_class_pair: int | None = None) -> None:
+    def __init__(self, wanted: WantedModel, grid: Grid, pipelines_per_class_pair: int | None = None) -> None:
         rows = np.arange(len(wanted.columns))
         if len(rows) <= MANY_COLUMNS:
             rows = undominated(wanted.columns, bool(wanted.reserves))
         self.wanted = replace(wanted, columns=wanted.columns.select(rows))
         self.grid = grid
-        self.found: list[Found] = []
+        self.found: list[ServingAllotment] = []
         self.costs: list[LeastCost] = []
         self.work = 0
         """Pipelines times GPUs of all MILPs so far."""
@@ -202,7 +202,7 @@ class Allotments:
         rows = rows[undominated(self.wanted.columns.select(rows), bool(self.wanted.reserves))]
         self.work += len(rows) * int(gpus.sum())
         one = replace(self.wanted, columns=self.wanted.columns.select(rows), rate=1.0)
-        question = Question(
+        problem = MilpProblem(
             wanted=[one],
             gpu_counts=[int(count) for count in gpus],
             objective=Objective.MAX_RATE,
@@ -210,17 +210,17 @@ class Allotments:
             pipelines_per_class_pair=self._limit,
             least=rate_rps * (1 - NEAR),
         )
-        return self._from_rows(PlanModel(question).solve(SETTLE), rows)
+        return self._from_rows(PlanMilp(problem).solve(SETTLE), rows)
 
     def _cheapest(self, rows: Ints, prices: Floats, rate_rps: float) -> Outcome:
         """The cheapest GPUs that serve the rate over these pipelines."""
         one = replace(self.wanted, columns=self.wanted.columns.select(rows), rate=rate_rps)
         cost = [float(price) for price in prices]
         counts = self.grid.counts
-        question = Question(
+        problem = MilpProblem(
             [one], counts, Objective.MIN_COST, 0.0, cost, pipelines_per_class_pair=self._limit
         )
-        return self._from_rows(PlanModel(question).solve(PRICE), rows)
+        return self._from_rows(PlanMilp(problem).solve(PRICE), rows)
 
     def _from_rows(self, outcome: Outcome, rows: Ints) -> Outcome:
         """The outcome with uses of `rows` as uses of our own columns."""
@@ -252,7 +252,7 @@ class Allotments:
             (known.gpus <= gpus).all() and known.rate_rps >= served * (1 - NEAR) for known in self.found
         ):
             return False
-        self.found.append(Found(gpus, served, outcome.uses[0]))
+        self.found.append(ServingAllotment(gpus, served, outcome.uses[0]))
         return True
 
     def _serves(self, row: int, served_rps: float, uses: Uses) -> bool:

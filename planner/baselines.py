@@ -18,7 +18,7 @@ from planner.formulation import Use, stage_count
 from planner.pipelines import Columns, enumerate_columns
 from planner.plan import ModelPlan, Plan
 from planner.problem import Demand, Problem
-from planner.solver import Limits, Model, Term
+from planner.solver import Limits, LinearProgram, Term
 
 Bundle = tuple[int, ...]
 """Class index per stage of one replica: one GPU alone, or a pair."""
@@ -98,7 +98,7 @@ def _replicas(bundles: Mapping[Bundle, _Best], limits: Sequence[int]) -> dict[Bu
     """How often to use each bundle: the most frames/s within the GPUs."""
     if not bundles:
         return {}
-    model = Model("replicas", maximise=True)
+    model = LinearProgram("replicas", maximise=True)
     names = sorted(bundles)
     counts = [model.variable("k", upper=min(limits[g] for g in bundle), integer=True) for bundle in names]
     for g, limit in enumerate(limits):

@@ -17,7 +17,7 @@ import numpy as np
 from planner.cluster import Cluster
 from planner.pipelines import Columns, enumerate_columns
 from planner.plan import EntryUse
-from planner.prices import Prices, Wanted
+from planner.prices import Prices, WantedModel
 from planner.problem import Demand, Problem
 
 LONGER_SLO = 1.1
@@ -30,7 +30,7 @@ MOST_COLUMNS = 200_000
 
 
 def bound_by(
-    problem: Problem, wanted: Sequence[Wanted], prices: Prices, entry: Sequence[EntryUse] = ()
+    problem: Problem, wanted: Sequence[WantedModel], prices: Prices, entry: Sequence[EntryUse] = ()
 ) -> list[tuple[str, ...]]:
     """Per model, any of 'gpus', 'links', 'cores', 'slo', 'entry link', 'client link', 'entry cores'."""
     small = sum(len(one.columns) for one in wanted) <= MOST_COLUMNS

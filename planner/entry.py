@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from planner.cluster import Cluster
 from planner.plan import EntryUse, ModelPlan
 from planner.problem import Problem
-from planner.rates import Ends, ends_of
+from planner.rates import FrameEnds, ends_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def entry_rows(problem: Problem) -> tuple[EntryRow, ...]:
     return tuple(_rows(problem.cluster, ends)) if ends else ()
 
 
-def _rows(cluster: Cluster, ends: Sequence[Ends]) -> list[EntryRow]:
+def _rows(cluster: Cluster, ends: Sequence[FrameEnds]) -> list[EntryRow]:
     entry, carried = cluster.entry, cluster.carried_share
     frames = tuple(one.frame_bytes * 8 / 1e9 for one in ends)
     answers = tuple(one.answer_bytes * 8 / 1e9 for one in ends)

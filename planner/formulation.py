@@ -40,9 +40,9 @@ from planner.entry import EntryRow
 from planner.losses import KeptShares
 from planner.packing import slice_group
 from planner.pipelines import Columns
-from planner.prices import Wanted
+from planner.prices import WantedModel
 from planner.problem import Objective
-from planner.solver import Limits, Model, Solution, Status, Term, Variable
+from planner.solver import Limits, LinearProgram, Solution, Status, Term, Variable
 
 MOST_RESERVE = 1.5
 """Throughput of any sensible plan over the throughput that its reserves were made for."""
@@ -85,10 +85,10 @@ class _ModelVariables:
 
 
 @dataclass(frozen=True)
-class Question:
+class MilpProblem:
     """What to solve. `bound`: a known bound on the objective. `gpu_cost` matters for MIN_COST only."""
 
-    wanted: Sequence[Wanted]
+    wanted: Sequence[WantedModel]
     gpu_counts: Sequence[int]
     objective: Objective
     bound: float
@@ -104,25 +104,25 @@ class Question:
     """After each of which z must still be served."""
 
 
-class PlanModel:
-    """The MILP of one question, or its linear relaxation. State it once, then solve."""
+class PlanMilp:
+    """The MILP of one problem, or its linear relaxation. State it once, then solve."""
 
-    def __init__(self, question: Question, relaxed: bool = False) -> None:
-        self._question = question
+    def __init__(self, problem: MilpProblem, relaxed: bool = False) -> None:
+        self._problem = problem
         self._relaxed = relaxed
-        self._model = Model("plan", maximise=question.objective is Objective.MAX_RATE)
+        self._model = LinearProgram("plan", maximise=problem.objective is Objective.MAX_RATE)
         self._names: list[tuple[str, tuple[int, ...]]] = []
         self._count = 0
         self._z = (
-            self._variable(("z", ()), upper=question.bound, lower=question.least) if self._max_rate else None
+            self._variable(("z", ()), upper=problem.bound, lower=problem.least) if self._max_rate else None
         )
-        counts = range(len(question.wanted)) if self._max_rate and question.mean_share else range(0)
+        counts = range(len(problem.wanted)) if self._max_rate and problem.mean_share else range(0)
         self._served = [self._variable(("u", (m,)), upper=None) for m in counts]
-        self._variables = [self._declare(m, one) for m, one in enumerate(question.wanted)]
-        for m, (one, variables) in enumerate(zip(question.wanted, self._variables, strict=True)):
+        self._variables = [self._declare(m, one) for m, one in enumerate(problem.wanted)]
+        for m, (one, variables) in enumerate(zip(problem.wanted, self._variables, strict=True)):
             self._demand(m, one, variables)
             self._pools(m, one.columns, variables)
-            for number, loss in enumerate(question.losses):
+            for number, loss in enumerate(problem.losses):
                 self._promise(m, number, loss, one, variables)
             self._whole_gpus(m, one.columns, variables)
             self._allotment(m, variables)
@@ -133,7 +133,7 @@ class PlanModel:
         self._objective()
 
     def solve(self, limits: Limits, start: Sequence[Sequence[Use]] | None = None) -> Outcome:
-        """Solve from `start`, a known plan of the same question, where there is one."""
+        """Solve from `start`, a known plan of the same problem, where there is one."""
         solution = self._model.solve(limits, self._as_start(start) if start is not None else None)
         if not solution.found:
             return Outcome(solution.status, solution.objective, solution.bound, solution.nodes)
@@ -158,7 +158,7 @@ class PlanModel:
 
     @property
     def _max_rate(self) -> bool:
-        return self._question.objective is Objective.MAX_RATE
+        return self._problem.objective is Objective.MAX_RATE
 
     def _variable(
         self,
@@ -170,9 +170,9 @@ class PlanModel:
         self._names.append(name)
         return self._model.variable(name[0], lower, upper, integer and not self._relaxed)
 
-    def _declare(self, m: int, one: Wanted) -> _ModelVariables:
-        columns, counts = one.columns, self._question.gpu_counts
-        cap = most_rps(one, self._question.bound if self._max_rate else 1.0) / self._least_kept()
+    def _declare(self, m: int, one: WantedModel) -> _ModelVariables:
+        columns, counts = one.columns, self._problem.gpu_counts
+        cap = most_rps(one, self._problem.bound if self._max_rate else 1.0) / self._least_kept()
         variables = _ModelVariables()
         for p in range(len(columns)):
             variables.x.append(self._variable(("x", (m, p)), upper=cap))
@@ -184,7 +184,7 @@ class PlanModel:
                     for i in range(stage_count(columns, p))
                 ]
             )
-            wants_y = self._question.pipelines_per_class_pair is not None or max(parts(columns, p)) > 1
+            wants_y = self._problem.pipelines_per_class_pair is not None or max(parts(columns, p)) > 1
             variables.y.append(self._variable(("y", (m, p)), upper=1, integer=True) if wants_y else None)
         for position in sorted(_positions(columns)):
             count = counts[position[1]]
@@ -195,11 +195,11 @@ class PlanModel:
 
     def _least_kept(self) -> float:
         """Of any class of which a loss leaves anything."""
-        shares = [share for loss in self._question.losses for share in loss.kept.values() if share > 0]
+        shares = [share for loss in self._problem.losses for share in loss.kept.values() if share > 0]
         return min(shares, default=1.0)
 
     def _promise(
-        self, m: int, number: int, loss: KeptShares, one: Wanted, variables: _ModelVariables
+        self, m: int, number: int, loss: KeptShares, one: WantedModel, variables: _ModelVariables
     ) -> None:
         columns, left = one.columns, []
         for p, (x, pool) in enumerate(zip(variables.x, variables.n, strict=True)):
@@ -224,8 +224,8 @@ class PlanModel:
             else:
                 self._model.constrain(name, [(v, gain / rate) for v, gain in terms], ">=", 1.0)
 
-    def _demand(self, m: int, one: Wanted, variables: _ModelVariables) -> None:
-        sense = ">=" if one.reserves or self._question.losses else "=="
+    def _demand(self, m: int, one: WantedModel, variables: _ModelVariables) -> None:
+        sense = ">=" if one.reserves or self._problem.losses else "=="
         for j, (gains, rate) in enumerate(one.rows()):
             if self._z is not None:
                 served: list[Term] = [(x, float(gain)) for x, gain in zip(variables.x, gains, strict=True)]
@@ -257,7 +257,7 @@ class PlanModel:
             self._model.constrain(f"allotment_{m}_{g}", [*terms, (allotment, -1.0)], "==", 0.0)
 
     def _class_tuples(self, m: int, columns: Columns, variables: _ModelVariables) -> None:
-        limit = self._question.pipelines_per_class_pair
+        limit = self._problem.pipelines_per_class_pair
         if limit is None:
             return
         tuples: dict[tuple[int, ...], list[Term]] = {}
@@ -280,7 +280,7 @@ class PlanModel:
                 self._model.constrain(f"parts_{m}_{p}_{i}", terms, ">=", 0.0)
 
     def _capacity(self) -> None:
-        for g, count in enumerate(self._question.gpu_counts):
+        for g, count in enumerate(self._problem.gpu_counts):
             terms: list[Term] = [(v.allotment[g], 1.0) for v in self._variables if g in v.allotment]
             if terms:
                 self._model.constrain(f"capacity_{g}", terms, "<=", count)
@@ -288,8 +288,8 @@ class PlanModel:
     def _entry(self) -> None:
         if self._z is None:
             return
-        rates = [one.rate for one in self._question.wanted]
-        for row in self._question.entry:
+        rates = [one.rate for one in self._problem.wanted]
+        for row in self._problem.entry:
             terms: list[Term] = [(self._z, row.used(rates))]
             if self._served:
                 pairs = zip(self._served, row.per_frame, rates, strict=True)
@@ -298,13 +298,13 @@ class PlanModel:
 
     def _objective(self) -> None:
         if self._z is not None:
-            share = self._question.mean_share
+            share = self._problem.mean_share
             for m, u in enumerate(self._served):
                 self._model.constrain(f"least_{m}", [(u, 1.0), (self._z, -1.0)], ">=", 0.0)
             means = [(u, share / len(self._served)) for u in self._served]
             self._model.optimise([(self._z, 1.0 - share if means else 1.0), *means])
             return
-        cost = self._question.gpu_cost
+        cost = self._problem.gpu_cost
         self._model.optimise([(a, float(cost[g])) for v in self._variables for g, a in v.allotment.items()])
 
     def _uses(self, m: int, solution: Solution) -> tuple[Use, ...]:
@@ -313,7 +313,7 @@ class PlanModel:
             for name, value in zip(self._names, solution.values, strict=True)
             if name[1][:1] == (m,)
         }
-        columns = self._question.wanted[m].columns
+        columns = self._problem.wanted[m].columns
         uses = []
         for p in range(len(columns)):
             stages = range(stage_count(columns, p))
@@ -321,9 +321,9 @@ class PlanModel:
             rate = min(
                 count * float(columns.rate_rps[p, i]) for i, count in zip(stages, workers, strict=True)
             )
-            if not self._question.losses:  # else what is there to survive a loss serves more without one
+            if not self._problem.losses:  # else what is there to survive a loss serves more without one
                 rate = min(rate, values["x", (m, p)])
-            if rate > 1e-9 * self._question.wanted[m].rate:
+            if rate > 1e-9 * self._problem.wanted[m].rate:
                 uses.append(Use(row=p, rate_rps=rate, workers=tuple(workers)))
         return tuple(uses)
 
@@ -331,7 +331,7 @@ class PlanModel:
         """Values of all variables for a plan given by its uses."""
         values: dict[tuple[str, tuple[int, ...]], float] = {}
         for m, uses in enumerate(start):
-            columns = self._question.wanted[m].columns
+            columns = self._problem.wanted[m].columns
             used: dict[Position, float] = {}
             for use in uses:
                 values["x", (m, use.row)] = use.rate_rps
@@ -345,14 +345,14 @@ class PlanModel:
                 values["G", (m, *position)] = gpus
                 values["A", (m, position[1])] = values.get(("A", (m, position[1])), 0.0) + gpus
             if self._z is not None:
-                one = self._question.wanted[m]
+                one = self._problem.wanted[m]
                 served = one.usable_rps({use.row: use.rate_rps for use in uses}) / one.rate
                 values["u", (m,)] = served
                 values["z", ()] = min(served, values.get(("z", ()), served))
         return {index: values.get(name, 0.0) for index, name in enumerate(self._names)}
 
 
-def most_rps(one: Wanted, factor: float) -> float:
+def most_rps(one: WantedModel, factor: float) -> float:
     """No plan that serves this factor of the wanted rate needs more through any pipeline."""
     if not one.reserves:
         return one.rate * factor

@@ -13,9 +13,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from planner.formulation import PlanModel, Question, Use
+from planner.formulation import MilpProblem, PlanMilp, Use
 from planner.packing import gpus_needed
-from planner.prices import Wanted
+from planner.prices import WantedModel
 from planner.problem import Objective
 from planner.solver import Limits
 
@@ -33,31 +33,31 @@ class Improved:
     nodes: int
 
 
-def improve(question: Question, uses: Sequence[Uses], rounds: int, gap: float) -> Improved:
-    """At most `rounds` rounds, fewer once the plan is within `gap` of the question's bound."""
+def improve(problem: MilpProblem, uses: Sequence[Uses], rounds: int, gap: float) -> Improved:
+    """At most `rounds` rounds, fewer once the plan is within `gap` of the problem's bound."""
     current = list(uses)
     rng = random.Random(0)
     waiting: list[int] = []
     nodes = 0
     for _ in range(rounds):
-        if _near_bound(question, current, gap):
+        if _near_bound(problem, current, gap):
             break
         if len(waiting) < GROUP:
             waiting = list(range(len(current)))
             rng.shuffle(waiting)
-        group = _group(question, current, waiting)
-        outcome = PlanModel(_sub_question(question, current, group)).solve(
-            LIMITS, _start(question, current, group)
+        group = _group(problem, current, waiting)
+        outcome = PlanMilp(_sub_problem(problem, current, group)).solve(
+            LIMITS, _start(problem, current, group)
         )
         nodes += outcome.nodes
         if outcome.uses:
             new = dict(zip(group, outcome.uses, strict=True))
-            if _better(question, current, new):
+            if _better(problem, current, new):
                 current = [new.get(m, mine) for m, mine in enumerate(current)]
     return Improved(tuple(current), nodes)
 
 
-def served_rps(one: Wanted, uses: Sequence[Use]) -> float:
+def served_rps(one: WantedModel, uses: Sequence[Use]) -> float:
     """Usable frames/s of a model: per pipeline the least of its pools."""
     rates = one.columns.rate_rps
     return one.usable_rps(
@@ -65,7 +65,7 @@ def served_rps(one: Wanted, uses: Sequence[Use]) -> float:
     )
 
 
-def gpus_taken(one: Wanted, uses: Sequence[Use], classes: int) -> list[int]:
+def gpus_taken(one: WantedModel, uses: Sequence[Use], classes: int) -> list[int]:
     """Whole GPUs per class that a model's pipelines take."""
     places: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for use in uses:
@@ -78,60 +78,60 @@ def gpus_taken(one: Wanted, uses: Sequence[Use], classes: int) -> list[int]:
     return taken
 
 
-def objective_of(question: Question, uses: Sequence[Sequence[Use]]) -> float:
+def objective_of(problem: MilpProblem, uses: Sequence[Sequence[Use]]) -> float:
     """From whole workers: the least of served / wanted, or the cost of the GPUs."""
-    pairs = list(zip(question.wanted, uses, strict=True))
-    if question.objective is Objective.MAX_RATE:
+    pairs = list(zip(problem.wanted, uses, strict=True))
+    if problem.objective is Objective.MAX_RATE:
         return min(served_rps(one, mine) / one.rate for one, mine in pairs)
-    return sum(_cost(question, one, mine) for one, mine in pairs)
+    return sum(_cost(problem, one, mine) for one, mine in pairs)
 
 
-def _cost(question: Question, one: Wanted, uses: Sequence[Use]) -> float:
-    taken = gpus_taken(one, uses, len(question.gpu_counts))
-    return sum(cost * count for cost, count in zip(question.gpu_cost, taken, strict=True))
+def _cost(problem: MilpProblem, one: WantedModel, uses: Sequence[Use]) -> float:
+    taken = gpus_taken(one, uses, len(problem.gpu_counts))
+    return sum(cost * count for cost, count in zip(problem.gpu_cost, taken, strict=True))
 
 
-def _factor(question: Question, uses: Sequence[Uses], m: int) -> float:
-    return served_rps(question.wanted[m], uses[m]) / question.wanted[m].rate
+def _factor(problem: MilpProblem, uses: Sequence[Uses], m: int) -> float:
+    return served_rps(problem.wanted[m], uses[m]) / problem.wanted[m].rate
 
 
-def _near_bound(question: Question, uses: Sequence[Uses], gap: float) -> bool:
-    objective = objective_of(question, uses)
-    return abs(question.bound - objective) <= gap * abs(objective)
+def _near_bound(problem: MilpProblem, uses: Sequence[Uses], gap: float) -> bool:
+    objective = objective_of(problem, uses)
+    return abs(problem.bound - objective) <= gap * abs(objective)
 
 
-def _group(question: Question, uses: Sequence[Uses], waiting: list[int]) -> list[int]:
+def _group(problem: MilpProblem, uses: Sequence[Uses], waiting: list[int]) -> list[int]:
     """The next models in line, the worst served one among them."""
     group = [waiting.pop() for _ in range(min(GROUP, len(waiting)))]
-    if question.objective is Objective.MAX_RATE:
-        worst = min(range(len(uses)), key=lambda m: _factor(question, uses, m))
+    if problem.objective is Objective.MAX_RATE:
+        worst = min(range(len(uses)), key=lambda m: _factor(problem, uses, m))
         if worst not in group:
             group[0] = worst
     return sorted(group)
 
 
-def _sub_question(question: Question, uses: Sequence[Uses], group: Sequence[int]) -> Question:
+def _sub_problem(problem: MilpProblem, uses: Sequence[Uses], group: Sequence[int]) -> MilpProblem:
     """The group alone, on what the other models leave."""
-    left = list(question.gpu_counts)
+    left = list(problem.gpu_counts)
     for m, mine in enumerate(uses):
         if m not in group:
-            for g, count in enumerate(gpus_taken(question.wanted[m], mine, len(left))):
+            for g, count in enumerate(gpus_taken(problem.wanted[m], mine, len(left))):
                 left[g] -= count
     # The bound on z keeps to the entry's rows, which are over all models.
-    wanted = [question.wanted[m] for m in group]
-    return replace(question, wanted=wanted, gpu_counts=left, entry=())
+    wanted = [problem.wanted[m] for m in group]
+    return replace(problem, wanted=wanted, gpu_counts=left, entry=())
 
 
-def _start(question: Question, uses: Sequence[Uses], group: Sequence[int]) -> list[Uses]:
+def _start(problem: MilpProblem, uses: Sequence[Uses], group: Sequence[int]) -> list[Uses]:
     """The group's present plan, every model held to what the worst of them, or its wanted rate, needs."""
     wanted = 1.0
-    if question.objective is Objective.MAX_RATE:
-        wanted = min(_factor(question, uses, m) for m in group)
+    if problem.objective is Objective.MAX_RATE:
+        wanted = min(_factor(problem, uses, m) for m in group)
     start = []
     for m in group:
-        factor = _factor(question, uses, m)
+        factor = _factor(problem, uses, m)
         part = wanted / factor if factor else 0.0
-        rates = question.wanted[m].columns.rate_rps
+        rates = problem.wanted[m].columns.rate_rps
         start.append(
             tuple(
                 replace(
@@ -143,13 +143,13 @@ def _start(question: Question, uses: Sequence[Uses], group: Sequence[int]) -> li
     return start
 
 
-def _better(question: Question, uses: Sequence[Uses], new: dict[int, Uses]) -> bool:
-    if question.objective is Objective.MAX_RATE:
-        before = min(_factor(question, uses, m) for m in new)
-        after = min(served_rps(question.wanted[m], mine) / question.wanted[m].rate for m, mine in new.items())
+def _better(problem: MilpProblem, uses: Sequence[Uses], new: dict[int, Uses]) -> bool:
+    if problem.objective is Objective.MAX_RATE:
+        before = min(_factor(problem, uses, m) for m in new)
+        after = min(served_rps(problem.wanted[m], mine) / problem.wanted[m].rate for m, mine in new.items())
         return after > before * (1 + GAIN)
     saved = sum(
-        _cost(question, question.wanted[m], uses[m]) - _cost(question, question.wanted[m], mine)
+        _cost(problem, problem.wanted[m], uses[m]) - _cost(problem, problem.wanted[m], mine)
         for m, mine in new.items()
     )
     return saved > GAIN

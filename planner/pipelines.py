@@ -30,7 +30,7 @@ from planner.profile import LatencyTable, ModelProfile
 from planner.rates import (
     KEPT_DEVIATIONS,
     MIN_STAGE_US,
-    Ends,
+    FrameEnds,
     batch_build_us,
     block_deviations_us,
     budget_us,
@@ -212,7 +212,7 @@ def _tabulate(
     cluster: Cluster,
     links: _Links,
     kinds: list[_Kind],
-    ends: Ends | None,
+    ends: FrameEnds | None,
     options: PlanOptions,
 ) -> _Workers:
     gpu = np.array([index for index, _, _ in kinds], dtype=np.int64)
@@ -228,7 +228,7 @@ def _tabulate(
     )
 
 
-def _kind_ends(cluster: Cluster, kinds: list[_Kind], ends: Ends | None) -> _KindEnds:
+def _kind_ends(cluster: Cluster, kinds: list[_Kind], ends: FrameEnds | None) -> _KindEnds:
     """See rates.planned_ends and rates.end_rate_rps."""
     count = len(kinds)
     free = {(first, last): np.full(count, np.inf) for first in (True, False) for last in (True, False)}

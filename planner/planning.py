@@ -28,16 +28,16 @@ from planner.explain import (
     with_more,
 )
 from planner.feasibility import check
-from planner.formulation import Question
+from planner.formulation import MilpProblem
 from planner.losses import KeptShares, kept_shares
 from planner.pipelines import Columns, enumerate_columns
 from planner.placing import place
 from planner.plan import Plan
 from planner.pools import by_pool, with_classes
-from planner.prices import RatesTooHigh, Wanted, relax
+from planner.prices import RatesTooHigh, WantedModel, relax
 from planner.problem import Demand, Objective, Problem, weight_of
 from planner.queueing import reserves
-from planner.search import FAST, PROVEN, Effort, Found, NothingFound, gpu_counts_of, search
+from planner.search import FAST, PROVEN, Effort, FoundPlan, NothingFound, gpu_counts_of, search
 from planner.shortage import too_few_gpus
 from planner.solver import version
 from planner.surviving import (
@@ -137,7 +137,7 @@ def _rates_without_building(problem: Problem) -> dict[str, float | None]:
         except Infeasible:
             rates = {}
     rest = [demand for demand in problem.demands if demand.model not in rates]
-    wanted = [Wanted(demand.model, _columns(instant, demand), weight_of(demand)) for demand in rest]
+    wanted = [WantedModel(demand.model, _columns(instant, demand), weight_of(demand)) for demand in rest]
     wanted = [one for one in wanted if len(one.columns)]
     if wanted:
         alone = replace(
@@ -173,7 +173,12 @@ def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> 
 
 
 def _assembled(
-    problem: Problem, planner: str, wanted: Sequence[Wanted], found: Found, problem_hash: str, trim: bool
+    problem: Problem,
+    planner: str,
+    wanted: Sequence[WantedModel],
+    found: FoundPlan,
+    problem_hash: str,
+    trim: bool,
 ) -> Plan:
     """The plan of what was found. trim: without workers that the throughput does not need; others are there
     to absorb queueing, or losses.
@@ -213,17 +218,17 @@ def _surviving(problem: Problem, planner: str, effort: Effort, problem_hash: str
     except RatesTooHigh as error:
         more, fewer = _servable_with(problem), _servable_without(problem, wanted)
         raise rates_too_high(problem, error, more, fewer) from error
-    question = Question(reserved, counts, problem.options.objective, prices.bound, cost, entry=rows)
+    milp = MilpProblem(reserved, counts, problem.options.objective, prices.bound, cost, entry=rows)
 
     def solve(shares: Sequence[KeptShares]) -> Plan:
-        found = search_surviving(replace(question, losses=shares), prices, relaxed)
+        found = search_surviving(replace(milp, losses=shares), prices, relaxed)
         made = _assembled(problem, planner, wanted, replace(found, bound=bound), problem_hash, trim=False)
         return replace(made, placement=place(made, problem.cluster, deal=True))
 
     plain = replace(problem, options=replace(problem.options, loss_share=loss))
     without = promised_factor(_milp(plain, planner, FAST, ""), plain)
     try:
-        relaxed = relax_surviving(replace(question, losses=kept_shares(problem)), prices)
+        relaxed = relax_surviving(replace(milp, losses=kept_shares(problem)), prices)
         return plan_surviving(problem, solve, relaxed.bound, without)
     except NothingFound as error:
         raise Infeasible(
@@ -231,14 +236,14 @@ def _surviving(problem: Problem, planner: str, effort: Effort, problem_hash: str
         ) from error
 
 
-def _require_entry(problem: Problem, wanted: Sequence[Wanted], rows: Sequence[EntryRow]) -> None:
+def _require_entry(problem: Problem, wanted: Sequence[WantedModel], rows: Sequence[EntryRow]) -> None:
     """Raises Infeasible where the entry does not carry the rates of min-cost."""
     share = most_factor(rows, [one.rate for one in wanted])
     if problem.options.objective is Objective.MIN_COST and share < 1 - ENTRY_TOLERANCE:
         raise entry_too_small(rows, [one.rate for one in wanted])
 
 
-def _fed_by_entry(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found | None:
+def _fed_by_entry(problem: Problem, wanted: Sequence[WantedModel], effort: Effort) -> FoundPlan | None:
     """Where the entry and not the GPUs bounds max-rate: the cheapest GPUs that serve all that it carries.
     None where that is not so, or where whole GPUs may not reach it.
     """
@@ -259,26 +264,28 @@ def _fed_by_entry(problem: Problem, wanted: Sequence[Wanted], effort: Effort) ->
     return replace(found, bound=prices.bound, prices=prices)
 
 
-def _wanted(problem: Problem) -> list[Wanted]:
+def _wanted(problem: Problem) -> list[WantedModel]:
     """Every model with its pipelines. Raises Infeasible where one has none."""
     wanted = []
     for demand in problem.demands:
         rate = demand.rate_rps if problem.options.objective is Objective.MIN_COST else weight_of(demand)
         assert rate is not None  # validate() saw to it
-        wanted.append(Wanted(demand.model, _columns(problem, demand), rate))
+        wanted.append(WantedModel(demand.model, _columns(problem, demand), rate))
     missing = [d for d, one in zip(problem.demands, wanted, strict=True) if not len(one.columns)]
     if missing:
         raise no_pipelines(problem, missing)
     return wanted
 
 
-def _bound(problem: Problem, wanted: Sequence[Wanted]) -> float:
+def _bound(problem: Problem, wanted: Sequence[WantedModel]) -> float:
     """The relaxation's bound on the objective."""
     counts = gpu_counts_of(problem.cluster)
     return relax(counts, wanted, problem.options.objective, _gpu_cost(problem), entry_rows(problem)).bound
 
 
-def _reserved(problem: Problem, wanted: Sequence[Wanted], bound: float, loss: float) -> list[Wanted]:
+def _reserved(
+    problem: Problem, wanted: Sequence[WantedModel], bound: float, loss: float
+) -> list[WantedModel]:
     """The same, to be planned for random arrivals at about the rates that the bound allows."""
     scale = bound * WHOLE_THROUGHPUT if problem.options.objective is Objective.MAX_RATE else 1.0
     dispersion = problem.options.dispersion
@@ -288,7 +295,7 @@ def _reserved(problem: Problem, wanted: Sequence[Wanted], bound: float, loss: fl
     ]
 
 
-def _search(problem: Problem, wanted: Sequence[Wanted], effort: Effort) -> Found:
+def _search(problem: Problem, wanted: Sequence[WantedModel], effort: Effort) -> FoundPlan:
     options = problem.options
     try:
         return search(
@@ -326,7 +333,7 @@ def _servable_with(problem: Problem) -> Callable[[str, int], bool]:
     return servable
 
 
-def _servable_without(problem: Problem, wanted: Sequence[Wanted]) -> Callable[[Sequence[str]], bool]:
+def _servable_without(problem: Problem, wanted: Sequence[WantedModel]) -> Callable[[Sequence[str]], bool]:
     """Could the relaxation serve the rates of all but these models?"""
 
     def servable(models: Sequence[str]) -> bool:

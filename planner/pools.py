@@ -34,7 +34,7 @@ _Resources = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Pool:
+class AlikeServers:
     """Servers of GPU class `gpu` that are planned alike."""
 
     name: str
@@ -42,7 +42,7 @@ class Pool:
     servers: tuple[Server, ...]
 
 
-def pools_of(cluster: Cluster) -> tuple[Pool, ...]:
+def pools_of(cluster: Cluster) -> tuple[AlikeServers, ...]:
     """Every server's pool, class by class; a class without servers has one empty pool."""
     groups = {one.name: _kinds(cluster.servers_of(one.name)) for one in cluster.gpu_classes}
     while (pair := _to_merge(groups)) is not None:
@@ -50,13 +50,13 @@ def pools_of(cluster: Cluster) -> tuple[Pool, ...]:
         kinds = groups[gpu]
         groups[gpu] = [*kinds[:index], kinds[index] + kinds[index + 1], *kinds[index + 2 :]]
     order = {server.name: index for index, server in enumerate(cluster.servers)}
-    found: list[Pool] = []
+    found: list[AlikeServers] = []
     for gpu, kinds in groups.items():
         members = [sorted(kind, key=lambda server: order[server.name]) for kind in kinds]
         members.sort(key=lambda kind: [order[server.name] for server in kind[:1]])
         taken = {*groups, *(pool.name for pool in found)}
         names = _names(gpu, members, taken) if len(members) > 1 else [gpu]
-        found += [Pool(name, gpu, tuple(group)) for name, group in zip(names, members, strict=True)]
+        found += [AlikeServers(name, gpu, tuple(group)) for name, group in zip(names, members, strict=True)]
     return tuple(found)
 
 
@@ -157,7 +157,7 @@ def _names(gpu: str, members: Sequence[Sequence[Server]], taken: set[str]) -> li
     return list(itertools.islice(free, len(members)))
 
 
-def _cluster_by_pool(cluster: Cluster, pools: Sequence[Pool]) -> Cluster:
+def _cluster_by_pool(cluster: Cluster, pools: Sequence[AlikeServers]) -> Cluster:
     pool_of = {server.name: pool.name for pool in pools for server in pool.servers}
     return replace(
         cluster,
@@ -166,7 +166,7 @@ def _cluster_by_pool(cluster: Cluster, pools: Sequence[Pool]) -> Cluster:
     )
 
 
-def _profile_by_pool(profile: ModelProfile, pools: Sequence[Pool]) -> ModelProfile:
+def _profile_by_pool(profile: ModelProfile, pools: Sequence[AlikeServers]) -> ModelProfile:
     tables = [
         replace(table, gpu=pool.name) for pool in pools for table in profile.tables if table.gpu == pool.gpu
     ]

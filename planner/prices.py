@@ -35,7 +35,7 @@ from planner.entry import EntryRow
 from planner.pipelines import Columns, Floats
 from planner.problem import Objective
 from planner.queueing import Reserve
-from planner.solver import Limits, Model, Solution, Term
+from planner.solver import Limits, LinearProgram, Solution, Term
 
 ROUNDS = 60
 TOLERANCE = 1e-7
@@ -47,7 +47,7 @@ Rows = Sequence[tuple[Floats, float]]
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class WantedModel:
     """One model of a problem to solve: its pipelines, and the rate wanted (max-rate: its weight)."""
 
     model: str
@@ -72,7 +72,7 @@ class Wanted:
         ]
         return self.rate * min(served)
 
-    def mixed(self, mix: Sequence[float]) -> Wanted:
+    def mixed(self, mix: Sequence[float]) -> WantedModel:
         """The rows' convex combination as a problem without rows: rates times gain, wanted rate alike."""
         if not self.reserves:
             return self
@@ -106,7 +106,7 @@ class Prices:
 
 def relax(
     gpu_counts: Sequence[int],
-    wanted: Sequence[Wanted],
+    wanted: Sequence[WantedModel],
     objective: Objective,
     gpu_cost: Sequence[float],
     entry: Sequence[EntryRow] = (),
@@ -218,7 +218,7 @@ def _restricted(
     gpu_cost: Sequence[float] | None,
 ) -> Solution:
     """The relaxation over the chosen columns only."""
-    model = Model("relaxation", maximise=gpu_cost is None)
+    model = LinearProgram("relaxation", maximise=gpu_cost is None)
     z = model.variable("z") if gpu_cost is None else None
     used: list[list[Term]] = [[] for _ in limits.counts]
     cost: list[Term] = []

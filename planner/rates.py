@@ -118,7 +118,7 @@ def link_rate_rps(hop_us: float, batch_size: int, slices_per_gpu: int, gpus_per_
 
 
 @dataclass(frozen=True)
-class Ends:
+class FrameEnds:
     """One frame of a model outside the stages: bytes in and out; time on one core to prepare it, to finish
     its answer, and on the entry.
     """
@@ -132,7 +132,7 @@ class Ends:
     hop_us_per_byte: float
 
 
-def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> Ends | None:
+def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> FrameEnds | None:
     """What the way in and out of a model's frames costs; None where it is not counted. Raises ValueError
     where nothing says what clients send.
     """
@@ -144,7 +144,7 @@ def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> Ends
         answer = sum(spec.bytes_per_frame for spec in profile.outputs)
     overheads = profile.overheads
     prepare = profile.prepare or NO_COST
-    return Ends(
+    return FrameEnds(
         frame_bytes=frame.bytes,
         answer_bytes=answer,
         prepare_us=prepare.us(frame.pixels, frame.bytes),
@@ -175,7 +175,9 @@ def on_cores_us(frame_us: float, batch_size: int, cores: float) -> float:
     return frame_us * max(1, math.ceil(batch_size / cores))
 
 
-def planned_ends(cluster: Cluster, ends: Ends, first: tuple[str, int], last: tuple[str, int]) -> PlannedEnds:
+def planned_ends(
+    cluster: Cluster, ends: FrameEnds, first: tuple[str, int], last: tuple[str, int]
+) -> PlannedEnds:
     """What a batch takes on its way in and out. first, last: GPU class and batch size of these stages."""
     (first_gpu, frames), (last_gpu, answers) = first, last
     return PlannedEnds(
@@ -186,13 +188,13 @@ def planned_ends(cluster: Cluster, ends: Ends, first: tuple[str, int], last: tup
     )
 
 
-def end_us(ends: Ends, size: int, gbps: float) -> float:
+def end_us(ends: FrameEnds, size: int, gbps: float) -> float:
     """So many bytes over the entry's link and a server's."""
     return wire_us(size, gbps) + ends.hop_us + size * ends.hop_us_per_byte
 
 
 def end_rate_rps(
-    cluster: Cluster, ends: Ends, gpu: str, slices_per_gpu: int, is_first: bool, is_last: bool
+    cluster: Cluster, ends: FrameEnds, gpu: str, slices_per_gpu: int, is_first: bool, is_last: bool
 ) -> float:
     """Frames/s of one worker by its share of its server's link in, link out and cores, of which only the
     way in and out of the model counts here.
@@ -209,7 +211,7 @@ def end_rate_rps(
 
 
 def worker_rates_rps(
-    cluster: Cluster, stages: Sequence[Stage], hops_us: Sequence[float], ends: Ends | None = None
+    cluster: Cluster, stages: Sequence[Stage], hops_us: Sequence[float], ends: FrameEnds | None = None
 ) -> tuple[float, ...]:
     """Frames/s of one worker of each stage: the least of its compute, its link in and its link out, and of
     its share of cores.
@@ -244,7 +246,7 @@ def hops_us(profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage]) ->
 
 
 def assemble(
-    profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage], ends: Ends | None = None
+    profile: ModelProfile, cluster: Cluster, stages: Sequence[Stage], ends: FrameEnds | None = None
 ) -> Pipeline:
     """The pipeline of these stages, hops and throughput computed; the stages' latencies are taken as they
     are.
@@ -260,6 +262,6 @@ def assemble(
     )
 
 
-def _ends_of_stages(cluster: Cluster, ends: Ends, stages: Sequence[Stage]) -> PlannedEnds:
+def _ends_of_stages(cluster: Cluster, ends: FrameEnds, stages: Sequence[Stage]) -> PlannedEnds:
     first, last = stages[0], stages[-1]
     return planned_ends(cluster, ends, (first.gpu, first.batch_size), (last.gpu, last.batch_size))

@@ -27,10 +27,10 @@ from planner.allotment_search import share_out
 from planner.cluster import Cluster
 from planner.dominance import undominated
 from planner.entry import EntryRow
-from planner.formulation import Outcome, PlanModel, Question, Use
+from planner.formulation import MilpProblem, Outcome, PlanMilp, Use
 from planner.improve import improve, objective_of
 from planner.pipelines import Floats, Ints
-from planner.prices import Prices, Wanted, losses, relax
+from planner.prices import Prices, WantedModel, losses, relax
 from planner.problem import Objective
 from planner.solver import Limits
 
@@ -76,12 +76,12 @@ IMPROVE_POOL = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundPlan:
     """A plan in terms of columns: per model its columns and the uses of their rows; the bound and the
     prices.
     """
 
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[WantedModel, ...]
     uses: tuple[tuple[Use, ...], ...]
     bound: float
     prices: Prices
@@ -99,14 +99,14 @@ def gpu_counts_of(cluster: Cluster) -> list[int]:
 
 def search(
     cluster: Cluster,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[WantedModel],
     objective: Objective,
     gpu_cost: Sequence[float],
     effort: Effort,
     pipelines_per_class_pair: int | None = None,
     least_gives: float = 0.0,
     entry: Sequence[EntryRow] = (),
-) -> Found:
+) -> FoundPlan:
     """Plan these models; `least_gives` counts where they have reserves (see _share_out).
 
     Raises prices.RatesTooHigh (min-cost), NothingFound.
@@ -114,7 +114,7 @@ def search(
     gpu_counts = gpu_counts_of(cluster)
     reserved = any(one.reserves for one in wanted)
     prices = relax(gpu_counts, wanted, objective, gpu_cost, entry)
-    question = Question(
+    problem = MilpProblem(
         wanted=wanted,
         gpu_counts=gpu_counts,
         objective=objective,
@@ -125,40 +125,40 @@ def search(
         entry=entry,
     )
     if len(wanted) > MODELS_TO_PROVE and sum(gpu_counts) <= GPUS_PER_MODEL * len(wanted):
-        shared = share_out(question, MANY_GAP if effort.proof_nodes else MANY_GAP_FAST)
+        shared = share_out(problem, MANY_GAP if effort.proof_nodes else MANY_GAP_FAST)
         if shared.impossible:
             raise NothingFound("no plan of whole GPUs")
         if shared.uses:
             wanted = [one.wanted for one in shared.models]
-            return Found(tuple(wanted), shared.uses, shared.bound, prices, shared.nodes)
+            return FoundPlan(tuple(wanted), shared.uses, shared.bound, prices, shared.nodes)
     if effort.proof_nodes and len(wanted) > MODELS_TO_PROVE:
         effort = LARGE
     lost = [
         _losses(one.mixed(mix), prices, price, objective)
         for one, mix, price in zip(wanted, prices.mix, prices.frame, strict=True)
     ]
-    rows, pool, outcome = _first(question, lost, effort)
-    found = Found(tuple(pool.wanted), outcome.uses, prices.bound, prices, outcome.nodes)
+    rows, pool, outcome = _first(problem, lost, effort)
+    found = FoundPlan(tuple(pool.wanted), outcome.uses, prices.bound, prices, outcome.nodes)
     if effort.improve_rounds:
-        found = _improve(question, found, rows, lost, effort)
+        found = _improve(problem, found, rows, lost, effort)
     if reserved:
-        return _share_out(question, found, rows, lost, effort, least_gives)
-    return _prove(question, found, rows, lost, effort) if effort.proof_nodes else found
+        return _share_out(problem, found, rows, lost, effort, least_gives)
+    return _prove(problem, found, rows, lost, effort) if effort.proof_nodes else found
 
 
 def _first(
-    question: Question, lost: Sequence[Floats], effort: Effort
-) -> tuple[list[Ints], Question, Outcome]:
+    problem: MilpProblem, lost: Sequence[Floats], effort: Effort
+) -> tuple[list[Ints], MilpProblem, Outcome]:
     """The MILP over the most promising pipelines; over more where those serve no plan. Raises
     NothingFound.
     """
-    count = max(effort.pool_per_model, effort.pool // len(question.wanted))
-    if question.mean_share:
+    count = max(effort.pool_per_model, effort.pool // len(problem.wanted))
+    if problem.mean_share:
         count, effort = RESERVED_POOL, replace(effort, gap=RESERVED_GAP, nodes=RESERVED_NODES)
     while True:
-        rows = _pool(question.wanted, lost, count)
-        pool = narrow(question, rows)
-        outcome = PlanModel(pool).solve(
+        rows = _pool(problem.wanted, lost, count)
+        pool = narrow(problem, rows)
+        outcome = PlanMilp(pool).solve(
             Limits(relative_gap=effort.gap, nodes=effort.nodes, restarts=effort.proof_nodes > 0)
         )
         if outcome.uses:
@@ -168,21 +168,21 @@ def _first(
         count *= 8
 
 
-def _losses(one: Wanted, prices: Prices, frame_price: float, objective: Objective) -> Floats:
+def _losses(one: WantedModel, prices: Prices, frame_price: float, objective: Objective) -> Floats:
     cap = one.rate * (prices.bound if objective is Objective.MAX_RATE else 1.0)
     return losses(one.columns, prices, frame_price, cap)
 
 
-def pool_of_least_loss(question: Question, prices: Prices, count: int) -> list[Ints]:
+def pool_of_least_loss(problem: MilpProblem, prices: Prices, count: int) -> list[Ints]:
     """Per model the rows of so many pipelines of least loss at these prices."""
     lost = [
-        _losses(one.mixed(mix), prices, price, question.objective)
-        for one, mix, price in zip(question.wanted, prices.mix, prices.frame, strict=True)
+        _losses(one.mixed(mix), prices, price, problem.objective)
+        for one, mix, price in zip(problem.wanted, prices.mix, prices.frame, strict=True)
     ]
-    return _pool(question.wanted, lost, count)
+    return _pool(problem.wanted, lost, count)
 
 
-def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], count: int) -> list[Ints]:
+def _pool(wanted: Sequence[WantedModel], lost: Sequence[Floats], count: int) -> list[Ints]:
     """Per model the `count` undominated pipelines of least loss."""
     rows = []
     for one, loss in zip(wanted, lost, strict=True):
@@ -193,11 +193,11 @@ def _pool(wanted: Sequence[Wanted], lost: Sequence[Floats], count: int) -> list[
     return rows
 
 
-def narrow(question: Question, rows: Sequence[npt.ArrayLike]) -> Question:
-    """The same question over these rows of each model's columns."""
-    pairs = zip(question.wanted, rows, strict=True)
+def narrow(problem: MilpProblem, rows: Sequence[npt.ArrayLike]) -> MilpProblem:
+    """The same problem over these rows of each model's columns."""
+    pairs = zip(problem.wanted, rows, strict=True)
     narrowed = [replace(one, columns=one.columns.select(chosen)) for one, chosen in pairs]
-    return replace(question, wanted=narrowed)
+    return replace(problem, wanted=narrowed)
 
 
 def _extend(mine: Ints, others: Ints) -> Ints:
@@ -206,71 +206,71 @@ def _extend(mine: Ints, others: Ints) -> Ints:
 
 
 def _improve(
-    question: Question, found: Found, rows: Sequence[Ints], lost: Sequence[Floats], effort: Effort
-) -> Found:
+    problem: MilpProblem, found: FoundPlan, rows: Sequence[Ints], lost: Sequence[Floats], effort: Effort
+) -> FoundPlan:
     """Better the plan a few models at a time, over more pipelines than the first MILP had."""
-    larger = _pool(question.wanted, lost, IMPROVE_POOL)
-    pool = narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
-    rounds = math.ceil(effort.improve_rounds * len(question.wanted))
+    larger = _pool(problem.wanted, lost, IMPROVE_POOL)
+    pool = narrow(problem, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
+    rounds = math.ceil(effort.improve_rounds * len(problem.wanted))
     improved = improve(pool, found.uses, rounds, effort.improve_gap)
     nodes = found.nodes + improved.nodes
     return replace(found, wanted=tuple(pool.wanted), uses=improved.uses, nodes=nodes)
 
 
 def _share_out(
-    question: Question,
-    found: Found,
+    problem: MilpProblem,
+    found: FoundPlan,
     rows: Sequence[Ints],
     lost: Sequence[Floats],
     effort: Effort,
     least_gives: float,
-) -> Found:
+) -> FoundPlan:
     """From the plan that serves the least served model best, to the one of the best mean that takes no more
     than this share from it. There is no proof over all pipelines.
     """
-    if question.objective is not Objective.MAX_RATE:
+    if problem.objective is not Objective.MAX_RATE:
         return found
     thorough = effort.proof_nodes > 0
-    larger = _pool(question.wanted, lost, WIDE_POOL if thorough else RESERVED_POOL)
-    pool = narrow(question, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
-    pool = replace(pool, mean_share=1.0, least=_objective(found, question) * (1 - least_gives))
+    larger = _pool(problem.wanted, lost, WIDE_POOL if thorough else RESERVED_POOL)
+    pool = narrow(problem, [_extend(mine, more) for mine, more in zip(rows, larger, strict=True)])
+    pool = replace(pool, mean_share=1.0, least=_objective(found, problem) * (1 - least_gives))
     limits = Limits(
         relative_gap=WIDE_GAP if thorough else RESERVED_GAP, nodes=WIDE_NODES if thorough else RESERVED_NODES
     )
-    outcome = PlanModel(pool).solve(limits, found.uses)
+    outcome = PlanMilp(pool).solve(limits, found.uses)
     if not outcome.uses:
         return found
     return replace(found, wanted=tuple(pool.wanted), uses=outcome.uses, nodes=found.nodes + outcome.nodes)
 
 
 def _prove(
-    question: Question, found: Found, pool: Sequence[Ints], lost: Sequence[Floats], effort: Effort
-) -> Found:
+    problem: MilpProblem, found: FoundPlan, pool: Sequence[Ints], lost: Sequence[Floats], effort: Effort
+) -> FoundPlan:
     """Solve over every pipeline that a better plan could use; see steps 3 and 4."""
-    maximise = question.objective is Objective.MAX_RATE
-    value = _objective(found, question)
+    maximise = problem.objective is Objective.MAX_RATE
+    value = _objective(found, problem)
     threshold = value * (1 + effort.proof_gap / 2) if maximise else value * (1 - effort.proof_gap / 2)
-    slack = abs(question.bound - threshold) if (question.bound > threshold) == maximise else 0.0
+    slack = abs(problem.bound - threshold) if (problem.bound > threshold) == maximise else 0.0
     rows = []
-    for one, loss, mine in zip(question.wanted, lost, pool, strict=True):
+    for one, loss, mine in zip(problem.wanted, lost, pool, strict=True):
         alive = np.nonzero(loss <= slack)[0]
         rows.append(_extend(mine, alive[undominated(one.columns.select(alive), bool(one.reserves))]))
     if sum(map(len, rows)) > COLUMNS_TO_PROVE:
         return found
-    narrowed = narrow(question, rows)
+    narrowed = narrow(problem, rows)
     nodes = min(effort.proof_nodes, max(LEAST_PROOF_NODES, PROOF_WORK // sum(map(len, rows))))
     limits = Limits(relative_gap=effort.proof_gap, nodes=nodes)
-    outcome = PlanModel(narrowed).solve(limits, found.uses)
-    return _better(question, found, narrowed, outcome, threshold)
+    outcome = PlanMilp(narrowed).solve(limits, found.uses)
+    return _better(problem, found, narrowed, outcome, threshold)
 
 
 def _better(
-    question: Question, found: Found, narrowed: Question, outcome: Outcome, threshold: float
-) -> Found:
+    problem: MilpProblem, found: FoundPlan, narrowed: MilpProblem, outcome: Outcome, threshold: float
+) -> FoundPlan:
     """The proven plan where it is better than the one before, with the bound that now holds over all
     pipelines.
     """
-    maximise = question.objective is Objective.MAX_RATE
+    maximise = problem.objective is Objective.MAX_RATE
     nodes = found.nodes + outcome.nodes
     bound = found.bound
     if math.isfinite(outcome.bound):
@@ -283,9 +283,9 @@ def _better(
     if not outcome.uses:
         return proven
     other = replace(proven, wanted=tuple(narrowed.wanted), uses=outcome.uses)
-    gain = _objective(other, question) - _objective(proven, question)
+    gain = _objective(other, problem) - _objective(proven, problem)
     return other if (gain > 0 if maximise else gain < 0) else proven
 
 
-def _objective(found: Found, question: Question) -> float:
-    return objective_of(replace(question, wanted=found.wanted), found.uses)
+def _objective(found: FoundPlan, problem: MilpProblem) -> float:
+    return objective_of(replace(problem, wanted=found.wanted), found.uses)

@@ -26,7 +26,7 @@ from planner.memory import largest_batch
 from planner.plan import ModelPlan, Pipeline, Plan, Stage
 from planner.problem import Problem
 from planner.profile import LatencyTable, ModelProfile
-from planner.rates import Ends, ends_of, transfer_us
+from planner.rates import FrameEnds, ends_of, transfer_us
 from planner.serving import (
     ServedEnds,
     ServedLink,
@@ -101,7 +101,7 @@ def _pipeline(
     profile: ModelProfile,
     cluster: Cluster,
     placed: _PlacedLinks | None,
-    ends: Ends | None,
+    ends: FrameEnds | None,
 ) -> ServedPipeline:
     pipeline = model_plan.pipelines[index]
     batch_size = pipeline.stages[0].batch_size
@@ -133,7 +133,7 @@ def _pipeline(
 
 
 def _served_ends(
-    ends: Ends,
+    ends: FrameEnds,
     pipeline: Pipeline,
     index: int,
     cluster: Cluster,

@@ -12,7 +12,7 @@ from planner.cluster import Cluster
 from planner.frames import NO_COST
 from planner.problem import Demand
 from planner.profile import ModelProfile
-from planner.rates import Ends, end_us, frame_of, on_cores_us, wire_us
+from planner.rates import FrameEnds, end_us, frame_of, on_cores_us, wire_us
 from planner.serving import ServedEnds, ServedEntry, ServedHost, ServedPipeline
 
 
@@ -23,7 +23,7 @@ def whole_us(time_us: float) -> int:
 
 
 def served_ends(
-    ends: Ends,
+    ends: FrameEnds,
     batches: Sequence[int],
     entry_gbps: float,
     first_gbps: float,

@@ -17,16 +17,16 @@ import numpy as np
 from planner.cluster import Cluster
 from planner.explain import Infeasible
 from planner.pipelines import Columns, Ints
-from planner.prices import Wanted
+from planner.prices import WantedModel
 from planner.problem import Objective, Problem
 from planner.search import gpu_counts_of
-from planner.solver import Limits, Model, Term
+from planner.solver import Limits, LinearProgram, Term
 
 MOST_NAMED = 5
 LIMITS = Limits(relative_gap=0.0, nodes=2_000)
 
 
-def too_few_gpus(problem: Problem, wanted: Sequence[Wanted]) -> Infeasible:
+def too_few_gpus(problem: Problem, wanted: Sequence[WantedModel]) -> Infeasible:
     """The error for models that whole GPUs cannot be shared out to."""
     counts = gpu_counts_of(problem.cluster)
     classes = problem.cluster.gpu_classes
@@ -89,7 +89,7 @@ def _gpus(choice: Sequence[int], cluster: Cluster) -> str:
 
 def _left_out(needs: Sequence[Ints], counts: Sequence[int]) -> list[int]:
     """The fewest models to leave out so that the others fit."""
-    model = Model("left_out", maximise=False)
+    model = LinearProgram("left_out", maximise=False)
     out = [model.variable("out", upper=1, integer=True) for _ in needs]
     used = _choices(model, needs, [(one, 1.0) for one in out])
     for g, count in enumerate(counts):
@@ -105,7 +105,7 @@ def _more(needs: Sequence[Ints], counts: Sequence[int], cluster: Cluster) -> lis
     for g, gpu_class in enumerate(cluster.gpu_classes):
         if not counts[g]:
             continue  # nothing is known of pipelines on it
-        model = Model("more", maximise=False)
+        model = LinearProgram("more", maximise=False)
         more = model.variable(
             "more", upper=float(sum(need.sum(axis=1).max() for need in needs)), integer=True
         )
@@ -120,7 +120,7 @@ def _more(needs: Sequence[Ints], counts: Sequence[int], cluster: Cluster) -> lis
     return lines
 
 
-def _choices(model: Model, needs: Sequence[Ints], left_out: Sequence[Term]) -> list[list[Term]]:
+def _choices(model: LinearProgram, needs: Sequence[Ints], left_out: Sequence[Term]) -> list[list[Term]]:
     """One choice for every model that is not left out; what all take of each class."""
     used: list[list[Term]] = [[] for _ in range(needs[0].shape[1])]
     for m, need in enumerate(needs):

@@ -71,7 +71,7 @@ class Solution:
         return self.status in (Status.OPTIMAL, Status.FEASIBLE)
 
 
-class Model:
+class LinearProgram:
     """A problem being stated. Names of variables and constraints must be unique."""
 
     def __init__(self, name: str, maximise: bool) -> None:

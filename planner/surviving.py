@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.dominance import undominated
-from planner.formulation import PlanModel, Question
+from planner.formulation import MilpProblem, PlanMilp
 from planner.losses import KeptShares, Loss, after, kept_shares, losses_of, thinned
 from planner.plan import ModelPlan, Plan, Survival
 from planner.prices import Prices
 from planner.problem import Objective, Problem, wanted_of
 from planner.queueing import usable_share
 from planner.rates import variation_us
-from planner.search import Found, NothingFound, narrow, pool_of_least_loss
+from planner.search import FoundPlan, NothingFound, narrow, pool_of_least_loss
 from planner.solver import Limits
 
 ROUNDS = 2
@@ -39,35 +39,35 @@ ALL_WANTED = 0.99
 
 
 @dataclass(frozen=True, eq=False)
-class Relaxed:
+class RelaxedLosses:
     """Step 1: the bound, and per model the rows of its columns that are worth having."""
 
     bound: float
     rows: Sequence[Sequence[int]]
 
 
-def relax_surviving(question: Question, prices: Prices) -> Relaxed:
+def relax_surviving(problem: MilpProblem, prices: Prices) -> RelaxedLosses:
     """Step 1. Raises NothingFound."""
-    rows = [undominated(one.columns, by_latency=True) for one in question.wanted]
-    bound, worth = PlanModel(narrow(question, rows), relaxed=True).relaxation()
+    rows = [undominated(one.columns, by_latency=True) for one in problem.wanted]
+    bound, worth = PlanMilp(narrow(problem, rows), relaxed=True).relaxation()
     if bound is None:
         raise NothingFound("nothing is left of any plan after one of the losses")
-    pool = pool_of_least_loss(question, prices, POOL)
+    pool = pool_of_least_loss(problem, prices, POOL)
     chosen = [
         sorted({int(row) for row in least} | {int(mine[row]) for row in used})
         for mine, used, least in zip(rows, worth, pool, strict=True)
     ]
-    rounding = BOUND_TOLERANCE if question.objective is Objective.MAX_RATE else -BOUND_TOLERANCE
-    return Relaxed(bound * (1 + rounding), chosen)
+    rounding = BOUND_TOLERANCE if problem.objective is Objective.MAX_RATE else -BOUND_TOLERANCE
+    return RelaxedLosses(bound * (1 + rounding), chosen)
 
 
-def search_surviving(question: Question, prices: Prices, relaxed: Relaxed) -> Found:
+def search_surviving(problem: MilpProblem, prices: Prices, relaxed: RelaxedLosses) -> FoundPlan:
     """Step 2. Raises NothingFound."""
-    narrowed = narrow(question, relaxed.rows)
-    outcome = PlanModel(narrowed).solve(Limits(relative_gap=GAP, nodes=NODES))
+    narrowed = narrow(problem, relaxed.rows)
+    outcome = PlanMilp(narrowed).solve(Limits(relative_gap=GAP, nodes=NODES))
     if not outcome.uses:
         raise NothingFound(f"no plan within {NODES} nodes that survives every loss")
-    return Found(tuple(narrowed.wanted), outcome.uses, relaxed.bound, prices, outcome.nodes)
+    return FoundPlan(tuple(narrowed.wanted), outcome.uses, relaxed.bound, prices, outcome.nodes)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class DemoSetup:
     """All that is made before the first server starts. `systems` has PPipe first."""
 
     systems: tuple[System, ...]
@@ -132,7 +132,7 @@ def run_demo(deployment: Deployment, root: Workspace, base: Path, options: DemoO
     return DemoResult(measured=tuple(measured), perf=perf)
 
 
-def prepare(deployment: Deployment, root: Workspace, base: Path, options: DemoOptions) -> Prepared:
+def prepare(deployment: Deployment, root: Workspace, base: Path, options: DemoOptions) -> DemoSetup:
     """Profile, plan and generate for all three systems; make the frames and their right answers."""
     spaces = {name: Workspace(root.root / folder) for name, folder in ((NP, "np"), (PLAIN, "plain"))}
     with step("profile: split the model, time its blocks"):
@@ -161,7 +161,7 @@ def prepare(deployment: Deployment, root: Workspace, base: Path, options: DemoOp
         }
     workload = _workload(plan, options)
     save_workload(workload, root.root / "workload.csv")
-    return Prepared(
+    return DemoSetup(
         systems=(
             System(PPIPE, root, manifest, served_target(manifest, pictures, {}), _planned_rps(manifest)),
             System(
@@ -190,7 +190,7 @@ def _planned_rps(manifest: DeploymentManifest) -> float:
     return sum(planned_rates(manifest).values())
 
 
-def _measure(system: System, prepared: Prepared) -> Measured:
+def _measure(system: System, prepared: DemoSetup) -> Measured:
     workload = prepared.workload
     with progress_bar(f"{system.name}: {workload.seconds:.0f} s of load", len(workload.arrivals)) as update:
         return measure(
@@ -204,7 +204,7 @@ def _measure(system: System, prepared: Prepared) -> Measured:
         )
 
 
-def _cross_check(system: System, prepared: Prepared) -> PerfReport:
+def _cross_check(system: System, prepared: DemoSetup) -> PerfReport:
     """perf_analyzer on the first model."""
     entry = system.manifest.models[0]
     rate_rps = PERF_LOAD * entry.served.planned_rps

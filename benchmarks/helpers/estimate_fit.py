@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from planner.profiling.gpus import CUDA_CORES_SUSTAIN, TENSOR_CORES_SUSTAIN, find_gpu
-from planner.profiling.network import Kind
+from planner.profiling.network import KernelKind
 from planner.profiling.roofline import FITTED, PRIOR, Constants, Floats, Work
 
 STEPS = (0.3, 0.15, 0.07, 0.03, 0.01)
@@ -129,7 +129,7 @@ def values(fit: Fit) -> dict[str, float]:
         **{
             f"efficiency {kind.value}": value
             for kind, value in constants.efficiency.items()
-            if kind is not Kind.CONVOLUTION
+            if kind is not KernelKind.CONVOLUTION
         },
         **{f"passes {kind.value}": value for kind, value in constants.passes.items()},
         **{f"sustained {gpu}": value for gpu, value in fit.sustained.items()},
@@ -143,7 +143,7 @@ def changed(fit: Fit, name: str, value: float) -> Fit:
         return dataclasses.replace(fit, sustained={**fit.sustained, which: value})
     constants = fit.constants
     if which:
-        change: dict[str, Any] = {what: {**getattr(constants, what), Kind(which): value}}
+        change: dict[str, Any] = {what: {**getattr(constants, what), KernelKind(which): value}}
     else:
         change = {{"launch": "launch_us"}.get(what, what): value}
     return dataclasses.replace(fit, constants=dataclasses.replace(constants, **change))

@@ -18,7 +18,7 @@ from benchmarks.helpers.hosts import Host
 from model_repo_generator.emulated import EmulatedModel, write_deployment
 from planner.manifest import DeploymentManifest, ModelEntry
 from ppipe.serving.guard import children_of
-from ppipe.serving.probe import Prober, Verdict
+from ppipe.serving.probe import ModelProber, ProbeVerdict
 
 START_S = 120
 _STOP_S = 40
@@ -69,11 +69,11 @@ class HostsServed:
         Raises HostsDoNotServe.
         """
         end_s = time.monotonic() + START_S
-        with Prober(self.address) as prober:
+        with ModelProber(self.address) as prober:
             for entry in self.manifest.models:
                 while (
                     probe := prober.ask(entry.dispatcher, 5.0, through=True)
-                ).verdict is not Verdict.ANSWERS:
+                ).verdict is not ProbeVerdict.ANSWERS:
                     ended = [name for name, process in self.processes.items() if process.poll() is not None]
                     if ended or time.monotonic() > end_s:
                         raise HostsDoNotServe(f"{ended} ended; {probe.detail}\n{self.said()}")

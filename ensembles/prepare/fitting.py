@@ -18,7 +18,7 @@ _HAIR = 1e-6
 
 
 @dataclass(frozen=True)
-class Placement:
+class FittedFrame:
     """A frame resized to width x height, its upper left corner at (left, top) of the network's input; below 0
     where it is cropped.
     """
@@ -45,11 +45,11 @@ class Geometry:
         return (boxes - corner) * scale
 
 
-def placed(recipe: PrepareRecipe, width: int, height: int) -> Placement:
+def placed(recipe: PrepareRecipe, width: int, height: int) -> FittedFrame:
     """Of a frame of width x height, upright."""
     fit = recipe.fit
     if fit.kind == "stretch":
-        return Placement(recipe.width, recipe.height)
+        return FittedFrame(recipe.width, recipe.height)
     if fit.kind == "letterbox":
         return _boxed(recipe, width, height)
     return _cropped(recipe, width, height)
@@ -61,18 +61,18 @@ def geometry(recipe: PrepareRecipe, width: int, height: int) -> Geometry:
     return Geometry(width / place.width, height / place.height, place.left, place.top)
 
 
-def _boxed(recipe: PrepareRecipe, width: int, height: int) -> Placement:
+def _boxed(recipe: PrepareRecipe, width: int, height: int) -> FittedFrame:
     """As large as fits."""
     ratio = min(recipe.width / width, recipe.height / height)
     inner_width = min(recipe.width, max(1, _rounded(width * ratio, recipe.fit)))
     inner_height = min(recipe.height, max(1, _rounded(height * ratio, recipe.fit)))
     if recipe.fit.anchor == "corner":
-        return Placement(inner_width, inner_height)
+        return FittedFrame(inner_width, inner_height)
     left, top = (recipe.width - inner_width) // 2, (recipe.height - inner_height) // 2
-    return Placement(inner_width, inner_height, left, top)
+    return FittedFrame(inner_width, inner_height, left, top)
 
 
-def _cropped(recipe: PrepareRecipe, width: int, height: int) -> Placement:
+def _cropped(recipe: PrepareRecipe, width: int, height: int) -> FittedFrame:
     """As small as covers the input's size / share, with the input in its middle."""
     least_width = math.floor(recipe.width / recipe.fit.share + _HAIR)
     least_height = math.floor(recipe.height / recipe.fit.share + _HAIR)
@@ -80,7 +80,7 @@ def _cropped(recipe: PrepareRecipe, width: int, height: int) -> Placement:
         inner = least_width, max(least_height, _rounded(least_width * height / width, recipe.fit))
     else:
         inner = max(least_width, _rounded(least_height * width / height, recipe.fit)), least_height
-    return Placement(*inner, -round((inner[0] - recipe.width) / 2), -round((inner[1] - recipe.height) / 2))
+    return FittedFrame(*inner, -round((inner[0] - recipe.width) / 2), -round((inner[1] - recipe.height) / 2))
 
 
 def _rounded(length: float, fit: Fit) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_repo_generator.lint import python_code
-from model_repo_generator.lint.folders import ModelFolder, NotReadable
+from model_repo_generator.lint.folders import LintedFolder, NotReadable
 from model_repo_generator.lint.releases import Release
 from model_repo_generator.lint.versions import served_versions
 
@@ -58,7 +58,7 @@ OTHERS = frozenset({"dali", "fil", "identity", "repeat", "square", "tensorrtllm"
 ENSEMBLE = "ensemble"
 
 
-def complete(config: Any, folder: ModelFolder, release: Release) -> str:
+def complete(config: Any, folder: LintedFolder, release: Release) -> str:
     """Fill in the configuration's name, and the platform that a file tells; give the backend's name.
 
     '' for an ensemble or where nothing tells.
@@ -83,7 +83,7 @@ def model_file(config: Any, backend: str) -> str:
     return known.file_of(config.platform) if known is not None else ""
 
 
-def may_complete(config: Any, backend: str, folder: ModelFolder) -> bool:
+def may_complete(config: Any, backend: str, folder: LintedFolder) -> bool:
     """Whether the backend may add tensors to a configuration, or what they lack, where a server lets it.
 
     TorchScript has no names, types or shapes, so the PyTorch backend completes nothing (release notes of
@@ -103,7 +103,7 @@ def may_complete(config: Any, backend: str, folder: ModelFolder) -> bool:
     return True
 
 
-def _by_files(config: Any, folder: ModelFolder, release: Release) -> str:
+def _by_files(config: Any, folder: LintedFolder, release: Release) -> str:
     """The backend whose default file the first folder holds, in the order in which the server asks."""
     first = min((name for name in folder.folders if "/" not in name), default="")
     for name, known in KNOWN.items():
@@ -117,7 +117,7 @@ def _by_files(config: Any, folder: ModelFolder, release: Release) -> str:
     return ""
 
 
-def _by_name(folder: ModelFolder) -> str:
+def _by_name(folder: LintedFolder) -> str:
     """`<anything>.<backend>`: the server's last guess."""
     return folder.name.partition(".")[2]
 

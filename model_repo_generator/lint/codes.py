@@ -140,7 +140,7 @@ EFFECTS: Mapping[str, Effect] = {
 
 
 @dataclass(frozen=True)
-class Change:
+class ReleaseChange:
     """What servers from release `since` on do instead."""
 
     since: Release
@@ -148,8 +148,10 @@ class Change:
     source: str
 
 
-CHANGES: Mapping[str, Change] = {
-    code: Change(Release(72), Effect.REFUSED, "read, not run: release notes of 2.72 (exceptions are caught)")
+CHANGES: Mapping[str, ReleaseChange] = {
+    code: ReleaseChange(
+        Release(72), Effect.REFUSED, "read, not run: release notes of 2.72 (exceptions are caught)"
+    )
     for code in ("profile-huge", "initial-state-folder")
 }
 NEVER_SINCE: Mapping[str, Release] = {"folder-name-hangs": Release(60)}

@@ -28,18 +28,18 @@ from model_repo_generator.lint.finding import Finding, in_order
 from model_repo_generator.lint.folders import (
     CONFIG,
     CONFIGS,
-    ModelFolder,
+    LintedFolder,
     NotReadable,
     is_repository,
     read_repository,
 )
-from model_repo_generator.lint.model import Host, Model, load
+from model_repo_generator.lint.model import Host, LintedModel, load
 from planner import serial
 from planner.cluster import Cluster
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.profile import Profile
 
-_MODEL_RULES: tuple[Callable[[Model], Iterator[Finding]], ...] = (
+_MODEL_RULES: tuple[Callable[[LintedModel], Iterator[Finding]], ...] = (
     rules_files.check,
     rules_model_files.check,
     rules_tensors.check,
@@ -125,7 +125,7 @@ class _Found:
     """
 
     path: Path
-    models: Mapping[str, Model]
+    models: Mapping[str, LintedModel]
     findings: Sequence[Finding]
     others: Sequence[Finding]
 
@@ -166,7 +166,7 @@ def _repositories(root: Path, at: Path | None, deployment: DeploymentManifest | 
 
 def _read(path: Path, shown: str, context: Context) -> _Found:
     repository = read_repository(path, shown)
-    models: dict[str, Model] = {}
+    models: dict[str, LintedModel] = {}
     findings = list(rules_repository.check_root(repository, context.host))
     if context.client_shm:
         findings += rules_releases.check_clients(context.host.triton, shown)
@@ -203,15 +203,15 @@ def _finished(together: Sequence[_Found], context: Context) -> list[Finding]:
 
 
 def _seen_from(
-    own: Mapping[str, Model], repositories: Sequence[Mapping[str, Model]]
-) -> tuple[dict[str, Model], dict[str, int]]:
+    own: Mapping[str, LintedModel], repositories: Sequence[Mapping[str, LintedModel]]
+) -> tuple[dict[str, LintedModel], dict[str, int]]:
     """The models that steps in one repository can name, its own first; and names that several others have."""
     counts = Counter(name for models in repositories for name in models if name not in own)
     seen = {name: model for models in repositories for name, model in models.items() if counts[name] == 1}
     return seen | dict(own), {name: count for name, count in counts.items() if count > 1}
 
 
-def _lint_model(folder: ModelFolder, config_file: str, host: Host) -> tuple[Model, list[Finding]]:
+def _lint_model(folder: LintedFolder, config_file: str, host: Host) -> tuple[LintedModel, list[Finding]]:
     """The model with one of its configurations, and the faults that it has by itself."""
     model, found = load(folder, host, config_file)
     findings = [*found, *rules_files.check_folder(model)]
@@ -221,6 +221,6 @@ def _lint_model(folder: ModelFolder, config_file: str, host: Host) -> tuple[Mode
     return model, findings
 
 
-def _named_configs(folder: ModelFolder) -> set[str]:
+def _named_configs(folder: LintedFolder) -> set[str]:
     """configs/<name>.pbtxt: each is what some server starts with."""
     return {file for file in folder.files if file.startswith(f"{CONFIGS}/") and file.endswith(".pbtxt")}

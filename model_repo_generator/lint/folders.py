@@ -41,7 +41,7 @@ class VersionFolders:
 
 
 @dataclass(frozen=True)
-class ModelFolder:
+class LintedFolder:
     """One model's folder. `files`: sizes in bytes by path relative to it; `folders`: all folders likewise."""
 
     name: str
@@ -90,7 +90,7 @@ class Repository:
     """
 
     shown: str
-    models: tuple[ModelFolder, ...]
+    models: tuple[LintedFolder, ...]
     hidden: tuple[str, ...] = ()
     dangling: tuple[str, ...] = ()
 
@@ -168,10 +168,10 @@ def _looks_like_model(folder: Path) -> bool:
         return False
 
 
-def _model_folder(folder: Path, shown: str) -> ModelFolder:
+def _model_folder(folder: Path, shown: str) -> LintedFolder:
     found = _Found(str(folder))
     found.walk("")
-    return ModelFolder(
+    return LintedFolder(
         name=folder.name,
         path=folder,
         shown=shown,

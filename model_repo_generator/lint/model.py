@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 from model_repo_generator.lint import backends, schema
 from model_repo_generator.lint.codes import effect_of
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.folders import CONFIG, ModelFolder, NotReadable
+from model_repo_generator.lint.folders import CONFIG, LintedFolder, NotReadable
 from model_repo_generator.lint.releases import SEEN, Release
 from model_repo_generator.lint.text import Node, Path, path_text, read
 
@@ -43,13 +43,13 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Model:
+class LintedModel:
     """`config` is Triton's ModelConfig, with name and backend filled in as the server fills them in.
 
     None: there is nothing to parse, or it does not parse.
     """
 
-    folder: ModelFolder
+    folder: LintedFolder
     file: str
     config: Any
     tree: Node
@@ -113,28 +113,30 @@ def make_finding(
     )
 
 
-def load(folder: ModelFolder, host: Host, config_file: str = CONFIG) -> tuple[Model, tuple[Finding, ...]]:
+def load(
+    folder: LintedFolder, host: Host, config_file: str = CONFIG
+) -> tuple[LintedModel, tuple[Finding, ...]]:
     """The model and what is wrong with the text of its configuration."""
     file = f"{folder.shown}/{config_file}"
     if config_file not in folder.files:
         message, findings = _without_config(folder, host)
-        return _completed(Model(folder, file, message, Node(name="", line=1), "", host)), findings
+        return _completed(LintedModel(folder, file, message, Node(name="", line=1), "", host)), findings
     try:
         raw = folder.read(config_file)
     except NotReadable as error:
         said = f"cannot be read here ({error.why}); a server that may not read it either refuses the model"
-        return Model(folder, file, None, Node(name="", line=1), "", host), (
+        return LintedModel(folder, file, None, Node(name="", line=1), "", host), (
             make_finding("unreadable", folder.name, file, 0, "", said),
         )
     text = raw.decode("utf-8", errors="replace")
-    model = Model(folder, file, triton.ModelConfig(), read(text), "", host)
+    model = LintedModel(folder, file, triton.ModelConfig(), read(text), "", host)
     findings = tuple(_text_faults(model, raw, text))
     if any(finding.code == "syntax" for finding in findings):
         return replace(model, config=None), findings
     return _completed(model), findings
 
 
-def _completed(model: Model) -> Model:
+def _completed(model: LintedModel) -> LintedModel:
     """With what the server fills in."""
     if model.config is None:
         return model
@@ -147,7 +149,7 @@ def _completed(model: Model) -> Model:
     return replace(model, backend=backend, completable=completable)
 
 
-def _without_config(folder: ModelFolder, host: Host) -> tuple[Any, tuple[Finding, ...]]:
+def _without_config(folder: LintedFolder, host: Host) -> tuple[Any, tuple[Finding, ...]]:
     def found(code: str, message: str) -> tuple[Finding, ...]:
         return (make_finding(code, folder.name, f"{folder.shown}/{CONFIG}", 0, "", message),)
 
@@ -166,7 +168,7 @@ def _without_config(folder: ModelFolder, host: Host) -> tuple[Any, tuple[Finding
     )
 
 
-def _text_faults(model: Model, raw: bytes, text: str) -> Iterator[Finding]:
+def _text_faults(model: LintedModel, raw: bytes, text: str) -> Iterator[Finding]:
     if raw.startswith(b"\xef\xbb\xbf"):
         yield model.finding("syntax", (), "begins with a byte order mark; save it as UTF-8 without one", 1)
         return
@@ -185,7 +187,7 @@ def _text_faults(model: Model, raw: bytes, text: str) -> Iterator[Finding]:
         yield from duplicate_keys(model, (), name)
 
 
-def duplicate_keys(model: Model, owner: Path, name: str) -> Iterator[Finding]:
+def duplicate_keys(model: LintedModel, owner: Path, name: str) -> Iterator[Finding]:
     """Keys that one map has twice: the last one holds, without a word."""
     node = model.tree.at(owner)
     lines: dict[str, int] = {}

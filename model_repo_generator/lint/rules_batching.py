@@ -8,11 +8,11 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.text import Path
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on batching."""
     config = model.config
     if config.max_batch_size < 0:
@@ -24,7 +24,7 @@ def check(model: Model) -> Iterator[Finding]:
         yield from _cache(model)
 
 
-def _dynamic(model: Model) -> Iterator[Finding]:
+def _dynamic(model: LintedModel) -> Iterator[Finding]:
     batching = model.config.dynamic_batching
     path: Path = ("dynamic_batching",)
     if model.config.max_batch_size == 0:
@@ -36,7 +36,7 @@ def _dynamic(model: Model) -> Iterator[Finding]:
         yield from _ordering(model, batching)
 
 
-def preferred(model: Model, path: Path, sizes: Iterable[int]) -> Iterator[Finding]:
+def preferred(model: LintedModel, path: Path, sizes: Iterable[int]) -> Iterator[Finding]:
     """Preferred batch sizes of a scheduler, which is at `path`."""
     most = model.config.max_batch_size
     for nth, size in enumerate(sizes):
@@ -45,7 +45,7 @@ def preferred(model: Model, path: Path, sizes: Iterable[int]) -> Iterator[Findin
             yield model.finding("preferred-batch", (*path, "preferred_batch_size", nth), said)
 
 
-def _priorities(model: Model, batching: Any) -> Iterator[Finding]:
+def _priorities(model: LintedModel, batching: Any) -> Iterator[Finding]:
     levels, default = batching.priority_levels, batching.default_priority_level
     path: Path = ("dynamic_batching",)
     if levels and not 1 <= default <= levels:
@@ -60,7 +60,7 @@ def _priorities(model: Model, batching: Any) -> Iterator[Finding]:
             yield model.finding("priority-levels", here, said)
 
 
-def _ordering(model: Model, batching: Any) -> Iterator[Finding]:
+def _ordering(model: LintedModel, batching: Any) -> Iterator[Finding]:
     path: Path = ("dynamic_batching", "preserve_ordering")
     if batching.priority_levels > 1:
         said = f"goes with one priority level, not {batching.priority_levels}"
@@ -72,7 +72,7 @@ def _ordering(model: Model, batching: Any) -> Iterator[Finding]:
             return
 
 
-def _cache(model: Model) -> Iterator[Finding]:
+def _cache(model: LintedModel) -> Iterator[Finding]:
     path: Path = ("response_cache", "enable")
     if model.config.HasField("sequence_batching"):
         yield model.finding("response-cache", path, "does not go with sequence_batching")

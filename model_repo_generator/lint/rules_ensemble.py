@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model, duplicate_keys
+from model_repo_generator.lint.model import LintedModel, duplicate_keys
 from model_repo_generator.lint.text import Path
 
 STEPS: Path = ("ensemble_scheduling", "step")
@@ -23,7 +23,7 @@ class Flow:
     read: frozenset[str]
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule that needs no other model."""
     if not model.is_ensemble:
         return
@@ -54,7 +54,7 @@ def flow(config: Any) -> Flow:
     )
 
 
-def _own_fields(model: Model) -> Iterator[Finding]:
+def _own_fields(model: LintedModel) -> Iterator[Finding]:
     for name in _NOT_ITS_OWN:
         node = model.tree.all(name)
         if node:
@@ -62,7 +62,7 @@ def _own_fields(model: Model) -> Iterator[Finding]:
             yield model.finding("ensemble-field", (name,), said)
 
 
-def _step(model: Model, path: Path, step: Any) -> Iterator[Finding]:
+def _step(model: LintedModel, path: Path, step: Any) -> Iterator[Finding]:
     if not step.model_name:
         yield model.finding("ensemble-steps", path, "a step needs a model_name")
     for name in ("input_map", "output_map"):
@@ -71,7 +71,7 @@ def _step(model: Model, path: Path, step: Any) -> Iterator[Finding]:
         yield from duplicate_keys(model, path, name)
 
 
-def _writers(model: Model, steps: Sequence[Any]) -> Iterator[Finding]:
+def _writers(model: LintedModel, steps: Sequence[Any]) -> Iterator[Finding]:
     inputs = {tensor.name for tensor in model.config.input}
     writers: dict[str, int] = {}
     for index, step in enumerate(steps):
@@ -86,7 +86,7 @@ def _writers(model: Model, steps: Sequence[Any]) -> Iterator[Finding]:
                 yield model.finding("ensemble-input-written", path, said)
 
 
-def _tensors(model: Model, moves: Flow) -> Iterator[Finding]:
+def _tensors(model: LintedModel, moves: Flow) -> Iterator[Finding]:
     steps = model.config.ensemble_scheduling.step
     outputs = {tensor.name for tensor in model.config.output}
     for index, tensor in enumerate(model.config.input):

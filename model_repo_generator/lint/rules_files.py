@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from model_repo_generator.lint import backends
 from model_repo_generator.lint.codes import NEVER_SINCE
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.versions import served_versions
 
 _SHELL_UNSAFE = re.compile(r"[\s$;&'\"()|\\`<>]")
 """The Python backend starts a model's stub through a shell and quotes nothing."""
 
 
-def check_folder(model: Model) -> Iterator[Finding]:
+def check_folder(model: LintedModel) -> Iterator[Finding]:
     """What can be said without a configuration."""
     for folder, why in model.folder.unreadable.items():
         said = f"cannot be read here ({why}); a server that may not read it either does not load the model"
@@ -34,7 +34,7 @@ def check_folder(model: Model) -> Iterator[Finding]:
         yield model.file_finding("version-zero", versions.numbers[0], said)
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on names and files."""
     yield from _name(model)
     yield from _backend(model)
@@ -47,7 +47,7 @@ def check(model: Model) -> Iterator[Finding]:
             yield model.finding("agent", path, f"the server has no repository agent {agent.name!r}")
 
 
-def _name(model: Model) -> Iterator[Finding]:
+def _name(model: LintedModel) -> Iterator[Finding]:
     if model.config.name != model.name:
         said = f"{model.config.name!r} is not the folder's name {model.name!r}"
         yield model.finding("name", ("name",), said)
@@ -62,7 +62,7 @@ def _name(model: Model) -> Iterator[Finding]:
         yield model.file_finding("folder-name-hangs", "", said)
 
 
-def _backend(model: Model) -> Iterator[Finding]:
+def _backend(model: LintedModel) -> Iterator[Finding]:
     config = model.config
     if config.HasField("ensemble_scheduling") and config.platform != backends.ENSEMBLE:
         said = f"an ensemble needs platform: {backends.ENSEMBLE!r}, not {config.platform!r}"
@@ -84,7 +84,7 @@ def _backend(model: Model) -> Iterator[Finding]:
     yield from _installed(model)
 
 
-def _platform(model: Model) -> Iterator[Finding]:
+def _platform(model: LintedModel) -> Iterator[Finding]:
     platform = model.config.platform
     known = backends.KNOWN.get(model.backend, backends.Backend())
     if not platform or platform in known.platforms:
@@ -101,7 +101,7 @@ def _platform(model: Model) -> Iterator[Finding]:
         yield model.finding("platform-ignored", ("platform",), said)
 
 
-def _installed(model: Model) -> Iterator[Finding]:
+def _installed(model: LintedModel) -> Iterator[Finding]:
     there = model.host.backends
     own = f"libtriton_{model.backend}.so"
     if model.config.runtime or any(path.rpartition("/")[2] == own for path in model.folder.files):
@@ -116,7 +116,7 @@ def _installed(model: Model) -> Iterator[Finding]:
         yield model.finding("backend-unknown", ("backend",), said)
 
 
-def _versions(model: Model) -> Iterator[Finding]:
+def _versions(model: LintedModel) -> Iterator[Finding]:
     folders = model.folder.versions
     policy = model.config.version_policy
     served = served_versions(model.config, folders)
@@ -136,7 +136,7 @@ def _versions(model: Model) -> Iterator[Finding]:
             yield model.file_finding("version-misread", name, said)
 
 
-def _runtime(model: Model) -> Iterator[Finding]:
+def _runtime(model: LintedModel) -> Iterator[Finding]:
     wanted, there = model.config.runtime, model.host.backends
     if not wanted or there is None or wanted in {f"libtriton_{name}.so" for name in there}:
         return

@@ -9,7 +9,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.rules_tensors import TENSORRT
 from model_repo_generator.lint.text import Path
 
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"\s*[+-]?[0-9]+")
 _INT_LIMIT = 2**31
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on instances."""
     names: dict[str, int] = {}
     for index, group in enumerate(model.config.instance_group):
@@ -37,7 +37,7 @@ def check(model: Model) -> Iterator[Finding]:
         yield from _gpus(model, path, group)
 
 
-def _profile(model: Model, path: Path, profile: str) -> Iterator[Finding]:
+def _profile(model: LintedModel, path: Path, profile: str) -> Iterator[Finding]:
     """The server reads the digits that a text begins with."""
     match = _NUMBER.match(profile)
     if match is None:
@@ -54,7 +54,7 @@ def _profile(model: Model, path: Path, profile: str) -> Iterator[Finding]:
         yield model.finding("profile-misread", path, f"{profile!r} is taken for profile {index}")
 
 
-def _gpus(model: Model, path: Path, group: Any) -> Iterator[Finding]:
+def _gpus(model: LintedModel, path: Path, group: Any) -> Iterator[Finding]:
     kind, gpus, there = group.kind, list(group.gpus), model.host.gpus
     here: Path = (*path, "gpus")
     name = _GROUP.Kind.Name(kind)

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint import rules_hosts
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model, make_finding
+from model_repo_generator.lint.model import LintedModel, make_finding
 from model_repo_generator.lint.rules_tensors import type_name
 from model_repo_generator.tensors import stage_tensors
 from planner.cluster import Cluster, Executor
@@ -27,7 +27,7 @@ from planner.plan import BlockRange
 from planner.profile import ModelProfile, Profile, TensorSpec
 from planner.serving import ServedStage, ServedWorker
 
-Linted = Mapping[Path, Mapping[str, Model]]
+Linted = Mapping[Path, Mapping[str, LintedModel]]
 """Models by repository folder."""
 _GROUP = triton.ModelInstanceGroup
 
@@ -48,7 +48,7 @@ class _Seat:
     stage: ServedStage
     program: StageProgram
     worker: ServedWorker
-    model: Model
+    model: LintedModel
 
     @property
     def gpus(self) -> set[int]:
@@ -68,7 +68,7 @@ def check(
     for revision in revisions:
         manifest = revision.manifest
         yield from rules_hosts.check(manifest, revision.shown)
-        loaded: dict[str, Model] = {}
+        loaded: dict[str, LintedModel] = {}
         for server in (manifest.entry, *manifest.servers):
             models = linted.get((path.parent / server.repository).resolve())
             if models is not None:
@@ -89,7 +89,7 @@ def check(
         yield from _memory(everything, revisions[0].shown, cluster, profile)
 
 
-def _loaded(server: ServerAddress, shown: str, models: Mapping[str, Model]) -> Iterator[Finding]:
+def _loaded(server: ServerAddress, shown: str, models: Mapping[str, LintedModel]) -> Iterator[Finding]:
     for name in server.models:
         if name not in models:
             said = f"server {server.name!r} loads model {name!r}, which is not in {server.repository}/"
@@ -110,7 +110,7 @@ def _unused(revisions: Sequence[Revision], path: Path, linted: Linted) -> Iterat
             yield models[name].file_finding("manifest-unused", "", said)
 
 
-def _seats(manifest: DeploymentManifest, loaded: Mapping[str, Model]) -> Iterator[_Seat]:
+def _seats(manifest: DeploymentManifest, loaded: Mapping[str, LintedModel]) -> Iterator[_Seat]:
     for entry in manifest.models:
         for pipeline, programs in zip(entry.served.pipelines, entry.programs, strict=False):
             for stage, program in zip(pipeline.stages, programs, strict=False):

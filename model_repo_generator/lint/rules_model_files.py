@@ -9,13 +9,13 @@ from tritonclient.grpc import model_config_pb2 as triton
 from model_repo_generator.lint import backends, python_code
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.folders import NotReadable
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.versions import served_versions
 
 _CPU_KINDS = (triton.ModelInstanceGroup.KIND_CPU,)
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on the files of versions; ensembles have none."""
     if model.is_ensemble:
         return
@@ -29,7 +29,7 @@ def check(model: Model) -> Iterator[Finding]:
             yield from _model_file(model, name, version in served)
 
 
-def _model_file(model: Model, folder: str, served: bool) -> Iterator[Finding]:
+def _model_file(model: LintedModel, folder: str, served: bool) -> Iterator[Finding]:
     wanted = backends.model_file(model.config, model.backend)
     if not wanted:
         return
@@ -44,14 +44,14 @@ def _model_file(model: Model, folder: str, served: bool) -> Iterator[Finding]:
         yield from _python_code(model, relative)
 
 
-def _missing(model: Model, relative: str, served: bool, code: str, more: str) -> Finding:
+def _missing(model: LintedModel, relative: str, served: bool, code: str, more: str) -> Finding:
     if served:
         return model.file_finding(code, relative, f"is missing{more}")
     said = "is missing; version_policy does not serve this version"
     return model.file_finding("model-file-unserved", relative, said)
 
 
-def _by_capability(model: Model, folder: str, wanted: str, served: bool) -> Iterator[Finding]:
+def _by_capability(model: LintedModel, folder: str, wanted: str, served: bool) -> Iterator[Finding]:
     """An instance on a GPU reads the file of its compute capability, or the default one where it has none."""
     named = dict(sorted(model.config.cc_model_filenames.items()))
     absent = {key: file for key, file in named.items() if not model.folder.has(f"{folder}/{file}")}
@@ -67,7 +67,7 @@ def _by_capability(model: Model, folder: str, wanted: str, served: bool) -> Iter
         yield model.file_finding("model-file-capability", f"{folder}/{file}", said)
 
 
-def _python_runtime(model: Model, folder: str, served: bool) -> Iterator[Finding]:
+def _python_runtime(model: LintedModel, folder: str, served: bool) -> Iterator[Finding]:
     """A backend written in Python: that of PyTorch takes a class in model.py or a TorchScript in model.pt."""
     if model.backend != "pytorch":
         return
@@ -82,7 +82,7 @@ def _python_runtime(model: Model, folder: str, served: bool) -> Iterator[Finding
             yield model.file_finding("model-file-unserved", folder, said)
 
 
-def _python_code(model: Model, relative: str) -> Iterator[Finding]:
+def _python_code(model: LintedModel, relative: str) -> Iterator[Finding]:
     try:
         tree = python_code.parse(model.folder.read(relative), relative)
     except NotReadable as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.text import Path
 
 _MODEL_DIRECTORY = "$$TRITON_MODEL_DIRECTORY"
@@ -13,7 +13,7 @@ _FORCE_CPU = "FORCE_CPU_ONLY_INPUT_TENSORS"
 _ENVIRONMENT = "EXECUTION_ENV_PATH"
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on them."""
     if model.backend != "python":
         return
@@ -25,7 +25,7 @@ def check(model: Model) -> Iterator[Finding]:
         yield from _environment(model, parameters[_ENVIRONMENT].string_value)
 
 
-def _environment(model: Model, value: str) -> Iterator[Finding]:
+def _environment(model: LintedModel, value: str) -> Iterator[Finding]:
     path = _path(model, _ENVIRONMENT)
     if value.startswith(_MODEL_DIRECTORY):
         inside = value.removeprefix(_MODEL_DIRECTORY).lstrip("/") or "."
@@ -41,6 +41,6 @@ def _environment(model: Model, value: str) -> Iterator[Finding]:
         yield model.finding("execution-env", path, f"{_ENVIRONMENT}: there is no {value!r}")
 
 
-def _path(model: Model, key: str) -> Path:
+def _path(model: LintedModel, key: str) -> Path:
     keys = [entry[0] for entry in model.tree.entries("parameters")]
     return ("parameters", keys.index(key)) if key in keys else ("parameters",)

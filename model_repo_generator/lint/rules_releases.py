@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from model_repo_generator.lint import backends
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model, make_finding
+from model_repo_generator.lint.model import LintedModel, make_finding
 from model_repo_generator.lint.releases import Release
 from model_repo_generator.lint.text import Path
 from planner.cluster import Cluster
@@ -40,7 +40,7 @@ class ReleaseRule:
     code: str
     since: Release
     source: str
-    check: Callable[[Model], Said]
+    check: Callable[[LintedModel], Said]
     before: Release | None = None
 
     def holds(self, release: Release) -> bool:
@@ -48,7 +48,7 @@ class ReleaseRule:
         return self.since <= release and (self.before is None or release < self.before)
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on one model that the servers' release has."""
     for rule in RULES:
         if rule.holds(model.host.triton):
@@ -56,7 +56,7 @@ def check(model: Model) -> Iterator[Finding]:
                 yield model.finding(rule.code, path, said, source=f"read, not run: {rule.source}")
 
 
-def check_steps(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Finding]:
+def check_steps(ensemble: LintedModel, models: Mapping[str, LintedModel]) -> Iterator[Finding]:
     """Ensembles whose steps have a queue of limited size."""
     if not Release(63) <= ensemble.host.triton < Release(66):
         return
@@ -94,26 +94,26 @@ def check_clients(release: Release, shown: str) -> Iterator[Finding]:
         yield make_finding("client-shm", "", shown, 0, "", said, _CLIENT_SHM_SOURCE)
 
 
-def _backend_removed(model: Model) -> Said:
+def _backend_removed(model: LintedModel) -> Said:
     there = model.host.backends
     if model.backend == "tensorflow" and (there is None or "tensorflow" not in there):
         yield ("backend",), "containers have no TensorFlow backend since 25.03; convert the model to ONNX"
 
 
-def _folder_name(model: Model) -> Said:
+def _folder_name(model: LintedModel) -> Said:
     unsafe = sorted(set(_SHELL_UNSAFE.findall(model.name)))
     if model.backend == "python" and unsafe:
         said = f"the Python backend checks names for characters; it may refuse {' '.join(unsafe)!r}"
         yield ("name",), said
 
 
-def _aoti_filename(model: Model) -> Said:
+def _aoti_filename(model: LintedModel) -> Said:
     if model.config.platform == backends.AOTI and not model.config.default_model_filename:
         said = 'model.pt is looked for instead of model.pt2; set default_model_filename: "model.pt2"'
         yield ("platform",), said
 
 
-def _runtime_weights(model: Model) -> Said:
+def _runtime_weights(model: LintedModel) -> Said:
     config = model.config
     if model.backend != "pytorch" or config.runtime != backends.PYTHON_RUNTIME:
         return
@@ -129,7 +129,7 @@ def _runtime_weights(model: Model) -> Said:
             return
 
 
-def _model_metrics(model: Model) -> Said:
+def _model_metrics(model: LintedModel) -> Said:
     for index, control in enumerate(model.config.model_metrics.metric_control):
         path: Path = ("model_metrics", "metric_control", index)
         if not control.metric_identifier.family:
@@ -138,18 +138,18 @@ def _model_metrics(model: Model) -> Said:
             yield (*path, "histogram_options"), "needs buckets"
 
 
-def _inflight_per_request(model: Model) -> Said:
+def _inflight_per_request(model: LintedModel) -> Said:
     if model.config.ensemble_scheduling.max_inflight_requests:
         said = "limits the answers of each request of a decoupled step, not the requests of the ensemble"
         yield ("ensemble_scheduling", "max_inflight_requests"), said
 
 
-def _load_name(model: Model) -> Said:
+def _load_name(model: LintedModel) -> Said:
     if ".." in model.name:
         yield ("name",), "a request to load or unload a model is refused if its name has '..'"
 
 
-def _capability(model: Model) -> Said:
+def _capability(model: LintedModel) -> Said:
     for index, key in enumerate(sorted(model.config.cc_model_filenames)):
         if _number(key) < LEAST_CAPABILITY:
             said = f"GPUs of compute capability {key} are no longer supported; this file is never read"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.folders import Repository
-from model_repo_generator.lint.model import Host, Model, make_finding
+from model_repo_generator.lint.model import Host, LintedModel, make_finding
 
 
 def check_root(repository: Repository, host: Host) -> Iterator[Finding]:
@@ -34,7 +34,7 @@ def check_root(repository: Repository, host: Host) -> Iterator[Finding]:
         yield make_finding("dangling-link", name, f"{shown}{name}", 0, "", said)
 
 
-def check_names(together: Sequence[Mapping[str, Model]], host: Host) -> Iterator[Finding]:
+def check_names(together: Sequence[Mapping[str, LintedModel]], host: Host) -> Iterator[Finding]:
     """Models of one name in several repositories of one server."""
     if host.namespacing:
         return
@@ -46,7 +46,7 @@ def check_names(together: Sequence[Mapping[str, Model]], host: Host) -> Iterator
         yield model.file_finding("model-twice", "", said)
 
 
-def twice(together: Sequence[Mapping[str, Model]]) -> Iterator[tuple[Model, list[Model]]]:
+def twice(together: Sequence[Mapping[str, LintedModel]]) -> Iterator[tuple[LintedModel, list[LintedModel]]]:
     """Each model whose name other repositories have too, with those."""
     for models in together:
         for name, model in models.items():

@@ -9,7 +9,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.rules_batching import preferred
 from model_repo_generator.lint.rules_tensors import type_name
 from model_repo_generator.lint.text import Path
@@ -29,7 +29,7 @@ _CORRELATION_TYPES = (
 )
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on sequence batching."""
     if not model.config.HasField("sequence_batching"):
         return
@@ -76,7 +76,7 @@ def _control_fault(control: Any, seen: set[int]) -> str:
     return "" if len(values) == 2 else f"{kind}: {given[0]} has 2 values, not {len(values)}"
 
 
-def _swapped(model: Model, states: Sequence[Any]) -> Iterator[Finding]:
+def _swapped(model: LintedModel, states: Sequence[Any]) -> Iterator[Finding]:
     """The server pairs inputs and outputs by their places in two sorted lists, not by their states."""
     pairs = {state.output_name: state.input_name for state in states}
     outputs, inputs = sorted(pairs), sorted(pairs.values())
@@ -94,7 +94,7 @@ def _swapped(model: Model, states: Sequence[Any]) -> Iterator[Finding]:
             yield model.finding("state-swapped", path, said, source=SWAPPED_SOURCE)
 
 
-def _initial_state(model: Model, path: Path, state: Any) -> Iterator[Finding]:
+def _initial_state(model: LintedModel, path: Path, state: Any) -> Iterator[Finding]:
     several = state.initial_state
     if not several:
         return
@@ -129,7 +129,7 @@ def _initial_faults(state: Any, initial: Any) -> Iterator[tuple[str, str]]:
         yield "zero_data", "an initial_state needs zero_data or data_file"
 
 
-def _data_file(model: Model, path: Path, initial: Any) -> Iterator[Finding]:
+def _data_file(model: LintedModel, path: Path, initial: Any) -> Iterator[Finding]:
     relative = f"{FOLDER}/{initial.data_file.lstrip('/')}"
     shown = f"{model.folder.shown}/{relative}"
     if model.folder.is_folder(relative) and initial.data_file:

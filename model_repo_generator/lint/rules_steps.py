@@ -15,7 +15,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.rules_ensemble import STEPS
 from model_repo_generator.lint.rules_tensors import type_name
 from model_repo_generator.lint.text import Path
@@ -42,7 +42,10 @@ class _Said:
 
 
 def check(
-    models: Mapping[str, Model], refused: set[str], ensembles: Sequence[Model], ambiguous: Mapping[str, int]
+    models: Mapping[str, LintedModel],
+    refused: set[str],
+    ensembles: Sequence[LintedModel],
+    ambiguous: Mapping[str, int],
 ) -> Iterator[Finding]:
     """Every rule across models, for these ensembles of them.
 
@@ -62,13 +65,13 @@ def check(
         yield from findings
 
 
-def _step_names(model: Model) -> list[str]:
+def _step_names(model: LintedModel) -> list[str]:
     return [step.model_name for step in model.config.ensemble_scheduling.step]
 
 
-def _in_order(ensembles: Sequence[Model], steps_of: Mapping[str, Sequence[str]]) -> list[Model]:
+def _in_order(ensembles: Sequence[LintedModel], steps_of: Mapping[str, Sequence[str]]) -> list[LintedModel]:
     """Ensembles after those that they use; what is in a circle comes last."""
-    done: list[Model] = []
+    done: list[LintedModel] = []
     waiting = list(ensembles)
     while waiting:
         names = {model.name for model in waiting}
@@ -79,8 +82,8 @@ def _in_order(ensembles: Sequence[Model], steps_of: Mapping[str, Sequence[str]])
 
 
 def _ensemble(
-    model: Model,
-    models: Mapping[str, Model],
+    model: LintedModel,
+    models: Mapping[str, LintedModel],
     steps_of: Mapping[str, Sequence[str]],
     refused: set[str],
     decoupled: set[str],
@@ -127,7 +130,7 @@ def _circle(name: str, steps_of: Mapping[str, Sequence[str]]) -> list[str]:
     return []
 
 
-def _version(model: Model, path: Path, step: Any, used: Model) -> Iterator[Finding]:
+def _version(model: LintedModel, path: Path, step: Any, used: LintedModel) -> Iterator[Finding]:
     served = served_versions(used.config, used.folder.versions)
     if step.model_version == -1 or step.model_version in served - {0}:
         return
@@ -137,14 +140,14 @@ def _version(model: Model, path: Path, step: Any, used: Model) -> Iterator[Findi
     yield model.finding("step-version", (*path, "model_version"), said)
 
 
-def _batch(model: Model, path: Path, used: Model) -> Iterator[Finding]:
+def _batch(model: LintedModel, path: Path, used: LintedModel) -> Iterator[Finding]:
     most, own = used.config.max_batch_size, model.config.max_batch_size
     if most != 0 and most < own:
         said = f"max_batch_size {own} of the ensemble is above {most} of {used.name!r}"
         yield model.finding("ensemble-batch", (*path, "model_name"), said)
 
 
-def _map_names(model: Model, path: Path, step: Any, used: Model) -> Iterator[Finding]:
+def _map_names(model: LintedModel, path: Path, step: Any, used: LintedModel) -> Iterator[Finding]:
     inputs = {tensor.name: tensor.optional for tensor in used.config.input}
     outputs = {tensor.name for tensor in used.config.output}
     for field, keys, there in (
@@ -164,7 +167,7 @@ def _map_names(model: Model, path: Path, step: Any, used: Model) -> Iterator[Fin
             yield model.finding("ensemble-map", (*path, "input_map"), said)
 
 
-def _own_tensors(model: Model) -> dict[str, _Said]:
+def _own_tensors(model: LintedModel) -> dict[str, _Said]:
     batched = model.config.max_batch_size > 0
     said: dict[str, _Said] = {}
     for tensors, writes in ((model.config.input, True), (model.config.output, False)):
@@ -177,7 +180,7 @@ def _own_tensors(model: Model) -> dict[str, _Said]:
 
 
 def _compare(
-    model: Model, path: Path, step: Any, used: Model, tensors: dict[str, _Said]
+    model: LintedModel, path: Path, step: Any, used: LintedModel, tensors: dict[str, _Said]
 ) -> Iterator[Finding]:
     batched = None if used.completable and not used.config.max_batch_size else used.config.max_batch_size > 0
     for field, listed, mapped, writes in (
@@ -195,7 +198,7 @@ def _compare(
             yield from _differences(model, (*path, field), name, first, new)
 
 
-def _differences(model: Model, path: Path, name: str, first: _Said, new: _Said) -> Iterator[Finding]:
+def _differences(model: LintedModel, path: Path, name: str, first: _Said, new: _Said) -> Iterator[Finding]:
     if None not in (first.data_type, new.data_type) and first.data_type != new.data_type:
         said = (
             f"tensor {name!r} is {type_name(first.data_type or 0)} in {first.owner!r} "
@@ -239,7 +242,7 @@ def _open(ensemble: str, first: _Said, new: _Said, one: Sequence[int], other: Se
     )
 
 
-def _decoupled(model: Model, decoupled: set[str]) -> Iterator[Finding]:
+def _decoupled(model: LintedModel, decoupled: set[str]) -> Iterator[Finding]:
     """Each decoupled step begins a stream of answers of its own; two streams cannot meet."""
     streams: dict[str, int] = {tensor.name: 0 for tensor in model.config.input}
     waiting = list(enumerate(model.config.ensemble_scheduling.step))

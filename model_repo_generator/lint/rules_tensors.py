@@ -9,13 +9,13 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.text import Path
 
 TENSORRT = "tensorrt_plan"
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on tensors."""
     for field, tensors in (("input", model.config.input), ("output", model.config.output)):
         yield from _names(model, field, tensors)
@@ -39,7 +39,7 @@ def type_name(data_type: int) -> str:
     return str(triton.DataType.Name(data_type))
 
 
-def _names(model: Model, field: str, tensors: Sequence[Any]) -> Iterator[Finding]:
+def _names(model: LintedModel, field: str, tensors: Sequence[Any]) -> Iterator[Finding]:
     if not tensors and not model.is_ensemble and not model.host.auto_complete:
         said = f"the model has no {field}; a client can give or get nothing, and only auto-complete adds one"
         yield model.finding("no-tensors", (field,), said)
@@ -51,7 +51,7 @@ def _names(model: Model, field: str, tensors: Sequence[Any]) -> Iterator[Finding
         seen[tensor.name] = index
 
 
-def _tensor(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
+def _tensor(model: LintedModel, path: Path, tensor: Any) -> Iterator[Finding]:
     if not tensor.name:
         yield model.finding("tensor-name", path, "a tensor needs a name")
     if model.completable:
@@ -73,13 +73,13 @@ def _tensor(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
             yield model.finding("reshape", (*path, "reshape"), fault)
 
 
-def _hint(model: Model) -> str:
+def _hint(model: LintedModel) -> str:
     if model.host.auto_complete or model.is_ensemble or model.backend in ("", "pytorch", "python"):
         return ""
     return "; give --auto-complete if your servers complete configurations"
 
 
-def _completed(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
+def _completed(model: LintedModel, path: Path, tensor: Any) -> Iterator[Finding]:
     lacks = [
         name
         for name, there in (("data_type", tensor.data_type != triton.TYPE_INVALID), ("dims", tensor.dims))
@@ -115,7 +115,7 @@ def _runs(dims: Sequence[int]) -> list[int]:
     return [math.prod(run) for run in runs]
 
 
-def _tensorrt_only(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
+def _tensorrt_only(model: LintedModel, path: Path, tensor: Any) -> Iterator[Finding]:
     if model.config.platform == TENSORRT or model.backend == "tensorrt":
         unknown = model.completable and not tensor.dims
         if tensor.is_non_linear_format_io and len(tensor.dims) != 3 and not unknown:
@@ -127,7 +127,7 @@ def _tensorrt_only(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
             yield model.finding("tensorrt-only", (*path, field), "only TensorRT plans have such tensors")
 
 
-def _labels(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
+def _labels(model: LintedModel, path: Path, tensor: Any) -> Iterator[Finding]:
     name = tensor.label_filename
     if name and name not in model.folder.files:
         yield model.finding(
@@ -135,7 +135,7 @@ def _labels(model: Model, path: Path, tensor: Any) -> Iterator[Finding]:
         )
 
 
-def _batch_inputs(model: Model) -> Iterator[Finding]:
+def _batch_inputs(model: LintedModel) -> Iterator[Finding]:
     inputs = {tensor.name for tensor in model.config.input}
     for index, made in enumerate(model.config.batch_input):
         path: Path = ("batch_input", index)
@@ -145,7 +145,7 @@ def _batch_inputs(model: Model) -> Iterator[Finding]:
             yield model.finding("batch-io", (*path, "data_type"), said)
 
 
-def _batch_outputs(model: Model) -> Iterator[Finding]:
+def _batch_outputs(model: LintedModel) -> Iterator[Finding]:
     inputs = {tensor.name for tensor in model.config.input}
     outputs = {tensor.name for tensor in model.config.output}
     for index, made in enumerate(model.config.batch_output):
@@ -158,7 +158,7 @@ def _batch_outputs(model: Model) -> Iterator[Finding]:
                 yield model.finding("batch-io", (*path, "target_name", nth), f"{name!r} is there twice")
 
 
-def _sources(model: Model, path: Path, made: Any, inputs: set[str]) -> Iterator[Finding]:
+def _sources(model: LintedModel, path: Path, made: Any, inputs: set[str]) -> Iterator[Finding]:
     if len(made.source_input) != 1:
         said = f"takes exactly one source_input, not {len(made.source_input)}"
         yield model.finding("batch-io", (*path, "source_input"), said)
@@ -167,7 +167,7 @@ def _sources(model: Model, path: Path, made: Any, inputs: set[str]) -> Iterator[
             yield _unlisted(model, (*path, "source_input", nth), name, "input")
 
 
-def _unlisted(model: Model, path: Path, name: str, kind: str) -> Finding:
+def _unlisted(model: LintedModel, path: Path, name: str, kind: str) -> Finding:
     if model.completable:
         said = f"{name!r} is not listed: backend {model.backend!r} must add it, which cannot be checked here"
         return model.finding("tensor-completed", path, said)

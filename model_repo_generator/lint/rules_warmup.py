@@ -9,7 +9,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
-from model_repo_generator.lint.model import Model
+from model_repo_generator.lint.model import LintedModel
 from model_repo_generator.lint.rules_tensors import type_name
 from model_repo_generator.lint.text import Path
 from planner.profile import DTYPE_BYTES
@@ -18,7 +18,7 @@ FOLDER = "warmup"
 """Of the model, where input_data_file is looked for."""
 
 
-def check(model: Model) -> Iterator[Finding]:
+def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on warm-up samples; ensembles have none."""
     if model.is_ensemble:
         return
@@ -31,7 +31,7 @@ def check(model: Model) -> Iterator[Finding]:
         yield from _inputs(model, path, sample)
 
 
-def _batch(model: Model, path: Path, size: int) -> Iterator[Finding]:
+def _batch(model: LintedModel, path: Path, size: int) -> Iterator[Finding]:
     most = max(1, model.config.max_batch_size)
     unknown = model.completable and model.config.max_batch_size == 0
     if size > most and not unknown:
@@ -39,7 +39,7 @@ def _batch(model: Model, path: Path, size: int) -> Iterator[Finding]:
         yield model.finding("warmup-batch", (*path, "batch_size"), said)
 
 
-def _inputs(model: Model, path: Path, sample: Any) -> Iterator[Finding]:
+def _inputs(model: LintedModel, path: Path, sample: Any) -> Iterator[Finding]:
     wanted = {tensor.name: tensor for tensor in model.config.input}
     controls = {control.name for control in model.config.sequence_batching.control_input}
     for name, tensor in wanted.items():
@@ -56,7 +56,7 @@ def _inputs(model: Model, path: Path, sample: Any) -> Iterator[Finding]:
         yield from _data(model, here, name, given)
 
 
-def _against(model: Model, path: Path, name: str, given: Any, wanted: Any) -> Iterator[Finding]:
+def _against(model: LintedModel, path: Path, name: str, given: Any, wanted: Any) -> Iterator[Finding]:
     typed = wanted.data_type != triton.TYPE_INVALID or not model.completable
     if given.data_type != wanted.data_type and typed:
         said = f"{name!r} is {type_name(given.data_type)} here and {type_name(wanted.data_type)} in the model"
@@ -69,7 +69,7 @@ def _against(model: Model, path: Path, name: str, given: Any, wanted: Any) -> It
         yield model.finding("warmup-input", path, said)
 
 
-def _data(model: Model, path: Path, name: str, given: Any) -> Iterator[Finding]:
+def _data(model: LintedModel, path: Path, name: str, given: Any) -> Iterator[Finding]:
     if -1 in given.dims:
         yield model.finding("warmup-input", path, f"dims of {name!r}: every size must be given, not -1")
         return

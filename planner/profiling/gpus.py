@@ -44,7 +44,7 @@ class MatrixUnit:
 
 
 @dataclass(frozen=True)
-class Gpu:
+class DataSheet:
     """One class.
 
     Speeds in TFLOPS and GB/s; tf32 None: no tensor cores for it; fp16 None: no fast half precision.
@@ -94,31 +94,38 @@ class Gpu:
 
 # Name, architecture, memory, bandwidth, FP32, TF32, FP16, multiprocessors, price, sustained, source.
 # fmt: off
-CATALOGUE: tuple[Gpu, ...] = (
-    Gpu("P4", "Pascal", 8 * GIB, 192, 5.5, None, None, 20, 0.60, 0.75, "Tesla P4 data sheet"),
-    Gpu("P100", "Pascal", 16 * GIB, 732, 10.6, None, 21.2, 56, 1.46, 0.75, "Tesla P100 data sheet (SXM2)"),
-    Gpu("V100", "Volta", 16 * GIB, 900, 15.7, None, 125, 80, 2.48, 1.17, "Tesla V100 data sheet (SXM2)"),
-    Gpu("T4", "Turing", 16 * GIB, 320, 8.1, None, 65, 40, 0.35, 0.64, "T4 data sheet"),
-    Gpu("A2", "Ampere", 16 * GIB, 200, 4.5, 9, 18, 10, 0.30, 0.6, "A2 data sheet; price approximate"),
-    Gpu("A10", "Ampere", 24 * GIB, 600, 31.2, 62.5, 125, 72, 1.01, 0.6, "A10 data sheet; price approximate"),
-    Gpu("A10G", "Ampere", 24 * GIB, 600, 31.5, 35, 70, 80, 1.01, 0.6,
+CATALOGUE: tuple[DataSheet, ...] = (
+    DataSheet("P4", "Pascal", 8 * GIB, 192, 5.5, None, None, 20, 0.60, 0.75, "Tesla P4 data sheet"),
+    DataSheet("P100", "Pascal", 16 * GIB, 732, 10.6, None, 21.2, 56, 1.46, 0.75,
+        "Tesla P100 data sheet (SXM2)"),
+    DataSheet("V100", "Volta", 16 * GIB, 900, 15.7, None, 125, 80, 2.48, 1.17,
+        "Tesla V100 data sheet (SXM2)"),
+    DataSheet("T4", "Turing", 16 * GIB, 320, 8.1, None, 65, 40, 0.35, 0.64, "T4 data sheet"),
+    DataSheet("A2", "Ampere", 16 * GIB, 200, 4.5, 9, 18, 10, 0.30, 0.6, "A2 data sheet; price approximate"),
+    DataSheet("A10", "Ampere", 24 * GIB, 600, 31.2, 62.5, 125, 72, 1.01, 0.6,
+        "A10 data sheet; price approximate"),
+    DataSheet("A10G", "Ampere", 24 * GIB, 600, 31.5, 35, 70, 80, 1.01, 0.6,
         "A10G data sheet (EC2 G5); tf32, fp16 approximate"),
-    Gpu("A30", "Ampere", 24 * GIB, 933, 10.3, 82, 165, 56, 1.10, 0.6,
+    DataSheet("A30", "Ampere", 24 * GIB, 933, 10.3, 82, 165, 56, 1.10, 0.6,
         "A30 data sheet; price approximate", 4, mig=True),
-    Gpu("A40", "Ampere", 48 * GIB, 696, 37.4, 74.8, 149.7, 84, 1.28, 0.6,
+    DataSheet("A40", "Ampere", 48 * GIB, 696, 37.4, 74.8, 149.7, 84, 1.28, 0.6,
         "A40 data sheet; price approximate"),
-    Gpu("A100", "Ampere", 40 * GIB, 1555, 19.5, 156, 312, 108, 2.93, 0.6, "A100 data sheet", 7, mig=True),
-    Gpu("A100-80GB", "Ampere", 80 * GIB, 2039, 19.5, 156, 312, 108, 3.93, 0.6, "A100 data sheet", 7, True),
-    Gpu("L4", "Ada", 24 * GIB, 300, 30.3, 60, 121, 58, 0.56, 0.6, "L4 data sheet; Ada architecture paper"),
-    Gpu("L40S", "Ada", 48 * GIB, 864, 91.6, 183, 362, 142, 1.86, 0.6, "L40S data sheet"),
-    Gpu("H100", "Hopper", 80 * GIB, 3350, 67, 494.5, 989, 132, 9.80, 0.6, "H100 data sheet", 7, mig=True),
-    Gpu("H200", "Hopper", 141 * GIB, 4800, 67, 494.5, 989, 132, 10.60, 0.6,
+    DataSheet("A100", "Ampere", 40 * GIB, 1555, 19.5, 156, 312, 108, 2.93, 0.6,
+        "A100 data sheet", 7, mig=True),
+    DataSheet("A100-80GB", "Ampere", 80 * GIB, 2039, 19.5, 156, 312, 108, 3.93, 0.6,
+        "A100 data sheet", 7, True),
+    DataSheet("L4", "Ada", 24 * GIB, 300, 30.3, 60, 121, 58, 0.56, 0.6,
+        "L4 data sheet; Ada architecture paper"),
+    DataSheet("L40S", "Ada", 48 * GIB, 864, 91.6, 183, 362, 142, 1.86, 0.6, "L40S data sheet"),
+    DataSheet("H100", "Hopper", 80 * GIB, 3350, 67, 494.5, 989, 132, 9.80, 0.6,
+        "H100 data sheet", 7, mig=True),
+    DataSheet("H200", "Hopper", 141 * GIB, 4800, 67, 494.5, 989, 132, 10.60, 0.6,
         "H200 data sheet; price approximate", 7, mig=True),
 )
 # fmt: on
 
 
-def find_gpu(name: str) -> Gpu:
+def find_gpu(name: str) -> DataSheet:
     """The class called `name`, whatever its case or maker ('nvidia-l4', 'NVIDIA L4'). Raises KeyError."""
     wanted = _plain(name)
     for gpu in CATALOGUE:

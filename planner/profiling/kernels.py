@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from planner.profiling.network import Kind, Network, Operator, Value
+from planner.profiling.network import KernelKind, Network, Operator, Value
 
-MATRIX = (Kind.CONVOLUTION, Kind.DEPTHWISE, Kind.PRODUCT)
+MATRIX = (KernelKind.CONVOLUTION, KernelKind.DEPTHWISE, KernelKind.PRODUCT)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Kernel:
     `columns`: of matrix kernels, the output channels of a group, which are computed together; else 0.
     """
 
-    kind: Kind
+    kind: KernelKind
     flops: int
     activation_bytes: int
     weight_bytes: int
@@ -82,12 +82,12 @@ def _kernel(operators: Sequence[Operator], readers: dict[str, set[str]]) -> Kern
     kinds = [operator.kind for operator in operators if operator.kind is not None]
     if not kinds:
         return None
-    kind = min(kinds, key=list(Kind).index)
+    kind = min(kinds, key=list(KernelKind).index)
     names = {operator.name for operator in operators}
     made = list(_unique(value for operator in operators for value in operator.makes))
     read = _unique(value for operator in operators for value in operator.reads if value not in made)
     written = [value for value in made if readers.get(value.name, set()) - names]
-    folded = kind in (Kind.CONVOLUTION, Kind.DEPTHWISE)
+    folded = kind in (KernelKind.CONVOLUTION, KernelKind.DEPTHWISE)
     leading = [operator for operator in operators if operator.kind is kind]
     return Kernel(
         kind=kind,

@@ -23,7 +23,7 @@ import torch
 from planner import serial
 from planner.execution import ExecutorOptions
 from planner.plan import BlockRange
-from planner.profiling.network import Chain, Prepare, Running, Times
+from planner.profiling.network import LoadedPrograms, Prepare, Running, Times
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.nvml import GpuSummary, watch_gpu
 from planner.profiling.partial import Partial
@@ -189,7 +189,7 @@ class Bench:
         return times
 
 
-def chain_of(split: Split, options: MeasureOptions, largest: int) -> Chain:
+def chain_of(split: Split, options: MeasureOptions, largest: int) -> LoadedPrograms:
     """Every block as a stage of its own would run it."""
     blocks = [split.part(BlockRange(index, index + 1)) for index in range(split.block_count)]
     return split.network.chain(

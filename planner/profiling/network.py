@@ -53,7 +53,7 @@ def total(costs: Iterable[Cost]) -> Cost:
     return sum(costs, Cost())
 
 
-class Kind(Enum):
+class KernelKind(Enum):
     """What limits an operator's kernel."""
 
     CONVOLUTION = "convolution"
@@ -99,7 +99,7 @@ class Operator:
     reads: tuple[Value, ...]
     makes: tuple[Value, ...]
     cost: Cost
-    kind: Kind | None = Kind.POINTWISE
+    kind: KernelKind | None = KernelKind.POINTWISE
     heavy: bool = False
     joins: bool = False
     smooth: bool = False
@@ -142,7 +142,7 @@ class Part:
     outputs: Specs
 
 
-class Chain(Protocol):
+class LoadedPrograms(Protocol):
     """Programs on a device, each prepared as a stage would, run one after another on frames of noise."""
 
     def times(self, batch: int, while_busy: Callable[[], None]) -> Times | None:
@@ -199,7 +199,7 @@ class Network(ABC):
         """Write the part's program; the same part gives the same bytes. Raises ModelError."""
 
     @abstractmethod
-    def chain(self, parts: Sequence[Part], how: Running) -> Chain:
+    def chain(self, parts: Sequence[Part], how: Running) -> LoadedPrograms:
         """The parts on a device. Raises ModelError."""
 
     @abstractmethod

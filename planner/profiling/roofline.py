@@ -8,7 +8,7 @@ A kernel takes   flops * b / (peak * sustained * efficiency[kind] * occupancy * 
   idle. filling = c / (c + tile) for c output channels, at least NARROWEST, on tensor cores alone, which
   compute tiles of them.
 - Matrix kernels have the peak of the precision that was chosen, on tensor cores where the class has them for
-  it (gpus.Gpu.matrix_unit); others the FP32 peak. In FP16 and BF16 all tensors have half the bytes.
+  it (gpus.DataSheet.matrix_unit); others the FP32 peak. In FP16 and BF16 all tensors have half the bytes.
 - One of s slices has 1 / s of multiprocessors, peak and bandwidth.
 
 The constants hold for every class; they and each class's `sustained` (see gpus) were fitted together to
@@ -30,20 +30,20 @@ import numpy.typing as npt
 from planner.execution import Precision
 from planner.plan import BlockRange
 from planner.profile import LatencyTable, Source
-from planner.profiling.gpus import Gpu, find_gpu
+from planner.profiling.gpus import DataSheet, find_gpu
 from planner.profiling.kernels import Kernel, kernels_of
-from planner.profiling.network import Kind
+from planner.profiling.network import KernelKind
 from planner.profiling.split import Split
 
 Floats = npt.NDArray[np.float64]
-KINDS = tuple(Kind)
+KINDS = tuple(KernelKind)
 CALIBRATED_ERROR = 0.1
 """Median relative error to expect where another class was measured on the same split."""
 NARROWEST = 32
 """Output channels below which engines take other kernels, as fast as at so many."""
 _WIDTH = {Precision.TF32: 1.0, Precision.FP32: 1.0, Precision.FP16: 0.5, Precision.BF16: 0.5}
 """Bytes of a number, as a share of those in the exported graph."""
-MATRIX = (Kind.CONVOLUTION, Kind.PRODUCT)
+MATRIX = (KernelKind.CONVOLUTION, KernelKind.PRODUCT)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Constants:
     output channels, at which half of the speed is reached.
     """
 
-    efficiency: Mapping[Kind, float]
-    passes: Mapping[Kind, float]
+    efficiency: Mapping[KernelKind, float]
+    passes: Mapping[KernelKind, float]
     bandwidth: float
     fill: float
     tile: float
@@ -67,10 +67,10 @@ class Constants:
 PRIOR = Constants(
     # Linear layers are convolutions of one pixel, less well tuned at small batches; a depthwise convolution
     # has no matrix product, and per multiply-add a load from memory that is not DRAM.
-    efficiency={Kind.CONVOLUTION: 1.0, Kind.PRODUCT: 0.8, Kind.DEPTHWISE: 0.05},
+    efficiency={KernelKind.CONVOLUTION: 1.0, KernelKind.PRODUCT: 0.8, KernelKind.DEPTHWISE: 0.05},
     # Read for the statistics, read again and written: three halves of one reading and writing, and as much
     # again where mean and variance are two readings.
-    passes={Kind.REDUCTION: 3.0},
+    passes={KernelKind.REDUCTION: 3.0},
     # What copies reach of the data sheet's bandwidth, 80 to 85 % (NVIDIA's bandwidthTest). Not fitted.
     bandwidth=0.83,
     # As many numbers as a multiprocessor has resident threads: 1024 (Turing) to 2048.
@@ -83,8 +83,8 @@ PRIOR = Constants(
 """What the constants should be by what is known of GPUs."""
 
 FITTED = Constants(
-    efficiency={Kind.CONVOLUTION: 1.0, Kind.PRODUCT: 0.65, Kind.DEPTHWISE: 0.06},
-    passes={Kind.REDUCTION: 2.7},
+    efficiency={KernelKind.CONVOLUTION: 1.0, KernelKind.PRODUCT: 0.65, KernelKind.DEPTHWISE: 0.06},
+    passes={KernelKind.REDUCTION: 2.7},
     bandwidth=PRIOR.bandwidth,
     fill=2000.0,
     tile=68.0,
@@ -107,7 +107,7 @@ class Work:
 
     def us(
         self,
-        gpu: Gpu,
+        gpu: DataSheet,
         slices: int,
         batch_sizes: Sequence[int],
         constants: Constants = FITTED,
@@ -204,5 +204,5 @@ def _column(values: Iterable[float]) -> Floats:
     return np.fromiter(values, dtype=np.float64)[:, np.newaxis]
 
 
-def _of_kinds(values: Mapping[Kind, float], default: float) -> Floats:
+def _of_kinds(values: Mapping[KernelKind, float], default: float) -> Floats:
     return np.array([values.get(kind, default) for kind in KINDS])

@@ -17,7 +17,7 @@ from ppipe.bench.workload import RequestTrace, WorkloadError, load_workload, mak
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out, progress_bar
 from ppipe.serving.launcher import load_manifest
-from ppipe.serving.probe import Prober, Verdict
+from ppipe.serving.probe import ModelProber, ProbeVerdict
 from ppipe.workspace import Workspace
 
 PICTURES = 32
@@ -120,9 +120,11 @@ def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
     """Returns when every public model has answered a frame. Raises NotAnswering."""
     address = manifest.entry.grpc_address
     give_up_s = time.monotonic() + wait_s
-    with Prober(address) as prober:
+    with ModelProber(address) as prober:
         for entry in manifest.models:
-            while (probe := prober.ask(entry.dispatcher, PROBE_TIMEOUT_S)).verdict is not Verdict.ANSWERS:
+            while (
+                probe := prober.ask(entry.dispatcher, PROBE_TIMEOUT_S)
+            ).verdict is not ProbeVerdict.ANSWERS:
                 if time.monotonic() > give_up_s:
                     raise NotAnswering(
                         f"model {entry.dispatcher!r} at {address} does not answer ({probe.detail}); "

@@ -14,7 +14,7 @@ from ppipe.commands.arguments import WorkFolder
 from ppipe.commands.serve import folders
 from ppipe.console import err
 from ppipe.serving.launcher import TICKET_KEY, load_manifest
-from python_backend.dispatcher.recording import Wanted, encode
+from python_backend.dispatcher.recording import WantedRecording, encode
 from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.sockets import resolved
 
@@ -46,6 +46,6 @@ def record(
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         for entry in manifest.models:
             if not model or entry.model in model:
-                datagram = encode(Wanted(entry.model, seconds, most_mb), signing)
+                datagram = encode(WantedRecording(entry.model, seconds, most_mb), signing)
                 sender.sendto(datagram, (manifest.entry.host, entry.feedback_port))
                 err.print(f"{entry.model}: asked for {seconds:g} s, at most {most_mb:g} MB", markup=False)

@@ -22,7 +22,7 @@ from ppipe.console import out
 from ppipe.serving.launcher import load_manifest
 from ppipe.serving.live_metrics import Look, model_row, read, worker_rows
 from ppipe.serving.load_tables import fitting_tables, model_tables, worker_tables
-from ppipe.serving.probe import Probe, Prober, Verdict
+from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 
 TIMEOUT_S = 3.0
 _LOOK_S = 1.0
@@ -99,11 +99,11 @@ def silent_models(manifest: DeploymentManifest, server: ServerAddress) -> dict[s
         name for entry in manifest.models for name in (entry.dispatcher, entry.body_ensemble) if name
     }
     silent = {}
-    with Prober(server.grpc_address, tls=manifest.tls_of(server)) as prober:
+    with ModelProber(server.grpc_address, tls=manifest.tls_of(server)) as prober:
         for model in server.models:
             ask = prober.ask_hopeless if model in dispatched else prober.ask
             probe = ask(model, TIMEOUT_S)
-            if probe.verdict is not Verdict.ANSWERS:
+            if probe.verdict is not ProbeVerdict.ANSWERS:
                 silent[model] = probe
     return silent
 

@@ -21,7 +21,7 @@ class MissingDevice(Exception):
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuDevice:
     """A GPU of this host. `mig`: UUIDs of the devices that it is divided into; None: it is whole."""
 
     uuid: str
@@ -37,7 +37,7 @@ def check_devices(servers: Sequence[ServerAddress]) -> None:
         raise MissingDevice("\n".join(lines))
 
 
-def _faults(servers: Sequence[ServerAddress], gpus: Sequence[Gpu]) -> Iterator[str]:
+def _faults(servers: Sequence[ServerAddress], gpus: Sequence[GpuDevice]) -> Iterator[str]:
     owners: dict[str, tuple[str, str]] = {}
     for server in servers:
         for device in server.devices:
@@ -55,7 +55,7 @@ def _faults(servers: Sequence[ServerAddress], gpus: Sequence[Gpu]) -> Iterator[s
                 yield f"{where} is {uuid}, which server {other!r} has too, as {stated}"
 
 
-def _uuid(device: str, gpus: Sequence[Gpu]) -> str | None:
+def _uuid(device: str, gpus: Sequence[GpuDevice]) -> str | None:
     """The full UUID that a number, or the beginning of a UUID, means; None where nothing has it."""
     if device.isdigit():
         return gpus[int(device)].uuid if int(device) < len(gpus) else None
@@ -63,12 +63,12 @@ def _uuid(device: str, gpus: Sequence[Gpu]) -> str | None:
     return next((uuid for uuid in uuids if uuid.startswith(device)), None)
 
 
-def _shown(gpus: Sequence[Gpu]) -> str:
+def _shown(gpus: Sequence[GpuDevice]) -> str:
     texts = [f"{index} ({', '.join((gpu.uuid, *(gpu.mig or ())))})" for index, gpu in enumerate(gpus)]
     return ", ".join(texts) or "no GPU"
 
 
-def gpus_here() -> tuple[Gpu, ...] | None:
+def gpus_here() -> tuple[GpuDevice, ...] | None:
     """This host's GPUs in NVML's order, which nvidia-smi and CUDA_DEVICE_ORDER=PCI_BUS_ID share. None: nobody
     can say.
     """
@@ -86,15 +86,15 @@ def gpus_here() -> tuple[Gpu, ...] | None:
         library.nvmlShutdown()
 
 
-def _gpu(library: Any, handle: Any) -> Gpu:
+def _gpu(library: Any, handle: Any) -> GpuDevice:
     uuid = _text(library.nvmlDeviceGetUUID(handle))
     try:
         current, _ = library.nvmlDeviceGetMigMode(handle)
     except library.NVMLError:  # a GPU that cannot be divided
-        return Gpu(uuid)
+        return GpuDevice(uuid)
     if current != library.NVML_DEVICE_MIG_ENABLE:
-        return Gpu(uuid)
-    return Gpu(uuid, tuple(_mig_devices(library, handle)))
+        return GpuDevice(uuid)
+    return GpuDevice(uuid, tuple(_mig_devices(library, handle)))
 
 
 def _mig_devices(library: Any, handle: Any) -> Iterator[str]:

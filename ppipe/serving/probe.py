@@ -38,7 +38,7 @@ CHANNEL_OPTIONS = (
 )
 
 
-class Verdict(Enum):
+class ProbeVerdict(Enum):
     """What a probe says of a model."""
 
     ANSWERS = "answers"
@@ -58,11 +58,11 @@ class Verdict(Enum):
 class Probe:
     """A verdict and the server's own words."""
 
-    verdict: Verdict
+    verdict: ProbeVerdict
     detail: str = ""
 
 
-class Prober:
+class ModelProber:
     """Asks the models of one server; setting `cancelled` ends a question that is under way.
 
     A context manager: it holds a connection.
@@ -77,7 +77,7 @@ class Prober:
         self._requests: dict[str, service_pb2.ModelInferRequest] = {}
         self._left_out: dict[str, slice] = {}
 
-    def __enter__(self) -> Prober:
+    def __enter__(self) -> ModelProber:
         return self
 
     def __exit__(
@@ -98,8 +98,8 @@ class Prober:
         or declines. No worker's time is spent.
         """
         probe = self._infer(model, 1, timeout_s)
-        declined = probe.verdict is Verdict.NOT_YET and "deadline" in probe.detail
-        return Probe(Verdict.ANSWERS, probe.detail) if declined else probe
+        declined = probe.verdict is ProbeVerdict.NOT_YET and "deadline" in probe.detail
+        return Probe(ProbeVerdict.ANSWERS, probe.detail) if declined else probe
 
     def ask_live(self, timeout_s: float) -> Probe:
         """Ask the server, no model, whether it lives."""
@@ -107,7 +107,7 @@ class Prober:
             live = self._call(self._stub.ServerLive, service_pb2.ServerLiveRequest(), timeout_s).live
         except grpc.RpcError as error:
             return judge(error)
-        return Probe(Verdict.ANSWERS if live else Verdict.NOT_YET)
+        return Probe(ProbeVerdict.ANSWERS if live else ProbeVerdict.NOT_YET)
 
     def is_server_ready(self, timeout_s: float) -> bool:
         """Whether the server says that all its models are loaded."""
@@ -125,7 +125,7 @@ class Prober:
             self._call(self._stub.RepositoryModelLoad, load, timeout_s)
         except grpc.RpcError as error:
             return judge(error)
-        return Probe(Verdict.ANSWERS)
+        return Probe(ProbeVerdict.ANSWERS)
 
     def _infer(self, model: str, slo_us: int, timeout_s: float, ticket: bool = True) -> Probe:
         try:
@@ -138,7 +138,7 @@ class Prober:
             self._call(self._stub.ModelInfer, request, timeout_s)
         except grpc.RpcError as error:
             return judge(error)
-        return Probe(Verdict.ANSWERS)
+        return Probe(ProbeVerdict.ANSWERS)
 
     def _request(self, model: str, timeout_s: float) -> service_pb2.ModelInferRequest:
         if model not in self._requests:
@@ -166,15 +166,15 @@ def judge(error: grpc.RpcError) -> Probe:
     """What a failed call says of the model."""
     code, detail = error.code(), error.details() or ""
     if "Stub process" in detail and "not healthy" in detail:
-        return Probe(Verdict.STUB_DEAD, detail)
+        return Probe(ProbeVerdict.STUB_DEAD, detail)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Probe(Verdict.SILENT, detail)
+        return Probe(ProbeVerdict.SILENT, detail)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
-        return Probe(Verdict.REFUSED, detail)
+        return Probe(ProbeVerdict.REFUSED, detail)
     failure = from_wire(detail)
     if failure is not None and failure.kind is FailureKind.COMPUTE:
-        return Probe(Verdict.FAILS, f"its program fails on every batch: {failure.text}")
-    return Probe(Verdict.NOT_YET, f"{code.name}: {detail}")
+        return Probe(ProbeVerdict.FAILS, f"its program fails on every batch: {failure.text}")
+    return Probe(ProbeVerdict.NOT_YET, f"{code.name}: {detail}")
 
 
 def probe_request(metadata: service_pb2.ModelMetadataResponse) -> service_pb2.ModelInferRequest:

@@ -26,7 +26,7 @@ from types import TracebackType
 from planner.manifest import TlsFiles
 from ppipe.serving.guard import DEFAULT_GRACE_S, has_room, sweep
 from ppipe.serving.logs import rotate_if_large
-from ppipe.serving.probe import Probe, Prober, Verdict
+from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 from ppipe.serving.processes import Endings, GuardedProcess, stubs_of
 from ppipe.serving.stopped_stubs import StoppedStubs
 
@@ -103,7 +103,7 @@ class ServerLife:
             shm_prefixes=[plan.shm_prefix],
             grace_s=plan.grace_s,
         )
-        self._prober = Prober(plan.address, self._stopping, plan.tls)
+        self._prober = ModelProber(plan.address, self._stopping, plan.tls)
         return self
 
     def __exit__(
@@ -139,10 +139,10 @@ class ServerLife:
         for count, model in enumerate(self._plan.models, start=1):
             through = self._plan.through and bool(self._plan.dispatchers)
             probe = self._prober.ask(model, PROBE_TIMEOUT_S, through)
-            while probe.verdict is not Verdict.ANSWERS:
-                if probe.verdict is Verdict.REFUSED:
+            while probe.verdict is not ProbeVerdict.ANSWERS:
+                if probe.verdict is ProbeVerdict.REFUSED:
                     raise ServerDied(f"model {model!r} refuses what its metadata asks for: {probe.detail}")
-                if probe.verdict is Verdict.STUB_DEAD:
+                if probe.verdict is ProbeVerdict.STUB_DEAD:
                     raise ServerDied(f"the Python process of model {model!r} died: {probe.detail}")
                 silent = f"model {model!r} does not answer ({probe.detail or probe.verdict.value})"
                 self._note(silent)
@@ -202,9 +202,9 @@ class ServerLife:
         self._deadline_s = time.monotonic() + RELOAD_TIMEOUT_S
         # A dispatcher may do the same at this moment, and then one of the two loads fails.
         self._prober.reload(model, RELOAD_TIMEOUT_S)
-        while (probe := self._prober.ask(model, PROBE_TIMEOUT_S)).verdict is not Verdict.ANSWERS:
+        while (probe := self._prober.ask(model, PROBE_TIMEOUT_S)).verdict is not ProbeVerdict.ANSWERS:
             self._step(f"the Python process of model {model!r} died and did not come back ({probe.detail})")
-            if probe.verdict is Verdict.STUB_DEAD:
+            if probe.verdict is ProbeVerdict.STUB_DEAD:
                 self._prober.reload(model, RELOAD_TIMEOUT_S)
         self._watch_again(model)
         self._note(f"model {model!r} was loaded again")
@@ -235,17 +235,17 @@ class ServerLife:
             model = names[self._next_asked % len(names)]
             self._next_asked += 1
             probe = self._prober.ask(model, HEALTH_TIMEOUT_S)
-            if probe.verdict is Verdict.FAILS:
+            if probe.verdict is ProbeVerdict.FAILS:
                 self._failing = model
                 fails(f"model {model!r}: {probe.detail}")
-            elif probe.verdict is Verdict.ANSWERS and self._failing == model:
+            elif probe.verdict is ProbeVerdict.ANSWERS and self._failing == model:
                 self._failing = ""
                 fails("")
 
     def _judge(self, probe: Probe) -> None:
-        if probe.verdict is Verdict.STUB_DEAD:
+        if probe.verdict is ProbeVerdict.STUB_DEAD:
             raise ServerDied(f"a dispatcher's Python process died: {probe.detail}")
-        self._silences = self._silences + 1 if probe.verdict is Verdict.SILENT else 0
+        self._silences = self._silences + 1 if probe.verdict is ProbeVerdict.SILENT else 0
         if self._silences >= SILENCES_ALLOWED:
             raise ServerDied(f"no answer to {SILENCES_ALLOWED} probes of {HEALTH_TIMEOUT_S:.0f} s each")
 

@@ -12,7 +12,7 @@ from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event
 from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Workload, try_load
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 
 _COLOURS = ("#3b6fb6", "#d98c2b", "#4f9d69", "#b6473b", "#7d5ba6", "#6b6b6b")
 
@@ -91,7 +91,7 @@ def _record(
             elif isinstance(action, Drop):
                 drops_us.append(now_us)
 
-    driver = Driver(served, SchedulerCore(served, policy), observe=observe)
+    driver = SimulatedDriver(served, SchedulerCore(served, policy), observe=observe)
     counts = driver.run(iter(workload.times_us(rate_rps, workload.seeds[0], served.model)))
     return hops, drops_us, counts.attainment()
 

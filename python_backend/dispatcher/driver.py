@@ -29,7 +29,7 @@ from python_backend.dispatcher.hops import Hops
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.open_frames import OpenFrames
-from python_backend.dispatcher.recording import Recording, Wanted
+from python_backend.dispatcher.recording import Recording, WantedRecording
 from python_backend.dispatcher.room import Room, bounds_of
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.under_way import UnderWay
@@ -98,7 +98,7 @@ class _Failed:
 
 
 _Taken = TypeVar("_Taken")
-_Item = _Arrived | _Refused | _Probed | _Finished | _Failed | Notice | Event | Wanted
+_Item = _Arrived | _Refused | _Probed | _Finished | _Failed | Notice | Event | WantedRecording
 
 
 class Driver:
@@ -139,7 +139,7 @@ class Driver:
         self._entry = entry
         self._recording: Recording | None = None
         if self._settings.record_mb:
-            self._record(Wanted(entry.model, 0.0, self._settings.record_mb), from_start=True)
+            self._record(WantedRecording(entry.model, 0.0, self._settings.record_mb), from_start=True)
         self._turns.start()
 
     # Called by other threads
@@ -179,7 +179,7 @@ class Driver:
         """The worker answers again."""
         self._turns.bring(WorkerBack(worker))
 
-    def record(self, wanted: Wanted) -> None:
+    def record(self, wanted: WantedRecording) -> None:
         """Write what the core is told and answers to a file from now on."""
         self._turns.bring(wanted)
 
@@ -303,7 +303,7 @@ class Driver:
             self._handle(item)
         elif isinstance(item, RequestCancelled):
             self._take_cancelled(item)
-        elif isinstance(item, Wanted):
+        elif isinstance(item, WantedRecording):
             self._record(item, from_start=False)
         elif not isinstance(item, _Arrived):
             self._handle(item)
@@ -397,7 +397,7 @@ class Driver:
             self._recording = None
         self._act(actions, began_us)
 
-    def _record(self, wanted: Wanted, from_start: bool) -> None:
+    def _record(self, wanted: WantedRecording, from_start: bool) -> None:
         if self._recording is not None:
             self._recording.close()
         entry, core = self._entry, self._core

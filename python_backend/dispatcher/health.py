@@ -27,7 +27,7 @@ _PROBERS = 8
 _HEARD_LATELY_US = 300_000
 
 
-class Prober(Protocol):
+class WorkerProber(Protocol):
     """Asks a worker for an inference, or for its model's revival."""
 
     def probe(self, worker: str, timeout_s: float) -> None:
@@ -65,7 +65,7 @@ class Health:
     def __init__(
         self,
         targets: Mapping[str, Target],
-        prober: Prober,
+        prober: WorkerProber,
         lost: Callable[[str], None],
         back: Callable[[str], None],
         log: Callable[[str], None],

@@ -86,7 +86,7 @@ def exported_names() -> frozenset[str]:
     return frozenset(f"{PREFIX}{name}{part}" for name, kind, _ in families() for part in _PARTS[kind])
 
 
-class Source(Protocol):
+class MetricsSource(Protocol):
     """What is exported: a dispatcher."""
 
     @property
@@ -110,7 +110,7 @@ class Source(Protocol):
         """Of its plan."""
 
 
-def page(source: Source, model: str) -> str:
+def page(source: MetricsSource, model: str) -> str:
     """Prometheus' text format, version 0.0.4."""
     found: dict[str, list[str]] = {}
     for name, labels, value in samples(source):
@@ -132,7 +132,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def samples(source: Source) -> Iterator[Sample]:
+def samples(source: MetricsSource) -> Iterator[Sample]:
     """Everything that is exported, as it is now."""
     driver, counts = source.driver, source.driver.counts
     yield "frames_total", {}, counts.arrived

@@ -36,7 +36,7 @@ _MOST_MB = 4096.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedRecording:
     """A recording that somebody asks for."""
 
     model: str
@@ -44,13 +44,13 @@ class Wanted:
     most_mb: float
 
 
-def encode(wanted: Wanted, keys: Keys) -> bytes:
+def encode(wanted: WantedRecording, keys: Keys) -> bytes:
     """The datagram that asks for it."""
     body = json.dumps(vars(wanted), separators=(",", ":"))
     return _MAGIC + keys.mac(body)[:_MAC_CHARACTERS].ljust(_MAC_CHARACTERS).encode() + body.encode()
 
 
-def decode(datagram: bytes, keys: Keys) -> Wanted | None:
+def decode(datagram: bytes, keys: Keys) -> WantedRecording | None:
     """What a datagram asks for; None for anything that is not genuine. Without a key nothing is."""
     start = len(_MAGIC) + _MAC_CHARACTERS
     if not datagram.startswith(_MAGIC) or not keys.signing:
@@ -60,7 +60,7 @@ def decode(datagram: bytes, keys: Keys) -> Wanted | None:
     if not keys.accepts_prefix(body, mac, _MAC_CHARACTERS):
         return None
     try:
-        return serial.loads(Wanted, body)
+        return serial.loads(WantedRecording, body)
     except serial.FormatError:
         return None
 
@@ -93,7 +93,7 @@ class Recording:
         policy: str,
         batch_ids_from: int,
         from_start: bool,
-        wanted: Wanted,
+        wanted: WantedRecording,
         say: Callable[[str], None],
     ) -> Recording | None:
         """Open the file and write its header; None, said in the log, where that cannot be."""

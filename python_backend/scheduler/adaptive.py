@@ -18,7 +18,7 @@ from python_backend.scheduler.ingress import load_of
 from python_backend.scheduler.policy import Policy, shed
 from python_backend.scheduler.state import State
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines
-from python_backend.scheduler.waiting import Level
+from python_backend.scheduler.waiting import PriorityLevel
 
 HOLD_SHARE = 25
 """A batch may wait between its stages for one in so many parts of its way, and for as long as predictions are
@@ -97,7 +97,13 @@ class AdaptivePolicy(Policy):
         return False
 
     def _send(
-        self, state: State, pipeline: PipelineTimelines, level: Level, index: int, size: int, now_us: int
+        self,
+        state: State,
+        pipeline: PipelineTimelines,
+        level: PriorityLevel,
+        index: int,
+        size: int,
+        now_us: int,
     ) -> bool:
         quote = state.quote(pipeline, size, now_us)
         if quote is None:
@@ -106,7 +112,13 @@ class AdaptivePolicy(Policy):
         return True
 
     def _send_frames(
-        self, state: State, pipeline: PipelineTimelines, level: Level, index: int, size: int, now_us: int
+        self,
+        state: State,
+        pipeline: PipelineTimelines,
+        level: PriorityLevel,
+        index: int,
+        size: int,
+        now_us: int,
     ) -> bool:
         """The same for frames whose own bytes and pixels count: those that they make too late are passed
         over, a few at most."""

@@ -16,7 +16,7 @@ from python_backend.scheduler.batches import Request
 from python_backend.scheduler.links import Links
 
 
-class Load:
+class BatchLoad:
     """What a batch brings: bytes, and the time of a core that each of its frames takes."""
 
     __slots__ = ("frame_bytes", "prepare_us")
@@ -102,9 +102,9 @@ class Entry:
         self.mean_bytes += _step(request.frame_bytes - self.mean_bytes)
         self.mean_prepare_us += _step(request.prepare_us - self.mean_prepare_us)
 
-    def expected(self, batch_size: int) -> Load:
+    def expected(self, batch_size: int) -> BatchLoad:
         """A batch of mean frames."""
-        return Load(batch_size * self.mean_bytes, [self.mean_prepare_us] * batch_size)
+        return BatchLoad(batch_size * self.mean_bytes, [self.mean_prepare_us] * batch_size)
 
 
 _MEMORY = 32
@@ -117,17 +117,17 @@ def _step(difference: int) -> int:
     return -((_MEMORY - 1 - difference) // _MEMORY)
 
 
-def load_of(requests: list[Request]) -> Load:
+def load_of(requests: list[Request]) -> BatchLoad:
     """What these frames bring."""
     total = 0
     prepare_us: list[int] = []
     for request in requests:
         total += request.frame_bytes
         prepare_us.append(request.prepare_us)
-    return Load(total, prepare_us)
+    return BatchLoad(total, prepare_us)
 
 
-class Ends:
+class PipelineEnds:
     """The way into and out of one pipeline; see planner.serving.ServedEnds. cores: the least of any server of
     its first stage, 0 where none are counted."""
 

@@ -13,7 +13,7 @@ from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Hop, Ticket
 from python_backend.scheduler.batches import Batch, Request, Reservation
 from python_backend.scheduler.errors import StaleQuoteError
-from python_backend.scheduler.ingress import Ends, Entry, Load
+from python_backend.scheduler.ingress import BatchLoad, Entry, PipelineEnds
 from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
@@ -38,7 +38,7 @@ class Quote:
         self.batch_size: int = batch_size
         self.version: int = version
         self.hops: list[Reservation] = []
-        self.load: Load | None = None
+        self.load: BatchLoad | None = None
         self.answer: Reservation | None = None
         self.finish_us: int = 0
         self.work_us: int = 0
@@ -135,7 +135,7 @@ class State:
         return time_us
 
     def quote(
-        self, pipeline: PipelineTimelines, batch_size: int, now_us: int, load: Load | None = None
+        self, pipeline: PipelineTimelines, batch_size: int, now_us: int, load: BatchLoad | None = None
     ) -> Quote | None:
         """The same, with the intervals to commit; None when a stage has no worker. load: of the very frames,
         needed where the way in is counted."""
@@ -169,7 +169,7 @@ class State:
             self._append_answer(quote, ends, entry, uplink)
         return quote
 
-    def _append_answer(self, quote: Quote, ends: Ends, entry: Entry, uplink: int) -> None:
+    def _append_answer(self, quote: Quote, ends: PipelineEnds, entry: Entry, uplink: int) -> None:
         """The way of the answers back, after the last stage."""
         index = quote.batch_size - 1
         answer = Reservation(quote.first_stage + len(quote.hops), -1, 0)
@@ -421,7 +421,9 @@ def place_hop(hop: Reservation, pool: Pool, uplink: int, sent_us: int, transfer_
     hop.end_us = hop.start_us + hop.duration_us
 
 
-def _place_fed(hop: Reservation, pool: Pool, ends: Ends, entry: Entry, load: Load, sent_us: int) -> None:
+def _place_fed(
+    hop: Reservation, pool: Pool, ends: PipelineEnds, entry: Entry, load: BatchLoad, sent_us: int
+) -> None:
     """The same of a first stage's hop, into which frames come from the entry, and are prepared."""
     hop.uplink = entry.uplink
     hop.downlink = pool.downlinks[hop.worker]

@@ -13,7 +13,7 @@ from heapq import heappop, heappush, heapreplace
 
 from planner.serving import ServedPipeline, ServedStage
 from python_backend.scheduler.batches import Reservation
-from python_backend.scheduler.ingress import Cores, Ends, Entry, Load
+from python_backend.scheduler.ingress import BatchLoad, Cores, Entry, PipelineEnds
 from python_backend.scheduler.links import Links
 
 NEVER = 1 << 62
@@ -163,7 +163,7 @@ class Pool:
             if worker < 0:
                 return best, best_sent_us
 
-    def fed(self, ends: Ends, entry: Entry, load: Load, now_us: int) -> tuple[int, int]:
+    def fed(self, ends: PipelineEnds, entry: Entry, load: BatchLoad, now_us: int) -> tuple[int, int]:
         """For a batch that the entry can send from `now_us` on: the worker of this first stage that could
         start on it first and then send at once, and when the transfer starts; (-1, 0) when no worker is
         usable."""
@@ -265,10 +265,10 @@ class PipelineTimelines:
             out_us = 0 if is_last else served.transfer_us[position][served.batch_size - 1]
             cores = entry.cores if entry is not None and position == 0 else None
             self.pools.append(Pool(stage, served.batch_size, out_us, position == 0, is_last, links, cores))
-        self.ends: Ends | None = None
+        self.ends: PipelineEnds | None = None
         if served.ends is not None and entry is not None:
             there = [len(entry.cores.free_us[host]) for host in self.pools[0].hosts if host >= 0]
-            self.ends = Ends(served.ends, min(there, default=0))
+            self.ends = PipelineEnds(served.ends, min(there, default=0))
         self.path_us: list[int] = [
             sum(stage.latency_us[b] for stage in served.stages) + sum(hop[b] for hop in served.transfer_us)
             for b in range(max_batch)

@@ -1,6 +1,6 @@
 """The queue of frames that wait: by priority, then deadline, then arrival.
 
-One `Level` per priority, highest first. A level is a list sorted by (deadline, arrival), with an offset to
+One `PriorityLevel` per priority, highest first. It is a list sorted by (deadline, arrival), with an offset to
 its first live entry so that taking from the head does not move the rest.
 """
 
@@ -12,7 +12,7 @@ _COMPACT_AT = 256
 """Dead entries at the head of a level before they are cut off."""
 
 
-class Level:
+class PriorityLevel:
     """The waiting frames of one priority, by (deadline, sequence)."""
 
     __slots__ = ("frames", "head", "priority")
@@ -99,10 +99,10 @@ class WaitingQueue:
     __slots__ = ("count", "levels")
 
     def __init__(self) -> None:
-        self.levels: list[Level] = []
+        self.levels: list[PriorityLevel] = []
         self.count: int = 0
 
-    def level(self, priority: int) -> Level:
+    def level(self, priority: int) -> PriorityLevel:
         """The level of one priority, made when it is new."""
         index = 0
         for level in self.levels:
@@ -110,7 +110,7 @@ class WaitingQueue:
                 return level
             if level.priority > priority:
                 index += 1
-        made = Level(priority)
+        made = PriorityLevel(priority)
         self.levels.insert(index, made)
         return made
 
@@ -119,7 +119,7 @@ class WaitingQueue:
         self.level(request.priority).insert(request)
         self.count += 1
 
-    def take(self, level: Level, index: int, count: int) -> list[Request]:
+    def take(self, level: PriorityLevel, index: int, count: int) -> list[Request]:
         """Remove and return `count` frames of `level` from index `index` on."""
         self.count -= count
         return level.take(index, count)

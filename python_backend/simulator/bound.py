@@ -62,7 +62,7 @@ class Resource:
 
 
 @dataclass(frozen=True)
-class Server:
+class PipelineServer:
     """A pipeline as one server: the time that a frame costs it, within so long after the frame's arrival."""
 
     frame_us: float
@@ -79,7 +79,7 @@ class Bound:
             for pipeline in served.pipelines
         ]
         usable = [choices for choices in priced if choices]
-        self._fluids: list[list[Server]] = [
+        self._fluids: list[list[PipelineServer]] = [
             list(servers) for servers in dict.fromkeys(zip(*usable, strict=True))
         ]
         if self._fluids and (entry := _entry_server(served)) is not None:
@@ -129,7 +129,7 @@ class Bound:
         return rates[index] if index >= 0 else 0.0
 
 
-def _fluid(servers: Sequence[Server], arrivals_us: Iterable[int]) -> float:
+def _fluid(servers: Sequence[PipelineServer], arrivals_us: Iterable[int]) -> float:
     return divisible(
         [server.frame_us for server in servers], [server.window_us for server in servers], arrivals_us
     )
@@ -151,7 +151,7 @@ def _least_ends_us(served: ServedModel, pipeline: ServedPipeline) -> tuple[int, 
     return math.floor(in_us), min(back_us)
 
 
-def _entry_server(served: ServedModel) -> Server | None:
+def _entry_server(served: ServedModel) -> PipelineServer | None:
     """The entry's uplink, with a window as wide as the fastest pipeline leaves."""
     if served.entry is None:
         return None
@@ -164,7 +164,7 @@ def _entry_server(served: ServedModel) -> Server | None:
         frame_us = min(frame_us, pipeline.ends.entry_us_per_byte * served.entry.frame_bytes)
     if frame_us <= 0:
         return None
-    return Server(frame_us=frame_us, window_us=float(max(0, served.slo_us - rest_us)) + frame_us)
+    return PipelineServer(frame_us=frame_us, window_us=float(max(0, served.slo_us - rest_us)) + frame_us)
 
 
 def _resources(pipeline: ServedPipeline, in_us: int = 0, back_us: int = 0) -> list[Resource]:
@@ -221,7 +221,7 @@ def _sizes(stage: ServedStage) -> list[tuple[int, float]]:
     return kept
 
 
-def _servers(pipeline: ServedPipeline, slo_us: int, in_us: int, back_us: int) -> tuple[Server, ...]:
+def _servers(pipeline: ServedPipeline, slo_us: int, in_us: int, back_us: int) -> tuple[PipelineServer, ...]:
     """The pipeline as one server at each choice of prices; none where no frame gets through in time."""
     modes = _modes(pipeline, slo_us - in_us - back_us)
     resources = _resources(pipeline, in_us, back_us)
@@ -233,9 +233,9 @@ def _servers(pipeline: ServedPipeline, slo_us: int, in_us: int, back_us: int) ->
     return tuple(_server(resources, costs, prices, slo_us) for prices in (_best_prices(costs), narrowest))
 
 
-def _server(resources: Sequence[Resource], costs: Any, prices: Any, slo_us: int) -> Server:
+def _server(resources: Sequence[Resource], costs: Any, prices: Any, slo_us: int) -> PipelineServer:
     counted = [resource for resource, price in zip(resources, prices, strict=True) if price > 0]
-    return Server(
+    return PipelineServer(
         frame_us=float((costs @ prices).min()),
         window_us=float(max(slo_us - resource.before_us - resource.after_us for resource in counted)),
     )

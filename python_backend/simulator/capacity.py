@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from planner.serving import ServedModel
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.simulator.arrivals import frame_bytes, parse_arrivals
-from python_backend.simulator.counts import Counts
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.counts import SimulatedCounts
+from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.execution import Execution
 from python_backend.simulator.jitter import Jitter
 
@@ -58,12 +58,12 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Load:
+class TriedLoad:
     """One rate that was tried. attainment None: broken off below the target."""
 
     rate_rps: float
     attainment: float | None
-    counts: tuple[Counts, ...] = field(repr=False, compare=False, default=())
+    counts: tuple[SimulatedCounts, ...] = field(repr=False, compare=False, default=())
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class Capacity:
     """The highest rate tried that reached the target (0.0 when none did) and everything tried on the way."""
 
     load_rps: float
-    best: Load | None
-    tried: tuple[Load, ...]
+    best: TriedLoad | None
+    tried: tuple[TriedLoad, ...]
 
 
 def try_load(
     served: ServedModel, policy: str, rate_rps: float, workload: Workload, target: float = TARGET
-) -> Load:
+) -> TriedLoad:
     """Serve `rate_rps` with every seed; broken off as soon as the mean attainment must end below `target`."""
     streams = [workload.times_us(rate_rps, seed, served.model) for seed in workload.seeds]
     # The mean over seeds weighs each seed alike, whatever its number of frames.
@@ -87,7 +87,7 @@ def try_load(
         if not times:
             attained += 1.0
             continue
-        driver = Driver(
+        driver = SimulatedDriver(
             served,
             SchedulerCore(served, policy),
             workload.execution(served, seed),
@@ -96,11 +96,11 @@ def try_load(
         driver.max_missed = int(allowed * len(times))
         counts = driver.run(iter(times))
         if counts.missed() > driver.max_missed:
-            return Load(rate_rps, None)
+            return TriedLoad(rate_rps, None)
         allowed -= counts.missed() / len(times)
         attained += counts.attainment()
         all_counts.append(counts)
-    return Load(rate_rps, attained / len(streams), tuple(all_counts))
+    return TriedLoad(rate_rps, attained / len(streams), tuple(all_counts))
 
 
 def find_capacity(
@@ -116,7 +116,7 @@ def find_capacity(
     Gallops from the rate nearest `guess_rps` to one that is served and one that is not, then halves the gap.
     """
     rates = list(rates_rps)
-    tried: dict[int, Load] = {}
+    tried: dict[int, TriedLoad] = {}
 
     def reached(index: int) -> bool:
         if index not in tried:

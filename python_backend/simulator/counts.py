@@ -14,7 +14,7 @@ _DECISION_BINS = 400
 """Decision times by quarter microseconds up to 100 us; the last bin holds everything slower."""
 
 
-class Counts:
+class SimulatedCounts:
     """Running totals of one simulation."""
 
     def __init__(self, served: ServedModel) -> None:

@@ -16,10 +16,10 @@ from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event, LinkTaken, RequestArrived, StageCompleted, TimerFired
-from python_backend.scheduler.ingress import Entry, Load
+from python_backend.scheduler.ingress import BatchLoad, Entry
 from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import NEVER
-from python_backend.simulator.counts import Counts
+from python_backend.simulator.counts import SimulatedCounts
 from python_backend.simulator.execution import Execution
 
 FrameBytes = Iterator[int]
@@ -29,7 +29,7 @@ TIME_EVERY = 16
 """One decision in so many is timed."""
 
 
-class Driver:
+class SimulatedDriver:
     """Runs one core over one stream of arrivals. `observe(event, now_us, actions)` sees everything in
     order."""
 
@@ -72,9 +72,9 @@ class Driver:
         self.load: dict[int, tuple[int, int]] = {}
         """By open frame, where the way in counts: its bytes, and the time that preparing it takes of a
         core."""
-        self.counts: Counts = Counts(served)
+        self.counts: SimulatedCounts = SimulatedCounts(served)
 
-    def run(self, arrivals: Iterator[int]) -> Counts:
+    def run(self, arrivals: Iterator[int]) -> SimulatedCounts:
         """Feed all arrivals, then go on until every frame has ended (or too many have missed)."""
         # What the core makes has no cycles; collecting costs a tenth of the time and finds nothing.
         collecting = gc.isenabled()
@@ -85,7 +85,7 @@ class Driver:
             if collecting:
                 gc.enable()
 
-    def _run(self, arrivals: Iterator[int]) -> Counts:
+    def _run(self, arrivals: Iterator[int]) -> SimulatedCounts:
         self.begin(arrivals)
         while self.missed <= self.max_missed and self.step():
             pass
@@ -135,12 +135,12 @@ class Driver:
         self.load[request_id] = size, entry.frame_us(size, entry.planned_pixels)
         return RequestArrived(request_id, deadline_us, 0, size, entry.planned_pixels)
 
-    def _load(self, dispatch: Dispatch) -> Load | None:
+    def _load(self, dispatch: Dispatch) -> BatchLoad | None:
         """What a batch brings; its frames are forgotten."""
         if self.entry is None:
             return None
         brought = [self.load.pop(request_id) for request_id in dispatch.request_ids]
-        return Load(sum([size for size, _ in brought]), [frame_us for _, frame_us in brought])
+        return BatchLoad(sum([size for size, _ in brought]), [frame_us for _, frame_us in brought])
 
     def _complete(self) -> None:
         entry = heappop(self.completions)

@@ -13,7 +13,7 @@ import random
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Ticket
 from python_backend.scheduler.batches import Reservation
-from python_backend.scheduler.ingress import Cores, Ends, Entry, Load
+from python_backend.scheduler.ingress import BatchLoad, Cores, Entry, PipelineEnds
 from python_backend.scheduler.links import Links
 from python_backend.simulator.jitter import Jitter
 
@@ -37,8 +37,8 @@ class Execution:
         self.entry: Entry | None = None if served.entry is None else Entry(served.entry, self.links)
         if self.entry is not None and cores is not None:
             self.entry.cores = cores
-        self.ends: list[Ends | None] = [
-            None if pipeline.ends is None else Ends(pipeline.ends, 0) for pipeline in served.pipelines
+        self.ends: list[PipelineEnds | None] = [
+            None if pipeline.ends is None else PipelineEnds(pipeline.ends, 0) for pipeline in served.pipelines
         ]
         self.host: dict[str, int] = {}
         self.answered_us: int = 0
@@ -53,7 +53,7 @@ class Execution:
                     if self.entry is not None:
                         self.host[worker.name] = self.entry.cores.host(worker.server)
 
-    def run(self, ticket: Ticket, now_us: int, load: Load | None = None) -> list[int]:
+    def run(self, ticket: Ticket, now_us: int, load: BatchLoad | None = None) -> list[int]:
         """When each stage of a ticket sent now truly ends. load: what its frames bring, where that counts."""
         self.links.now_us = now_us
         ends: list[int] = []
@@ -80,7 +80,7 @@ class Execution:
             self._answer(ticket.pipeline, sender, ready_us, len(load.prepare_us))
         return ends
 
-    def _fed(self, pipeline: int, worker: str, now_us: int, load: Load) -> int:
+    def _fed(self, pipeline: int, worker: str, now_us: int, load: BatchLoad) -> int:
         """When a batch that the entry sends now is prepared."""
         entry, ends = self.entry, self.ends[pipeline]
         assert entry is not None

@@ -20,13 +20,13 @@ from planner.serving import ServedModel
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import LogHeader, LogLine, replay
 from python_backend.scheduler.events import Event, RequestArrived, StageCompleted
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 
 _DROP = re.compile(r"Drop\((\d+), <DropReason\.\w+: '(\w+)'>\)")
 
 
 @dataclass(frozen=True)
-class Difference:
+class FirstDifference:
     """The first line whose actions are others now. `line` counts from 1 after the header."""
 
     line: int
@@ -60,7 +60,7 @@ class Replayed:
     served_model: ServedModel
     lines: int
     equal_lines: int
-    difference: Difference | None
+    difference: FirstDifference | None
     arrivals_us: tuple[int, ...]
     """First offers, ascending, counted from the first one."""
     served: Served
@@ -75,7 +75,7 @@ def replay_as_it_was(header: LogHeader, lines: Iterable[LogLine], where: str = "
     core = SchedulerCore(model, header.policy, header.batch_ids_from)
     book = _Book(model)
     count = equal = 0
-    difference: Difference | None = None
+    difference: FirstDifference | None = None
     for line in lines:
         count += 1
         book.take(line)
@@ -89,13 +89,13 @@ def replay_as_it_was(header: LogHeader, lines: Iterable[LogLine], where: str = "
         if now == line.actions:
             equal += 1
         elif difference is None:
-            difference = Difference(count, repr(line.events[0]), line.actions, now)
+            difference = FirstDifference(count, repr(line.events[0]), line.actions, now)
     return Replayed(header, model, count, equal, difference, book.arrivals_us(), book.served())
 
 
 def simulate_again(replayed: Replayed, served: ServedModel, policy: str) -> Served:
     """The log's arrivals on the tables of `served` under `policy`. Raises ValueError for unknown policies."""
-    counts = Driver(served, SchedulerCore(served, policy)).run(iter(replayed.arrivals_us))
+    counts = SimulatedDriver(served, SchedulerCore(served, policy)).run(iter(replayed.arrivals_us))
     return Served(
         frames=counts.offered,
         in_time=counts.in_time,

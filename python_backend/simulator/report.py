@@ -20,8 +20,8 @@ from python_backend.scheduler.events import Event
 from python_backend.simulator.arrivals import parse_arrivals
 from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.counts import Counts
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.counts import SimulatedCounts
+from python_backend.simulator.driver import SimulatedDriver
 
 Observer = Callable[[Event, int, list[Action]], None]
 
@@ -95,7 +95,7 @@ def simulate(
     arrivals = parse_arrivals(workload.arrivals, rate_rps).times_us(workload.seconds, seed, served.model)
     if log is not None:
         log.begin(LogHeader(served.model, policy, 0, True, serial.to_plain(served)))
-    driver = Driver(
+    driver = SimulatedDriver(
         served,
         core,
         workload.execution(served, seed),
@@ -115,7 +115,12 @@ def simulate(
 
 
 def _report(
-    served: ServedModel, policy: str, workload: Workload, rate_rps: float, counts: Counts, cpu_s: float
+    served: ServedModel,
+    policy: str,
+    workload: Workload,
+    rate_rps: float,
+    counts: SimulatedCounts,
+    cpu_s: float,
 ) -> SimulationReport:
     pools = tuple(_pools(served, counts, workload.seconds))
     return SimulationReport(
@@ -143,7 +148,7 @@ def _report(
     )
 
 
-def _pools(served: ServedModel, counts: Counts, seconds: float) -> Iterator[PoolUse]:
+def _pools(served: ServedModel, counts: SimulatedCounts, seconds: float) -> Iterator[PoolUse]:
     for p, pipeline in enumerate(served.pipelines):
         for s, stage in enumerate(pipeline.stages):
             available_us = seconds * 1e6 * len(stage.workers)
@@ -167,7 +172,7 @@ def _by_class(pools: Iterable[PoolUse]) -> dict[str, float]:
     return {gpu: busy[gpu] / gpus[gpu] for gpu in sorted(gpus) if gpus[gpu] > 0}
 
 
-def _batch_sizes(counts: Counts) -> dict[str, int]:
+def _batch_sizes(counts: SimulatedCounts) -> dict[str, int]:
     totals: dict[int, int] = {}
     for sizes in counts.batches:
         for size, count in enumerate(sizes):

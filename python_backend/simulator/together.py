@@ -16,20 +16,21 @@ from python_backend.scheduler.events import LinkTaken
 from python_backend.scheduler.ingress import Cores
 from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import NEVER
-from python_backend.simulator.counts import Counts
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.counts import SimulatedCounts
+from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.execution import Execution
 from python_backend.simulator.jitter import Jitter
 
 
 def run_together(
     models: Sequence[ServedModel], arrivals: Sequence[Iterator[int]], ledger: bool = True
-) -> list[Counts]:
+) -> list[SimulatedCounts]:
     """Serve every model's arrivals with a core of its own; the models' counts, in order."""
     links = Links()
     cores = _cores(models)
     drivers = [
-        Driver(one, SchedulerCore(one, told=ledger), Execution(one, Jitter(), links, cores)) for one in models
+        SimulatedDriver(one, SchedulerCore(one, told=ledger), Execution(one, Jitter(), links, cores))
+        for one in models
     ]
     for driver, times in zip(drivers, arrivals, strict=True):
         driver.begin(times)
@@ -38,13 +39,13 @@ def run_together(
                 _tell, [other for other in drivers if other is not driver], driver
             )
     while True:
-        first = min(drivers, key=Driver.next_us)
+        first = min(drivers, key=SimulatedDriver.next_us)
         if first.next_us() == NEVER:
             return [driver.counts for driver in drivers]
         first.step()
 
 
-def _tell(others: Sequence[Driver], teller: Driver, use: LinkTaken) -> None:
+def _tell(others: Sequence[SimulatedDriver], teller: SimulatedDriver, use: LinkTaken) -> None:
     for other in others:
         other.core.handle(use, teller.now_us)
 

@@ -21,7 +21,7 @@ _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd",
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TraceRow:
     """Cells without spaces around them, and the line that they end in, from 1."""
 
     line: int
@@ -32,7 +32,7 @@ class Row:
 class Rows:
     """All rows; decimal_comma: '1,5' is a number here."""
 
-    rows: list[Row]
+    rows: list[TraceRow]
     decimal_comma: bool
 
 
@@ -51,14 +51,14 @@ def read_rows(path: Path) -> Rows:
     return Rows(_split(path, lines, separator), decimal_comma=separator != ",")
 
 
-def _split(path: Path, lines: list[str], separator: str) -> list[Row]:
+def _split(path: Path, lines: list[str], separator: str) -> list[TraceRow]:
     reader = csv.reader(lines, delimiter=separator)
     found = []
     try:
         for cells in reader:
             row = tuple(cell.strip() for cell in cells)
             if any(row) and not row[0].startswith("#"):
-                found.append(Row(reader.line_num, row))
+                found.append(TraceRow(reader.line_num, row))
     except csv.Error as error:
         raise ArrivalError(f"{path}: line {reader.line_num}: {error}; wanted a CSV file") from error
     return found

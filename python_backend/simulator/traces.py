@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from python_backend.simulator.errors import ArrivalError
-from python_backend.simulator.trace_rows import Row, Rows, read_rows
+from python_backend.simulator.trace_rows import Rows, TraceRow, read_rows
 from python_backend.simulator.trace_times import time_of
 
 TIME_COLUMNS = ("timestamp", "arrival_time", "arrival_timestamp", "start_timestamp", "arrived_at", "time")
@@ -99,7 +99,7 @@ def _no_header(path: Path, line: int) -> ArrivalError:
     )
 
 
-def _time(path: Path, row: Row, column: int, decimal_comma: bool) -> Decimal:
+def _time(path: Path, row: TraceRow, column: int, decimal_comma: bool) -> Decimal:
     cell = row.cells[column] if column < len(row.cells) else ""
     found = time_of(cell, decimal_comma)
     if found is None:

@@ -13,7 +13,7 @@ from planner.ingress import PrepareRecipe
 from planner.profile import TensorSpec
 from python_backend.stage.batches import RaggedBatch
 from python_backend.stage.pool.client import PoolClient
-from python_backend.stage.pool.jobs import RECORD_BYTES, Job, State
+from python_backend.stage.pool.jobs import RECORD_BYTES, FrameJob, RecordState
 from python_backend.stage.pool.slots import Slot, Slots
 from python_backend.stage.preparing import TOO_LATE, Done
 from python_backend.wire.hop_failure import FailureKind
@@ -72,16 +72,16 @@ class PoolPreparer:
         self._slots.close()
 
     def _ended(
-        self, batch: RaggedBatch, index: int, job: Job, slot: _SharedSlot, state: State, text: str
+        self, batch: RaggedBatch, index: int, job: FrameJob, slot: _SharedSlot, state: RecordState, text: str
     ) -> None:
         try:
-            if state is State.DONE:
+            if state is RecordState.DONE:
                 recipe = self._recipe
                 shape = (recipe.height, recipe.width, recipe.channels)
                 batch.put(index, np.ndarray(shape, np.uint8, slot.memory, job.target))
-            elif state is State.FAULT:
+            elif state is RecordState.FAULT:
                 batch.fault(index, text)
-            elif state is State.LATE:
+            elif state is RecordState.LATE:
                 batch.fail(index, FailureKind.EXPIRED, TOO_LATE)
             else:
                 batch.fail(index, FailureKind.UNREACHABLE, text or _ENDED)
@@ -105,9 +105,9 @@ class _Layout:
             position = aligned(position + infos[index].size)
         self.size = position
 
-    def job(self, number: int, info: FrameInfo, until_us: int | None, recipe: str) -> Job:
+    def job(self, number: int, info: FrameInfo, until_us: int | None, recipe: str) -> FrameJob:
         """Of the frame at this place among those to prepare."""
-        return Job(
+        return FrameJob(
             record=RECORD_BYTES * number,
             source=self._sources[number],
             size=info.size,

@@ -71,7 +71,7 @@ Finish = Callable[[Mapping[str, Array], Sequence[FrameInfo]], Mapping[str, Array
 """The model's outputs, and the frames as their clients sent them, to answers."""
 
 
-class Job:
+class BatchJob:
     """A batch on this worker. `inputs` may be views that stay valid until the reply. ready_us: when it could
     first be computed. faults: what is wrong with which frame.
     """
@@ -122,12 +122,12 @@ class StageWorker:
         self._on_close = on_close
         self._preparer = preparer
         self._finish = finish
-        self._preparing: dict[int, Job] = {}
+        self._preparing: dict[int, BatchJob] = {}
         """By number: what is neither waiting for the worker nor refused yet."""
         self._random = random.Random(identity.worker)
         self._memory = SharedReader()
         self._used = UsedTickets(wall_us())
-        self._waiting: list[tuple[tuple[int, int, int], int, Job]] = []
+        self._waiting: list[tuple[tuple[int, int, int], int, BatchJob]] = []
         self._sequence = 0
         self._wake = threading.Condition()
         self._closing = False
@@ -158,7 +158,7 @@ class StageWorker:
         if wire.is_probe:
             self._answer_probe(len(inputs[0]), reply)
             return
-        self._enqueue(Job(wire, len(inputs[0]), inputs, reply, arrived_us))
+        self._enqueue(BatchJob(wire, len(inputs[0]), inputs, reply, arrived_us))
 
     def submit_frames(self, ticket_text: str | None, bodies: Sequence[Buffer], reply: Reply) -> None:
         """As `submit`, for clients' frames: in `bodies`, or, where these are empty, in shared memory."""
@@ -179,7 +179,7 @@ class StageWorker:
         except CannotRead as error:
             self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
             return
-        job = Job(wire, len(frames), [], reply, arrived_us)
+        job = BatchJob(wire, len(frames), [], reply, arrived_us)
         if self._is_hopeless(job, arrived_us):
             self._fail(job, self._failed(FailureKind.EXPIRED, TOO_LATE, job))
             return
@@ -212,7 +212,7 @@ class StageWorker:
             job.ready_us = now_us()
             self._enqueue(job)
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: BatchJob) -> None:
         """Have a batch wait for the worker."""
         with self._wake:
             closing = self._closing
@@ -318,13 +318,13 @@ class StageWorker:
             return f"{type(error).__name__}: {error}"
         return ""
 
-    def _next(self) -> Job | None:
+    def _next(self) -> BatchJob | None:
         with self._wake:
             while not self._waiting and not self._closing:
                 self._wake.wait()
             return heapq.heappop(self._waiting)[2] if self._waiting else None
 
-    def _serve(self, job: Job) -> None:
+    def _serve(self, job: BatchJob) -> None:
         began_us = now_us()
         self._busy_since_us = began_us
         if self._is_hopeless(job, began_us):
@@ -348,26 +348,26 @@ class StageWorker:
             self._answer(job, outputs)
 
     @staticmethod
-    def _is_last(job: Job) -> bool:
+    def _is_last(job: BatchJob) -> bool:
         """Whether nothing is to be passed on from here; in a chain, Triton does that."""
         ticket = job.wire.ticket
         return ticket is not None and (job.wire.chained or job.wire.hop + 1 == len(ticket.hops))
 
-    def _stays_on_device(self, job: Job) -> bool:
+    def _stays_on_device(self, job: BatchJob) -> bool:
         """Whether the next stage is on this GPU too, and Triton takes the outputs there."""
         ticket = job.wire.ticket
         if ticket is None or not job.wire.chained or job.wire.hop + 1 == len(ticket.hops):
             return False
         return tuple(hop.worker for hop in ticket.hops) in self._identity.device_chains
 
-    def _is_hopeless(self, job: Job, at_us: int) -> bool:
+    def _is_hopeless(self, job: BatchJob, at_us: int) -> bool:
         """Whether what this and the later stages need, transfers and queues aside, ends after the
         deadline.
         """
         latest_us = self._latest_us(job)
         return latest_us is not None and at_us > latest_us
 
-    def _latest_us(self, job: Job) -> int | None:
+    def _latest_us(self, job: BatchJob) -> int | None:
         """When the worker must have begun; None where the batch is served however late it is."""
         if self._identity.serves_late:
             return None
@@ -375,7 +375,7 @@ class StageWorker:
         needed_us = self._identity.rest_us[min(job.batch, len(self._identity.rest_us)) - 1]
         return job.wire.ticket.deadline_us - needed_us
 
-    def _hold(self, job: Job) -> int:
+    def _hold(self, job: BatchJob) -> int:
         """Keep the worker until its latency is over; returns when it was free."""
         program = self._identity.program
         if not (program.padded or program.executor is Kind.EMULATED):
@@ -392,7 +392,7 @@ class StageWorker:
 
     # Passing on
 
-    def _answer(self, job: Job, outputs: list[Array]) -> None:
+    def _answer(self, job: BatchJob, outputs: list[Array]) -> None:
         try:
             named = self._named(outputs)
             ticket = job.wire.ticket
@@ -402,18 +402,18 @@ class StageWorker:
         except Exception as error:
             self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
 
-    def _begin(self, job: Job, outputs: list[Array]) -> Awaited | None:
+    def _begin(self, job: BatchJob, outputs: list[Array]) -> Awaited | None:
         try:
             return self._transport.begin(*self._onward(job, outputs))
         except Exception:
             return None  # what is wrong is told by sending it the other way
 
-    def _onward(self, job: Job, outputs: Sequence[Array]) -> tuple[WireTicket, Pieces, int, float]:
+    def _onward(self, job: BatchJob, outputs: Sequence[Array]) -> tuple[WireTicket, Pieces, int, float]:
         """What the transport needs for the next hop."""
         tensors = [[kserve.piece(array)] for array in outputs]
         return job.wire.for_next_hop(), tensors, job.batch, self._time_limit_s(job)
 
-    def _pass_on(self, job: Job, outputs: list[Array], begun: Awaited | None) -> None:
+    def _pass_on(self, job: BatchJob, outputs: list[Array], begun: Awaited | None) -> None:
         try:
             awaited = begun or functools.partial(self._transport.infer, *self._onward(job, outputs))
             job.inputs.clear()
@@ -423,7 +423,7 @@ class StageWorker:
         except Exception as error:
             self._say(job.reply, self._failed(FailureKind.COMPUTE, f"{type(error).__name__}: {error}", job))
 
-    def _with_status(self, job: Job, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    def _with_status(self, job: BatchJob, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Outputs of a batch and, of a first stage, what is wrong with its frames. In an ensemble always:
         there every output has to come.
         """
@@ -435,7 +435,7 @@ class StageWorker:
         specs = self._identity.program.outputs
         return {spec.name: array for spec, array in zip(specs, outputs, strict=True)}
 
-    def _time_limit_s(self, job: Job) -> float:
+    def _time_limit_s(self, job: BatchJob) -> float:
         assert job.wire.ticket is not None
         last_us = max(job.wire.ticket.deadline_us, job.wire.ticket.hops[-1].end_us)
         # At least a millisecond, which a hop that nothing delays makes.
@@ -448,11 +448,11 @@ class StageWorker:
         except Exception as error:
             self._log(f"{self._identity.worker}: {failure} could not be sent: {error!r}")
 
-    def _fail(self, job: Job, failure: HopFailure) -> None:
+    def _fail(self, job: BatchJob, failure: HopFailure) -> None:
         self._tell(job, ok=False, ended_us=now_us(), busy_us=0)
         self._say(job.reply, failure)
 
-    def _tell(self, job: Job, ok: bool, ended_us: int, busy_us: int) -> None:
+    def _tell(self, job: BatchJob, ok: bool, ended_us: int, busy_us: int) -> None:
         ticket = job.wire.ticket
         assert ticket is not None
         self._notify(
@@ -467,7 +467,7 @@ class StageWorker:
             )
         )
 
-    def _failed(self, kind: FailureKind, text: str, job: Job | None = None) -> HopFailure:
+    def _failed(self, kind: FailureKind, text: str, job: BatchJob | None = None) -> HopFailure:
         hop = self._identity.stage if job is None else job.wire.hop
         return HopFailure(kind=kind, hop=hop, worker=self._identity.worker, text=text)
 

@@ -30,7 +30,7 @@ HEADER = struct.Struct("@q")
 """The generation, in the first of a place's ALIGNMENT bytes; tensors follow behind these."""
 
 
-class Place:
+class Span:
     """`size` bytes from `offset` of the file on. `generation` differs between any two uses."""
 
     def __init__(self, offset: int, size: int, generation: int) -> None:
@@ -48,9 +48,9 @@ class Arena:
         self._lock = threading.Lock()
         self._space = Space(share.size)
         self._generation = secrets.randbits(60)
-        self._quarantined: dict[str, list[tuple[int, Place]]] = {}
+        self._quarantined: dict[str, list[tuple[int, Span]]] = {}
 
-    def take(self, size: int) -> Place | None:
+    def take(self, size: int) -> Span | None:
         """A free place for tensors of `size` bytes as `padded_size` counts them; None when there is none."""
         size = max(ALIGNMENT, aligned(size))
         if size > self._share.size:
@@ -62,9 +62,9 @@ class Arena:
             if offset < 0:
                 return None
             self._generation += 1
-            return Place(self._share.offset + offset, size, self._generation)
+            return Span(self._share.offset + offset, size, self._generation)
 
-    def write(self, place: Place, tensors: Sequence[Sequence[Buffer]]) -> None:
+    def write(self, place: Span, tensors: Sequence[Sequence[Buffer]]) -> None:
         """Put the generation, then the pieces of each tensor one after the other."""
         memory = self.file.bytes
         position = place.offset - self._share.offset
@@ -78,12 +78,12 @@ class Arena:
                 position = end
             position = aligned(position)
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, place: Span) -> None:
         """Its reader has answered."""
         with self._lock:
             self._free(place)
 
-    def quarantine(self, place: Place, reader: str) -> None:
+    def quarantine(self, place: Span, reader: str) -> None:
         """Nobody waits for this reader's answer any more, but it may still read."""
         with self._lock:
             self._quarantined.setdefault(reader, []).append((now_us(), place))
@@ -123,7 +123,7 @@ class Arena:
         """Let go of the file."""
         self.file.close()
 
-    def _free(self, place: Place) -> None:
+    def _free(self, place: Span) -> None:
         self._space.give_back(place.offset - self._share.offset, place.size)
 
     def _release(self, reader: str, before_us: int) -> None:

@@ -19,7 +19,7 @@ _MOST_BATCHES = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class MemoryLayout:
     """The file of one server. `shares`: by the Triton model that sends; without those that need none."""
 
     name: str
@@ -27,7 +27,7 @@ class Layout:
     shares: dict[str, Share]
 
 
-def layout_of(manifest: DeploymentManifest, server: str) -> Layout:
+def layout_of(manifest: DeploymentManifest, server: str) -> MemoryLayout:
     """The file that the models of `server` send through."""
     shares: dict[str, Share] = {}
     size = 0
@@ -35,7 +35,7 @@ def layout_of(manifest: DeploymentManifest, server: str) -> Layout:
         if sum(sizes) >= SMALLEST_BYTES:
             shares[sender] = share_of(size, sizes, batches)
             size = shares[sender].end
-    return Layout(name=f"hops_{server}_{manifest.epoch}", size=size, shares=shares)
+    return MemoryLayout(name=f"hops_{server}_{manifest.epoch}", size=size, shares=shares)
 
 
 def depth_of(entry: ModelEntry, pipeline: int, stage: int) -> int:

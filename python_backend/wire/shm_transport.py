@@ -18,7 +18,7 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http_transport import HttpTransport
 from python_backend.wire.ragged import EMPTY_ELEMENT
-from python_backend.wire.shm_arena import Arena, Place, padded_size
+from python_backend.wire.shm_arena import Arena, Span, padded_size
 from python_backend.wire.shm_file import ArenaError, SharedFile
 from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
@@ -48,7 +48,7 @@ class _Written:
     """A batch that lies in the arena since it is here."""
 
     def __init__(
-        self, place: Place, wire: WireTicket, file: SharedFile, tensors: Pieces, batch: int, timeout_s: float
+        self, place: Span, wire: WireTicket, file: SharedFile, tensors: Pieces, batch: int, timeout_s: float
     ) -> None:
         self.place = place
         self.wire = wire
@@ -165,7 +165,7 @@ class ShmTransport:
         self._blind_until_us[worker] = now_us() + _BLIND_US
         return self._near.infer(written.wire, written.tensors, written.batch, written.timeout_s)
 
-    def _after_failure(self, place: Place, worker: str, failure: HopFailure) -> None:
+    def _after_failure(self, place: Span, worker: str, failure: HopFailure) -> None:
         """Free the place if its reader has surely read it or never will."""
         if failure.worker == worker and failure.kind is FailureKind.TIMED_OUT:
             self._arena.quarantine(place, worker)

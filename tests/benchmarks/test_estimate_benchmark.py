@@ -11,7 +11,7 @@ from benchmarks import estimate
 from benchmarks.helpers import estimate_fit, estimate_match
 from planner.profiling.gpus import TENSOR_CORES_SUSTAIN
 from planner.profiling.kernels import Kernel
-from planner.profiling.network import Kind
+from planner.profiling.network import KernelKind
 from planner.profiling.roofline import PRIOR, Work
 
 CLASSES = ("L4", "T4", "V100")
@@ -53,12 +53,12 @@ def test_other_networks_are_not_in_the_zoo():
 def made_samples(fit):
     """What four networks would take if `fit` were the truth."""
     sizes = {
-        "dense": [Kernel(Kind.CONVOLUTION, 4 * 10**9, 10**6, 10**6, 2 * 10**6, 256)] * 3,
-        "wide": [Kernel(Kind.CONVOLUTION, 9 * 10**9, 10**6, 10**6, 2 * 10**6, 2048)] * 3,
-        "linear": [Kernel(Kind.PRODUCT, 2 * 10**9, 10**6, 10**7, 10**6)] * 5,
+        "dense": [Kernel(KernelKind.CONVOLUTION, 4 * 10**9, 10**6, 10**6, 2 * 10**6, 256)] * 3,
+        "wide": [Kernel(KernelKind.CONVOLUTION, 9 * 10**9, 10**6, 10**6, 2 * 10**6, 2048)] * 3,
+        "linear": [Kernel(KernelKind.PRODUCT, 2 * 10**9, 10**6, 10**7, 10**6)] * 5,
         "pooled": [
-            Kernel(Kind.REDUCTION, 0, 3 * 10**7, 0, 10**6),
-            Kernel(Kind.DEPTHWISE, 10**8, 9, 9, 10**6),
+            Kernel(KernelKind.REDUCTION, 0, 3 * 10**7, 0, 10**6),
+            Kernel(KernelKind.DEPTHWISE, 10**8, 9, 9, 10**6),
         ],
     }
     blank = [
@@ -126,7 +126,7 @@ def test_errors_by_hand():
 
 
 def test_slices_are_compared_apart_and_by_their_number():
-    kernels = [Kernel(Kind.CONVOLUTION, 10**9, 10**6, 10**6, 10**6, 256)]
+    kernels = [Kernel(KernelKind.CONVOLUTION, 10**9, 10**6, 10**6, 10**6, 256)]
     entry = estimate_match.match("convnext_large")
     assert entry is not None
     sliced = tuple(

@@ -11,7 +11,7 @@ from python_backend.dispatcher import recording
 from python_backend.dispatcher.recording import (
     FOLDER_VARIABLE,
     Recording,
-    Wanted,
+    WantedRecording,
     decode,
     encode,
     size_at_start,
@@ -20,7 +20,7 @@ from python_backend.scheduler.events import TimerFired
 from python_backend.wire.keys import Keys
 from tests.simulator.test_simulation import mixed_model
 
-WANTED = Wanted("mixed", seconds=0.0, most_mb=1.0)
+WANTED = WantedRecording("mixed", seconds=0.0, most_mb=1.0)
 
 
 def keys(tmp_path: Path, name: str = "key") -> Keys:
@@ -30,7 +30,7 @@ def keys(tmp_path: Path, name: str = "key") -> Keys:
 
 
 def begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Wanted, said: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: WantedRecording, said: list[str]
 ) -> Recording | None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     served: ServedModel = mixed_model()
@@ -50,7 +50,7 @@ def test_only_a_signed_request_is_taken(tmp_path: Path) -> None:
 
 
 def test_it_ends_at_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = begun(tmp_path, monkeypatch, Wanted("mixed", 0.0, 0.01), [])
+    found = begun(tmp_path, monkeypatch, WantedRecording("mixed", 0.0, 0.01), [])
     assert found is not None
     lines = 0
     while found.handled(TimerFired(), lines, []):
@@ -63,7 +63,7 @@ def test_it_ends_at_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_it_ends_at_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000]
     monkeypatch.setattr(recording, "now_us", lambda: now[0])
-    found = begun(tmp_path, monkeypatch, Wanted("mixed", 2.0, 1.0), [])
+    found = begun(tmp_path, monkeypatch, WantedRecording("mixed", 2.0, 1.0), [])
     assert found is not None
     assert found.handled(TimerFired(), 0, [])
     now[0] += 2_000_000

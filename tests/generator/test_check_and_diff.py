@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_repo_generator.check import Kind, check, format_differences
+from model_repo_generator.check import DifferenceKind, check, format_differences
 from model_repo_generator.diff import Change, DiffFault, diff, format_table
 from model_repo_generator.generate import generate, placed
 from model_repo_generator.write import WriteFault
@@ -41,9 +41,9 @@ def test_each_kind_of_difference_is_found(
     (repository / "notes.txt").write_text("mine")
     found = check(emulated, profile, plan, repository)
     assert [(each.path, each.kind) for each in found] == [
-        ("groups/entry/net/config.pbtxt", Kind.MISSING),
-        ("groups/slow/net.r3.p0.s1.w1/config.pbtxt", Kind.CHANGED),
-        ("notes.txt", Kind.UNEXPECTED),
+        ("groups/entry/net/config.pbtxt", DifferenceKind.MISSING),
+        ("groups/slow/net.r3.p0.s1.w1/config.pbtxt", DifferenceKind.CHANGED),
+        ("notes.txt", DifferenceKind.UNEXPECTED),
     ]
     text = format_differences(found)
     assert "-max_batch_size: 8\n+max_batch_size: 4" in text
@@ -54,12 +54,12 @@ def test_another_plan_is_found_with_the_models_that_are_too_many(
     emulated: Deployment, profile: Profile, repository: Path, change_stage: Callable[..., Plan]
 ) -> None:
     found = check(emulated, profile, change_stage(0, 1, workers=2), repository)
-    unexpected = {each.path for each in found if each.kind is Kind.UNEXPECTED}
+    unexpected = {each.path for each in found if each.kind is DifferenceKind.UNEXPECTED}
     assert unexpected == {
         "groups/slow/net.r3.p0.s1.w2/3/model.py",
         "groups/slow/net.r3.p0.s1.w2/config.pbtxt",
     }
-    assert "deployment.json" in {each.path for each in found if each.kind is Kind.CHANGED}
+    assert "deployment.json" in {each.path for each in found if each.kind is DifferenceKind.CHANGED}
 
 
 def test_programs_are_checked_unless_they_are_kept_elsewhere(
@@ -69,9 +69,9 @@ def test_programs_are_checked_unless_they_are_kept_elsewhere(
     generate(deployment, profile, plan, out, export=False)
     found = check(deployment, profile, plan, out)
     assert [(each.path, each.kind) for each in found] == [
-        ("programs/net.b0-2.pt2", Kind.MISSING),
-        ("programs/net.b0-3.pt2", Kind.MISSING),
-        ("programs/net.b2-3.pt2", Kind.MISSING),
+        ("programs/net.b0-2.pt2", DifferenceKind.MISSING),
+        ("programs/net.b0-3.pt2", DifferenceKind.MISSING),
+        ("programs/net.b2-3.pt2", DifferenceKind.MISSING),
     ]
     assert check(deployment, profile, plan, out, programs=False) == ()
 

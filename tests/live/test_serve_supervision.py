@@ -18,7 +18,7 @@ from planner.manifest import DeploymentManifest
 from ppipe.serving.guard import SHM, children_of
 from ppipe.serving.launcher import ServedDeployment, ServeError
 from ppipe.serving.ports import PortInUse
-from ppipe.serving.probe import Prober, Verdict
+from ppipe.serving.probe import ModelProber, ProbeVerdict
 from ppipe.serving.processes import stubs_of
 from ppipe.serving.supervisor import ServerState, ServerStatus
 from tests.live.handmade import free_ports, write_deployment
@@ -67,9 +67,9 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def asks(manifest: DeploymentManifest, server: str, model: str) -> Verdict:
+def asks(manifest: DeploymentManifest, server: str, model: str) -> ProbeVerdict:
     address = manifest.server(server)
-    with Prober(f"{address.host}:{address.grpc_port}") as prober:
+    with ModelProber(f"{address.host}:{address.grpc_port}") as prober:
         return prober.ask(model, timeout_s=5.0).verdict
 
 
@@ -79,9 +79,9 @@ def test_every_model_answers_once_it_is_started(served: ServedDeployment) -> Non
         ("slow-1", ServerState.SERVING),
         ("entry", ServerState.SERVING),
     ]
-    assert asks(served.manifest, "entry", "double") is Verdict.ANSWERS
-    assert asks(served.manifest, "slow-1", "double.w1") is Verdict.ANSWERS
-    assert asks(served.manifest, "slow-1", "double.w0") is Verdict.NOT_YET, (
+    assert asks(served.manifest, "entry", "double") is ProbeVerdict.ANSWERS
+    assert asks(served.manifest, "slow-1", "double.w1") is ProbeVerdict.ANSWERS
+    assert asks(served.manifest, "slow-1", "double.w0") is ProbeVerdict.NOT_YET, (
         "a server has its own models alone"
     )
 
@@ -96,8 +96,8 @@ def test_dead_servers_and_dead_stubs_come_back(served: ServedDeployment) -> None
     wait_for(lambda: status_of(served, "slow-0").restarts == 1)
     wait_for(lambda: "loaded again" in status_of(served, "slow-1").detail)
     served.wait_until_serving()
-    assert asks(served.manifest, "slow-0", "double.w0") is Verdict.ANSWERS
-    assert asks(served.manifest, "slow-1", "double.w1") is Verdict.ANSWERS
+    assert asks(served.manifest, "slow-0", "double.w0") is ProbeVerdict.ANSWERS
+    assert asks(served.manifest, "slow-1", "double.w1") is ProbeVerdict.ANSWERS
     assert status_of(served, "slow-1").pid == other, "one dead stub costs no restart of a stage server"
     assert stubs_of(other)["double.w1"].pid != stub
 
@@ -110,7 +110,7 @@ def test_a_stopped_stub_costs_its_model_a_moment_and_its_server_nothing(served: 
     wait_for(lambda: "loaded again" in status_of(served, "slow-1").detail)
     with contextlib.suppress(ProcessLookupError):
         os.kill(stub, signal.SIGCONT)  # what would have made tritonserver abort
-    assert asks(served.manifest, "slow-1", "double.w1") is Verdict.ANSWERS
+    assert asks(served.manifest, "slow-1", "double.w1") is ProbeVerdict.ANSWERS
     assert status_of(served, "slow-1").pid == server
     assert status_of(served, "slow-1").restarts == 0
 

@@ -14,7 +14,7 @@ from planner.cluster import GpuClass
 from planner.deployment import input_specs
 from planner.plan import BlockRange
 from planner.profiling.loading import load_checked
-from planner.profiling.network import Kind
+from planner.profiling.network import KernelKind
 from planner.profiling.onnx_files.running import PlainRun, noise_of
 from planner.profiling.split import split_network
 from tests.onnx import files
@@ -222,7 +222,7 @@ def test_the_digest_tells_networks_and_cuts_apart_but_not_weights(spec, tmp_path
 def test_costs_by_hand(network):
     found = network(files.chain())
     convolution = found.operators[2]
-    assert (convolution.kind, convolution.heavy) == (Kind.CONVOLUTION, True)
+    assert (convolution.kind, convolution.heavy) == (KernelKind.CONVOLUTION, True)
     assert convolution.cost.flops == 2 * 4 * 64 * 4 * 9
     assert convolution.cost.activation_bytes == 2 * 4 * 64 * 4
     assert convolution.cost.weight_bytes == 4 * 4 * 4 * 9
@@ -234,7 +234,7 @@ def test_torch_and_onnx_files_of_a_network_cost_the_same(spec):
 
     split = split_of(spec(files.chain()))
     kernels = kernels_of(split.network, split.network.whole)
-    assert [kernel.kind for kernel in kernels] == [Kind.CONVOLUTION] * 4 + [Kind.REDUCTION]
+    assert [kernel.kind for kernel in kernels] == [KernelKind.CONVOLUTION] * 4 + [KernelKind.REDUCTION]
 
 
 def test_a_file_is_balanced_on_the_classes_it_is_for(spec):

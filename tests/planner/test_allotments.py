@@ -16,11 +16,11 @@ from planner.allotment_search import share_out
 from planner.allotments import Allotments
 from planner.explain import Infeasible
 from planner.feasibility import violations
-from planner.formulation import Question
+from planner.formulation import MilpProblem
 from planner.improve import objective_of
 from planner.pipelines import enumerate_columns
 from planner.planning import plan
-from planner.prices import RatesTooHigh, Wanted, relax
+from planner.prices import RatesTooHigh, WantedModel, relax
 from planner.problem import Demand, Objective, Problem, weight_of
 from planner.search import gpu_counts_of
 from tests.fixtures.made_problems import MadeSize, made_problem
@@ -29,15 +29,15 @@ from tests.planner.test_against_brute_force import best_by_gpus, brute_force, pr
 SHARES = st.sampled_from([0.2, 0.6, 0.95, 1.3])
 
 
-def wanted_of(problem: Problem, demand: Demand) -> Wanted:
+def wanted_of(problem: Problem, demand: Demand) -> WantedModel:
     profile = problem.profile.model(demand.model)
     columns = enumerate_columns(profile, problem.cluster, demand, problem.options)
     rate = demand.rate_rps if problem.options.objective is Objective.MIN_COST else weight_of(demand)
     assert rate is not None
-    return Wanted(demand.model, columns, rate)
+    return WantedModel(demand.model, columns, rate)
 
 
-def question_of(problem: Problem) -> Question | None:
+def question_of(problem: Problem) -> MilpProblem | None:
     """The problem as it is searched; None where a model has no pipeline or the relaxation no plan."""
     problem = told_apart(problem)
     wanted = [wanted_of(problem, demand) for demand in problem.demands]
@@ -49,7 +49,7 @@ def question_of(problem: Problem) -> Question | None:
         bound = relax(counts, wanted, problem.options.objective, cost).bound
     except RatesTooHigh:
         return None
-    return Question(wanted, counts, problem.options.objective, bound, cost)
+    return MilpProblem(wanted, counts, problem.options.objective, bound, cost)
 
 
 @given(problems(), st.data())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from planner.pipelines import Columns
 from planner.plan import ModelPlan, Plan
 from planner.planning import plan
-from planner.prices import Wanted
+from planner.prices import WantedModel
 from planner.problem import Objective, Problem
 from planner.queueing import reserves, usable_share
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
@@ -102,7 +102,7 @@ def test_tangents_lie_above_the_curve_and_near_it(frames: float, rate_rps: float
         rate_rps=np.array([[10.0]]),
         latency_us=np.array([1_000.0]),
     )
-    wanted = Wanted("m", columns, 1.0, reserves(round(slack_us) + 1_000, rate_rps, LOSS))
+    wanted = WantedModel("m", columns, 1.0, reserves(round(slack_us) + 1_000, rate_rps, LOSS))
     share = wanted.usable_rps({0: rate_rps}) / rate_rps
     exact = usable_share(frames, LOSS)
     assert exact - 2e-3 <= share <= exact + 0.02

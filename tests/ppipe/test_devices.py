@@ -11,7 +11,7 @@ import pytest
 
 from planner.manifest import ServerAddress
 from ppipe.serving.binaries import TritonInstall
-from ppipe.serving.devices import Gpu, MissingDevice, check_devices, gpus_here
+from ppipe.serving.devices import GpuDevice, MissingDevice, check_devices, gpus_here
 from ppipe.serving.server_command import server_environment
 
 UUIDS = ("GPU-aaaa-1", "GPU-bbbb-2")
@@ -58,7 +58,7 @@ def server(*devices: str, name: str = "s") -> ServerAddress:
 
 def test_gpus_and_their_mig_devices_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     driver(monkeypatch, MIG)
-    assert gpus_here() == (Gpu(UUIDS[0]), Gpu(UUIDS[1], MIG[UUIDS[1]]))
+    assert gpus_here() == (GpuDevice(UUIDS[0]), GpuDevice(UUIDS[1], MIG[UUIDS[1]]))
 
 
 @pytest.mark.parametrize("devices", [("0", "1"), ("1",), ("GPU-bbbb",), ()])

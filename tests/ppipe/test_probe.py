@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tritonclient.grpc import service_pb2
 
-from ppipe.serving.probe import Verdict, judge, probe_request
+from ppipe.serving.probe import ProbeVerdict, judge, probe_request
 from python_backend.wire.ticket_codec import ANONYMOUS_PROBE_TEXT
 
 
@@ -27,14 +27,14 @@ class Failure(grpc.RpcError):
 @pytest.mark.parametrize(
     ("code", "details", "verdict"),
     [
-        ("INTERNAL", "Failed to process: Stub process 'm_0_0' is not healthy.", Verdict.STUB_DEAD),
-        ("DEADLINE_EXCEEDED", "Deadline Exceeded", Verdict.SILENT),
-        ("INVALID_ARGUMENT", "unexpected shape for input 'x'", Verdict.REFUSED),
-        ("UNAVAILABLE", "connection refused", Verdict.NOT_YET),
-        ("NOT_FOUND", "unknown model", Verdict.NOT_YET),
+        ("INTERNAL", "Failed to process: Stub process 'm_0_0' is not healthy.", ProbeVerdict.STUB_DEAD),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", ProbeVerdict.SILENT),
+        ("INVALID_ARGUMENT", "unexpected shape for input 'x'", ProbeVerdict.REFUSED),
+        ("UNAVAILABLE", "connection refused", ProbeVerdict.NOT_YET),
+        ("NOT_FOUND", "unknown model", ProbeVerdict.NOT_YET),
     ],
 )
-def test_the_verdict_on_a_failed_call(code: str, details: str, verdict: Verdict) -> None:
+def test_the_verdict_on_a_failed_call(code: str, details: str, verdict: ProbeVerdict) -> None:
     assert judge(Failure(grpc.StatusCode[code], details)).verdict is verdict
 
 

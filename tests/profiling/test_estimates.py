@@ -13,7 +13,7 @@ from planner.profile import LatencyTable, ModelProfile, Profile, Source
 from planner.profiling.gpus import CATALOGUE, find_gpu
 from planner.profiling.kernels import Kernel, kernels_of
 from planner.profiling.merge import MergeError, merge_profiles
-from planner.profiling.network import Kind
+from planner.profiling.network import KernelKind
 from planner.profiling.roofline import FITTED, Work, block_kernels, estimated_tables
 from planner.profiling.split import split_model
 from tests.profiling import nets
@@ -33,7 +33,7 @@ def kernels(spec, net):
 
 def test_an_activation_joins_its_convolution(spec):
     found = kernels(spec, nets.Chain)
-    assert [kernel.kind for kernel in found] == [Kind.CONVOLUTION] * 4
+    assert [kernel.kind for kernel in found] == [KernelKind.CONVOLUTION] * 4
     # Read 4 channels, write 4; the value between convolution and activation is never written.
     assert found[1].activation_bytes == 8 * FRAME
     assert found[1].flops == 2 * 4 * 64 * 4 * 9
@@ -42,23 +42,23 @@ def test_an_activation_joins_its_convolution(spec):
 
 def test_a_sum_joins_the_later_of_its_convolutions_and_reads_the_earlier(spec):
     class_of = {kernel.kind for kernel in kernels(spec, nets.InPlace)}
-    assert class_of == {Kind.CONVOLUTION, Kind.POINTWISE}
+    assert class_of == {KernelKind.CONVOLUTION, KernelKind.POINTWISE}
     last = kernels(spec, nets.InPlace)[-1]
-    assert last.kind is Kind.CONVOLUTION
+    assert last.kind is KernelKind.CONVOLUTION
     # The convolution's input is the skip as well: read once, and the sum is written.
     assert last.activation_bytes == 8 * FRAME
 
 
 def test_softmax_and_attention_are_told_apart(spec):
     kinds = [kernel.kind for kernel in kernels(spec, nets.Attention)]
-    assert kinds.count(Kind.CONVOLUTION) == 1
-    assert Kind.PRODUCT in kinds
+    assert kinds.count(KernelKind.CONVOLUTION) == 1
+    assert KernelKind.PRODUCT in kinds
 
 
 sizes = st.integers(0, 10**9)
 made_kernels = st.builds(
     Kernel,
-    kind=st.sampled_from(list(Kind)),
+    kind=st.sampled_from(list(KernelKind)),
     flops=sizes,
     activation_bytes=sizes,
     weight_bytes=sizes,
@@ -73,7 +73,7 @@ def test_no_batch_is_faster_than_a_smaller_one_and_no_slice_than_the_whole(kerne
 
 
 def test_a_memory_bound_kernel_by_hand():
-    copy = Kernel(kind=Kind.POINTWISE, flops=0, activation_bytes=300_000, weight_bytes=0, outputs=1)
+    copy = Kernel(kind=KernelKind.POINTWISE, flops=0, activation_bytes=300_000, weight_bytes=0, outputs=1)
     assert kernels_us([copy], find_gpu("L4"), 1, 8) == pytest.approx(
         2.4e6 / (300e3 * 0.83) + FITTED.launch_us
     )
@@ -85,7 +85,12 @@ def test_large_convolutions_follow_the_peak():
 
 
 LARGE = Kernel(
-    kind=Kind.CONVOLUTION, flops=10**12, activation_bytes=1, weight_bytes=1, outputs=10**9, columns=10**6
+    kind=KernelKind.CONVOLUTION,
+    flops=10**12,
+    activation_bytes=1,
+    weight_bytes=1,
+    outputs=10**9,
+    columns=10**6,
 )
 
 
@@ -111,7 +116,9 @@ def test_the_peak_is_that_of_the_chosen_precision(gpu, precision, tflops, tensor
 
 
 def test_half_precision_moves_half_the_bytes():
-    copy = Kernel(kind=Kind.POINTWISE, flops=0, activation_bytes=3 * 10**8, weight_bytes=10**7, outputs=1)
+    copy = Kernel(
+        kind=KernelKind.POINTWISE, flops=0, activation_bytes=3 * 10**8, weight_bytes=10**7, outputs=1
+    )
     full, half = (
         float(Work([copy]).us(find_gpu("P4"), 1, [4], precision=precision)[0]) - FITTED.launch_us
         for precision in (Precision.FP32, Precision.FP16)

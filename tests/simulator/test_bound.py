@@ -17,7 +17,7 @@ from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Workload, try_load
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.fluid import divisible, whole
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "paper"
@@ -85,7 +85,7 @@ def test_no_policy_beats_the_bound(
     times = ascending(gaps)
     most = most_in_time(served, times)
     for policy in POLICIES:
-        assert Driver(served, SchedulerCore(served, policy)).run(iter(times)).in_time <= most
+        assert SimulatedDriver(served, SchedulerCore(served, policy)).run(iter(times)).in_time <= most
 
 
 # Exhaustive search of tiny instances

@@ -12,7 +12,7 @@ from python_backend.scheduler.event_log import EventLog, LogHeader, read_logs
 from python_backend.scheduler.events import RequestArrived, WorkerLost
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.jitter import Jitter
 from python_backend.simulator.replay import Replayed, replay_as_it_was, simulate_again
 from python_backend.simulator.report import simulate
@@ -43,7 +43,9 @@ def test_the_same_arrivals_under_another_policy_are_what_the_simulator_gives() -
     file = io.StringIO()
     simulate(mixed_model(), 420.0, "adaptive", Workload(seconds=3.0, seeds=(1,)), log=EventLog(file))
     found = replayed(file.getvalue())
-    counts = Driver(mixed_model(), SchedulerCore(mixed_model(), "reference")).run(iter(found.arrivals_us))
+    counts = SimulatedDriver(mixed_model(), SchedulerCore(mixed_model(), "reference")).run(
+        iter(found.arrivals_us)
+    )
     assert simulate_again(found, mixed_model(), "reference").in_time == counts.in_time < found.served.frames
 
 
@@ -73,7 +75,7 @@ def test_a_log_begun_in_the_middle_counts_what_was_recorded() -> None:
             log(event, now_us, actions)  # type: ignore[arg-type]
 
     times = Workload(seconds=4.0, seeds=(1,)).times_us(150.0, 1, "mixed")
-    counts = Driver(served, core, observe=record).run(iter(times))
+    counts = SimulatedDriver(served, core, observe=record).run(iter(times))
     found = replayed(file.getvalue())
     assert found.lines > 300
     assert found.difference is not None, "the core had batches under way that the log does not know"

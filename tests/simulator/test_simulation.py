@@ -17,7 +17,7 @@ from python_backend.scheduler.event_log import EventLog
 from python_backend.scheduler.events import Event, RequestArrived, TimerFired, WorkerBack, WorkerLost
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Workload, find_capacity, try_load
-from python_backend.simulator.driver import Driver
+from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.execution import Execution
 from python_backend.simulator.jitter import Jitter
 from python_backend.simulator.report import simulate
@@ -90,7 +90,7 @@ def test_a_log_replays_to_the_same_actions(policy: str) -> None:
 def test_every_frame_is_served_late_or_dropped(policy: str, rate_rps: float) -> None:
     seconds = 2.0 if rate_rps < 100_000 else 0.2
     core = SchedulerCore(mixed_model(), policy)
-    driver = Driver(mixed_model(), core)
+    driver = SimulatedDriver(mixed_model(), core)
     counts = driver.run(iter(Workload(seconds=seconds).times_us(rate_rps, 1, "m")))
     core.check_invariants()
     assert counts.in_time + counts.missed() == counts.offered
@@ -108,9 +108,9 @@ def test_adaptive_serves_in_time_whatever_it_does_not_drop() -> None:
 def test_even_arrivals_at_full_rate_are_all_served() -> None:
     """Frames at exactly the rate of one worker, with no slack but a frame's own service: none is lost."""
     model = single(latency_us=10_000, workers=1, slo_us=10_000)
-    counts = Driver(model, SchedulerCore(model)).run(iter(range(0, 1_000_000, 10_000)))
+    counts = SimulatedDriver(model, SchedulerCore(model)).run(iter(range(0, 1_000_000, 10_000)))
     assert counts.attainment() == 1.0
-    counts = Driver(model, SchedulerCore(model)).run(iter(range(0, 1_000_000, 9_999)))
+    counts = SimulatedDriver(model, SchedulerCore(model)).run(iter(range(0, 1_000_000, 9_999)))
     assert counts.attainment() == pytest.approx(0.5, abs=0.01)
 
 
@@ -127,12 +127,12 @@ def test_reservations_fail_frames_when_latencies_vary_and_the_guard_learns() -> 
     model = mixed_model()
     jitter = Jitter(share=0.05, seed=5)
     core = SchedulerCore(model)
-    driver = Driver(model, core, Execution(model, jitter))
+    driver = SimulatedDriver(model, core, Execution(model, jitter))
     counts = driver.run(iter(Workload(seconds=20.0).times_us(380.0, 1, "m")))
     assert core.guard_us > 0
     assert counts.late < 0.03 * counts.offered
     exact = SchedulerCore(model)
-    Driver(model, exact).run(iter(Workload(seconds=5.0).times_us(380.0, 1, "m")))
+    SimulatedDriver(model, exact).run(iter(Workload(seconds=5.0).times_us(380.0, 1, "m")))
     assert exact.guard_us == 0
 
 
@@ -145,7 +145,7 @@ def test_all_workers_lost_and_back() -> None:
     assert core.queue_length == 0
     core.handle(WorkerBack("a.w1"), 10)
     core.handle(WorkerBack("a.w1"), 11)
-    counts = Driver(model, core).run(iter([]))
+    counts = SimulatedDriver(model, core).run(iter([]))
     assert counts.offered == 0
     assert len(core.handle(RequestArrived(9, 5_000), 20)) == 1
     assert core.handle(TimerFired(), 30) == []
@@ -177,7 +177,7 @@ def test_memory_does_not_grow_with_the_number_of_frames() -> None:
             return iter(range(0, frames * 200, 200))
 
         tracemalloc.start()
-        counts = Driver(model, SchedulerCore(model)).run(times())
+        counts = SimulatedDriver(model, SchedulerCore(model)).run(times())
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert counts.offered == frames

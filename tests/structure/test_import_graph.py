@@ -147,3 +147,15 @@ def test_the_wheel_holds_no_benchmark() -> None:
     packaged = find_packages(str(ROOT), include=include)
     assert {"ppipe", "ppipe.serving", "python_backend.wire"} <= set(packaged)
     assert [name for name in packaged if name.partition(".")[0] in ("benchmarks", "tests")] == []
+
+
+def test_a_class_name_means_one_thing_in_the_product() -> None:
+    """Names that begin with an underscore are a module's own; Triton looks for TritonPythonModel."""
+    places: dict[str, list[str]] = {}
+    for module, tree in SOURCES.items():
+        if not module.startswith("benchmarks"):
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(module)
+    del places["TritonPythonModel"]
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}

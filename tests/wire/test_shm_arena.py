@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
-from python_backend.wire.shm_arena import QUARANTINE_US, Arena, Place, padded_size, share_of
+from python_backend.wire.shm_arena import QUARANTINE_US, Arena, Span, padded_size, share_of
 from python_backend.wire.shm_file import (
     PREFIX_VARIABLE,
     SHM,
@@ -50,7 +50,7 @@ def reader() -> Iterator[SharedReader]:
     reader.close()
 
 
-def frames_in(arena: Arena, place: Place) -> SharedFrames:
+def frames_in(arena: Arena, place: Span) -> SharedFrames:
     return SharedFrames(arena.file.name, arena.file.inode, place.offset, place.generation)
 
 
@@ -199,7 +199,7 @@ _STEPS = st.tuples(st.sampled_from(["take", "give", "late", "answer", "dead"]), 
 @given(st.lists(_STEPS))
 def test_no_byte_is_ever_taken_twice(steps: list[tuple[str, int]]) -> None:
     arena = make("property", batch_bytes=1_000, batches=4)
-    whole, held = arena.free, list[Place]()
+    whole, held = arena.free, list[Span]()
     try:
         for step, number in steps:
             if step == "take":

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from planner.profile import ProgramFormat, TensorSpec
-from planner.profiling.network import Chain, Network, Operator, Part, Running, Specs, Value
+from planner.profiling.network import LoadedPrograms, Network, Operator, Part, Running, Specs, Value
 from planner.profiling.networks.building import StageBuilder
 from planner.profiling.networks.costs import cost_of, is_heavy, operator_name
 from planner.profiling.networks.counting import full_name, is_unknown
@@ -90,7 +90,7 @@ class TorchNetwork(Network):
         """See Network."""
         path.write_bytes(program_bytes(self.exported(part)))
 
-    def chain(self, parts: Sequence[Part], how: Running) -> Chain:
+    def chain(self, parts: Sequence[Part], how: Running) -> LoadedPrograms:
         """See Network."""
         return TorchChain([(self.module(part), part) for part in parts], self.inputs, how)
 

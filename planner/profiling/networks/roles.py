@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from planner.profiling.network import Kind
+from planner.profiling.network import KernelKind
 from planner.profiling.networks.costs import (
     CONVOLUTIONS,
     HEAVY,
@@ -49,7 +49,7 @@ def columns_of(node: Node) -> int:
     return size_of(value.shape[-1], 1) if name in PRODUCTS | {"linear"} else 0
 
 
-def kind_of(node: Node) -> Kind | None:
+def kind_of(node: Node) -> KernelKind | None:
     """None for a view."""
     name = operator_name(node)
     if name in VIEWS:
@@ -58,12 +58,12 @@ def kind_of(node: Node) -> Kind | None:
         weight = node.args[1]
         per_group = int(weight.meta["val"].shape[1]) if isinstance(weight, Node) else FEW_CHANNELS
         narrow = per_group < FEW_CHANNELS and _grouped(node)
-        return Kind.DEPTHWISE if narrow else Kind.CONVOLUTION
+        return KernelKind.DEPTHWISE if narrow else KernelKind.CONVOLUTION
     if name in TRANSPOSED:
-        return Kind.CONVOLUTION
+        return KernelKind.CONVOLUTION
     if name in HEAVY or is_unknown(node):
-        return Kind.PRODUCT
-    return Kind.REDUCTION if name in REDUCTIONS else Kind.POINTWISE
+        return KernelKind.PRODUCT
+    return KernelKind.REDUCTION if name in REDUCTIONS else KernelKind.POINTWISE
 
 
 def _grouped(node: Node) -> bool:

@@ -21,7 +21,7 @@ def plain(module: GraphModule, device: str) -> Run:
 
 
 class TorchChain:
-    """See planner.profiling.network.Chain."""
+    """See planner.profiling.network.LoadedPrograms."""
 
     def __init__(self, modules: Sequence[tuple[GraphModule, Part]], frame: Specs, how: Running) -> None:
         """frame: of the first of them."""

@@ -31,7 +31,7 @@ _HARMLESS: list[Any] = [argparse.Namespace, pathlib.PosixPath]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundWeights:
     """One set of tensors of a file: where it lies, and what was done to its names."""
 
     tensors: Tensors
@@ -63,7 +63,7 @@ def load_weights(network: torch.nn.Module, path: Path, where: str) -> str:
     return found.remark
 
 
-def _fitting(plain: Mapping[str, Any], wanted: Tensors, where: str) -> Found:
+def _fitting(plain: Mapping[str, Any], wanted: Tensors, where: str) -> FoundWeights:
     """The one set that fits. Raises ModelError."""
     found = [each for each in _candidates(plain, wanted) if not any(_unfit(each, wanted))]
     others = [each for each in found if not _equal(each.tensors, found[0].tensors)] if found else []
@@ -77,7 +77,7 @@ def _fitting(plain: Mapping[str, Any], wanted: Tensors, where: str) -> Found:
     nearest = min(
         _candidates(plain, wanted),
         key=lambda each: sum(map(len, _unfit(each, wanted))),
-        default=Found(tensors={}),
+        default=FoundWeights(tensors={}),
     )
     missing, unknown = _unfit(nearest, wanted)
     faults = [f"{len(missing)} missing ({_some(missing)})"] if missing else []
@@ -86,16 +86,16 @@ def _fitting(plain: Mapping[str, Any], wanted: Tensors, where: str) -> Found:
     raise ModelError(f"{where} does not fit{best}: keys: {'; '.join(faults)}")
 
 
-def _candidates(plain: Mapping[str, Any], wanted: Tensors) -> Iterator[Found]:
+def _candidates(plain: Mapping[str, Any], wanted: Tensors) -> Iterator[FoundWeights]:
     """Every set of tensors in the file, as it is, without common prefixes, and with the network's own."""
     for under, tensors in _sets(plain, ""):
-        yield Found(tensors=tensors, under=under)
+        yield FoundWeights(tensors=tensors, under=under)
         for prefix in _prefixes(tensors):
             bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
-            yield Found(tensors=bare, under=under, removed=prefix)
+            yield FoundWeights(tensors=bare, under=under, removed=prefix)
         for prefix in _prefixes(wanted):
             full = {prefix + name: value for name, value in tensors.items()}
-            yield Found(tensors=full, under=under, added=prefix)
+            yield FoundWeights(tensors=full, under=under, added=prefix)
 
 
 def _sets(plain: Mapping[str, Any], under: str, depth: int = 0) -> Iterator[tuple[str, Tensors]]:
@@ -119,7 +119,7 @@ def _prefixes(names: Mapping[str, Any]) -> Iterator[str]:
         yield prefix
 
 
-def _unfit(found: Found, wanted: Tensors) -> tuple[list[str], list[str]]:
+def _unfit(found: FoundWeights, wanted: Tensors) -> tuple[list[str], list[str]]:
     """Names that are missing, and names that the network does not know.
 
     Counts of batches came late to batch normalisation, and inference does not read them.

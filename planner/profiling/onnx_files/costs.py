@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from planner.profiling.network import Cost, Kind, Value, total
+from planner.profiling.network import Cost, KernelKind, Value, total
 from planner.profiling.onnx_files.tensors import bodies_of, reads_of
 
 # fmt: off
@@ -106,7 +106,7 @@ def unknown_name(node: NodeProto) -> str:
     return ""
 
 
-def kind_of(node: NodeProto, find: Find) -> Kind | None:
+def kind_of(node: NodeProto, find: Find) -> KernelKind | None:
     """What limits its kernel; None of a view."""
     name = _name(node)
     if name in VIEWS:
@@ -114,12 +114,14 @@ def kind_of(node: NodeProto, find: Find) -> Kind | None:
     if name in CONVOLUTIONS or name == "DeformConv":
         weight = _weight(node, find)
         per_group = weight.sizes[1] if weight is not None and len(weight.sizes) > 1 else FEW_CHANNELS
-        return Kind.DEPTHWISE if per_group < FEW_CHANNELS and _groups(node) > 1 else Kind.CONVOLUTION
+        return (
+            KernelKind.DEPTHWISE if per_group < FEW_CHANNELS and _groups(node) > 1 else KernelKind.CONVOLUTION
+        )
     if name == "ConvTranspose":
-        return Kind.CONVOLUTION
+        return KernelKind.CONVOLUTION
     if is_heavy(node):
-        return Kind.PRODUCT
-    return Kind.REDUCTION if name in REDUCTIONS else Kind.POINTWISE
+        return KernelKind.PRODUCT
+    return KernelKind.REDUCTION if name in REDUCTIONS else KernelKind.POINTWISE
 
 
 def joins(node: NodeProto) -> bool:

@@ -30,7 +30,7 @@ _MADE_UP = re.compile(r"unk_*\d*|\?|.*Dynamic\w*\.?\d*|dim_?\d+|None|-1|s\d+")
 
 
 @dataclass(frozen=True)
-class Ends:
+class NetworkEnds:
     """What the network's ends are outside, by the file's names."""
 
     inputs: Mapping[str, TensorSpec]

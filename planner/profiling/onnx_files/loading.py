@@ -11,7 +11,7 @@ from planner.deployment import ModelSpec
 from planner.profile import TensorSpec
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.onnx_files.behaviour import require_frame_by_frame
-from planner.profiling.onnx_files.ends import Ends, fixed_batch, match_inputs, match_outputs
+from planner.profiling.onnx_files.ends import NetworkEnds, fixed_batch, match_inputs, match_outputs
 from planner.profiling.onnx_files.inference import BATCHES, Inferred, ShapeFault, infer
 from planner.profiling.onnx_files.line import Line
 from planner.profiling.onnx_files.network import OnnxNetwork
@@ -31,7 +31,7 @@ def load_onnx(spec: ModelSpec, inputs: tuple[TensorSpec, ...], file: Path) -> On
     if not line.nodes:
         names = " and ".join(each.name for each in inputs)
         raise ModelError(f"{where}: no operator depends on the input {names}")
-    return OnnxNetwork(Ends(inputs=matched, outputs=outputs), line, file.parent, where)
+    return OnnxNetwork(NetworkEnds(inputs=matched, outputs=outputs), line, file.parent, where)
 
 
 def input_names(spec: ModelSpec, inputs: tuple[TensorSpec, ...], file: Path) -> tuple[str, ...]:

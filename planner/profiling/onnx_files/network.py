@@ -11,10 +11,10 @@ from typing import ClassVar
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from planner.profile import ProgramFormat
-from planner.profiling.network import Chain, Network, Part, Running, Value
+from planner.profiling.network import LoadedPrograms, Network, Part, Running, Value
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.onnx_files.building import stage_model
-from planner.profiling.onnx_files.ends import Ends
+from planner.profiling.onnx_files.ends import NetworkEnds
 from planner.profiling.onnx_files.folding import MOST_NUMBERS
 from planner.profiling.onnx_files.line import Line
 from planner.profiling.onnx_files.running import OnnxChain
@@ -29,7 +29,7 @@ class OnnxNetwork(Network):
 
     format: ClassVar[ProgramFormat] = ProgramFormat.ONNX
 
-    def __init__(self, ends: Ends, line: Line, folder: Path, where: str) -> None:
+    def __init__(self, ends: NetworkEnds, line: Line, folder: Path, where: str) -> None:
         """`folder`: of the file, where its weights may lie."""
         self.line = line
         self._folder = folder
@@ -68,7 +68,7 @@ class OnnxNetwork(Network):
             )
         return bytes(self.program(part).SerializeToString(deterministic=True))
 
-    def chain(self, parts: Sequence[Part], how: Running) -> Chain:
+    def chain(self, parts: Sequence[Part], how: Running) -> LoadedPrograms:
         """See Network."""
         return OnnxChain([(self.program_bytes(part), part) for part in parts], how)
 

@@ -60,7 +60,7 @@ class PlainRun:
 
 
 class OnnxChain:
-    """See planner.profiling.network.Chain."""
+    """See planner.profiling.network.LoadedPrograms."""
 
     def __init__(self, programs: Sequence[tuple[bytes, Part]], how: Running) -> None:
         """Raises ModelError for a program that ONNX Runtime does not take."""

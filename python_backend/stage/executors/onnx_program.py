@@ -11,7 +11,7 @@ import numpy as np
 from planner.ingress import PrepareRecipe
 from planner.manifest import StageProgram
 from python_backend.stage.executors.errors import ProgramError
-from python_backend.stage.executors.onnx_session import OnnxSession, Place
+from python_backend.stage.executors.onnx_session import OnnxSession, SessionDevice
 from python_backend.stage.executors.program_file import require_hash, warm_sizes
 from python_backend.wire.kserve import NUMPY_OF, Array
 
@@ -31,7 +31,7 @@ class OnnxExecutor:
             program.inputs,
             program.outputs,
             program.options,
-            Place(device=device, memory_bytes=program.memory_bytes),
+            SessionDevice(device=device, memory_bytes=program.memory_bytes),
             program.max_batch_size,
         )
 

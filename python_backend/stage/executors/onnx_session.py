@@ -40,7 +40,7 @@ Specs = tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class SessionDevice:
     """Where a program runs. device: 'cpu', 'cuda' or 'cuda:1'. memory_bytes: what it may take of the GPU."""
 
     device: str = "cpu"
@@ -67,7 +67,7 @@ class OnnxSession:
         inputs: Specs,
         outputs: Specs,
         options: ExecutorOptions,
-        place: Place,
+        place: SessionDevice,
         largest_batch: int,
     ) -> None:
         """Raises ProgramError."""
@@ -147,7 +147,7 @@ class OnnxSession:
         return made
 
 
-def provider_of(options: ExecutorOptions, place: Place) -> Provider:
+def provider_of(options: ExecutorOptions, place: SessionDevice) -> Provider:
     """The provider that runs a program: the options', or the one of the device."""
     if not place.is_gpu:
         return Provider.CPU
@@ -164,7 +164,7 @@ def require_provider(provider: Provider) -> None:
         )
 
 
-def _session_options(place: Place) -> Any:
+def _session_options(place: SessionDevice) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = place.threads
     options.inter_op_num_threads = 1
@@ -174,7 +174,7 @@ def _session_options(place: Place) -> Any:
 
 
 def _providers(
-    provider: Provider, options: ExecutorOptions, place: Place, inputs: Specs, largest_batch: int
+    provider: Provider, options: ExecutorOptions, place: SessionDevice, inputs: Specs, largest_batch: int
 ) -> list[tuple[str, Mapping[str, str]]]:
     """What ONNX Runtime is to try, in order, with settings."""
     cpu: tuple[str, Mapping[str, str]] = (_NAMES[Provider.CPU], {})
@@ -186,7 +186,7 @@ def _providers(
     return [(_NAMES[Provider.TENSORRT], tensorrt_settings(options, place, inputs, largest_batch)), cuda, cpu]
 
 
-def cuda_settings(options: ExecutorOptions, place: Place) -> Mapping[str, str]:
+def cuda_settings(options: ExecutorOptions, place: SessionDevice) -> Mapping[str, str]:
     """Of the CUDA provider. Raises ProgramError where the worker's memory would not even hold CUDA."""
     settings = {
         "device_id": str(place.number),
@@ -200,7 +200,7 @@ def cuda_settings(options: ExecutorOptions, place: Place) -> Mapping[str, str]:
 
 
 def tensorrt_settings(
-    options: ExecutorOptions, place: Place, inputs: Specs, largest_batch: int
+    options: ExecutorOptions, place: SessionDevice, inputs: Specs, largest_batch: int
 ) -> Mapping[str, str]:
     """Of the TensorRT provider: one engine for all batch sizes, kept."""
     folder = engine_folder(place.number)

@@ -20,9 +20,9 @@ def prepare(
     (executors.runner).
     """
     if isinstance(program, bytes):
-        from python_backend.stage.executors.onnx_session import OnnxSession, Place
+        from python_backend.stage.executors.onnx_session import OnnxSession, SessionDevice
 
-        return OnnxSession(program, inputs, outputs, options, Place(device=device), largest_batch)
+        return OnnxSession(program, inputs, outputs, options, SessionDevice(device=device), largest_batch)
     from python_backend.stage.executors import runner
 
     return runner.prepare(program, inputs, outputs, options, device, largest_batch)

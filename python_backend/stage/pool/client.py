@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable
 
 from python_backend.stage.pool.connecting import Connection, NoPool, connect
-from python_backend.stage.pool.jobs import Job, State, read_record, write_record
+from python_backend.stage.pool.jobs import FrameJob, RecordState, read_record, write_record
 from python_backend.stage.pool.slots import Slot
 
-Ended = Callable[[State, str], None]
+Ended = Callable[[RecordState, str], None]
 """What came of a frame: DONE, FAULT with what is wrong, LATE, or WAITING with why nobody could do it."""
 DEADLY = "an image that ended its decoder twice"
 _TRIES = 2
@@ -34,7 +34,7 @@ class Asked:
 
     __slots__ = ("asked_of", "deaths", "ended", "job", "pools", "slot")
 
-    def __init__(self, job: Job, slot: Slot, ended: Ended) -> None:
+    def __init__(self, job: FrameJob, slot: Slot, ended: Ended) -> None:
         self.job = job
         self.slot = slot
         self.ended = ended
@@ -64,7 +64,7 @@ class PoolClient:
         self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
         self._thread.start()
 
-    def ask(self, job: Job, slot: Slot, ended: Ended) -> None:
+    def ask(self, job: FrameJob, slot: Slot, ended: Ended) -> None:
         """Have a frame prepared; `ended` is called once, from a thread of ours."""
         with self._lock:
             self._unsent.append(Asked(job, slot, ended))
@@ -98,18 +98,18 @@ class PoolClient:
             state, text = read_record(asked.slot.memory, asked.job.record)
             if again := self._try_again(asked, state):
                 self._unsent.appendleft(asked)
-            elif state is State.TAKEN:
-                state, text = State.FAULT, DEADLY
+            elif state is RecordState.TAKEN:
+                state, text = RecordState.FAULT, DEADLY
             refused = self._send_some()
         if not again:
             asked.ended(state, text)
         self._tell(refused)
 
-    def _try_again(self, asked: Asked, state: State) -> bool:
-        if state is State.TAKEN:
+    def _try_again(self, asked: Asked, state: RecordState) -> bool:
+        if state is RecordState.TAKEN:
             asked.deaths += 1
             return asked.deaths < _TRIES
-        if state is State.WAITING:
+        if state is RecordState.WAITING:
             asked.pools += 1
             self._forget(asked.asked_of)
             return asked.pools < _POOLS
@@ -122,7 +122,7 @@ class PoolClient:
             try:
                 self._send(asked)
             except (NoPool, OSError) as error:
-                if self._try_again(asked, State.WAITING):
+                if self._try_again(asked, RecordState.WAITING):
                     self._unsent.appendleft(asked)
                     continue
                 refused = [(each, str(error)) for each in (asked, *self._unsent)]
@@ -135,7 +135,7 @@ class PoolClient:
         if self._connection is None:
             self._connection = connect(self._cores, self._work)
         asked.asked_of = self._connection
-        write_record(asked.slot.memory, asked.job.record, State.WAITING)
+        write_record(asked.slot.memory, asked.job.record, RecordState.WAITING)
         ending, writing = os.pipe2(os.O_CLOEXEC)
         try:
             socket.send_fds(self._connection.jobs, [asked.job.encode()], [asked.slot.descriptor, writing])
@@ -156,4 +156,4 @@ class PoolClient:
 
     def _tell(self, refused: list[tuple[Asked, str]]) -> None:
         for asked, text in refused:
-            asked.ended(State.WAITING, text)
+            asked.ended(RecordState.WAITING, text)

@@ -23,7 +23,7 @@ _JOB = struct.Struct("<QQQQIIqc")
 _NO_LIMIT = -1
 
 
-class State(IntEnum):
+class RecordState(IntEnum):
     """Of a frame's record."""
 
     WAITING = 0
@@ -36,7 +36,7 @@ class State(IntEnum):
 
 
 @dataclass(frozen=True)
-class Job:
+class FrameJob:
     """One frame. record, source, target: offsets in the slot of its record, its bytes and its pixels; recipe:
     the PrepareRecipe as JSON. until_us: after that it need not be begun.
     """
@@ -66,10 +66,10 @@ class Job:
         return head + self.recipe.encode()
 
 
-def decode(message: bytes) -> Job:
+def decode(message: bytes) -> FrameJob:
     """What encode() made. Raises struct.error, ValueError."""
     record, source, size, target, width, height, until_us, kind = _JOB.unpack_from(message)
-    return Job(
+    return FrameJob(
         record,
         source,
         size,
@@ -82,7 +82,7 @@ def decode(message: bytes) -> Job:
     )
 
 
-def write_record(memory: memoryview, at: int, state: State, text: str = "") -> None:
+def write_record(memory: memoryview, at: int, state: RecordState, text: str = "") -> None:
     """The text is cut to what a record holds."""
     said = text.encode()[: RECORD_BYTES - 2].decode("utf-8", "ignore").encode()
     memory[at + 1] = len(said)
@@ -90,7 +90,7 @@ def write_record(memory: memoryview, at: int, state: State, text: str = "") -> N
     memory[at] = state
 
 
-def read_record(memory: memoryview, at: int) -> tuple[State, str]:
+def read_record(memory: memoryview, at: int) -> tuple[RecordState, str]:
     """State and text."""
     length = memory[at + 1]
-    return State(memory[at]), bytes(memory[at + 2 : at + 2 + length]).decode("utf-8", "replace")
+    return RecordState(memory[at]), bytes(memory[at + 2 : at + 2 + length]).decode("utf-8", "replace")

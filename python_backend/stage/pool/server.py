@@ -34,7 +34,7 @@ from ensembles.prepare.resizing import use_one_thread
 from planner import serial
 from planner.ingress import PrepareRecipe
 from python_backend.stage.pool.connecting import lock_of, locked
-from python_backend.stage.pool.jobs import MESSAGE_BYTES, Job, State, decode, write_record
+from python_backend.stage.pool.jobs import MESSAGE_BYTES, FrameJob, RecordState, decode, write_record
 from python_backend.stage.pool.slots import Mapped
 from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import Array, Buffer
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     use_one_thread()
     listening = socket.socket(fileno=os.dup(0))
-    Pool(listening, options.cores, _imported(options.work)).run()
+    PreparePool(listening, options.cores, _imported(options.work)).run()
     with locked(options.name):  # so nobody has put another pool there
         options.name.unlink(missing_ok=True)
         lock_of(options.name).unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def _imported(path: str) -> Work:
     return found
 
 
-class Pool:
+class PreparePool:
     """The parent."""
 
     def __init__(self, listening: socket.socket, cores: int, work: Work) -> None:
@@ -180,11 +180,11 @@ def serve(jobs: socket.socket, work: Work) -> None:
                 os.close(descriptor)
 
 
-def _do(job: Job, memory: memoryview, work: Work) -> None:
+def _do(job: FrameJob, memory: memoryview, work: Work) -> None:
     if job.until_us is not None and now_us() > job.until_us:
-        write_record(memory, job.record, State.LATE)
+        write_record(memory, job.record, RecordState.LATE)
         return
-    write_record(memory, job.record, State.TAKEN)
+    write_record(memory, job.record, RecordState.TAKEN)
     signal.setitimer(signal.ITIMER_REAL, FRAME_S)
     recipe = _recipe(job.recipe)
     shape = (recipe.height, recipe.width, recipe.channels)
@@ -193,9 +193,9 @@ def _do(job: Job, memory: memoryview, work: Work) -> None:
         pixels = work(FrameInfo(job.kind, job.size, job.width, job.height), frame, recipe)
         np.ndarray(shape, np.uint8, memory, job.target)[...] = pixels
     except FrameFault as fault:
-        write_record(memory, job.record, State.FAULT, str(fault))
+        write_record(memory, job.record, RecordState.FAULT, str(fault))
     else:
-        write_record(memory, job.record, State.DONE)
+        write_record(memory, job.record, RecordState.DONE)
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
