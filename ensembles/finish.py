@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensembles.detection import Suppression, detect, label_map
+from ensembles.detection import Detections, Suppression, detect, label_map
 from ensembles.graphs import (
     CLASSES,
     DETECTED_BOXES,
@@ -51,6 +51,7 @@ class Finisher:
             "classification": self._classified,
             "detection": self._detected,
             "segmentation": self._segmented,
+            "text": self._lines_of_text,
         }
         self._answer = tasks[recipe.task]
 
@@ -67,6 +68,13 @@ class Finisher:
     def _segmented(self, scores: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
         return {LABEL_MAP: label_map(scores)}
 
+    def _lines_of_text(self, maps: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
+        from ensembles.text import TextRule, text_boxes  # OpenCV, which other answers do without
+
+        recipe = self._recipe
+        rule = TextRule(recipe.threshold, recipe.widening, recipe.min_score, recipe.max_boxes)
+        return self._boxes([text_boxes(frame, rule) for frame in maps], places)
+
     def _detected(self, boxes: Any, scores: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
         rule = Suppression(
             max_boxes=self._recipe.max_boxes,
@@ -74,12 +82,16 @@ class Finisher:
             max_overlap=self._recipe.max_overlap,
         )
         each = [detect(*frame, rule) for frame in zip(boxes, scores, strict=True)]
+        found = self._boxes(each, places)
+        if self._labels is None:
+            return found
+        # Class -1, where there is no box, takes the last label: the empty one.
+        return {**found, LABELS: labels_of(found[DETECTED_CLASSES], [*self._labels, ""])}
+
+    def _boxes(self, each: Sequence[Detections], places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
         there = places or [Geometry()] * len(each)
-        classes = np.stack([one.classes for one in each])
-        found = {
+        return {
             DETECTED_BOXES: np.stack([to.to_frame(one.boxes) for one, to in zip(each, there, strict=True)]),
             DETECTED_SCORES: np.stack([one.scores for one in each]),
-            DETECTED_CLASSES: classes,
+            DETECTED_CLASSES: np.stack([one.classes for one in each]),
         }
-        # Class -1, where there is no box, takes the last label: the empty one.
-        return found if self._labels is None else {**found, LABELS: labels_of(classes, [*self._labels, ""])}

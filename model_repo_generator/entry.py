@@ -102,6 +102,7 @@ def _finish(
         "classification": _classification,
         "detection": _detection,
         "segmentation": _segmentation,
+        "text": _text,
     }[wanted.task]
     inputs, outputs, classes = make(where, wanted, given, bool(labels))
     if labels and len(labels) != classes:
@@ -121,6 +122,8 @@ def _finish(
         max_overlap=wanted.max_overlap,
         labels=naming.labels_path(spec.name) if labels else "",
         raw=wanted.raw_outputs,
+        threshold=wanted.threshold if wanted.task == "text" else 0.0,
+        widening=wanted.widening if wanted.task == "text" else 0.0,
     )
 
 
@@ -163,3 +166,17 @@ def _segmentation(
     if labelled:
         raise EntryFault(f"{where}.labels: segmentation answers numbers of classes; leave the label file out")
     return (scores,), segmentation_outputs(*scores.shape[1:]), scores.shape[0]
+
+
+def _text(
+    where: str, wanted: PostprocessSpec, given: Sequence[TensorSpec], labelled: bool
+) -> tuple[Tensors, Tensors, int]:
+    probabilities = given[0]
+    if len(probabilities.shape) != 3 or probabilities.shape[0] != 1:
+        raise EntryFault(
+            f"{where}: text takes a map [1, height, width], but output {probabilities.name!r} has shape "
+            f"{list(probabilities.shape)}"
+        )
+    if labelled:
+        raise EntryFault(f"{where}.labels: text has one class; leave the label file out")
+    return (probabilities,), detection_outputs(wanted.max_boxes, False), 1

@@ -96,7 +96,7 @@ class FinishRecipe:
     raw: whether the network's own outputs are answered too.
     """
 
-    task: Literal["classification", "detection", "segmentation"]
+    task: Literal["classification", "detection", "segmentation", "text"]
     inputs: tuple[str, ...]
     outputs: tuple[TensorSpec, ...]
     top_k: int = 0
@@ -105,3 +105,5 @@ class FinishRecipe:
     max_overlap: float = 1.0
     labels: str = ""
     raw: bool = False
+    threshold: float = 0.0
+    widening: float = 0.0

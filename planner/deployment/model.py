@@ -73,16 +73,22 @@ class PostprocessSpec(Spec):
     detection: the first output is boxes [n, 4] (left, top, right, bottom), the second scores [n, classes];
     answers at most `max_boxes` boxes that remain after non-maximum suppression per class.
     segmentation: the first output is scores [classes, height, width]; answers the best class of each pixel.
+    text: the first output is a map [1, height, width] of the input's size, of how likely each pixel is text;
+    answers boxes of lines (ensembles.text), of class 0.
     Boxes are in pixels of the frame as the client sent it, upright.
     """
 
-    task: Literal["classification", "detection", "segmentation"] = "classification"
+    task: Literal["classification", "detection", "segmentation", "text"] = "classification"
     top_k: int = Field(default=5, ge=1, le=1000)
     labels: Path | None = None
     max_boxes: int = Field(default=100, ge=1, le=10_000)
     min_score: float = Field(default=0.05, ge=0, le=1)
     max_overlap: float = Field(default=0.5, gt=0, le=1)
     """Of two boxes of one class that overlap more (intersection over union), the lower score is dropped."""
+    threshold: float = Field(default=0.3, gt=0, lt=1)
+    """Of text: pixels above it belong to a line."""
+    widening: float = Field(default=1.6, ge=0, le=10)
+    """Of text: lines are widened by area * widening / perimeter."""
     raw_outputs: bool = False
     """Answer the model's own outputs too; they may be large."""
 

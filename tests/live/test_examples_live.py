@@ -39,12 +39,14 @@ EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
 DEMO = "demo"
 FLEETS = ("l4-t4", "three-classes")
 WORKSTATION = "workstation"
+TEXT = "text-detection"
+"""Served by test_onnx_live."""
 PATIENCE_US = 20_000_000
 """Asked of the dispatcher as a timeout: what is tested here are answers, on machines of any speed."""
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, *FLEETS, WORKSTATION}
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, *FLEETS, WORKSTATION, TEXT}
 
 
 def example(name: str, folder: Path) -> Path:
