@@ -16,8 +16,7 @@ import torch
 
 from benchmarks.helpers.kept import Kept
 from benchmarks.helpers.onnx_zoo import export
-from benchmarks.helpers.zoo_check import checked_frame
-from ensembles.zoo.catalogue import entry
+from ensembles.zoo.catalogue import ZooEntry, entry
 from planner.deployment import ModelSpec, ProgramSpec
 from planner.execution import ExecutorOptions, Precision, Provider
 from planner.profiling.gpus import find_gpu
@@ -29,7 +28,15 @@ from planner.profiling.timing import device_name
 from python_backend.stage.executors.prepare import prepare
 
 NETWORKS = ("inceptionv3", "wide_resnet101_2", "convnext_large", "centernet_r50")
-REHEARSED = ("inceptionv3",)
+REHEARSED = ZooEntry(
+    name="resnet18",
+    factory="ensembles.zoo.pytorchcv_models:classifier",
+    arguments={"name": "resnet18"},
+    shape=(3, 32, 32),
+    task="classification",
+    sized=True,
+)
+"""Not of the zoo, and small."""
 PRECISIONS = (Precision.TF32, Precision.FP16)
 BATCHES = (1, 4)
 
@@ -37,30 +44,29 @@ BATCHES = (1, 4)
 def rows(device: str, kept: Path, rehearse: bool) -> list[Mapping[str, Any]]:
     """A row for each network, kind and precision."""
     results = Kept(kept, {"device": device_name(device, 1), "rehearsal": rehearse})
-    for name in REHEARSED if rehearse else NETWORKS:
+    for each in (REHEARSED,) if rehearse else tuple(map(entry, NETWORKS)):
         for kind in ("torch", "onnx"):
-            for row in _rows_of(name, kind, device, rehearse, results):
-                results.add(f"{name} {kind} {row['precision']}", row)
+            for row in _rows_of(each, kind, device, rehearse, results):
+                results.add(f"{each.name} {kind} {row['precision']}", row)
     return list(results.named(""))
 
 
-def _rows_of(name: str, kind: str, device: str, rehearse: bool, known: Kept) -> Iterator[Mapping[str, Any]]:
-    wanted = [each for each in PRECISIONS if f"{name} {kind} {each.value}" not in known]
+def _rows_of(
+    each: ZooEntry, kind: str, device: str, rehearse: bool, known: Kept
+) -> Iterator[Mapping[str, Any]]:
+    wanted = [precision for precision in PRECISIONS if f"{each.name} {kind} {precision.value}" not in known]
     if not wanted:
         return
-    each = entry(name)
-    frame = checked_frame(each, full=not rehearse)
-    spec = each.spec(shape=frame, preprocess=None, postprocess=None)
+    spec = each.spec(preprocess=None, postprocess=None)
     with tempfile.TemporaryDirectory(prefix="ppipe-gpu-") as folder:
         if kind == "onnx":
             if importlib.util.find_spec("onnxscript") is None:
-                yield from (
-                    {"network": name, "kind": kind, "precision": p.value, "why": "no onnxscript"}
-                    for p in wanted
-                )
+                for precision in wanted:
+                    row = {"network": each.name, "kind": kind, "precision": precision.value}
+                    yield row | {"why": "no onnxscript, with which torch.onnx exports"}
                 return
-            file = Path(folder) / f"{name}.onnx"
-            export(each, frame, file)
+            file = Path(folder) / f"{each.name}.onnx"
+            export(each, each.shape, file)
             spec = spec.model_copy(update={"program": ProgramSpec(onnx=file)})
         split = split_model(spec)
         for precision in wanted:
@@ -125,10 +131,8 @@ def _estimated(split: Split, precision: Precision, found: Measurement) -> Any:
 
 def slices_over_whole(device: str, rehearse: bool) -> Mapping[str, Any]:
     """By number of slices: median time of the network on one while the others are as busy, over the whole."""
-    each = entry("inceptionv3")
-    spec: ModelSpec = each.spec(
-        shape=checked_frame(each, full=not rehearse), preprocess=None, postprocess=None, blocks=1
-    )
+    each = REHEARSED if rehearse else entry("inceptionv3")
+    spec: ModelSpec = each.spec(preprocess=None, postprocess=None, blocks=1)
     how = MeasureOptions(device=device, repeats=2 if rehearse else 7, warm_up=1, prepare=prepare)
     counts = (1, 2) if rehearse else (1, 2, 4)
     job = SliceJob(spec=spec, classes=(), options=how, batch_sizes=(1,))
