@@ -33,6 +33,7 @@ from planner.rates import (
     FrameEnds,
     batch_build_us,
     block_deviations_us,
+    block_errors_us,
     budget_us,
     end_rate_rps,
     ends_of,
@@ -114,8 +115,8 @@ class _Workers:
     batch: Ints
     gpus_per_server: Ints
     latency_us: Floats
-    deviation_us: Floats | None
-    """Standard deviation of latency_us where it varies."""
+    variance_us2: Floats | None
+    """Of latency_us, where it varies or may be wrong."""
     hop_gbps: Floats
     ends: _KindEnds
 
@@ -222,7 +223,7 @@ def _tabulate(
         batch=np.array([batch for _, _, batch in kinds], dtype=np.int64),
         gpus_per_server=links.gpus_per_server[gpu],
         latency_us=np.array([_range_latencies(profile, cluster.gpu_classes[i], t, b) for i, t, b in kinds]),
-        deviation_us=_deviations(profile, kinds, options),
+        variance_us2=_variances(profile, kinds, options),
         hop_gbps=np.minimum(links.gbps[gpu][:, None], links.gbps[gpu][None, :]),
         ends=_kind_ends(cluster, kinds, ends),
     )
@@ -262,18 +263,19 @@ def _range_latencies(profile: ModelProfile, gpu_class: GpuClass, table: LatencyT
     return latency
 
 
-def _deviations(profile: ModelProfile, kinds: list[_Kind], options: PlanOptions) -> Floats | None:
-    """[kind, start, end]: standard deviation of the latency of blocks [start, end); None where none varies
-    or the plan is for throughput alone.
+def _variances(profile: ModelProfile, kinds: list[_Kind], options: PlanOptions) -> Floats | None:
+    """[kind, start, end]: variance of the latency of blocks [start, end), as in rates.variation_us; None
+    where none varies or the plan is for throughput alone.
     """
     if options.loss_share is None:
         return None
     blocks = profile.block_count
     found = np.zeros((len(kinds), blocks + 1, blocks + 1))
     for k, (_, table, batch) in enumerate(kinds):
-        per_block = np.array(block_deviations_us(table, batch, options.expect))
+        jitter = np.array(block_deviations_us(table, batch, options.expect))
+        errors = np.array(block_errors_us(table, batch, options.expect))
         for start in range(blocks):
-            found[k, start, start + 1 :] = np.cumsum(per_block[start:])
+            found[k, start, start + 1 :] = np.cumsum(jitter[start:]) ** 2 + np.cumsum(errors[start:] ** 2)
     return found if found.any() else None
 
 
@@ -305,11 +307,11 @@ def _feasible(
         total = total + hop_us[i].reshape(len(cuts), *_axes(stages, kinds, i, i + 1))
     total = total + workers.ends.in_us.reshape(1, *_axes(stages, kinds, 0))
     total = total + workers.ends.out_us.reshape(1, *_axes(stages, kinds, stages - 1))
-    if workers.deviation_us is not None:
-        deviations = [workers.deviation_us[:, edges[:, i], edges[:, i + 1]].T for i in range(stages)]
+    if workers.variance_us2 is not None:
+        variances = [workers.variance_us2[:, edges[:, i], edges[:, i + 1]].T for i in range(stages)]
         variance = np.zeros((len(cuts), *(1,) * stages))
         for i in range(stages):
-            variance = variance + (deviations[i] ** 2).reshape(len(cuts), *_axes(stages, kinds, i))
+            variance = variance + variances[i].reshape(len(cuts), *_axes(stages, kinds, i))
         total = total + KEPT_DEVIATIONS * np.sqrt(variance)
     building = np.array(
         [batch_build_us(int(b), options.batch_build_factor, demand.batch_build_rps) for b in workers.batch]

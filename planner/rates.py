@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.cluster import Cluster
-from planner.expectation import Expectation, jitter_of
+from planner.expectation import Expectation, jitter_of, slowdown_of
 from planner.frames import NO_COST, FrameSize
 from planner.plan import BlockRange, Pipeline, PlannedEnds, Stage
 from planner.problem import Demand, PlanOptions
@@ -88,9 +88,18 @@ def block_deviations_us(table: LatencyTable, batch_size: int, expect: Expectatio
     ]
 
 
+def block_errors_us(table: LatencyTable, batch_size: int, expect: Expectation) -> list[float]:
+    """Standard deviation of each block's error, anything up to Expectation's slowdown being as likely. Blocks
+    err independently: a stage's variance is the sum of theirs.
+    """
+    column, most = table.batch_sizes.index(batch_size), slowdown_of(table, expect)
+    return [row[column] * most / math.sqrt(3) for row in table.latency_us]
+
+
 def variation_us(profile: ModelProfile, stages: Sequence[Stage], options: PlanOptions) -> float:
-    """Kept of the SLO because stages do not always take what they take on average: KEPT_DEVIATIONS standard
-    deviations of the sum of all stages', which vary independently. 0 without PlanOptions.loss_share.
+    """Kept of the SLO because stages do not always take what they take on average, nor what the profile says:
+    KEPT_DEVIATIONS standard deviations of the sum of all stages', which vary independently. 0 without
+    PlanOptions.loss_share.
     """
     if options.loss_share is None:
         return 0.0
@@ -98,8 +107,10 @@ def variation_us(profile: ModelProfile, stages: Sequence[Stage], options: PlanOp
     for stage in stages:
         table = profile.table(stage.gpu, stage.slices_per_gpu)
         assert table is not None
-        per_block = block_deviations_us(table, stage.batch_size, options.expect)
-        variance += sum(per_block[stage.blocks.start : stage.blocks.end]) ** 2
+        blocks = slice(stage.blocks.start, stage.blocks.end)
+        variance += sum(block_deviations_us(table, stage.batch_size, options.expect)[blocks]) ** 2
+        errors = block_errors_us(table, stage.batch_size, options.expect)[blocks]
+        variance += sum(error**2 for error in errors)
     return KEPT_DEVIATIONS * math.sqrt(variance)
 
 

@@ -23,6 +23,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
+from planner.expectation import slowdown_of
 from planner.plan import Plan, Promise
 from planner.planning import plan
 from planner.problem import Problem, weight_of
@@ -32,12 +33,14 @@ from ppipe.simulation.judging import STEADY, Judge
 from ppipe.simulation.margined import with_margins
 from ppipe.simulation.scenarios import scenarios_of
 
-LADDER = (0.16, 0.1, 0.06, 0.03, 0.0)
+LADDER = (0.4, 0.25, 0.16, 0.1, 0.06, 0.03, 0.0)
 """Margins to choose from."""
 LOSSES = (0.004, 0.01, 0.02)
 """Shares of loss to plan for; what is served is judged at 1 %."""
-FIRST = ((1, 4), (1, 3), (1, 2), (1, 1))
+FIRST = ((1, 6), (1, 5), (1, 4), (1, 3))
 """(loss, margin) to begin with, by index; margins alike for all models."""
+FIRST_IF_WRONG = ((1, 1), (1, 0), (1, 2), (1, 4))
+"""The same where latencies may be wrong: by as much a plan needs room."""
 SCENARIOS, SECONDS = 3, 8.0
 """In which each candidate is judged, and how long one is."""
 PROMISED_IN, PROMISED_SECONDS = 20, 8.0
@@ -110,7 +113,8 @@ class _Search:
 
     def run(self, pool: Executor | None) -> MarginSearch:
         count = len(self.problem.demands)
-        self._try([(loss, (step,) * count, "fast") for loss, step in FIRST], pool)
+        first = FIRST_IF_WRONG if _may_be_wrong(self.problem) else FIRST
+        self._try([(loss, (step,) * count, "fast") for loss, step in first], pool)
         loss = self._best()[0]
         self._try([(loss, tuple(self._own_best(loss, model) for model in range(count)), "fast")], pool)
         while len(self.found) < MOST_CANDIDATES:
@@ -175,6 +179,12 @@ class _Search:
             if other == loss and len(set(steps)) == 1
         }
         return max(common, key=lambda step: common[step].served_rps.get(name, 0.0))
+
+
+def _may_be_wrong(problem: Problem) -> bool:
+    """Whether any latency is expected to be other than profiled, all the time."""
+    expect = problem.options.expect
+    return any(slowdown_of(table, expect) > 0 for one in problem.profile.models for table in one.tables)
 
 
 def _neighbours(choice: Choice) -> Iterable[Choice]:

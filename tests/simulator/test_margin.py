@@ -23,7 +23,7 @@ def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 2.0)
     monkeypatch.setattr(margin, "PROMISED_IN", 5)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 2.0)
-    monkeypatch.setattr(margin, "FIRST", ((1, 4), (1, 2), (0, 3)))
+    monkeypatch.setattr(margin, "FIRST", ((1, 6), (1, 4), (0, 5)))
     monkeypatch.setattr(margin, "MOST_CANDIDATES", 6)
     monkeypatch.setattr(margin, "FINALISTS", 1)
 
