@@ -180,6 +180,7 @@ def assemble_plan(
         gpu_class.name: _cut(price, up=True)
         for gpu_class, price in zip(problem.cluster.gpu_classes, gpu_price, strict=True)
     }
+    used = gpus_used(problem, models)
     return Plan(
         planner=planner,
         objective=objective,
@@ -189,7 +190,8 @@ def assemble_plan(
         models=tuple(models),
         gpu_price=prices,
         utilisation=utilisation(problem, models),
-        gpus_used=gpus_used(problem, models),
+        gpus_used=used,
+        cost={gpu: problem.options.gpu_cost.get(gpu, 1.0) * count for gpu, count in used.items()},
         problem_hash=problem_hash,
         latency_sources=latency_sources(
             problem.profile, (gpu_class.name for gpu_class in problem.cluster.gpu_classes)

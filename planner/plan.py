@@ -190,6 +190,8 @@ class Plan:
     """GPU classes that no pipeline can use, and why."""
     entry: tuple[EntryUse, ...] = ()
     """Of the entry server; none where the way in and out is not counted."""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """Per hour, of the GPUs in use of each class."""
     survival: Survival | None = None
     """Of a plan that must survive losses."""
 

@@ -124,17 +124,26 @@ def _classes(plan: Plan) -> Table:
     table = Table()
     unit = "price of one more" if plan.gpu_price else ""
     sources = "latencies" if plan.latency_sources else ""
-    for name in ("GPU class", "GPUs used", "busy", unit, sources):
+    costs = "cost per hour" if any(cost != used for cost, used in _costs(plan)) else ""
+    for name in ("GPU class", "GPUs used", costs, "busy", unit, sources):
         if name:
             table.add_column(name, justify="left" if name in ("GPU class", sources) else "right")
     for gpu, used in plan.gpus_used.items():
-        row = [gpu, str(used), f"{plan.utilisation.get(gpu, 0.0):.1%}"]
+        row = [gpu, str(used)]
+        if costs:
+            row.append(f"{plan.cost.get(gpu, 0.0):.2f}")
+        row.append(f"{plan.utilisation.get(gpu, 0.0):.1%}")
         if unit:
             row.append(f"+{plan.gpu_price.get(gpu, 0.0):.4g}")
         if sources:
             row.append(plan.latency_sources.get(gpu, ""))
         table.add_row(*row)
     return table
+
+
+def _costs(plan: Plan) -> Iterator[tuple[float, int]]:
+    """Cost and number of the GPUs in use; equal where nobody stated what a GPU costs."""
+    return ((plan.cost[gpu], used) for gpu, used in plan.gpus_used.items() if gpu in plan.cost)
 
 
 def _frames(plan: Plan) -> Iterator[str]:
@@ -170,8 +179,9 @@ def _entry(plan: Plan) -> Table:
 
 
 def _verdict(plan: Plan) -> str:
+    costs = f"; {sum(plan.cost.values()):.2f} per hour" if any(c != n for c, n in _costs(plan)) else ""
     return (
-        f"objective {plan.objective:.2f}; no plan is better than {plan.upper_bound:.2f} "
+        f"objective {plan.objective:.2f}{costs}; no plan is better than {plan.upper_bound:.2f} "
         f"(gap {plan.gap:.3%}; {plan.solver})"
     )
 

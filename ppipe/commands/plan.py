@@ -43,6 +43,10 @@ def plan(
     picture: Annotated[
         list[Path] | None, typer.Option(help="Draw the plan here, .png or .svg; may be given often.")
     ] = None,
+    frontier: Annotated[
+        Path | None,
+        typer.Option(help="Only draw what each load costs at least, here, .png or .svg; plan nothing."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Choose pipelines, pools, batch sizes and workers, with a bound on how much better a plan could be."""
@@ -50,9 +54,13 @@ def plan(
 
     for path in picture or ():
         require_suffix("--picture", path, ".png", ".svg")
+    require_suffix("--frontier", frontier, ".png", ".svg")
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
     problem = with_options(deployment.to_problem(workspace.load_profile()), objective, max_stages, margin)
+    if frontier is not None:
+        _frontier(problem, frontier)
+        return
     with step(f"plan: {planner}"):
         if margin == "auto":
             if planner != "ppipe":
@@ -104,6 +112,16 @@ def _margin(text: str) -> float:
     if not 0 <= value < 1:
         raise DeploymentError(f"--margin: {text!r} is neither 'auto' nor a number from 0 to below 1")
     return value
+
+
+def _frontier(problem: Problem, path: Path) -> None:
+    from ppipe.frontier import draw_frontier, frontier, frontier_table
+
+    with step("plan: frontier"):
+        points = frontier(problem)
+    draw_frontier(points, path)
+    out.print(frontier_table(points))
+    out.print(str(path), soft_wrap=True)
 
 
 def _search_surviving(problem: Problem) -> tuple[Problem, Plan]:
