@@ -7,7 +7,8 @@ of the unsplit network in torch's executor. A stage is timed as it is served, in
 again and again before the next one does. Figures are medians.
 
 Frames are small ones (benchmarks.helpers.zoo_check) unless --full: the networks' own take hours on one core.
---kept FILE goes on where a run was cut short.
+--kept FILE goes on where a run was cut short. --stubs compares what stubs of both kinds cost before their
+first batch, in place of all that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.helpers.kept import Kept
+from benchmarks.helpers.onnx_stubs import stubs
 from benchmarks.helpers.onnx_zoo import row_of
 from benchmarks.helpers.zoo_check import checked_frame
 from ensembles.zoo.catalogue import ZOO, entry
@@ -34,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", default="", help="names of some networks, with commas; default: all")
     parser.add_argument("--full", action="store_true", help="the networks' own frames")
     parser.add_argument("--kept", type=Path, help="file of results, to go on from")
+    parser.add_argument("--stubs", action="store_true", help="what stubs of both kinds cost, only")
     chosen = parser.parse_args(arguments)
+    if chosen.stubs:
+        print(json.dumps(stubs()))
+        return
     names = chosen.models.split(",") if chosen.models else [each.name for each in ZOO]
     rows = list(run(names, full=chosen.full, kept=chosen.kept))
     worst = max(row["stages_over_unsplit"] for row in rows)
