@@ -3,6 +3,7 @@
     scripts/paper plan --data DIR [--planner ppipe|np|dart-r] [--fast] [--one-per-pair] [--json]
     scripts/paper three-stage --data DIR [--fast] [--json]
     scripts/paper capacity --data DIR ...        (benchmarks.paper.capacity_cli)
+    scripts/paper baselines --data DIR ...       (benchmarks.paper.baselines)
     scripts/paper policies --data DIR ...        (benchmarks.paper.policies)
     scripts/paper robustness --data DIR ...      (benchmarks.paper.robustness)
 
@@ -25,6 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.paper import baselines as paper_baselines
 from benchmarks.paper import capacity_cli as paper_capacity_cli
 from benchmarks.paper import policies as paper_policies
 from benchmarks.paper import robustness as paper_robustness
@@ -32,6 +34,7 @@ from benchmarks.paper.data import PaperDataError, PaperSetting, load_settings, l
 from planner.planning import plan
 
 SUBCOMMANDS: dict[str, ModuleType] = {
+    "baselines": paper_baselines,
     "capacity": paper_capacity_cli,
     "policies": paper_policies,
     "robustness": paper_robustness,

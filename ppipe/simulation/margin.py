@@ -23,14 +23,13 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
-from planner.expectation import slowdown_of
 from planner.plan import Plan, Promise
 from planner.planning import plan
 from planner.problem import Problem, weight_of
 from planner.serving_build import Links
 from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
-from ppipe.simulation.margined import with_margins
+from ppipe.simulation.margined import may_be_wrong, with_margins
 from ppipe.simulation.scenarios import scenarios_of
 
 LADDER = (0.4, 0.25, 0.16, 0.1, 0.06, 0.03, 0.0)
@@ -113,7 +112,7 @@ class _Search:
 
     def run(self, pool: Executor | None) -> MarginSearch:
         count = len(self.problem.demands)
-        first = FIRST_IF_WRONG if _may_be_wrong(self.problem) else FIRST
+        first = FIRST_IF_WRONG if may_be_wrong(self.problem) else FIRST
         self._try([(loss, (step,) * count, "fast") for loss, step in first], pool)
         loss = self._best()[0]
         self._try([(loss, tuple(self._own_best(loss, model) for model in range(count)), "fast")], pool)
@@ -179,12 +178,6 @@ class _Search:
             if other == loss and len(set(steps)) == 1
         }
         return max(common, key=lambda step: common[step].served_rps.get(name, 0.0))
-
-
-def _may_be_wrong(problem: Problem) -> bool:
-    """Whether any latency is expected to be other than profiled, all the time."""
-    expect = problem.options.expect
-    return any(slowdown_of(table, expect) > 0 for one in problem.profile.models for table in one.tables)
 
 
 def _neighbours(choice: Choice) -> Iterable[Choice]:

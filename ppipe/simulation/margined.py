@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from planner.expectation import slowdown_of
 from planner.problem import Problem
 from ppipe.simulation.scenarios import dispersion_of
 
@@ -25,3 +26,9 @@ def with_margins(problem: Problem, margins: Sequence[float], loss_share: float) 
     )
     options = replace(problem.options, loss_share=loss_share, batch_build_factor=0.0, dispersion=dispersion)
     return replace(problem, demands=demands, options=options)
+
+
+def may_be_wrong(problem: Problem) -> bool:
+    """Whether any latency is expected to be other than profiled, all the time."""
+    expect = problem.options.expect
+    return any(slowdown_of(table, expect) > 0 for one in problem.profile.models for table in one.tables)

@@ -17,11 +17,11 @@ from planner.planning import plan
 from planner.problem import Problem, wanted_of
 from planner.surviving import usable_rps
 from ppipe.simulation.judging import Judge
-from ppipe.simulation.margined import with_margins
+from ppipe.simulation.margined import may_be_wrong, with_margins
 from ppipe.simulation.scenarios import scenarios_of
 
-MARGINS = (0.03, 0.1)
-"""Common to all models, to choose from."""
+MARGINS, MARGINS_IF_WRONG = (0.03, 0.1), (0.1, 0.25)
+"""Common to all models, to choose from; the latter where latencies may be wrong."""
 LOSS_SHARE = 0.01
 WORST = 3
 SCENARIOS, SECONDS = 5, 8.0
@@ -96,8 +96,25 @@ def _simulated(made: Plan, problem: Problem, judge: Judge) -> Iterator[tuple[str
 
 def surviving_plan(problem: Problem, judge: Judge) -> tuple[Problem, Plan]:
     """Of MARGINS the one whose plan promises most, and that plan. Raises what the planner raises."""
-    found = []
-    for margin in MARGINS:
+    found: list[tuple[Problem, Plan]] = []
+    without = 0.0
+    for margin in MARGINS_IF_WRONG if may_be_wrong(problem) else MARGINS:
         margined = with_margins(problem, [margin] * len(problem.demands), LOSS_SHARE)
         found.append((margined, with_simulated_promise(plan(margined, mode="fast"), margined, judge)))
-    return max(found, key=lambda pair: pair[1].survival.promised if pair[1].survival else 0.0)
+        without = max(without, _without_promise(margined, judge))
+    planned, made = max(found, key=lambda pair: pair[1].survival.promised if pair[1].survival else 0.0)
+    assert made.survival is not None
+    survival = replace(made.survival, without=max(without, made.survival.promised))
+    return planned, replace(made, survival=survival)
+
+
+def _without_promise(problem: Problem, judge: Judge) -> float:
+    """What a plan that promises nothing serves while nothing is lost, in units of what is wanted."""
+    steady = tuple(replace(one, spot="") for one in problem.cluster.gpu_classes)
+    plain = replace(
+        problem,
+        cluster=replace(problem.cluster, gpu_classes=steady),
+        options=replace(problem.options, survive_servers=0),
+    )
+    held = judge.held_rps(plan(plain, mode="fast"), plain, scenarios_of(SCENARIOS), SECONDS)
+    return SAFE * min(held[demand.model] / wanted_of(demand, problem.options) for demand in problem.demands)

@@ -27,7 +27,8 @@ from tests.fixtures.made_problems import MadeSize, made_problem
 def test_the_promise_is_served_after_every_loss(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survival, "MARGINS", (0.05,))
     monkeypatch.setattr(survival, "SECONDS", 3.0)
-    problem = made_problem(MadeSize(gpus=24, classes=2, models=2, blocks=5, max_slices=2), seed=seed)
+    monkeypatch.setattr(survival, "SCENARIOS", 4)
+    problem = made_problem(MadeSize(gpus=16, classes=2, models=2, blocks=4, max_slices=2), seed=seed)
     problem = replace(problem, options=replace(problem.options, survive_servers=1))
     planned, made = surviving_plan(problem, Judge())
     assert made.survival is not None
