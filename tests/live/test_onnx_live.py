@@ -5,7 +5,6 @@ onnxruntime or torch. Requests of several frames are answered together.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +56,6 @@ WORDS = {"TRITON": (40, 40), "PIPELINE": (330, 200)}
 """Words to draw, and the left upper corners of their boxes in a picture of 640 x 320."""
 
 
-def ocr_file(name: str) -> Path:
-    """Of the wheel rapidocr-onnxruntime, without importing it: it asks for more than its files."""
-    spec = importlib.util.find_spec("rapidocr_onnxruntime")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "models" / name
-
-
 @dataclass
 class Files:
     deployment_file: Path
@@ -78,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
     path = folder / "deployment.yaml"
     plain = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     plain["cluster"]["base_port"] = free_base(first=25_000, count=40)
-    plain["models"][0]["program"] = {"onnx": str(ocr_file("ch_PP-OCRv4_det_infer.onnx"))}
+    plain["models"][0]["program"] = {"onnx": str(files.ocr_file("ch_PP-OCRv4_det_infer.onnx"))}
     sized, pair = yaml.safe_load(OTHERS)
     sized["program"] = {"onnx": str(files.saved(files.sized(), folder / "sized.onnx"))}
     plain["models"] += [sized, pair]

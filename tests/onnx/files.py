@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,11 @@ def sized(batch: int | str = "batch") -> onnx.ModelProto:
 def saved(made: onnx.ModelProto, path: Path) -> Path:
     path.write_bytes(made.SerializeToString())
     return path
+
+
+def ocr_file(name: str) -> Path:
+    """Of the wheel rapidocr-onnxruntime, without importing it: it asks for more than its files."""
+    spec = importlib.util.find_spec("rapidocr_onnxruntime")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "models" / name

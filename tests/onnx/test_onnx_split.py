@@ -191,7 +191,7 @@ def test_external_data_is_followed(spec, tmp_path):
     made = files.chain()
     path = tmp_path / "external.onnx"
     onnx.save(made, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
-    inside, outside = (split_of(spec(source)) for source in (made, path))
+    inside, outside = (split_of(spec(source)) for source in (files.chain(), path))
     frame = noise_of(inside.inputs, 2, seed=0)
     whole = BlockRange(0, inside.block_count)
     programs = [each.network.program_bytes(each.part(whole)) for each in (inside, outside)]
@@ -244,3 +244,55 @@ def test_a_file_is_balanced_on_the_classes_it_is_for(spec):
     split = split_network(wanted, load(wanted), (GpuClass(name="L4"), GpuClass(name="T4")))
     assert split.block_count == 4
     assert input_specs(wanted) == split.inputs
+
+
+def test_weights_beyond_two_gibibytes_of_a_file_are_found(spec, tmp_path):
+    """The file is sparse: most of it is nowhere."""
+    made, path = files.chain(), tmp_path / "large.onnx"
+    offset = (2 << 30) + 4096
+    with (tmp_path / "weights.bin").open("wb") as data:
+        data.seek(offset)
+        for tensor in made.graph.initializer:
+            content = tensor.raw_data
+            onnx.external_data_helper.set_external_data(tensor, "weights.bin", data.tell(), len(content))
+            data.write(content)
+            tensor.ClearField("raw_data")
+    outside, inside = split_of(spec(files.saved(made, path))), split_of(spec(files.chain()))
+    last = BlockRange(outside.block_count - 1, outside.block_count)
+    programs = [each.network.program_bytes(each.part(last)) for each in (outside, inside)]
+    assert programs[0] == programs[1]
+
+
+OCR = {
+    "ch_PP-OCRv4_det_infer.onnx": (3, 64, 96),
+    "ch_PP-OCRv4_rec_infer.onnx": (3, 48, 96),
+    "ch_ppocr_mobile_v2.0_cls_infer.onnx": (3, 48, 192),
+}
+
+
+@pytest.mark.parametrize("name", OCR)
+def test_pp_ocrs_networks_in_ten_blocks_equal_the_file(spec, name):
+    """Trained ones, as people have them: weights as constants, shapes computed on the way."""
+    wanted = spec(files.ocr_file(name), blocks=10, x=OCR[name])
+    split = split_network(wanted, load_checked(wanted).network)
+    assert split.block_count == 10
+    parts = [split.part(BlockRange(k, k + 1)) for k in range(split.block_count)]
+    assert max(len(part.inputs) for part in parts) <= 4
+    stages = [PlainRun(split.network.program_bytes(part)) for part in parts]
+    whole = PlainRun(str(wanted.program.onnx))
+    for batch in (1, 2, 8):
+        values = frames = noise_of(split.inputs, batch, seed=batch)
+        for stage in stages:
+            values = stage.run(values)
+        for given, right in zip(values, whole.run(frames), strict=True):
+            assert np.abs(given - right).max() <= 1e-5 * (right.max() - right.min())
+
+
+def test_a_file_is_estimated_as_a_torch_program_is(spec):
+    from planner.profiling.roofline import estimated_tables
+
+    split = split_of(spec(files.ocr_file("ch_PP-OCRv4_det_infer.onnx"), blocks=10, x=(3, 320, 320)))
+    assert sum(split.cost(block).flops for block in range(10)) == pytest.approx(1.2e9, rel=0.05)
+    (table,) = estimated_tables(split, "L4", (1, 8))
+    times = [sum(row[column] for row in table.latency_us) for column in (0, 1)]
+    assert 200 < times[0] < times[1] < 8 * times[0]

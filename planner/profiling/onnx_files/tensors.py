@@ -68,7 +68,7 @@ def loaded(tensor: TensorProto, folder: Path) -> TensorProto:
     copy.CopyFrom(tensor)
     if is_external(copy):
         external_data_helper.load_external_data_for_tensor(copy, str(folder))
-        copy.data_location = TensorProto.DEFAULT
+        copy.ClearField("data_location")
         del copy.external_data[:]
     return copy
 
