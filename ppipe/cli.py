@@ -19,6 +19,7 @@ from ppipe.commands import (
     compose,
     demo,
     diff,
+    front,
     generate,
     kubernetes,
     lint,
@@ -58,6 +59,7 @@ app.command(
 app.command()(diff.diff)
 app.command()(kubernetes.kubernetes)
 app.command()(compose.compose)
+app.command()(front.front)
 app.command()(serve.serve)
 app.command()(status.status)
 app.command()(record.record)

@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_repo_generator.control import closed_apis
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models
 from model_repo_generator.naming import group_folder
 from planner.addresses import address_flag
 from planner.manifest import DeploymentManifest, ServerAddress
 
 REPOSITORY_FOLDER = "/repository"
+MODELS_FOLDER = "/tmp/ppipe-models"
+"""Links to the models that the server loads; launch.py makes it."""
 LAUNCH_FOLDER = "/ppipe"
 TICKET_FOLDER = "/tickets"
 TICKET_FILE = f"{TICKET_FOLDER}/keys"
@@ -55,7 +58,10 @@ def server_settings(
         "triton": triton_version,
         "mps": group.mps,
         "shm_prefix": shm_prefix,
-        "restrict_control": group.is_entry,
+        "repository": f"{REPOSITORY_FOLDER}/{server.repository}",
+        "models": list(server.models),
+        # Callers of a dispatcher whose process has died wait until the server's end, so probes end it.
+        "revives": [name for name, kind in _probes(manifest, server) if kind == "stage"],
         "arguments": list(_arguments(manifest, server, bind, shm_default_bytes, shm_prefix)),
         "probes": dict(_probes(manifest, server)),
         "public": {model.dispatcher: "public" for model in manifest.models} if group.is_entry else {},
@@ -98,13 +104,14 @@ def _arguments(
     shm_default_bytes: int,
     shm_prefix: str,
 ) -> Iterator[str]:
-    yield f"--model-repository={REPOSITORY_FOLDER}/{server.repository}"
-    # Servers of one class share a repository folder, and a dead stub can only be revived under this mode.
-    yield "--model-control-mode=explicit"
+    yield f"--model-repository={MODELS_FOLDER}"
+    # Who can load a model through the API can have his own code run: here nobody can.
+    yield "--model-control-mode=poll"
+    yield "--repository-poll-secs=1"
+    yield from closed_apis()
     if server.repository != group_folder(server.group):
         # One folder for the whole fleet: configs/<class>.pbtxt has this class's settings.
         yield f"--model-config-name={server.group}"
-    yield from (f"--load-model={model}" for model in server.models)
     # Otherwise every load first starts a throw-away stub.
     yield "--disable-auto-complete-config"
     yield f"--exit-timeout-secs={exit_timeout_s(manifest)}"

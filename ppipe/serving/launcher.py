@@ -20,6 +20,7 @@ from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe.serving import ports
 from ppipe.serving.binaries import TritonInstall, find_tritonserver
 from ppipe.serving.devices import check_devices
+from ppipe.serving.model_folder import ModelFolder
 from ppipe.serving.server_command import (
     server_command,
     server_environment,
@@ -183,7 +184,8 @@ class ServedDeployment:
         prefix = self._prefixes[server.name]
         tls = self.manifest.tls_of(server)
         room = shm_bytes_per_stub(self._servers)
-        command = server_command(install, self._repository, server, prefix, room, tls)
+        folder = ModelFolder(self._logs / "models" / server.name, self._repository / server.repository)
+        command = server_command(install, folder.path, server, prefix, room, tls)
         dispatchers = {model.dispatcher for model in self.manifest.models}
         return ServerPlan(
             name=server.name,
@@ -197,6 +199,7 @@ class ServedDeployment:
             grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,
             dispatchers=tuple(model for model in server.models if model in dispatchers),
             tls=tls,
+            folder=folder,
             # Where other hosts have stages, they need not be there yet, nor all of them ever.
             through=self._is_whole,
         )

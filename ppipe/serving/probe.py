@@ -116,17 +116,6 @@ class ModelProber:
         except grpc.RpcError:
             return False
 
-    def reload(self, model: str, timeout_s: float) -> Probe:
-        """Unload and load `model`: gives it a new Python process. A load alone may do nothing."""
-        unload = service_pb2.RepositoryModelUnloadRequest(model_name=model)
-        load = service_pb2.RepositoryModelLoadRequest(model_name=model)
-        try:
-            self._call(self._stub.RepositoryModelUnload, unload, timeout_s)
-            self._call(self._stub.RepositoryModelLoad, load, timeout_s)
-        except grpc.RpcError as error:
-            return judge(error)
-        return Probe(ProbeVerdict.ANSWERS)
-
     def _infer(self, model: str, slo_us: int, timeout_s: float, ticket: bool = True) -> Probe:
         try:
             request = self._request(model, timeout_s)

@@ -11,12 +11,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_repo_generator.control import closed_apis
 from planner.addresses import address_flag
 from planner.cluster import EntryServer, Server
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
 from ppipe.serving.binaries import TritonInstall
 from ppipe.serving.here import hosts_here
+from ppipe.serving.model_folder import POLL_S
 from ppipe.serving.ports import LOOPBACK, PortUse
 from python_backend.wire.keys import KEY_FILE_VARIABLE
 
@@ -110,19 +112,20 @@ def shm_prefixes(servers: Sequence[ServerAddress]) -> dict[str, str]:
 
 def server_command(
     install: TritonInstall,
-    root: Path,
+    folder: Path,
     server: ServerAddress,
     shm_prefix: str,
     shm_bytes: int,
     tls: TlsFiles | None = None,
 ) -> list[str]:
-    """The whole command line of one server; `root` is the folder of the manifest. tls: of a stage server."""
+    """The whole command line of one server; `folder`: that it polls (ModelFolder). tls: of a stage server."""
     return [
         *install.command(),
-        f"--model-repository={(root / server.repository).resolve()}",
-        # Servers of one class share a repository folder, and a dead stub can only be revived under this mode.
-        "--model-control-mode=explicit",
-        *(f"--load-model={model}" for model in server.models),
+        f"--model-repository={folder}",
+        # Who can load a model through the API can have his own code run: here nobody can.
+        "--model-control-mode=poll",
+        f"--repository-poll-secs={POLL_S}",
+        *closed_apis(),
         # Otherwise every load first starts a throw-away stub.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",

@@ -26,6 +26,7 @@ from types import TracebackType
 from planner.manifest import TlsFiles
 from ppipe.serving.guard import DEFAULT_GRACE_S, has_room, sweep
 from ppipe.serving.logs import rotate_if_large
+from ppipe.serving.model_folder import ModelFolder
 from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 from ppipe.serving.processes import Endings, GuardedProcess, stubs_of
 from ppipe.serving.stopped_stubs import StoppedStubs
@@ -40,6 +41,7 @@ GUARD_TIMEOUT_S = 10.0
 RELOADS_ALLOWED = 24
 """32 MiB each: 0.75 GiB."""
 _ASKED_AT_ONCE = 4
+_STUB_TICK_S = 0.05
 _SERVER = "the server itself"
 _LOG_TAIL_BYTES = 65_536
 _HARMLESS = ("CudaDriverHelper has not been initialized", "CUDA driver version is insufficient")
@@ -61,6 +63,8 @@ class ServerPlan:
     dispatchers: tuple[str, ...] = ()
     start_timeout_s: float = 300.0
     tls: TlsFiles | None = None
+    folder: ModelFolder | None = None
+    """That the server polls; None: what it serves never changes, and a dead stub ends it."""
     through: bool = True
     """Whether a dispatcher counts as answering only when the stages behind it do."""
 
@@ -96,6 +100,8 @@ class ServerLife:
 
     def __enter__(self) -> ServerLife:
         plan = self._plan
+        if plan.folder is not None:
+            plan.folder.make(plan.models)
         self._process = GuardedProcess.start(
             plan.command,
             log=plan.log,
@@ -190,6 +196,8 @@ class ServerLife:
         if model == _SERVER or not self._lives():
             status = self._process.wait(GUARD_TIMEOUT_S)
             raise ServerDied(f"it ended with status {status}{self._last_words()}")
+        if self._plan.folder is None:
+            raise ServerDied(f"the Python process of model {model!r} died")
         if self._plan.dispatchers:
             raise ServerDied(f"the Python process of model {model!r} died; its callers need the server's end")
         self._reloads += 1
@@ -200,14 +208,17 @@ class ServerLife:
         self._note(f"the Python process of model {model!r} died: loading it again")
         # Not asked first whether it answers: requests to a dead stub take a second each, one by one.
         self._deadline_s = time.monotonic() + RELOAD_TIMEOUT_S
-        # A dispatcher may do the same at this moment, and then one of the two loads fails.
-        self._prober.reload(model, RELOAD_TIMEOUT_S)
+        self._plan.folder.load_again(model)
+        while not self._has_stub(model):
+            self._step(f"the Python process of model {model!r} died and no other was started", _STUB_TICK_S)
         while (probe := self._prober.ask(model, PROBE_TIMEOUT_S)).verdict is not ProbeVerdict.ANSWERS:
             self._step(f"the Python process of model {model!r} died and did not come back ({probe.detail})")
-            if probe.verdict is ProbeVerdict.STUB_DEAD:
-                self._prober.reload(model, RELOAD_TIMEOUT_S)
         self._watch_again(model)
         self._note(f"model {model!r} was loaded again")
+
+    def _has_stub(self, model: str) -> bool:
+        pid = self._process.pid
+        return pid is not None and model in stubs_of(pid)
 
     def _lives(self) -> bool:
         """Whether the server is there: its end takes its stubs with it, in any order."""

@@ -7,7 +7,7 @@ Rules
   blame for a time-out.
 - A worker that is taken out is probed at once.
 - A worker that has just completed a batch is not probed: its notice is proof.
-- A stub that stays dead is revived by unloading and loading its model; a supervisor may have done so before.
+- A stub that is dead is revived by its own host: nobody can load a model over the network.
 """
 
 from __future__ import annotations
@@ -28,26 +28,20 @@ _HEARD_LATELY_US = 300_000
 
 
 class WorkerProber(Protocol):
-    """Asks a worker for an inference, or for its model's revival."""
+    """Asks a worker for an inference."""
 
     def probe(self, worker: str, timeout_s: float) -> None:
         """Return when the worker answered. Raises HopFailure."""
 
-    def revive(self, worker: str, timeout_s: float) -> None:
-        """Unload and load the worker's model. Raises HopFailure."""
-
 
 @dataclass(frozen=True)
 class HealthSettings:
-    """Times in microseconds. `revive_after_us`: how long a stub may be dead before it is revived from
-    here.
-    """
+    """Times in microseconds."""
 
     tick_us: int = 100_000
     idle_probe_us: int = 1_000_000
     lost_probe_us: int = 200_000
     probe_timeout_us: int = 1_000_000
-    revive_after_us: int = 3_000_000
 
 
 @dataclass
@@ -56,7 +50,6 @@ class _Worker:
     seen_us: int = 0
     asked_us: int = 0
     asking: bool = False
-    dead_stub: bool = False
 
 
 class Health:
@@ -131,7 +124,6 @@ class Health:
 
     def _take_out(self, name: str, worker: _Worker, failure: HopFailure) -> None:
         with self._lock:
-            worker.dead_stub = failure.kind is FailureKind.DEAD_STUB and name == failure.worker
             if worker.lost_since_us is not None:
                 return
             worker.lost_since_us = now_us()
@@ -142,7 +134,6 @@ class Health:
     def _bring_back(self, name: str, worker: _Worker) -> None:
         with self._lock:
             worker.seen_us = now_us()
-            worker.dead_stub = False
             if worker.lost_since_us is None:
                 return
             worker.lost_since_us = None
@@ -167,7 +158,6 @@ class Health:
 
     def _ask(self, name: str, worker: _Worker) -> None:
         try:
-            self._revive_if_due(name, worker)
             self._prober.probe(name, self._settings.probe_timeout_us / 1e6)
         except HopFailure as failure:
             self.failed(failure)
@@ -176,11 +166,3 @@ class Health:
         finally:
             worker.asked_us = now_us()
             worker.asking = False
-
-    def _revive_if_due(self, name: str, worker: _Worker) -> None:
-        since_us = worker.lost_since_us
-        if worker.dead_stub and since_us is not None:
-            if now_us() - since_us < self._settings.revive_after_us:
-                return
-            self._log(f"worker {name}: its stub stays dead; unloading and loading its model")
-            self._prober.revive(name, timeout_s=30.0)

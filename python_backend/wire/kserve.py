@@ -63,16 +63,6 @@ def int_parameter(name: str, value: int) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def reload_messages(model: str) -> tuple[tuple[str, bytes], ...]:
-    """(method, request) of an unload and a load of `model`; a load alone may do nothing."""
-    unload = pb.RepositoryModelUnloadRequest(model_name=model)
-    load = pb.RepositoryModelLoadRequest(model_name=model)
-    return (
-        (_SERVICE + "RepositoryModelUnload", bytes(unload.SerializeToString())),
-        (_SERVICE + "RepositoryModelLoad", bytes(load.SerializeToString())),
-    )
-
-
 def request_bytes(head: bytes, parameters: bytes, tensors: Sequence[Sequence[Buffer]]) -> bytes:
     """A whole request; each tensor is given as the pieces, one or more frames each, that it is made of."""
     parts: list[Buffer] = [head, parameters]

@@ -204,15 +204,6 @@ class GrpcTransport:
         head = self._head(worker, target.inputs, 1)
         self.send(worker, 0, kserve.request_bytes(head, ticket, zeros), timeout_s)
 
-    def revive(self, worker: str, timeout_s: float) -> None:
-        """Unload and load the model of `worker`. Raises HopFailure."""
-        channel = self._channels[address_of(self._targets[worker].server)]
-        try:
-            for method, message in kserve.reload_messages(worker):
-                _unary(channel, method)(message, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise failure_of(error, 0, worker) from None
-
     def close(self) -> None:
         """See Transport."""
         for channel in self._channels.values():

@@ -21,16 +21,11 @@ class Prober:
     def __init__(self, *alive: str) -> None:
         self.alive = set(alive)
         self.asked: list[str] = []
-        self.revived: list[str] = []
 
     def probe(self, worker: str, timeout_s: float) -> None:
         self.asked.append(worker)
         if worker not in self.alive:
             raise HopFailure(FailureKind.DEAD_STUB, 0, worker, "no")
-
-    def revive(self, worker: str, timeout_s: float) -> None:
-        self.revived.append(worker)
-        self.alive.add(worker)
 
 
 def target(name: str) -> Target:
@@ -109,11 +104,3 @@ def test_failures_of_requests_blame_nobody() -> None:
         for kind in (FailureKind.REFUSED, FailureKind.EXPIRED, FailureKind.COMPUTE):
             health.failed(failure(kind))
         assert lost == []
-
-
-def test_a_stub_that_stays_dead_is_revived() -> None:
-    prober = Prober()
-    with watched(prober, revive_after_us=100_000, tick_us=10_000) as (health, _, back):
-        health.failed(failure(FailureKind.DEAD_STUB))
-        wait_for(lambda: back == ["a0"])
-        assert prober.revived == ["a0"]

@@ -121,12 +121,9 @@ def test_every_server_is_reached_as_deployment_json_says(
             server.grpc_port,
             server.metrics_port,
         )
-        loaded = [
-            argument.partition("=")[2]
-            for argument in launched[pod]["arguments"]
-            if argument.startswith("--load-model=")
-        ]
-        assert tuple(loaded) == server.models
+        assert tuple(launched[pod]["models"]) == server.models
+        assert launched[pod]["repository"] == f"/repository/{server.repository}"
+        assert "--model-control-mode=poll" in launched[pod]["arguments"]
 
 
 def test_pods_of_sets_are_those_that_services_and_settings_name(
@@ -246,9 +243,10 @@ def test_one_repository_for_the_fleet_is_read_with_the_classs_settings(
 ) -> None:
     made = shared(Rendered(manifest=fleet_manifest, files={})).manifest
     files = render_bundle(made, fleet_deployment, fleet_plan, options)
-    arguments = json.loads(files["launch/servers.json"])["servers"]["street-t4-x2-0"]["arguments"]
+    server = json.loads(files["launch/servers.json"])["servers"]["street-t4-x2-0"]
+    arguments = server["arguments"]
     assert "--model-config-name=T4" in arguments
-    assert "--model-repository=/repository/groups/fleet" in arguments
+    assert server["repository"] == "/repository/groups/fleet"
     plain = launched["street-t4-x2-0"]["arguments"]
     assert not any(argument.startswith("--model-config-name") for argument in plain)
 

@@ -61,17 +61,32 @@ def test_a_name_must_mean_this_pod() -> None:
         launch.wait_for_name("localhost", "10.1.2.3", timeout_s=0)
 
 
-def test_model_control_is_closed_where_clients_come_in() -> None:
-    plain = {"arguments": ["--x=1"], "restrict_control": False}
+def test_a_server_listens_on_all_addresses_of_its_pod() -> None:
+    plain = {"arguments": ["--x=1"]}
     assert launch.server_command(plain) == ["tritonserver", "--x=1"]
     bound = launch.server_command({**plain, "arguments": ["--http-address=127.0.0.1"]}, "fd00::7")
     assert bound[1:] == ["--http-address=127.0.0.1", "--grpc-address=[::]", "--metrics-address=ipv6:[::]"]
     assert launch.server_command(plain, "10.0.0.7") == ["tritonserver", "--x=1"]
-    first, second = (launch.server_command(plain | {"restrict_control": True}) for _ in range(2))
-    assert first[:2] == ["tritonserver", "--x=1"]
-    assert first[2].startswith("--http-restricted-api=model-repository,shared-memory,")
-    assert first[3].startswith("--grpc-restricted-protocol=model-repository,shared-memory,")
-    assert first[2] != second[2]
+
+
+def test_the_server_polls_links_that_are_its_users_alone(tmp_path: Path) -> None:
+    folder, repository = tmp_path / "models", tmp_path / "repository"
+    for model in ("a", "b", "of another server"):
+        (repository / model / "1").mkdir(parents=True)
+        (repository / model / "1" / "model.py").write_text(model)
+        (repository / model / "config.pbtxt").write_text("")
+    for _ in range(2):  # a container that starts again finds its last life's
+        launch.make_models(folder, repository, ["a", "b"])
+        assert {path.name for path in folder.iterdir()} == {"a", "b"}
+        for name in ("config.pbtxt", "1/model.py"):
+            assert (folder / "a" / name).resolve() == repository / "a" / name
+    before = (repository / "a" / "1").stat().st_mtime_ns, (folder / "b" / "1").stat().st_mtime_ns
+    launch.load_again(folder / "a")
+    assert (folder / "a" / "1").stat().st_mtime_ns > before[1]
+    assert ((repository / "a" / "1").stat().st_mtime_ns, (folder / "b" / "1").stat().st_mtime_ns) == before
+    assert folder.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(launch.LaunchFault, match="no model 'c'"):
+        launch.make_models(folder, repository, ["c"])
 
 
 def test_only_the_own_prefix_is_swept(tmp_path: Path) -> None:

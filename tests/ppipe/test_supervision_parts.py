@@ -13,6 +13,7 @@ from ppipe.serving.backoff import BackOff
 from ppipe.serving.binaries import TritonInstall
 from ppipe.serving.here import NotHere, hosts_here
 from ppipe.serving.launcher import ServeError, shared_ticket_key
+from ppipe.serving.model_folder import ModelFolder, NoSuchModel
 from ppipe.serving.processes import Endings
 from ppipe.serving.server_command import (
     NotLocal,
@@ -56,15 +57,17 @@ def test_ends_of_processes_are_told_once() -> None:
 
 
 def test_a_server_loads_its_own_models_and_listens_where_the_manifest_says() -> None:
-    command = server_command(INSTALL, Path("/r"), STAGE, "ppipe_1_x_0_", 1 << 20)
+    command = server_command(INSTALL, Path("/models"), STAGE, "ppipe_1_x_0_", 1 << 20)
     assert command[0] == "/opt/tritonserver"
-    assert [word for word in command if word.startswith("--load-model")] == [
-        "--load-model=m.p0.s0.w0",
-        "--load-model=m.p0.s0.w1",
-    ]
+    assert "--model-repository=/models" in command
     for service in ("http", "grpc", "metrics"):
         assert f"--{service}-address=127.0.0.1" in command
-    assert "--model-control-mode=explicit" in command
+    assert "--model-control-mode=poll" in command
+    for flag in ("--http-restricted-api", "--grpc-restricted-protocol"):
+        (closed,) = [word for word in command if word.startswith(flag)]
+        assert "model-repository,shared-memory,trace,logging:" in closed
+        value = closed.rpartition("=")[2]
+        assert "\n" in value if "http" in flag else len(value) > 16_384, "no message has such a header"
     assert "--disable-auto-complete-config" in command
     assert server_environment(INSTALL, "ppipe_1_x_0_", Path("/k")) == {
         "A": "b",
@@ -131,3 +134,31 @@ error: creating server: Internal - failed to load all models
         "failed to load 'm' version 1: Internal: no such weights",
         "error: creating server: Internal - failed to load all models",
     ]
+
+
+def test_a_server_is_given_links_to_its_own_models_alone(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    for model in ("a", "b", "c"):
+        (repository / model / "1").mkdir(parents=True)
+        (repository / model / "1" / "model.py").write_text(model)
+        (repository / model / "config.pbtxt").write_text("")
+    folder = ModelFolder(tmp_path / "models" / "s", repository)
+    folder.make(("a", "b"))
+    assert folder.models() == {"a", "b"}
+    for name in ("config.pbtxt", "1/model.py"):
+        assert (folder.path / "a" / name).resolve() == repository / "a" / name
+    before = folder.path.joinpath("a", "1").stat().st_mtime_ns
+    folder.load_again("a")
+    assert folder.path.joinpath("a", "1").stat().st_mtime_ns > before
+    (repository / "a" / "2").mkdir()
+    folder.add("a")
+    assert (folder.path / "a" / "2").is_dir(), "as the repository has it now"
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    folder.remove("a")
+    folder.add("c")
+    assert folder.models() == {"b", "c"}
+    with pytest.raises(NoSuchModel, match="no model 'd': generate"):
+        folder.add("d")
+    assert folder.models() == {"b", "c"}, "a link to nothing would end the server"
+    folder.make(("a",))
+    assert folder.models() == {"a"}

@@ -3,6 +3,9 @@
 Rules
 - Standard library only: this runs in whatever Python the image has.
 - It becomes the server (exec), so that the server gets the signals and its exit status is the container's.
+- The server polls a folder that is made here and that only this container's user can write: nobody can load a
+  model over the network. A process beside the server (tend) watches its models' Python processes
+  and has a model loaded again whose process has died.
 - It refuses an image with another Triton than the repository was generated for, and names both.
 """
 
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +29,10 @@ TRITON_VARIABLE = "TRITON_SERVER_VERSION"
 """Set by NVIDIA's images."""
 ANYWHERE_IPV6 = {"--http-address": "ipv6:[::]", "--grpc-address": "[::]", "--metrics-address": "ipv6:[::]"}
 NAME_TIMEOUT_S = 180.0
-CONTROL_APIS = "model-repository,shared-memory,trace,logging"
+MODELS = Path("/tmp/ppipe-models")
+"""The folder that the server polls: links into the repository."""
+TEND_S = 0.5
+TEND_PATIENCE_S = 30.0
 MPS_FOLDER = Path("/tmp/ppipe-mps")
 SHM = Path("/dev/shm")
 
@@ -41,11 +47,15 @@ def main() -> None:
         server = find_server(Path(__file__).with_name("servers.json"), os.environ.get(NAME_VARIABLE, ""))
         check_version(server["triton"], os.environ.get(TRITON_VARIABLE, ""))
         wait_for_name(server["host"], os.environ.get(ADDRESS_VARIABLE, ""), NAME_TIMEOUT_S)
+        os.umask(0o077)  # what the server makes in shared memory is nobody else's to read
         sweep(SHM, server["shm_prefix"])
+        make_models(MODELS, Path(server["repository"]), server["models"])
         environment = dict(os.environ)
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
         command = server_command(server, os.environ.get(ADDRESS_VARIABLE, ""))
+        if os.fork() == 0:
+            tend(os.getppid(), server["revives"])
         os.execvpe(command[0], command, environment)
     except (LaunchFault, OSError) as error:
         sys.exit(f"ppipe: {error}")
@@ -112,7 +122,7 @@ def start_mps(folder: Path) -> dict[str, str]:
 
 
 def server_command(server: Any, address: str = "") -> list[str]:
-    """tritonserver with its arguments; where clients come in, with model control closed to everybody.
+    """tritonserver with its arguments.
 
     It listens on all addresses of IPv4 by itself; a container whose `address` is of IPv6 has none.
     """
@@ -121,11 +131,69 @@ def server_command(server: Any, address: str = "") -> list[str]:
         for flag, anywhere in ANYWHERE_IPV6.items():
             if not any(argument.startswith(f"{flag}=") for argument in command):
                 command.append(f"{flag}={anywhere}")
-    if server["restrict_control"]:
-        key = secrets.token_hex(16)  # told to nobody
-        command.append(f"--http-restricted-api={CONTROL_APIS}:ppipe-control={key}")
-        command.append(f"--grpc-restricted-protocol={CONTROL_APIS}:ppipe-control={key}")
     return command
+
+
+def make_models(folder: Path, repository: Path, models: list[str]) -> None:
+    """A folder per model and version, with links to what the repository has in it. Raises LaunchFault: of a
+    link to nothing the server would end.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    for model in models:
+        if not (repository / model).is_dir():
+            raise LaunchFault(f"{repository} has no model {model!r}: it is of another plan than servers.json")
+        (folder / model).mkdir()
+        for path in (repository / model).iterdir():
+            made = folder / model / path.name
+            if path.is_dir() and path.name.isdigit():
+                made.mkdir()
+                for each in path.iterdir():
+                    (made / each.name).symlink_to(each)
+            else:
+                made.symlink_to(path)
+
+
+def tend(server_pid: int, revives: list[str]) -> None:
+    """Have models loaded again whose Python process has died, until the server ends. Never returns."""
+    seen: set[str] = set()
+    asked: dict[str, float] = {}
+    while os.getppid() == server_pid:
+        found = stubs_of(server_pid)
+        for model in revives:
+            now = time.monotonic()
+            died = model in seen and model not in found
+            if died and now >= asked.get(model, -TEND_PATIENCE_S) + TEND_PATIENCE_S:
+                print(f"ppipe: the Python process of model {model!r} died: loading it again", file=sys.stderr)
+                load_again(MODELS / model)
+                asked[model] = now
+            elif model in found:
+                asked.pop(model, None)
+        seen |= found
+        time.sleep(TEND_S)
+    os._exit(0)
+
+
+def stubs_of(server_pid: int) -> set[str]:
+    """The models whose Python process is a living child of the server."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (path / "cmdline").read_bytes().split(b"\0") if parent == server_pid else []
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended meanwhile
+        if len(words) > 1 and words[0].endswith(b"triton_python_backend_stub"):
+            # <stub> <folder>/<model>/<version>/model.py ...
+            found.add(Path(os.fsdecode(words[1])).parent.parent.name)
+    return found
+
+
+def load_again(folder: Path) -> None:
+    """A version's folder that is newer than before is loaded anew."""
+    for version in folder.iterdir():
+        if version.is_dir() and not version.is_symlink():
+            os.utime(version)
 
 
 if __name__ == "__main__":

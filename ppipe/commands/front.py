@@ -1,0 +1,57 @@
+"""front: the configuration of an nginx before the entries, for clients whom one does not trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def front(
+    repository: Annotated[Path, typer.Argument(help="Folder of a generated repository.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+    listen: Annotated[str, typer.Option(help="Address; others than loopback need a certificate.")] = (
+        "127.0.0.1"
+    ),
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file, with --key: for TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
+    connections: Annotated[int, typer.Option(min=1, help="Of one address at a time.")] = 64,
+    all_connections: Annotated[int, typer.Option(min=1, help="Of all callers at a time.")] = 4096,
+    body_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Of a request; default: the largest frame of the models.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="Whose web pages may ask; default: none. May be repeated.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Of nginx's own files; must exist.")] = Path(
+        "/var/lib/ppipe-front"
+    ),
+) -> None:
+    """Write the configuration of an nginx that stands before the entries: what strangers may send, how much
+    and how fast. See docs/security.md.
+    """
+    from model_repo_generator.front import FrontOptions, render_front
+    from ppipe.serving.launcher import load_manifest
+
+    text = render_front(
+        load_manifest(repository),
+        FrontOptions(
+            listen=listen,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            certificate=certificate,
+            key=key,
+            connections=connections,
+            all_connections=all_connections,
+            body_bytes=body_bytes,
+            origins=tuple(origin or ()),
+            folder=folder,
+        ),
+    )
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
