@@ -23,7 +23,6 @@ from planner.profile import Profile, ProgramFormat
 from planner.serving import ServedModel
 from planner.serving_build import served_model
 
-TRITON_VERSION = "2.51.0"
 """What the repositories were tried with; a server of another version is worth a look at the release notes."""
 
 
@@ -172,10 +171,12 @@ def read_labels(deployment: Deployment, base: Path) -> Mapping[str, tuple[str, .
 
 
 def installed_versions() -> Mapping[str, str]:
-    """What a server must match to run the programs: recorded in the manifest, checked when a stage loads."""
+    """What a server must match to run the programs: recorded in the manifest, checked when a stage loads.
+
+    Not Triton's release: a fleet may run several, old cards with old ones.
+    """
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
         # The build tag (+cpu, +cu126) belongs to a machine, not to the program.
         "torch": importlib.metadata.version("torch").partition("+")[0],
-        "triton": TRITON_VERSION,
     }

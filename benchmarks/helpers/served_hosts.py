@@ -47,6 +47,7 @@ class HostsServed:
     def start(self, host: Host) -> None:
         """Serve what is this host's."""
         command = [sys.executable, "-m", "ppipe", "serve", str(self.repository), "--host", host.address]
+        command.append("--old-triton")  # what setup installs, on hosts that only this benchmark reaches
         command += ["--work", str(self.logs / host.name), "--ticket-keys", str(self.logs / "ticket.key")]
         with (self.logs / f"{host.name}.out").open("ab") as said:
             self.processes[host.name] = subprocess.Popen(

@@ -23,7 +23,7 @@ from model_repo_generator.kubernetes.memory import MIB
 from model_repo_generator.kubernetes.monitoring import pod_monitor, prometheus_rule
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions
-from model_repo_generator.kubernetes.pods import Plain, launch_config, set_name, triton_version
+from model_repo_generator.kubernetes.pods import Plain, launch_config, set_name
 from model_repo_generator.kubernetes.services import network_policies, services
 from model_repo_generator.kubernetes.workloads import disruption_budget, pod_name, stateful_set
 from model_repo_generator.kubernetes.yaml_text import dump
@@ -95,7 +95,8 @@ def _settings(fleet: Fleet, options: KubernetesOptions) -> dict[str, Plain]:
             server,
             bind=None,
             shm_default_bytes=options.shm_default_mib * MIB,
-            triton_version=triton_version(fleet, options),
+            triton_version=options.triton_version or "",
+            old_triton=options.old_triton,
         )
         for group in fleet.groups
         for index, server in enumerate(group.servers)
@@ -103,12 +104,6 @@ def _settings(fleet: Fleet, options: KubernetesOptions) -> dict[str, Plain]:
 
 
 def _check_options(fleet: Fleet, deployment: Deployment, options: KubernetesOptions) -> None:
-    made_for = fleet.manifest.versions.get("triton", "")
-    if options.triton_version and made_for and options.triton_version != made_for:
-        raise BundleFault(
-            f"triton_version: the image has Triton {options.triton_version}, the repository was generated "
-            f"for {made_for}: take an image with {made_for}, or generate for {options.triton_version}"
-        )
     # Of servers without work too: the next plan may use them.
     classes = [gpu_class.name for gpu_class in deployment.cluster.gpu_classes]
     sizes = [f"{server.gpu}-x{server.gpu_count}" for server in deployment.to_cluster().servers]

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from model_repo_generator.kubernetes.addresses import check_ports
-from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, read_fleet
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of, read_fleet
 from model_repo_generator.kubernetes.launch import (
     LAUNCH_FOLDER,
     REPOSITORY_FOLDER,
@@ -35,7 +35,7 @@ from model_repo_generator.kubernetes.launch import (
     server_environment,
     server_settings,
 )
-from model_repo_generator.kubernetes.memory import MIB, shm_bytes
+from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
 from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
@@ -73,11 +73,20 @@ class ComposeOptions(BaseModel):
     ticket_keys: HostPath = "./ticket-keys"
     """File with one key a line; each of at least 16 characters."""
     triton_version: str | None = None
+    old_triton: bool = False
     gpus: Mapping[str, tuple[str, ...]] = {}
     """Per server, the host's GPU ids or UUIDs."""
     in_flight: int = Field(default=3, ge=1, le=64)
     shm_default_mib: Annotated[int, Field(ge=1, le=4096)] = 32
     start_timeout_s: int = Field(default=600, ge=30, le=7200)
+    user_id: int = Field(default=1000, ge=1, le=1 << 30)
+    """Of all processes; must be able to read the repository and the ticket keys, and needs no name."""
+    memory_per_stub_mib: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
+    pids: int = Field(default=4096, ge=64, le=1 << 22)
+    log_mib: int = Field(default=32, ge=1, le=4096)
+    """Of each of the three log files that a container keeps."""
+    listen: str = "127.0.0.1"
+    """The host's address that clients reach the entry on, where servers have a network of their own."""
 
 
 def load_compose_options(path: Path | None, **overrides: Any) -> ComposeOptions:
@@ -108,7 +117,8 @@ def render_compose(
                 "shm_size": _size(_shm(fleet, server, options)),
             }
             if group.is_entry:
-                service["ports"] = [f"{port}:{port}" for port in (server.http_port, server.grpc_port)]
+                address = f"[{options.listen}]" if ":" in options.listen else options.listen
+                service["ports"] = [f"{address}:{port}:{port}" for port in ports_of(server)[:2]]
         else:
             service |= {"network_mode": "host", "ipc": f"service:{SHM_HOLDER}"}
         document["services"][name] = service
@@ -123,7 +133,8 @@ def render_compose(
             server,
             bind=server.host if shared else None,
             shm_default_bytes=options.shm_default_mib * MIB,
-            triton_version=manifest.versions.get("triton", "") or options.triton_version or "",
+            triton_version=options.triton_version or "",
+            old_triton=options.old_triton,
             shm_prefix=_prefix(name) if shared else SHM_PREFIX,
         )
         for name, (group, server) in servers.items()
@@ -200,6 +211,10 @@ def _service(
         },
         "restart": "unless-stopped",
         "stop_grace_period": f"{exit_timeout_s(fleet.manifest) + KILL_AFTER_S}s",
+        "user": f"{options.user_id}:{options.user_id}",
+        "mem_limit": _size(_memory(fleet, group, server, options)),
+        "pids_limit": options.pids,
+        "logging": _logging(options),
         "read_only": True,
         "tmpfs": ["/tmp"],
         "cap_drop": ["ALL"],
@@ -222,7 +237,22 @@ def _shm_holder(fleet: Fleet, options: ComposeOptions) -> Plain:
         "ipc": "shareable",
         "shm_size": _size(total),
         "restart": "unless-stopped",
+        "user": f"{options.user_id}:{options.user_id}",
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "pids_limit": 64,
+        "logging": _logging(options),
     }
+
+
+def _logging(options: ComposeOptions) -> Plain:
+    return {"driver": "json-file", "options": {"max-size": f"{options.log_mib}m", "max-file": "3"}}
+
+
+def _memory(fleet: Fleet, group: ServerGroup, server: ServerAddress, options: ComposeOptions) -> int:
+    """The most that a container may take, its /dev/shm included."""
+    return group_memory_bytes(fleet, group, _shm(fleet, server, options), options.memory_per_stub_mib)
 
 
 def _gpus(fleet: Fleet, options: ComposeOptions, shared: bool) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from model_repo_generator.control import closed_apis
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models
+from model_repo_generator.lint.releases import RECOMMENDED
 from model_repo_generator.naming import group_folder
 from planner.addresses import address_flag
 from planner.manifest import DeploymentManifest, ServerAddress
@@ -46,6 +47,7 @@ def server_settings(
     bind: str | None,
     shm_default_bytes: int,
     triton_version: str,
+    old_triton: bool = False,
     shm_prefix: str = SHM_PREFIX,
 ) -> dict[str, Any]:
     """One entry of servers.json. `bind`: address to listen on, None for all of the container's."""
@@ -56,6 +58,8 @@ def server_settings(
         "probe_host": bind or "localhost",  # of IPv4 or of IPv6, wherever the server listens
         "http_port": server.http_port,
         "triton": triton_version,
+        "oldest_triton": [f"{RECOMMENDED}", RECOMMENDED.container],
+        "old_triton": old_triton or bind is not None,  # on loopback a warning will do
         "mps": group.mps,
         "shm_prefix": shm_prefix,
         "repository": f"{REPOSITORY_FOLDER}/{server.repository}",

@@ -79,6 +79,8 @@ class ObjectStoreSource(_Strict):
     remote: Annotated[str, _matching(_REMOTE, "a remote folder of rclone")]
     image: Image = "docker.io/rclone/rclone:1.68"
     secret: ObjectName | None = None
+    port: int = Field(default=443, ge=1, le=65535)
+    """Of the store: pods may call this port of others when they start."""
     size: Quantity = "20Gi"
 
 
@@ -107,9 +109,13 @@ class KubernetesOptions(_Strict):
     """All choices. Sizes that are None are computed, see memory.py."""
 
     image: Image
-    """Holds tritonserver, Python with the manifest's torch, and this project's run time."""
+    """Holds tritonserver, Python with the manifest's torch, and this project's run time. With a digest
+    (NAME@sha256:...) it cannot change between two starts of a pod.
+    """
     triton_version: Annotated[str, _matching(re.compile(r"[0-9]+(\.[0-9]+){1,2}"), "a version")] | None = None
-    """What the image's tritonserver is; must be the manifest's where both say so."""
+    """What the image's tritonserver is, where its TRITON_SERVER_VERSION does not say it."""
+    old_triton: bool = False
+    """Start servers older than the oldest release that is recommended, all the same: old cards need them."""
     namespace: DnsLabel | None = None
     cluster_domain: ObjectName = "cluster.local"
     repository: Annotated[ClaimSource | ObjectStoreSource, Field(discriminator="kind")] = ClaimSource()

@@ -78,13 +78,8 @@ def labels(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> dict
         "ppipe/plan": fleet.manifest.plan_hash,
         "ppipe/epoch": str(fleet.manifest.epoch),
     }
-    version = triton_version(fleet, options)
+    version = options.triton_version
     return {**found, "ppipe/triton": version} if version else found
-
-
-def triton_version(fleet: Fleet, options: KubernetesOptions) -> str:
-    """The Triton that the image must have; '' where nobody says."""
-    return fleet.manifest.versions.get("triton", "") or options.triton_version or ""
 
 
 def pod_template(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:

@@ -3,7 +3,7 @@
 Rules
 - A server's Service publishes its pod before it is ready: a dispatcher listens on its own name
   while it loads.
-- Stage servers are called by pods of their deployment only: who calls them can unload their models.
+- Stage servers are called by pods of their deployment only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from model_repo_generator.kubernetes.addresses import service_of
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of
 from model_repo_generator.kubernetes.names import check_distinct, dns_label
-from model_repo_generator.kubernetes.options import KubernetesOptions
+from model_repo_generator.kubernetes.options import KubernetesOptions, ObjectStoreSource
 from model_repo_generator.kubernetes.pods import Plain, open_ports, selector, set_name
 from model_repo_generator.kubernetes.workloads import pod_name
 
@@ -44,29 +44,60 @@ def client_service(fleet: Fleet, options: KubernetesOptions) -> Plain:
 
 
 def network_policies(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
-    """Inside the deployment all may talk; from outside clients reach the entry, Prometheus the metrics."""
+    """Inside the deployment all may talk; from outside clients reach the entry, Prometheus the metrics. Pods
+    call nobody else.
+    """
     entry = fleet.groups[0]
     client_ports = [{"protocol": "TCP", "port": port} for port in ports_of(entry.servers[0])[:2]]
-    servers = {ports_of(group.servers[0])[2] for group in fleet.groups}
-    metrics = sorted(servers | {model.feedback_port for model in fleet.manifest.models})
-    scrape: Plain = {"ports": [{"protocol": "TCP", "port": port} for port in metrics]}
+    members: Plain = {"podSelector": {"matchLabels": selector(fleet)}}
+    base = dns_label(fleet.manifest.deployment, "deployment")
+    policies = [
+        _policy(f"{base}-inside", fleet, selector(fleet), [{"from": [members]}], _outward(members, options)),
+        _policy(f"{base}-clients", fleet, selector(fleet, entry), [{"ports": client_ports}]),
+    ]
+    for group in fleet.groups:
+        pods = selector(fleet, group)
+        name = f"{set_name(fleet, group)}-metrics"
+        policies.append(_policy(name, fleet, pods, [_scrape(fleet, group, options)]))
+    return policies
+
+
+def _scrape(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:
+    """Of each pod its own metrics ports alone, for Prometheus: another group has inference on that number."""
+    ports = {ports_of(group.servers[0])[2]}
+    if group.is_entry:
+        ports |= {model.feedback_port for model in fleet.manifest.models}
+    scrape: Plain = {"ports": [{"protocol": "TCP", "port": port} for port in sorted(ports)]}
     if options.monitoring.namespace is not None:
         name = {"kubernetes.io/metadata.name": options.monitoring.namespace}
         scrape["from"] = [{"namespaceSelector": {"matchLabels": name}}]
-    inside = {"from": [{"podSelector": {"matchLabels": selector(fleet)}}]}
-    base = dns_label(fleet.manifest.deployment, "deployment")
-    return [
-        _policy(f"{base}-inside", fleet, selector(fleet), [inside, scrape]),
-        _policy(f"{base}-clients", fleet, selector(fleet, entry), [{"ports": client_ports}]),
-    ]
+    return scrape
 
 
-def _policy(name: str, fleet: Fleet, pods: dict[str, str], ingress: list[Plain]) -> Plain:
+def _outward(members: Plain, options: KubernetesOptions) -> list[Plain]:
+    """What pods may call: each other, the cluster's name service and, where the repository is copied from one
+    at the start, the object store.
+    """
+    names: Plain = {
+        "to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}],
+        "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+    }
+    source = options.repository
+    store: Plain = {"ports": [{"protocol": "TCP", "port": getattr(source, "port", 0)}]}
+    return [{"to": [members]}, names, *([store] if isinstance(source, ObjectStoreSource) else [])]
+
+
+def _policy(
+    name: str, fleet: Fleet, pods: dict[str, str], ingress: list[Plain], egress: list[Plain] | None = None
+) -> Plain:
+    spec: Plain = {"podSelector": {"matchLabels": pods}, "policyTypes": ["Ingress"], "ingress": ingress}
+    if egress is not None:
+        spec |= {"policyTypes": ["Ingress", "Egress"], "egress": egress}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"name": dns_label(name, "deployment"), "labels": selector(fleet)},
-        "spec": {"podSelector": {"matchLabels": pods}, "policyTypes": ["Ingress"], "ingress": ingress},
+        "spec": spec,
     }
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from model_repo_generator.lint.engine import Context, lint, manifest_path
+from model_repo_generator.lint.engine import Context, lint
 from model_repo_generator.lint.finding import Finding, Level
 from model_repo_generator.lint.folders import NotReadable
 from model_repo_generator.lint.model import Host
-from model_repo_generator.lint.releases import READ, SEEN, Release, UnknownRelease, parse
+from model_repo_generator.lint.releases import READ, RECOMMENDED, Release, UnknownRelease, parse
 from planner import serial
 from planner.deployment import DeploymentError, load_deployment
-from planner.manifest import DeploymentManifest
 from planner.profile import Profile
 
 CLEAN, FAULTY, UNUSABLE = 0, 1, 2
@@ -82,9 +81,8 @@ def _context(options: argparse.Namespace) -> Context:
 
 
 def _release(options: argparse.Namespace) -> Release:
-    """As given, else as deployment.json records it. Raises UnknownRelease."""
-    text = options.triton or next(filter(None, map(_recorded, _manifests(options))), "")
-    release = parse(text) if text else SEEN
+    """Raises UnknownRelease."""
+    release = parse(options.triton) if options.triton else RECOMMENDED
     if release > READ:
         print(
             f"lint: Triton {release} ({release.container}) is newer than what was read for these rules: "
@@ -92,18 +90,6 @@ def _release(options: argparse.Namespace) -> Release:
             file=sys.stderr,
         )
     return release
-
-
-def _manifests(options: argparse.Namespace) -> Iterator[Path]:
-    for directory in options.directory:
-        path = manifest_path(directory, options.manifest)
-        if path is not None:
-            yield path
-
-
-def _recorded(path: Path) -> str:
-    """The Triton that a generated folder was made for; '' where that is not recorded."""
-    return serial.load(DeploymentManifest, path).versions.get("triton", "")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "--triton",
         default="",
         metavar="VERSION",
-        help="release of the servers, such as 24.10 or 2.51 (default: deployment's, else 24.10)",
+        help="release of the servers, such as 24.10 or 2.51 (default: 26.07, the oldest recommended one)",
     )
     add("--model-config-name", default="", help="as given to tritonserver: configs/NAME.pbtxt wins")
     return parser

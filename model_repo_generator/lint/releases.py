@@ -38,6 +38,12 @@ class Release:
 
 SEEN = Release(51)
 """All rules were seen on it, unless they say otherwise."""
+RECOMMENDED = Release(71)
+"""The oldest that strangers should reach; read, not run. NVIDIA's security bulletins of 2026 ask for it: 5828
+(getting around restricted APIs, CVE-2026-24207, 26.03), 5848 (26.04), 5853 (26.05), 5865 (26.06) and 5875
+(26.07). Server pull requests: 8305 (many chunks on the stack, 25.07), 8570 (what a compressed body grows to),
+8770 (65,536 chunks at most, 26.05).
+"""
 READ = Release(73)
 """The newest one whose notes and sources were read."""
 

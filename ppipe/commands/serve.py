@@ -34,6 +34,9 @@ def serve(
     ticket_keys: Annotated[
         Path | None, typer.Option(help="With --host: the file of ticket keys that all hosts have.")
     ] = None,
+    old_triton: Annotated[
+        bool, typer.Option(help="Start releases with known holes on addresses that others reach, too.")
+    ] = False,
 ) -> None:
     """Start every tritonserver of a local deployment, or of this host, keep them running, and stop them on
     Ctrl-C.
@@ -42,10 +45,18 @@ def serve(
     with (
         ServerBoard() as board,
         ServedDeployment(
-            repository, logs, changed=board.changed, record_mb=record_mb, host=host, ticket_keys=ticket_keys
+            repository,
+            logs,
+            changed=board.changed,
+            record_mb=record_mb,
+            host=host,
+            ticket_keys=ticket_keys,
+            old_triton=old_triton,
         ) as served,
     ):
         served.start()
+        if served.warning:
+            err.print(f"warning: {served.warning}")
         entry = served.manifest.entry
         err.print(
             f"serving {', '.join(model.model for model in served.manifest.models)}: "

@@ -21,6 +21,7 @@ from ppipe.serving import ports
 from ppipe.serving.binaries import TritonInstall, find_tritonserver
 from ppipe.serving.devices import check_devices
 from ppipe.serving.model_folder import ModelFolder
+from ppipe.serving.release import check_release
 from ppipe.serving.server_command import (
     server_command,
     server_environment,
@@ -104,14 +105,18 @@ class ServedDeployment:
         record_mb: float = 0.0,
         host: str | None = None,
         ticket_keys: Path | None = None,
+        old_triton: bool = False,
     ) -> None:
         """`record_mb`: of events that each dispatcher writes down from its start on, beside the logs.
         `host`: start the servers of this host alone ('auto': of this machine), with `ticket_keys`, which all
-        hosts have.
+        hosts have. `old_triton`: start releases with known holes where others reach them, too.
 
         Raises NotLocal, NotHere, ServeError.
         """
         self._record_mb = record_mb
+        self._old_triton = old_triton
+        self.warning = ""
+        """What is to be said of the servers that were started."""
         self.manifest = load_manifest(repository)
         self._repository = repository.resolve()
         self._logs = logs
@@ -145,6 +150,7 @@ class ServedDeployment:
         check_room(self.manifest, self._servers)
         check_devices(self._servers)
         install = find_tritonserver()
+        self.warning = check_release(install, self._servers, self._old_triton)
         self._logs.mkdir(parents=True, exist_ok=True)
         keys = self._keys or make_ticket_key(self._logs)
         plans = [self._plan(install, server, keys) for server in self._servers]

@@ -156,14 +156,15 @@ def server_environment(
 
 
 def _require_local(server: EntryServer | Server | ServerAddress) -> None:
-    if not _is_loopback(server.host):
+    if not is_loopback(server.host):
         raise NotLocal(
             f"server {server.name!r}: host {server.host!r} is not this machine; "
             "without --host, servers are started here on loopback addresses only (127.0.0.1, localhost, ::1)"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it."""
     if host == "localhost":
         return True
     try:

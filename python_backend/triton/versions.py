@@ -1,4 +1,4 @@
-"""Refuses to load what was generated for another Python, torch or Triton, before it fails in a stranger way.
+"""Refuses to load what was generated for another Python or torch, before it fails in a stranger way.
 
 Versions agree when major and minor do: neither torch's programs nor Python's stubs promise more.
 """
@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import platform
 from collections.abc import Mapping
-
-TRITON_VARIABLE = "TRITON_SERVER_VERSION"
-"""Set in NVIDIA's containers; elsewhere the server's version cannot be seen from a model."""
 
 
 class VersionMismatch(RuntimeError):
@@ -38,8 +34,6 @@ def installed_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         versions["torch"] = importlib.metadata.version("torch")
-    if os.environ.get(TRITON_VARIABLE):
-        versions["triton"] = os.environ[TRITON_VARIABLE]
     return versions
 
 

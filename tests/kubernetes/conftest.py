@@ -113,7 +113,7 @@ def manifest_of(
     """What deployment.json says of a placed plan."""
     profile = Profile(models=models or (model_profile("cars"), model_profile("faces")))
     served = serving_tables(deployment, profile, plan)
-    versions = {"triton": "2.51.0", "python": "3.11", "torch": "2.13.0"}
+    versions = {"python": "3.11", "torch": "2.13.0"}
     return render(deployment, profile, plan, served, versions=versions).manifest
 
 

@@ -205,10 +205,39 @@ def test_clients_reach_the_entry_only(bundle: dict[str, str]) -> None:
     everyone = policies["street-clients"]["spec"]
     assert everyone["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "street-entry-server"
     assert [port["port"] for port in everyone["ingress"][0]["ports"]] == [8000, 8001]
-    inside = policies["street-inside"]["spec"]["ingress"]
-    assert "ports" not in inside[0]
-    assert inside[0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "street"
-    assert [port["port"] for port in inside[1]["ports"]] == [8002, 8100, 8101]
+    inside = policies["street-inside"]["spec"]
+    (within,) = inside["ingress"]
+    assert "ports" not in within
+    assert within["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "street"
+
+
+def test_metrics_are_open_group_by_group_and_nothing_else_is(bundle: dict[str, str]) -> None:
+    for name, policy in of_kind(bundle, "NetworkPolicy").items():
+        if not name.endswith("-metrics"):
+            continue
+        spec = policy["spec"]
+        assert name == f"{spec['podSelector']['matchLabels']['app.kubernetes.io/component']}-metrics"
+        (rule,) = spec["ingress"]
+        wanted = [8002, 8100, 8101] if "entry" in name else [8002]
+        assert [port["port"] for port in rule["ports"]] == wanted
+    assert len([name for name in of_kind(bundle, "NetworkPolicy") if name.endswith("-metrics")]) == len(
+        of_kind(bundle, "StatefulSet")
+    )
+
+
+def test_pods_call_each_other_and_the_name_service_alone(
+    bundle: dict[str, str], fleet_manifest: DeploymentManifest, fleet_deployment: Deployment, fleet_plan: Plan
+) -> None:
+    spec = of_kind(bundle, "NetworkPolicy")["street-inside"]["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    members, names = spec["egress"]
+    assert members["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "street"
+    assert {port["port"] for port in names["ports"]} == {53}
+    source = {"kind": "object-store", "remote": ":s3:bucket/street", "port": 9000}
+    options = parse_options({"image": "triton:1", "repository": source}, "test")
+    made = render_bundle(fleet_manifest, fleet_deployment, fleet_plan, options)
+    store = of_kind(made, "NetworkPolicy")["street-inside"]["spec"]["egress"][-1]
+    assert store == {"ports": [{"protocol": "TCP", "port": 9000}]}
 
 
 def test_notices_have_a_way_to_the_entry(bundle: dict[str, str]) -> None:
@@ -333,12 +362,15 @@ def test_a_plan_of_another_repository_is_refused(
         render_bundle(mixed, fleet_deployment, fleet_plan, options)
 
 
-def test_another_triton_is_refused(
+def test_servers_older_than_recommended_start_only_where_the_options_say_so(
     fleet_manifest: DeploymentManifest, fleet_deployment: Deployment, fleet_plan: Plan
 ) -> None:
-    options = KubernetesOptions(image="triton:1", triton_version="2.60.0")
-    with pytest.raises(BundleFault, match=r"has Triton 2.60.0, the repository was generated for 2.51.0"):
-        render_bundle(fleet_manifest, fleet_deployment, fleet_plan, options)
+    for old in (False, True):
+        options = KubernetesOptions(image="triton:1", triton_version="2.51.0", old_triton=old)
+        files = render_bundle(fleet_manifest, fleet_deployment, fleet_plan, options)
+        for server in json.loads(files["launch/servers.json"])["servers"].values():
+            assert (server["triton"], server["old_triton"]) == ("2.51.0", old)
+            assert server["oldest_triton"] == ["2.71", "26.07"]
 
 
 @pytest.mark.parametrize(

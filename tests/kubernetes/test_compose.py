@@ -59,7 +59,7 @@ def test_host_names_make_a_network_of_their_own() -> None:
     document = rendered(deployment_data())
     services = document["services"]
     assert services["t4-1"]["networks"]["servers"]["aliases"] == ["street-t4-1"]
-    assert services["entry"]["ports"] == ["8000:8000", "8001:8001"]
+    assert services["entry"]["ports"] == ["127.0.0.1:8000:8000", "127.0.0.1:8001:8001"]
     assert "ports" not in services["t4-1"]
     assert all("ipc" not in each and each["shm_size"] for each in services.values())
     assert document["networks"] == {"servers": {}}

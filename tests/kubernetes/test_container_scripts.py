@@ -40,11 +40,15 @@ def test_both_tables_of_sizes_say_the_same() -> None:
 # launch.py
 
 
-def test_another_triton_in_the_image_is_refused() -> None:
-    launch.check_version("2.51.0", "2.51.0")
-    launch.check_version("2.51.0", "")
-    with pytest.raises(launch.LaunchFault, match=r"generated for Triton 2\.51\.0, this image has 2\.60\.0"):
-        launch.check_version("2.51.0", "2.60.0")
+def test_an_older_triton_than_recommended_is_refused_unless_it_may_be() -> None:
+    server = {"triton": "", "oldest_triton": ["2.71", "26.07"], "old_triton": False}
+    for found in ("2.71.0", "2.100", "3.0.1", ""):
+        assert launch.check_release(server, found) == ""
+    with pytest.raises(launch.LaunchFault, match=r"2\.51\.0 has holes.*2\.71 .*26\.07.*old_triton"):
+        launch.check_release(server, "2.51.0")
+    with pytest.raises(launch.LaunchFault, match="has holes"):
+        launch.check_release(server | {"triton": "2.9"}, "")
+    assert "2.51.0 has holes" in launch.check_release(server | {"old_triton": True}, "2.51.0")
 
 
 def test_a_container_without_settings_is_refused(tmp_path: Path) -> None:

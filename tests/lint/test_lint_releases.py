@@ -163,8 +163,9 @@ def test_the_release_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[
     write(
         tmp_path, {"m/config.pbtxt": config("m", rest=METRICS % ('"f"', "[ 1 ]")), "m/1/model.py": MODEL_PY}
     )
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path), "--triton", "24.10"]) == 1
     assert main([str(tmp_path), "--triton", "24.11"]) == 0
+    assert main([str(tmp_path)]) == 0, "the oldest recommended one"
     assert main([str(tmp_path), "--triton", "2.73.0", "--client-shm"]) == 0
     assert "--allow-client-shm=true [client-shm: doubtful; read, not run" in capsys.readouterr().out
     assert main([str(tmp_path), "--triton", "27.01"]) == 0

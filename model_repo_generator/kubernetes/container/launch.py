@@ -6,7 +6,7 @@ Rules
 - The server polls a folder that is made here and that only this container's user can write: nobody can load a
   model over the network. A process beside the server (tend) watches its models' Python processes
   and has a model loaded again whose process has died.
-- It refuses an image with another Triton than the repository was generated for, and names both.
+- It refuses an image with an older Triton than is recommended, unless the options say that it may be.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main() -> None:
     """Become the server. Exits with status 1 and one line where that cannot be."""
     try:
         server = find_server(Path(__file__).with_name("servers.json"), os.environ.get(NAME_VARIABLE, ""))
-        check_version(server["triton"], os.environ.get(TRITON_VARIABLE, ""))
+        warning = check_release(server, os.environ.get(TRITON_VARIABLE, ""))
+        if warning:
+            print(f"ppipe: warning: {warning}", file=sys.stderr)
         wait_for_name(server["host"], os.environ.get(ADDRESS_VARIABLE, ""), NAME_TIMEOUT_S)
         os.umask(0o077)  # what the server makes in shared memory is nobody else's to read
         sweep(SHM, server["shm_prefix"])
@@ -69,13 +71,25 @@ def find_server(path: Path, name: str) -> Any:
     return servers[name]
 
 
-def check_version(wanted: str, found: str) -> None:
-    """Raises LaunchFault where both are known and differ."""
-    if wanted and found and wanted != found:
-        raise LaunchFault(
-            f"the repository was generated for Triton {wanted}, this image has {found}: use an image with "
-            f"{wanted}, or generate for {found}"
-        )
+def check_release(server: Any, found: str) -> str:
+    """What is to be said of this image's Triton, '' where that is nothing. Raises LaunchFault where it is
+    older than recommended and nobody said that it may be.
+    """
+    version, container = server["oldest_triton"]
+    found = found or server["triton"]
+    if not found or _numbers(found) >= _numbers(version):
+        return ""
+    said = (
+        f"Triton {found} has holes that strangers can use; {version} (container {container}) or later is "
+        "recommended"
+    )
+    if server["old_triton"]:
+        return said
+    raise LaunchFault(f"{said}; 'old_triton: true' among the options starts it all the same")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")[:2]]
 
 
 def wait_for_name(host: str, address: str, timeout_s: float) -> None:

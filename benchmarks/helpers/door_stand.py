@@ -1,0 +1,149 @@
+"""What the doors are tried on: a served deployment of emulated stages, and a front before it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
+from model_repo_generator.front import FrontOptions, render_front
+from planner.frames import FrameSize
+from planner.ingress import PrepareRecipe
+from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
+from planner.profile import TensorSpec
+from ppipe.serving.launcher import TICKET_KEY, ServedDeployment
+from ppipe.serving.ports import free_base
+from ppipe.serving.processes import GuardedProcess, stubs_of
+from python_backend.wire.keys import Keys
+
+SLO_US = 300_000
+STAGE = "stage"
+_SIZE = 64
+_LATENCY_US = (8_000, 10_000, 12_000, 14_000)
+CAPACITY_RPS = 4 / _LATENCY_US[-1] * 1e6
+"""Of each of its two stages, one worker each."""
+
+
+@dataclass(frozen=True)
+class Stand:
+    """See the module. front_http, front_grpc: 0 where there is no nginx."""
+
+    deployment: ServedDeployment
+    root: Path
+    front_http: int
+    front_grpc: int
+
+    @property
+    def manifest(self) -> DeploymentManifest:
+        """Of the deployment."""
+        return self.deployment.manifest
+
+    @property
+    def entry(self) -> ModelEntry:
+        """The one model."""
+        return self.manifest.models[0]
+
+    @property
+    def servers(self) -> tuple[ServerAddress, ...]:
+        """The entry and the stage server."""
+        return (self.manifest.entry, *self.manifest.servers)
+
+    @property
+    def key_file(self) -> Path:
+        """Of the run."""
+        return self.root / "logs" / TICKET_KEY
+
+    def keys(self) -> Keys:
+        """The run's keys: what only its own processes have."""
+        return Keys(self.key_file)
+
+    def pid(self, server: str) -> int:
+        """Of a tritonserver."""
+        (pid,) = [each.pid for each in self.deployment.statuses if each.name == server]
+        assert pid is not None
+        return pid
+
+    def processes(self) -> dict[str, int]:
+        """Every tritonserver and every Python process of a model, by name."""
+        found = {}
+        for server in self.servers:
+            pid = self.pid(server.name)
+            found[server.name] = pid
+            found |= {model: stub.pid for model, stub in stubs_of(pid).items()}
+        return found
+
+
+@contextmanager
+def stand(root: Path) -> Iterator[Stand]:
+    """Serve it, with an nginx before it where there is one."""
+    base_port = free_base(38_200, 24)
+    manifest = write_deployment(root / "repository", [_model()], base_port, name="doors")
+    front_http, front_grpc = base_port + 20, base_port + 21
+    with ServedDeployment(root / "repository", root / "logs") as deployment, ExitStack() as stack:
+        deployment.start()
+        nginx = find_nginx()
+        if nginx is None:
+            front_http = front_grpc = 0
+        else:
+            stack.enter_context(_front(root, nginx, manifest, front_http, front_grpc))
+        yield Stand(deployment, root, front_http, front_grpc)
+
+
+def find_nginx() -> Path | None:
+    """Debian's nginx, if it is there."""
+    return next((path for path in (Path("/usr/sbin/nginx"), Path("/usr/bin/nginx")) if path.exists()), None)
+
+
+@contextmanager
+def _front(
+    root: Path, nginx: Path, manifest: DeploymentManifest, http_port: int, grpc_port: int
+) -> Iterator[None]:
+    folder = root / "front"
+    folder.mkdir()
+    options = FrontOptions(http_port=http_port, grpc_port=grpc_port, folder=folder)
+    (folder / "nginx.conf").write_text(render_front(manifest, options))
+    command = [str(nginx), "-c", str(folder / "nginx.conf"), "-g", "daemon off; user root;"]
+    process = GuardedProcess.start(command, log=folder / "nginx.log")
+    try:
+        end_s = time.monotonic() + 10
+        while not (folder / "nginx.pid").exists():
+            if process.poll() is not None or time.monotonic() > end_s:
+                raise RuntimeError((folder / "nginx.log").read_text())
+            time.sleep(0.05)
+        yield
+    finally:
+        process.stop()
+
+
+def check_front(nginx: Path, config: Path) -> str:
+    """What nginx itself says of a configuration; '' where it takes it."""
+    done = subprocess.run([nginx, "-t", "-q", "-c", config], capture_output=True, text=True, check=False)
+    return done.stderr if done.returncode else ""
+
+
+def _model() -> EmulatedModel:
+    stages = (
+        EmulatedStage(_LATENCY_US, (STAGE,), (TensorSpec("cut", "FP32", (5_000,)),)),
+        EmulatedStage(_LATENCY_US, (STAGE,), (TensorSpec("scores", "FP32", (10,)),)),
+    )
+    return EmulatedModel(
+        name="tiny",
+        slo_us=SLO_US,
+        planned_rps=CAPACITY_RPS,
+        input=TensorSpec("image", "FP32", (3, _SIZE, _SIZE)),
+        pipelines=(EmulatedPipeline(4, stages, ((500,) * 4,)),),
+        prepare=PrepareRecipe(
+            kind="jpeg",
+            frame=TensorSpec("jpeg", "BYTES", (1,)),
+            channels=3,
+            height=_SIZE,
+            width=_SIZE,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            planned=FrameSize(640, 480, 60_000),
+        ),
+    )
