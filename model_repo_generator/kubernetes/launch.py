@@ -21,7 +21,7 @@ from planner.manifest import DeploymentManifest, ServerAddress
 
 REPOSITORY_FOLDER = "/repository"
 MODELS_FOLDER = "/tmp/ppipe-models"
-"""Links to the models that the server loads; launch.py makes it."""
+"""Copies of the models that the server loads; launch.py makes it."""
 LAUNCH_FOLDER = "/ppipe"
 TICKET_FOLDER = "/tickets"
 TICKET_FILE = f"{TICKET_FOLDER}/keys"
@@ -62,7 +62,8 @@ def server_settings(
         "old_triton": old_triton or bind is not None,  # on loopback a warning will do
         "mps": group.mps,
         "shm_prefix": shm_prefix,
-        "repository": f"{REPOSITORY_FOLDER}/{server.repository}",
+        "root": REPOSITORY_FOLDER,
+        "repository": server.repository,
         "models": list(server.models),
         # Callers of a dispatcher whose process has died wait until the server's end, so probes end it.
         "revives": [name for name, kind in _probes(manifest, server) if kind == "stage"],
@@ -108,7 +109,7 @@ def _arguments(
     shm_default_bytes: int,
     shm_prefix: str,
 ) -> Iterator[str]:
-    yield f"--model-repository={MODELS_FOLDER}"
+    yield f"--model-repository={MODELS_FOLDER}/{server.repository}"
     # Who can load a model through the API can have his own code run: here nobody can.
     yield "--model-control-mode=poll"
     yield "--repository-poll-secs=1"

@@ -190,7 +190,7 @@ class ServedDeployment:
         prefix = self._prefixes[server.name]
         tls = self.manifest.tls_of(server)
         room = shm_bytes_per_stub(self._servers)
-        folder = ModelFolder(self._logs / "models" / server.name, self._repository / server.repository)
+        folder = ModelFolder(self._logs / "models" / server.name, self._repository, server.repository)
         command = server_command(install, folder.path, server, prefix, room, tls)
         dispatchers = {model.dispatcher for model in self.manifest.models}
         return ServerPlan(

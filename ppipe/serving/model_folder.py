@@ -3,20 +3,23 @@
 Rules
 - Whoever can write in the folder decides what the server runs, and nobody else: Triton in poll mode refuses
   every load and unload through its API, so there is no secret that could be read, sent or guessed.
-- The folder is its owner's alone. Folders of models and of their versions are made here, all that is in them
-  are links into the repository, which many servers share.
+- It is its owner's alone, and a copy: a repository that is generated anew under running servers changes
+  nothing for them until `add` takes a model over. Only what is large is linked, or lies at the repository's
+  root (programs, labels, the run time), which is linked as it is.
 - A model whose version folder is newer than before is loaded anew, with a new Python process, within POLL_S.
-- A model without a folder in the repository is refused here: of a link to nothing, a server of 2.51 ends.
+  So nothing else may write there: Python is told to leave no bytecode.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 POLL_S = 1
+_COPIED_BYTES = 1 << 20
 
 
 class NoSuchModel(Exception):
@@ -24,38 +27,45 @@ class NoSuchModel(Exception):
 
 
 class ModelFolder:
-    """See the module. Used by one thread at a time."""
+    """See the module. Used by one thread at a time. `path`: is made; `root`: of the generated repository;
+    `repository`: of the server's models in it.
+    """
 
-    def __init__(self, path: Path, repository: Path) -> None:
-        self.path = path.resolve()
-        self._repository = repository.resolve()
-        self._away = self.path.with_name(f"{self.path.name}.away")
+    def __init__(self, path: Path, root: Path, repository: str) -> None:
+        self._copy = path.resolve()
+        self._root = root.resolve()
+        self._repository = repository
+        self.path = self._copy / repository
+        """What the server is to poll."""
 
     def make(self, models: Sequence[str]) -> None:
         """Have these models in it and no others. Raises NoSuchModel, OSError."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(mode=0o700, parents=True)
+        shutil.rmtree(self._copy, ignore_errors=True)
+        self._copy.mkdir(mode=0o700, parents=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         for model in models:
             self.add(model)
 
     def add(self, model: str) -> None:
         """Have the server load a model as it is in the repository now. Raises NoSuchModel, OSError."""
-        source = self._repository / model
+        source = self._root / self._repository / model
         if not source.is_dir():
-            raise NoSuchModel(f"{self._repository} has no model {model!r}: generate the repository again")
-        shutil.rmtree(self._away, ignore_errors=True)
-        self._away.mkdir(mode=0o700)
-        for path in source.iterdir():
-            _mirror(path, self._away / "new" / path.name)
+            raise NoSuchModel(f"{source.parent} has no model {model!r}: generate the repository again")
+        self._take_root()
+        away = self._copy / ".away"
+        shutil.rmtree(away, ignore_errors=True)
+        shutil.copytree(
+            source, away / "new", copy_function=_take, ignore=shutil.ignore_patterns("__pycache__")
+        )
         if (self.path / model).exists():
-            os.rename(self.path / model, self._away / "old")
-        os.rename(self._away / "new", self.path / model)
-        shutil.rmtree(self._away)
+            os.rename(self.path / model, away / "old")
+        os.rename(away / "new", self.path / model)
+        shutil.rmtree(away)
 
     def load_again(self, model: str) -> None:
         """Have the server load a model anew."""
         for version in (self.path / model).iterdir():
-            if version.is_dir() and not version.is_symlink():
+            if version.is_dir():
                 os.utime(version)
 
     def remove(self, model: str) -> None:
@@ -66,13 +76,24 @@ class ModelFolder:
         """That the server is to have."""
         return {path.name for path in self.path.iterdir()}
 
+    def _take_root(self) -> None:
+        """What models find beside their repository: manifests as they are now, links to all else."""
+        own = Path(self._repository).parts[0]
+        for path in self._root.iterdir():
+            made = self._copy / path.name
+            if path.is_file():
+                _take(path, made)
+            elif path.name != own and not made.is_symlink():
+                made.symlink_to(path)
 
-def _mirror(source: Path, made: Path) -> None:
-    """A link; of a version's folder, a folder of links, whose time of change is our own."""
-    made.parent.mkdir(mode=0o700, exist_ok=True)
-    if not (source.is_dir() and source.name.isdigit()):
-        made.symlink_to(source)
+
+def _take(source: str | Path, made: str | Path) -> None:
+    if os.stat(source).st_size <= _COPIED_BYTES:
+        shutil.copyfile(source, made)
         return
-    made.mkdir(mode=0o700)
-    for path in source.iterdir():
-        (made / path.name).symlink_to(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(made)
+    try:
+        os.link(source, made)
+    except OSError:  # another file system
+        os.symlink(os.path.realpath(source), made)

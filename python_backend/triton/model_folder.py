@@ -35,7 +35,7 @@ def open_model_folder(args: Mapping[str, str]) -> ModelFolder:
     name = args["model_name"]
     if "manifest" not in parameters:
         raise ValueError(f"{name}: config.pbtxt has no parameter 'manifest'")
-    path = (_folder_of(args) / parameters["manifest"]).resolve()
+    path = (Path(args["model_repository"]) / parameters["manifest"]).resolve()
     older = path.with_name(f"{path.stem}.{args.get('model_version')}{path.suffix}")
     if older.exists():  # this version is of an older revision; config.pbtxt speaks of the newest
         path = older
@@ -47,9 +47,3 @@ def open_model_folder(args: Mapping[str, str]) -> ModelFolder:
         )
     check_versions(manifest.versions, runs_programs="worker_name" in parameters)
     return ModelFolder(name=name, parameters=parameters, manifest=manifest, root=path.parent)
-
-
-def _folder_of(args: Mapping[str, str]) -> Path:
-    """The model's folder in the repository: a server may have been given a folder of links."""
-    folder = Path(args["model_repository"])
-    return (folder / args.get("model_version", "1") / "model.py").resolve().parents[1]

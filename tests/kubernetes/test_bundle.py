@@ -122,7 +122,8 @@ def test_every_server_is_reached_as_deployment_json_says(
             server.metrics_port,
         )
         assert tuple(launched[pod]["models"]) == server.models
-        assert launched[pod]["repository"] == f"/repository/{server.repository}"
+        assert launched[pod]["repository"] == server.repository
+        assert f"--model-repository=/tmp/ppipe-models/{server.repository}" in launched[pod]["arguments"]
         assert "--model-control-mode=poll" in launched[pod]["arguments"]
 
 
@@ -275,7 +276,7 @@ def test_one_repository_for_the_fleet_is_read_with_the_classs_settings(
     server = json.loads(files["launch/servers.json"])["servers"]["street-t4-x2-0"]
     arguments = server["arguments"]
     assert "--model-config-name=T4" in arguments
-    assert server["repository"] == "/repository/groups/fleet"
+    assert server["repository"] == "groups/fleet"
     plain = launched["street-t4-x2-0"]["arguments"]
     assert not any(argument.startswith("--model-config-name") for argument in plain)
 

@@ -73,24 +73,26 @@ def test_a_server_listens_on_all_addresses_of_its_pod() -> None:
     assert launch.server_command(plain, "10.0.0.7") == ["tritonserver", "--x=1"]
 
 
-def test_the_server_polls_links_that_are_its_users_alone(tmp_path: Path) -> None:
-    folder, repository = tmp_path / "models", tmp_path / "repository"
+def test_the_server_polls_a_copy_that_is_its_users_alone(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
     for model in ("a", "b", "of another server"):
-        (repository / model / "1").mkdir(parents=True)
-        (repository / model / "1" / "model.py").write_text(model)
-        (repository / model / "config.pbtxt").write_text("")
+        (root / "groups" / "g" / model / "1").mkdir(parents=True)
+        (root / "groups" / "g" / model / "1" / "model.py").write_text(model)
+    (root / "programs").mkdir()
+    (root / "deployment.json").write_text("{}")
     for _ in range(2):  # a container that starts again finds its last life's
-        launch.make_models(folder, repository, ["a", "b"])
+        folder = launch.make_models(tmp_path / "models", root, "groups/g", ["a", "b"])
+        assert folder == tmp_path / "models" / "groups" / "g"
         assert {path.name for path in folder.iterdir()} == {"a", "b"}
-        for name in ("config.pbtxt", "1/model.py"):
-            assert (folder / "a" / name).resolve() == repository / "a" / name
-    before = (repository / "a" / "1").stat().st_mtime_ns, (folder / "b" / "1").stat().st_mtime_ns
+    assert (tmp_path / "models").stat().st_mode & 0o777 == 0o700
+    assert (folder / "a" / "../../../deployment.json").resolve() == tmp_path / "models" / "deployment.json"
+    assert (tmp_path / "models" / "programs").resolve() == root / "programs"
+    before = [(each / "1").stat().st_mtime_ns for each in (folder / "a", folder / "b")]
     launch.load_again(folder / "a")
-    assert (folder / "a" / "1").stat().st_mtime_ns > before[1]
-    assert ((repository / "a" / "1").stat().st_mtime_ns, (folder / "b" / "1").stat().st_mtime_ns) == before
-    assert folder.stat().st_mode & 0o777 == 0o700
+    after = [(each / "1").stat().st_mtime_ns for each in (folder / "a", folder / "b")]
+    assert (after[0] > before[0], after[1] == before[1]) == (True, True)
     with pytest.raises(launch.LaunchFault, match="no model 'c'"):
-        launch.make_models(folder, repository, ["c"])
+        launch.make_models(tmp_path / "models", root, "groups/g", ["c"])
 
 
 def test_only_the_own_prefix_is_swept(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_server_loads_its_own_models_and_listens_where_the_manifest_says() -> 
     assert "--disable-auto-complete-config" in command
     assert server_environment(INSTALL, "ppipe_1_x_0_", Path("/k")) == {
         "A": "b",
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PPIPE_SHM_PREFIX": "ppipe_1_x_0_",
         "PPIPE_TICKET_KEY_FILE": "/k",
     }
@@ -136,29 +137,37 @@ error: creating server: Internal - failed to load all models
     ]
 
 
-def test_a_server_is_given_links_to_its_own_models_alone(tmp_path: Path) -> None:
-    repository = tmp_path / "repository"
+def test_a_server_is_given_a_copy_of_its_own_models_alone(tmp_path: Path) -> None:
+    root = tmp_path / "repository"
     for model in ("a", "b", "c"):
-        (repository / model / "1").mkdir(parents=True)
-        (repository / model / "1" / "model.py").write_text(model)
-        (repository / model / "config.pbtxt").write_text("")
-    folder = ModelFolder(tmp_path / "models" / "s", repository)
+        (root / "groups" / "g" / model / "1").mkdir(parents=True)
+        (root / "groups" / "g" / model / "1" / "model.py").write_text(model)
+        (root / "groups" / "g" / model / "config.pbtxt").write_text("old")
+    (root / "programs").mkdir()
+    (root / "deployment.json").write_text("old")
+    folder = ModelFolder(tmp_path / "models" / "s", root, "groups/g")
     folder.make(("a", "b"))
     assert folder.models() == {"a", "b"}
-    for name in ("config.pbtxt", "1/model.py"):
-        assert (folder.path / "a" / name).resolve() == repository / "a" / name
+    assert (tmp_path / "models" / "s").stat().st_mode & 0o777 == 0o700
+    found = folder.path / "a" / "../../../deployment.json"
+    assert found.resolve().read_text() == "old"
+    assert (found.resolve().parent / "programs").resolve() == root / "programs"
     before = folder.path.joinpath("a", "1").stat().st_mtime_ns
     folder.load_again("a")
     assert folder.path.joinpath("a", "1").stat().st_mtime_ns > before
-    (repository / "a" / "2").mkdir()
+
+    (root / "deployment.json").write_text("new")
+    (root / "groups" / "g" / "a" / "config.pbtxt").write_text("new")
+    (root / "groups" / "g" / "a" / "2").mkdir()
+    assert (folder.path / "a" / "config.pbtxt").read_text() == "old", "generating anew changes nothing here"
     folder.add("a")
-    assert (folder.path / "a" / "2").is_dir(), "as the repository has it now"
-    assert folder.path.stat().st_mode & 0o777 == 0o700
+    assert (folder.path / "a" / "2").is_dir()
+    assert (folder.path / "a" / "config.pbtxt").read_text() == found.resolve().read_text() == "new"
+
     folder.remove("a")
     folder.add("c")
     assert folder.models() == {"b", "c"}
     with pytest.raises(NoSuchModel, match="no model 'd': generate"):
         folder.add("d")
-    assert folder.models() == {"b", "c"}, "a link to nothing would end the server"
     folder.make(("a",))
     assert folder.models() == {"a"}

@@ -30,7 +30,8 @@ TRITON_VARIABLE = "TRITON_SERVER_VERSION"
 ANYWHERE_IPV6 = {"--http-address": "ipv6:[::]", "--grpc-address": "[::]", "--metrics-address": "ipv6:[::]"}
 NAME_TIMEOUT_S = 180.0
 MODELS = Path("/tmp/ppipe-models")
-"""The folder that the server polls: links into the repository."""
+"""Holds what the server polls: copies of its models' folders."""
+COPIED_BYTES = 1 << 20
 TEND_S = 0.5
 TEND_PATIENCE_S = 30.0
 MPS_FOLDER = Path("/tmp/ppipe-mps")
@@ -51,13 +52,13 @@ def main() -> None:
         wait_for_name(server["host"], os.environ.get(ADDRESS_VARIABLE, ""), NAME_TIMEOUT_S)
         os.umask(0o077)  # what the server makes in shared memory is nobody else's to read
         sweep(SHM, server["shm_prefix"])
-        make_models(MODELS, Path(server["repository"]), server["models"])
+        make_models(MODELS, Path(server["root"]), server["repository"], server["models"])
         environment = dict(os.environ)
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
         command = server_command(server, os.environ.get(ADDRESS_VARIABLE, ""))
         if os.fork() == 0:
-            tend(os.getppid(), server["revives"])
+            tend(os.getppid(), MODELS / server["repository"], server["revives"])
         os.execvpe(command[0], command, environment)
     except (LaunchFault, OSError) as error:
         sys.exit(f"ppipe: {error}")
@@ -148,27 +149,37 @@ def server_command(server: Any, address: str = "") -> list[str]:
     return command
 
 
-def make_models(folder: Path, repository: Path, models: list[str]) -> None:
-    """A folder per model and version, with links to what the repository has in it. Raises LaunchFault: of a
-    link to nothing the server would end.
+def make_models(folder: Path, root: Path, repository: str, models: list[str]) -> Path:
+    """A copy of the models' folders, as they are now, with what they find beside them: a repository that is
+    generated anew changes nothing under a running server. Returns what the server is to poll. Raises
+    LaunchFault.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
+    for path in root.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+        elif path.name != Path(repository).parts[0]:
+            (folder / path.name).symlink_to(path)
     for model in models:
-        if not (repository / model).is_dir():
-            raise LaunchFault(f"{repository} has no model {model!r}: it is of another plan than servers.json")
-        (folder / model).mkdir()
-        for path in (repository / model).iterdir():
-            made = folder / model / path.name
-            if path.is_dir() and path.name.isdigit():
-                made.mkdir()
-                for each in path.iterdir():
-                    (made / each.name).symlink_to(each)
-            else:
-                made.symlink_to(path)
+        source = root / repository / model
+        if not source.is_dir():
+            raise LaunchFault(
+                f"{source.parent} has no model {model!r}: it is of another plan than servers.json"
+            )
+        shutil.copytree(source, folder / repository / model, copy_function=take)
+    return folder / repository
 
 
-def tend(server_pid: int, revives: list[str]) -> None:
+def take(source: str, made: str) -> None:
+    """A copy of what is small, a link to what is not."""
+    if os.stat(source).st_size <= COPIED_BYTES:
+        shutil.copyfile(source, made)
+    else:
+        os.symlink(os.path.realpath(source), made)
+
+
+def tend(server_pid: int, folder: Path, revives: list[str]) -> None:
     """Have models loaded again whose Python process has died, until the server ends. Never returns."""
     seen: set[str] = set()
     asked: dict[str, float] = {}
@@ -179,7 +190,7 @@ def tend(server_pid: int, revives: list[str]) -> None:
             died = model in seen and model not in found
             if died and now >= asked.get(model, -TEND_PATIENCE_S) + TEND_PATIENCE_S:
                 print(f"ppipe: the Python process of model {model!r} died: loading it again", file=sys.stderr)
-                load_again(MODELS / model)
+                load_again(folder / model)
                 asked[model] = now
             elif model in found:
                 asked.pop(model, None)
@@ -206,7 +217,7 @@ def stubs_of(server_pid: int) -> set[str]:
 def load_again(folder: Path) -> None:
     """A version's folder that is newer than before is loaded anew."""
     for version in folder.iterdir():
-        if version.is_dir() and not version.is_symlink():
+        if version.is_dir():
             os.utime(version)
 
 
