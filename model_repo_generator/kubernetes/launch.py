@@ -63,6 +63,7 @@ def server_settings(
         "mps": group.mps,
         "shm_prefix": shm_prefix,
         "root": REPOSITORY_FOLDER,
+        "folder": MODELS_FOLDER,
         "repository": server.repository,
         "models": list(server.models),
         # Callers of a dispatcher whose process has died wait until the server's end, so probes end it.

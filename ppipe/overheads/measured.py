@@ -76,7 +76,8 @@ def measure_there(
     """
     manifest = _rig_for(servers, repository, sizes)
     try:
-        return fit_overheads(_measure(manifest, Keys.from_environment(), sizes, repeats), wire_gbps)
+        keys = Keys.from_environment(manifest.unsigned_tickets)
+        return fit_overheads(_measure(manifest, keys, sizes, repeats), wire_gbps)
     except HopFailure as failure:
         lines = [
             f"{failure.text}: two servers that answer are needed; copy {repository} to their hosts and start",

@@ -89,7 +89,8 @@ def write_rig(
         at = dict(zip(_SERVERS, servers, strict=True))
         moved = [_moved(server, at[server.name]) for server in manifest.servers]
         entry = dataclasses.replace(manifest.entry, host=_own_address(servers[1]))
-        manifest = dataclasses.replace(manifest, entry=entry, servers=tuple(moved))
+        # Started by hand for a few minutes; what they serve computes nothing.
+        manifest = dataclasses.replace(manifest, entry=entry, servers=tuple(moved), unsigned_tickets=True)
     (root / MANIFEST_NAME).write_text(serial.dumps(manifest), encoding="utf-8")
     return manifest
 

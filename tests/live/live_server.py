@@ -13,6 +13,7 @@ from pathlib import Path
 import tritonclient.grpc as triton
 
 from ppipe.serving.binaries import find_tritonserver
+from python_backend.wire.keys import KEY_FILE_VARIABLE
 
 START_S = 200
 
@@ -83,7 +84,8 @@ def running(
     server = LiveServer(
         grpc=f"127.0.0.1:{grpc_port}",
         command=command,
-        environment=_environment(install.environment, first_on_path),
+        environment=_environment(install.environment, first_on_path)
+        | {KEY_FILE_VARIABLE: str(_ticket_key(log.parent))},
         log=log,
     )
     server.start()
@@ -93,6 +95,14 @@ def running(
         _end(server.process)
         for left in Path("/dev/shm").glob(f"{prefix}*"):
             left.unlink(missing_ok=True)
+
+
+def _ticket_key(folder: Path) -> Path:
+    """That all servers with their logs in this folder have."""
+    path = folder / "ticket.key"
+    if not path.exists():
+        path.write_text("a key of these tests alone\n")
+    return path
 
 
 def _environment(wanted: Mapping[str, str], first_on_path: Path | None) -> dict[str, str]:

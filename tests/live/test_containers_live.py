@@ -95,9 +95,19 @@ def write_files(folder: Path) -> dict[str, Any]:
     files = render_compose(manifest, deployment, plan, options)
     for path, text in files.items():
         (folder / path).parent.mkdir(exist_ok=True)
-        text = text.replace("=/repository/", f"={folder}/repository/").replace("ppipe-", PREFIX)
-        (folder / path).write_text(text)
-    servers: dict[str, Any] = json.loads((folder / "launch" / "servers.json").read_text())["servers"]
+        (folder / path).write_text(text.replace("/tmp/ppipe-", "/tmp/").replace("ppipe-", PREFIX))
+    return settle(folder)
+
+
+def settle(folder: Path) -> dict[str, Any]:
+    """The settings of servers that share this host's file system, which containers do not."""
+    path = folder / "launch" / "servers.json"
+    servers: dict[str, Any] = {}
+    for name, server in json.loads(path.read_text())["servers"].items():
+        own = str(folder / "models" / name)
+        arguments = [word.replace(server["folder"], own) for word in server["arguments"]]
+        servers[name] = server | {"root": str(folder / "repository"), "folder": own, "arguments": arguments}
+    path.write_text(json.dumps({"servers": servers}))
     return servers
 
 
@@ -173,6 +183,8 @@ def test_a_life_of_containers(containers: Containers) -> None:
     sick = containers.run_probe("fake-0")
     assert (sick.returncode, sick.stdout) == (1, "cars.p0.s0.w0: answers\n")
     assert "cars.p0.s1.w0: 500 " in sick.stderr
+    wait_well(containers, "fake-0")
+    assert "'cars.p0.s1.w0' died: loading it again" in (containers.folder / "fake-0.log").read_text()
 
 
 def test_a_stopped_container_ends_in_its_time(containers: Containers) -> None:

@@ -29,8 +29,6 @@ TRITON_VARIABLE = "TRITON_SERVER_VERSION"
 """Set by NVIDIA's images."""
 ANYWHERE_IPV6 = {"--http-address": "ipv6:[::]", "--grpc-address": "[::]", "--metrics-address": "ipv6:[::]"}
 NAME_TIMEOUT_S = 180.0
-MODELS = Path("/tmp/ppipe-models")
-"""Holds what the server polls: copies of its models' folders."""
 COPIED_BYTES = 1 << 20
 TEND_S = 0.5
 TEND_PATIENCE_S = 30.0
@@ -52,13 +50,14 @@ def main() -> None:
         wait_for_name(server["host"], os.environ.get(ADDRESS_VARIABLE, ""), NAME_TIMEOUT_S)
         os.umask(0o077)  # what the server makes in shared memory is nobody else's to read
         sweep(SHM, server["shm_prefix"])
-        make_models(MODELS, Path(server["root"]), server["repository"], server["models"])
+        folder = Path(server["folder"])
+        made = make_models(folder, Path(server["root"]), server["repository"], server["models"])
         environment = dict(os.environ)
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
         command = server_command(server, os.environ.get(ADDRESS_VARIABLE, ""))
         if os.fork() == 0:
-            tend(os.getppid(), MODELS / server["repository"], server["revives"])
+            tend(os.getppid(), made, server["revives"])
         os.execvpe(command[0], command, environment)
     except (LaunchFault, OSError) as error:
         sys.exit(f"ppipe: {error}")
