@@ -43,6 +43,8 @@ class ProgramSpec(Spec):
     state_dict: Path | None = None
     seed: int = 0
     pt2: Path | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the pt2 file, which is code: another one is not loaded. Give it for files that come from outside."""
     onnx: Path | None = None
     imports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...] = ()
     """Modules that register operators of other libraries; stages import them before they load a program."""

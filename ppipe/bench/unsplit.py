@@ -105,7 +105,9 @@ def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
 
 def _network(spec: ModelSpec) -> torch.nn.Module:
     if spec.program.pt2 is not None:
-        program = load_program(spec.program.pt2, f"model {spec.name}", spec.program.imports)
+        program = load_program(
+            spec.program.pt2, f"model {spec.name}", spec.program.imports, spec.program.sha256
+        )
         module: torch.nn.Module = program.module()
         return module
     return load_network(spec)

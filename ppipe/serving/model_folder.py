@@ -7,7 +7,8 @@ Rules
   nothing for them until `add` takes a model over. Only what is large is linked, or lies at the repository's
   root (programs, labels, the run time), which is linked as it is.
 - A model whose version folder is newer than before is loaded anew, with a new Python process, within POLL_S.
-  So nothing else may write there: Python is told to leave no bytecode.
+  So nothing else may write there: a file stands where Python would keep bytecode (stubs of 2.51 do not heed
+  PYTHONDONTWRITEBYTECODE, and every model would be loaded twice).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 POLL_S = 1
+BYTECODE = "__pycache__"
 _COPIED_BYTES = 1 << 20
 
 
@@ -54,9 +56,10 @@ class ModelFolder:
         self._take_root()
         away = self._copy / ".away"
         shutil.rmtree(away, ignore_errors=True)
-        shutil.copytree(
-            source, away / "new", copy_function=_take, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        ours = shutil.ignore_patterns(BYTECODE)
+        shutil.copytree(source, away / "new", copy_function=_take, ignore=ours)
+        for version in filter(Path.is_dir, (away / "new").iterdir()):
+            (version / BYTECODE).touch()
         if (self.path / model).exists():
             os.rename(self.path / model, away / "old")
         os.rename(away / "new", self.path / model)

@@ -150,8 +150,6 @@ def server_environment(
         **install.environment,
         # Numbers as nvidia-smi has them: CUDA's own order puts the fastest first.
         **({"CUDA_VISIBLE_DEVICES": ",".join(devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if devices else {}),
-        # Bytecode beside a model.py would make its folder newer, and the server load the model anew.
-        "PYTHONDONTWRITEBYTECODE": "1",
         SHM_PREFIX_VARIABLE: shm_prefix,
         KEY_FILE_VARIABLE: str(ticket_keys),
     }

@@ -30,6 +30,7 @@ TRITON_VARIABLE = "TRITON_SERVER_VERSION"
 ANYWHERE_IPV6 = {"--http-address": "ipv6:[::]", "--grpc-address": "[::]", "--metrics-address": "ipv6:[::]"}
 NAME_TIMEOUT_S = 180.0
 COPIED_BYTES = 1 << 20
+BYTECODE = "__pycache__"
 TEND_S = 0.5
 TEND_PATIENCE_S = 30.0
 MPS_FOLDER = Path("/tmp/ppipe-mps")
@@ -166,7 +167,11 @@ def make_models(folder: Path, root: Path, repository: str, models: list[str]) ->
             raise LaunchFault(
                 f"{source.parent} has no model {model!r}: it is of another plan than servers.json"
             )
-        shutil.copytree(source, folder / repository / model, copy_function=take)
+        made = folder / repository / model
+        shutil.copytree(source, made, copy_function=take, ignore=shutil.ignore_patterns(BYTECODE))
+        for version in filter(Path.is_dir, made.iterdir()):
+            # Bytecode left here would make the folder newer, and the model be loaded twice.
+            (version / BYTECODE).touch()
     return folder / repository
 
 

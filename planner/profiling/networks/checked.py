@@ -41,7 +41,7 @@ def export_model(
     """
     where = f"model {spec.name}"
     if spec.program.pt2 is not None:
-        program = load_program(spec.program.pt2, where, spec.program.imports)
+        program = load_program(spec.program.pt2, where, spec.program.imports, spec.program.sha256)
     else:
         network = network if network is not None else load_network(spec, device)
         program = export_network(network, input_specs(spec), where, device)
@@ -58,7 +58,7 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
     if without_weights and (unchecked := _too_large_to_run(spec)) is not None:
         return unchecked
     if spec.program.pt2 is not None:
-        program = load_program(spec.program.pt2, where, spec.program.imports)
+        program = load_program(spec.program.pt2, where, spec.program.imports, spec.program.sha256)
         remarks = _remarks(program)
         functional = finished(program, inputs, where)
         require_imports(functional, spec.program.imports, where)

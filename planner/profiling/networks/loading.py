@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -98,16 +99,26 @@ _INNER = {
 """Wrappers for training and compiling, and where the network is in them."""
 
 
-def load_program(path: Path, where: str, imports: Sequence[str] = ()) -> ExportedProgram:
-    """The program saved by torch.export.save at `path`; `imports` register its operators.
+def load_program(
+    path: Path, where: str, imports: Sequence[str] = (), sha256: str | None = None
+) -> ExportedProgram:
+    """The program saved by torch.export.save at `path`; `imports` register its operators. sha256: of the file
+    that is meant; no other is opened, because loading one can run code.
 
     Raises ModelError.
     """
     import_libraries(imports, where)
     if not path.is_file():
         raise ModelError(f"{where}: program.pt2 {path}: no such file")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ModelError(
+            f"{where}: program.pt2 {path} has SHA-256 {found}, program.sha256 is {sha256}: it is not the "
+            "file that was meant, and loading it could run anybody's code"
+        )
     try:
-        return torch.export.load(path)
+        return torch.export.load(io.BytesIO(content))
     except Exception as error:
         raise ModelError(
             f"{where}: program.pt2 {path} is not a program saved by torch.export.save: {some_lines(error)}"
