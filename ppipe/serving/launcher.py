@@ -20,7 +20,7 @@ from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe.serving import ports
 from ppipe.serving.binaries import TritonInstall, find_tritonserver
 from ppipe.serving.devices import check_devices
-from ppipe.serving.model_folder import ModelFolder
+from ppipe.serving.polled_folder import PolledFolder
 from ppipe.serving.release import check_release
 from ppipe.serving.server_command import (
     server_command,
@@ -190,7 +190,7 @@ class ServedDeployment:
         prefix = self._prefixes[server.name]
         tls = self.manifest.tls_of(server)
         room = shm_bytes_per_stub(self._servers)
-        folder = ModelFolder(self._logs / "models" / server.name, self._repository, server.repository)
+        folder = PolledFolder(self._logs / "models" / server.name, self._repository, server.repository)
         command = server_command(install, folder.path, server, prefix, room, tls)
         dispatchers = {model.dispatcher for model in self.manifest.models}
         return ServerPlan(

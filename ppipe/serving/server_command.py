@@ -18,7 +18,7 @@ from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress, TlsFiles
 from ppipe.serving.binaries import TritonInstall
 from ppipe.serving.here import hosts_here
-from ppipe.serving.model_folder import POLL_S
+from ppipe.serving.polled_folder import POLL_S
 from ppipe.serving.ports import LOOPBACK, PortUse
 from python_backend.wire.keys import KEY_FILE_VARIABLE
 
@@ -118,7 +118,7 @@ def server_command(
     shm_bytes: int,
     tls: TlsFiles | None = None,
 ) -> list[str]:
-    """The whole command line of one server; `folder`: that it polls (ModelFolder). tls: of a stage server."""
+    """The whole command line of one server; `folder`: that it polls (PolledFolder). tls: of a stage server."""
     return [
         *install.command(),
         f"--model-repository={folder}",

@@ -26,7 +26,7 @@ from types import TracebackType
 from planner.manifest import TlsFiles
 from ppipe.serving.guard import DEFAULT_GRACE_S, has_room, sweep
 from ppipe.serving.logs import rotate_if_large
-from ppipe.serving.model_folder import ModelFolder
+from ppipe.serving.polled_folder import PolledFolder
 from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 from ppipe.serving.processes import Endings, GuardedProcess, stubs_of
 from ppipe.serving.stopped_stubs import StoppedStubs
@@ -63,7 +63,7 @@ class ServerPlan:
     dispatchers: tuple[str, ...] = ()
     start_timeout_s: float = 300.0
     tls: TlsFiles | None = None
-    folder: ModelFolder | None = None
+    folder: PolledFolder | None = None
     """That the server polls; None: what it serves never changes, and a dead stub ends it."""
     through: bool = True
     """Whether a dispatcher counts as answering only when the stages behind it do."""

@@ -13,7 +13,7 @@ from ppipe.serving.backoff import BackOff
 from ppipe.serving.binaries import TritonInstall
 from ppipe.serving.here import NotHere, hosts_here
 from ppipe.serving.launcher import ServeError, shared_ticket_key
-from ppipe.serving.model_folder import ModelFolder, NoSuchModel
+from ppipe.serving.polled_folder import NoSuchModel, PolledFolder
 from ppipe.serving.processes import Endings
 from ppipe.serving.server_command import (
     NotLocal,
@@ -144,7 +144,7 @@ def test_a_server_is_given_a_copy_of_its_own_models_alone(tmp_path: Path) -> Non
         (root / "groups" / "g" / model / "config.pbtxt").write_text("old")
     (root / "programs").mkdir()
     (root / "deployment.json").write_text("old")
-    folder = ModelFolder(tmp_path / "models" / "s", root, "groups/g")
+    folder = PolledFolder(tmp_path / "models" / "s", root, "groups/g")
     folder.make(("a", "b"))
     assert folder.models() == {"a", "b"}
     assert (tmp_path / "models" / "s").stat().st_mode & 0o777 == 0o700

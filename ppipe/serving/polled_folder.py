@@ -28,7 +28,7 @@ class NoSuchModel(Exception):
     """A model that is not in the repository."""
 
 
-class ModelFolder:
+class PolledFolder:
     """See the module. Used by one thread at a time. `path`: is made; `root`: of the generated repository;
     `repository`: of the server's models in it.
     """
