@@ -118,7 +118,7 @@ def server_command(
     shm_bytes: int,
     tls: TlsFiles | None = None,
 ) -> list[str]:
-    """The whole command line of one server; `folder`: that it polls (PolledFolder). tls: of a stage server."""
+    """The whole command line of one server; `folder`: that it polls. tls: of a stage server."""
     return [
         *install.command(),
         f"--model-repository={folder}",
