@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_repo_generator.control import closed_apis
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models
 from model_repo_generator.lint.releases import RECOMMENDED
 from model_repo_generator.naming import group_folder
@@ -114,7 +113,6 @@ def _arguments(
     # Who can load a model through the API can have his own code run: here nobody can.
     yield "--model-control-mode=poll"
     yield "--repository-poll-secs=1"
-    yield from closed_apis()
     if server.repository != group_folder(server.group):
         # One folder for the whole fleet: configs/<class>.pbtxt has this class's settings.
         yield f"--model-config-name={server.group}"

@@ -31,6 +31,9 @@ ANYWHERE_IPV6 = {"--http-address": "ipv6:[::]", "--grpc-address": "[::]", "--met
 NAME_TIMEOUT_S = 180.0
 COPIED_BYTES = 1 << 20
 BYTECODE = "__pycache__"
+_LOCK = "model-repository,shared-memory,trace,logging:ppipe-closed="
+CLOSED = (f"--http-restricted-api={_LOCK}no\nbody", f"--grpc-restricted-protocol={_LOCK}{'nobody-' * 5_000}")
+"""Values that no message can carry: see model_repo_generator/control.py."""
 TEND_S = 0.5
 TEND_PATIENCE_S = 30.0
 MPS_FOLDER = Path("/tmp/ppipe-mps")
@@ -137,11 +140,11 @@ def start_mps(folder: Path) -> dict[str, str]:
 
 
 def server_command(server: Any, address: str = "") -> list[str]:
-    """tritonserver with its arguments.
+    """tritonserver with its arguments, and what nobody may do over the network closed.
 
     It listens on all addresses of IPv4 by itself; a container whose `address` is of IPv6 has none.
     """
-    command = ["tritonserver", *server["arguments"]]
+    command = ["tritonserver", *server["arguments"], *CLOSED]
     if ":" in address:
         for flag, anywhere in ANYWHERE_IPV6.items():
             if not any(argument.startswith(f"{flag}=") for argument in command):
