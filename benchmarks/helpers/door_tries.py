@@ -26,7 +26,6 @@ from benchmarks.helpers.door_wire import (
     in_small_chunks,
     raw,
 )
-from model_repo_generator.control import HEADER
 from planner.manifest import ServerAddress
 from python_backend.scheduler.actions import Hop, Ticket
 from python_backend.wire import ticket_codec
@@ -136,18 +135,19 @@ def _refused_over_grpc(server: ServerAddress, call: Callable[[Any, str], Any]) -
     return attempt
 
 
-def _stolen(stand: Stand, server: ServerAddress, flag: str) -> bytes:
-    """The value that the command line shows to every user of the host."""
+def _stolen(stand: Stand, server: ServerAddress, flag: str) -> tuple[bytes, bytes]:
+    """The header, name and value, that the command line shows to every user of the host."""
     words = Path(f"/proc/{stand.pid(server.name)}/cmdline").read_bytes().split(b"\0")
     (word,) = [word for word in words if word.startswith(flag.encode())]
-    return word.partition(f":{HEADER}=".encode())[2]
+    name, _, value = word.partition(b":")[2].partition(b"=")
+    return name, value
 
 
 def _stolen_over_http(server: ServerAddress) -> Try:
     def attempt(stand: Stand) -> str:
-        value = _stolen(stand, server, "--http-restricted-api")
+        name, value = _stolen(stand, server, "--http-restricted-api")
         for spelled in (value, value.replace(b"\n", b"\n "), value.replace(b"\n", b"\r\n\t")):
-            head = b"GET /v2/trace/setting HTTP/1.1\r\nHost: x\r\n" + HEADER.encode() + b": " + spelled
+            head = b"GET /v2/trace/setting HTTP/1.1\r\nHost: x\r\n" + name + b": " + spelled
             said = raw(server.host, server.http_port, iter([head + b"\r\n\r\n"]))
             if b" 200 " in said[:20]:
                 return f"{spelled!r}: {said[:200]!r}"
@@ -158,11 +158,13 @@ def _stolen_over_http(server: ServerAddress) -> Try:
 
 def _stolen_over_grpc(server: ServerAddress) -> Try:
     def attempt(stand: Stand) -> str:
-        key = f"triton-grpc-protocol-{HEADER}".encode()
-        value = _stolen(stand, server, "--grpc-restricted-protocol")
-        said = grpc_call(server.host, server.grpc_port, _TRACE, key, value)
-        opened = b"grpc-status\x010" in said or b"trace_rate" in said
-        return f"{said[-200:]!r}" if opened else _still_serves(stand, server)
+        name, value = _stolen(stand, server, "--grpc-restricted-protocol")
+        for spelled in (name, name.lower(), name.replace(b" ", b"-")):
+            key = b"triton-grpc-protocol-" + spelled
+            said = grpc_call(server.host, server.grpc_port, _TRACE, key, value)
+            if b"grpc-status\x010" in said or b"trace_rate" in said:
+                return f"{spelled!r}: {said[-200:]!r}"
+        return _still_serves(stand, server)
 
     return attempt
 

@@ -9,7 +9,8 @@ Rules
 - SIGTERM or SIGINT: the child gets SIGTERM, and is killed once `grace` seconds are over.
 - However the child ends, all that descends from it is killed too, then its shared-memory files are removed:
   those in /dev/shm whose name starts with a PREFIX. The exit status is the child's, 128 + N after signal N.
-- What the child makes, files and shared memory, only its own user can read.
+- What the child makes only its own user can read: by umask, and in /dev/shm, where Triton gives its regions
+  mode 0644 whatever the umask is, by taking that back within a fraction of a millisecond.
 - If the guard itself is killed, the kernel kills the child.
 """
 
@@ -20,6 +21,8 @@ import ctypes
 import os
 import select
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import time
@@ -28,6 +31,8 @@ from pathlib import Path
 SHM = Path("/dev/shm")
 DEFAULT_GRACE_S = 8.0
 _PR_SET_PDEATHSIG = 1
+_IN_ATTRIB, _IN_CREATE = 4, 256
+_EVENT = struct.Struct("iIII")
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -58,14 +63,46 @@ def sweep(prefix: str) -> list[str]:
 def children_of(pid: int) -> list[int]:
     """Process ids of the direct children of `pid`, of all its threads; empty once it is gone."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for found_stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
+            fields = found_stat.read_text().rsplit(")", 1)[1].split()
         except (OSError, IndexError):
             continue  # ended meanwhile
         if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
+            found.append(int(found_stat.parent.name))
     return sorted(found)
+
+
+class Closer:
+    """Takes rights of others off files in /dev/shm whose names begin with one of `prefixes`, as they come."""
+
+    def __init__(self, libc: ctypes.CDLL, prefixes: list[str], folder: Path = SHM) -> None:
+        self._folder = folder
+        self._prefixes = tuple(prefixes)
+        self.descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        libc.inotify_add_watch(self.descriptor, os.fsencode(folder), _IN_ATTRIB | _IN_CREATE)
+
+    def close_new(self) -> None:
+        """Of the files that have come or changed since."""
+        try:
+            events = os.read(self.descriptor, 65_536)
+        except BlockingIOError:
+            return
+        while events:
+            length = _EVENT.unpack_from(events)[3]
+            name = os.fsdecode(events[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))
+            events = events[_EVENT.size + length :]
+            if self._prefixes and name.startswith(self._prefixes):
+                self._close(self._folder / name)
+
+    @staticmethod
+    def _close(path: Path) -> None:
+        try:
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_mode & 0o077:
+                path.chmod(0o600)
+        except OSError:
+            pass  # it has gone
 
 
 def main(arguments: list[str]) -> int:
@@ -82,6 +119,7 @@ def main(arguments: list[str]) -> int:
     signal.set_wakeup_fd(signals_out)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    closer = Closer(libc, options.shm)
     child = subprocess.Popen(
         options.command,
         stdin=subprocess.DEVNULL,
@@ -89,7 +127,7 @@ def main(arguments: list[str]) -> int:
         preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
     )
     try:
-        _watch(child, signals_in, options.grace)
+        _watch(child, signals_in, options.grace, closer)
     finally:
         _kill_all(child)
         for prefix in options.shm:
@@ -97,14 +135,17 @@ def main(arguments: list[str]) -> int:
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _watch(child: subprocess.Popen[bytes], signals_in: int, grace_s: float) -> None:
+def _watch(child: subprocess.Popen[bytes], signals_in: int, grace_s: float, closer: Closer) -> None:
     """Returns when the child has ended or must be killed."""
     ended = os.pidfd_open(child.pid)
     owner = sys.stdin.fileno()
     give_up: float | None = None
     while True:
         left = None if give_up is None else max(0.0, give_up - time.monotonic())
-        ready, _, _ = select.select([ended, owner, signals_in], [], [], left)
+        ready, _, _ = select.select([ended, owner, signals_in, closer.descriptor], [], [], left)
+        if closer.descriptor in ready:
+            closer.close_new()
+            continue
         if ended in ready or not ready:
             return
         if owner in ready and not os.read(owner, 64):

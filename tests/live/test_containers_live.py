@@ -127,12 +127,14 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
     folder = tmp_path_factory.mktemp("containers")
     servers = write_files(folder)
     environment = install_wrapper(folder)
+    (folder / "keys").write_text("a key of these tests alone\n")
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in servers:
             with (folder / f"{name}.log").open("wb") as log:
                 command = [sys.executable, str(folder / "launch" / "launch.py")]
                 variables = environment | {"PPIPE_SERVER": name, "PPIPE_SHM_PREFIX": f"{PREFIX}{name}_"}
+                variables |= {"PPIPE_TICKET_KEY_FILE": str(folder / "keys")}
                 started[name] = subprocess.Popen(
                     command, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,26 @@ def test_what_a_guarded_process_makes_is_its_users_alone(tmp_path: Path) -> None
     GuardedProcess.start(["touch", str(made)], log=tmp_path / "log").wait(20)
     assert made.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+
+def test_rights_that_a_process_gives_on_its_shared_memory_are_taken_back(tmp_path: Path) -> None:
+    """As Triton does it, with fchmod, whatever the umask is."""
+    prefix = f"ppipe_test_{os.getpid()}_"
+    names = [f"{prefix}region", f"other_{prefix}region"]
+    make = "import os, sys, time\nfor name in sys.argv[1:]:\n"
+    make += " fd = os.open('/dev/shm/' + name, os.O_CREAT | os.O_RDWR, 0o644)\n os.fchmod(fd, 0o644)\n"
+    command = [sys.executable, "-c", f"{make}time.sleep(30)", *names]
+    paths = [Path("/dev/shm") / name for name in names]
+    process = GuardedProcess.start(command, log=tmp_path / "log", shm_prefixes=[prefix])
+    try:
+        end_s = time.monotonic() + 10
+        while not (paths[1].exists() and paths[0].stat().st_mode & 0o777 == 0o600):
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert paths[1].stat().st_mode & 0o777 == 0o644, "of no prefix of ours"
+    finally:
+        process.kill()
+        process.wait(10)
+        paths[1].unlink(missing_ok=True)
+    assert not paths[0].exists()

@@ -31,9 +31,12 @@ ANYWHERE_IPV6 = {"--http-address": "ipv6:[::]", "--grpc-address": "[::]", "--met
 NAME_TIMEOUT_S = 180.0
 COPIED_BYTES = 1 << 20
 BYTECODE = "__pycache__"
-_LOCK = "model-repository,shared-memory,trace,logging:ppipe-closed="
-CLOSED = (f"--http-restricted-api={_LOCK}no\nbody", f"--grpc-restricted-protocol={_LOCK}{'nobody-' * 5_000}")
-"""Values that no message can carry: see model_repo_generator/control.py."""
+_APIS = "model-repository,shared-memory,trace,logging"
+CLOSED = (
+    f"--http-restricted-api={_APIS}:ppipe-closed=no\nbody",
+    f"--grpc-restricted-protocol={_APIS}:Sent By Nobody=-",
+)
+"""Headers that no message can carry: see model_repo_generator/control.py."""
 TEND_S = 0.5
 TEND_PATIENCE_S = 30.0
 MPS_FOLDER = Path("/tmp/ppipe-mps")
