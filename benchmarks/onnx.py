@@ -7,8 +7,8 @@ of the unsplit network in torch's executor. A stage is timed as it is served, in
 again and again before the next one does. Figures are medians.
 
 Frames are small ones (benchmarks.helpers.zoo_check) unless --full: the networks' own take hours on one core.
---kept FILE goes on where a run was cut short. --stubs compares what stubs of both kinds cost before their
-first batch, in place of all that.
+--kept FILE goes on where a run was cut short. In place of all that, --stubs compares what stubs of both kinds
+cost before their first batch, and --serve sends frames to PP-OCR's text detection on tritonservers here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.helpers.kept import Kept
+from benchmarks.helpers.onnx_served import served
 from benchmarks.helpers.onnx_stubs import stubs
 from benchmarks.helpers.onnx_zoo import row_of
 from benchmarks.helpers.zoo_check import checked_frame
@@ -36,8 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", default="", help="names of some networks, with commas; default: all")
     parser.add_argument("--full", action="store_true", help="the networks' own frames")
     parser.add_argument("--kept", type=Path, help="file of results, to go on from")
+    parser.add_argument("--serve", type=int, metavar="FRAMES", help="serve PP-OCR's detector, only")
     parser.add_argument("--stubs", action="store_true", help="what stubs of both kinds cost, only")
     chosen = parser.parse_args(arguments)
+    if chosen.serve:
+        print(json.dumps(served(chosen.serve)))
+        return
     if chosen.stubs:
         print(json.dumps(stubs()))
         return
