@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
-from model_repo_generator.chains import chains_of, seats_of
+from model_repo_generator.chains import Seats, chains_of, seats_of
 from model_repo_generator.checks import check_plan
 from model_repo_generator.entry import EntryModels, entry_models
 from model_repo_generator.model_files import (
@@ -30,10 +30,11 @@ from model_repo_generator.model_files import (
 )
 from model_repo_generator.shims import ensemble_version
 from planner import serial
+from planner.cluster import Cluster
 from planner.deployment import Deployment
 from planner.manifest import MANIFEST_NAME, Chain, DeploymentManifest
 from planner.plan import Plan
-from planner.profile import Profile
+from planner.profile import Profile, ProgramFormat
 from planner.serving import ServedModel, ServedWorker, WorkerPlace
 
 Files = dict[str, str]
@@ -78,7 +79,10 @@ def render(
         for spec in deployment.models
     }
     cluster = deployment.to_cluster()
-    chains = {name: chains_of(served[name], epoch, seats_of(name, plan, cluster)) for name in entries}
+    chains = {
+        name: chains_of(served[name], epoch, _seats_on_gpus(deployment, name, plan, cluster))
+        for name in entries
+    }
     naming.check_models({name: _all_names(entries[name], served[name], chains[name]) for name in entries})
     manifest = build_manifest(
         deployment,
@@ -135,6 +139,12 @@ def _seats(model: str, plan: Plan, plan_hash: str, served: ServedModel) -> Mappi
             }
             seats[place] = Seat(seat.gpu_id, stage.slices_per_gpu, parameters)
     return seats
+
+
+def _seats_on_gpus(deployment: Deployment, model: str, plan: Plan, cluster: Cluster) -> Seats:
+    """Of workers whose tensors may stay on their GPU: torch's, whose DLPack hand-over ONNX Runtime lacks."""
+    is_torch = deployment.model(model).program.format is ProgramFormat.TORCH
+    return seats_of(model, plan, cluster) if is_torch else {}
 
 
 def _entry_files(models: EntryModels, layout: RepositoryLayout) -> Iterator[tuple[str, str]]:
