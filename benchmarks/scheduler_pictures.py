@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+from ppipe.simulation.curve import attainment_curve
 from ppipe.simulation.pictures import draw_attainment, draw_gantt
 from python_backend.simulator.capacity import Workload
 
@@ -59,9 +60,8 @@ def main(arguments: Sequence[str]) -> int:
         (500_000, 750_000),
     )
     factors = [0.5 + 0.05 * step for step in range(14)]
-    draw_attainment(
-        model, POLICIES, factors, folder / "scheduler-attainment.png", Workload(seconds=10.0, seeds=(1,))
-    )
+    curve = attainment_curve(model, tuple(POLICIES), factors, Workload(seconds=10.0, seeds=(1,)))
+    draw_attainment(curve, folder / "scheduler-attainment.png")
     return 0
 
 

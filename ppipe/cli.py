@@ -26,6 +26,7 @@ from ppipe.commands import (
     plan,
     profile,
     record,
+    report,
     serve,
     simulate,
     status,
@@ -64,6 +65,7 @@ app.command()(serve.serve)
 app.command()(status.status)
 app.command()(record.record)
 app.command()(bench.bench)
+app.command()(report.report)
 app.command()(demo.demo)
 
 

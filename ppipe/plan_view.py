@@ -7,7 +7,6 @@ pipeline, as wide as its frames/s, in its model's colour. The same plan gives th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -21,12 +20,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from planner.latency_sources import estimates_note
-from planner.plan import ModelPlan, Pipeline, Plan, Stage, Survival
+from planner.plan import ModelPlan, Pipeline, Plan, Survival
+from ppipe.plan_lanes import STAGE_WIDTH, Pool, blocks_text, busy_share, lanes_of, worker_text
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 LANE_COLOURS = ("#f4f6fa", "#faf6f0")
-STAGE_WIDTH = 3.2
-BOX_WIDTH, BOX_HEIGHT, SLOT = 1.7, 0.62, 0.85
+BOX_WIDTH, BOX_HEIGHT = 1.7, 0.62
 WIDEST_BAND = 0.42
 
 
@@ -109,17 +108,6 @@ def _stages_text(pipeline: Pipeline) -> str:
     )
 
 
-def worker_text(stage: Stage) -> str:
-    """What one worker is: a GPU or a slice of one."""
-    return stage.at if stage.slices_per_gpu == 1 else f"1/{stage.slices_per_gpu} {stage.at}"
-
-
-def blocks_text(stage: Stage) -> str:
-    """The stage's blocks, both ends included."""
-    first, last = stage.blocks.start, stage.blocks.end - 1
-    return f"block {first}" if first == last else f"blocks {first}–{last}"
-
-
 def _classes(plan: Plan) -> Table:
     table = Table()
     unit = "price of one more" if plan.gpu_price else ""
@@ -186,18 +174,6 @@ def _verdict(plan: Plan) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """A stage of a pipeline with its place in the picture: centre of its box."""
-
-    model: int
-    pipeline: int
-    position: int
-    stage: Stage
-    x: float
-    y: float
-
-
 def draw_plan(plan: Plan, *paths: Path) -> None:
     """Write the picture to each path; .png or .svg by its suffix. Raises ValueError for another one."""
     for path in paths:
@@ -211,15 +187,15 @@ def draw_plan(plan: Plan, *paths: Path) -> None:
 
 
 def _figure(plan: Plan) -> Figure:
-    lanes = _lanes(plan)
-    pools = [pool for _, _, _, members in lanes for pool in members]
+    lanes = lanes_of(plan)
+    pools = [pool for lane in lanes for pool in lane.pools]
     depth = max((pool.position for pool in pools), default=0) + 1
-    height = lanes[-1][1] + lanes[-1][2] if lanes else 1.0
+    height = lanes[-1].top + lanes[-1].height if lanes else 1.0
     width = (depth + 0.9) * STAGE_WIDTH
     figure = Figure(figsize=(max(8.0, width * 0.95), max(3.0, height * 0.8 + 1.4)), layout="constrained")
     axes = figure.add_subplot()
-    for number, (gpu, top, size, _) in enumerate(lanes):
-        _draw_lane(axes, plan, number, gpu, top, size, width)
+    for number, lane in enumerate(lanes):
+        _draw_lane(axes, plan, number, lane.at, lane.top, lane.height, width)
     widest = max((p.throughput_rps for m in plan.models for p in m.pipelines), default=1.0)
     starts = _draw_sources(axes, plan, pools)
     for m, model in enumerate(plan.models):
@@ -243,28 +219,6 @@ def _figure(plan: Plan) -> Figure:
     return figure
 
 
-def _lanes(plan: Plan) -> list[tuple[str, float, float, list[_Pool]]]:
-    """Per class: name, top, height and pools, stacked per stage position in model order."""
-    lanes = []
-    top = 0.0
-    for gpu in plan.gpus_used:
-        filled: dict[int, int] = {}
-        members = []
-        for m, model in enumerate(plan.models):
-            for p, pipeline in enumerate(model.pipelines):
-                for position, stage in enumerate(pipeline.stages):
-                    if stage.at != gpu:
-                        continue
-                    slot = filled.get(position, 0)
-                    filled[position] = slot + 1
-                    y = top + 0.45 + SLOT * (slot + 0.5)
-                    members.append(_Pool(m, p, position, stage, STAGE_WIDTH * (position + 0.6), y))
-        size = 0.6 + SLOT * max([1, *filled.values()])
-        lanes.append((gpu, top, size, members))
-        top += size
-    return lanes
-
-
 def _draw_lane(axes: Axes, plan: Plan, number: int, gpu: str, top: float, size: float, width: float) -> None:
     axes.axhspan(top, top + size, color=LANE_COLOURS[number % 2], zorder=0)
     price = f", price of one more: {plan.gpu_price[gpu]:.3g}" if gpu in plan.gpu_price else ""
@@ -274,7 +228,7 @@ def _draw_lane(axes: Axes, plan: Plan, number: int, gpu: str, top: float, size: 
     axes.text(width - STAGE_WIDTH * 0.78, top + 0.1, text, fontsize=8, va="top", ha="right", color="#555555")
 
 
-def _draw_sources(axes: Axes, plan: Plan, pools: Sequence[_Pool]) -> list[tuple[float, float]]:
+def _draw_sources(axes: Axes, plan: Plan, pools: Sequence[Pool]) -> list[tuple[float, float]]:
     """Model names on the left, each at the mean height of its first pools, apart from each other."""
     heights = []
     for m in range(len(plan.models)):
@@ -299,7 +253,7 @@ def _short(model: ModelPlan, length: int = 24) -> str:
 
 
 def _draw_flow(
-    axes: Axes, start: tuple[float, float], chain: Sequence[_Pool], band: float, colour: str
+    axes: Axes, start: tuple[float, float], chain: Sequence[Pool], band: float, colour: str
 ) -> None:
     x, y = start
     for pool in chain:
@@ -319,9 +273,9 @@ def _draw_band(axes: Axes, x0: float, y0: float, x1: float, y1: float, band: flo
     axes.add_patch(PathPatch(Curve(points, codes), facecolor=colour, edgecolor="none", alpha=0.45, zorder=1))
 
 
-def _draw_pool(axes: Axes, pipeline: Pipeline, pool: _Pool) -> None:
+def _draw_pool(axes: Axes, pipeline: Pipeline, pool: Pool) -> None:
     stage = pool.stage
-    busy = pipeline.throughput_rps / stage.batch_size * stage.latency_us / 1e6 / stage.workers
+    busy = busy_share(pipeline.throughput_rps, stage)
     corner = (pool.x - BOX_WIDTH / 2, pool.y - BOX_HEIGHT / 2)
     axes.add_patch(
         FancyBboxPatch(

@@ -18,7 +18,7 @@ from planner.problem import Problem
 from planner.serving_build import Links, served_model
 from ppipe.commands.arguments import ArrivalsText, WorkFolder, require_suffix
 from ppipe.console import err, out, progress_bar
-from ppipe.workspace import Workspace
+from ppipe.workspace import Workspace, save
 from python_backend.scheduler.event_log import EventLog
 from python_backend.scheduler.policies import POLICIES
 from python_backend.simulator.capacity import Capacity, Workload
@@ -58,7 +58,8 @@ def simulate(
         bool, typer.Option("--find-capacity", help="Find the highest load with attainment >= 0.99.")
     ] = False,
     curve: Annotated[
-        Path | None, typer.Option(help="PNG of attainment against load, one line per policy.")
+        Path | None,
+        typer.Option(help="Attainment against load, one line per policy: a PNG, or JSON for ppipe report."),
     ] = None,
     gantt: Annotated[
         Path | None, typer.Option(help="PNG of what is reserved when, on the same arrivals.")
@@ -93,7 +94,7 @@ def simulate(
         return
     if plan is not None:
         raise DeploymentError("--plan goes with --replay; without it WHAT names the plan")
-    require_suffix("--curve", curve, ".png")
+    require_suffix("--curve", curve, ".png", ".json")
     require_suffix("--gantt", gantt, ".png")
     workspace = _workspace(what, work)
     made, problem = workspace.load_plan(), workspace.load_problem()
@@ -227,13 +228,15 @@ def _draw(
     curve: Path | None,
     gantt: Path | None,
 ) -> None:
+    from ppipe.simulation.curve import attainment_curve
     from ppipe.simulation.pictures import draw_attainment, draw_gantt
 
     for model in made.models if curve or gantt else ():
         served = served_model(made, problem, model.model, links)
         if curve:
             path = _named(curve, model.model, made.models)
-            draw_attainment(served, POLICIES, CURVE_LOADS, path, workload)
+            points = attainment_curve(served, tuple(POLICIES), CURVE_LOADS, workload)
+            save(points, path) if path.suffix == ".json" else draw_attainment(points, path)
             err.print(str(path), markup=False, soft_wrap=True)
         if gantt:
             path = _named(gantt, model.model, made.models)

@@ -7,40 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from planner.serving import ServedModel
+from ppipe.simulation.curve import AttainmentCurve
 from python_backend.scheduler.actions import Action, Dispatch, Drop, Hop
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event
-from python_backend.simulator.bound import Bound
-from python_backend.simulator.capacity import Workload, try_load
+from python_backend.simulator.capacity import Workload
 from python_backend.simulator.driver import SimulatedDriver
 
 _COLOURS = ("#3b6fb6", "#d98c2b", "#4f9d69", "#b6473b", "#7d5ba6", "#6b6b6b")
 
 
-def draw_attainment(
-    served: ServedModel,
-    policies: Sequence[str],
-    load_factors: Sequence[float],
-    path: Path,
-    workload: Workload,
-) -> None:
+def draw_attainment(curve: AttainmentCurve, path: Path) -> None:
     """PNG of attainment against load factor, one line per policy and one for what no schedule can beat, the
     99 % line in it."""
     figure, axes = _figure((7.0, 4.0))
-    for policy, colour in zip(policies, _COLOURS, strict=False):
-        loads = [
-            try_load(served, policy, served.planned_rps * factor, workload, target=0.0)
-            for factor in load_factors
-        ]
-        axes.plot(load_factors, [load.attainment for load in loads], marker="o", label=policy, color=colour)
-    if workload.exact:
-        bound = Bound(served)
-        most = [bound.attainment(served.planned_rps * factor, workload) for factor in load_factors]
-        axes.plot(load_factors, most, color="#222222", linestyle=":", label="any schedule, at most")
+    for (policy, line), colour in zip(curve.lines.items(), _COLOURS, strict=False):
+        axes.plot(curve.load_factors, line, marker="o", label=policy, color=colour)
+    if curve.bound:
+        most = "any schedule, at most"
+        axes.plot(curve.load_factors, curve.bound, color="#222222", linestyle=":", label=most)
     axes.axhline(0.99, color="#888888", linewidth=0.8, linestyle="--")
-    axes.set_xlabel(f"load factor (1 = {served.planned_rps:.0f} frames/s planned)")
+    axes.set_xlabel(f"load factor (1 = {curve.planned_rps:.0f} frames/s planned)")
     axes.set_ylabel("attainment")
-    axes.set_title(served.model)
+    axes.set_title(curve.model)
     axes.legend(frameon=False)
     _save(figure, path)
 

@@ -10,19 +10,17 @@ Rules
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from planner import serial
 from planner.serving import ServedModel
+from python_backend.scheduler.actions import Dispatch, Drop
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import LogHeader, LogLine, replay
 from python_backend.scheduler.events import Event, RequestArrived, StageCompleted
+from python_backend.simulator.action_text import action_of
 from python_backend.simulator.driver import SimulatedDriver
-
-_DROP = re.compile(r"Drop\((\d+), <DropReason\.\w+: '(\w+)'>\)")
 
 
 @dataclass(frozen=True)
@@ -122,10 +120,11 @@ class _Book:
         for event in line.events:
             self.told(event, line.now_us)
         for text in line.actions:
-            if text.startswith("Dispatch("):
-                self.sent(text)
-            elif (drop := _DROP.match(text)) is not None:
-                self._why[int(drop[1])] = drop[2]
+            action = action_of(text)
+            if isinstance(action, Dispatch):
+                self.sent(action)
+            elif isinstance(action, Drop):
+                self._why[action.request_id] = action.reason.value
 
     def told(self, event: Event, now_us: int) -> None:
         if isinstance(event, RequestArrived):
@@ -139,14 +138,10 @@ class _Book:
                 for request_id in request_ids:
                     self._end_us.setdefault(request_id, event.ended_us)
 
-    def sent(self, text: str) -> None:
-        """A Dispatch as its repr: a ticket, which begins with batch, attempt and pipeline, and its frames."""
-        call = ast.parse(text, mode="eval").body
-        assert isinstance(call, ast.Call)
-        ticket, request_ids = call.args
-        assert isinstance(ticket, ast.Call)
-        batch, attempt, pipeline = (ast.literal_eval(argument) for argument in ticket.args[:3])
-        self._under_way[batch, attempt] = (pipeline, ast.literal_eval(request_ids))
+    def sent(self, dispatch: Dispatch) -> None:
+        """A batch was sent."""
+        ticket = dispatch.ticket
+        self._under_way[ticket.batch_id, ticket.attempt] = (ticket.pipeline, dispatch.request_ids)
 
     def arrivals_us(self) -> tuple[int, ...]:
         times = sorted(self._first_us.values())

@@ -1,0 +1,146 @@
+"""What a page says, without HTML: what is found, read, compared, and what bad input becomes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planner import serial
+from ppipe.cli import run
+from ppipe.report.compare import merge
+from ppipe.report.content import Cell, Section, number, table, text
+from ppipe.report.gantt import charts_of
+from ppipe.report.materials import ReportError, gather
+from ppipe.report.page import make_report, page_of
+from ppipe.report.runs import parts_us, read_runs
+from tests.report.made import MODELS, PLAN, make_many, write
+
+
+def sections(folder: Path) -> dict[str, Section]:
+    return {section.kind: section for section in page_of(gather([folder])).subjects[0].sections}
+
+
+def test_a_folder_gives_every_section(folder: Path) -> None:
+    found = sections(folder)
+    assert list(found) == ["plan", "served", "budget", "latency", "gantt", "profile", "repository"]
+    assert [row[0].text for row in found["plan"].tables[0].rows] == MODELS
+    prices = [line for line in found["plan"].words if line.startswith("One more GPU of ")]
+    assert len(prices) == len(PLAN.gpu_price)
+
+
+def test_an_event_log_counts_every_frame_once(folder: Path) -> None:
+    for log in read_runs(folder / "load.jsonl"):
+        ended = len(log.latencies_us) + sum(log.drops.values())
+        assert ended == len(log.frames) > 10
+        assert sum(log.drops.values()) > 0
+        mean_us = sum(log.latencies_us) / len(log.latencies_us)
+        assert sum(us for _, us in parts_us(log)) == pytest.approx(mean_us, rel=1e-9)
+        assert all(us >= 0 for _, us in parts_us(log))
+
+
+def test_planned_and_measured_stand_in_one_table(folder: Path) -> None:
+    (served,) = sections(folder)["served"].tables
+    ways = {(row[0].text, row[1].text) for row in served.rows}
+    assert ways == {(name, "event log, adaptive") for name in MODELS} | {(MODELS[0], "measured, ppipe")}
+
+
+def test_a_chart_holds_the_stretch_with_most_misses(folder: Path) -> None:
+    log = read_runs(folder / "load.jsonl")[0]
+    (whole,) = charts_of([log], "", 1)
+    assert len(whole["batches"]) == len(log.batches)  # type: ignore[arg-type]
+    (part,) = charts_of([log], "", 8_000 * 1_000)
+    assert len(part["batches"]) <= 200  # type: ignore[arg-type]
+
+
+def test_a_log_cut_anywhere_counts_up_to_there(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "load.jsonl").read_bytes()
+    for end in (len(whole) // 3, len(whole) - 7):
+        (tmp_path / "cut.jsonl").write_bytes(whole[:end])
+        logs = read_runs(tmp_path / "cut.jsonl")
+        assert logs[0].frames
+        assert "cut off" in logs[-1].note
+    damaged = whole[: len(whole) // 3] + b"]]]\n" + whole[-2000:]
+    (tmp_path / "cut.jsonl").write_bytes(damaged)
+    log = read_runs(tmp_path / "cut.jsonl")[-1]
+    assert "line" in log.note
+
+
+def test_two_plans_differ_where_they_differ() -> None:
+    columns = ("model", "rate")
+    first = table("t", columns, [[text("a"), number(10.0)], [text("b"), number(1.0)], [text("c"), number(3)]])
+    second = table(
+        "t", columns, [[text("a"), number(12.0)], [text("b"), number(1.0)], [text("d"), number(4)]]
+    )
+    merged = merge(first, second, ("one", "two"))
+    assert merged is not None
+    assert merged.columns == ("model", "rate: A", "rate: B")
+    assert [[(cell.text, cell.mark) for cell in row] for row in merged.rows] == [
+        [("a", ""), ("10.0", "changed"), ("12.0 (+20.0%)", "changed")],
+        [("c", ""), ("3.0", "removed"), ("", "")],
+        [("d", ""), ("", ""), ("4.0", "added")],
+    ]
+    assert merge(first, first, ("one", "two")) is None
+
+
+def test_rows_of_equal_keys_are_told_apart() -> None:
+    rows = [[Cell("same"), number(1.0)], [Cell("same"), number(2.0)]]
+    one = table("t", ("model", "n"), rows)
+    assert merge(one, one, ("a", "b")) is None
+
+
+def test_two_files_of_a_kind_are_compared(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    less = replace(PLAN, models=(replace(PLAN.models[0], throughput_rps=1.0), *PLAN.models[1:]))
+    write(other, serial.dumps(less))
+    page = page_of(gather([folder / "plan.json", other]))
+    assert len(page.subjects) == 2
+    assert [found.title for found in page.differences] == ["Models"]
+    assert page_of(gather([folder, folder])).differences == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (None, "", "nothing to report on"),
+        ("plan.json", '{"planner": "ppipe", "objective": 1, "models": [], "era": 1}', "era: unknown field"),
+        ("plan.json", '{"planner": "ppi', "not JSON"),
+        ("x.jsonl", "", "no event log"),
+        ("x.yaml", "cluster: [", "x.yaml"),
+        ("x.txt", "hello", "nothing to report on"),
+    ],
+)
+def test_bad_input_is_one_clear_message(
+    name: str | None, content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name:
+        write(tmp_path / name, content)
+    for what in [tmp_path, *([tmp_path / name] if name else [])]:
+        assert run(["report", str(what), "-o", str(tmp_path / "r.html")]) == 1
+        said = capsys.readouterr().err
+        assert words in said
+        assert "Traceback" not in said
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_what_cannot_be_read_is_said_beside_what_can(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "fleet")
+    write(tmp_path / "fleet" / "plan.json", '{"planner": "ppipe", "objective": 1, "models": [], "era": 1}')
+    (subject,) = page_of(gather([tmp_path / "fleet"])).subjects
+    assert "plan" not in [section.kind for section in subject.sections]
+    assert any("another version of ppipe" in line for line in subject.missing)
+
+
+def test_three_things_are_too_many(folder: Path) -> None:
+    with pytest.raises(ReportError, match="at most 2"):
+        gather([folder, folder, folder])
+    with pytest.raises(ReportError, match="no such file"):
+        gather([folder / "gone"])
+
+
+def test_two_hundred_models_fit(tmp_path: Path) -> None:
+    page = make_report([make_many(tmp_path / "many", 200)], tmp_path / "r.html")
+    assert len(page.subjects[0].sections[0].tables[0].rows) == 200
+    assert (tmp_path / "r.html").stat().st_size < 3e6
