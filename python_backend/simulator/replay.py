@@ -120,6 +120,8 @@ class _Book:
         for event in line.events:
             self.told(event, line.now_us)
         for text in line.actions:
+            if not text.startswith(("Dispatch(", "Drop(")):
+                continue
             action = action_of(text)
             if isinstance(action, Dispatch):
                 self.sent(action)
