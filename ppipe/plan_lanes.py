@@ -13,7 +13,7 @@ SLOT = 0.85
 
 
 @dataclass(frozen=True)
-class Pool:
+class FlowPool:
     """A stage of a pipeline with its place in the picture: centre of its box."""
 
     model: int
@@ -31,7 +31,7 @@ class Lane:
     at: str
     top: float
     height: float
-    pools: tuple[Pool, ...]
+    pools: tuple[FlowPool, ...]
 
 
 def lanes_of(plan: Plan) -> list[Lane]:
@@ -49,7 +49,7 @@ def lanes_of(plan: Plan) -> list[Lane]:
                     slot = filled.get(position, 0)
                     filled[position] = slot + 1
                     y = top + 0.45 + SLOT * (slot + 0.5)
-                    members.append(Pool(m, p, position, stage, STAGE_WIDTH * (position + 0.6), y))
+                    members.append(FlowPool(m, p, position, stage, STAGE_WIDTH * (position + 0.6), y))
         size = 0.6 + SLOT * max([1, *filled.values()])
         lanes.append(Lane(gpu, top, size, tuple(members)))
         top += size

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from planner.latency_sources import estimates_note
 from planner.plan import ModelPlan, Pipeline, Plan, Survival
-from ppipe.plan_lanes import STAGE_WIDTH, Pool, blocks_text, busy_share, lanes_of, worker_text
+from ppipe.plan_lanes import STAGE_WIDTH, FlowPool, blocks_text, busy_share, lanes_of, worker_text
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 LANE_COLOURS = ("#f4f6fa", "#faf6f0")
@@ -228,7 +228,7 @@ def _draw_lane(axes: Axes, plan: Plan, number: int, gpu: str, top: float, size: 
     axes.text(width - STAGE_WIDTH * 0.78, top + 0.1, text, fontsize=8, va="top", ha="right", color="#555555")
 
 
-def _draw_sources(axes: Axes, plan: Plan, pools: Sequence[Pool]) -> list[tuple[float, float]]:
+def _draw_sources(axes: Axes, plan: Plan, pools: Sequence[FlowPool]) -> list[tuple[float, float]]:
     """Model names on the left, each at the mean height of its first pools, apart from each other."""
     heights = []
     for m in range(len(plan.models)):
@@ -253,7 +253,7 @@ def _short(model: ModelPlan, length: int = 24) -> str:
 
 
 def _draw_flow(
-    axes: Axes, start: tuple[float, float], chain: Sequence[Pool], band: float, colour: str
+    axes: Axes, start: tuple[float, float], chain: Sequence[FlowPool], band: float, colour: str
 ) -> None:
     x, y = start
     for pool in chain:
@@ -273,7 +273,7 @@ def _draw_band(axes: Axes, x0: float, y0: float, x1: float, y1: float, band: flo
     axes.add_patch(PathPatch(Curve(points, codes), facecolor=colour, edgecolor="none", alpha=0.45, zorder=1))
 
 
-def _draw_pool(axes: Axes, pipeline: Pipeline, pool: Pool) -> None:
+def _draw_pool(axes: Axes, pipeline: Pipeline, pool: FlowPool) -> None:
     stage = pool.stage
     busy = busy_share(pipeline.throughput_rps, stage)
     corner = (pool.x - BOX_WIDTH / 2, pool.y - BOX_HEIGHT / 2)

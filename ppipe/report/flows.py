@@ -5,7 +5,7 @@ frames/s, in its model's colour.
 from __future__ import annotations
 
 from planner.plan import Plan
-from ppipe.plan_lanes import Pool, blocks_text, busy_share, lanes_of, worker_text
+from ppipe.plan_lanes import FlowPool, blocks_text, busy_share, lanes_of, worker_text
 from ppipe.report.content import Label, Path, Picture, Rect, Shape
 
 COLOURS = 8
@@ -31,7 +31,7 @@ def draw_flows(plan: Plan) -> Picture:
         shapes.append(Label(width - 8, lane.top * SCALE + 16, _lane_text(plan, lane.at), "small", "end"))
     widest = max((p.throughput_rps for m in plan.models for p in m.pipelines), default=1.0) or 1.0
     shapes += _sources(plan, pools)
-    chains: dict[tuple[int, int], list[Pool]] = {}
+    chains: dict[tuple[int, int], list[FlowPool]] = {}
     for pool in pools:
         chains.setdefault((pool.model, pool.pipeline), []).append(pool)
     for (m, p), chain in chains.items():
@@ -48,7 +48,7 @@ def _lane_text(plan: Plan, at: str) -> str:
     return f"{at}: {plan.gpus_used[at]} GPUs, {plan.utilisation.get(at, 0.0):.0%} busy{price}"
 
 
-def _sources(plan: Plan, pools: list[Pool]) -> list[Shape]:
+def _sources(plan: Plan, pools: list[FlowPool]) -> list[Shape]:
     """Each model's name beside its topmost first pool."""
     shapes: list[Shape] = []
     seen: set[int] = set()
@@ -62,12 +62,12 @@ def _sources(plan: Plan, pools: list[Pool]) -> list[Shape]:
     return shapes
 
 
-def _at(pool: Pool) -> tuple[float, float]:
+def _at(pool: FlowPool) -> tuple[float, float]:
     """Left end of a pool's box, and its middle's height."""
     return LEFT + (pool.x - 1.2) * SCALE, pool.y * SCALE
 
 
-def _bands(plan: Plan, chain: list[Pool], thick: float) -> list[Shape]:
+def _bands(plan: Plan, chain: list[FlowPool], thick: float) -> list[Shape]:
     model = plan.models[chain[0].model]
     pipeline = model.pipelines[chain[0].pipeline]
     hint = (
@@ -95,7 +95,7 @@ def _band(x0: float, y0: float, x1: float, y1: float, thick: float) -> str:
     )
 
 
-def _box(plan: Plan, pool: Pool) -> list[Shape]:
+def _box(plan: Plan, pool: FlowPool) -> list[Shape]:
     model, stage = plan.models[pool.model], pool.stage
     busy = busy_share(model.pipelines[pool.pipeline].throughput_rps, stage)
     x, y = _at(pool)

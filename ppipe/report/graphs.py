@@ -1,4 +1,4 @@
-"""Line graphs and stacked bars as pictures."""
+"""GraphLine graphs and stacked bars as pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARK = 3.5
 
 
 @dataclass(frozen=True)
-class Line:
+class GraphLine:
     """`points`: (x, y) ascending in x; `style`: a class; `dots`: a mark at each point."""
 
     name: str
@@ -44,7 +44,12 @@ class Axis:
 
 
 def line_graph(
-    title: str, words: str, lines: Sequence[Line], x: Axis, y: Axis, marks: Mapping[str, float] | None = None
+    title: str,
+    words: str,
+    lines: Sequence[GraphLine],
+    x: Axis,
+    y: Axis,
+    marks: Mapping[str, float] | None = None,
 ) -> Picture:
     """`marks`: upright lines with a name."""
 
@@ -73,7 +78,7 @@ def line_graph(
     return Picture(title, words, WIDTH, HEIGHT, tuple(shapes))
 
 
-def _line(line: Line, places: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[Shape]:
+def _line(line: GraphLine, places: Sequence[tuple[float, float]], x: Axis, y: Axis) -> list[Shape]:
     shapes: list[Shape] = []
     if len(places) > 1:
         path = "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in places)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from planner.plan import Plan
 from ppipe.report.content import Cell, Picture, Section, Table, number, share, table, text
-from ppipe.report.graphs import Axis, Line, line_graph, stacked_bars
+from ppipe.report.graphs import Axis, GraphLine, line_graph, stacked_bars
 from ppipe.report.materials import Material
 from ppipe.report.plan_sections import planned_parts_us
 from ppipe.report.runs import Run, parts_us
@@ -119,14 +119,14 @@ def _curve(lot: Material, model: str, rows: list[list[Cell]]) -> Picture | None:
             continue
         for place, (policy, points) in enumerate(curve.lines.items()):
             pairs = tuple(zip(curve.load_factors, points, strict=True))
-            lines.append(Line(f"simulated, {policy}", pairs, f"l{place % 8}", dots=True))
+            lines.append(GraphLine(f"simulated, {policy}", pairs, f"l{place % 8}", dots=True))
         if curve.bound:
             pairs = tuple(zip(curve.load_factors, curve.bound, strict=True))
-            lines.append(Line("any schedule, at most", pairs, "l7"))
+            lines.append(GraphLine("any schedule, at most", pairs, "l7"))
     for row in rows:
         load, attained = row[4].value, row[5].value
         if row[0].text == model and load is not None and attained is not None:
-            lines.append(Line(row[1].text, ((load, attained),), f"l{(len(lines) + 3) % 8}", dots=True))
+            lines.append(GraphLine(row[1].text, ((load, attained),), f"l{(len(lines) + 3) % 8}", dots=True))
     if not lines:
         return None
     loads = [x for line in lines for x, _ in line.points]
@@ -190,7 +190,7 @@ def latency_section(lot: Material) -> Section | None:
         return None
     longest = max([1.0, *(run.latencies_us[-1] / run.served.slo_us for run in runs if run.latencies_us)])
     lines = [
-        Line(run.model, tuple(_distribution(run, min(longest, 3.0))), f"l{place % 8}")
+        GraphLine(run.model, tuple(_distribution(run, min(longest, 3.0))), f"l{place % 8}")
         for place, run in enumerate(runs[:MOST_PICTURES])
     ]
     picture = line_graph(
