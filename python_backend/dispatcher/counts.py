@@ -7,7 +7,9 @@ The metrics exporter reads a snapshot now and then, so that counting costs the h
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
+from typing import NamedTuple
 
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import DropReason
@@ -15,6 +17,14 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind
 
 _SLO_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+
+
+class LateBatch(NamedTuple):
+    """A batch with a frame that was answered late; at_s: by the calendar's clock."""
+
+    batch_id: int
+    latency_us: int
+    at_s: float
 
 
 class Counts:
@@ -42,6 +52,8 @@ class Counts:
         self.latency_bounds_us = tuple(round(served.slo_us * share) for share in _SLO_SHARES)
         self.latency_counts = [0] * (len(_SLO_SHARES) + 1)
         self.latency_sum_us = 0
+        self.late_batches: dict[int, LateBatch] = {}
+        """By place in latency_counts: the last frame there that was late."""
         self._lock = threading.Lock()
 
     def dispatched(self, frames: int) -> None:
@@ -57,14 +69,16 @@ class Counts:
         """A frame was dropped. By whose turn it is at the core."""
         self.drops[reason] += 1
 
-    def answered(self, latency_us: int, deadline_us: int) -> None:
-        """A frame was answered with outputs."""
+    def answered(self, latency_us: int, deadline_us: int, batch_id: int = -1) -> None:
+        """A frame of a batch was answered with outputs."""
         with self._lock:
+            bucket = bisect_left(self.latency_bounds_us, latency_us)
             if now_us() <= deadline_us:
                 self.in_time += 1
             else:
                 self.late += 1
-            self.latency_counts[bisect_left(self.latency_bounds_us, latency_us)] += 1
+                self.late_batches[bucket] = LateBatch(batch_id, latency_us, time.time())
+            self.latency_counts[bucket] += 1
             self.latency_sum_us += latency_us
 
     def stage_ended(self, worker: str, busy_us: int) -> None:

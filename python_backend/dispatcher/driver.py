@@ -458,7 +458,7 @@ class Driver:
 
     def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
         self._turns.leave(_Finished(ticket, now_us(), served=True))
-        self._frames.serve(frames, outputs)
+        self._frames.serve(frames, outputs, ticket.batch_id)
         self._turns.take_turn()
 
     def _end_failed(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:

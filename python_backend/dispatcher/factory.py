@@ -12,7 +12,6 @@ from python_backend.dispatcher import recording
 from python_backend.dispatcher.cancellations import Cancellations
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.health import Health
-from python_backend.dispatcher.metrics import page
 from python_backend.dispatcher.metrics_page import MetricsPage
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
@@ -109,10 +108,16 @@ def show_metrics(
     dispatcher: Dispatcher, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
 ) -> MetricsPage | None:
     """The dispatcher's metrics on the TCP port with the number of its feedback port; None when it is
-    taken.
+    taken, or prometheus_client is not installed: frames are served all the same.
     """
     try:
-        return MetricsPage(lambda: page(dispatcher, entry.model), (manifest.entry.host, entry.feedback_port))
+        from python_backend.dispatcher.metrics import page
+    except ModuleNotFoundError as error:
+        log(f"{entry.dispatcher}: no metrics: {error}; pip install prometheus-client")
+        return None
+    address = (manifest.entry.host, entry.feedback_port)
+    try:
+        return MetricsPage(lambda openmetrics: page(dispatcher, entry.model, openmetrics), address)
     except OSError as error:
         log(f"{entry.dispatcher}: no metrics: TCP port {entry.feedback_port}: {error.strerror}")
         return None

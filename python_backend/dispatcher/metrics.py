@@ -4,7 +4,8 @@ over TCP.
 Not through Triton's custom metrics: in 2.51 they crash the stub. It frees the message of such a call while
 the server may still be waking up in it, and on a busy host that corrupted the shared memory of an entry
 server within seconds (a general protection fault in rbtree_best_fit::priv_deallocate; a lock around all
-calls of ours did not help). The hot path only counts in memory; the page is made when somebody asks.
+calls of ours did not help). The hot path only counts in memory; prometheus_client makes the page when
+somebody asks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Protocol
+
+from prometheus_client.core import Exemplar, Metric
+from prometheus_client.exposition import choose_encoder
 
 from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.counts import Counts
@@ -24,6 +28,7 @@ Sample = tuple[str, Mapping[str, str], float]
 """Name without prefix, labels, value."""
 
 PREFIX = "ppipe_"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 COUNTERS = {
     "frames_total": "Frames that arrived.",
     "frame_bytes_total": "Bytes of those frames, as their clients sent them.",
@@ -110,26 +115,44 @@ class MetricsSource(Protocol):
         """Of its plan."""
 
 
-def page(source: MetricsSource, model: str) -> str:
-    """Prometheus' text format, version 0.0.4."""
-    found: dict[str, list[str]] = {}
-    for name, labels, value in samples(source):
-        texts = ",".join(f'{key}="{_escaped(text)}"' for key, text in {"model": model, **labels}.items())
-        found.setdefault(name, []).append(f"{PREFIX}{name}{{{texts}}} {_number(value)}")
-    lines: list[str] = []
-    for name, kind, text in families():
-        series = [line for part in _PARTS[kind] for line in found.get(name + part, ())]
-        if series:
-            lines += [f"# HELP {PREFIX}{name} {text}", f"# TYPE {PREFIX}{name} {kind}", *series]
-    return "\n".join(lines) + "\n"
+class DispatcherCollector:
+    """Prometheus' collector of one dispatcher: reads the counters when it is asked."""
+
+    def __init__(self, source: MetricsSource, model: str) -> None:
+        self._source = source
+        self._model = model
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything that is exported, as it is now."""
+        found: dict[str, list[Sample]] = {}
+        for sample in samples(self._source):
+            found.setdefault(sample[0], []).append(sample)
+        exemplars = _exemplars(self._source.driver.counts)
+        for name, kind, text in families():
+            series = [sample for part in _PARTS[kind] for sample in found.get(name + part, ())]
+            if not series:
+                continue
+            # A counter's family has the name without _total, which its samples have.
+            metric = Metric(f"{PREFIX}{name.removesuffix('_total')}", text, kind)
+            for full, labels, value in series:
+                exemplar = exemplars.get(labels.get("le", ""))
+                metric.add_sample(f"{PREFIX}{full}", {"model": self._model, **labels}, value, None, exemplar)
+            yield metric
 
 
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
+def page(source: MetricsSource, model: str, openmetrics: bool = False) -> tuple[bytes, str]:
+    """The page and its content type: Prometheus' text format 0.0.4, or OpenMetrics with exemplars."""
+    encode, content_type = choose_encoder(OPENMETRICS if openmetrics else "")
+    return encode(DispatcherCollector(source, model)), content_type
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _exemplars(counts: Counts) -> dict[str, Exemplar]:
+    """By the end of its bucket: the batch of the last frame there that was late."""
+    ends = _bucket_ends(counts)
+    return {
+        ends[place]: Exemplar({"batch_id": str(late.batch_id)}, late.latency_us / counts.slo_us, late.at_s)
+        for place, late in list(counts.late_batches.items())
+    }
 
 
 def samples(source: MetricsSource) -> Iterator[Sample]:
@@ -190,9 +213,12 @@ def _of_process(report: SelfReport) -> Iterator[Sample]:
 def _latency_histogram(counts: Counts) -> Iterator[Sample]:
     """Cumulative, as Prometheus has it: each bucket counts all answers up to its end."""
     sum_us, each = counts.latency_sum_us, list(counts.latency_counts)
-    ends = (*map(str, counts.latency_shares), "+Inf")
     totals = list(itertools.accumulate(each))
-    for end, total in zip(ends, totals, strict=True):
+    for end, total in zip(_bucket_ends(counts), totals, strict=True):
         yield "latency_slo_ratio_bucket", {"le": end}, total
     yield "latency_slo_ratio_sum", {}, sum_us / counts.slo_us
     yield "latency_slo_ratio_count", {}, totals[-1]
+
+
+def _bucket_ends(counts: Counts) -> tuple[str, ...]:
+    return (*map(str, counts.latency_shares), "+Inf")

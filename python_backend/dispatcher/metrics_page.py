@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -22,12 +23,15 @@ from python_backend.wire.sockets import resolved
 MOST_CONNECTIONS = 16
 CONNECTION_S = 5.0
 FRESH_S = 0.25
+_OPENMETRICS = "application/openmetrics-text"
+Make = Callable[[bool], tuple[bytes, str]]
+"""Body and content type; True: as OpenMetrics."""
 
 
 class MetricsPage:
-    """Serves the text of `make` until closed."""
+    """Serves what `make` gives, until closed; asked for OpenMetrics (True) or Prometheus' own text."""
 
-    def __init__(self, make: Callable[[], str], address: tuple[str, int]) -> None:
+    def __init__(self, make: Make, address: tuple[str, int]) -> None:
         """Raises OSError when the port is taken."""
         family, found = resolved(*address, socket.SOCK_STREAM)
         self._server = _SERVERS[family](found, _handler(_Fresh(make)))
@@ -47,20 +51,20 @@ class MetricsPage:
 
 
 class _Fresh:
-    """The text, made anew when it is older than FRESH_S."""
+    """Each of the two formats, made anew when it is older than FRESH_S."""
 
-    def __init__(self, make: Callable[[], str]) -> None:
+    def __init__(self, make: Make) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._body = b""
-        self._made_s = 0.0
+        self._made: dict[bool, tuple[float, tuple[bytes, str]]] = {}
 
-    def body(self) -> bytes:
+    def page(self, openmetrics: bool) -> tuple[bytes, str]:
         with self._lock:
-            if not self._body or time.monotonic() - self._made_s > FRESH_S:
-                self._body = self._make().encode()
-                self._made_s = time.monotonic()
-            return self._body
+            made_s, page = self._made.get(openmetrics, (-math.inf, (b"", "")))
+            if time.monotonic() - made_s > FRESH_S:
+                page = self._make(openmetrics)
+                self._made[openmetrics] = (time.monotonic(), page)
+            return page
 
 
 class _Server(ThreadingHTTPServer):
@@ -115,9 +119,9 @@ def _handler(fresh: _Fresh) -> type[BaseHTTPRequestHandler]:
             if self.path != "/metrics":
                 self.send_error(404, "there is /metrics")
                 return
-            body = fresh.body()
+            body, content_type = fresh.page(_OPENMETRICS in self.headers.get("Accept", ""))
             self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -49,7 +49,7 @@ class OpenFrames:
         """Oldest first."""
         return list(self._by_id.values())
 
-    def serve(self, frames: Sequence[Frame], outputs: Outputs) -> None:
+    def serve(self, frames: Sequence[Frame], outputs: Outputs, batch_id: int = -1) -> None:
         """Answer the frames of a batch with its outputs; returns when some are sent."""
         wanted = [(name, outputs[name]) for name in self._names]
         faults = faults_of(outputs[STATUS]) if STATUS in outputs else {}
@@ -64,7 +64,7 @@ class OpenFrames:
                 self._answers.error(frames[index], ErrorCode.INVALID, text)
         self._forget(frames)
         for frame, _ in answers:
-            self._counts.answered(now_us() - frame.arrived_us, frame.deadline_us)
+            self._counts.answered(now_us() - frame.arrived_us, frame.deadline_us, batch_id)
         self._answers.outputs(answers)
 
     def fail(self, frames: Sequence[Frame], text: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from model_repo_generator.emulated import build_manifest
@@ -64,7 +65,7 @@ class Dispatcher:
 def read(source: Dispatcher) -> dict[str, dict[str, float]]:
     """Values by series name and labels other than `model`."""
     found: dict[str, dict[str, float]] = {}
-    for family in text_string_to_metric_families(page(source, 'a "name"')):  # type: ignore[arg-type]
+    for family in text_string_to_metric_families(page(source, 'a "name"')[0].decode()):  # type: ignore[arg-type]
         assert family.documentation
         for sample in family.samples:
             labels = dict(sample.labels)
@@ -85,6 +86,58 @@ def test_the_latency_histogram_is_cumulative_and_complete() -> None:
     assert buckets["+Inf"] == found["ppipe_latency_slo_ratio_count"][""] == 4
     assert list(buckets.values()) == sorted(buckets.values())
     assert found["ppipe_latency_slo_ratio_sum"][""] == pytest.approx(10_171_000 / 150_000)
+
+
+def test_openmetrics_names_the_batches_of_late_frames() -> None:
+    source = Dispatcher()
+    source.driver.counts.answered(15_000, 1 << 60, batch_id=6)
+    source.driver.counts.answered(200_000, 0, batch_id=7)
+    body, content_type = page(source, "m", openmetrics=True)  # type: ignore[arg-type]
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    found = {
+        sample.labels["le"]: sample.exemplar
+        for family in openmetrics_families(body.decode())
+        for sample in family.samples
+        if sample.name == "ppipe_latency_slo_ratio_bucket"
+    }
+    told = {end: exemplar for end, exemplar in found.items() if exemplar is not None}
+    assert list(told) == ["1.5"]
+    assert told["1.5"].labels == {"batch_id": "7"}
+    assert told["1.5"].value == pytest.approx(200 / 150)
+
+
+def test_the_formats_have_the_same_series() -> None:
+    source = Dispatcher()
+    names = [
+        {
+            sample.name
+            for family in read_families(page(source, "m", openmetrics)[0].decode())  # type: ignore[arg-type]
+            for sample in family.samples
+        }
+        for openmetrics, read_families in (
+            (False, text_string_to_metric_families),
+            (True, openmetrics_families),
+        )
+    ]
+    assert names[0] == names[1] <= exported_names()
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "application/openmetrics-text"),
+    ],
+)
+def test_the_format_is_negotiated(accept: str, content_type: str) -> None:
+    port = free_base(39_500, 1)
+    made = MetricsPage(lambda wanted: page(Dispatcher(), "m", wanted), ("127.0.0.1", port))  # type: ignore[arg-type]
+    try:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert answer.headers["Content-Type"].startswith(content_type)
+    finally:
+        made.close()
 
 
 def test_the_budget_is_told_part_by_part() -> None:
@@ -127,12 +180,12 @@ def test_workers_queue_and_process_are_told() -> None:
 def test_the_page_is_served_until_closed(host: str) -> None:
     port = free_base(39_400, 1)
     url = f"http://{authority(host, port)}/metrics"
-    shown = MetricsPage(lambda: page(Dispatcher(), "m"), (host, port))  # type: ignore[arg-type]
+    shown = MetricsPage(lambda _: page(Dispatcher(), "m"), (host, port))  # type: ignore[arg-type]
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             assert b"ppipe_frames_total" in answer.read()
         with pytest.raises(OSError, match="in use"):
-            MetricsPage(lambda: page(Dispatcher(), "m"), (host, port))  # type: ignore[arg-type]
+            MetricsPage(lambda _: page(Dispatcher(), "m"), (host, port))  # type: ignore[arg-type]
     finally:
         shown.close()
     with pytest.raises(OSError, match="refused"):

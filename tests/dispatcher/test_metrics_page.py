@@ -22,7 +22,9 @@ def made() -> list[float]:
 @pytest.fixture
 def page(made: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsPage]:
     monkeypatch.setattr(metrics_page, "CONNECTION_S", 0.4)
-    shown = MetricsPage(lambda: made.append(time.monotonic()) or "text\n", ("127.0.0.1", 0))
+    shown = MetricsPage(
+        lambda _: (made.append(time.monotonic()) or b"text\n", "text/plain"), ("127.0.0.1", 0)
+    )
     yield shown
     shown.close()
 
