@@ -36,7 +36,7 @@ from planner.manifest import DeploymentManifest
 from planner.profile import TensorSpec
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.keys import Keys
@@ -251,8 +251,8 @@ def _added_latency(manifest: DeploymentManifest, size: str, keys: Keys) -> dict[
 def _ticket(manifest: DeploymentManifest, size: str, keys: Keys) -> dict[str, str]:
     """What a dispatcher would send along, for one frame now."""
     at_us = now_us()
-    hop = Hop(f"hop1_{size}.p0.s0.w0", at_us, at_us, at_us, at_us)
-    ticket = Ticket(batch_id=at_us, attempt=0, pipeline=0, deadline_us=at_us + 1_000_000, hops=(hop,))
+    hop = tensor_hop(f"hop1_{size}.p0.s0.w0", at_us, at_us, at_us, at_us)
+    ticket = plain_ticket(batch_id=at_us, attempt=0, pipeline=0, deadline_us=at_us + 1_000_000, hops=(hop,))
     wire = ticket_codec.WireTicket(manifest.deployment, manifest.epoch, hop=0, ticket=ticket)
     return {ticket_codec.PARAMETER: ticket_codec.encode(wire, keys)}
 

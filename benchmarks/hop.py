@@ -29,7 +29,7 @@ from model_repo_generator.emulated import (
 from planner.profile import TensorSpec
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
 from python_backend.wire.http_transport import HttpTransport
@@ -112,8 +112,8 @@ def _measure(deployment: ServedDeployment, keys: Keys, size: str) -> dict[str, f
 
 def _hop(transport: Transport, deployment: str, size: str, frame: np.ndarray[Any, Any]) -> None:
     at_us = now_us()
-    hop = Hop(f"hop_{size}.p0.s0.w0", at_us, at_us, at_us, at_us)
-    ticket = Ticket(batch_id=at_us, attempt=0, pipeline=0, deadline_us=at_us + _MINUTE_US, hops=(hop,))
+    hop = tensor_hop(f"hop_{size}.p0.s0.w0", at_us, at_us, at_us, at_us)
+    ticket = plain_ticket(batch_id=at_us, attempt=0, pipeline=0, deadline_us=at_us + _MINUTE_US, hops=(hop,))
     wire = WireTicket(deployment=deployment, epoch=1, hop=0, ticket=ticket)
     transport.infer(wire, [[kserve.piece(frame)]], 1, timeout_s=20.0)
 

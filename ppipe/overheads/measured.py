@@ -36,7 +36,7 @@ from ppipe.overheads.rig import (
     write_rig,
 )
 from ppipe.serving.launcher import ServedDeployment
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, NoticeReceiver
@@ -139,12 +139,12 @@ class _Caller:
     def call(self) -> float:
         """Microseconds of one batch, there and back. Raises HopFailure."""
         at_us = now_us()
-        ticket = Ticket(
+        ticket = plain_ticket(
             batch_id=at_us,
             attempt=0,
             pipeline=0,
             deadline_us=at_us + MINUTE_US,
-            hops=tuple(Hop(worker, at_us, at_us, at_us, at_us) for worker in self._workers),
+            hops=tuple(tensor_hop(worker, at_us, at_us, at_us, at_us) for worker in self._workers),
         )
         wire = WireTicket(deployment=self._deployment, epoch=1, hop=0, ticket=ticket)
         began = time.perf_counter()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from python_backend.compiled import build_folder
 from python_backend.compiled.modules import COMPILED_MODULES, GROUP
+from python_backend.compiled.records import written_out
 
 _SETUP = """
 from mypyc.build import mypycify
@@ -58,6 +59,9 @@ def build(target: Path) -> str:
                 work / package,
                 ignore=shutil.ignore_patterns("__pycache__", "*.so", "profiling"),
             )
+        for file in files:
+            path = work / file
+            path.write_text(written_out(path.read_text(encoding="utf-8")), encoding="utf-8")
         (work / "setup.py").write_text(_SETUP.format(group=GROUP, files=files), encoding="utf-8")
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)

@@ -1,20 +1,25 @@
-"""Base of events and actions: small immutable records, compared and shown by their fields.
+"""What events, actions and wire state are: small immutable records, compared and shown by their fields.
 
-Not dataclasses: the compiled core makes several per frame, and a native class costs a tenth of a frozen
-dataclass. That they are not changed is checked by mypy (Final).
+A record states its fields once, as a dataclass does. The compiled core makes several per frame, and a native
+class costs a tenth of a frozen dataclass; so the build writes each record out as one
+(python_backend.compiled.records).
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 
 class Record:
-    """A record; subclasses name their fields in order in `__match_args__` and give their values."""
+    """Base of all records."""
 
     __slots__ = ()
 
     def values(self) -> tuple[object, ...]:
-        """The fields' values, in order."""
-        raise NotImplementedError
+        """The values of the fields that are compared, in order."""
+        of: Any = self
+        return tuple([getattr(self, each.name) for each in fields(of) if each.compare])
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and isinstance(other, Record) and self.values() == other.values()

@@ -12,8 +12,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Final
 
+from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.keys import Keys
 from python_backend.wire.sockets import resolved
@@ -25,28 +25,19 @@ _NO_TIME = -1
 _CONNECTED_S = 5.0
 
 
+@record
 class Notice(Record):
     """Stage `stage` of a batch ended its compute at `ended_us`, after `busy_us` on its worker; or it
     failed. ended_us: None if the sender is on another host.
     """
 
-    __slots__ = ("attempt", "batch", "busy_us", "ended_us", "epoch", "ok", "stage")
-    __match_args__ = ("epoch", "batch", "attempt", "stage", "ok", "ended_us", "busy_us")
-
-    def __init__(
-        self, epoch: int, batch: int, attempt: int, stage: int, ok: bool, ended_us: int | None, busy_us: int
-    ) -> None:
-        self.epoch: Final = epoch
-        self.batch: Final = batch
-        self.attempt: Final = attempt
-        self.stage: Final = stage
-        self.ok: Final = ok
-        self.ended_us: Final = ended_us
-        self.busy_us: Final = busy_us
-
-    def values(self) -> tuple[object, ...]:
-        """The fields' values, in order."""
-        return (self.epoch, self.batch, self.attempt, self.stage, self.ok, self.ended_us, self.busy_us)
+    epoch: int
+    batch: int
+    attempt: int
+    stage: int
+    ok: bool
+    ended_us: int | None
+    busy_us: int
 
 
 class NoticeSender:

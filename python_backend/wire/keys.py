@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.clock import now_us
 
@@ -37,20 +38,13 @@ class TicketError(ValueError):
     """A ticket that cannot be read or is not for this receiver; the message says what would be accepted."""
 
 
+@record
 class Stamp(Record):
     """Of one signing: `run` of the signing process, `number` there, and when it was (us, time of day)."""
 
-    __slots__ = ("number", "run", "sent_us")
-    __match_args__ = ("run", "number", "sent_us")
-
-    def __init__(self, run: str, number: int, sent_us: int) -> None:
-        self.run: Final = run
-        self.number: Final = number
-        self.sent_us: Final = sent_us
-
-    def values(self) -> tuple[object, ...]:
-        """The fields' values, in order."""
-        return (self.run, self.number, self.sent_us)
+    run: str
+    number: int
+    sent_us: int
 
 
 def wall_us() -> int:

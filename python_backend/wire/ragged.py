@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.kserve import Array, Buffer
 
@@ -34,27 +35,18 @@ class FrameKind(Enum):
     """The network's own input, from a client that prepares by itself."""
 
 
+@record
 class FrameInfo(Record):
     """A frame as its client sent it: bytes, and its size in pixels as its header says it (0 for tensors).
 
     orientation: EXIF's, 1 to 8; from 5 on width and height change places when it is shown upright.
     """
 
-    __slots__ = ("height", "kind", "orientation", "size", "width")
-    __match_args__ = ("kind", "size", "width", "height", "orientation")
-
-    def __init__(
-        self, kind: FrameKind, size: int, width: int = 0, height: int = 0, orientation: int = 1
-    ) -> None:
-        self.kind: Final = kind
-        self.size: Final = size
-        self.width: Final = width
-        self.height: Final = height
-        self.orientation: Final = orientation
-
-    def values(self) -> tuple[object, ...]:
-        """The fields' values, in order."""
-        return (self.kind, self.size, self.width, self.height, self.orientation)
+    kind: FrameKind
+    size: int
+    width: int = 0
+    height: int = 0
+    orientation: int = 1
 
     @property
     def upright(self) -> tuple[int, int]:

@@ -20,9 +20,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import field
+from typing import Any
 
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import Hop, Ticket, plain_ticket, tensor_hop
+from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.keys import Keys, Stamp, TicketError
 from python_backend.wire.kserve import Buffer
@@ -35,25 +37,19 @@ _MAC_FIELD = ',"mac":"'
 _TEXT_LIMIT = 64_000
 
 
+@record
 class SharedFrames(Record):
     """Where a batch lies: in the file `name` in /dev/shm with this inode, from `offset` on, for as long as
     the generation there is this one.
     """
 
-    __slots__ = ("generation", "inode", "name", "offset")
-    __match_args__ = ("name", "inode", "offset", "generation")
-
-    def __init__(self, name: str, inode: int, offset: int, generation: int) -> None:
-        self.name: Final = name
-        self.inode: Final = inode
-        self.offset: Final = offset
-        self.generation: Final = generation
-
-    def values(self) -> tuple[object, ...]:
-        """The fields' values, in order."""
-        return (self.name, self.inode, self.offset, self.generation)
+    name: str
+    inode: int
+    offset: int
+    generation: int
 
 
+@record
 class WireTicket(Record):
     """A ticket as hop `hop` gets it. ticket: None for a probe. frames: None if the tensors came along.
 
@@ -64,40 +60,16 @@ class WireTicket(Record):
     '' where none is needed; neither is compared.
     """
 
-    __slots__ = (
-        "chain", "deployment", "digest", "epoch", "frames", "hop", "ingress", "relative", "stamp", "ticket"
-    )  # fmt: skip
-    __match_args__ = ("deployment", "epoch", "hop", "ticket", "frames", "chain", "ingress")
-
-    def __init__(
-        self,
-        deployment: str,
-        epoch: int,
-        hop: int,
-        ticket: Ticket | None,
-        frames: SharedFrames | None = None,
-        chain: str = "",
-        relative: bool = False,
-        ingress: tuple[FrameInfo, ...] = (),
-        stamp: Stamp | None = None,
-        digest: str = "",
-    ) -> None:
-        self.deployment: Final = deployment
-        self.epoch: Final = epoch
-        self.hop: Final = hop
-        self.ticket: Final = ticket
-        self.frames: Final = frames
-        self.chain: Final = chain
-        self.relative: Final = relative
-        self.ingress: Final = ingress
-        self.stamp: Final = stamp
-        self.digest: Final = digest
-
-    def values(self) -> tuple[object, ...]:
-        """The fields' values, in order."""
-        return (
-            self.deployment, self.epoch, self.hop, self.ticket, self.frames, self.chain, self.ingress
-        )  # fmt: skip
+    deployment: str
+    epoch: int
+    hop: int
+    ticket: Ticket | None
+    frames: SharedFrames | None = None
+    chain: str = ""
+    relative: bool = field(default=False, compare=False)
+    ingress: tuple[FrameInfo, ...] = ()
+    stamp: Stamp | None = field(default=None, compare=False)
+    digest: str = field(default="", compare=False)
 
     @property
     def is_probe(self) -> bool:
@@ -222,8 +194,8 @@ def at_own_hop(wire: WireTicket, worker: str, received_us: int) -> WireTicket:
 
 
 def _shifted(ticket: Ticket, by_us: int) -> Ticket:
-    hops = tuple(Hop(hop.worker, *(time_us + by_us for time_us in _times(hop))) for hop in ticket.hops)
-    return Ticket(ticket.batch_id, ticket.attempt, ticket.pipeline, ticket.deadline_us + by_us, hops)
+    hops = tuple(tensor_hop(hop.worker, *(time_us + by_us for time_us in _times(hop))) for hop in ticket.hops)
+    return plain_ticket(ticket.batch_id, ticket.attempt, ticket.pipeline, ticket.deadline_us + by_us, hops)
 
 
 def is_anonymous_probe(text: object) -> bool:
@@ -261,7 +233,7 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
     if not isinstance(body, dict):
         raise TypeError("an object belongs here")
     origin_us = received_us if body["relative"] else 0
-    ticket = Ticket(
+    ticket = plain_ticket(
         batch_id=_whole(body["batch"]),
         attempt=_whole(body["attempt"]),
         pipeline=_whole(body["pipeline"]),
@@ -299,7 +271,7 @@ def _shared_frames(plain: Any) -> SharedFrames:
 def _hop(plain: Any, origin_us: int) -> Hop:
     worker, *times = plain
     transfer_start_us, transfer_end_us, start_us, end_us = (_whole(time_us) + origin_us for time_us in times)
-    return Hop(_text(worker), transfer_start_us, transfer_end_us, start_us, end_us)
+    return tensor_hop(_text(worker), transfer_start_us, transfer_end_us, start_us, end_us)
 
 
 def _whole(value: Any) -> int:

@@ -10,7 +10,7 @@ from model_repo_generator.emulated import (
 )
 from planner.profile import TensorSpec
 from python_backend.dispatcher.overdue import Overdue
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
 from python_backend.wire.clock import NEVER
 
 MS = 1_000
@@ -31,8 +31,8 @@ def worker(stage: int, number: int) -> str:
 
 def ticket(batch: int, first: int, second: int, start_us: int = 0) -> Ticket:
     hops = (
-        Hop(worker(0, first), start_us, start_us, start_us, start_us + BATCH_US),
-        Hop(
+        tensor_hop(worker(0, first), start_us, start_us, start_us, start_us + BATCH_US),
+        tensor_hop(
             worker(1, second),
             start_us + BATCH_US,
             start_us + BATCH_US,
@@ -40,7 +40,7 @@ def ticket(batch: int, first: int, second: int, start_us: int = 0) -> Ticket:
             start_us + 2 * BATCH_US,
         ),
     )
-    return Ticket(batch, 0, 0, 400 * MS, hops)
+    return plain_ticket(batch, 0, 0, 400 * MS, hops)
 
 
 def look(watch: Overdue, until_us: int, allowance_us: int = 0) -> list[tuple[str, int]]:

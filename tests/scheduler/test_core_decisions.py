@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
-from python_backend.scheduler.actions import Dispatch, Drop, DropReason, Hop, Ticket, WakeAt
+from python_backend.scheduler.actions import Dispatch, Drop, DropReason, WakeAt, plain_ticket, tensor_hop
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
     BatchFailed,
@@ -54,8 +54,8 @@ def one_stage(latency_us: tuple[int, ...] = (100,), workers: int = 1, batch_size
 
 def test_an_idle_pipeline_takes_a_frame_at_once() -> None:
     core = SchedulerCore(two_stages())
-    hops = (Hop("a.w0", 50, 50, 50, 150), Hop("b.w0", 150, 160, 160, 360))
-    ticket = Ticket(batch_id=0, attempt=0, pipeline=0, deadline_us=1_050, hops=hops)
+    hops = (tensor_hop("a.w0", 50, 50, 50, 150), tensor_hop("b.w0", 150, 160, 160, 360))
+    ticket = plain_ticket(batch_id=0, attempt=0, pipeline=0, deadline_us=1_050, hops=hops)
     assert core.handle(RequestArrived(7, deadline_us=1_050), 50) == [Dispatch(ticket, (7,))]
     core.check_invariants()
     assert (core.queue_length, core.in_flight, core.unfinished) == (0, 1, 1)
@@ -71,7 +71,10 @@ def test_a_frame_waits_for_the_workers_and_hardly_longer() -> None:
     (dispatch,) = core.handle(TimerFired(), 188)
     assert isinstance(dispatch, Dispatch)
     assert dispatch.request_ids == (2,)
-    assert dispatch.ticket.hops == (Hop("a.w0", 188, 188, 188, 288), Hop("b.w0", 288, 298, 310, 510))
+    assert dispatch.ticket.hops == (
+        tensor_hop("a.w0", 188, 188, 188, 288),
+        tensor_hop("b.w0", 288, 298, 310, 510),
+    )
 
 
 def test_batches_fill_while_a_later_stage_is_the_bottleneck() -> None:
@@ -117,7 +120,7 @@ def test_an_early_end_frees_the_worker_early() -> None:
     core.handle(RequestArrived(2, deadline_us=1_000), 0)
     (dispatch,) = core.handle(StageCompleted(0, 0, 0, ended_us=60), 60)
     assert isinstance(dispatch, Dispatch)
-    assert dispatch.ticket.hops == (Hop("a.w0", 60, 60, 60, 160),)
+    assert dispatch.ticket.hops == (tensor_hop("a.w0", 60, 60, 60, 160),)
     assert core.served == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from planner.manifest import Chain, DeploymentManifest
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.executors.handover import given, taken
 from python_backend.stage.worker import StageWorker, check_inputs
 from python_backend.wire import ticket_codec
@@ -70,8 +70,8 @@ def ways_taken(
     _, identity = find_stage(deployment, WORKERS[stage])
     executor = Doubler()
     worker = StageWorker(identity, executor, NextStage(), KEYS, notify=lambda notice: None, log=print)
-    hops = tuple(Hop(name, 0, 0, 0, 2_000) for name in workers)
-    ticket = Ticket(0, 0, 0, now_us() + 10_000_000, hops)
+    hops = tuple(tensor_hop(name, 0, 0, 0, 2_000) for name in workers)
+    ticket = plain_ticket(0, 0, 0, now_us() + 10_000_000, hops)
     hop, chain = (0, "chain") if chained else (stage, "")
     text = ticket_codec.encode(WireTicket("d", 1, hop, ticket, chain=chain), KEYS)
     reply = Reply()

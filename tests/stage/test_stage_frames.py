@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from planner.manifest import STATUS
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.preparing import Done, Prepared, TaggingPreparer
 from python_backend.stage.worker import StageWorker
 from python_backend.wire import ticket_codec
@@ -75,8 +75,8 @@ class Stage:
         infos = [
             FrameInfo(FrameKind.ENCODED, size, 1, 1) for size in sizes or [len(frame) for frame in frames]
         ]
-        hops = tuple(Hop(f"m.p0.s{stage}.w0", 0, 0, 0, LATENCY_US) for stage in range(2))
-        ticket = Ticket(batch_id, 0, 0, now_us() + left_us, hops)
+        hops = tuple(tensor_hop(f"m.p0.s{stage}.w0", 0, 0, 0, LATENCY_US) for stage in range(2))
+        ticket = plain_ticket(batch_id, 0, 0, now_us() + left_us, hops)
         wire = WireTicket("d", 1, 0, ticket, ingress=tuple(infos))
         reply = Reply()
         self.worker.submit_frames(ticket_codec.encode(wire, KEYS), frames, reply)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.worker import MOST_WAITING, StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
@@ -110,8 +110,10 @@ class Stage:
         self._stage = stage
 
     def wire(self, batch_id: int = 0) -> WireTicket:
-        hops = tuple(Hop(f"m.p0.s{stage}.w0", 0, 0, 0, LATENCY_US) for stage in range(2))
-        return WireTicket("d", 1, hop=self._stage, ticket=Ticket(batch_id, 0, 0, now_us() + FAR_US, hops))
+        hops = tuple(tensor_hop(f"m.p0.s{stage}.w0", 0, 0, 0, LATENCY_US) for stage in range(2))
+        return WireTicket(
+            "d", 1, hop=self._stage, ticket=plain_ticket(batch_id, 0, 0, now_us() + FAR_US, hops)
+        )
 
     def submit(self, text: str, number: int) -> Any:
         """What comes back for a batch of one number with this ticket."""
@@ -128,7 +130,7 @@ class Stage:
         **changes: Any,
     ) -> Reply:
         hops = tuple(
-            Hop(f"m.p0.s{stage}.w0", start_us, start_us, start_us, start_us + LATENCY_US)
+            tensor_hop(f"m.p0.s{stage}.w0", start_us, start_us, start_us, start_us + LATENCY_US)
             for stage in range(2)
         )
         fields = {
@@ -138,7 +140,7 @@ class Stage:
             "deadline_us": now_us() + FAR_US,
             "hops": hops,
         }
-        wire = WireTicket("d", 1, hop=self._stage, ticket=Ticket(**(fields | changes)))  # type: ignore[arg-type]
+        wire = WireTicket("d", 1, hop=self._stage, ticket=plain_ticket(**(fields | changes)))  # type: ignore[arg-type]
         reply = reply or Reply()
         self.worker.submit(ticket_codec.encode(wire, Keys.none()), [np.array([[number]], np.int64)], reply)
         return reply
@@ -325,7 +327,7 @@ def test_wrong_tensors_are_refused_with_what_belongs(inputs: list[Array], said: 
 
 def test_a_ticket_for_another_place_is_refused() -> None:
     with stage(0) as first:
-        unknown = (Hop("m.p0.s0.w0", 0, 0, 0, 1), Hop("elsewhere", 0, 0, 0, 1))
+        unknown = (tensor_hop("m.p0.s0.w0", 0, 0, 0, 1), tensor_hop("elsewhere", 0, 0, 0, 1))
         assert "elsewhere" in first.send(1, hops=unknown).wait().text
         assert "not this worker's place" in first.send(1, pipeline=1).wait().text
 

@@ -13,7 +13,7 @@ from planner.frames import FrameSize
 from planner.ingress import PrepareRecipe
 from planner.manifest import Chain, ModelEntry
 from planner.profile import TensorSpec
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import ticket_codec
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.keys import Keys, TicketError
@@ -55,10 +55,10 @@ def entry() -> ModelEntry:
 
 def wire(first: int, second: int, **changes: Any) -> WireTicket:
     hops = (
-        Hop(f"tiny.p0.s0.w{first}", 0, 0, 1_000, 6_000),
-        Hop(f"tiny.p0.s1.w{second}", 6_000, 6_500, 6_500, 11_500),
+        tensor_hop(f"tiny.p0.s0.w{first}", 0, 0, 1_000, 6_000),
+        tensor_hop(f"tiny.p0.s1.w{second}", 6_000, 6_500, 6_500, 11_500),
     )
-    return WireTicket("d", 1, 0, Ticket(1, 0, 0, 50_000, hops), **changes)
+    return WireTicket("d", 1, 0, plain_ticket(1, 0, 0, 50_000, hops), **changes)
 
 
 @pytest.mark.parametrize(

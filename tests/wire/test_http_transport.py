@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from planner.profile import TensorSpec
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http_connections import IDLE_S
 from python_backend.wire.http_transport import LARGEST_BYTES, HttpTransport
@@ -162,7 +162,9 @@ def transport(peer: Peer) -> Iterator[HttpTransport]:
 
 
 def wire() -> WireTicket:
-    ticket = Ticket(1, 0, 0, 10_000_000, (Hop(WORKER, 0, 0, 0, 1), Hop("m.p0.s1.w0", 0, 0, 1, 2)))
+    ticket = plain_ticket(
+        1, 0, 0, 10_000_000, (tensor_hop(WORKER, 0, 0, 0, 1), tensor_hop("m.p0.s1.w0", 0, 0, 1, 2))
+    )
     return WireTicket("d", 1, hop=0, ticket=ticket)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.keys import Keys, TicketError
@@ -29,8 +29,8 @@ INFOS = (
 
 
 def wire(infos: tuple[FrameInfo, ...] = INFOS) -> WireTicket:
-    hops = (Hop("w0", 0, 0, 0, 10), Hop("w1", 10, 10, 10, 20))
-    return WireTicket("d", 1, 0, Ticket(1, 0, 0, now_us() + 1_000_000, hops), ingress=infos)
+    hops = (tensor_hop("w0", 0, 0, 0, 10), tensor_hop("w1", 10, 10, 10, 20))
+    return WireTicket("d", 1, 0, plain_ticket(1, 0, 0, now_us() + 1_000_000, hops), ingress=infos)
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=9))

@@ -20,7 +20,7 @@ from model_repo_generator.emulated import (
 )
 from planner.manifest import DeploymentManifest
 from planner.profile import TensorSpec
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.worker import StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
@@ -111,8 +111,8 @@ def stage() -> Iterator[StageWorker]:
 
 
 def wire(frames: SharedFrames | None = None) -> WireTicket:
-    hops = (Hop(WORKER, 0, 0, 0, 2_000),)
-    ticket = Ticket(0, 0, 0, now_us() + 10_000_000, hops)
+    hops = (tensor_hop(WORKER, 0, 0, 0, 2_000),)
+    ticket = plain_ticket(0, 0, 0, now_us() + 10_000_000, hops)
     return WireTicket("d", 1, hop=0, ticket=ticket, frames=frames)
 
 
@@ -147,7 +147,7 @@ def test_a_ticket_carries_the_place_to_one_hop_only() -> None:
     frames = SharedFrames("ppipe_x", 7, 8_192, 99)
     decoded = ticket_codec.decode(ticket_codec.encode(wire(frames), Keys.none()), Keys.none(), now_us())
     assert decoded.frames == frames
-    two_hops = decoded.at_hop(0, Ticket(0, 0, 0, 9, (Hop(WORKER, 0, 0, 0, 1),) * 2))
+    two_hops = decoded.at_hop(0, plain_ticket(0, 0, 0, 9, (tensor_hop(WORKER, 0, 0, 0, 1),) * 2))
     assert two_hops.for_next_hop().frames is None
     text = ticket_codec.encode(wire(frames), Keys.none()).replace("8192", '"8192"')
     with pytest.raises(TicketError, match="not a whole number"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import Hop, Ticket, plain_ticket, tensor_hop
 from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.ticket_codec import WireTicket, check_addressee, decode, encode
 
@@ -33,7 +33,9 @@ def keys_of(folder: Path, *lines: str, look_us: int = 1 << 60) -> Keys:
 
 
 def wire(ticket: Ticket | None = None, **changes: object) -> WireTicket:
-    ticket = ticket or Ticket(3, 0, 0, 99_000, (Hop("w0", 0, 0, 10, 20), Hop("w1", 20, 30, 30, 40)))
+    ticket = ticket or plain_ticket(
+        3, 0, 0, 99_000, (tensor_hop("w0", 0, 0, 10, 20), tensor_hop("w1", 20, 30, 30, 40))
+    )
     fields = {"deployment": "d", "epoch": 2, "hop": 0, "ticket": ticket}
     return WireTicket(**(fields | changes))  # type: ignore[arg-type]
 
