@@ -22,7 +22,7 @@ from planner.profile import TensorSpec
 from python_backend.stage.executors import onnx_session
 from python_backend.stage.executors.base import make_executor
 from python_backend.stage.executors.errors import ProgramError
-from python_backend.stage.executors.onnx_session import Place
+from python_backend.stage.executors.onnx_session import SessionDevice
 from tests.ensembles.recipes import recipe
 from tests.onnx import files
 
@@ -103,7 +103,7 @@ def test_a_gpu_without_its_provider_is_told(tmp_path: Path) -> None:
 
 def test_settings_of_the_gpu_providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(onnx_session.CACHE, str(tmp_path))
-    place = Place(device="cuda:1", memory_bytes=CONTEXT_BYTES + 1000)
+    place = SessionDevice(device="cuda:1", memory_bytes=CONTEXT_BYTES + 1000)
     settings = onnx_session.cuda_settings(ExecutorOptions(precision=Precision.FP32), place)
     assert (settings["device_id"], settings["gpu_mem_limit"], settings["use_tf32"]) == ("1", "1000", "0")
     half = ExecutorOptions(precision=Precision.FP16, provider=Provider.TENSORRT)
