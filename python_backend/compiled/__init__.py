@@ -18,14 +18,14 @@ from pathlib import Path
 from python_backend.compiled.modules import COMPILED_MODULES, GROUP
 
 _ROOT = Path(__file__).resolve().parents[2]
-_WRITES_OUT = "python_backend.compiled.records"
-"""What the build makes of the sources depends on it too."""
+BUILT_FROM = (*COMPILED_MODULES, "python_backend.compiled.records")
+"""Modules that a build depends on: those that are compiled, and what writes their records out."""
 
 
 def build_folder() -> Path:
     """Where a build of these sources by this Python belongs; it need not exist."""
     digest = hashlib.sha256(sys.version.encode())
-    for module in (*COMPILED_MODULES, _WRITES_OUT):
+    for module in BUILT_FROM:
         path = _ROOT / (module.replace(".", "/") + ".py")
         digest.update(path.read_bytes() if path.exists() else b"absent")
     return _ROOT / ".compiled" / digest.hexdigest()[:16]
