@@ -22,7 +22,6 @@ SAMPLE = '''
 from dataclasses import field
 
 from python_backend.scheduler.declare import record
-from python_backend.scheduler.record import Record
 
 
 @record
@@ -54,18 +53,21 @@ class Several(Record):
 '''
 
 
-def module(name: str, source: str) -> Any:
+def module(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The source as a module, on the base as its source says it: compiled ones have no interpreted classes
+    under them.
+    """
     made = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, made)
+    base = (ROOT / "python_backend/scheduler/record.py").read_text(encoding="utf-8")
+    exec(compile(base, name, "exec"), made.__dict__)
     exec(compile("from __future__ import annotations\n" + source, name, "exec"), made.__dict__)
     return made
 
 
 @pytest.fixture(name="both")
 def both_fixture(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    plain = types.ModuleType("plain")
-    monkeypatch.setitem(sys.modules, "plain", plain)
-    exec(compile("from __future__ import annotations\n" + SAMPLE, "plain", "exec"), plain.__dict__)
-    return plain, module("native", written_out(SAMPLE))
+    return module("plain", SAMPLE, monkeypatch), module("native", written_out(SAMPLE), monkeypatch)
 
 
 def test_written_out_records_behave_as_the_dataclasses(both: tuple[Any, Any]) -> None:
@@ -82,7 +84,7 @@ def test_written_out_records_behave_as_the_dataclasses(both: tuple[Any, Any]) ->
         made.append([
             repr(several), repr(records.Empty()), repr(records.One("x")), several.values(),
             [getattr(records, name).__match_args__ for name in ("Empty", "One", "Several")],
-            str(inspect.signature(records.Several)), str(inspect.signature(records.One)),
+            list(inspect.signature(records.Several).parameters.values()),
         ])  # fmt: skip
     assert made[0] == made[1]
 
