@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
+from typing import Final
 
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.wire.kserve import Array
 
-_THREADS = 4
-_SHORTEST_RUN = 4
+_THREADS: Final = 4
+_SHORTEST_RUN: Final = 4
 _Outputs = tuple[Frame, Mapping[str, Array]]
 _Error = tuple[Frame, ErrorCode, str]
 

@@ -8,8 +8,9 @@ their quotient over any window.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
-_REMEMBERED = 4096
+_REMEMBERED: Final = 4096
 """Batches under way; more are batches whose last notice was lost."""
 
 Part = tuple[str, Mapping[str, str]]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from planner.serving import ServedModel
 
-_WINDOW = 256
-_ENOUGH = 64
-_TOLERATED = 0.2
-_REPEAT_US = 60_000_000
+_WINDOW: Final = 256
+_ENOUGH: Final = 64
+_TOLERATED: Final = 0.2
+_REPEAT_US: Final = 60_000_000
 
 
 class Drift:

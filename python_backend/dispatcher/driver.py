@@ -49,12 +49,12 @@ from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.transport import Outputs, Transport
 
-_MOST_TOGETHER = 256
+_MOST_TOGETHER: Final = 256
 """Arrivals that are offered to the core at once."""
-_ANSWERING_US = 1_000
+_ANSWERING_US: Final = 1_000
 """From a batch's answer here to a frame's answer at its client, on a host with something to do."""
-_CLOSING = "the dispatcher is shutting down"
-_TIME_REASONS = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
+_CLOSING: Final = "the dispatcher is shutting down"
+_TIME_REASONS: Final = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
 
 
 @dataclass(frozen=True)

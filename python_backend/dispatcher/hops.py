@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.dispatcher.frame import Frame
@@ -24,7 +25,7 @@ from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs, Pieces, Transport
 
-_MOST_HOPS = 512
+_MOST_HOPS: Final = 512
 
 Served = Callable[[Ticket, Sequence[Frame], Outputs], None]
 Failed = Callable[[Ticket, Sequence[Frame], HopFailure], None]

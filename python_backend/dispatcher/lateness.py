@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from typing import Final
 
-_WINDOW = 512
-_QUANTILE = 0.99
-_SPARE_SHARE = 0.01
-_LARGEST_SHARE = 0.25
-_FIRST_SHARE = 0.05
-_FIRST_US = 5_000
+_WINDOW: Final = 512
+_QUANTILE: Final = 0.99
+_SPARE_SHARE: Final = 0.01
+_LARGEST_SHARE: Final = 0.25
+_FIRST_SHARE: Final = 0.05
+_FIRST_US: Final = 5_000
 
 
 class Lateness:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from typing import Final
 
 from planner.manifest import ModelEntry
 from python_backend.dispatcher.frame import Frame
@@ -20,8 +21,8 @@ from python_backend.dispatcher.lateness import Lateness
 from python_backend.scheduler.events import RequestArrived
 from python_backend.wire.clock import NEVER
 
-_MOST_DOUBLINGS = 10
-_PAUSE_US = 500
+_MOST_DOUBLINGS: Final = 10
+_PAUSE_US: Final = 500
 
 
 class Offers:

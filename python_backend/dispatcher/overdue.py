@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from typing import Final
 
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Ticket
 from python_backend.wire.clock import NEVER
 
-_SLO_SHARE = 8
-_PREPARING_SHARE = 4
+_SLO_SHARE: Final = 8
+_PREPARING_SHARE: Final = 4
 _LEAST_US, _MOST_US = 10_000, 100_000
-_LOOKS_PER_GRACE = 3
+_LOOKS_PER_GRACE: Final = 3
 
 
 class _Owing:

@@ -16,11 +16,11 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from python_backend.wire.clock import NEVER, now_us
 
-_LONGEST_S = 3600.0
+_LONGEST_S: Final = 3600.0
 
 Item = TypeVar("Item")
 

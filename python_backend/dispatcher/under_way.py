@@ -12,7 +12,7 @@ from python_backend.dispatcher.frame import Frame
 from python_backend.dispatcher.overdue import Overdue, Silent
 from python_backend.scheduler.actions import Ticket
 
-_REMEMBERED_TICKETS = 4096
+_REMEMBERED_TICKETS: Final = 4096
 """To name the worker of a notice, which may come after the batch's answer."""
 
 

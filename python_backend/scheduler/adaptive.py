@@ -13,6 +13,8 @@ can save.
 
 from __future__ import annotations
 
+from typing import Final
+
 from python_backend.scheduler.batches import Reservation
 from python_backend.scheduler.ingress import load_of
 from python_backend.scheduler.policy import Policy, shed
@@ -20,12 +22,12 @@ from python_backend.scheduler.state import State
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines
 from python_backend.scheduler.waiting import PriorityLevel
 
-HOLD_SHARE = 25
+HOLD_SHARE: Final = 25
 """A batch may wait between its stages for one in so many parts of its way, and for as long as predictions are
 wrong (the guard); else it is sent later."""
-PASSED_OVER = 3
+PASSED_OVER: Final = 3
 """Frames that are looked past for one batch because they are larger than the mean."""
-IDLE_SHARE = 4
+IDLE_SHARE: Final = 4
 """With more than one in so many workers of every stage idle, batches are sent as they are."""
 
 

@@ -11,6 +11,8 @@ Rules
 
 from __future__ import annotations
 
+from typing import Final
+
 from planner.serving import ServedEnds, ServedEntry
 from python_backend.scheduler.batches import Request
 from python_backend.scheduler.links import Links
@@ -107,7 +109,7 @@ class Entry:
         return BatchLoad(batch_size * self.mean_bytes, [self.mean_prepare_us] * batch_size)
 
 
-_MEMORY = 32
+_MEMORY: Final = 32
 """A frame moves the means by one in so many parts of its difference from them."""
 
 

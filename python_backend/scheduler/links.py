@@ -14,10 +14,12 @@ Where it is not, running ahead would fill the link with what nobody sees.
 
 from __future__ import annotations
 
+from typing import Final
+
 from python_backend.scheduler.batches import Reservation
 
-RUN_AHEAD_US = 1_000_000
-RUN_AHEAD_TRANSFERS = 8
+RUN_AHEAD_US: Final = 1_000_000
+RUN_AHEAD_TRANSFERS: Final = 8
 
 
 class Links:

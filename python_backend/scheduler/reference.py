@@ -12,6 +12,8 @@ later.
 
 from __future__ import annotations
 
+from typing import Final
+
 from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.policy import Policy, shed_reason
@@ -19,7 +21,7 @@ from python_backend.scheduler.state import Quote, State, place_hop
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
 
-SMALLEST_SHARE = 0.95
+SMALLEST_SHARE: Final = 0.95
 """Of the planned batch: a new head that cannot have this much is dropped."""
 
 

@@ -8,6 +8,7 @@ the order decided.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Hop, Ticket
@@ -18,9 +19,9 @@ from python_backend.scheduler.links import Links
 from python_backend.scheduler.timelines import PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
 
-GUARD_ODDS = 50
+GUARD_ODDS: Final = 50
 """The guard settles where one batch in so many ends later than quoted and guarded."""
-GUARD_STEPS = 20_000
+GUARD_STEPS: Final = 20_000
 """Steps per SLO by which the guard shrinks with every batch that ends as quoted."""
 
 

@@ -10,13 +10,14 @@ delays the earliest.
 from __future__ import annotations
 
 from heapq import heappop, heappush, heapreplace
+from typing import Final
 
 from planner.serving import ServedPipeline, ServedStage
 from python_backend.scheduler.batches import Reservation
 from python_backend.scheduler.ingress import BatchLoad, Cores, Entry, PipelineEnds
 from python_backend.scheduler.links import Links
 
-NEVER = 1 << 62
+NEVER: Final = (1 << 62) - 1
 """A time that does not come."""
 
 

@@ -6,9 +6,11 @@ its first live entry so that taking from the head does not move the rest.
 
 from __future__ import annotations
 
+from typing import Final
+
 from python_backend.scheduler.batches import Request
 
-_COMPACT_AT = 256
+_COMPACT_AT: Final = 256
 """Dead entries at the head of a level before they are cut off."""
 
 

@@ -5,12 +5,14 @@ Latencies go into a histogram of SLO / 1000 per bin, so percentiles are exact to
 
 from __future__ import annotations
 
+from typing import Final
+
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import DropReason
 
-BINS_PER_SLO = 1_000
-_BINS = 4 * BINS_PER_SLO
-_DECISION_BINS = 400
+BINS_PER_SLO: Final = 1_000
+_BINS: Final = 4 * BINS_PER_SLO
+_DECISION_BINS: Final = 400
 """Decision times by quarter microseconds up to 100 us; the last bin holds everything slower."""
 
 

@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
+from typing import Final
 
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import Action, Dispatch, Drop, WakeAt
@@ -23,9 +24,9 @@ from python_backend.simulator.counts import SimulatedCounts
 from python_backend.simulator.execution import Execution
 
 FrameBytes = Iterator[int]
-PROGRESS_EVERY = 20_000
+PROGRESS_EVERY: Final = 20_000
 """Arrivals between two calls of a progress callback."""
-TIME_EVERY = 16
+TIME_EVERY: Final = 16
 """One decision in so many is timed."""
 
 

@@ -25,7 +25,7 @@ import heapq
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -48,13 +48,13 @@ from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Pieces, Transport
 
-_FORWARDERS = 16
-MOST_WAITING = 256
+_FORWARDERS: Final = 16
+MOST_WAITING: Final = 256
 """Batches. A dispatcher reserves one at a time, and sends the next while that one runs."""
-_MOST_PREPARING = 16
+_MOST_PREPARING: Final = 16
 """Batches; a dispatcher sends one ahead of the one that is computed."""
-_STUCK_FACTOR = 5
-_STUCK_FLOOR_US = 2_000_000
+_STUCK_FACTOR: Final = 5
+_STUCK_FLOOR_US: Final = 2_000_000
 
 
 class Reply(Protocol):
@@ -472,10 +472,10 @@ class StageWorker:
         return HopFailure(kind=kind, hop=hop, worker=self._identity.worker, text=text)
 
 
-_CLOSING = "the stage is shutting down"
-_FULL = f"{MOST_WAITING} batches wait here already"
-_TOO_MANY = f"{_MOST_PREPARING} batches wait here to be prepared already"
-_WAKE_UP_US = 1_000
+_CLOSING: Final = "the stage is shutting down"
+_FULL: Final = f"{MOST_WAITING} batches wait here already"
+_TOO_MANY: Final = f"{_MOST_PREPARING} batches wait here to be prepared already"
+_WAKE_UP_US: Final = 1_000
 """Lateness of a sleeping thread that is this host's, not the emulated worker's."""
 
 

@@ -14,6 +14,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from planner.manifest import Chain, ModelEntry
 from planner.profile import TensorSpec
@@ -21,7 +22,7 @@ from python_backend.wire.shm_layout import SMALLEST_BYTES
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs, Pieces, Transport
 
-CUDA_POOL_BYTES = 64 << 20
+CUDA_POOL_BYTES: Final = 64 << 20
 """Of each GPU: tritonserver's default of --cuda-memory-pool-byte-size."""
 
 

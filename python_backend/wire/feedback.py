@@ -12,17 +12,18 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import Final
 
 from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.keys import Keys
 from python_backend.wire.sockets import resolved
 
-_BODY = struct.Struct("!4sqqqHBqq")
-_MAGIC = b"PPN1"
-_MAC_CHARACTERS = 32
-_NO_TIME = -1
-_CONNECTED_S = 5.0
+_BODY: Final = struct.Struct("!4sqqqHBqq")
+_MAGIC: Final = b"PPN1"
+_MAC_CHARACTERS: Final = 32
+_NO_TIME: Final = -1
+_CONNECTED_S: Final = 5.0
 
 
 @record

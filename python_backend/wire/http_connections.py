@@ -7,11 +7,12 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Collection
+from typing import Final
 
 from planner.manifest import ServerAddress
 from python_backend.wire.clock import now_us
 
-IDLE_S = 5.0
+IDLE_S: Final = 5.0
 """A connection that nothing was sent on for so long is closed."""
 Connection = socket.socket
 

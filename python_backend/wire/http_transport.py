@@ -23,6 +23,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import grpc
 
@@ -47,11 +48,11 @@ from python_backend.wire.transport import (
     worker_of,
 )
 
-LARGEST_BYTES = 131_072
+LARGEST_BYTES: Final = 131_072
 """Of tensors in a message; above this gRPC's copies cost no more than HTTP's."""
-_QUICK_BYTES = 12_288
+_QUICK_BYTES: Final = 12_288
 """Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
-_CODES = {
+_CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND,
     499: grpc.StatusCode.CANCELLED, 503: grpc.StatusCode.UNAVAILABLE,
 }  # fmt: skip

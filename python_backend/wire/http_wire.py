@@ -11,7 +11,7 @@ import json
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from planner.profile import TensorSpec
 from python_backend.wire import kserve, ticket_codec
@@ -19,10 +19,10 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.transport import Outputs, Pieces, size_of
 
-_RECEIVE_BYTES = 65_536
-_HEADER_END = b"\r\n\r\n"
-_OK = 200
-_TIMEVAL = struct.Struct("@ll")
+_RECEIVE_BYTES: Final = 65_536
+_HEADER_END: Final = b"\r\n\r\n"
+_OK: Final = 200
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class Broken(Exception):

@@ -10,6 +10,7 @@ the outputs' bytes are cut out. Field numbers come from Triton's own descriptors
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +28,14 @@ NUMPY_OF: Mapping[str, type[np.generic]] = {
     "UINT64": np.uint64, "FP64": np.float64,
 }  # fmt: skip
 
-_SERVICE = "/inference.GRPCInferenceService/"
-INFER_METHOD = _SERVICE + "ModelInfer"
-LIVE_METHOD = _SERVICE + "ServerLive"
+_SERVICE: Final = "/inference.GRPCInferenceService/"
+INFER_METHOD: Final = _SERVICE + "ModelInfer"
+LIVE_METHOD: Final = _SERVICE + "ServerLive"
 
-_LENGTH_DELIMITED = 2
-_REQUEST = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
-_RESPONSE = pb.ModelInferResponse.DESCRIPTOR.fields_by_name
-_RAW_OUTPUT = _RESPONSE["raw_output_contents"].number
+_LENGTH_DELIMITED: Final = 2
+_REQUEST: Final = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
+_RESPONSE: Final = pb.ModelInferResponse.DESCRIPTOR.fields_by_name
+_RAW_OUTPUT: Final = _RESPONSE["raw_output_contents"].number
 
 
 class WireError(ValueError):

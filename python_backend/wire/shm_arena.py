@@ -25,8 +25,8 @@ from python_backend.wire.kserve import Buffer
 from python_backend.wire.shm_file import PAGE, Share, SharedFile
 from python_backend.wire.shm_space import ALIGNMENT, Space, aligned
 
-QUARANTINE_US = 10_000_000
-HEADER = struct.Struct("@q")
+QUARANTINE_US: Final = 10_000_000
+HEADER: Final = struct.Struct("@q")
 """The generation, in the first of a place's ALIGNMENT bytes; tensors follow behind these."""
 
 

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry, StageProgram
 from python_backend.wire.shm_arena import share_of
 from python_backend.wire.shm_file import Share
 
-SMALLEST_BYTES = 65_536
+SMALLEST_BYTES: Final = 65_536
 """Below this a message body is as fast."""
-_BATCHES_PER_WORKER = 4
+_BATCHES_PER_WORKER: Final = 4
 """Of a first stage, under way anywhere in its pipeline; a batch that finds no place goes over gRPC."""
-_MOST_BATCHES = 16
+_MOST_BATCHES: Final = 16
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from planner.manifest import RAGGED_INPUT, SHARED_INPUT, DeploymentManifest
 from planner.profile import TensorSpec
@@ -33,10 +33,10 @@ from python_backend.wire.transport import (
     worker_of,
 )
 
-_CONTROL = (SHARED_INPUT,)
-_BLIND_US = 5_000_000
+_CONTROL: Final = (SHARED_INPUT,)
+_BLIND_US: Final = 5_000_000
 """How long a receiver that could not map the file is sent bodies before it is tried again."""
-_QUICK_BYTES = 1 << 20
+_QUICK_BYTES: Final = 1 << 20
 """What begin() copies at most: some 0.1 ms."""
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import Final
 
 Task = Callable[[], None]
-IDLE_S = 10.0
+IDLE_S: Final = 10.0
 """A thread that had nothing to do for so long ends."""
 
 

@@ -21,7 +21,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, Final
 
 from python_backend.scheduler.actions import Hop, Ticket, plain_ticket, tensor_hop
 from python_backend.scheduler.declare import record
@@ -30,11 +30,11 @@ from python_backend.wire.keys import Keys, Stamp, TicketError
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, info_of
 
-PARAMETER = "ppipe_ticket"
-ANONYMOUS_PROBE_TEXT = '{"probe":true}'
-_IN_A_CHAIN = "chain"
-_MAC_FIELD = ',"mac":"'
-_TEXT_LIMIT = 64_000
+PARAMETER: Final = "ppipe_ticket"
+ANONYMOUS_PROBE_TEXT: Final = '{"probe":true}'
+_IN_A_CHAIN: Final = "chain"
+_MAC_FIELD: Final = ',"mac":"'
+_TEXT_LIMIT: Final = 64_000
 
 
 @record
@@ -111,7 +111,7 @@ class WireTicket(Record):
         )  # fmt: skip
 
 
-_ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
+_ANONYMOUS_PROBE: Final = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
 
 
 def encode(

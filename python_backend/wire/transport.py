@@ -13,7 +13,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -35,7 +35,7 @@ from python_backend.wire.ragged import EMPTY_ELEMENT, body_of
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.tls import open_channel
 
-CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS: Final = (
     # A restarted server is usable within 0.05 s of being back, instead of gRPC's 2 s and more.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -44,7 +44,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
 )
 
-_CONNECT_S = 60.0
+_CONNECT_S: Final = 60.0
 
 Outputs = Mapping[str, Array]
 Pieces = Sequence[Sequence[Buffer]]
