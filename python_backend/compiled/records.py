@@ -21,7 +21,7 @@ def written_out(source: str) -> str:
             first, last = node.lineno - 2, _head(node)[-1].end_lineno or 0
             written = [lines[node.lineno - 1], *_members(node)]
             lines[first:last] = written + [""] * (last - first - len(written))
-    return "\n".join(lines).replace(_DECORATOR, "from typing import Final")
+    return "\n".join(lines).replace(_DECORATOR, "from typing import ClassVar, Final")
 
 
 def _is_record(node: ast.ClassDef) -> bool:
@@ -46,7 +46,7 @@ def _members(node: ast.ClassDef) -> list[str]:
         f"self.{name}, " for name, each in zip(names, fields, strict=True) if _is_compared(each)
     )
     members = [
-        f"    __match_args__ = ({''.join(f'{name!r}, ' for name in names)})",
+        f"    __match_args__: ClassVar[tuple[str, ...]] = ({''.join(f'{name!r}, ' for name in names)})",
         f"    def values(self) -> tuple[object, ...]: return ({compared})",
     ]
     if fields:

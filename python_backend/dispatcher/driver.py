@@ -54,7 +54,7 @@ _MOST_TOGETHER: Final = 256
 _ANSWERING_US: Final = 1_000
 """From a batch's answer here to a frame's answer at its client, on a host with something to do."""
 _CLOSING: Final = "the dispatcher is shutting down"
-_TIME_REASONS: Final = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
+_TIME_REASONS = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from planner.serving import ServedModel
 from python_backend.scheduler.actions import DropReason
 
 BINS_PER_SLO: Final = 1_000
-_BINS: Final = 4 * BINS_PER_SLO
+_BINS = 4 * BINS_PER_SLO
 _DECISION_BINS: Final = 400
 """Decision times by quarter microseconds up to 100 us; the last bin holds everything slower."""
 

@@ -473,8 +473,8 @@ class StageWorker:
 
 
 _CLOSING: Final = "the stage is shutting down"
-_FULL: Final = f"{MOST_WAITING} batches wait here already"
-_TOO_MANY: Final = f"{_MOST_PREPARING} batches wait here to be prepared already"
+_FULL = f"{MOST_WAITING} batches wait here already"
+_TOO_MANY = f"{_MOST_PREPARING} batches wait here to be prepared already"
 _WAKE_UP_US: Final = 1_000
 """Lateness of a sleeping thread that is this host's, not the emulated worker's."""
 

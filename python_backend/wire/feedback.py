@@ -19,7 +19,7 @@ from python_backend.scheduler.record import Record
 from python_backend.wire.keys import Keys
 from python_backend.wire.sockets import resolved
 
-_BODY: Final = struct.Struct("!4sqqqHBqq")
+_BODY = struct.Struct("!4sqqqHBqq")
 _MAGIC: Final = b"PPN1"
 _MAC_CHARACTERS: Final = 32
 _NO_TIME: Final = -1

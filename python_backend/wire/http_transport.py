@@ -52,7 +52,7 @@ LARGEST_BYTES: Final = 131_072
 """Of tensors in a message; above this gRPC's copies cost no more than HTTP's."""
 _QUICK_BYTES: Final = 12_288
 """Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
-_CODES: Final = {
+_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND,
     499: grpc.StatusCode.CANCELLED, 503: grpc.StatusCode.UNAVAILABLE,
 }  # fmt: skip

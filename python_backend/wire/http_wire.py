@@ -22,7 +22,7 @@ from python_backend.wire.transport import Outputs, Pieces, size_of
 _RECEIVE_BYTES: Final = 65_536
 _HEADER_END: Final = b"\r\n\r\n"
 _OK: Final = 200
-_TIMEVAL: Final = struct.Struct("@ll")
+_TIMEVAL = struct.Struct("@ll")
 
 
 class Broken(Exception):

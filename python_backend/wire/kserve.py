@@ -29,13 +29,13 @@ NUMPY_OF: Mapping[str, type[np.generic]] = {
 }  # fmt: skip
 
 _SERVICE: Final = "/inference.GRPCInferenceService/"
-INFER_METHOD: Final = _SERVICE + "ModelInfer"
-LIVE_METHOD: Final = _SERVICE + "ServerLive"
+INFER_METHOD = _SERVICE + "ModelInfer"
+LIVE_METHOD = _SERVICE + "ServerLive"
 
 _LENGTH_DELIMITED: Final = 2
-_REQUEST: Final = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
-_RESPONSE: Final = pb.ModelInferResponse.DESCRIPTOR.fields_by_name
-_RAW_OUTPUT: Final = _RESPONSE["raw_output_contents"].number
+_REQUEST = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
+_RESPONSE = pb.ModelInferResponse.DESCRIPTOR.fields_by_name
+_RAW_OUTPUT = _RESPONSE["raw_output_contents"].number
 
 
 class WireError(ValueError):

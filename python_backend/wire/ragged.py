@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.kserve import Array, Buffer
 
-EMPTY_ELEMENT: Final = bytes(4)
+EMPTY_ELEMENT = bytes(4)
 
 
 class FrameKind(Enum):

@@ -26,7 +26,7 @@ from python_backend.wire.shm_file import PAGE, Share, SharedFile
 from python_backend.wire.shm_space import ALIGNMENT, Space, aligned
 
 QUARANTINE_US: Final = 10_000_000
-HEADER: Final = struct.Struct("@q")
+HEADER = struct.Struct("@q")
 """The generation, in the first of a place's ALIGNMENT bytes; tensors follow behind these."""
 
 

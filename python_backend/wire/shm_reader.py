@@ -13,7 +13,6 @@ import os
 import re
 import threading
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from python_backend.wire.shm_file import SHM, is_own
 from python_backend.wire.shm_space import ALIGNMENT, aligned
 from python_backend.wire.ticket_codec import SharedFrames
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _Memory = npt.NDArray[np.uint8]
 
 

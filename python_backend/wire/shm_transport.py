@@ -33,7 +33,7 @@ from python_backend.wire.transport import (
     worker_of,
 )
 
-_CONTROL: Final = (SHARED_INPUT,)
+_CONTROL = (SHARED_INPUT,)
 _BLIND_US: Final = 5_000_000
 """How long a receiver that could not map the file is sent bodies before it is tried again."""
 _QUICK_BYTES: Final = 1 << 20

@@ -111,7 +111,7 @@ class WireTicket(Record):
         )  # fmt: skip
 
 
-_ANONYMOUS_PROBE: Final = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
+_ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
 
 
 def encode(

@@ -35,7 +35,7 @@ from python_backend.wire.ragged import EMPTY_ELEMENT, body_of
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.tls import open_channel
 
-CHANNEL_OPTIONS: Final = (
+CHANNEL_OPTIONS = (
     # A restarted server is usable within 0.05 s of being back, instead of gRPC's 2 s and more.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -108,7 +108,7 @@ def test_every_record_of_a_compiled_module_is_written_out() -> None:
             if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Record" for base in node.bases):
                 kind = getattr(import_module(name), node.name)
                 assert kind.__match_args__ == ast.literal_eval(
-                    next(each.value for each in node.body if isinstance(each, ast.Assign))
+                    next(each.value for each in node.body if isinstance(each, ast.AnnAssign) and each.value)
                 )
     assert found >= 15
 
