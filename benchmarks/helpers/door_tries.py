@@ -27,7 +27,7 @@ from benchmarks.helpers.door_wire import (
     raw,
 )
 from planner.manifest import ServerAddress
-from python_backend.scheduler.actions import Hop, Ticket
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
@@ -231,10 +231,11 @@ def stage_wire(stand: Stand, batch_id: int) -> WireTicket:
     """As the dispatcher would send a batch of one frame, that the network takes as it is."""
     workers = [stage.workers[0].name for stage in stand.entry.served.pipelines[0].stages]
     at_us = now_us()
-    hops = tuple(Hop(worker, at_us, at_us, at_us, at_us + 10_000) for worker in workers)
+    hops = tuple(tensor_hop(worker, at_us, at_us, at_us, at_us + 10_000) for worker in workers)
     size = stand.entry.input.bytes_per_frame
+    ticket = plain_ticket(batch_id, 0, 0, at_us + 5_000_000, hops)
     return WireTicket(
-        stand.manifest.deployment, stand.manifest.epoch, 0, Ticket(batch_id, 0, 0, at_us + 5_000_000, hops),
+        stand.manifest.deployment, stand.manifest.epoch, 0, ticket,
         ingress=(FrameInfo(FrameKind.TENSOR, size, 0, 0, 1),),
     )  # fmt: skip
 
