@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.scheduler.actions import Hop, Ticket, plain_ticket, tensor_hop
+from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
 from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.ticket_codec import WireTicket, check_addressee, decode, encode
 
 TIMES = st.integers(-(1 << 50), 1 << 50)
-HOPS = st.builds(Hop, st.text(max_size=20), TIMES, TIMES, TIMES, TIMES)
+HOPS = st.builds(tensor_hop, st.text(max_size=20), TIMES, TIMES, TIMES, TIMES)
 TICKETS = st.builds(
-    Ticket,
+    plain_ticket,
     batch_id=st.integers(0, 1 << 40),
     attempt=st.integers(0, 9),
     pipeline=st.integers(0, 9),
