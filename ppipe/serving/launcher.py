@@ -127,6 +127,7 @@ class ServedDeployment:
         self._prefixes = shm_prefixes(self._servers)
         self._loading = threading.Semaphore(loading_at_once)
         self._keepers: tuple[ServerKeeper, ...] = ()
+        self._folders: dict[str, PolledFolder] = {}
 
     def __enter__(self) -> ServedDeployment:
         return self
@@ -176,6 +177,17 @@ class ServedDeployment:
         stages = [status for status in self.statuses if status.name != self.manifest.entry.name]
         return name != self.manifest.entry.name or all(status.has_served for status in stages)
 
+    def load(self, server: str, model: str) -> None:
+        """Have a server load a model as it is in the repository now, again if it has it; within POLL_S.
+
+        Raises KeyError, NoSuchModel.
+        """
+        self._folders[server].add(model)
+
+    def unload(self, server: str, model: str) -> None:
+        """Have a server unload a model, within POLL_S. Raises KeyError."""
+        self._folders[server].remove(model)
+
     def stop(self) -> None:
         """End everything: the entry first, so that no stage goes while frames are on their way."""
         entry = [keeper for keeper in self._keepers if keeper.status.name == self.manifest.entry.name]
@@ -190,7 +202,9 @@ class ServedDeployment:
         prefix = self._prefixes[server.name]
         tls = self.manifest.tls_of(server)
         room = shm_bytes_per_stub(self._servers)
-        folder = PolledFolder(self._logs / "models" / server.name, self._repository, server.repository)
+        folder = self._folders[server.name] = PolledFolder(
+            self._logs / "models" / server.name, self._repository, server.repository
+        )
         command = server_command(install, folder.path, server, prefix, room, tls)
         dispatchers = {model.dispatcher for model in self.manifest.models}
         return ServerPlan(

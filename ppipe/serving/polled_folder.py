@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class NoSuchModel(Exception):
 
 
 class PolledFolder:
-    """See the module. Used by one thread at a time. `path`: is made; `root`: of the generated repository;
+    """See the module. Thread-safe. `path`: is made; `root`: of the generated repository;
     `repository`: of the server's models in it.
     """
 
@@ -37,6 +38,7 @@ class PolledFolder:
         self._copy = path.resolve()
         self._root = root.resolve()
         self._repository = repository
+        self._lock = threading.Lock()
         self.path = self._copy / repository
         """What the server is to poll."""
 
@@ -53,6 +55,10 @@ class PolledFolder:
         source = self._root / self._repository / model
         if not source.is_dir():
             raise NoSuchModel(f"{source.parent} has no model {model!r}: generate the repository again")
+        with self._lock:
+            self._put(source, model)
+
+    def _put(self, source: Path, model: str) -> None:
         self._take_root()
         away = self._copy / ".away"
         shutil.rmtree(away, ignore_errors=True)
