@@ -20,6 +20,8 @@ from planner.problem import Problem
 from planner.profile import Profile
 
 _CHOSEN_BY_OPTION = ("objective", "max_stages", "slo_margin", "loss_share", "pipelines_per_class_pair")
+_CHOSEN_BY_SEARCH = ("batch_build_factor", "dispersion")
+"""By --margin auto, which sets a loss_share."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def _option_changes(planned: Problem, now: Problem) -> Iterator[Changed]:
     for field in after:
         if before[field] != after[field]:
             change = Changed(f"planner.{field}", _shown(before[field]), _shown(after[field]))
-            yield _on_purpose(change) if field in _CHOSEN_BY_OPTION else change
+            chosen = _CHOSEN_BY_OPTION + (_CHOSEN_BY_SEARCH if planned.options.loss_share is not None else ())
+            yield _on_purpose(change) if field in chosen else change
 
 
 def _profile_changes(planned: Profile, now: Profile) -> Iterator[Changed]:

@@ -18,6 +18,7 @@ expected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ FIRST_IF_WRONG = ((1, 1), (1, 0), (1, 2), (1, 4))
 """The same where latencies may be wrong: by as much a plan needs room."""
 SCENARIOS, SECONDS = 3, 8.0
 """In which each candidate is judged, and how long one is."""
+MOST_LONGER = 4.0
+"""Bursts need longer scenarios to be alike, by their standard deviation; up to so many times."""
 PROMISED_IN, PROMISED_SECONDS = 20, 8.0
 MOST_CANDIDATES = 5
 """Planned in fast mode."""
@@ -202,7 +205,8 @@ def _evaluate(job: tuple[Problem, str, Judge]) -> tuple[Plan | None, Candidate]:
     except ValueError as error:
         return None, Candidate(margins, loss, mode, {}, {}, 0.0, str(error).splitlines()[0])
     planned = {model.model: model.throughput_rps for model in made.models}
-    served = judge.held_rps(made, problem, scenarios_of(SCENARIOS), SECONDS)
+    seconds = SECONDS * min(MOST_LONGER, math.sqrt(problem.options.dispersion))
+    served = judge.held_rps(made, problem, scenarios_of(SCENARIOS), max(SECONDS, seconds))
     shares = [served[demand.model] / weight_of(demand) for demand in problem.demands]
     score = (2 * sum(shares) / len(shares) + min(shares)) / 3
     return made, Candidate(margins, loss, mode, planned, served, score)

@@ -105,3 +105,14 @@ def test_generating_for_another_slo_than_was_planned_is_refused(
         PlanFault, match=r"models\.net\.slo_ms: 60 in the deployment, .* made for 100: plan again"
     ):
         check_pipelines(parse_deployment(data, "test"), profile, plan)
+
+
+def test_what_a_search_of_margins_chose_is_told_too(planned: Problem) -> None:
+    searched = dataclasses.replace(
+        planned.options, loss_share=0.01, batch_build_factor=0.0, dispersion=4.0, slo_margin=0.1
+    )
+    changes = changed_since(dataclasses.replace(planned, options=searched), planned)
+    assert {change.field for change in changes} >= {"planner.batch_build_factor", "planner.dispersion"}
+    assert all(change.on_purpose for change in changes)
+    by_hand = dataclasses.replace(planned.options, batch_build_factor=0.5)
+    assert texts(dataclasses.replace(planned, options=by_hand), planned)
