@@ -50,6 +50,7 @@ def test_what_depends_on_how_many_frames_there_are(spec, network, text, advised)
         (wild_nets.LessMeanOfBatch, "x.mean(0)", "the dimensions that are not the batch"),
         (wild_nets.RankOfBatch, "argsort(0)", "dim=0 is the batch"),
         (wild_nets.SoftmaxOfBatch, "softmax(0)", "dim=0 is the batch"),
+        (wild_nets.TurnedRound, "flip(0)", "that frame alone"),
         (wild_nets.LessFirstFrame, "x[:1]", "depends on that frame alone"),
         (wild_nets.LessLastFrame, "x[-1:]", "depends on that frame alone"),
         (wild_nets.AttentionOverBatch, "self.attention(x", "depends on that frame alone"),

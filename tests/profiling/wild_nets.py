@@ -132,6 +132,13 @@ class LessLastFrame(_Body):
         return self.head(x - x[-1:])
 
 
+class TurnedRound(_Body):
+    """The frame in the middle stays where it is."""
+
+    def finish(self, x):
+        return self.head(x.mean((2, 3)).flip(0))
+
+
 class AttentionOverBatch(_Body):
     """nn.MultiheadAttention's default has the sequence first; given [batch, ...], frames attend to frames."""
 

@@ -4,8 +4,9 @@ Asked of the network itself before it is exported, and of the program afterwards
 is one run with two frames, and a program that is right for two frames may be wrong for one.
 
 Rules
-- Runs: one frame alone, twice; three frames, the frame in the middle; the same with other frames beside it.
-  Between the last two all shapes are equal, so what is equal is so bit for bit, or nearly.
+- Runs: one frame alone, twice; three frames, the frame in the middle; three others, the frame last. Between
+  the last two all shapes are equal, so what is equal is so bit for bit, or nearly. A frame that stayed where
+  it was would not show that the batch is turned round.
 - A frame alone and the same among others may go through other kernels, so that is compared loosely, and only
   where numbers are continuous.
 - What is wrong is told with the line of the network's code and with what to write instead.
@@ -60,7 +61,7 @@ def observe(network: Network, inputs: Specs, where: str, one_by_one: bool = Fals
         run = _Runs(network, inputs, where)
         alone, again = run.of(run.frame), run.of(run.frame)
         outputs = outputs_of(run.result, where, frozenset(spec.name for spec in inputs))
-        many = run.frame if one_by_one else run.among(run.neighbours)
+        many = run.frame if one_by_one else run.among(run.neighbours, ODD // 2)
         among = alone if one_by_one else run.of(many)
     run.require_shapes(alone, 1, outputs)
     run.require_shapes(among, len(many[0]), outputs)
@@ -68,9 +69,9 @@ def observe(network: Network, inputs: Specs, where: str, one_by_one: bool = Fals
         run.refuse_noise()
     if not one_by_one:
         with torch.inference_mode():
-            other = run.of(run.among(run.strangers))
+            other = run.of(run.among(run.strangers, ODD - 1))
         middle = ODD // 2
-        if not _equal([part[middle] for part in among], [part[middle] for part in other], _SAME):
+        if not _equal([part[middle] for part in among], [part[-1] for part in other], _SAME):
             run.refuse_mixing()
         if not _equal([part[0] for part in alone], [part[middle] for part in among], _ALIKE):
             run.refuse_dependence()
@@ -139,12 +140,10 @@ class _Runs:
             for index, spec in enumerate(self._inputs)
         )
 
-    def among(self, others: Frames) -> Frames:
-        """The frame in the middle of others."""
-        half = len(others[0]) // 2
+    def among(self, others: Frames, at: int) -> Frames:
+        """The frame at this place among others."""
         return tuple(
-            torch.cat([beside[:half], own, beside[half:]])
-            for own, beside in zip(self.frame, others, strict=True)
+            torch.cat([beside[:at], own, beside[at:]]) for own, beside in zip(self.frame, others, strict=True)
         )
 
     def of(self, frames: Frames) -> tuple[torch.Tensor, ...]:
@@ -219,10 +218,10 @@ class _Runs:
     def refuse_mixing(self) -> None:
         """Raises ModelError with the call that mixes frames."""
         others = self._noise(COUNT - 1, seed=3)
-        half = COUNT // 2
-        batches = [self.among(beside) for beside in (others, _unlike(others))]
+        at = COUNT // 3  # neither first nor last nor in the middle
+        batches = [self.among(beside, at) for beside in (others, _unlike(others))]
         one, other = (record(self._network, batch, keep=True) for batch in batches)
-        culprit = first_that_mixes(one, other, half)
+        culprit = first_that_mixes(one, other, at)
         said = f"{self._where}: a frame's answer depends on the frames beside it in the batch"
         if culprit is None:
             raise ModelError(f"{said}: {advice.MIXES_DEFAULT}, {advice.ALONE}")

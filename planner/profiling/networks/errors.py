@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,18 @@ class ModelError(ValueError):
 
 def line_of(error: BaseException) -> str:
     """' at FILE:LINE in FUNCTION (`CODE`)' of the innermost frame of the model's own code, or ''."""
+    return _innermost(traceback.extract_tb(error.__traceback__))
+
+
+def line_now() -> str:
+    """The same of where this thread is, called from within torch by way of logging."""
+    frames = list(traceback.extract_stack())
+    logs = (index for index, frame in enumerate(frames) if frame.filename == logging.__file__)
+    return _innermost(frames[: next(logs, 0)])
+
+
+def _innermost(frames: Sequence[traceback.FrameSummary]) -> str:
     torch_folder, here = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
-    frames = list(traceback.extract_tb(error.__traceback__))
     # The callers' frames come first; the model's are those after this package called torch.
     called = max((index for index, frame in enumerate(frames) if frame.filename.startswith(here)), default=-1)
     for frame in reversed(frames[called + 1 :]):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from torch.export.graph_signature import OutputKind
 
 from planner.profile import TensorSpec
 from planner.profiling.network import Specs
-from planner.profiling.networks.errors import ModelError, first_line, line_of
+from planner.profiling.networks.errors import ModelError, first_line, line_now, line_of
 from planner.profiling.networks.functional import make_functional
 from planner.profiling.networks.regions import without_regions
 
@@ -147,7 +146,7 @@ def _lean_tracing() -> Iterator[None]:
 
 
 class _Guards(logging.Handler):
-    """Hears where torch fixes a size: 'eval Eq(s77, 2) [guard added] (net.py:9 in forward)'."""
+    """Hears where torch fixes a size, with '[guard added]', and looks which line of the network is run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,13 +154,12 @@ class _Guards(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
-        found = re.search(r"guard added\] \((.+?:\d+ in [\w<>]+)\)", record.getMessage())
-        if found and "_decomp/" not in found[1]:
-            self.lines.append(found[1].rpartition("/")[2])
+        if "guard added]" in record.getMessage() and (line := line_now()):
+            self.lines.append(line)
 
 
 def _guarded_line(network: torch.nn.Module, examples: Sequence[torch.Tensor]) -> str:
-    """' at FILE:LINE in FUNCTION' where torch.export, tried once more, fixes a size; or ''."""
+    """' at FILE:LINE in FUNCTION (`CODE`)' where torch.export, tried once more, fixes a size; or ''."""
     log, hears = logging.getLogger(_SYMBOLS), _Guards()
     before = log.handlers, log.level, log.propagate
     log.handlers, log.propagate = [hears], False
@@ -173,7 +171,7 @@ def _guarded_line(network: torch.nn.Module, examples: Sequence[torch.Tensor]) ->
     finally:
         log.handlers, log.propagate = before[0], before[2]
         log.setLevel(before[1])
-    return f" at {hears.lines[0]}" if hears.lines else ""
+    return hears.lines[0] if hears.lines else ""
 
 
 def _check_signature(program: ExportedProgram, inputs: Specs, where: str) -> None:

@@ -155,9 +155,13 @@ class TorchNetwork(Network):
             )
         if not self.graph.crossable(node):
             value = node.meta.get("val")
-            shape = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            found = (
+                f"{value.dtype} {list(value.shape)}"
+                if isinstance(value, torch.Tensor)
+                else type(value).__name__
+            )
             raise ModelError(
-                f"{self._where}: output {name} ({node.name}, {shape}) must be a tensor whose first dimension "
+                f"{self._where}: output {name} ({node.name}, {found}) must be a tensor whose first dimension "
                 "is the batch, whose other dimensions are fixed, of one of "
                 f"{', '.join(TRITON_DTYPES.values())}"
             )
