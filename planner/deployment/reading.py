@@ -5,42 +5,35 @@ refused with the nearest name, a key that is there twice with its lines.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import yaml
 
-from planner.deployment.cluster import (
-    ClusterSpec,
-    EntrySpec,
-    GpuClassSpec,
-    ServerGroupSpec,
-    ServerSpec,
-    StatedSpeedSpec,
-)
-from planner.deployment.expect import ExpectSpec
-from planner.deployment.file import Deployment, PlannerSpec, SurviveSpec, TlsSpec
-from planner.deployment.model import (
-    ExecutorOptionsSpec,
-    ModelSpec,
-    PostprocessSpec,
-    ProgramSpec,
-    TensorSpecModel,
-)
-from planner.deployment.preprocess import FrameSpec, PreprocessSpec
+from planner.deployment.file import Deployment
 from planner.deployment.spec import Spec
 
-_OWNERS: dict[str, type[Spec]] = {
-    "cluster": ClusterSpec, "gpu_classes": GpuClassSpec, "groups": ServerGroupSpec, "servers": ServerSpec,
-    "entry": EntrySpec, "stated": StatedSpeedSpec, "models": ModelSpec,
-    "input": TensorSpecModel, "inputs": TensorSpecModel,
-    "program": ProgramSpec, "preprocess": PreprocessSpec, "frame": FrameSpec, "postprocess": PostprocessSpec,
-    "planner": PlannerSpec, "expect": ExpectSpec,
-    "survive": SurviveSpec, "tls": TlsSpec, "executor_options": ExecutorOptionsSpec,
-}  # fmt: skip
-"""Whose fields stand under a key."""
+
+def _owners(spec: type[Spec], found: dict[str, type[Spec]]) -> dict[str, type[Spec]]:
+    """By key, whose fields stand under it, here and below."""
+    for name, field in spec.model_fields.items():
+        for inner in _specs_in(field.annotation):
+            if name not in found:
+                found[name] = inner
+                _owners(inner, found)
+    return found
+
+
+def _specs_in(annotation: Any) -> Iterator[type[Spec]]:
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _specs_in(part)
+
+
+_OWNERS = _owners(Deployment, {})
 
 
 class DeploymentError(ValueError):

@@ -174,6 +174,7 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("expect", {"slowdown": {"L5": 0.1}}, r"expect\.slowdown: unknown GPU class 'L5'; .* has L4, T4"),
         ("expect", {"arrivals": "gama:cv=2"}, r"expect\.arrivals: .*known: poisson, .*\(got 'gama:cv=2'\)"),
         ("expect", {"jiter": 0.1}, r"expect\.jiter: unknown field; did you mean 'jitter'\?"),
+        ("doors", {"clsed": True}, r"doors\.clsed: unknown field; .*allowed: "),
         ("expect", {"held_in": 0}, r"expect\.held_in: .*greater than 0 \(got 0\)"),
         ("execution_env", "env.tar.gz", r"execution_env: an absolute path .*\(got 'env.tar.gz'\)"),
         ("models", [PLAIN["models"][0]] * 2, "the name 'net' is used more than once"),
