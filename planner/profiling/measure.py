@@ -18,8 +18,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from planner import serial
 from planner.execution import ExecutorOptions
 from planner.plan import BlockRange
@@ -127,7 +125,7 @@ def identity_of(split: Split, options: MeasureOptions, slices: int) -> Mapping[s
         "device": device_name(options.device, options.threads),
         "slices": str(slices),
         "executor": serial.content_hash(options.executor),
-        "torch": torch.__version__,
+        "runtime": split.network.runtime,
     }
 
 

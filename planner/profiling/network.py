@@ -187,6 +187,11 @@ class Network(ABC):
 
     @property
     @abstractmethod
+    def runtime(self) -> str:
+        """What runs its programs here, with its version: 'torch 2.13.0'."""
+
+    @property
+    @abstractmethod
     def digest(self) -> str:
         """A hash of operators, arguments and shapes, not of weights; the same on any machine."""
 

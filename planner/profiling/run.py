@@ -161,6 +161,7 @@ def _profile(
     tables: list[LatencyTable] = []
     provenance = {
         "torch": torch.__version__,
+        "runtime": split.network.runtime,
         "split_bounds": f"{split.lower:g} to {split.upper:g} of the average",
     }
     for gpu_class in classes:

@@ -296,3 +296,14 @@ def test_a_file_is_estimated_as_a_torch_program_is(spec):
     (table,) = estimated_tables(split, "L4", (1, 8))
     times = [sum(row[column] for row in table.latency_us) for column in (0, 1)]
     assert 200 < times[0] < times[1] < 8 * times[0]
+
+
+def test_tensors_may_travel_as_fp16(spec):
+    wanted = spec(files.chain(depth=6)).model_copy(update={"cut_dtype": "fp16"})
+    split = split_of(wanted)
+    assert {tensor.dtype for cut in split.cut_tensors for tensor in cut} == {"FP16"}
+    values = frames = noise_of(split.inputs, 2, seed=1)
+    for block in range(split.block_count):
+        values = PlainRun(split.network.program_bytes(split.part(BlockRange(block, block + 1)))).run(values)
+    (right,) = PlainRun(str(wanted.program.onnx)).run(frames)
+    assert 0 < np.abs(values[0] - right).max() < 1e-2 * np.abs(right).max()

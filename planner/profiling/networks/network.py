@@ -53,6 +53,11 @@ class TorchNetwork(Network):
         self.output_values = tuple(map(self._value, self.graph.outputs))
         self.operators = tuple(map(self._operator, self.graph.operators))
 
+    @property
+    def runtime(self) -> str:
+        """See Network."""
+        return f"torch {torch.__version__}"
+
     @cached_property
     def digest(self) -> str:
         """See Network."""

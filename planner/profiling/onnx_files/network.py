@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import onnxruntime
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from planner.profile import ProgramFormat
@@ -39,6 +40,11 @@ class OnnxNetwork(Network):
         self.input_values = line.values(ends.inputs)
         self.output_values = line.values(ends.outputs)
         self.operators = line.operators
+
+    @property
+    def runtime(self) -> str:
+        """See Network."""
+        return f"onnxruntime {onnxruntime.__version__}"
 
     @cached_property
     def digest(self) -> str:
