@@ -1,6 +1,7 @@
 """What a pull request that changes a deployment needs: plan, generate, check, lint, simulate, and tell.
 
-    python -m ppipe.regenerate FOLDER [--check] [--summary FILE] [--load 0.8] [--attainment 0.95]
+    python -m ppipe.regenerate FOLDER [--check] [--summary FILE] [--report FILE]
+                               [--load 0.8] [--attainment 0.95]
 
 FOLDER is kept in git: deployment.yaml, profile.json, plan.json, repository/; and where it has kubernetes.yaml
 (options of ppipe kubernetes), kubernetes/ too.
@@ -37,6 +38,8 @@ from planner.plan import Plan
 from planner.profile import Profile
 from ppipe.cli import is_the_users
 from ppipe.console import err
+from ppipe.report.materials import Material, gather
+from ppipe.report.page import page_of, render
 from ppipe.steps import run_plan
 from ppipe.workspace import Workspace
 from python_backend.simulator.capacity import Workload, try_load
@@ -72,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         outcome = (
-            _checked(options.folder, options.load) if options.check else renew(options.folder, options.load)
+            _checked(options.folder, options.load, options.report)
+            if options.check
+            else renew(options.folder, options.load, options.report)
         )
     except Exception as error:
         if not is_the_users(error):
@@ -90,10 +95,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(faults) or (options.check and bool(outcome.differences)))
 
 
-def renew(folder: Path, load: float) -> Regenerated:
-    """Bring FOLDER up to date. Raises what planning, generating and reading raise."""
+def renew(folder: Path, load: float, report: Path | None = None) -> Regenerated:
+    """Bring FOLDER up to date. Raises what planning, generating and reading raise.
+
+    report: where to put a page of it, beside what it was before.
+    """
     deployment = load_deployment(folder / "deployment.yaml")
     workspace = Workspace(folder)
+    before = gather([folder]) if report is not None and workspace.plan.is_file() else []
     profile = workspace.load_profile()
     plan = current_plan(deployment, profile, workspace)
     old = load_units(workspace.repository) if (workspace.repository / MANIFEST_NAME).is_file() else {}
@@ -106,6 +115,8 @@ def renew(folder: Path, load: float) -> Regenerated:
     if differences:
         generate(deployment, profile, plan, workspace.repository, base=folder)
     bundle = _renew_bundle(folder, deployment, plan)
+    if report is not None:
+        _report(before, gather([folder]), deployment.name, report)
     tables = serving_tables(deployment, profile, plan)
     attainment = {
         name: try_load(served, POLICY, served.planned_rps * load, WORKLOAD, target=0.0).attainment or 0.0
@@ -171,12 +182,21 @@ def _renew_bundle(folder: Path, deployment: Deployment, plan: Plan) -> str:
     return "\n".join(f"{BUNDLE}/{path} differs from the plan" for path in changed)
 
 
-def _checked(folder: Path, load: float) -> Regenerated:
+def _report(before: list[Material], after: list[Material], name: str, path: Path) -> None:
+    """The page that a pull request gets: what was in the folder as A, what is there now as B."""
+    for lots, label in ((before, "before"), (after, "now")):
+        for lot in lots:
+            lot.label = label
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(page_of([*before, *after], title=name)), encoding="utf-8")
+
+
+def _checked(folder: Path, load: float, report: Path | None) -> Regenerated:
     """As renew, on a copy."""
     with tempfile.TemporaryDirectory(prefix="ppipe-regenerate-") as copy:
         shutil.copytree(folder, copy, dirs_exist_ok=True, symlinks=True)
         err.print(f"  checking a copy of {folder}")
-        return renew(Path(copy), load)
+        return renew(Path(copy), load, report)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 if something would")
     parser.add_argument("--summary", type=Path, help="append the summary to this file")
+    parser.add_argument("--report", type=Path, help="write a page of the folder, before and now: FILE.html")
     parser.add_argument("--load", type=float, default=0.8, help="simulated share of the planned rate")
     parser.add_argument("--attainment", type=float, default=0.95, help="least attainment in the simulation")
     return parser

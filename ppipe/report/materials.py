@@ -1,7 +1,7 @@
 """What there is to report on: files told apart by what is in them, gathered into one or two lots.
 
 Rules
-- A folder is a lot of its own. Files make up one lot together, until there are two of a kind.
+- A folder is a lot of its own; files beside it complete it. Files make up one lot, until two are of a kind.
 - What a folder holds and cannot be read is said on the page; a file that was asked for by name must be sound.
 - Two lots at most: they are compared.
 """
@@ -112,7 +112,7 @@ def gather(paths: Sequence[Path]) -> list[Material]:
         if not path.exists():
             raise ReportError(f"{path}: there is no such file or folder")
         if path.is_dir():
-            lots.append(_folder(path))
+            _add_folder(lots, _folder(path))
         else:
             _add_file(lots, path)
     for lot in lots:
@@ -146,6 +146,16 @@ def _folder(path: Path) -> Material:
         except (ValueError, OSError, DeploymentError) as error:
             lot.faults.append(_fault(file, kind, error))
     return lot
+
+
+def _add_folder(lots: list[Material], folder: Material) -> None:
+    """Files before it that it lacks, such as the deployment, complete it."""
+    if not lots or lots[-1].is_folder or set(lots[-1].found) & set(folder.found):
+        lots.append(folder)
+        return
+    for kind in lots[-1].found:
+        setattr(folder, kind, getattr(lots[-1], kind))
+    lots[-1] = folder
 
 
 def _add_file(lots: list[Material], path: Path) -> None:

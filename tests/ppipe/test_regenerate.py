@@ -63,13 +63,18 @@ def test_first_run_makes_all_and_the_second_changes_nothing(folder: Path, tmp_pa
 
 
 def test_a_changed_deployment_is_planned_anew(
-    folder: Path, data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    folder: Path, data: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path_factory: Any
 ) -> None:
-    assert regenerate.main([str(folder)]) == 0
+    page = tmp_path_factory.mktemp("reports") / "cars.html"
+    assert regenerate.main([str(folder), "--report", str(page)]) == 0
+    assert 'id="differences"' not in page.read_text(encoding="utf-8"), "there was no plan before"
     old = serial.load(Plan, folder / "plan.json")
     change_slo(folder, data, 60)
     before = snapshot(folder)
-    assert regenerate.main([str(folder), "--check"]) == 1
+    assert regenerate.main([str(folder), "--check", "--report", str(page)]) == 1
+    text = page.read_text(encoding="utf-8")
+    assert "A: before. B: now." in text
+    assert 'class="changed' in text
     assert "deployment.json" in capsys.readouterr().err
     assert snapshot(folder) == before, "--check must change nothing"
     assert regenerate.main([str(folder)]) == 0

@@ -133,6 +133,16 @@ def test_what_cannot_be_read_is_said_beside_what_can(folder: Path, tmp_path: Pat
     assert any("another version of ppipe" in line for line in subject.missing)
 
 
+def test_a_file_beside_a_folder_completes_it(folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "load.jsonl", (folder / "load.jsonl").read_text(encoding="utf-8"))
+    shutil.copytree(folder, tmp_path / "fleet")
+    (tmp_path / "fleet" / "load.jsonl").unlink()
+    for order in (["load.jsonl", "fleet"], ["fleet", "load.jsonl"]):
+        (lot,) = gather([tmp_path / name for name in order])
+        assert lot.runs
+        assert lot.plan is not None
+
+
 def test_three_things_are_too_many(folder: Path) -> None:
     with pytest.raises(ReportError, match="at most 2"):
         gather([folder, folder, folder])
