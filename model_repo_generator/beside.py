@@ -23,7 +23,7 @@ from model_repo_generator.share import is_shared
 from model_repo_generator.write import Content, FileCopy, Listing, WriteFault, read_listing
 from planner import serial
 from planner.deployment import Deployment
-from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry
 from planner.plan import Plan
 from planner.profile import Profile
 
@@ -100,6 +100,8 @@ def _kept(
     new: Rendered,
     program_hashes: Mapping[str, str],
 ) -> Iterator[tuple[str, Content]]:
+    for entry in older.models:
+        _require_same_ends(entry, new.manifest, older.epoch)
     doors = tuple(f"{older.entry.repository}/{entry.body_ensemble}/" for entry in older.models)
     for path, written in listing.files.items():
         if path == MANIFEST_NAME:
@@ -117,3 +119,23 @@ def _kept(
                 )
         elif path not in program_hashes and not path.startswith(doors):
             yield path, FileCopy(out_dir / path)
+
+
+def _require_same_ends(entry: ModelEntry, new: DeploymentManifest, epoch: int) -> None:
+    """Clients of both revisions call one Triton model, and a frame that fails may be offered to the other's
+    workers. Raises BesideFault.
+    """
+    now = next((model for model in new.models if model.model == entry.model), None)
+    for name, older, newer in (
+        ()
+        if now is None
+        else (
+            ("preprocess", entry.prepare, now.prepare),
+            ("postprocess", entry.finish, now.finish),
+        )
+    ):
+        if older != newer:
+            raise BesideFault(
+                f"models.{entry.model}.{name} is not what revision {epoch} was made with; generate into "
+                "another folder, or end that revision first"
+            )

@@ -65,6 +65,15 @@ def run_overheads(
     return profile
 
 
+def run_prepare(deployment: Deployment, profile: Profile, workspace: Workspace) -> Profile:
+    """Time what preparing frames costs here, and save the profile with it."""
+    from ppipe.prepare_times import with_prepare
+
+    profile = with_prepare(deployment, profile)
+    save(profile, workspace.profile)
+    return profile
+
+
 def run_plan(deployment: Deployment, profile: Profile, workspace: Workspace, planner: str) -> Plan:
     """Solve the deployment's problem, and save the problem and its plan."""
     return solve(deployment.to_problem(profile), workspace, planner)

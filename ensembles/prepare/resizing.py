@@ -44,9 +44,12 @@ def bordered(scaled: Frame, frame: Frame, recipe: PrepareRecipe) -> Frame:
     if scaled.shape[:2] == (recipe.height, recipe.width):
         return scaled
     place = placed(recipe, frame.shape[1], frame.shape[0])
-    whole = np.full((recipe.height, recipe.width, scaled.shape[2]), recipe.fit.fill, np.uint8)
-    whole[place.top : place.top + place.height, place.left : place.left + place.width] = scaled
-    return whole
+    right = recipe.width - place.left - place.width
+    bottom = recipe.height - place.top - place.height
+    fill = recipe.fit.fill * (1 if len(recipe.fit.fill) > 1 else scaled.shape[2])
+    sides = (place.top, bottom, place.left, right)
+    whole = cv2.copyMakeBorder(scaled, *sides, borderType=cv2.BORDER_CONSTANT, value=fill)
+    return np.asarray(whole, np.uint8).reshape(recipe.height, recipe.width, scaled.shape[2])
 
 
 def resize(frame: Frame, size: Size, interpolation: Interpolation) -> Frame:

@@ -22,7 +22,7 @@ from planner.deployment.model import (
 )
 from planner.deployment.preprocess import FrameSpec, PreprocessSpec
 from planner.deployment.reading import DeploymentError, load_deployment, parse_deployment
-from planner.deployment.recipe import PreprocessFault, recipe_of
+from planner.deployment.recipe import PreprocessFault, prepare_key, recipe_of
 
 __all__ = [
     "ClusterSpec",
@@ -51,5 +51,6 @@ __all__ = [
     "input_specs",
     "load_deployment",
     "parse_deployment",
+    "prepare_key",
     "recipe_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
@@ -12,9 +13,11 @@ from planner.addresses import port_faults
 from planner.cluster import Cluster
 from planner.deployment.cluster import ClusterSpec, cluster_of
 from planner.deployment.expect import ExpectSpec
-from planner.deployment.model import ModelSpec, demand_of
+from planner.deployment.model import ModelSpec, demand_of, input_spec
+from planner.deployment.preprocess import PreprocessSpec
+from planner.deployment.recipe import prepare_key, recipe_of
 from planner.deployment.spec import AbsolutePath, Name, Spec
-from planner.frames import ASSUMED_ENTRY, ASSUMED_PREPARE, NO_COST
+from planner.frames import ASSUMED_ENTRY, NO_COST, FrameCost, assumed_prepare
 from planner.manifest import TlsFiles
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile, Profile
@@ -153,9 +156,7 @@ class Deployment(Spec):
         overheads = profile.overheads
         if overheads.entry == NO_COST:
             overheads = replace(overheads, entry=ASSUMED_ENTRY)
-        prepare = profile.prepare
-        if prepare is None and spec.preprocess is not None:
-            prepare = ASSUMED_PREPARE[spec.preprocess.kind]
+        prepare = None if spec.preprocess is None else _prepare_cost(spec, spec.preprocess, profile)
         return replace(profile, overheads=overheads, prepare=prepare)
 
     def model(self, name: str) -> ModelSpec:
@@ -164,3 +165,12 @@ class Deployment(Spec):
             if model.name == name:
                 return model
         raise KeyError(f"no model {name!r} in deployment {self.name!r}")
+
+
+def _prepare_cost(spec: ModelSpec, preprocess: PreprocessSpec, profile: ModelProfile) -> FrameCost:
+    """As measured for what the file says now, else assumed."""
+    recipe = recipe_of(preprocess, input_spec(spec), spec.name)
+    note = json.loads(profile.provenance.get("prepare", "{}"))
+    if profile.prepare is not None and note.get("of") in (None, prepare_key(recipe)):
+        return profile.prepare
+    return assumed_prepare(recipe.kind, recipe.fit.interpolation)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from planner.deployment.preprocess import PreprocessSpec
-from planner.ingress import Fit, InputDtype, Order, PrepareRecipe, frame_input
+from planner.frames import FrameSize
+from planner.ingress import Fit, FrameLimits, InputDtype, Order, PrepareRecipe, frame_input
 from planner.profile import TensorSpec
+from planner.serial import content_hash
 
 _DTYPES: Mapping[str, InputDtype] = {"FP32": "FP32", "FP16": "FP16", "UINT8": "UINT8"}
 
@@ -50,6 +53,12 @@ def recipe_of(spec: PreprocessSpec, target: TensorSpec, model: str) -> PrepareRe
         scale=scale,
         reduced=spec.decode == "reduced",
     )
+
+
+def prepare_key(recipe: PrepareRecipe) -> str:
+    """Equal for recipes that cost the same to prepare by: a measured cost counts for these."""
+    plain = replace(recipe, mean=(), std=(), scale=1.0, planned=FrameSize(1, 1, 1), limits=FrameLimits())
+    return content_hash(plain)
 
 
 def _shape(spec: PreprocessSpec, target: TensorSpec, where: str) -> tuple[int, int, int]:

@@ -52,14 +52,23 @@ def _merge_model(profiles: Sequence[ModelProfile]) -> ModelProfile:
             tables[key] = _better(first.model, tables[key], table) if key in tables else table
         suffix = "" if index == 0 else f"_{index + 1}"
         provenance |= {f"{key}{suffix}": value for key, value in profile.provenance.items()}
+    dearest = max(profiles, key=_prepare_us)
+    if dearest.prepare is not None and "prepare" in dearest.provenance:
+        provenance["prepare"] = dearest.provenance["prepare"]
     errors = [each.precision_error for each in profiles if each.precision_error is not None]
     return dataclasses.replace(
         first,
         tables=tuple(tables.values()),
         provenance=provenance,
+        prepare=dearest.prepare,
         overheads=_larger([profile.overheads for profile in profiles]),
         precision_error=max(errors, default=None),
     )
+
+
+def _prepare_us(profile: ModelProfile) -> float:
+    """Of a frame of 1080p: what is planned must hold on the slowest host."""
+    return -1.0 if profile.prepare is None else profile.prepare.us(1920 * 1080, 350_000)
 
 
 def _require_alike(first: ModelProfile, other: ModelProfile, index: int) -> None:

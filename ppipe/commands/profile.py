@@ -42,6 +42,14 @@ def profile(
             "first if it is not there.",
         ),
     ] = False,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="Time what preparing clients' frames costs on this host's cores and record that in the "
+            "profile, which is made first if it is not there.",
+        ),
+    ] = False,
     overhead_servers: Annotated[
         str, typer.Option(help="As --overheads, on two running servers: host:port,host:port (gRPC).")
     ] = "",
@@ -54,7 +62,7 @@ def profile(
     workspace = Workspace.of(deployment.name, work)
     if merge:
         made = _merged(merge, workspace)
-    elif (overheads or overhead_servers) and workspace.profile.is_file():
+    elif (overheads or overhead_servers or prepare) and workspace.profile.is_file():
         made = workspace.load_profile()
     else:
         with step(f"profile: {', '.join(model.name for model in deployment.models)}"):
@@ -70,6 +78,9 @@ def profile(
     if overheads or overhead_servers:
         with step("overheads of stages and hops"):
             made = steps.run_overheads(deployment, made, workspace, overhead_servers)
+    if prepare:
+        with step("preparing frames"):
+            made = steps.run_prepare(deployment, made, workspace)
     for model in made.models:
         gpus = dict.fromkeys(table.gpu for table in model.tables)
         labels = latency_sources(Profile(models=(model,)), gpus)
@@ -90,6 +101,11 @@ def _remarks(model: ModelProfile) -> Iterator[str]:
         yield (
             f"overheads: a stage {costs.stage_us:g} us, a hop {costs.hop_us:g} us and "
             f"{1e6 * costs.hop_us_per_byte:.0f} us per MB"
+        )
+    if (prepare := model.prepare) is not None:
+        yield (
+            f"preparing a frame: {prepare.fixed_us:.0f} us, {1e6 * prepare.us_per_pixel:.0f} us per million "
+            f"pixels and {1e6 * prepare.us_per_byte:.0f} us per MB"
         )
     told = ("notes", "device_notes", "nvml", "throttled", "repeatability", "warning_repeatability")
     for name, value in model.provenance.items():

@@ -88,7 +88,11 @@ def test_other_answers_are_refused(
     out = tmp_path / "repository"
     old = generate(emulated, profile, plan, out)
     data["models"][0]["postprocess"]["top_k"] = 3
-    with pytest.raises(BesideFault, match=r"entry/net/config.pbtxt: revision 1 needs it otherwise"):
+    with pytest.raises(BesideFault, match=r"models\.net\.postprocess is not what revision 1 was made with"):
+        generate_beside(parse_deployment(data, "test"), profile, plan, out)
+    data["models"][0]["postprocess"]["top_k"] = 2
+    data["models"][0]["preprocess"]["preset"] = "yolo"
+    with pytest.raises(BesideFault, match=r"models\.net\.preprocess is not what revision 1 was made with"):
         generate_beside(parse_deployment(data, "test"), profile, plan, out)
     assert serial.load(DeploymentManifest, out / "deployment.json") == old
 
