@@ -23,8 +23,8 @@ from ppipe.simulation.scenarios import scenarios_of
 MARGINS, MARGINS_IF_WRONG = (0.03, 0.1), (0.1, 0.25)
 """Common to all models, to choose from; the latter where latencies may be wrong."""
 LOSS_SHARE = 0.01
-WORST = 3
-SCENARIOS, SECONDS = 5, 8.0
+WORST = 2
+SCENARIOS, SECONDS = 5, 6.0
 SAFE = 0.99
 """Of what the scenarios hold: they are few."""
 
