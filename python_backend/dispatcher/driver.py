@@ -24,6 +24,7 @@ from python_backend.dispatcher.budget import Budget
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.drift import Drift
 from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frame_drift import FrameDrift
 from python_backend.dispatcher.frame_state import FrameState
 from python_backend.dispatcher.hops import Hops
 from python_backend.dispatcher.lateness import Lateness
@@ -120,6 +121,7 @@ class Driver:
         self.room = room or Room(bounds_of(entry.served, entry.longest_us, len(manifest.models)))
         self.counts = Counts(entry.served)
         self.drift = Drift(entry.served, log)
+        self.frame_drift = FrameDrift(entry.model, entry.served.entry, log)
         self.budget = Budget()
         self._settings = settings or DriverSettings()
         self._epoch = manifest.epoch
@@ -315,6 +317,7 @@ class Driver:
         self._frames.add(frames)
         self.counts.arrived += len(frames)
         self.counts.frame_bytes += sum([len(frame.data) for frame in frames])
+        self.frame_drift.saw(frames, now_us())
         began_us = now_us()
         offers = [self._offers.offer(frame, began_us) for frame in frames]
         core_time_us = began_us + self._settings.lead_us

@@ -55,6 +55,7 @@ GAUGES = {
     "in_flight": "Batches on their way.",
     "worker_up": "1 while the worker gets work, else 0.",
     "stage_drift": "Measured over profiled latency of a stage, median of its last batches.",
+    "frame_drift": "Mean bytes and pixels of the last frames over those of the planned frame.",
     "allowance_us": "Time taken off deadlines for the way back.",
     "guard_us": "Time that predictions are taken to be wrong by.",
     "slo_us": "The model's SLO.",
@@ -184,6 +185,8 @@ def samples(source: MetricsSource) -> Iterator[Sample]:
         yield "worker_up", {"worker": worker}, float(worker not in out)
     for (pipeline, stage), ratio in driver.drift.quantiles(0.5).items():
         yield "stage_drift", {"pipeline": str(pipeline), "stage": str(stage)}, round(ratio, 3)
+    for name, ratio in driver.frame_drift.ratios.items():
+        yield "frame_drift", {"of": name}, round(ratio, 3)
     if isinstance(driver.transport, ChainTransport):
         yield "chained_batches_total", {}, driver.transport.batches
     yield "compiled", {}, float(IS_COMPILED)

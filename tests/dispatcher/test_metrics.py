@@ -16,6 +16,7 @@ from ppipe.serving.ports import free_base
 from python_backend.dispatcher.budget import Budget
 from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.drift import Drift
+from python_backend.dispatcher.frame_drift import FrameDrift
 from python_backend.dispatcher.metrics import exported_names, page
 from python_backend.dispatcher.metrics_page import MetricsPage
 from python_backend.dispatcher.room import Bounds, Room
@@ -35,6 +36,7 @@ class Driver:
     counts: Counts = field(default_factory=lambda: Counts(SERVED))
     budget: Budget = field(default_factory=Budget)
     drift: Drift = field(default_factory=lambda: Drift(SERVED, print))
+    frame_drift: FrameDrift = field(default_factory=lambda: FrameDrift("m", None, print))
     queue_length: int = 3
     in_flight: int = 2
     allowance_us: int = 5_000
