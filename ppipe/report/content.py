@@ -66,11 +66,12 @@ class Label:
 
 @dataclass(frozen=True)
 class Path:
-    """`points`: SVG path data."""
+    """`points`: SVG path data; `thick`: of its stroke, 0: as the style says."""
 
     points: str
     style: str
     hint: str = ""
+    thick: float = 0.0
 
 
 Shape = Rect | Label | Path

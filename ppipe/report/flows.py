@@ -74,25 +74,22 @@ def _bands(plan: Plan, chain: list[FlowPool], thick: float) -> list[Shape]:
         f"{model.model}, pipeline {chain[0].pipeline}: {pipeline.throughput_rps:.1f} frames/s, "
         f"{pipeline.latency_us / 1e3:.1f} ms of {model.slo_us / 1e3:g} ms"
     )
-    style = f"band c{chain[0].model % COLOURS}"
+    style = f"band s{chain[0].model % COLOURS}"
     points = [(LEFT - 22, _at(chain[0])[1])]
     for pool in chain:
         x, y = _at(pool)
         points += [(x, y), (x + BOX_WIDTH, y)]
     points.append((points[-1][0] + 26, points[-1][1]))
     return [
-        Path(_band(*points[place], *points[place + 1], thick), style, hint)
+        Path(_band(*points[place], *points[place + 1]), style, hint, thick)
         for place in range(0, len(points), 2)
     ]
 
 
-def _band(x0: float, y0: float, x1: float, y1: float, thick: float) -> str:
-    half, middle = thick / 2, (x0 + x1) / 2
-    return (
-        f"M{x0:.1f} {y0 - half:.1f}C{middle:.1f} {y0 - half:.1f} {middle:.1f} {y1 - half:.1f} "
-        f"{x1:.1f} {y1 - half:.1f}V{y1 + half:.1f}C{middle:.1f} {y1 + half:.1f} {middle:.1f} "
-        f"{y0 + half:.1f} {x0:.1f} {y0 + half:.1f}Z"
-    )
+def _band(x0: float, y0: float, x1: float, y1: float) -> str:
+    """Its middle; as a stroke it is as wide where it is steep."""
+    middle = (x0 + x1) / 2
+    return f"M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
 
 
 def _box(plan: Plan, pool: FlowPool) -> list[Shape]:
