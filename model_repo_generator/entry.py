@@ -107,7 +107,7 @@ def _finish(
     inputs, outputs, classes = make(where, wanted, given, bool(labels))
     if labels and len(labels) != classes:
         raise EntryFault(
-            f"{where}.labels: {len(labels)} labels for {classes} classes; one line per class belongs"
+            f"{where}.labels: {len(labels)} labels for {classes} classes; expected one line per class"
         )
     taken = {tensor.name for tensor in given} & {tensor.name for tensor in outputs}
     if taken:

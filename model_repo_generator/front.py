@@ -91,7 +91,7 @@ def _largest_frame(model: ModelEntry) -> int:
 
 def _check(options: FrontOptions) -> None:
     if (options.certificate is None) != (options.key is None):
-        raise FrontError("--certificate and --key belong together")
+        raise FrontError("give both --certificate and --key, or neither")
     if options.certificate is None and not _is_loopback(options.listen):
         raise FrontError(
             f"--listen {options.listen}: others reach it, and frames and answers would travel in the open; "
@@ -99,17 +99,17 @@ def _check(options: FrontOptions) -> None:
         )
     for origin in options.origins:
         if not _ORIGIN.fullmatch(origin):
-            raise FrontError(f"--origin {origin!r}: an origin such as https://app.example belongs")
+            raise FrontError(f"--origin {origin!r}: expected an origin such as https://app.example")
     for path in (options.certificate, options.key, options.folder):
         if path is not None and (not path.is_absolute() or re.search(r"[\s;{}$'\"\\]", str(path))):
-            raise FrontError(f"{path}: an absolute path without spaces and signs belongs: nginx reads it")
+            raise FrontError(f"{path}: expected an absolute path without spaces and signs: nginx reads it")
 
 
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        raise FrontError(f"--listen {host!r}: an address such as 0.0.0.0, :: or 127.0.0.1 belongs") from None
+        raise FrontError(f"--listen {host!r}: expected an address such as 0.0.0.0, :: or 127.0.0.1") from None
 
 
 def _common(manifest: DeploymentManifest, options: FrontOptions) -> Iterator[str]:
@@ -198,7 +198,7 @@ def _public(manifest: DeploymentManifest) -> Iterator[str]:
     for model in manifest.models:
         for name in (model.dispatcher, model.body_ensemble):
             if name and not _NAME.fullmatch(name):
-                raise FrontError(f"model {name!r}: letters, digits, '_', '.' and '-' belong in its name")
+                raise FrontError(f"model {name!r}: expected letters, digits, '_', '.' and '-' in its name")
             if name:
                 yield name
 

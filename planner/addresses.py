@@ -48,11 +48,11 @@ def _fault(host: str) -> str:
     if not host:
         return "a host is missing"
     if "://" in host:
-        return "this is a URL; a host alone belongs here"
+        return "this is a URL; expected a host alone"
     if host != host.strip() or any(letter.isspace() for letter in host):
         return "a host has no spaces"
     if "," in host or ";" in host:
-        return "this is a list; one host belongs here"
+        return "this is a list; expected one host"
     if "$" in host:
         return "variables are not replaced here"
     if host.startswith("[") or host.count(":") > 1:

@@ -52,7 +52,7 @@ def group_layers(times: Sequence[Sequence[float]], cut_bytes: Sequence[int], blo
                 f"times[{index}]: {len(row)} layers where {len(cut_bytes)} cuts make {layer_count}"
             )
         if any(not value >= 0 or value == float("inf") for value in row):
-            raise ValueError(f"times[{index}]: {min(row)} .. {max(row)}: finite times >= 0 belong here")
+            raise ValueError(f"times[{index}]: {min(row)} .. {max(row)}: expected finite times >= 0")
     block_count = min(block_count, layer_count)
     for lower, upper in BOUNDS:
         found = _cheapest(times, cut_bytes, block_count, lower, upper)

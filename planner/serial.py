@@ -129,7 +129,7 @@ def _tuple(cls: Any, plain: Any, where: str) -> Any:
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(from_plain(args[0], item, f"{where}[{index}]") for index, item in enumerate(plain))
     if len(args) != len(plain):
-        raise FormatError(f"{where}: {len(plain)} items where {len(args)} belong")
+        raise FormatError(f"{where}: {len(plain)} items; expected {len(args)}")
     return tuple(
         from_plain(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, plain, strict=True))
     )

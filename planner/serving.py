@@ -85,7 +85,7 @@ class ServedPipeline:
     def __post_init__(self) -> None:
         if len(self.transfer_us) != len(self.stages) - 1:
             raise ValueError(
-                f"{len(self.transfer_us)} transfer tables for {len(self.stages)} stages; one per hop belongs"
+                f"{len(self.transfer_us)} transfer tables for {len(self.stages)} stages; expected one per hop"
             )
         if min(len(stage.latency_us) for stage in self.stages) < self.batch_size:
             raise ValueError(f"batch_size {self.batch_size} is past the end of a stage's latency table")

@@ -118,8 +118,8 @@ def _own_port_faults(fleet: Fleet) -> Iterator[str]:
         ports = ports_of(server)
         if len(set(ports)) < len(ports) or min(ports) < LOWEST_PORT:
             yield (
-                f"server {server.name}: http, grpc and metrics port are {ports}; three different ones "
-                f"from {LOWEST_PORT} up belong"
+                f"server {server.name}: http, grpc and metrics port are {ports}; expected three different "
+                f"ones from {LOWEST_PORT} up"
             )
 
 

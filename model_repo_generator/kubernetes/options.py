@@ -187,7 +187,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleFault(f"{path}: not YAML: {error}") from error
     if not isinstance(plain, dict):
-        raise BundleFault(f"{path}: a mapping of options belongs here")
+        raise BundleFault(f"{path}: expected a mapping of options")
     return plain
 
 

@@ -20,7 +20,7 @@ def _shares(value: Any) -> Any:
         number = isinstance(share, int | float) and not isinstance(share, bool)
         if not (share is None or (number and math.isfinite(share) and 0 <= share < 1)):
             of_class = f"{gpu}: {share!r} is not; " if gpu else ""
-            raise ValueError(f"{of_class}a share from 0 to below 1 belongs here, or one for each GPU class")
+            raise ValueError(f"{of_class}expected a share from 0 to below 1, or one for each GPU class")
     return value
 
 

@@ -49,7 +49,9 @@ class _OnceLoader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in lines:
-                    said = f"{key.value!r} stands in line {lines[key.value]} and in line {line}; once belongs"
+                    said = (
+                        f"{key.value!r} stands in line {lines[key.value]} and in line {line}; expected once"
+                    )
                     raise yaml.constructor.ConstructorError(None, None, said, None)
                 lines[key.value] = line
         return super().construct_mapping(node, deep)

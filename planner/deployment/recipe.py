@@ -83,7 +83,7 @@ def _order(spec: PreprocessSpec, target: TensorSpec, channels: int, where: str) 
     if channels == 1 and order != "grey":
         raise PreprocessFault(
             f"{where}.order: {order} has 3 channels, but the model's input {target.name!r} has 1: "
-            "grey belongs"
+            "expected grey"
         )
     return order
 
@@ -117,7 +117,7 @@ def _per_channel(spec: PreprocessSpec, name: str, channels: int, where: str) -> 
 
 def _check_count(where: str, count: int, channels: int) -> None:
     if count not in (1, channels):
-        numbers = "1 number belongs" if channels == 1 else f"1 or {channels} numbers belong"
+        numbers = "expected 1 number" if channels == 1 else f"expected 1 or {channels} numbers"
         raise PreprocessFault(f"{where}: {count} numbers for an input of {channels} channels; {numbers}")
 
 

@@ -16,7 +16,7 @@ class Spec(BaseModel):
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
-        raise ValueError("an absolute path belongs here: it is used on every host")
+        raise ValueError("expected an absolute path: it is used on every host")
     return path
 
 

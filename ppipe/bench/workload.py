@@ -85,7 +85,7 @@ def load_workload(path: Path, seconds: float | None = None) -> RequestTrace:
         raise WorkloadError(f"{path}: the first line must be {','.join(_COLUMNS)}")
     arrivals = tuple(_arrival(path, number, row) for number, row in enumerate(rows[1:], start=2))
     if not arrivals:
-        raise WorkloadError(f"{path}: no arrivals in it; at least one belongs there")
+        raise WorkloadError(f"{path}: no arrivals in it; expected at least one")
     ordered = tuple(sorted(arrivals, key=lambda arrival: (arrival.due_us, arrival.model)))
     return RequestTrace(arrivals=ordered, seconds=seconds or math.ceil(ordered[-1].due_us / 1e6) or 1.0)
 

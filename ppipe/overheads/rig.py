@@ -59,7 +59,7 @@ class Address:
         """'host:port'. Raises OverheadError."""
         host, _, port = text.strip().rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-            raise OverheadError(f"{text!r} is no server; 'host:port' of its gRPC endpoint belongs")
+            raise OverheadError(f"{text!r} is no server; expected 'host:port' of its gRPC endpoint")
         try:
             return cls(host=checked_host(host), port=int(port))
         except ValueError as error:
@@ -70,7 +70,7 @@ def parse_servers(text: str) -> tuple[Address, Address]:
     """'host:port,host:port'. Raises OverheadError."""
     addresses = [Address.parse(part) for part in text.split(",")]
     if len(addresses) != 2:
-        raise OverheadError(f"{text!r} names {len(addresses)} servers; two belong: host:port,host:port")
+        raise OverheadError(f"{text!r} names {len(addresses)} servers; expected two: host:port,host:port")
     return addresses[0], addresses[1]
 
 

@@ -51,7 +51,7 @@ def sweep(prefix: str) -> list[str]:
     Raises ValueError for a prefix so short that it might be someone else's.
     """
     if len(prefix) < 8 or "/" in prefix:
-        raise ValueError(f"shared-memory prefix {prefix!r}: at least 8 characters and no '/' belong in it")
+        raise ValueError(f"shared-memory prefix {prefix!r}: expected at least 8 characters and no '/'")
     removed = []
     for path in SHM.iterdir() if SHM.is_dir() else ():
         if path.name.startswith(prefix):

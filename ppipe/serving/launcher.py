@@ -85,7 +85,7 @@ def shared_ticket_key(named: Path | None) -> Path:
         )
     if not path.is_file():
         raise ServeError(
-            f"--ticket-keys: {path} is no file; one key of 16 characters or more per line belongs"
+            f"--ticket-keys: {path} is no file; expected one key of 16 characters or more per line"
         )
     return path.resolve()
 

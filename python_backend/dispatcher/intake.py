@@ -58,7 +58,7 @@ class Intake:
         if len(ways) != 1:
             found = ", ".join(given) or "none"
             raise ValueError(
-                f"one of the inputs {', '.join(self.names[:2])} belongs in a request, not {found}"
+                f"expected one of the inputs {', '.join(self.names[:2])} in a request, not {found}"
             )
         self._require(given, {ways[0], *(spec.name for spec in self._others)})
         return ways[0]
@@ -66,7 +66,7 @@ class Intake:
     def _require(self, given: Mapping[str, Array], wanted: set[str]) -> None:
         if set(given) != wanted:
             found = ", ".join(given) or "none"
-            raise ValueError(f"the inputs {', '.join(sorted(wanted))} belong in a request, not {found}")
+            raise ValueError(f"expected the inputs {', '.join(sorted(wanted))} in a request, not {found}")
 
     def _taken(self, name: str, given: Mapping[str, Array], row: int, rows: int) -> Taken:
         """One frame of a model that prepares."""
@@ -90,13 +90,13 @@ class Intake:
     def _check_own(self, spec: TensorSpec, array: Array) -> None:
         if array.shape[1:] != spec.shape or array.dtype != kserve.NUMPY_OF[spec.dtype]:
             raise ValueError(
-                f"input {spec.name}: {array.dtype} {list(array.shape)}; frames belong there: "
+                f"input {spec.name}: {array.dtype} {list(array.shape)}; expected frames: "
                 f"{spec.dtype} {_batch_of(spec)}"
             )
 
     def _encoded(self, name: str, array: Array, row: int) -> tuple[memoryview, FrameInfo]:
         if array.shape[1:] != (1,):
-            raise ValueError(f"input {name}: {list(array.shape)} images; frames belong there: BYTES [n, 1]")
+            raise ValueError(f"input {name}: {list(array.shape)} images; expected frames: BYTES [n, 1]")
         data = array[row, 0]
         assert self._recipe is not None
         try:
@@ -110,7 +110,7 @@ class Intake:
         shaped = array.ndim == 4 and array.shape[3] == 3 and 0 not in array.shape
         if not shaped or array.dtype != np.uint8:
             raise ValueError(
-                f"input {name}: {array.dtype} {list(array.shape)}; frames belong there: "
+                f"input {name}: {array.dtype} {list(array.shape)}; expected frames: "
                 "UINT8 [n, height, width, 3]"
             )
         assert self._recipe is not None
@@ -129,7 +129,7 @@ def _rows(given: Mapping[str, Array]) -> int:
     rows = {name: len(array) if array.ndim else 0 for name, array in given.items()}
     if len(set(rows.values())) != 1 or 0 in rows.values():
         said = ", ".join(f"{name} {count}" for name, count in rows.items())
-        raise ValueError(f"frames in the request: {said}; one row of each input for every frame belongs")
+        raise ValueError(f"frames in the request: {said}; expected one row of each input for every frame")
     return next(iter(rows.values()))
 
 

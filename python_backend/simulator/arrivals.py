@@ -193,7 +193,7 @@ def parse_arrivals(text: str, rate_rps: float) -> Arrivals:
         name, equals, value = part.partition("=")
         if name not in fields or not equals:
             wanted = ", ".join(f"{field}=..." for field in fields) or "nothing"
-            raise ArrivalError(f"arrivals {kind}: {part!r} where {wanted} belongs")
+            raise ArrivalError(f"arrivals {kind}: {part!r}; expected {wanted}")
         try:
             values[name] = value if name == "path" else float(value)
         except ValueError:

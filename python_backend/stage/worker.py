@@ -482,15 +482,15 @@ _WAKE_UP_US: Final = 1_000
 def check_inputs(specs: Sequence[TensorSpec], inputs: Sequence[Array], max_batch: int) -> None:
     """Raises ValueError unless the arrays are one batch of the stage's inputs."""
     if len(inputs) != len(specs):
-        raise ValueError(f"{len(inputs)} inputs; {', '.join(spec.name for spec in specs)} belong")
+        raise ValueError(f"{len(inputs)} inputs; expected {', '.join(spec.name for spec in specs)}")
     batch = len(inputs[0]) if inputs[0].ndim else 0
     if not 1 <= batch <= max_batch:
-        raise ValueError(f"batch of {batch}; 1 to {max_batch} frames belong")
+        raise ValueError(f"batch of {batch}; expected 1 to {max_batch} frames")
     for spec, array in zip(specs, inputs, strict=True):
         if array.shape != (batch, *spec.shape) or _dtype(array) != kserve.NUMPY_OF[spec.dtype]:
             raise ValueError(
                 f"input {spec.name}: {array.dtype} {list(array.shape)}; "
-                f"{spec.dtype} {[batch, *spec.shape]} belongs"
+                f"expected {spec.dtype} {[batch, *spec.shape]}"
             )
 
 
@@ -501,7 +501,7 @@ def check_frames(
     elsewhere.
     """
     if not 1 <= len(infos) <= max_batch:
-        raise ValueError(f"batch of {len(infos)}; 1 to {max_batch} frames belong")
+        raise ValueError(f"batch of {len(infos)}; expected 1 to {max_batch} frames")
     if len(infos) != len(bodies):
         raise ValueError(f"{len(bodies)} frames; the ticket describes {len(infos)}")
     for info, body in zip(infos, bodies, strict=True):

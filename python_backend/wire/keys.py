@@ -163,7 +163,7 @@ class Keys:
             return
         texts = tuple(line.strip() for line in path.read_bytes().splitlines() if line.strip())
         if not texts or min(map(len, texts)) < 16:
-            raise TicketError(f"{path}: one key of at least 16 characters per line belongs in it")
+            raise TicketError(f"{path}: expected one key of at least 16 characters per line")
         self._texts = texts
         self._keys = tuple(hmac.new(key, digestmod="sha256") for key in texts)
         self._derived = {}

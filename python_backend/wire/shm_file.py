@@ -93,7 +93,7 @@ def open_own(path: Path) -> int:
         os.close(descriptor)
         raise ArenaError(
             f"{path}: made by user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}; "
-            f"a file of user {os.geteuid()} that nobody else can write belongs: remove it"
+            f"expected a file of user {os.geteuid()} that nobody else can write: remove it"
         )
     return descriptor
 

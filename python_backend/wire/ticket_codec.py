@@ -147,13 +147,13 @@ def encode(
 def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
     """The ticket in `text`, its times on this host's clock. Raises TicketError."""
     if len(text) > _TEXT_LIMIT:
-        raise TicketError(f"{PARAMETER}: {len(text)} characters, at most {_TEXT_LIMIT} belong")
+        raise TicketError(f"{PARAMETER}: {len(text)} characters; expected at most {_TEXT_LIMIT}")
     signed, field, mac = text.rpartition(_MAC_FIELD)
     if not field:
         if is_anonymous_probe(text):
             return _ANONYMOUS_PROBE
         raise TicketError(
-            f"{PARAMETER}: no signature field; a ticket of this deployment's dispatcher belongs"
+            f"{PARAMETER}: no signature field; expected a ticket of this deployment's dispatcher"
         )
     if not (mac.endswith('"}') and keys.accepts(f"{signed}}}", mac[:-2])):
         raise TicketError(f"{PARAMETER}: the signature is not of this deployment's dispatcher")
@@ -231,7 +231,7 @@ def _times(hop: Hop) -> Sequence[int]:
 
 def _wire_ticket(body: Any, received_us: int) -> WireTicket:
     if not isinstance(body, dict):
-        raise TypeError("an object belongs here")
+        raise TypeError("expected an object")
     origin_us = received_us if body["relative"] else 0
     ticket = plain_ticket(
         batch_id=_whole(body["batch"]),

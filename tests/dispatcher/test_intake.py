@@ -81,12 +81,12 @@ def test_a_model_that_prepares_nothing_describes_nothing() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "one of the inputs jpeg, image belongs in a request, not none"),
+        ({}, "expected one of the inputs jpeg, image in a request, not none"),
         ({"jpeg": encoded(b"x"), "image": np.zeros((1, 3, 4, 5), np.float32)}, "not jpeg, image"),
         ({"jpeg": encoded(b"")}, "input jpeg: 0 bytes that are no complete JPEG or PNG image"),
         ({"jpeg": encoded(b"no image")}, "input jpeg: 8 bytes that are no"),
         ({"jpeg": np.array([[b"x", b"y"]], dtype=object)}, r"input jpeg: \[1, 2\] images; .*BYTES \[n, 1\]"),
-        ({"image": np.zeros((2, 3, 4, 6), np.float32)}, "frames belong there: FP32 [n, 3, 4, 5]"),
+        ({"image": np.zeros((2, 3, 4, 6), np.float32)}, "expected frames: FP32 [n, 3, 4, 5]"),
         ({"image": np.zeros((0, 3, 4, 5), np.float32)}, "frames in the request: image 0"),
         ({"image": np.zeros((1, 3, 4, 5), np.float64)}, "input image: float64"),
     ],
@@ -153,7 +153,7 @@ def test_what_a_network_takes_beside_the_frame_follows_its_bytes() -> None:
     taken = intake.take({"jpeg": encoded(image, 2), "size": sizes})
     assert [bytes(data) for data, _ in taken] == [image + size.tobytes() for size in sizes]
     assert [info.size for _, info in taken if info is not None] == [len(image) + 16] * 2
-    with pytest.raises(ValueError, match="the inputs jpeg, size belong in a request, not jpeg"):
+    with pytest.raises(ValueError, match="expected the inputs jpeg, size in a request, not jpeg"):
         intake.take({"jpeg": encoded(image)})
     with pytest.raises(ValueError, match="frames in the request: jpeg 1, size 2"):
         intake.take({"jpeg": encoded(image), "size": sizes})

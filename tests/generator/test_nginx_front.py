@@ -57,7 +57,7 @@ def test_frames_are_shared_by_all_entries(manifest: DeploymentManifest) -> None:
     [
         (ANYWHERE, "--listen 0.0.0.0: others reach it"),
         ({"listen": "front.example"}, "an address such as"),
-        ({"certificate": Path("/a.pem")}, "--certificate and --key belong together"),
+        ({"certificate": Path("/a.pem")}, "give both --certificate and --key, or neither"),
         ({"origins": ("https://a.example'; return 200 'x",)}, "an origin such as"),
         ({"folder": Path("/tmp/a b")}, "an absolute path"),
         ({"folder": Path("run")}, "an absolute path"),

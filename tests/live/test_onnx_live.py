@@ -159,7 +159,7 @@ def test_frames_of_one_request_are_answered_together(served: Files) -> None:
         cut_short = [*jpegs[:3], jpegs[3][: len(jpegs[3]) // 2] + jpegs[3][-2:]]
         with pytest.raises(refused, match="frame 3 of 4: "):
             client.infer("sized", sized_request(cut_short, sizes))
-        with pytest.raises(refused, match="jpeg, size belong"):
+        with pytest.raises(refused, match="expected the inputs jpeg, size"):
             client.infer("sized", sized_request(jpegs, sizes)[:1])
 
 

@@ -30,7 +30,7 @@ def refusal(spec):
 def test_files_that_are_none(spec, tmp_path):
     path = tmp_path / "no.onnx"
     for content, said in (
-        (b"no protobuf at all, but text", "is no ONNX file; a file that onnx.load reads belongs there"),
+        (b"no protobuf at all, but text", "is no ONNX file; expected a file that onnx.load reads"),
         (b"", "is no ONNX file, or an empty one: it holds no node"),
         (files.chain().SerializeToString()[:-40], "is cut short or damaged"),
     ):

@@ -147,7 +147,11 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("models.0.preprocess", {"preset": "yolov9"}, r"preset 'yolov9' is not one of torchvision, timm"),
         ("models.0.preprocess", {"share": 0.5}, r"'share' belongs to fit: crop, and fit is stretch"),
         ("models.0.preprocess", {"preset": "yolo", "share": 1}, r"'share' belongs to .* fit is letterbox"),
-        ("models.0.preprocess", {"mean": [1, 2]}, r"net\.preprocess\.mean: 2 numbers .*; 1 or 3 numbers"),
+        (
+            "models.0.preprocess",
+            {"mean": [1, 2]},
+            r"net\.preprocess\.mean: 2 numbers .*; expected 1 or 3 numbers",
+        ),
         ("models.0.preprocess", {"std": 0}, r"net\.preprocess\.std: \[0.0, 0.0, 0.0\] has a 0"),
         ("models.0.preprocess", {"scale": "1/0"}, r"preprocess\.scale"),
         ("models.0.preprocess", {"max_pixels": 1000}, r"max_pixels 1000 is less than the 2073600 pixels"),
@@ -169,14 +173,18 @@ def test_ports_are_given_out_upwards_and_never_twice() -> None:
         ("planner", {"max_stages": 9}, r"planner\.max_stages: .*less than or equal to 4 \(got 9\)"),
         ("planner", {"survive": {"servers": 2}}, r"planner\.survive\.servers: .*0 or 1 \(got 2\)"),
         ("planner", {"survive": {"server": 1}}, r"survive\.server: unknown field; did you mean 'servers'"),
-        ("expect", {"jitter": 3}, r"expect\.jitter: a share from 0 to below 1 .*\(got 3\)"),
-        ("expect", {"jitter": {"T4": -1}}, r"expect\.jitter: T4: -1 is not; a share from 0 to below 1"),
+        ("expect", {"jitter": 3}, r"expect\.jitter: expected a share from 0 to below 1, .*\(got 3\)"),
+        (
+            "expect",
+            {"jitter": {"T4": -1}},
+            r"expect\.jitter: T4: -1 is not; expected a share from 0 to below 1",
+        ),
         ("expect", {"slowdown": {"L5": 0.1}}, r"expect\.slowdown: unknown GPU class 'L5'; .* has L4, T4"),
         ("expect", {"arrivals": "gama:cv=2"}, r"expect\.arrivals: .*known: poisson, .*\(got 'gama:cv=2'\)"),
         ("expect", {"jiter": 0.1}, r"expect\.jiter: unknown field; did you mean 'jitter'\?"),
         ("doors", {"clsed": True}, r"doors\.clsed: unknown field; .*allowed: "),
         ("expect", {"held_in": 0}, r"expect\.held_in: .*greater than 0 \(got 0\)"),
-        ("execution_env", "env.tar.gz", r"execution_env: an absolute path .*\(got 'env.tar.gz'\)"),
+        ("execution_env", "env.tar.gz", r"execution_env: expected an absolute path.*\(got 'env.tar.gz'\)"),
         ("models", [PLAIN["models"][0]] * 2, "the name 'net' is used more than once"),
     ],
 )
@@ -190,7 +198,7 @@ def test_a_fault_names_field_value_and_what_is_allowed(path: str, value: Any, me
     [
         ([8, 8], "FP32", r"shape \[8, 8\]; preprocessing makes \[3, height, width\] or"),
         ([3, 8, 8], "INT8", "makes FP32, FP16 or UINT8"),
-        ([1, 8, 8], "FP32", r"order: bgr has 3 channels, but the model's input 'image' has 1: grey belongs"),
+        ([1, 8, 8], "FP32", r"order: bgr has 3 channels, but the model's input 'image' has 1: expected grey"),
     ],
 )
 def test_preprocessing_that_does_not_fit_the_input_is_refused(shape: Any, dtype: str, said: str) -> None:

@@ -66,7 +66,7 @@ PLAIN: dict[str, Any] = {"items": [{"name": "x", "pair": [1, 2.0]}], "table": {"
         ({"itmes": []}, r"Outer\.itmes: unknown field; Outer has items, table"),
         ({"items": [{"name": "x"}]}, r"Outer\.items\[0\]\.pair: missing"),
         ({"items": [{"name": 3, "pair": [1, 2.0]}]}, r"Outer\.items\[0\]\.name: 3 is not a str"),
-        ({"items": [{"name": "x", "pair": [1]}]}, r"pair: 1 items where 2 belong"),
+        ({"items": [{"name": "x", "pair": [1]}]}, r"pair: 1 items; expected 2"),
         ({"items": 7}, r"Outer\.items: 7 is not a list"),
         ({"table": {"a": "b"}}, r"Outer\.table\.a: 'b' is not a float"),
         ({"table": []}, r"Outer\.table: \[\] is not an object"),

@@ -22,9 +22,9 @@ def test_servers_are_two_addresses():
         Address("a.example", 8001),
         Address("10.0.0.2", 9001),
     )
-    with pytest.raises(OverheadError, match="'a:1' names 1 servers; two belong"):
+    with pytest.raises(OverheadError, match="'a:1' names 1 servers; expected two"):
         parse_servers("a:1")
-    with pytest.raises(OverheadError, match="'b' is no server; 'host:port' of its gRPC endpoint belongs"):
+    with pytest.raises(OverheadError, match="'b' is no server; expected 'host:port' of its gRPC endpoint"):
         parse_servers("a:1,b")
 
 

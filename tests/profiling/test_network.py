@@ -46,7 +46,7 @@ def test_state_dict_file(spec, tmp_path):
         ("no_such_module:thing", {}, "model net: program.factory: no module named 'no_such_module'"),
         ("tests.profiling.nets:Missing", {}, "module tests.profiling.nets has no attribute 'Missing'"),
         ("tests.profiling.nets:CHANNELS", {}, "something not callable as 'CHANNELS'"),
-        ("tests.profiling.nets:not_a_module", {}, "returned a int; a torch.nn.Module belongs there"),
+        ("tests.profiling.nets:not_a_module", {}, "returned a int; expected a torch.nn.Module"),
         ("tests.profiling.nets:failing", {"size": 7}, r"failing\(size=7\) failed: RuntimeError: cannot make"),
         ("tests.profiling.nets:Chain", {"width": 7}, "unexpected keyword argument 'width'"),
     ],
@@ -64,7 +64,7 @@ def test_bad_state_dicts(spec, tmp_path):
     with pytest.raises(ModelError, match="not a file of tensors"):
         load_network(spec(nets.Chain, state_dict=path))
     torch.save([1, 2], path)
-    with pytest.raises(ModelError, match="holds a list; a dict belongs there"):
+    with pytest.raises(ModelError, match="holds a list; expected a dict"):
         load_network(spec(nets.Chain, state_dict=path))
     torch.save(nets.LongSkip().state_dict(), path)
     with pytest.raises(

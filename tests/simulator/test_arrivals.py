@@ -81,7 +81,7 @@ def test_the_azure_layout_starts_at_end_less_duration(tmp_path: Path) -> None:
         ("poisson", float("nan"), "rate_rps nan"),
         ("poisson", -5.0, "rate_rps -5.0"),
         ("gamma:cv=0", 1.0, "cv 0.0"),
-        ("gamma:cx=1", 1.0, "'cx=1' where cv=... belongs"),
+        ("gamma:cx=1", 1.0, "'cx=1'; expected cv=..."),
         ("gamma:cv=x", 1.0, "cv 'x' is not a number"),
         ("fractal", 1.0, "unknown arrivals 'fractal'; known: poisson"),
         ("mmpp:busy_share=1", 1.0, "busy_share 1.0"),

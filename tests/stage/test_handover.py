@@ -126,7 +126,7 @@ def test_a_stages_inputs_are_checked_wherever_they_are() -> None:
     _, identity = find_stage(manifest(), WORKERS[1])
     specs = identity.program.inputs
     check_inputs(specs, [torch.zeros((2, 1), dtype=torch.int64)], 2)  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"input y: torch.int32 \[2, 1\]; INT64 \[2, 1\] belongs"):
+    with pytest.raises(ValueError, match=r"input y: torch.int32 \[2, 1\]; expected INT64 \[2, 1\]"):
         check_inputs(specs, [torch.zeros((2, 1), dtype=torch.int32)], 2)  # type: ignore[list-item]
 
 

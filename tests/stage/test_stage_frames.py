@@ -132,7 +132,7 @@ def test_what_comes_too_late_is_not_even_prepared(stage: Stage) -> None:
     [
         ((b"1",), (2,), "a frame of 1 bytes; the ticket says 2"),
         ((b"1", b"2"), (1,), "2 frames; the ticket describes 1"),
-        ((b"1",) * 9, (), "batch of 9; 1 to 2 frames belong"),
+        ((b"1",) * 9, (), "batch of 9; expected 1 to 2 frames"),
     ],
 )
 def test_what_the_ticket_does_not_describe_is_refused(

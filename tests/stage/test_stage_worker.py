@@ -307,11 +307,11 @@ def test_a_probe_is_answered_while_the_worker_is_busy() -> None:
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ([np.zeros((3, 1), np.int64)], "batch of 3; 1 to 2"),
-        ([np.zeros((1, 2), np.int64)], r"\[1, 2\]; INT64 \[1, 1\] belongs"),
+        ([np.zeros((3, 1), np.int64)], "batch of 3; expected 1 to 2"),
+        ([np.zeros((1, 2), np.int64)], r"\[1, 2\]; expected INT64 \[1, 1\]"),
         ([np.zeros((1, 1), np.float32)], "float32"),
         ([np.zeros((), np.int64)], "batch of 0"),
-        ([], "0 inputs; x belong"),
+        ([], "0 inputs; expected x"),
     ],
 )
 def test_wrong_tensors_are_refused_with_what_belongs(inputs: list[Array], said: str) -> None:
@@ -322,7 +322,7 @@ def test_wrong_tensors_are_refused_with_what_belongs(inputs: list[Array], said: 
     assert failure.kind is FailureKind.REFUSED
     import re
 
-    assert re.search(said.replace("x belong", "y belong"), failure.text), failure.text
+    assert re.search(said.replace("expected x", "expected y"), failure.text), failure.text
 
 
 def test_a_ticket_for_another_place_is_refused() -> None:

@@ -78,7 +78,7 @@ def import_libraries(modules: Sequence[str], where: str) -> None:
 
 def _require_module(network: object, where: str) -> None:
     if not isinstance(network, torch.nn.Module):
-        raise ModelError(f"{where} returned a {type(network).__name__}; a torch.nn.Module belongs there")
+        raise ModelError(f"{where} returned a {type(network).__name__}; expected a torch.nn.Module")
     kind = type(network).__name__
     if isinstance(network, torch.jit.ScriptModule):
         raise ModelError(

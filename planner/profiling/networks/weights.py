@@ -53,7 +53,7 @@ def load_weights(network: torch.nn.Module, path: Path, where: str) -> str:
     where = f"{where}: program.state_dict {path}"
     plain = _read(path, where)
     if not isinstance(plain, dict):
-        raise ModelError(f"{where} holds a {type(plain).__name__}; a dict belongs there")
+        raise ModelError(f"{where} holds a {type(plain).__name__}; expected a dict")
     wanted = network.state_dict()
     found = _fitting(plain, wanted, where)
     try:

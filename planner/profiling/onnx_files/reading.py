@@ -68,7 +68,7 @@ def _parsed(path: Path, said: str) -> ModelProto:
                 f"{said} is cut short or damaged: its {len(content)} bytes do not end with a whole record; "
                 "copy it again"
             ) from error
-        raise ModelError(f"{said} is no ONNX file; a file that onnx.load reads belongs there") from error
+        raise ModelError(f"{said} is no ONNX file; expected a file that onnx.load reads") from error
     if not model.graph.node:
         raise ModelError(f"{said} is no ONNX file, or an empty one: it holds no node")
     return model
