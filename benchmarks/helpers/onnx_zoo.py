@@ -29,6 +29,8 @@ from python_backend.stage.executors.prepare import prepare
 BATCHES = (1, 2, 8)
 LEAST, MOST, ENOUGH_S = 5, 40, 3.0
 """Runs per figure: at least and at most so many, and no more once that took so long."""
+ROUNDS, ROUNDS_S = 9, 60.0
+"""Of comparing stages with the unsplit file: so many, or as many as fit into so long."""
 Arrays = Sequence[npt.NDArray[Any]]
 
 
@@ -45,16 +47,15 @@ def row_of(each: ZooEntry, frame: tuple[int, int, int], file: Path) -> dict[str,
     whole = stage(split, BlockRange(0, split.block_count))
     stages = [stage(split, BlockRange(k, k + 1)) for k in range(split.block_count)]
     one = [frames_of(frame, 1)]
-    unsplit_s = seconds(lambda: whole.run(one))
-    stages_s = sum(_each_alone(stages, one))
-    unsplit_s = statistics.mean([unsplit_s, seconds(lambda: whole.run(one))])
+    rounds = _rounds(whole, stages, one)
+    unsplit_s = statistics.median(unsplit for unsplit, _ in rounds)
     return {
         "model": each.name,
         "frame": list(frame),
         "blocks": split.block_count,
         "operators": len(split.network.operators),
         "max_rel_error": max(_difference(file, stages, frame, batch) for batch in BATCHES),
-        "stages_over_unsplit": round(stages_s / unsplit_s, 4),
+        "stages_over_unsplit": round(statistics.median(split / unsplit for unsplit, split in rounds), 4),
         "unsplit_ms": round(unsplit_s * 1e3, 2),
         "unsplit_over_torch": round(unsplit_s / torch_seconds(spec, one), 3),
         "export_s": round(export_s, 1),
@@ -117,13 +118,27 @@ def seconds(run: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def _each_alone(stages: Sequence[Any], values: Arrays) -> list[float]:
-    times = []
+def _rounds(whole: Any, stages: Sequence[Any], values: Arrays) -> list[tuple[float, float]]:
+    """(seconds unsplit, seconds of all stages) in turn, so that a busy host weighs on both alike."""
+    given = [values]
     for each in stages:
-        given = values
-        times.append(seconds(lambda given=given, each=each: each.run(given)))  # type: ignore[misc]
-        values = each.run(given)
-    return times
+        given.append(each.run(given[-1]))
+    rounds: list[tuple[float, float]] = []
+    while len(rounds) < ROUNDS and (not rounds or sum(map(sum, rounds)) * 2 * LEAST < ROUNDS_S):
+        before = _warm(whole, values)
+        split = sum(_warm(each, own) for each, own in zip(stages, given, strict=False))
+        rounds.append(((before + _warm(whole, values)) / 2, split))
+    return rounds
+
+
+def _warm(run: Any, values: Arrays) -> float:
+    """Median processor time of a few runs one after another; the first is left out."""
+    times = []
+    for _ in range(LEAST):
+        started = time.process_time()
+        run.run(values)
+        times.append(time.process_time() - started)
+    return statistics.median(times[1:])
 
 
 def _difference(file: Path, stages: Sequence[Any], frame: tuple[int, int, int], batch: int) -> float:
