@@ -53,7 +53,14 @@ class _TorchUnsplit:
         ways = [pair]
         if any(tensor.dim() == _IMAGES for tensor in pair):
             ways.append([_channels_last(tensor) for tensor in pair])
-        return [self._run(way) for way in ways]
+        return [self._run(ways[0]), *(made for way in ways[1:] if (made := self._run_if_taken(way)))]
+
+    def _run_if_taken(self, tensors: Sequence[torch.Tensor]) -> list[Tensor]:
+        """As _run; [] where the network does not take this layout, as one with x.view(...)."""
+        try:
+            return self._run(tensors)
+        except RuntimeError:
+            return []
 
     def _run(self, tensors: Sequence[torch.Tensor]) -> list[Tensor]:
         """What is returned for the first frame."""

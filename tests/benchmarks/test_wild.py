@@ -71,3 +71,9 @@ def test_a_crash_is_wrong(tmp_path: Path) -> None:
 def test_an_unknown_section_is_named() -> None:
     with pytest.raises(SystemExit, match="there is no section nothing; there are"):
         wild.run(only="nothing")
+
+
+@pytest.mark.parametrize("name", ["batch-view-of-size", "eats-flat", "mixes-sums"])
+def test_networks_of_each_kind_are_right(tmp_path: Path, name: str) -> None:
+    case = next(each for each in wild.cases_of("networks") if each.id == f"networks-{name}")
+    assert wild.ask(case, tmp_path).why == ""
