@@ -98,7 +98,7 @@ class Net:
 
     def case(self) -> WildCase:
         """As the benchmark asks it."""
-        return WildCase(f"networks-{self.id}", self.kind, self.expected, self.ask, self.names)
+        return WildCase(f"batches-{self.id}", self.kind, self.expected, self.ask, self.names)
 
     def ask(self, folder: Path) -> Answer:
         """Profile, plan and generate it as a user does, and run what would be served."""

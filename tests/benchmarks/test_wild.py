@@ -75,5 +75,5 @@ def test_an_unknown_section_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["batch-view-of-size", "eats-flat", "mixes-sums"])
 def test_networks_of_each_kind_are_right(tmp_path: Path, name: str) -> None:
-    case = next(each for each in wild.cases_of("networks") if each.id == f"networks-{name}")
+    case = next(each for each in wild.cases_of("batches") if each.id == f"batches-{name}")
     assert wild.ask(case, tmp_path).why == ""
