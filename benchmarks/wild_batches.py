@@ -1,4 +1,4 @@
-"""Networks of any number of frames: served as the unsplit network answers, or refused in one line at profile."""
+"""Networks of any number of frames: served as the unsplit one answers, or refused in one line."""
 
 from __future__ import annotations
 
