@@ -31,6 +31,7 @@ from model_repo_generator.kubernetes.options import (
 )
 from model_repo_generator.kubernetes.tls import tls_paths
 from planner.cluster import Executor
+from planner.manifest import DeploymentManifest, ServerAddress
 
 Plain = dict[str, Any]
 CONTAINER = "triton"
@@ -230,14 +231,21 @@ def _resources(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
 
 def _cpu(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> str:
     """One core for the server and a half per stub of the entry; a core per stub where stages compute on
-    it.
+    it. A server that prepares frames asks for the cores that the plan counts on at least.
     """
     if group.is_entry:
         stubs = len(fleet.manifest.models)
         return options.entry_cpu or f"{1000 + 500 * stubs}m"
     stubs = max(stub_count(server, fleet.manifest) for server in group.servers)
     per_stub = 250 if group.executor is Executor.EMULATED else 1000
-    return options.stage_cpu or f"{1000 + per_stub * stubs}m"
+    prepares = max(prepare_cores(server, fleet.manifest) for server in group.servers)
+    return options.stage_cpu or f"{max(1000 + per_stub * stubs, 1000 * prepares)}m"
+
+
+def prepare_cores(server: ServerAddress, manifest: DeploymentManifest) -> int:
+    """Cores of a server on which the plan has frames prepared, for any model; 0 where it prepares none."""
+    hosts = [host for model in manifest.models if model.served.entry for host in model.served.entry.hosts]
+    return max((host.cores for host in hosts if host.server == server.name), default=0)
 
 
 def _probe(failures: int) -> Plain:

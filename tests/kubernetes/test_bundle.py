@@ -12,12 +12,15 @@ import yaml
 from model_repo_generator.kubernetes import BundleFault, KubernetesOptions, notes, render_bundle
 from model_repo_generator.kubernetes.addresses import suggested_cluster
 from model_repo_generator.kubernetes.options import ObjectStoreSource, load_options, parse_options
+from model_repo_generator.kubernetes.pods import prepare_cores
 from model_repo_generator.render import Rendered
 from model_repo_generator.share import shared
 from planner.deployment import Deployment, parse_deployment
+from planner.frames import FrameCost
 from planner.manifest import DeploymentManifest
 from planner.placing import place
 from planner.plan import Plan
+from planner.serving import ServedEntry, ServedHost
 from tests.kubernetes.conftest import PORTS, deployment_data, hand_made_plan, manifest_of
 
 VERSIONS = ("1.27", "1.29", "1.31", "1.34")
@@ -48,6 +51,22 @@ def test_every_object_is_valid_in_kubernetes(bundle: dict[str, str], version: st
             kubernetes_validate.validate(document, version, strict=True)
             kinds.add(document["kind"])
     assert kinds == {"StatefulSet", "Service", "PodDisruptionBudget", "NetworkPolicy"}
+
+
+def test_servers_that_prepare_frames_ask_for_the_cores_that_the_plan_counts_on(
+    fleet_manifest: DeploymentManifest,
+) -> None:
+    assert prepare_cores(fleet_manifest.servers[0], fleet_manifest) == 4, "as the deployment assumes"
+    server, other = fleet_manifest.servers[:2]
+    entry = ServedEntry("up", "down", 350_000, 1920 * 1080, FrameCost(300, 0.0012, 0.006), ())
+    entry = dataclasses.replace(entry, hosts=(ServedHost(server.name, 24),))
+    models = [
+        dataclasses.replace(model, served=dataclasses.replace(model.served, entry=entry))
+        for model in fleet_manifest.models
+    ]
+    manifest = dataclasses.replace(fleet_manifest, models=tuple(models))
+    assert (prepare_cores(server, manifest), prepare_cores(other, manifest)) == (24, 0)
+    assert prepare_cores(fleet_manifest.entry, manifest) == 0
 
 
 def test_the_validator_refuses_a_wrong_field(bundle: dict[str, str]) -> None:
