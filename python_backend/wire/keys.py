@@ -20,11 +20,10 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from python_backend.scheduler.declare import record
-from python_backend.scheduler.record import Record
 from python_backend.wire.clock import now_us
 
 KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
@@ -38,8 +37,8 @@ class TicketError(ValueError):
     """A ticket that cannot be read or is not for this receiver; the message says what would be accepted."""
 
 
-@record
-class Stamp(Record):
+@dataclass(frozen=True, slots=True)
+class Stamp:
     """Of one signing: `run` of the signing process, `number` there, and when it was (us, time of day)."""
 
     run: str
