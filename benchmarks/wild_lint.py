@@ -151,7 +151,7 @@ def _runtime(
 RUNTIME = (
     _runtime("class", TAKEN, "model.py"),
     _runtime("class-completing", TAKEN, "model.py", options=("--auto-complete", "--backend", "pytorch")),
-    _runtime("weights", TAKEN, "model.py", "model.pt"),
+    _runtime("weights", TAKEN, "model.py", "model.pt", options=("--triton", "2.51")),
     _runtime("script", TAKEN, "model.pt", options=("--backend", "pytorch")),
     _runtime("renamed", TAKEN, "net.py", rest=f'{WHOLE} default_model_filename: "net.py"'),
     _runtime("nothing", REFUSED, "README.txt", names=("model.py", "model.pt")),
