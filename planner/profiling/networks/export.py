@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,7 @@ def export_batched(
     compared with the network afterwards, at the sizes that matter.
     """
     dims = tuple({0: batch_dim()} for _ in examples)
-    with quiet(), _lean_tracing(), torch.no_grad(), torch.device(device):
+    with quiet(), _silent(), _lean_tracing(), torch.no_grad(), torch.device(device):
         try:
             return torch.export.export(module, examples, dynamic_shapes=dims)
         except Exception as error:
@@ -126,6 +127,20 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what torch prints of a graph that it rejects, and what the network itself prints."""
+    log = logging.getLogger(_SYMBOLS)
+    level = log.level
+    if log.getEffectiveLevel() > logging.INFO:  # lower: _guarded_line listens
+        log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager
