@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import math
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,17 @@ def serve(
             f"serving {', '.join(model.model for model in served.manifest.models)}: "
             f"gRPC {entry.grpc_address}, HTTP {entry.http_address}; Ctrl-C stops it"
         )
-        threading.Event().wait(seconds)
+        wait(seconds)
+
+
+def wait(seconds: float | None) -> None:
+    """For so long, or until a signal ends the command.
+
+    A second at a time: a signal that the system gives to another thread does not wake the main one.
+    """
+    until_s = math.inf if seconds is None else time.monotonic() + seconds
+    while (left_s := until_s - time.monotonic()) > 0:
+        time.sleep(min(1.0, left_s))
 
 
 def folders(what: Path, work: Path | None) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -67,16 +67,25 @@ def test_a_hopeless_frame_is_refused_at_once(client: Client) -> None:
     assert time.monotonic() - began_s < 0.1
 
 
-def test_two_frames_in_one_request_are_refused(deployment: ServedDeployment, client: Client) -> None:
-    tensor = triton.InferInput(INPUT.name, [2, *INPUT.shape], "FP32")
-    tensor.set_data_from_numpy(np.zeros((2, *INPUT.shape), np.float32))
+def test_frames_of_one_request_are_answered_together_and_too_many_refused(
+    deployment: ServedDeployment,
+) -> None:
     entry = deployment.manifest.entry
-    with (
-        triton.InferenceServerClient(f"{entry.host}:{entry.grpc_port}") as other,
-        pytest.raises(InferenceServerException, match="one frame per request"),
-    ):
-        other.infer("tiny", [tensor])
-    assert tag_of(client.infer(7)["scores"]) == 7
+    with triton.InferenceServerClient(f"{entry.host}:{entry.grpc_port}") as client:
+        scores = client.infer("tiny", [frames_input(range(3))]).as_numpy("scores")
+        assert [tag_of(scores[number : number + 1]) for number in range(3)] == [0, 1, 2]
+        with pytest.raises(InferenceServerException, match="batch"):
+            client.infer("tiny", [frames_input(range(9))])
+
+
+def frames_input(numbers: Sequence[int]) -> triton.InferInput:
+    """Frames whose tags are `numbers`."""
+    frames = np.zeros((len(numbers), *INPUT.shape), np.float32)
+    for frame, number in zip(frames, numbers, strict=True):
+        frame.reshape(-1).view(np.int64)[0] = number
+    tensor = triton.InferInput(INPUT.name, list(frames.shape), "FP32")
+    tensor.set_data_from_numpy(frames)
+    return tensor
 
 
 def test_a_priority_that_is_no_number_is_refused(client: Client) -> None:
@@ -184,7 +193,7 @@ def test_frames_of_a_higher_priority_are_served_first(deployment: ServedDeployme
     manifest = deployment.manifest
     served: dict[int, int] = {1: 0, 9: 0}
     done = threading.Semaphore(0)
-    number = 240
+    number = 480
 
     def count(priority: int, error: Exception | None) -> None:
         served[priority] += error is None

@@ -223,9 +223,10 @@ def test_what_is_no_image_is_refused_and_says_so(served: Served) -> None:
     assert "INVALID_ARGUMENT" in str(fault.value.status())
 
 
-def test_a_request_of_two_frames_is_refused(served: Served) -> None:
-    with pytest.raises(triton.InferenceServerException, match="one frame per request"):
-        served.infer("repository/entry", "net", encoded(jpeg(), rows=2))
+def test_two_frames_of_one_request_are_answered_together(served: Served) -> None:
+    alone = served.infer("repository/entry", "net", encoded(jpeg())).as_numpy("classes")
+    both = served.infer("repository/entry", "net", encoded(jpeg(), rows=2)).as_numpy("classes")
+    np.testing.assert_array_equal(both, np.repeat(alone, 2, axis=0))
 
 
 def test_servers_that_end_leave_the_repository_as_it_was_written(served: Served, folder: Path) -> None:
