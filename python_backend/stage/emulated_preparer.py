@@ -15,6 +15,7 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -23,15 +24,15 @@ from python_backend.stage.preparing import Done, Prepared
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo
-from python_backend.wire.shm_file import SHM, open_own, prefix
+from python_backend.wire.shm_file import SHM, is_at, let_go, lock, open_own, prefix
 
 
 class SharedCores:
-    """When each core of a server is free, for all of its processes."""
+    """When each core of a server is free, for all of its processes; the last one removes the file."""
 
     def __init__(self, cores: int) -> None:
-        path = SHM / f"{prefix()}cores"
-        self._descriptor = open_own(path)
+        self._path = SHM / f"{prefix()}cores"
+        self._descriptor = _opened(self._path)
         os.ftruncate(self._descriptor, 8 * cores)
         self._map = mmap.mmap(self._descriptor, 8 * cores)
         self._free_us = np.frombuffer(self._map, np.int64)
@@ -53,7 +54,16 @@ class SharedCores:
         """Let go of the file."""
         self._free_us = np.empty(0, np.int64)
         self._map.close()
-        os.close(self._descriptor)
+        let_go(self._path, self._descriptor, None)
+
+
+def _opened(path: Path) -> int:
+    """The file, held as long as it is open; never one that its last holder has just removed."""
+    while True:
+        descriptor = open_own(path)
+        if lock(descriptor, fcntl.F_RDLCK, None) and is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)
 
 
 class EmulatedPreparer:

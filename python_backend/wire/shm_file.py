@@ -72,7 +72,7 @@ class SharedFile:
         self.bytes = np.empty(0, np.uint8)
         with contextlib.suppress(BufferError):  # a write under way keeps its view; the pages go with it
             self._map.close()
-        _let_go(self._path, self._descriptor, self._share)
+        let_go(self._path, self._descriptor, self._share)
 
 
 def prefix() -> str:
@@ -117,28 +117,28 @@ def _open(path: Path, size: int, share: Share) -> int | None:
     descriptor = open_own(path)
     try:
         # The last one out may remove the file between our opening and locking it.
-        if _lock(descriptor, fcntl.F_WRLCK, share) and _is_at(path, descriptor):
+        if lock(descriptor, fcntl.F_WRLCK, share) and is_at(path, descriptor):
             status = os.fstat(descriptor)
             require_room(size - status.st_blocks * 512)
             if status.st_size < size:
                 os.ftruncate(descriptor, size)
             return descriptor
     except BaseException:
-        _let_go(path, descriptor, share)
+        let_go(path, descriptor, share)
         raise
     os.close(descriptor)
     return None
 
 
-def _let_go(path: Path, descriptor: int, share: Share) -> None:
-    """Unlock and close; remove the file if nobody else has a lock on it."""
-    _lock(descriptor, fcntl.F_UNLCK, share)
-    if _lock(descriptor, fcntl.F_WRLCK, None) and _is_at(path, descriptor):
+def let_go(path: Path, descriptor: int, share: Share | None) -> None:
+    """Unlock a share, or the whole file, and close; remove the file if nobody else has a lock on it."""
+    lock(descriptor, fcntl.F_UNLCK, share)
+    if lock(descriptor, fcntl.F_WRLCK, None) and is_at(path, descriptor):
         path.unlink(missing_ok=True)
     os.close(descriptor)
 
 
-def _lock(descriptor: int, kind: int, share: Share | None) -> bool:
+def lock(descriptor: int, kind: int, share: Share | None) -> bool:
     """Lock or unlock a share, or the whole file; whether that worked."""
     start, length = (0, 0) if share is None else (share.offset, share.end - share.offset)
     try:
@@ -148,7 +148,8 @@ def _lock(descriptor: int, kind: int, share: Share | None) -> bool:
     return True
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at `path`: another may have removed it, or made one anew."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_ino == os.fstat(descriptor).st_ino
     return False

@@ -36,7 +36,9 @@ def test_workers_of_a_server_share_its_cores() -> None:
     assert first.take(1_000, [500]) == 1_500
     assert second.take(1_000, [500]) == 2_000
     first.close()
+    assert (SHM / "ppipe_test_cores_cores").exists(), "the other is still here"
     second.close()
+    assert not (SHM / "ppipe_test_cores_cores").exists()
 
 
 def test_a_batch_is_ready_when_its_cores_have_done_it() -> None:
