@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.helpers.kept import Kept
-from benchmarks.paper.data import PaperSetting, load_settings
+from benchmarks.paper.data import PaperSetting, grouped_settings
 from benchmarks.paper.robustness import MORE_TO_DO, PLANNED_FOR
 from planner.plan import ModelPlan
 from planner.planning import plan
@@ -67,8 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, return the exit status."""
     kept = Kept(arguments.results, {"seconds": arguments.seconds, "seeds": arguments.seeds})
-    settings = [setting for setting in load_settings(arguments.data) if setting.group is not None]
-    settings = [one for one in settings if not arguments.only or one.name in arguments.only]
+    settings = grouped_settings(arguments.data, arguments.only)
     end = None if arguments.stop_after is None else time.monotonic() + arguments.stop_after
     left = 0
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:

@@ -8,7 +8,7 @@ up to 1 us, as the reference does; the SLO is cut to whole microseconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,14 @@ def load_settings(data_dir: Path) -> tuple[PaperSetting, ...]:
     return tuple(
         _setting(raw, models, f"settings.json[{i}]") for i, raw in enumerate(_read(data_dir, "settings.json"))
     )
+
+
+def grouped_settings(data_dir: Path, only: Sequence[str] = ()) -> tuple[PaperSetting, ...]:
+    """The problems of settings.json that belong to a group of models; of these the ones named in `only`, all
+    where it is empty. Raises PaperDataError.
+    """
+    grouped = (setting for setting in load_settings(data_dir) if setting.group is not None)
+    return tuple(setting for setting in grouped if not only or setting.name in only)
 
 
 def load_three_stage(data_dir: Path) -> tuple[PaperSetting, ...]:

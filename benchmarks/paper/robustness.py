@@ -33,7 +33,7 @@ from rich.table import Table
 
 from benchmarks.helpers.kept import Kept
 from benchmarks.paper.capacity import MOST_STEPS, grid_rps
-from benchmarks.paper.data import PaperSetting, load_settings
+from benchmarks.paper.data import PaperSetting, grouped_settings
 from planner.expectation import Expectation
 from planner.serving import ServedModel
 from planner.serving_build import served_model
@@ -94,8 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, return the exit status."""
     kept = Kept(arguments.results, {"seconds": arguments.seconds, "seeds": arguments.seeds})
-    settings = [setting for setting in load_settings(arguments.data) if setting.group is not None]
-    settings = [one for one in settings if not arguments.only or one.name in arguments.only]
+    settings = grouped_settings(arguments.data, arguments.only)
     pieces = [(setting, name) for setting in settings for name in arguments.planned_for]
     end = None if arguments.stop_after is None else time.monotonic() + arguments.stop_after
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
