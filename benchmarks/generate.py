@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.helpers.report import main
-from model_repo_generator.check import check
+from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate, placed
 from model_repo_generator.lint import Context, lint
 from model_repo_generator.write import LISTING, hash_file

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from model_repo_generator.bundle import bundle_files
-from model_repo_generator.checks import PlanFault, check_pipelines, check_placement
+from model_repo_generator.checking.fit import PlanFault, check_pipelines, check_placement
 from model_repo_generator.export import Exporter, hashes, stage_ranges
 from model_repo_generator.render import Rendered, render
 from model_repo_generator.share import shared

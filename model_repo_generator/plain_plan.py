@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model_repo_generator.checks import PlanFault
+from model_repo_generator.checking.fit import PlanFault
 from planner.cluster import Cluster
 from planner.deployment import Deployment
 from planner.placement import PlacedWorker, Placement

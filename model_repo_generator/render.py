@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
 from model_repo_generator.chains import Seats, chains_of, seats_of
-from model_repo_generator.checks import check_plan
+from model_repo_generator.checking.fit import check_plan
 from model_repo_generator.entry import EntryModels, entry_models
 from model_repo_generator.model_files import (
     MANIFEST_FROM_MODEL,

@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_repo_generator.check import check, format_differences
-from model_repo_generator.diff import compare, format_table, load_units
+from model_repo_generator.checking.diff import compare, format_table, load_units
+from model_repo_generator.checking.on_disk import check, format_differences
 from model_repo_generator.generate import generate, placed, serving_tables
 from model_repo_generator.kubernetes import load_options, render_bundle
 from model_repo_generator.lint.engine import Context, lint

@@ -1,8 +1,8 @@
 """Names of the metrics that alerts and dashboard read: the one table of them on this side.
 
-The first part is what python_backend.dispatcher.metrics exports, on a page of each dispatcher, with the label
-`model`; the second part is Triton's; the last one is Kubernetes' (kube-state-metrics). Selectors are made
-here, so that the text of a deployment stays inside its quotes.
+The first part is what python_backend.dispatcher.metrics.prometheus exports, on a page of each dispatcher,
+with the label `model`; the second part is Triton's; the last one is Kubernetes' (kube-state-metrics).
+Selectors are made here, so that the text of a deployment stays inside its quotes.
 """
 
 from __future__ import annotations

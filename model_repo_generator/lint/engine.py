@@ -9,21 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_repo_generator import naming
-from model_repo_generator.lint import (
-    rules_batching,
-    rules_ensemble,
-    rules_files,
-    rules_instances,
-    rules_manifest,
-    rules_model_files,
-    rules_python,
-    rules_releases,
-    rules_repository,
-    rules_sequence,
-    rules_steps,
-    rules_tensors,
-    rules_warmup,
-)
+from model_repo_generator.lint import rules
 from model_repo_generator.lint.finding import Finding, in_order
 from model_repo_generator.lint.folders import (
     CONFIG,
@@ -40,16 +26,16 @@ from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.profile import Profile
 
 _MODEL_RULES: tuple[Callable[[LintedModel], Iterator[Finding]], ...] = (
-    rules_files.check,
-    rules_model_files.check,
-    rules_tensors.check,
-    rules_batching.check,
-    rules_sequence.check,
-    rules_instances.check,
-    rules_python.check,
-    rules_warmup.check,
-    rules_ensemble.check,
-    rules_releases.check,
+    rules.files.check,
+    rules.model_files.check,
+    rules.tensors.check,
+    rules.batching.check,
+    rules.sequence.check,
+    rules.instances.check,
+    rules.python.check,
+    rules.warmup.check,
+    rules.ensemble.check,
+    rules.releases.check,
 )
 
 
@@ -103,7 +89,7 @@ def lint(
             for each in found:
                 findings += _finished([each], context)
         if at is not None and deployment is not None:
-            findings += rules_manifest.check(
+            findings += rules.manifest.check(
                 _revisions(at, deployment, root),
                 at,
                 {each.path: each.models for each in found},
@@ -112,7 +98,7 @@ def lint(
             )
     findings += _finished(together, context)
     if context.cluster is not None:
-        findings += rules_releases.check_cluster(context.cluster, context.host.triton, context.deployment)
+        findings += rules.releases.check_cluster(context.cluster, context.host.triton, context.deployment)
     return in_order(findings)
 
 
@@ -145,13 +131,13 @@ def manifest_path(root: Path, given: Path | str | None) -> Path | None:
     return None
 
 
-def _revisions(at: Path, newest: DeploymentManifest, root: Path) -> list[rules_manifest.Revision]:
+def _revisions(at: Path, newest: DeploymentManifest, root: Path) -> list[rules.manifest.Revision]:
     """The newest revision and those that are still loaded beside it."""
     older = sorted(path for path in at.parent.iterdir() if naming.older_manifest_epoch(path.name) is not None)
     manifests = [(newest, at)]
     manifests += [(serial.load(DeploymentManifest, path), path) for path in older if path != at]
     return [
-        rules_manifest.Revision(manifest=manifest, shown=os.path.relpath(path, root))
+        rules.manifest.Revision(manifest=manifest, shown=os.path.relpath(path, root))
         for manifest, path in manifests
     ]
 
@@ -167,9 +153,9 @@ def _repositories(root: Path, at: Path | None, deployment: DeploymentManifest | 
 def _read(path: Path, shown: str, context: Context) -> _Found:
     repository = read_repository(path, shown)
     models: dict[str, LintedModel] = {}
-    findings = list(rules_repository.check_root(repository, context.host))
+    findings = list(rules.repository.check_root(repository, context.host))
     if context.client_shm:
-        findings += rules_releases.check_clients(context.host.triton, shown)
+        findings += rules.releases.check_clients(context.host.triton, shown)
     others: list[Finding] = []
     for folder in repository.models:
         by_name = _named_configs(folder)
@@ -186,7 +172,7 @@ def _finished(together: Sequence[_Found], context: Context) -> list[Finding]:
     """All findings of the repositories of one server, those across their models included."""
     repositories = [found.models for found in together]
     findings = [finding for found in together for finding in found.findings]
-    findings += rules_repository.check_names(repositories, context.host)
+    findings += rules.repository.check_names(repositories, context.host)
     refused = {finding.model for finding in findings if not finding.effect.loads}
     refused |= {name for models in repositories for name, model in models.items() if model.config is None}
     for models in repositories:
@@ -194,9 +180,9 @@ def _finished(together: Sequence[_Found], context: Context) -> list[Finding]:
         ensembles = [
             model for model in (models if context.host.namespacing else seen).values() if model.is_ensemble
         ]
-        findings += rules_steps.check(seen, refused, ensembles, ambiguous)
+        findings += rules.steps.check(seen, refused, ensembles, ambiguous)
         for ensemble in ensembles:
-            findings += rules_releases.check_steps(ensemble, seen)
+            findings += rules.releases.check_steps(ensemble, seen)
         if not context.host.namespacing:
             break  # all see the same
     return [*findings, *(finding for found in together for finding in found.others)]
@@ -214,7 +200,7 @@ def _seen_from(
 def _lint_model(folder: LintedFolder, config_file: str, host: Host) -> tuple[LintedModel, list[Finding]]:
     """The model with one of its configurations, and the faults that it has by itself."""
     model, found = load(folder, host, config_file)
-    findings = [*found, *rules_files.check_folder(model)]
+    findings = [*found, *rules.files.check_folder(model)]
     if model.config is not None:
         for rule in _MODEL_RULES:
             findings += rule(model)

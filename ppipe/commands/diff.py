@@ -16,7 +16,7 @@ def diff(
     markdown: Annotated[bool, typer.Option(help="As a Markdown table.")] = False,
 ) -> None:
     """Tell what becomes of each Triton model from one plan or repository to another."""
-    from model_repo_generator.diff import diff as rows_of
-    from model_repo_generator.diff import format_table
+    from model_repo_generator.checking.diff import diff as rows_of
+    from model_repo_generator.checking.diff import format_table
 
     out.print(format_table(rows_of(old, new), markdown=markdown), end="", markup=False, soft_wrap=True)

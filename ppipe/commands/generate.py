@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from model_repo_generator.beside import generate_beside
-from model_repo_generator.check import check as check_repository
-from model_repo_generator.check import format_differences
-from model_repo_generator.checks import check_pipelines
+from model_repo_generator.checking.fit import check_pipelines
+from model_repo_generator.checking.on_disk import check as check_repository
+from model_repo_generator.checking.on_disk import format_differences
+from model_repo_generator.checking.stale import StalePlan, changed_since
 from model_repo_generator.export import Exporter
 from model_repo_generator.generate import generate as write_repository
 from model_repo_generator.rehearsal import Rehearsal, RehearsalFault, rehearsed
-from model_repo_generator.stale import StalePlan, changed_since
 from planner import serial
 from planner.deployment import Deployment, load_deployment
 from planner.plan import Plan

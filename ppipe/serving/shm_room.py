@@ -12,7 +12,7 @@ from pathlib import Path
 
 from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.serving.guard import SHM
-from python_backend.wire.shm_layout import layout_of
+from python_backend.wire.shm.layout import layout_of
 
 _MIB = 1 << 20
 _SHM_PER_STUB = 32 * _MIB

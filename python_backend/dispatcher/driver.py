@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from planner.manifest import DeploymentManifest, ModelEntry
-from python_backend.dispatcher.budget import Budget
-from python_backend.dispatcher.counts import Counts
-from python_backend.dispatcher.drift import Drift
 from python_backend.dispatcher.frame import Frame
-from python_backend.dispatcher.frame_drift import FrameDrift
 from python_backend.dispatcher.frame_state import FrameState
 from python_backend.dispatcher.hops import Hops
 from python_backend.dispatcher.lateness import Lateness
+from python_backend.dispatcher.metrics.budget import Budget
+from python_backend.dispatcher.metrics.counts import Counts
+from python_backend.dispatcher.metrics.drift import Drift
+from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.open_frames import OpenFrames
 from python_backend.dispatcher.recording import Recording, WantedRecording

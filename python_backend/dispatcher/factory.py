@@ -12,7 +12,7 @@ from python_backend.dispatcher import recording
 from python_backend.dispatcher.cancellations import Cancellations
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.health import Health
-from python_backend.dispatcher.metrics_page import MetricsPage
+from python_backend.dispatcher.metrics.page import MetricsPage
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.feedback import Notice, NoticeReceiver
@@ -20,7 +20,7 @@ from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports
-from python_backend.wire.shm_transport import make_transport
+from python_backend.wire.shm.transport import make_transport
 from python_backend.wire.transport import GrpcTransport, Target, Transport, targets_of
 
 
@@ -111,7 +111,7 @@ def show_metrics(
     taken, or prometheus_client is not installed: frames are served all the same.
     """
     try:
-        from python_backend.dispatcher.metrics import page
+        from python_backend.dispatcher.metrics.prometheus import page
     except ModuleNotFoundError as error:
         log(f"{entry.dispatcher}: no metrics: {error}; pip install prometheus-client")
         return None

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from planner.manifest import STATUS, ModelEntry
 from python_backend.dispatcher.answers import Answers
-from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.room import Room
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.clock import now_us

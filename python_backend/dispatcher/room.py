@@ -20,7 +20,7 @@ from pathlib import Path
 
 from planner.serving import ServedModel
 from python_backend.dispatcher.frame import Frame
-from python_backend.wire.shm_file import SHM
+from python_backend.wire.shm.file import SHM
 
 SMALLEST_FRAMES = 512
 _SPARE = 4

@@ -24,7 +24,7 @@ from python_backend.stage.preparing import Done, Prepared
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo
-from python_backend.wire.shm_file import SHM, is_at, let_go, lock, open_own, prefix
+from python_backend.wire.shm.file import SHM, is_at, let_go, lock, open_own, prefix
 
 
 class SharedCores:

@@ -20,7 +20,7 @@ from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.kserve import Array
 from python_backend.wire.ragged import FrameInfo
 from python_backend.wire.self_report import Reporter, report_of
-from python_backend.wire.shm_transport import make_transport
+from python_backend.wire.shm.transport import make_transport
 from python_backend.wire.stage_identity import StageIdentity, find_stage
 from python_backend.wire.transport import GrpcTransport, targets_of
 

@@ -19,7 +19,7 @@ from python_backend.stage.preparing import TOO_LATE, Done
 from python_backend.wire.hop_failure import FailureKind
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo
-from python_backend.wire.shm_space import aligned
+from python_backend.wire.shm.space import aligned
 
 WORK = "python_backend.stage.pixels:pixels_of"
 

@@ -42,7 +42,7 @@ from python_backend.wire.keys import Keys, TicketError, wall_us
 from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.ragged import FrameInfo, body_of, status_array
 from python_backend.wire.replays import UsedTickets
-from python_backend.wire.shm_reader import CannotRead, SharedReader
+from python_backend.wire.shm.reader import CannotRead, SharedReader
 from python_backend.wire.stage_identity import StageIdentity
 from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket

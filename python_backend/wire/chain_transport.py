@@ -18,7 +18,7 @@ from typing import Final
 
 from planner.manifest import Chain, ModelEntry
 from planner.profile import TensorSpec
-from python_backend.wire.shm_layout import SMALLEST_BYTES
+from python_backend.wire.shm.layout import SMALLEST_BYTES
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs, Pieces, Transport
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.keys import Keys
-from python_backend.wire.shm_transport import ShmTransport
+from python_backend.wire.shm.transport import ShmTransport
 from python_backend.wire.transport import Transport
 
 _MAGIC = b"PPR1"

@@ -7,7 +7,7 @@ import pytest
 from planner.frames import NO_COST
 from planner.serving import ServedEntry
 from python_backend.dispatcher.frame import Frame
-from python_backend.dispatcher.frame_drift import FrameDrift
+from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.wire.ragged import FrameInfo, FrameKind
 
 MINUTE_US = 60_000_000

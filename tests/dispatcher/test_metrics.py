@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from model_repo_generator.emulated import build_manifest
 from planner.addresses import authority
 from ppipe.serving.ports import free_base
-from python_backend.dispatcher.budget import Budget
-from python_backend.dispatcher.counts import Counts
-from python_backend.dispatcher.drift import Drift
-from python_backend.dispatcher.frame_drift import FrameDrift
-from python_backend.dispatcher.metrics import exported_names, page
-from python_backend.dispatcher.metrics_page import MetricsPage
+from python_backend.dispatcher.metrics.budget import Budget
+from python_backend.dispatcher.metrics.counts import Counts
+from python_backend.dispatcher.metrics.drift import Drift
+from python_backend.dispatcher.metrics.frame_drift import FrameDrift
+from python_backend.dispatcher.metrics.page import MetricsPage
+from python_backend.dispatcher.metrics.prometheus import exported_names, page
 from python_backend.dispatcher.room import Bounds, Room
 from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from python_backend.dispatcher import metrics_page
-from python_backend.dispatcher.metrics_page import MOST_CONNECTIONS, MetricsPage
+from python_backend.dispatcher.metrics import page as metrics_page
+from python_backend.dispatcher.metrics.page import MOST_CONNECTIONS, MetricsPage
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.frame import ErrorCode
+from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.open_frames import OpenFrames
 from python_backend.dispatcher.room import Bounds, Room
 from python_backend.scheduler.actions import DropReason

@@ -9,8 +9,8 @@ import pytest
 
 from model_repo_generator.beside import BesideFault, generate_beside
 from model_repo_generator.bundle import bundle_files
-from model_repo_generator.check import check
-from model_repo_generator.diff import Change, diff
+from model_repo_generator.checking.diff import Change, diff
+from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate
 from model_repo_generator.lint import Context, lint
 from model_repo_generator.write import WriteFault

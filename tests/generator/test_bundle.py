@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from model_repo_generator.bundle import bundle_files
-from model_repo_generator.check import check
+from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate
 from planner.deployment import parse_deployment
 from planner.plan import Plan

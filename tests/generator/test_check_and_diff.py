@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from model_repo_generator.check import DifferenceKind, check, format_differences
-from model_repo_generator.diff import Change, DiffFault, diff, format_table
+from model_repo_generator.checking.diff import Change, DiffFault, diff, format_table
+from model_repo_generator.checking.on_disk import DifferenceKind, check, format_differences
 from model_repo_generator.generate import generate, placed
 from model_repo_generator.write import WriteFault
 from planner import serial

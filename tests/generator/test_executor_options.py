@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model_repo_generator.checks import PlanFault
+from model_repo_generator.checking.fit import PlanFault
 from model_repo_generator.generate import placed, render_once
 from planner.cluster import Executor
 from planner.deployment import parse_deployment

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
-from model_repo_generator.checks import PlanFault
+from model_repo_generator.checking.fit import PlanFault
 from model_repo_generator.plain import render_plain
 from model_repo_generator.plain_plan import plain_batch, plain_plan
 from planner.deployment import Deployment, parse_deployment

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model_repo_generator.check import check
+from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate, placed, serving_tables
 from model_repo_generator.lint import lint
 from model_repo_generator.rehearsal import Rehearsal, RehearsalFault, rehearsed

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator import config, naming
-from model_repo_generator.checks import PlanFault
+from model_repo_generator.checking.fit import PlanFault
 from model_repo_generator.entry import EntryFault
 from model_repo_generator.generate import placed, render_once
 from planner import serial

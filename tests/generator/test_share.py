@@ -6,7 +6,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from model_repo_generator.beside import generate_beside
-from model_repo_generator.check import check
+from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate
 from planner.deployment import Deployment
 from planner.plan import Plan

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from model_repo_generator.checks import PlanFault, check_pipelines
-from model_repo_generator.stale import StalePlan, changed_since
+from model_repo_generator.checking.fit import PlanFault, check_pipelines
+from model_repo_generator.checking.stale import StalePlan, changed_since
 from planner.deployment import Deployment, parse_deployment
 from planner.plan import Plan
 from planner.problem import Problem

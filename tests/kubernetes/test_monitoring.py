@@ -12,7 +12,7 @@ from model_repo_generator.kubernetes import metric_names
 from model_repo_generator.kubernetes.dashboard import panels
 from model_repo_generator.kubernetes.metric_names import GROUP_LABEL, quoted, select
 from planner.manifest import DeploymentManifest
-from python_backend.dispatcher.metrics import exported_names
+from python_backend.dispatcher.metrics.prometheus import exported_names
 
 KNOWN = {value for name, value in vars(metric_names).items() if name.isupper() and isinstance(value, str)}
 

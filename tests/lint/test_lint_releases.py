@@ -9,7 +9,7 @@ import pytest
 from model_repo_generator.lint import Context, Effect, Finding, Host, lint
 from model_repo_generator.lint.command import main
 from model_repo_generator.lint.releases import READ, SEEN, Release, UnknownRelease, parse
-from model_repo_generator.lint.rules_releases import RULES
+from model_repo_generator.lint.rules.releases import RULES
 from planner.cluster import Cluster, GpuClass, Server
 from tests.lint.battery.case import MODEL_PY, config, ensemble_text, python_model, step
 

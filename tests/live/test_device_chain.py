@@ -16,7 +16,7 @@ from planner.cluster import Executor
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel
 from planner.profiling.split import split_model
 from ppipe.serving.launcher import ServedDeployment
-from python_backend.wire.shm_layout import SMALLEST_BYTES
+from python_backend.wire.shm.layout import SMALLEST_BYTES
 from tests.profiling import nets
 
 pytestmark = pytest.mark.live

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ppipe.serving.shm_room import least_bytes, shm_bytes_per_stub
-from python_backend.wire.shm_layout import layout_of
+from python_backend.wire.shm.layout import layout_of
 from tests.live.handmade import write_deployment
 from tests.wire.test_shm_hops import manifest
 

@@ -11,7 +11,7 @@ from planner.frames import FrameCost
 from python_backend.stage.emulated_preparer import EmulatedPreparer, SharedCores
 from python_backend.wire.clock import now_us
 from python_backend.wire.ragged import FrameInfo, FrameKind
-from python_backend.wire.shm_file import PREFIX_VARIABLE, SHM
+from python_backend.wire.shm.file import PREFIX_VARIABLE, SHM
 
 COST = FrameCost(fixed_us=5_000, us_per_pixel=1.0, us_per_byte=10.0)
 

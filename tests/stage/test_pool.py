@@ -26,7 +26,7 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, FrameKind
-from python_backend.wire.shm_file import PREFIX_VARIABLE, SHM
+from python_backend.wire.shm.file import PREFIX_VARIABLE, SHM
 from tests.ensembles.recipes import recipe
 
 RECIPE = recipe((3, 6, 10))

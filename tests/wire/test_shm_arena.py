@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
-from python_backend.wire.shm_arena import QUARANTINE_US, Arena, Span, padded_size, share_of
-from python_backend.wire.shm_file import (
+from python_backend.wire.shm.arena import QUARANTINE_US, Arena, Span, padded_size, share_of
+from python_backend.wire.shm.file import (
     PREFIX_VARIABLE,
     SHM,
     ArenaError,
@@ -23,8 +23,8 @@ from python_backend.wire.shm_file import (
     SharedFile,
     require_room,
 )
-from python_backend.wire.shm_reader import CannotRead, SharedReader
-from python_backend.wire.shm_space import ALIGNMENT
+from python_backend.wire.shm.reader import CannotRead, SharedReader
+from python_backend.wire.shm.space import ALIGNMENT
 from python_backend.wire.ticket_codec import SharedFrames
 
 SPECS = (TensorSpec("a", "FP32", (2,)), TensorSpec("b", "UINT8", (3,)), TensorSpec("c", "INT64", (1,)))

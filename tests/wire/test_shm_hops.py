@@ -26,11 +26,11 @@ from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys, TicketError
-from python_backend.wire.shm_arena import Arena, padded_size
-from python_backend.wire.shm_file import SHM, ArenaError, Share, SharedFile, prefix
-from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
-from python_backend.wire.shm_reader import CannotRead, SharedReader
-from python_backend.wire.shm_transport import ShmTransport
+from python_backend.wire.shm.arena import Arena, padded_size
+from python_backend.wire.shm.file import SHM, ArenaError, Share, SharedFile, prefix
+from python_backend.wire.shm.layout import SMALLEST_BYTES, layout_of
+from python_backend.wire.shm.reader import CannotRead, SharedReader
+from python_backend.wire.shm.transport import ShmTransport
 from python_backend.wire.stage_identity import find_stage
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import Awaited, targets_of

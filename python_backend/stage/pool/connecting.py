@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from python_backend.wire.shm_file import SHM, prefix
+from python_backend.wire.shm.file import SHM, prefix
 
 START_S = 30.0
 _BACKLOG = 128

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as triton
 
-from model_repo_generator.lint import rules_hosts
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import LintedModel, make_finding
-from model_repo_generator.lint.rules_tensors import type_name
+from model_repo_generator.lint.rules import hosts as rules_hosts
+from model_repo_generator.lint.rules.tensors import type_name
 from model_repo_generator.tensors import stage_tensors
 from planner.cluster import Cluster, Executor
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from planner.profile import TensorSpec
 from python_backend.wire.kserve import NUMPY_OF, Array
-from python_backend.wire.shm_arena import HEADER
-from python_backend.wire.shm_file import SHM, is_own
-from python_backend.wire.shm_space import ALIGNMENT, aligned
+from python_backend.wire.shm.arena import HEADER
+from python_backend.wire.shm.file import SHM, is_own
+from python_backend.wire.shm.space import ALIGNMENT, aligned
 from python_backend.wire.ticket_codec import SharedFrames
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")

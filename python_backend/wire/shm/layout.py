@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry, StageProgram
-from python_backend.wire.shm_arena import share_of
-from python_backend.wire.shm_file import Share
+from python_backend.wire.shm.arena import share_of
+from python_backend.wire.shm.file import Share
 
 SMALLEST_BYTES: Final = 65_536
 """Below this a message body is as fast."""

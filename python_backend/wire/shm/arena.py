@@ -22,8 +22,8 @@ import numpy as np
 
 from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import Buffer
-from python_backend.wire.shm_file import PAGE, Share, SharedFile
-from python_backend.wire.shm_space import ALIGNMENT, Space, aligned
+from python_backend.wire.shm.file import PAGE, Share, SharedFile
+from python_backend.wire.shm.space import ALIGNMENT, Space, aligned
 
 QUARANTINE_US: Final = 10_000_000
 HEADER = struct.Struct("@q")

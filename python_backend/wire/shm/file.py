@@ -2,7 +2,7 @@
 batches writes in a range of its own.
 
 Rules
-- Ranges are laid out from the manifest (wire.shm_layout), so processes agree on them without talking.
+- Ranges are laid out from the manifest (wire.shm.layout), so processes agree on them without talking.
 - A range is locked (an open file description lock) by the process that writes in it, and the kernel unlocks
   it when that process dies. A model loaded again while its old process still ends finds its range taken.
 - Whoever finds at its end that no range is locked any more removes the file. A killed server's file is swept

@@ -16,8 +16,8 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.model import LintedModel
-from model_repo_generator.lint.rules_ensemble import STEPS
-from model_repo_generator.lint.rules_tensors import type_name
+from model_repo_generator.lint.rules.ensemble import STEPS
+from model_repo_generator.lint.rules.tensors import type_name
 from model_repo_generator.lint.text import Path
 from model_repo_generator.lint.versions import served_versions
 

@@ -18,9 +18,9 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http_transport import HttpTransport
 from python_backend.wire.ragged import EMPTY_ELEMENT
-from python_backend.wire.shm_arena import Arena, Span, padded_size
-from python_backend.wire.shm_file import ArenaError, SharedFile
-from python_backend.wire.shm_layout import SMALLEST_BYTES, layout_of
+from python_backend.wire.shm.arena import Arena, Span, padded_size
+from python_backend.wire.shm.file import ArenaError, SharedFile
+from python_backend.wire.shm.layout import SMALLEST_BYTES, layout_of
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import (
     Awaited,

@@ -18,9 +18,9 @@ from prometheus_client.core import Exemplar, Metric
 from prometheus_client.exposition import choose_encoder
 
 from python_backend.compiled import IS_COMPILED
-from python_backend.dispatcher.counts import Counts
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.health import Health
+from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.self_report import Reports, SelfReport, report_of
 

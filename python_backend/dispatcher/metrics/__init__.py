@@ -1,0 +1,1 @@
+"""What a dispatcher counts and how long things really take, and the page that Prometheus reads."""
