@@ -14,9 +14,9 @@ from model_repo_generator.lint import (
     Level,
     NotReadable,
     lint,
-    rules_releases,
 )
 from model_repo_generator.lint.codes import EFFECTS
+from model_repo_generator.lint.rules import releases
 from tests.lint.battery import COMPLETED_CASES, DIES_CASES, HANGS_CASES, LOADED_CASES
 from tests.lint.battery.case import MODEL_PY, X, Y, config, ensemble_text, python_model, step
 from tests.lint.battery.roots import ROOT_CASES
@@ -185,7 +185,7 @@ def test_every_code_of_one_model_is_in_the_battery() -> None:
         "config-completed", "model-file", "model-file-capability", "backend-unknown", "unreadable",
         "execution-env-elsewhere", "profile-misread", "queue-full-stuck", "client-shm",
     }  # fmt: skip
-    elsewhere |= {rule.code for rule in rules_releases.RULES}
+    elsewhere |= {rule.code for rule in releases.RULES}
     assert set(EFFECTS) - elsewhere <= shown
 
 
