@@ -13,6 +13,8 @@ import enum
 import hashlib
 import json
 import math
+import os
+import secrets
 import types
 import typing
 from collections.abc import Mapping
@@ -61,6 +63,24 @@ def loads(cls: type[T], text: str, where: str = "") -> T:
 def load(cls: type[T], path: Path) -> T:
     """The `cls` in the file at `path`. Raises FormatError, OSError."""
     return loads(cls, path.read_text(encoding="utf-8"), str(path))
+
+
+def save(record: Any, path: Path) -> None:
+    """Write what `dumps` gives in one step, readable by its owner alone: who reads sees the old file or the
+    new one. Raises OSError.
+    """
+    text = dumps(record)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def from_plain(cls: Any, plain: Any, where: str) -> Any:
