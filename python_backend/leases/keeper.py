@@ -1,0 +1,136 @@
+"""Keeps an entry's leases: looks at the store, does what `Ownership` decides, tells of changes. One thread.
+
+Rule: nobody who serves frames waits for the store. What is owned is read from memory.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from python_backend.leases.lease import LeaseStore, StoreUnreachable, Swap
+from python_backend.leases.ownership import LeaseTimes, Ownership
+
+Owned = Mapping[str, int]
+"""Terms by shard."""
+
+
+class LeaseKeeper:
+    """Of entry `me`, for the shards in `orders` (see Ownership). `group`: what the names of these shards'
+    leases begin with, '/' at its end.
+    """
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        me: str,
+        group: str,
+        orders: Mapping[str, Sequence[str]],
+        now_us: Callable[[], int],
+        *,
+        changed: Callable[[Owned], None] = lambda owned: None,
+        times: LeaseTimes | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """changed: called by the keeper's thread with all that is owned. log: takes a line where the store
+        goes or comes back."""
+        self._store = store
+        self._group = group
+        self._times = times or LeaseTimes()
+        self._ownership = Ownership(
+            me,
+            secrets.token_hex(8),
+            {group + shard: order for shard, order in orders.items()},
+            f"{group}at/",
+            self._times,
+        )
+        self._now_us = now_us
+        self._changed = changed
+        self._log = log
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._reachable = True
+        self._told: Owned = {}
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and leave what is owned to the next."""
+        self._ended.set()
+        self._thread.join()
+        with self._lock:
+            swaps = self._ownership.give_up()
+        try:
+            for swap in swaps:
+                self._store.swap(swap)
+        except StoreUnreachable:
+            pass  # their leases run out
+        finally:
+            self._store.close()
+
+    @property
+    def owned(self) -> Owned:
+        """Terms of what is owned now, by shard."""
+        with self._lock:
+            return self._short(self._ownership.owned)
+
+    def owner(self, shard: str) -> str:
+        """Who owns a shard, as far as is known; '' for nobody."""
+        with self._lock:
+            return self._ownership.owner(self._group + shard)
+
+    def refused(self, shard: str, term: int) -> None:
+        """A worker refused our term of a shard because it has seen this one."""
+        with self._lock:
+            self._ownership.refused(self._group + shard, term)
+        self._tell()
+
+    def set_ready(self, ready: bool) -> None:
+        """Whether any worker can be reached: without one nothing is taken."""
+        with self._lock:
+            self._ownership.ready = ready
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            self.look()
+            self._ended.wait(self._times.look_us / 1e6)
+
+    def look(self) -> None:
+        """One look at the store, and what follows from it."""
+        asked_us = self._now_us()
+        try:
+            found = self._store.look(self._group)
+            with self._lock:
+                swaps = self._ownership.looked(found, asked_us, self._now_us())
+            for swap in swaps:
+                self._swap(swap)
+        except StoreUnreachable as error:
+            with self._lock:
+                self._ownership.unreachable()
+            self._say(False, f"leases: {error}; what is owned is served on, and nothing is adopted")
+        else:
+            self._say(True, "leases: the store answers again")
+        self._tell()
+
+    def _swap(self, swap: Swap) -> None:
+        made = self._store.swap(swap)
+        with self._lock:
+            self._ownership.swapped(swap, made, self._now_us())
+
+    def _say(self, reachable: bool, text: str) -> None:
+        if reachable != self._reachable:
+            self._reachable = reachable
+            self._log(text)
+
+    def _tell(self) -> None:
+        owned = self.owned
+        if owned != self._told:
+            self._told = owned
+            self._changed(owned)
+
+    def _short(self, owned: Owned) -> Owned:
+        return {name.removeprefix(self._group): term for name, term in owned.items()}

@@ -1,0 +1,206 @@
+"""The stores: what both must do alike, in files and in a real etcd; an etcd that ends or stops under load."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.helpers.etcd import Etcd, find_etcd
+from python_backend.leases.etcd_store import EtcdStore
+from python_backend.leases.file_store import FileStore
+from python_backend.leases.keeper import LeaseKeeper, Owned
+from python_backend.leases.lease import Lease, LeaseStore, StoreUnreachable, Swap
+from python_backend.leases.ownership import LeaseTimes
+from python_backend.leases.record_text import from_text, to_text
+from python_backend.wire.clock import now_us
+
+MINE = Lease("d/m/0", "a", "run", 1)
+SLOW = LeaseTimes(term_us=2_500_000, gap_us=1_500_000)
+"""With which a busy machine does not look like an owner that is gone."""
+MakeStore = Callable[[], LeaseStore]
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    if find_etcd() is None:
+        pytest.skip("no etcd here; scripts/setup unpacks Debian's")
+    with Etcd(tmp_path_factory.mktemp("etcd")) as started:
+        yield started
+
+
+@pytest.fixture(params=["file", "etcd"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
+    """Stores of the same leases, which no other test has."""
+    made: list[LeaseStore] = []
+
+    def new() -> LeaseStore:
+        if request.param == "file":
+            made.append(FileStore(tmp_path / "leases", lock_s=5.0))
+        else:
+            made.append(EtcdStore([request.getfixturevalue("etcd").url], answer_s=5.0))
+        return made[-1]
+
+    if request.param == "etcd":
+        request.getfixturevalue("etcd").clear()
+    yield new
+    for store in made:
+        store.close()
+
+
+def test_a_lease_is_what_was_swapped_in_for_everybody(make: MakeStore) -> None:
+    one, other = make(), make()
+    assert one.look("d/") == {}
+    assert one.swap(Swap(None, MINE))
+    assert other.look("d/m/") == {MINE.name: MINE}
+    assert other.look("e/") == {}
+    assert other.swap(Swap(MINE, MINE.renewed()))
+    assert one.look("d/") == {MINE.name: MINE.renewed()}
+
+
+def test_only_what_was_seen_is_swapped(make: MakeStore) -> None:
+    one, other = make(), make()
+    assert one.swap(Swap(None, MINE))
+    assert not other.swap(Swap(None, MINE)), "it is there already"
+    assert one.swap(Swap(MINE, MINE.renewed()))
+    assert not other.swap(Swap(MINE, MINE.given_up())), "it has changed since"
+    assert not other.swap(Swap(Lease("d/m/1", "a", "run", 1), Lease("d/m/1", "b", "run", 2))), "it never was"
+    assert one.look("") == {MINE.name: MINE.renewed()}
+
+
+def test_of_many_at_once_each_swap_has_one_winner(make: MakeStore) -> None:
+    won: list[int] = []
+
+    def count_up(store: LeaseStore) -> None:
+        for _ in range(25):
+            seen = store.look("d/").get(MINE.name)
+            new = MINE if seen is None else seen.renewed()
+            if store.swap(Swap(seen, new)):
+                won.append(new.beat)
+
+    threads = [threading.Thread(target=count_up, args=(make(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == list(range(len(won)))
+
+
+def test_leases_of_a_file_are_their_users_alone(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "leases")
+    store.swap(Swap(None, MINE))
+    assert stat.S_IMODE((tmp_path / "leases").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "leases").iterdir()} == {0o600}
+
+
+def test_a_lock_that_somebody_keeps_makes_the_file_unreachable(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, lock_s=0.05)
+    descriptor = os.open(tmp_path / "leases.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(StoreUnreachable, match=r"leases\.lock: locked for 0\.05 s"):
+        store.look("")
+    os.close(descriptor)
+    assert store.look("") == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"d/m/0": 1}', '{"d/m/0": "{}"}', '{"d/m/0": "[1]"}'])
+def test_a_file_that_somebody_else_wrote_is_no_store(tmp_path: Path, text: str) -> None:
+    store = FileStore(tmp_path)
+    (tmp_path / "leases.json").write_text(text)
+    with pytest.raises(StoreUnreachable):
+        store.look("")
+
+
+def test_a_lease_is_read_as_it_was_written() -> None:
+    lease = Lease("n", "a", "r", 3, 7, "b")
+    assert from_text("n", to_text(lease)) == lease
+    with pytest.raises(StoreUnreachable, match="term 'x'; expected holder"):
+        from_text("n", to_text(lease).replace('"term":3', '"term":"x"'))
+
+
+@pytest.mark.parametrize(
+    "url", ["10.0.0.5:2379", "http://", "http://a", "ftp://a:1", "http://a:b", "http://a:1/v3"]
+)
+def test_an_endpoint_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="expected a URL such as"):
+        EtcdStore([url])
+    with pytest.raises(ValueError, match="no endpoint"):
+        EtcdStore([])
+
+
+def test_members_that_do_not_answer_are_passed_over(etcd: Etcd) -> None:
+    etcd.clear()
+    store = EtcdStore(["http://127.0.0.1:1", etcd.url], answer_s=5.0)
+    assert store.swap(Swap(None, MINE))
+    assert store.look("") == {MINE.name: MINE}
+    store.close()
+    with pytest.raises(StoreUnreachable, match=r"http://127\.0\.0\.1:1: .*refused"):
+        EtcdStore(["http://127.0.0.1:1"]).look("")
+
+
+class Entry:
+    """A keeper of entry `name` and everything that it ever owned."""
+
+    def __init__(self, name: str, store: LeaseStore) -> None:
+        self.history: list[Owned] = []
+        self.said: list[str] = []
+        orders = {"0": ("a", "b"), "1": ("b", "a")}
+        self.keeper = LeaseKeeper(
+            store, name, "d/m/", orders, now_us, changed=self.history.append, times=SLOW, log=self.said.append
+        )
+        self.keeper.start()
+
+    def wait_for(self, owned: dict[str, int]) -> None:
+        wait_until(lambda: self.keeper.owned == owned, f"{owned}; has {self.keeper.owned}; {self.said}")
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    end_s = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end_s, what
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def pair(etcd: Etcd) -> Iterator[tuple[Entry, Entry]]:
+    etcd.clear()
+    one, other = Entry("a", EtcdStore([etcd.url])), Entry("b", EtcdStore([etcd.url]))
+    one.wait_for({"0": 1})
+    other.wait_for({"1": 1})
+    yield one, other
+    for entry in (one, other):
+        entry.keeper.stop()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_while_etcd_is_gone_or_stopped_owners_own_on_and_nobody_adopts(
+    etcd: Etcd, pair: tuple[Entry, Entry], end: signal.Signals
+) -> None:
+    with etcd.under_load():
+        etcd.send(end)
+        for entry in pair:
+            wait_until(lambda said=entry.said: bool(said), "the store to be missed")  # type: ignore[misc]
+        time.sleep(SLOW.term_us / 1e6 + 0.5)  # longer than a lease lasts
+        etcd.send(signal.SIGCONT) if end == signal.SIGSTOP else etcd.start()
+        for entry in pair:
+            wait_until(lambda said=entry.said: len(said) > 1, "the store to be back")  # type: ignore[misc]
+    for entry, owned in zip(pair, ({"0": 1}, {"1": 1}), strict=True):
+        assert "nothing is adopted" in entry.said[0]
+        assert entry.history == [owned], "it owned that all the time, and nothing else"
+
+
+def test_an_entry_that_ends_leaves_its_shard_and_gets_it_back(etcd: Etcd, pair: tuple[Entry, Entry]) -> None:
+    one, other = pair
+    one.keeper.stop()
+    other.wait_for({"0": 2, "1": 1})
+    back = Entry("a", EtcdStore([etcd.url]))
+    back.wait_for({"0": 3})
+    other.wait_for({"1": 1})
+    back.keeper.stop()
