@@ -30,6 +30,7 @@ from ppipe.commands import (
     serve,
     simulate,
     status,
+    watch,
 )
 from ppipe.console import err
 from ppipe.signals import end_on_signals
@@ -65,6 +66,7 @@ app.command()(serve.serve)
 app.command()(status.status)
 app.command()(record.record)
 app.command()(bench.bench)
+app.command()(watch.watch)
 app.command()(report.report)
 app.command()(demo.demo)
 

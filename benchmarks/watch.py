@@ -1,0 +1,114 @@
+"""`ppipe watch` on looped files for minutes: is memory bounded, do results' ages grow, is every result named?
+
+A model of emulated workers is served on real tritonservers; the command runs as a user's would, in a process
+of its own. Clips are drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.helpers.clips import draw_clip
+from benchmarks.helpers.report import main
+from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
+from planner.deployment import PreprocessSpec, recipe_of
+from planner.profile import TensorSpec
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.ports import free_base
+
+_LATENCY_US = (6_000, 7_000, 8_000, 9_000)
+_SLO_US = 300_000
+_INPUT = TensorSpec("image", "FP32", (3, 64, 64))
+_LOOK_S = 5.0
+_WARM_S = 20.0
+"""What a process takes in its first seconds is not counted as growth."""
+
+
+def run(minutes: float = 10.0, sources: int = 16, fps: float = 5.0) -> Mapping[str, Any]:
+    """The figures of this benchmark. fps: of each source."""
+    with tempfile.TemporaryDirectory(prefix="ppipe-watch-") as folder:
+        root = Path(folder)
+        clips = [draw_clip(root / f"camera-{number:02d}.mp4", seed=number) for number in range(sources)]
+        write_deployment(root / "repository", [_model()], free_base(39_500, 30), name="watch")
+        with ServedDeployment(root / "repository", root / "logs") as deployment:
+            deployment.start()
+            url = deployment.manifest.entry.grpc_address
+            resident = _watched(clips, url, root / "results.jsonl", fps, 60 * minutes)
+        lines = [json.loads(line) for line in (root / "results.jsonl").read_text().splitlines()]
+    return {"emulated": True, "minutes": minutes, "sources": sources, **_figures(lines, resident)}
+
+
+def _model() -> EmulatedModel:
+    preprocess = PreprocessSpec.model_validate({"frame": {"width": 320, "height": 240, "bytes": 20_000}})
+    stage = EmulatedStage(_LATENCY_US, ("a", "a"), (TensorSpec("scores", "FP32", (16,)),))
+    return EmulatedModel(
+        name="net",
+        slo_us=_SLO_US,
+        planned_rps=300.0,
+        input=_INPUT,
+        pipelines=(EmulatedPipeline(4, (stage,)),),
+        prepare=recipe_of(preprocess, _INPUT, "net"),
+    )
+
+
+def _watched(clips: Sequence[Path], url: str, results: Path, fps: float, seconds: float) -> list[int]:
+    """Run the command for so long; its resident bytes, every few seconds."""
+    command = [sys.executable, "-m", "ppipe", "watch", *map(str, clips), "--model", "net", "--url", url]
+    command += ["--loop", "--fps", str(fps), "--json", str(results)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        resident = []
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s and process.poll() is None:
+            time.sleep(min(_LOOK_S, max(0.0, end_s - time.monotonic())))
+            resident.append(_resident_bytes(process.pid))
+        process.send_signal(signal.SIGINT)
+        status = process.wait(timeout=30)
+    if status != 128 + signal.SIGINT:
+        raise RuntimeError(f"ppipe watch ended with status {status}")
+    return resident
+
+
+def _resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _figures(lines: Sequence[Mapping[str, Any]], resident: Sequence[int]) -> dict[str, Any]:
+    ages = np.array([line["age_ms"] for line in lines if "answer" in line])
+    third = max(1, len(ages) // 3)
+    warm = list(resident[int(_WARM_S / _LOOK_S) :]) or list(resident)
+    return {
+        "results": len(lines),
+        "answered": len(ages),
+        "without_stream_or_pts": sum(not ("stream" in line and "pts" in line) for line in lines),
+        "places_missing": sum(_missing(lines).values()),
+        "age_ms_p50": round(float(np.median(ages)), 2),
+        "age_ms_p99": round(float(np.quantile(ages, 0.99)), 2),
+        "age_ms_p50_first_third": round(float(np.median(ages[:third])), 2),
+        "age_ms_p50_last_third": round(float(np.median(ages[-third:])), 2),
+        "resident_mb_warm": round(warm[0] / 1e6, 1),
+        "resident_mb_end": round(warm[-1] / 1e6, 1),
+        "resident_mb_most": round(max(resident) / 1e6, 1),
+    }
+
+
+def _missing(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Per stream, the places up to its last of which there is no line."""
+    places: dict[str, set[int]] = {}
+    for line in lines:
+        places.setdefault(line["stream"], set()).add(line["place"])
+    return {stream: max(found) + 1 - len(found) for stream, found in places.items()}
+
+
+if __name__ == "__main__":
+    main("ppipe watch on looped files: memory, ages, names.", run, minutes=10.0, sources=16, fps=5.0)

@@ -1,0 +1,143 @@
+"""One picture to a served model, and its answer: a Triton client in a few lines, over tritonclient's aio API.
+
+async with InferenceServerClient("10.0.0.6:18001") as client:
+    frame = InferInput("jpeg", [1, 1], "BYTES")
+    frame.set_data_from_numpy(np.array([[jpeg]], dtype=object))
+    answer = await client.infer("street", [frame], parameters={"stream": "gate", "place": 17})
+    print(answer.as_numpy("detected_boxes"))
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferResult
+from tritonclient.utils import InferenceServerException
+
+from ppipe.watch.feed import Shot
+from ppipe.watch.sources import WatchError
+
+STREAM, PLACE = "stream", "place"
+"""Request parameters: which stream a frame is of, and where in it."""
+GRACE_S = 5.0
+"""How long after its time-out a request may still be answered."""
+_LONGEST_S = 60.0
+"""Without a time-out of our own the server's SLO counts, which a client does not know."""
+_REASON = re.compile(r"reason=(\w+)")
+
+
+class ShotFate(Enum):
+    """What became of a picture that was sent."""
+
+    ANSWERED = "answered"
+    DROPPED = "dropped"
+    """Declined by the scheduler, with a reason."""
+    SUPERSEDED = "superseded"
+    """A newer picture of its stream came while it waited."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ShotResult:
+    """The outcome of one shot. age_s: from when the picture was due. why: the reason, or the error's text."""
+
+    shot: Shot
+    outcome: ShotFate
+    age_s: float
+    outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Door:
+    """The input of a model that takes pictures: image files (BYTES), or pixels of any size (UINT8)."""
+
+    model: str
+    input: str
+    datatype: str
+    timeout_us: int | None = None
+
+    @property
+    def takes_images(self) -> bool:
+        """Files rather than pixels."""
+        return self.datatype == "BYTES"
+
+
+async def find_door(client: InferenceServerClient, url: str, model: str, timeout_us: int | None) -> Door:
+    """How pictures go into `model`. Raises WatchError."""
+    try:
+        metadata = await client.get_model_metadata(model, as_json=True, client_timeout=GRACE_S)
+    except InferenceServerException as error:
+        raise WatchError(await _unknown(client, url, model, error)) from error
+    for tensor in metadata["inputs"]:
+        free = "-1" in tensor["shape"][1:]
+        if tensor["datatype"] == "BYTES" or (tensor["datatype"] == "UINT8" and free):
+            return Door(model, tensor["name"], tensor["datatype"], timeout_us)
+    takes = ", ".join(f"{t['name']} {t['datatype']} {t['shape']}" for t in metadata["inputs"])
+    raise WatchError(
+        f"--model {model}: it takes {takes}; pictures go to BYTES (image files) or UINT8 [-1, -1, -1, 3] "
+        "(pixels), which `preprocess` of a model makes"
+    )
+
+
+async def _unknown(
+    client: InferenceServerClient, url: str, model: str, error: InferenceServerException
+) -> str:
+    if "UNAVAILABLE" in str(error.status()):
+        return f"no server answers at {url}; start it with ppipe serve, or name another with --url"
+    try:
+        index = await client.get_model_repository_index(as_json=True, client_timeout=GRACE_S)
+        names = sorted(each["name"] for each in index.get("models", ()))
+    except InferenceServerException:
+        names = []
+    known = f"; there are {', '.join(names)}" if names else ""
+    return f"--model {model}: {error.message()}{known}"
+
+
+async def ask(client: InferenceServerClient, door: Door, shot: Shot) -> ShotResult:
+    """Send one shot and wait for what becomes of it."""
+    try:
+        result = await client.infer(
+            door.model,
+            [_input(door, shot)],
+            timeout=door.timeout_us,
+            client_timeout=_LONGEST_S if door.timeout_us is None else door.timeout_us / 1e6 + GRACE_S,
+            parameters={STREAM: shot.stream, PLACE: shot.place},
+        )
+    except InferenceServerException as error:
+        age_s = time.monotonic() - shot.due_s
+        return ShotResult(shot, *_judged(error, age_s))
+    return ShotResult(shot, ShotFate.ANSWERED, time.monotonic() - shot.due_s, _outputs(result))
+
+
+def _input(door: Door, shot: Shot) -> InferInput:
+    tensor = InferInput(door.input, [1, *shot.shape], door.datatype)
+    if door.takes_images:
+        tensor.set_data_from_numpy(np.array([[shot.content]], dtype=np.object_))
+    else:
+        pixels = np.frombuffer(shot.content, np.uint8).reshape(1, *shot.shape)
+        tensor.set_data_from_numpy(pixels)
+    return tensor
+
+
+def _outputs(result: InferResult) -> dict[str, npt.NDArray[Any]]:
+    """Without the batch dimension."""
+    named = {each.name: result.as_numpy(each.name) for each in result.get_response().outputs}
+    return {name: array[0] for name, array in named.items()}
+
+
+def _judged(
+    error: InferenceServerException, age_s: float
+) -> tuple[ShotFate, float, Mapping[str, npt.NDArray[Any]], str]:
+    reason = _REASON.search(error.message() or "")
+    if reason is None:
+        return ShotFate.FAILED, age_s, {}, error.message() or str(error.status())
+    outcome = ShotFate.SUPERSEDED if reason[1] == "superseded" else ShotFate.DROPPED
+    return outcome, age_s, {}, reason[1]
