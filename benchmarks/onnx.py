@@ -7,8 +7,9 @@ of the unsplit network in torch's executor. A stage is timed as it is served, in
 again and again before the next one does. Figures are medians.
 
 Frames are small ones (benchmarks.helpers.zoo_check) unless --full: the networks' own take hours on one core.
---kept FILE goes on where a run was cut short. In place of all that, --stubs compares what stubs of both kinds
-cost before their first batch, and --serve sends frames to PP-OCR's text detection on tritonservers here.
+--kept FILE goes on where a run was cut short. Exporting takes longest, is not timed, and may be done before:
+--files FOLDER --export. In place of all that, --stubs compares what stubs of both kinds cost before their
+first batch, and --serve sends frames to PP-OCR's text detection on tritonservers here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from benchmarks.helpers.kept import Kept
 from benchmarks.helpers.onnx_served import served
 from benchmarks.helpers.onnx_stubs import stubs
-from benchmarks.helpers.onnx_zoo import row_of
+from benchmarks.helpers.onnx_zoo import exported, row_of
 from benchmarks.helpers.zoo_check import checked_frame
 from ensembles.zoo.catalogue import ZOO, entry
 
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", default="", help="names of some networks, with commas; default: all")
     parser.add_argument("--full", action="store_true", help="the networks' own frames")
     parser.add_argument("--kept", type=Path, help="file of results, to go on from")
+    parser.add_argument("--files", type=Path, help="folder of exported files: used if there, else made")
+    parser.add_argument("--export", action="store_true", help="export into --files, and nothing else")
     parser.add_argument("--serve", type=int, metavar="FRAMES", help="serve PP-OCR's detector, only")
     parser.add_argument("--stubs", action="store_true", help="what stubs of both kinds cost, only")
     chosen = parser.parse_args(arguments)
@@ -47,30 +50,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(stubs()))
         return
     names = chosen.models.split(",") if chosen.models else [each.name for each in ZOO]
-    rows = list(run(names, full=chosen.full, kept=chosen.kept))
+    if chosen.export:
+        export_all(names, chosen.full, chosen.files or parser.error("--export needs --files"))
+        return
+    rows = list(run(names, full=chosen.full, kept=chosen.kept, files=chosen.files))
     worst = max(row["stages_over_unsplit"] for row in rows)
     print(f"{len(rows)} networks; stages over unsplit: at most {worst:.3f}")
     if chosen.json:
         print(json.dumps(rows))
 
 
-def run(names: Sequence[str], *, full: bool = False, kept: Path | None = None) -> list[Mapping[str, Any]]:
+def export_all(names: Sequence[str], full: bool, files: Path) -> None:
+    """The files alone: what takes longest, and is not timed."""
+    for name in names:
+        each = entry(name)
+        print(f"{name}: {exported(each, checked_frame(each, full=full), files):.0f} s", flush=True)
+
+
+def run(
+    names: Sequence[str], *, full: bool = False, kept: Path | None = None, files: Path | None = None
+) -> list[Mapping[str, Any]]:
     """A row for each network, each made in a process of its own, which gives its memory back."""
     results = Kept(kept, {"full": full})
     context = multiprocessing.get_context("spawn")
     for name in names:
         if name not in results:
             with ProcessPoolExecutor(1, mp_context=context) as process:
-                results.add(name, process.submit(measured, name, full).result())
+                results.add(name, process.submit(measured, name, full, files).result())
         print(_line(results[name]), flush=True)
     return [results[name] for name in names]
 
 
-def measured(name: str, full: bool) -> Mapping[str, Any]:
+def measured(name: str, full: bool, files: Path | None) -> Mapping[str, Any]:
     """One network's row."""
     each = entry(name)
     with tempfile.TemporaryDirectory(prefix="ppipe-onnx-") as folder:
-        return row_of(each, checked_frame(each, full=full), Path(folder) / f"{name}.onnx")
+        return row_of(each, checked_frame(each, full=full), files or Path(folder))
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from ppipe.commands import (
     generate,
     kubernetes,
     lint,
+    monitoring,
     plan,
     profile,
     record,
@@ -62,6 +63,7 @@ app.command()(diff.diff)
 app.command()(kubernetes.kubernetes)
 app.command()(compose.compose)
 app.command()(front.front)
+app.command()(monitoring.monitoring)
 app.command()(serve.serve)
 app.command()(status.status)
 app.command()(record.record)

@@ -34,12 +34,10 @@ ROUNDS, ROUNDS_S = 9, 60.0
 Arrays = Sequence[npt.NDArray[Any]]
 
 
-def row_of(each: ZooEntry, frame: tuple[int, int, int], file: Path) -> dict[str, Any]:
-    """The figures of a network on frames of this shape; its file goes to `file`."""
+def row_of(each: ZooEntry, frame: tuple[int, int, int], files: Path) -> dict[str, Any]:
+    """The figures of a network on frames of this shape; its file is in `files`, or goes there."""
     torch.set_num_threads(1)
-    started = time.perf_counter()
-    export(each, frame, file)
-    export_s = time.perf_counter() - started
+    export_s, file = exported(each, frame, files), file_of(each, frame, files)
     spec = each.spec(shape=frame, preprocess=None, postprocess=None)
     of_file = spec.model_copy(update={"program": ProgramSpec(onnx=file)})
     loaded = load_checked(of_file)
@@ -60,6 +58,22 @@ def row_of(each: ZooEntry, frame: tuple[int, int, int], file: Path) -> dict[str,
         "unsplit_over_torch": round(unsplit_s / torch_seconds(spec, one), 3),
         "export_s": round(export_s, 1),
     }
+
+
+def file_of(each: ZooEntry, frame: tuple[int, int, int], files: Path) -> Path:
+    """Where its file is among others."""
+    return files / f"{each.name}-{'x'.join(map(str, frame))}.onnx"
+
+
+def exported(each: ZooEntry, frame: tuple[int, int, int], files: Path) -> float:
+    """Seconds that it took to export it, 0 where the file is there already."""
+    file, started = file_of(each, frame, files), time.perf_counter()
+    if file.is_file():
+        return 0.0
+    partial = file.with_suffix(".part")
+    export(each, frame, partial)
+    partial.replace(file)
+    return time.perf_counter() - started
 
 
 def export(each: ZooEntry, frame: tuple[int, int, int], file: Path) -> None:

@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator
 
 from model_repo_generator.kubernetes.addresses import check_addresses
-from model_repo_generator.kubernetes.dashboard import dashboard_json
 from model_repo_generator.kubernetes.fleet import Fleet, read_fleet
 from model_repo_generator.kubernetes.launch import launch_files, server_settings
 from model_repo_generator.kubernetes.memory import MIB
@@ -26,7 +25,8 @@ from model_repo_generator.kubernetes.options import KubernetesOptions
 from model_repo_generator.kubernetes.pods import Plain, launch_config, set_name
 from model_repo_generator.kubernetes.services import network_policies, services
 from model_repo_generator.kubernetes.workloads import disruption_budget, pod_name, stateful_set
-from model_repo_generator.kubernetes.yaml_text import dump
+from model_repo_generator.monitoring.dashboard import dashboard_json
+from model_repo_generator.yaml_text import dump
 from planner.cluster import Executor
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest

@@ -40,7 +40,7 @@ from model_repo_generator.kubernetes.names import BundleFault, check_distinct, d
 from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
 from model_repo_generator.kubernetes.tls import tls_paths
-from model_repo_generator.kubernetes.yaml_text import dump
+from model_repo_generator.yaml_text import dump
 from planner.addresses import authority
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress

@@ -1,44 +1,16 @@
-"""What Prometheus scrapes and what it alerts on: PodMonitor and PrometheusRule of the Prometheus operator.
-
-Rules
-- Annotations are fixed texts: Prometheus expands them as templates, so nothing of a deployment goes in.
-- An alert says what a user of the service would notice, or what will make them notice soon.
-"""
+"""What the Prometheus operator scrapes, and the alerts as it takes them: PodMonitor and PrometheusRule."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from model_repo_generator.kubernetes.fleet import Fleet
-from model_repo_generator.kubernetes.metric_names import (
-    ARENA,
-    DROPPED,
-    FAILED_ATTEMPTS,
-    FRAMES,
-    IN_TIME,
-    LATE,
-    RESTARTS,
-    STAGE_DRIFT,
-    TARGET_LABELS,
-    TRITON_GPU_MEMORY_TOTAL,
-    TRITON_GPU_MEMORY_USED,
-    UP,
-    WORKER_UP,
-    quoted,
-    select,
-)
 from model_repo_generator.kubernetes.names import dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions
 from model_repo_generator.kubernetes.pods import CONTAINER, Plain, dispatcher_metrics, selector, set_name
-from planner.manifest import ModelEntry
+from model_repo_generator.monitoring.alerts import RESTARTS_WINDOW, rule_group
+from model_repo_generator.monitoring.metric_names import RESTARTS, TARGET_LABELS, quoted
 
-ATTAINMENT = 0.95
-"""Share of frames within the SLO below which somebody should look."""
-DRIFT = 1.3
-"""A stage that takes this many times what was profiled uses up margins that the plan counts on."""
-QUIET_RPS = 1.0
-"""Below this rate a share says little."""
-WINDOW = "5m"
+_MOST_RESTARTS = 2
+"""Within RESTARTS_WINDOW."""
 
 
 def pod_monitor(fleet: Fleet, options: KubernetesOptions) -> Plain:
@@ -60,148 +32,13 @@ def pod_monitor(fleet: Fleet, options: KubernetesOptions) -> Plain:
 
 def prometheus_rule(fleet: Fleet, options: KubernetesOptions) -> Plain:
     """All alerts of a deployment."""
+    pods = "|".join(f"{set_name(fleet, group)}-[0-9]+" for group in fleet.groups)
+    restarts = f"{RESTARTS}{{container={quoted(CONTAINER)},pod=~{quoted(pods)}}}[{RESTARTS_WINDOW}]"
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": _metadata(fleet, options),
-        "spec": {"groups": [{"name": f"ppipe-{fleet.manifest.deployment}", "rules": rules(fleet)}]},
-    }
-
-
-def rules(fleet: Fleet) -> list[Plain]:
-    """The alerts, worst first."""
-    return [
-        *_outage_rules(fleet),
-        *_service_rules(fleet.manifest.deployment),
-        _overload_rule(fleet.manifest.deployment, fleet.manifest.models),
-        *_resource_rules(fleet),
-    ]
-
-
-def _outage_rules(fleet: Fleet) -> list[Plain]:
-    deployment = fleet.manifest.deployment
-    entry = fleet.groups[0].group
-    arriving = f"sum by (model) (rate({select(FRAMES, deployment)}[{WINDOW}]))"
-    ending = " + ".join(
-        f"(sum by (model) (rate({select(metric, deployment)}[{WINDOW}])) or 0 * {arriving})"
-        for metric in (IN_TIME, LATE, DROPPED)
-    )
-    return [
-        _alert(
-            "PPipeEntryDown",
-            f"absent({select(UP, deployment, ppipe_group=entry)} == 1)",
-            "1m",
-            "critical",
-            "The entry server is not there: no frame is served.",
-        ),
-        _alert(
-            "PPipeNoWorker",
-            f"sum by (model) (rate({select(DROPPED, deployment, reason='no_worker')}[1m])) > 0",
-            "1m",
-            "critical",
-            "{{ $labels.model }}: every pipeline has lost all workers of some stage.",
-        ),
-        _alert(
-            "PPipeDispatcherStuck",
-            f"{arriving} > 0 and {ending} == 0",
-            "2m",
-            "critical",
-            "{{ $labels.model }}: frames come in and none is answered or dropped; restart the entry server.",
-        ),
-    ]
-
-
-def _service_rules(deployment: str) -> list[Plain]:
-    frames = f"sum by (model) (rate({select(FRAMES, deployment)}[{WINDOW}]))"
-    in_time = f"sum by (model) (rate({select(IN_TIME, deployment)}[{WINDOW}]))"
-    failures = f"sum by (model, kind) (rate({select(FAILED_ATTEMPTS, deployment)}[{WINDOW}]))"
-    return [
-        _alert(
-            "PPipeAttainmentLow",
-            f"({in_time} or 0 * {frames}) / {frames} < {ATTAINMENT} and {frames} > {QUIET_RPS}",
-            "5m",
-            "warning",
-            "{{ $labels.model }}: {{ $value | humanizePercentage }} of the frames are served within the SLO.",
-        ),
-        _alert(
-            "PPipeWorkerDown",
-            f"{select(WORKER_UP, deployment)} == 0",
-            "2m",
-            "warning",
-            "{{ $labels.worker }} of {{ $labels.model }} has not answered for two minutes.",
-        ),
-        _alert(
-            "PPipeHopsFail",
-            f"{failures} > 0.1",
-            "5m",
-            "warning",
-            "{{ $labels.model }}: attempts fail ({{ $labels.kind }}) and are made again.",
-        ),
-        _alert(
-            "PPipeStageSlow",
-            f"{select(STAGE_DRIFT, deployment)} > {DRIFT}",
-            "15m",
-            "warning",
-            "{{ $labels.model }}, pipeline {{ $labels.pipeline }}, stage {{ $labels.stage }}: batches take "
-            "{{ $value | humanize }} times what was profiled; profile and plan again.",
-        ),
-        _alert(
-            "PPipeSlotsQuarantined",
-            f"sum by (model, sender) ({select(ARENA, deployment, state='quarantined')}) > 0",
-            "10m",
-            "warning",
-            "{{ $labels.model }}: {{ $labels.sender }} holds shared memory back for a reader that neither "
-            "answers nor ends.",
-        ),
-    ]
-
-
-def _overload_rule(deployment: str, models: Sequence[ModelEntry]) -> Plain:
-    """One alert for all models, each with the rate that was planned for it."""
-    beyond = (
-        f"sum by (model) (rate({select(FRAMES, deployment, model=model.model)}[{WINDOW}])) "
-        f"> {model.served.planned_rps:.3f}"
-        for model in models
-    )
-    return _alert(
-        "PPipeBeyondPlan",
-        " or ".join(beyond),
-        "10m",
-        "warning",
-        "{{ $labels.model }}: {{ $value | humanize }} frames/s come in, more than was planned for.",
-    )
-
-
-def _resource_rules(fleet: Fleet) -> list[Plain]:
-    deployment = fleet.manifest.deployment
-    used, total = (select(name, deployment) for name in (TRITON_GPU_MEMORY_USED, TRITON_GPU_MEMORY_TOTAL))
-    pods = "|".join(f"{set_name(fleet, group)}-[0-9]+" for group in fleet.groups)
-    restarts = f"{RESTARTS}{{container={quoted(CONTAINER)},pod=~{quoted(pods)}}}"
-    return [
-        _alert(
-            "PPipeServerRestarts",
-            f"increase({restarts}[15m]) > 2",
-            "0m",
-            "warning",
-            "{{ $labels.pod }} keeps being restarted.",
-        ),
-        _alert(
-            "PPipeGpuMemoryFull",
-            f"{used} / {total} > 0.95",
-            "10m",
-            "warning",
-            "GPU {{ $labels.gpu_uuid }} of {{ $labels.pod }} has less than 5 % of its memory left.",
-        ),
-    ]
-
-
-def _alert(name: str, expression: str, lasting: str, severity: str, summary: str) -> Plain:
-    return {
-        "alert": name,
-        "expr": expression,
-        "for": lasting,
-        "labels": {"severity": severity},
-        "annotations": {"summary": summary},
+        "spec": {"groups": [rule_group(fleet.manifest, f"increase({restarts}) > {_MOST_RESTARTS}")]},
     }
 
 

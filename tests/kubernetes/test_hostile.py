@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_repo_generator.kubernetes import KubernetesOptions, render_bundle
-from model_repo_generator.kubernetes.yaml_text import dump
+from model_repo_generator.yaml_text import dump
 from planner.deployment import DeploymentError, parse_deployment
 from planner.placing import place
 from tests.kubernetes.conftest import deployment_data, hand_made_plan, manifest_of

@@ -1,4 +1,6 @@
-"""Prometheus' own promtool evaluates every alert on the series of its fault, and none on healthy ones."""
+"""Prometheus' own promtool evaluates every alert on the series of its fault, and none on healthy ones: those
+for the Prometheus operator and those for a Prometheus without a cluster.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from model_repo_generator.kubernetes import metric_names as names
+from model_repo_generator.monitoring import metric_names as names
+from model_repo_generator.monitoring import render_prometheus
+from planner.manifest import DeploymentManifest
 
 PREFIX = Path(sys.prefix) / "prometheus" / "usr" / "bin"
 """Where scripts/setup unpacks Debian's package."""
@@ -28,20 +32,23 @@ HEALTHY = {
     names.TRITON_GPU_MEMORY_TOTAL: ('pod="p",gpu_uuid="g"', "100x80"),
 }
 """By metric its labels and values, one each half minute: 20 frames/s, all in time."""
-FAULTS: dict[str, dict[str, tuple[str, str] | None]] = {
-    "PPipeEntryDown": {names.UP: None},
-    "PPipeNoWorker": {names.DROPPED: ('model="cars",reason="no_worker"', "0+60x80")},
-    "PPipeDispatcherStuck": {names.IN_TIME: None},
-    "PPipeAttainmentLow": {names.IN_TIME: ('model="cars"', "0+300x80")},
-    "PPipeWorkerDown": {names.WORKER_UP: ('model="cars",worker="w"', "0x80")},
-    "PPipeHopsFail": {names.FAILED_ATTEMPTS: ('model="cars",kind="timeout"', "0+60x80")},
-    "PPipeStageSlow": {names.STAGE_DRIFT: ('model="cars",pipeline="0",stage="0"', "1.6x80")},
-    "PPipeSlotsQuarantined": {names.ARENA: ('model="cars",sender="w",state="quarantined"', "4096x80")},
-    "PPipeBeyondPlan": {names.FRAMES: ('model="cars"', "0+60000x80")},
-    "PPipeServerRestarts": {names.RESTARTS: ("", "0+1x80")},
-    "PPipeGpuMemoryFull": {names.TRITON_GPU_MEMORY_USED: ('pod="p",gpu_uuid="g"', "97x80")},
-}
-"""What is other than healthy; None: no such series."""
+Change = tuple[str, str] | None
+"""Labels and values; None: no such series."""
+FAULTS: tuple[tuple[str, dict[str, Change]], ...] = (
+    ("PPipeEntryDown", {names.UP: None}),
+    ("PPipeEntryDown", {names.UP: ("", "0x80")}),
+    ("PPipeNoWorker", {names.DROPPED: ('model="cars",reason="no_worker"', "0+60x80")}),
+    ("PPipeDispatcherStuck", {names.IN_TIME: None}),
+    ("PPipeAttainmentLow", {names.IN_TIME: ('model="cars"', "0+300x80")}),
+    ("PPipeWorkerDown", {names.WORKER_UP: ('model="cars",worker="w"', "0x80")}),
+    ("PPipeHopsFail", {names.FAILED_ATTEMPTS: ('model="cars",kind="timeout"', "0+60x80")}),
+    ("PPipeStageSlow", {names.STAGE_DRIFT: ('model="cars",pipeline="0",stage="0"', "1.6x80")}),
+    ("PPipeSlotsQuarantined", {names.ARENA: ('model="cars",sender="w",state="quarantined"', "4096x80")}),
+    ("PPipeBeyondPlan", {names.FRAMES: ('model="cars"', "0+60000x80")}),
+    ("PPipeServerRestarts", {names.RESTARTS: ("", "0+1x80"), names.UP: ("", "1 1 0 " * 27)}),
+    ("PPipeGpuMemoryFull", {names.TRITON_GPU_MEMORY_USED: ('pod="p",gpu_uuid="g"', "97x80")}),
+)
+"""What is other than healthy. A restarted server is seen by Kubernetes, or as one that comes and goes."""
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +59,13 @@ def promtool() -> str:
     return found
 
 
-@pytest.fixture(scope="module")
-def groups(bundle: dict[str, str]) -> dict[str, Any]:
+@pytest.fixture(params=["operator", "plain"])
+def groups(
+    request: pytest.FixtureRequest, bundle: dict[str, str], fleet_manifest: DeploymentManifest
+) -> dict[str, Any]:
     _, rule = yaml.safe_load_all(bundle["monitoring.yaml"])
-    found: dict[str, Any] = rule["spec"]
+    plain = yaml.safe_load(render_prometheus(fleet_manifest)["alerts.yml"])
+    found: dict[str, Any] = rule["spec"] if request.param == "operator" else plain
     return found
 
 
@@ -63,32 +73,29 @@ def alerts(groups: dict[str, Any]) -> dict[str, str]:
     return {rule["alert"]: rule["expr"] for group in groups["groups"] for rule in group["rules"]}
 
 
-def series(groups: dict[str, Any], changes: dict[str, tuple[str, str] | None]) -> list[dict[str, str]]:
+def series(groups: dict[str, Any], changes: dict[str, Change]) -> list[dict[str, str]]:
     """The healthy series with these changes, under the labels that the rules ask for."""
     found = alerts(groups)
     entry = re.findall(r'ppipe_group="[^"]*"', found["PPipeEntryDown"])[0]
+    special = {names.UP: (entry, "1x80")}
     restarts = found["PPipeServerRestarts"]
-    pod = re.findall(r'pod=~"([^|"]*)-\[', restarts)[0]
-    special = {
-        names.UP: (entry, "1x80"),
-        names.RESTARTS: (f'{re.findall(r"container=[^,]*", restarts)[0]},pod="{pod}-0"', "0x80"),
-    }
+    if names.RESTARTS in restarts:
+        pod = re.findall(r'pod=~"([^|"]*)-\[', restarts)[0]
+        labels = f'{re.findall(r"container=[^,]*", restarts)[0]},pod="{pod}-0"'
+        special[names.RESTARTS] = (labels, "0x80")
     instance = re.findall(rf'{names.INSTANCE_LABEL}="[^"]*"', found["PPipeEntryDown"])[0]
     rows = []
-    for metric, (labels, values) in {**HEALTHY, **special, **_told(changes)}.items():
-        if metric in changes and changes[metric] is None:
-            continue
-        whole = labels or special[metric][0]
-        rows.append({"series": f"{metric}{{{instance},{whole}}}", "values": values})
+    for metric, healthy in {**dict.fromkeys(changes), **HEALTHY, **special}.items():
+        change = changes.get(metric, healthy)
+        if change is not None:
+            labels, values = change
+            own = labels or special.get(metric, ("",))[0]
+            rows.append({"series": f"{metric}{{{instance},{own}}}", "values": values})
     return rows
 
 
-def _told(changes: dict[str, tuple[str, str] | None]) -> dict[str, tuple[str, str]]:
-    return {metric: change for metric, change in changes.items() if change is not None}
-
-
 def test_every_alert_has_its_fault(groups: dict[str, Any]) -> None:
-    assert alerts(groups).keys() == FAULTS.keys()
+    assert alerts(groups).keys() == {name for name, _ in FAULTS}
 
 
 def test_each_fault_fires_its_alert_and_health_none(
@@ -96,7 +103,7 @@ def test_each_fault_fires_its_alert_and_health_none(
 ) -> None:
     (tmp_path / "rules.json").write_text(json.dumps(groups), encoding="utf-8")
     tests = []
-    for name, changes in {"": {}, **FAULTS}.items():
+    for name, changes in (("", {}), *FAULTS):
         which = f',alertname="{name}"' if name else ""
         expected = [{"labels": f'{{alertname="{name}"}}', "value": 1}] if name else []
         tests.append(

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from model_repo_generator.kubernetes.metric_names import (
+from model_repo_generator.monitoring.metric_names import (
     ARENA,
     BATCHES,
     DECISION_US,

@@ -8,9 +8,9 @@ import promql_parser
 import pytest
 import yaml
 
-from model_repo_generator.kubernetes import metric_names
-from model_repo_generator.kubernetes.dashboard import panels
-from model_repo_generator.kubernetes.metric_names import GROUP_LABEL, quoted, select
+from model_repo_generator.monitoring import metric_names
+from model_repo_generator.monitoring.dashboard import panels
+from model_repo_generator.monitoring.metric_names import GROUP_LABEL, quoted, select
 from planner.manifest import DeploymentManifest
 from python_backend.dispatcher.metrics.prometheus import exported_names
 
