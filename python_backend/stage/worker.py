@@ -330,7 +330,7 @@ class StageWorker:
         if self._is_hopeless(job, began_us):
             self._fail(job, self._failed(FailureKind.EXPIRED, TOO_LATE, job))
             return
-        if job.wire.frames is not None and not self._memory.is_there(job.wire.frames):
+        if self._is_forsaken(job):
             self._fail(job, self._failed(FailureKind.EXPIRED, "its sender has given it up", job))
             return
         stays = self._stays_on_device(job)
@@ -346,6 +346,15 @@ class StageWorker:
             self._forwarders.submit(functools.partial(self._answer, job, outputs))
         else:
             self._answer(job, outputs)
+
+    def _is_forsaken(self, job: BatchJob) -> bool:
+        """Whether its sender has put another batch where it lay. A chain's later stages get tensors from
+        Triton: what lay in shared memory was for the first one.
+        """
+        wire = job.wire
+        if wire.frames is None or (wire.chained and wire.hop > 0):
+            return False
+        return not self._memory.is_there(wire.frames)
 
     @staticmethod
     def _is_last(job: BatchJob) -> bool:
