@@ -76,7 +76,7 @@ def watch(
     Ctrl-C ends it; files end by themselves. Status 1 if a source failed.
     """
     parsed = parse_sources(sources, fps or ())
-    address = _address(url, deployment, work)
+    address, served = _address(url, deployment, work)
     try:
         from ppipe.watch.session import WatchOptions, watch
     except ModuleNotFoundError as error:
@@ -93,6 +93,7 @@ def watch(
         timeout_us=None if timeout_ms is None else round(1000 * timeout_ms),
         loop=loop,
         clips=annotate,
+        served=served,
     )
     with _results(json_lines) as results, Live(console=err, auto_refresh=False) as live:
         ended = asyncio.run(watch(parsed, options, results, lambda table: live.update(table, refresh=True)))
@@ -102,12 +103,14 @@ def watch(
         raise typer.Exit(_FAILED)
 
 
-def _address(url: str | None, deployment: Path | None, work: Path | None) -> str:
+def _address(url: str | None, deployment: Path | None, work: Path | None) -> tuple[str, tuple[str, ...]]:
+    """Where the models are served, and which these are, as far as is known. Raises WatchError."""
     if url is not None and deployment is not None:
         raise WatchError("--url and --deployment: give one of them")
     if deployment is None:
-        return url or DEFAULT_URL
-    return load_manifest(folders(deployment, work)[0]).entry.grpc_address
+        return url or DEFAULT_URL, ()
+    manifest = load_manifest(folders(deployment, work)[0])
+    return manifest.entry.grpc_address, tuple(entry.dispatcher for entry in manifest.models)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -70,12 +70,14 @@ class Door:
         return self.datatype == "BYTES"
 
 
-async def find_door(client: InferenceServerClient, url: str, model: str, timeout_us: int | None) -> Door:
-    """How pictures go into `model`. Raises WatchError."""
+async def find_door(
+    client: InferenceServerClient, url: str, model: str, timeout_us: int | None, served: Sequence[str] = ()
+) -> Door:
+    """How pictures go into `model`. served: the models there, where they are known. Raises WatchError."""
     try:
         metadata = await client.get_model_metadata(model, as_json=True, client_timeout=GRACE_S)
     except InferenceServerException as error:
-        raise WatchError(await _unknown(client, url, model, error)) from error
+        raise WatchError(_unknown(url, model, served, error)) from error
     for tensor in metadata["inputs"]:
         free = "-1" in tensor["shape"][1:]
         if tensor["datatype"] == "BYTES" or (tensor["datatype"] == "UINT8" and free):
@@ -87,17 +89,10 @@ async def find_door(client: InferenceServerClient, url: str, model: str, timeout
     )
 
 
-async def _unknown(
-    client: InferenceServerClient, url: str, model: str, error: InferenceServerException
-) -> str:
+def _unknown(url: str, model: str, served: Sequence[str], error: InferenceServerException) -> str:
     if "UNAVAILABLE" in str(error.status()):
         return f"no server answers at {url}; start it with ppipe serve, or name another with --url"
-    try:
-        index = await client.get_model_repository_index(as_json=True, client_timeout=GRACE_S)
-        names = sorted(each["name"] for each in index.get("models", ()))
-    except InferenceServerException:
-        names = []
-    known = f"; there are {', '.join(names)}" if names else ""
+    known = f"; served are {', '.join(served)}" if served else ""
     return f"--model {model}: {error.message()}{known}"
 
 

@@ -37,7 +37,7 @@ _LAST_S = 2.0
 @dataclass(frozen=True)
 class WatchOptions:
     """ahead: pictures of one source that are sent and not answered, at most. timeout_us: of a picture; None:
-    the model's SLO. clips: a folder for annotated videos.
+    the model's SLO. clips: a folder for annotated videos. served: the models at `url`, where they are known.
     """
 
     url: str
@@ -47,6 +47,7 @@ class WatchOptions:
     timeout_us: int | None = None
     loop: bool = False
     clips: Path | None = None
+    served: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ async def watch(
 ) -> WatchEnd:
     """Watch all of them. Raises WatchError where there is no such model, or a file cannot be written."""
     async with InferenceServerClient(options.url) as client:
-        door = await find_door(client, options.url, options.model, options.timeout_us)
+        door = await find_door(client, options.url, options.model, options.timeout_us, options.served)
         session = _Session(client, door, sources, options, results)
         return await session.run(show)
 

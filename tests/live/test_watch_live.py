@@ -30,7 +30,12 @@ PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDeployment]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("watch")
+
+
+@pytest.fixture(scope="module")
+def deployment(root: Path) -> Iterator[ServedDeployment]:
     """Two emulated workers behind a door for image files, and two behind one for pixels."""
     models = [
         EmulatedModel(
@@ -52,7 +57,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDeplo
         )
         for kind in ("jpeg", "raw")
     ]
-    with served(tmp_path_factory.mktemp("watch"), *models) as deployment:
+    with served(root, *models) as deployment:
         yield deployment
 
 
@@ -116,14 +121,15 @@ def test_pixels_go_to_a_model_that_takes_them(deployment: ServedDeployment, tmp_
     assert [line["pts"] for line in lines_of(results)["a"]] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
 
 
-def test_a_wrong_model_is_named(deployment: ServedDeployment, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("deployment")
+def test_a_wrong_model_is_named(root: Path, tmp_path: Path) -> None:
     clip = draw_clip(tmp_path / "a.mp4", seconds=0.2)
-    done = subprocess.run(
-        command(deployment, clip, "--model", "nobody"), capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    repository = root / "repository"
+    wrong = [sys.executable, "-m", "ppipe", "watch", clip, "--deployment", repository, "--model", "nobody"]
+    done = subprocess.run(wrong, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
     assert "--model nobody" in done.stderr
-    assert "there are jpeg" in done.stderr
+    assert "served are jpeg, raw" in done.stderr
 
 
 class Camera(http.server.ThreadingHTTPServer):
