@@ -114,7 +114,7 @@ def _hop(transport: Transport, deployment: str, size: str, frame: np.ndarray[Any
     at_us = now_us()
     hop = tensor_hop(f"hop_{size}.p0.s0.w0", at_us, at_us, at_us, at_us)
     ticket = plain_ticket(batch_id=at_us, attempt=0, pipeline=0, deadline_us=at_us + _MINUTE_US, hops=(hop,))
-    wire = WireTicket(deployment=deployment, epoch=1, hop=0, ticket=ticket)
+    wire = WireTicket(deployment=deployment, revision=1, hop=0, ticket=ticket)
     transport.infer(wire, [[kserve.piece(frame)]], 1, timeout_s=20.0)
 
 

@@ -95,6 +95,10 @@ class ServedPipeline:
             if min(map(len, tables)) < self.batch_size:
                 raise ValueError(f"batch_size {self.batch_size} is past the end of a table of answers")
 
+    def back_us(self, batch: int) -> int:
+        """The way back of the answers of `batch` frames, finishing included; 0 where it is not counted."""
+        return 0 if self.ends is None else self.ends.finish_us[batch - 1] + self.ends.answer_us[batch - 1]
+
     def rest_us(self, stage: int) -> tuple[int, ...]:
         """Per batch size: latency of `stage` and all later ones, with the transfers between and the way
         back."""

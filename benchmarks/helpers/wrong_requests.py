@@ -78,13 +78,18 @@ def wrong_ticket(rng: random.Random) -> str:
     """Text that no dispatcher of the deployment has signed, and that is no probe either."""
     body = {
         "deployment": rng.choice(["emulated", "", None, 7]),
-        "epoch": rng.choice([1, 0, -1, 1 << 70, "1", 1.5]),
+        "v": rng.choice([2, 2, 1, "2", None]),
+        "revision": rng.choice([1, 0, -1, 1 << 70, "1", 1.5]),
         "hop": rng.choice([0, 1, 9, -1, None]),
         "batch": rng.choice([0, [], {}, -5]),
         "attempt": rng.choice([0, "0", None]),
         "pipeline": rng.choice([0, 99, -1]),
         "deadline_us": rng.choice([0, 1 << 61, 1 << 63, -1, "soon"]),
-        "hops": rng.choice([[], [[]], [["tiny.p0.s0.w0", 0, 0, 0, 0]], "hops", [[None] * 5], [0] * 2_000]),
+        "hops": rng.choice(
+            [[], [[]], [["tiny.p0.s0.w0", "", 0, 0, 0, 0]], "hops", [[None] * 6], [0] * 2_000]
+        ),
+        "entry": rng.choice(["entry", "", None]),
+        "back_us": rng.choice([0, 1 << 61, -1, "soon"]),
         "relative": rng.choice([True, False, 3]),
         "frames": rng.choice([["/etc/passwd", 1, 0, 1], ["../../etc/passwd", 0, 0, 0], [], None]),
         "mac": rng.choice(["", "0" * 64, "\u00e9", "f" * 63]),

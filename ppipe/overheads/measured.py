@@ -146,7 +146,7 @@ class _Caller:
             deadline_us=at_us + MINUTE_US,
             hops=tuple(tensor_hop(worker, at_us, at_us, at_us, at_us) for worker in self._workers),
         )
-        wire = WireTicket(deployment=self._deployment, epoch=1, hop=0, ticket=ticket)
+        wire = WireTicket(deployment=self._deployment, revision=1, hop=0, ticket=ticket)
         began = time.perf_counter()
         self._transport.infer(wire, [[kserve.piece(self._frame)]], 1, timeout_s=_CALL_S)
         return (time.perf_counter() - began) * 1e6

@@ -124,7 +124,7 @@ class Driver:
         self.frame_drift = FrameDrift(entry.model, entry.served.entry, log)
         self.budget = Budget()
         self._settings = settings or DriverSettings()
-        self._epoch = manifest.epoch
+        self._revision = manifest.epoch
         self._core = core
         self._log = log
         self._on_failure = on_failure
@@ -167,7 +167,7 @@ class Driver:
 
     def notice(self, notice: Notice) -> None:
         """A stage has told that its compute ended."""
-        if notice.epoch == self._epoch:
+        if notice.revision == self._revision:
             self._turns.bring(notice)
 
     def worker_lost(self, worker: str) -> None:

@@ -5,7 +5,8 @@ Rules
   answer wakes up meanwhile.
 - Every batch ends once: in `served`, with all outputs for all of its frames, or in `failed`, called by the
   thread that awaited it.
-- The ticket on the wire carries the true deadline, which is later than the core's.
+- The ticket on the wire carries the true deadline, which is later than the core's, and all that stages must
+  know of the rest of the way.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from python_backend.wire import graces
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.threads import Crew
-from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.ticket_codec import Way, WireTicket
 from python_backend.wire.transport import Awaited, Outputs, Pieces, Transport
 
 _MOST_HOPS: Final = 512
@@ -46,6 +47,8 @@ class Hops:
         self.transport = transport
         self._manifest = manifest
         self._outputs = [spec.name for spec in entry.outputs]
+        self._servers = {worker.name: worker.server for _, worker in entry.served.workers()}
+        self._pipelines = entry.served.pipelines
         self._sizes = [spec.bytes_per_frame for spec in entry.network_inputs]
         self._grace_us = graces.entry_us(entry.serves_late)
         self._served = served
@@ -116,10 +119,15 @@ class Hops:
     def _wire(self, ticket: Ticket, frames: Sequence[Frame]) -> WireTicket:
         return WireTicket(
             deployment=self._manifest.deployment,
-            epoch=self._manifest.epoch,
+            revision=self._manifest.epoch,
             hop=0,
             ticket=ticket.with_deadline(max(frame.deadline_us for frame in frames)),
             ingress=tuple([frame.info for frame in frames if frame.info is not None]),
+            way=Way(
+                servers=tuple([self._servers[hop.worker] for hop in ticket.hops]),
+                entry=self._manifest.entry.name,
+                back_us=self._pipelines[ticket.pipeline].back_us(len(frames)),
+            ),
         )
 
     def _time_limit_s(self, ticket: Ticket, frames: Sequence[Frame]) -> float:

@@ -257,7 +257,7 @@ class StageWorker:
         identity = self._identity
         wire = ticket_codec.decode(text, self._keys, arrived_us)
         wire = ticket_codec.at_own_hop(wire, identity.worker, arrived_us)
-        ticket_codec.check_addressee(wire, identity.deployment, identity.epoch, identity.worker)
+        ticket_codec.check_addressee(wire, identity.deployment, identity.worker)
         if wire.ticket is not None:
             self._check_path(wire)
         return wire
@@ -367,7 +367,7 @@ class StageWorker:
         ticket = job.wire.ticket
         if ticket is None or not job.wire.chained or job.wire.hop + 1 == len(ticket.hops):
             return False
-        return tuple(hop.worker for hop in ticket.hops) in self._identity.device_chains
+        return job.wire.on_device
 
     def _is_hopeless(self, job: BatchJob, at_us: int) -> bool:
         """Whether what this and the later stages need, transfers and queues aside, ends after the
@@ -381,8 +381,7 @@ class StageWorker:
         if self._identity.serves_late:
             return None
         assert job.wire.ticket is not None
-        needed_us = self._identity.rest_us[min(job.batch, len(self._identity.rest_us)) - 1]
-        return job.wire.ticket.deadline_us - needed_us
+        return job.wire.ticket.deadline_us - job.wire.rest_us
 
     def _hold(self, job: BatchJob) -> int:
         """Keep the worker until its latency is over; returns when it was free."""
@@ -466,7 +465,7 @@ class StageWorker:
         assert ticket is not None
         self._notify(
             Notice(
-                epoch=job.wire.epoch,
+                revision=job.wire.revision,
                 batch=ticket.batch_id,
                 attempt=ticket.attempt,
                 stage=job.wire.hop,

@@ -47,14 +47,14 @@ class ChainTransport:
         if chain is None:
             return self._inner.infer(wire, tensors, batch, timeout_s)
         self.batches += 1
-        return self._inner.infer(wire.for_chain(chain.name), tensors, batch, timeout_s)
+        return self._inner.infer(_for_chain(wire, chain), tensors, batch, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
         chain = self._chain_of(wire, batch)
         if chain is None:
             return self._inner.begin(wire, tensors, batch, timeout_s)
-        begun = self._inner.begin(wire.for_chain(chain.name), tensors, batch, timeout_s)
+        begun = self._inner.begin(_for_chain(wire, chain), tensors, batch, timeout_s)
         self.batches += int(begun is not None)
         return begun
 
@@ -66,6 +66,10 @@ class ChainTransport:
         assert wire.ticket is not None
         chain = self._chains.get(tuple([hop.worker for hop in wire.ticket.hops]))
         return None if chain is None or batch > self._most_frames[chain.name] else chain
+
+
+def _for_chain(wire: WireTicket, chain: Chain) -> WireTicket:
+    return wire.for_chain(chain.name, on_device=chain.gpu_id is not None)
 
 
 def _most_frames(entry: ModelEntry, chain: Chain) -> int:

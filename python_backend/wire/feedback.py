@@ -29,10 +29,10 @@ _CONNECTED_S: Final = 5.0
 @record
 class Notice(Record):
     """Stage `stage` of a batch ended its compute at `ended_us`, after `busy_us` on its worker; or it
-    failed. ended_us: None if the sender is on another host.
+    failed. revision: of the batch's ticket. ended_us: None if the sender is on another host.
     """
 
-    epoch: int
+    revision: int
     batch: int
     attempt: int
     stage: int
@@ -154,7 +154,7 @@ def encode(notice: Notice, keys: Keys, same_host: bool = True) -> bytes:
     body = _BODY.pack(
         *(
             _MAGIC,
-            notice.epoch,
+            notice.revision,
             notice.batch,
             notice.attempt,
             notice.stage,
@@ -173,9 +173,9 @@ def decode(datagram: bytes, keys: Keys) -> Notice | None:
         return None
     if not keys.accepts_prefix(body.hex(), mac.decode("ascii", "replace"), _MAC_CHARACTERS):
         return None
-    _, epoch, batch, attempt, stage, ok, ended_us, busy_us = _BODY.unpack(body)
+    _, revision, batch, attempt, stage, ok, ended_us, busy_us = _BODY.unpack(body)
     return Notice(
-        epoch=epoch,
+        revision=revision,
         batch=batch,
         attempt=attempt,
         stage=stage,

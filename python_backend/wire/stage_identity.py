@@ -12,12 +12,10 @@ from planner.profile import TensorSpec
 class StageIdentity:
     """All that a worker must know of itself.
 
-    latency_us[b - 1]: profiled, for a batch of b. rest_us[b - 1]: the same, with all later stages and
-    transfers.
+    latency_us[b - 1]: profiled, for a batch of b.
     """
 
     deployment: str
-    epoch: int
     model: str
     pipeline: int
     stage: int
@@ -25,7 +23,6 @@ class StageIdentity:
     server: ServerAddress
     program: StageProgram
     latency_us: tuple[int, ...]
-    rest_us: tuple[int, ...]
     serves_late: bool
     known_workers: frozenset[str]
     next_workers: tuple[str, ...]
@@ -34,8 +31,6 @@ class StageIdentity:
     """What a probe is answered with: all that the stage may have to answer, alone or in an ensemble."""
     needs_digest: bool = True
     """Whether what comes from other hosts must be covered by its ticket's digest: without TLS."""
-    device_chains: frozenset[tuple[str, ...]] = frozenset()
-    """Workers of chains on one GPU: what this stage makes for the next of them stays there."""
 
 
 def find_stage(manifest: DeploymentManifest, worker: str) -> tuple[ModelEntry, StageIdentity]:
@@ -61,7 +56,6 @@ def _identity(
     served = entry.served.pipelines[pipeline]
     return StageIdentity(
         deployment=manifest.deployment,
-        epoch=manifest.epoch,
         model=entry.model,
         pipeline=pipeline,
         stage=stage,
@@ -69,7 +63,6 @@ def _identity(
         server=server,
         program=entry.programs[pipeline][stage],
         latency_us=served.stages[stage].latency_us,
-        rest_us=served.rest_us(stage),
         serves_late=entry.serves_late,
         known_workers=frozenset(each.name for each_stage in served.stages for each in each_stage.workers),
         next_workers=tuple(
@@ -77,11 +70,6 @@ def _identity(
         ),
         needs_digest=manifest.tls is None,
         probe_answers=_probe_answers(entry, entry.programs[pipeline][stage], stage, len(served.stages)),
-        device_chains=frozenset(
-            chain.workers
-            for chain in entry.chains
-            if chain.gpu_id is not None and worker in chain.workers[:-1]
-        ),
     )
 
 

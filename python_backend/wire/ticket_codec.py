@@ -1,9 +1,21 @@
 """The ticket on the wire: JSON text in the request parameter `ppipe_ticket`, signed with the deployment's
-key.
+key. One format, FORMAT, of which every ticket says the number; a receiver refuses any other.
+
+    {"v": 2, "deployment": "street", "revision": 3, "hop": 0,
+     "batch": 17, "attempt": 0, "pipeline": 0, "deadline_us": ...,
+     "hops": [["<worker>", "<server>", transfer start, transfer end, start, end], ...],
+     "entry": "<server>", "back_us": 1500,
+     "relative": false, "stamp": ["<run>", <number>, <time of day>],
+     "digest": "...", "frames": [...], "chain": true, "device": true, "ingress": [...],   where needed
+     "mac": "..."}
 
 Rules
-- A ticket names workers, never addresses: stages resolve names through deployment.json.
-- The signature (HMAC-SHA256 over the text before it, so over deployment, epoch, batch, attempt and the hop
+- A ticket names workers and servers, never addresses: those are in the table of servers.
+- A stage knows nothing of plans. All that it needs of the rest of the way is here: which worker is next, what
+  the stages and transfers to come take (the hops' own lengths) and the way back (back_us), and which entry
+  server hears of the end.
+- `revision` says by which table the batch was decided. Stages serve tickets of all revisions alike.
+- The signature (HMAC-SHA256 over the text before it, so over deployment, revision, batch, attempt and the hop
   that it is for) makes a stage refuse what did not come from its own dispatcher. Each hop signs for the next.
 - Times are absolute CLOCK_MONOTONIC microseconds within a host. Hosts do not share that clock, so between
   hosts all times are written relative to `sent` and set on the receiver's clock on arrival: the flight time
@@ -31,6 +43,8 @@ from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, info_of
 
 PARAMETER: Final = "ppipe_ticket"
+FORMAT: Final = 2
+"""2: places. A field that may be left out needs no new number; one that changes what others mean does."""
 ANONYMOUS_PROBE_TEXT: Final = '{"probe":true}'
 _IN_A_CHAIN: Final = "chain"
 _MAC_FIELD: Final = ',"mac":"'
@@ -50,18 +64,35 @@ class SharedFrames(Record):
 
 
 @record
+class Way(Record):
+    """What stages must know of a batch's way beside its ticket. servers: of each hop's worker. entry: the
+    server whose dispatcher has sent it, and hears of every stage's end. back_us: from the end of the last
+    stage's compute until the answers are at the entry, waits for links aside.
+    """
+
+    servers: tuple[str, ...]
+    entry: str
+    back_us: int
+
+
+NO_WAY: Final = Way((), "", 0)
+"""Of a ticket that goes nowhere from where it is."""
+
+
+@record
 class WireTicket(Record):
     """A ticket as hop `hop` gets it. ticket: None for a probe. frames: None if the tensors came along.
 
-    chain: the ensemble of all the stages that it is for: each finds its hop by its own name, and passes
-    nothing on. Stages are told only that there is one. relative: whether it came from another host, so that
-    its times were set on arrival; not compared. ingress: the frames as their clients sent them, where the
-    first stage's host prepares them; else empty. stamp: of its sending; digest: of what came in the message,
-    '' where none is needed; neither is compared.
+    revision: of the table by which it was decided. chain: the ensemble of all the stages that it is for: each
+    finds its hop by its own name, and passes nothing on. Stages are told only that there is one. on_device:
+    whether all of them sit on one GPU, so that what passes between them stays there. relative: whether it
+    came from another host, so that its times were set on arrival; not compared. ingress: the frames as their
+    clients sent them, where the first stage's host prepares them; else empty. stamp: of its sending; digest:
+    of what came in the message, '' where none is needed; neither is compared.
     """
 
     deployment: str
-    epoch: int
+    revision: int
     hop: int
     ticket: Ticket | None
     frames: SharedFrames | None = None
@@ -70,6 +101,8 @@ class WireTicket(Record):
     ingress: tuple[FrameInfo, ...] = ()
     stamp: Stamp | None = field(default=None, compare=False)
     digest: str = field(default="", compare=False)
+    way: Way = NO_WAY
+    on_device: bool = False
 
     @property
     def is_probe(self) -> bool:
@@ -86,32 +119,43 @@ class WireTicket(Record):
         """Whether clients' frames go with it, as they came, and not tensors."""
         return self.hop == 0 and len(self.ingress) > 0
 
+    @property
+    def rest_us(self) -> int:
+        """What this hop's stage and all that follows take, queues and waits for links aside."""
+        assert self.ticket is not None
+        hops = self.ticket.hops
+        rest_us = self.way.back_us + hops[self.hop].end_us - hops[self.hop].start_us
+        for index in range(self.hop + 1, len(hops)):
+            hop = hops[index]
+            rest_us += hop.transfer_end_us - hop.transfer_start_us + hop.end_us - hop.start_us
+        return rest_us
+
     def for_next_hop(self) -> WireTicket:
         """The same ticket for the stage after this one, to which tensors come in their message."""
-        return self._changed(self.hop + 1, self.ticket, None, self.chain)
+        return self._changed(self.hop + 1, self.ticket, None, self.chain, self.on_device)
 
     def at_hop(self, hop: int, ticket: Ticket | None = None) -> WireTicket:
         """The same ticket as another hop has it, perhaps with other times."""
-        return self._changed(hop, ticket or self.ticket, self.frames, self.chain)
+        return self._changed(hop, ticket or self.ticket, self.frames, self.chain, self.on_device)
 
     def in_memory(self, frames: SharedFrames) -> WireTicket:
         """The same ticket for tensors that lie in shared memory."""
-        return self._changed(self.hop, self.ticket, frames, self.chain)
+        return self._changed(self.hop, self.ticket, frames, self.chain, self.on_device)
 
-    def for_chain(self, name: str) -> WireTicket:
+    def for_chain(self, name: str, on_device: bool = False) -> WireTicket:
         """The same ticket for an ensemble of its stages."""
-        return self._changed(self.hop, self.ticket, self.frames, name)
+        return self._changed(self.hop, self.ticket, self.frames, name, on_device)
 
     def _changed(
-        self, hop: int, ticket: Ticket | None, frames: SharedFrames | None, chain: str
+        self, hop: int, ticket: Ticket | None, frames: SharedFrames | None, chain: str, on_device: bool
     ) -> WireTicket:
         return WireTicket(
-            self.deployment, self.epoch, hop, ticket, frames, chain, self.relative, self.ingress,
-            self.stamp, self.digest,
+            self.deployment, self.revision, hop, ticket, frames, chain, self.relative, self.ingress,
+            self.stamp, self.digest, self.way, on_device,
         )  # fmt: skip
 
 
-_ANONYMOUS_PROBE = WireTicket(deployment="", epoch=0, hop=0, ticket=None)
+_ANONYMOUS_PROBE = WireTicket(deployment="", revision=0, hop=0, ticket=None)
 
 
 def encode(
@@ -125,9 +169,11 @@ def encode(
     """
     assert wire.ticket is not None
     stamp = keys.stamp()
+    way = wire.way
     fields = [
-        f'{{"deployment":{_quoted(wire.deployment)},"epoch":{wire.epoch},"hop":{wire.hop}',
-        _ticket_fields(wire.ticket, sent_us or 0),
+        f'{{"v":{FORMAT},"deployment":{_quoted(wire.deployment)},"revision":{wire.revision},"hop":{wire.hop}',
+        _ticket_fields(wire.ticket, way, sent_us or 0),
+        f'"entry":{_quoted(way.entry)},"back_us":{way.back_us}',
         '"relative":false' if sent_us is None else '"relative":true',
         f'"stamp":["{stamp.run}",{stamp.number},{stamp.sent_us}]',
     ]
@@ -137,7 +183,7 @@ def encode(
         name = _quoted(frames.name)
         fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
     if wire.chain:
-        fields.append('"chain":true')
+        fields.append('"chain":true,"device":true' if wire.on_device else '"chain":true')
     if wire.ingress:
         fields.append(f'"ingress":[{",".join([info.to_text() for info in wire.ingress])}]')
     text = ",".join(fields)
@@ -163,14 +209,14 @@ def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
         raise TicketError(f"{PARAMETER}: {type(error).__name__}: {error}") from error
 
 
-def check_addressee(wire: WireTicket, deployment: str, epoch: int, worker: str) -> None:
-    """Raises TicketError unless the ticket is of this deployment and epoch, for this worker."""
+def check_addressee(wire: WireTicket, deployment: str, worker: str) -> None:
+    """Raises TicketError unless the ticket is of this deployment and for this worker: for its blocks of its
+    split, and its place, which its name says.
+    """
     if wire is _ANONYMOUS_PROBE:
         return
     if wire.deployment != deployment:
         raise TicketError(f"{PARAMETER}: of deployment {wire.deployment!r}; {deployment!r} is served here")
-    if wire.epoch != epoch:
-        raise TicketError(f"{PARAMETER}: of plan epoch {wire.epoch}; epoch {epoch} is served here")
     if wire.ticket is not None and wire.ticket.hops[wire.hop].worker != worker:
         raise TicketError(f"{PARAMETER}: for worker {wire.ticket.hops[wire.hop].worker!r}, not {worker!r}")
 
@@ -212,12 +258,13 @@ def is_anonymous_probe(text: object) -> bool:
 _quoted = functools.lru_cache(maxsize=4096)(json.dumps)
 
 
-def _ticket_fields(ticket: Ticket, origin_us: int) -> str:
+def _ticket_fields(ticket: Ticket, way: Way, origin_us: int) -> str:
     """As JSON. Formatted here, because json.dumps takes three times as long and every hop waits for it."""
+    servers = way.servers or ("",) * len(ticket.hops)
     hops = ",".join(
-        f"[{_quoted(hop.worker)},{hop.transfer_start_us - origin_us},{hop.transfer_end_us - origin_us},"
-        f"{hop.start_us - origin_us},{hop.end_us - origin_us}]"
-        for hop in ticket.hops
+        f"[{_quoted(hop.worker)},{_quoted(server)},{hop.transfer_start_us - origin_us},"
+        f"{hop.transfer_end_us - origin_us},{hop.start_us - origin_us},{hop.end_us - origin_us}]"
+        for hop, server in zip(ticket.hops, servers, strict=True)
     )
     return (
         f'"batch":{ticket.batch_id},"attempt":{ticket.attempt},"pipeline":{ticket.pipeline},'
@@ -232,6 +279,8 @@ def _times(hop: Hop) -> Sequence[int]:
 def _wire_ticket(body: Any, received_us: int) -> WireTicket:
     if not isinstance(body, dict):
         raise TypeError("expected an object")
+    if body.get("v") != FORMAT:
+        raise ValueError(f"format {body.get('v')!r:.40}; this stage reads format {FORMAT}")
     origin_us = received_us if body["relative"] else 0
     ticket = plain_ticket(
         batch_id=_whole(body["batch"]),
@@ -244,9 +293,10 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
     if not 0 <= hop < len(ticket.hops):
         raise ValueError(f"hop {hop} of {len(ticket.hops)}")
     frames = _shared_frames(body["frames"]) if "frames" in body else None
+    servers = tuple([_text(plain[1]) for plain in body["hops"]])
     return WireTicket(
         deployment=_text(body["deployment"]),
-        epoch=_whole(body["epoch"]),
+        revision=_whole(body["revision"]),
         hop=hop,
         ticket=ticket,
         frames=frames,
@@ -255,6 +305,8 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
         ingress=tuple([info_of(plain) for plain in body.get("ingress", ())]),
         stamp=_stamp(body["stamp"]),
         digest=_text(body.get("digest", "")),
+        way=Way(servers if any(servers) else (), _text(body["entry"]), _whole(body["back_us"])),
+        on_device=body.get("device") is True,
     )
 
 
@@ -269,7 +321,7 @@ def _shared_frames(plain: Any) -> SharedFrames:
 
 
 def _hop(plain: Any, origin_us: int) -> Hop:
-    worker, *times = plain
+    worker, _, *times = plain
     transfer_start_us, transfer_end_us, start_us, end_us = (_whole(time_us) + origin_us for time_us in times)
     return tensor_hop(_text(worker), transfer_start_us, transfer_end_us, start_us, end_us)
 

@@ -11,7 +11,7 @@ import pytest
 from python_backend.wire.feedback import Notice, NoticeReceiver, NoticeSender, decode, encode
 from python_backend.wire.keys import Keys
 
-NOTICE = Notice(epoch=1, batch=7, attempt=0, stage=1, ok=True, ended_us=123_456, busy_us=5_000)
+NOTICE = Notice(revision=1, batch=7, attempt=0, stage=1, ok=True, ended_us=123_456, busy_us=5_000)
 
 
 @pytest.mark.parametrize(

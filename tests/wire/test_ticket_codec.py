@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
 from python_backend.wire.keys import Keys, TicketError
-from python_backend.wire.ticket_codec import WireTicket, check_addressee, decode, encode
+from python_backend.wire.ticket_codec import Way, WireTicket, check_addressee, decode, encode
 
 TIMES = st.integers(-(1 << 50), 1 << 50)
 HOPS = st.builds(tensor_hop, st.text(max_size=20), TIMES, TIMES, TIMES, TIMES)
@@ -36,7 +36,7 @@ def wire(ticket: Ticket | None = None, **changes: object) -> WireTicket:
     ticket = ticket or plain_ticket(
         3, 0, 0, 99_000, (tensor_hop("w0", 0, 0, 10, 20), tensor_hop("w1", 20, 30, 30, 40))
     )
-    fields = {"deployment": "d", "epoch": 2, "hop": 0, "ticket": ticket}
+    fields = {"deployment": "d", "revision": 2, "hop": 0, "ticket": ticket}
     return WireTicket(**(fields | changes))  # type: ignore[arg-type]
 
 
@@ -50,6 +50,27 @@ def test_a_ticket_arrives_as_sent(ticket: Ticket, sent_us: int | None, flight_us
         arrived = decode(text, keys, received_us + flight_us).ticket
         assert arrived is not None
         assert arrived.deadline_us == ticket.deadline_us + flight_us
+
+
+@given(ticket=TICKETS, servers=st.lists(st.text(max_size=20), min_size=4, max_size=4), back_us=TIMES)
+def test_what_stages_need_of_the_way_arrives_with_it(
+    ticket: Ticket, servers: list[str], back_us: int
+) -> None:
+    way = Way(tuple(f"s{server}" for server in servers[: len(ticket.hops)]), "entry-1", abs(back_us))
+    sent = wire(ticket, way=way, chain="chain", on_device=True)
+    received = decode(encode(sent, Keys.none()), Keys.none(), 0)
+    assert (received.way, received.revision, received.on_device) == (way, 2, True)
+    lengths = [hop.end_us - hop.start_us for hop in ticket.hops]
+    lengths += [hop.transfer_end_us - hop.transfer_start_us for hop in ticket.hops[1:]]
+    assert received.rest_us == sum(lengths) + way.back_us
+    last = received.at_hop(len(ticket.hops) - 1)
+    assert last.rest_us == ticket.hops[-1].end_us - ticket.hops[-1].start_us + way.back_us
+
+
+def test_a_ticket_of_another_format_is_refused() -> None:
+    text = encode(wire(), Keys.none())
+    with pytest.raises(TicketError, match="format 1; this stage reads format 2"):
+        decode(text.replace('{"v":2,', '{"v":1,'), Keys.none(), 0)
 
 
 def test_any_change_of_a_signed_ticket_is_noticed(tmp_path: Path) -> None:
@@ -141,7 +162,8 @@ def test_short_keys_are_refused(tmp_path: Path) -> None:
                 st.sampled_from(
                     [
                         "deployment",
-                        "epoch",
+                        "v",
+                        "revision",
                         "hop",
                         "batch",
                         "attempt",
@@ -167,14 +189,15 @@ def test_a_probe_needs_no_key(tmp_path: Path) -> None:
     keys = keys_of(tmp_path, "k" * 32)
     probe = decode('{"probe": true}', keys, 0)
     assert probe.is_probe
-    check_addressee(probe, "d", 2, "w0")
+    check_addressee(probe, "d", "w0")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"deployment": "x"}, "deployment 'x'"), ({"epoch": 1}, "epoch 1"), ({"hop": 1}, "worker 'w1'")],
+    [({"deployment": "x"}, "deployment 'x'"), ({"hop": 1}, "worker 'w1'")],
 )
 def test_tickets_of_others_are_refused(changes: dict[str, object], said: str) -> None:
-    check_addressee(wire(), "d", 2, "w0")
+    check_addressee(wire(), "d", "w0")
+    check_addressee(wire(revision=1), "d", "w0")  # stages know no plans: any revision's will do
     with pytest.raises(TicketError, match=said):
-        check_addressee(wire(**changes), "d", 2, "w0")
+        check_addressee(wire(**changes), "d", "w0")
