@@ -19,6 +19,7 @@ from python_backend.scheduler.batches import Batch, Request
 from python_backend.scheduler.events import (
     BatchFailed,
     Event,
+    Inherited,
     LinkTaken,
     RequestArrived,
     RequestCancelled,
@@ -26,6 +27,7 @@ from python_backend.scheduler.events import (
     TimerFired,
     WorkerBack,
     WorkerLost,
+    WorkerTaken,
 )
 from python_backend.scheduler.invariants import check_state
 from python_backend.scheduler.policies import make_policy
@@ -87,6 +89,11 @@ class SchedulerCore:
             self._worker(event.worker, True)
         elif isinstance(event, WorkerBack):
             self._worker(event.worker, False)
+        elif isinstance(event, WorkerTaken):
+            pipeline, stage, worker = self._place(event.worker)
+            self._state.hold(pipeline, stage, worker, event.until_us)
+        elif isinstance(event, Inherited):
+            self._state.inherit(event.guard_us, event.frame_bytes, event.prepare_us)
         if state.waiting.count > 0 or self._policy.pending():
             self._schedule(now_us)
         return actions
@@ -183,6 +190,51 @@ class SchedulerCore:
             if pool.lost[worker]
         ]
 
+    # When another table takes this one's place
+
+    def knows(self, worker: str) -> bool:
+        """Whether this core's tables have a worker of that name."""
+        return worker in self._state.by_worker
+
+    def number_from(self, batch_id: int) -> None:
+        """Count batches from there on. Before the first one."""
+        self._state.next_batch_id = batch_id
+
+    def forget_frames(self) -> None:
+        """Another table's core has the frames from now on. Batches under way end as ever, without them."""
+        state = self._state
+        for request in state.requests.values():
+            if request.batch is None and not self._policy.forget(request):
+                state.waiting.remove(request)
+            request.batch = None
+        state.requests.clear()
+
+    def legacy(self) -> list[Event]:
+        """What the core of another table must be told before its first frame: what was learned here, which
+        workers are lost, until when workers are taken and uplinks are in use.
+        """
+        state = self._state
+        entry = state.entry
+        told: list[Event] = [
+            Inherited(state.guard_us, entry.mean_bytes, entry.mean_prepare_us)
+            if entry is not None
+            else Inherited(state.guard_us, 0, 0)
+        ]
+        told += [WorkerLost(name) for name in self.lost_workers()]
+        told += [
+            WorkerTaken(name, until_us)
+            for name, until_us in self.worker_busy_until_us().items()
+            if until_us > state.now_us
+        ]
+        names = {index: name for name, index in state.links.up_names.items()}
+        for uplink, busy in enumerate(state.links.up_busy):
+            told += [
+                LinkTaken(names[uplink], hop.transfer_start_us, hop.up_until_us)
+                for hop in busy
+                if hop.up_until_us > state.now_us
+            ]
+        return told
+
     # Events
 
     def _begin(self, now_us: int) -> list[Action]:
@@ -240,11 +292,14 @@ class SchedulerCore:
         request.batch = None
         state.drop(request, DropReason.CANCELLED)
 
-    def _worker(self, name: str, lost: bool) -> None:
+    def _place(self, name: str) -> tuple[int, int, int]:
         place = self._state.by_worker.get(name)
         if place is None:
             raise ValueError(f"unknown worker {name!r} of model {self.served_model.model!r}")
-        pipeline, stage, worker = place
+        return place
+
+    def _worker(self, name: str, lost: bool) -> None:
+        pipeline, stage, worker = self._place(name)
         pool = self._state.pipelines[pipeline].pools[stage]
         if pool.lost[worker] != lost:
             self._state.version += 1

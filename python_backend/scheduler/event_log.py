@@ -35,6 +35,8 @@ _KINDS: Mapping[str, Callable[..., Event]] = {
         events.WorkerBack,
         events.RequestCancelled,
         events.LinkTaken,
+        events.WorkerTaken,
+        events.Inherited,
     )
 }
 

@@ -73,6 +73,25 @@ class LinkTaken(Record):
     until_us: int
 
 
+@record
+class WorkerTaken(Record):
+    """Batches of another table hold worker `worker` (name) until `until_us`; told anew when that changes."""
+
+    worker: str
+    until_us: int
+
+
+@record
+class Inherited(Record):
+    """What the core before this one had learned: its guard, and what the mean frame brings and takes (0 bytes
+    where the way in is not counted).
+    """
+
+    guard_us: int
+    frame_bytes: int
+    prepare_us: int
+
+
 Event = (
     RequestArrived
     | TimerFired
@@ -82,4 +101,6 @@ Event = (
     | WorkerBack
     | RequestCancelled
     | LinkTaken
+    | WorkerTaken
+    | Inherited
 )

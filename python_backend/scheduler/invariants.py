@@ -61,7 +61,7 @@ def _check_workers(state: State) -> None:
     for pipeline in state.pipelines:
         for stage, pool in enumerate(pipeline.pools):
             for worker, name in enumerate(pool.names):
-                end_us = pool.done_us[worker]
+                end_us = max(pool.done_us[worker], pool.held_us[worker])
                 for hop in pool.outstanding[worker]:
                     batch = hop.batch
                     assert batch is not None, f"{name}: reserved for nobody"

@@ -365,10 +365,24 @@ class State:
         if following.worker >= 0:
             self.rechain(batch.pipeline, following.stage, following.worker)
 
+    def inherit(self, guard_us: int, frame_bytes: int, prepare_us: int) -> None:
+        """Begin with what another table's core had learned."""
+        self.version += 1
+        self.guard_us = min(guard_us, self.slo_us // 4)
+        if self.entry is not None and frame_bytes > 0:
+            self.entry.mean_bytes = frame_bytes
+            self.entry.mean_prepare_us = prepare_us
+
+    def hold(self, pipeline: int, stage: int, worker: int, until_us: int) -> None:
+        """Batches of another table hold a worker until then; what is reserved on it comes after them."""
+        self.version += 1
+        self.pipelines[pipeline].pools[stage].held_us[worker] = until_us
+        self.rechain(pipeline, stage, worker)
+
     def rechain(self, pipeline: int, stage: int, worker: int) -> None:
         """Predict anew the intervals that a worker still has to run, in reserved order."""
         pool = self.pipelines[pipeline].pools[stage]
-        end_us = pool.done_us[worker]
+        end_us = max(pool.done_us[worker], pool.held_us[worker])
         for hop in pool.outstanding[worker]:
             start_us = max(hop.ready_us, end_us)
             end_us = start_us + hop.duration_us

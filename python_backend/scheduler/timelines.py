@@ -40,9 +40,9 @@ class Pool:
     """
 
     __slots__ = (
-        "busy", "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "hosts", "is_first",
-        "is_last", "latency_us", "links", "lost", "names", "out_us", "outstanding", "planned_us", "stalled",
-        "uplinks", "usable", "worker_group",
+        "busy", "done_us", "downlinks", "free_us", "group_key", "groups", "heap", "held_us", "hosts",
+        "is_first", "is_last", "latency_us", "links", "lost", "names", "out_us", "outstanding", "planned_us",
+        "stalled", "uplinks", "usable", "worker_group",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,8 @@ class Pool:
         self.free_us: list[int] = [0] * count
         self.done_us: list[int] = [0] * count
         """When w ended what it last completed."""
+        self.held_us: list[int] = [0] * count
+        """Until when batches of another table hold w."""
         self.outstanding: list[list[Reservation]] = [[] for _ in range(count)]
         self.lost: list[bool] = [False] * count
         self.stalled: list[bool] = [False] * count

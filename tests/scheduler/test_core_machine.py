@@ -25,6 +25,7 @@ from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
     BatchFailed,
     Event,
+    Inherited,
     LinkTaken,
     RequestArrived,
     RequestCancelled,
@@ -32,6 +33,7 @@ from python_backend.scheduler.events import (
     TimerFired,
     WorkerBack,
     WorkerLost,
+    WorkerTaken,
 )
 
 
@@ -123,6 +125,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.now_us = 0
         self.next_id = 0
         self.open: set[int] = set()
+        self.deadlines_us: dict[int, int] = {}
         self.ended: set[int] = set()
         self.tickets: dict[int, Dispatch] = {}
         self.done: dict[int, int] = {}
@@ -163,8 +166,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.now_us += gap_us
         for room_us in rooms_us:
             self.open.add(self.next_id)
+            deadline_us = self.deadlines_us[self.next_id] = self.now_us + room_us
             self.next_id += 1
-            deadline_us = self.now_us + room_us
             self.send(RequestArrived(self.next_id - 1, deadline_us, priority, frame_bytes, frame_bytes // 2))
 
     @precondition(lambda self: self.wake_us is not None)
@@ -213,6 +216,52 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(link=st.sampled_from(["in", "up0", "up1", "elsewhere"]), in_us=st.integers(-50, 300))
     def other_models_send(self, link: str, in_us: int) -> None:
         self.send(LinkTaken(link, self.now_us + in_us, self.now_us + in_us + 40))
+
+    @rule(data=st.data(), in_us=st.integers(-50, 600))
+    def other_tables_hold(self, data: Any, in_us: int) -> None:
+        stage = data.draw(st.sampled_from([s for p in self.model.pipelines for s in p.stages]))
+        name = data.draw(st.sampled_from(stage.workers)).name
+        self.send(WorkerTaken(name, self.now_us + in_us))
+        assert self.core.worker_busy_until_us()[name] >= self.now_us + in_us
+
+    @precondition(lambda self: self.policy != "reactive")
+    @rule(model=models())
+    def another_table(self, model: ServedModel) -> None:
+        """Its core has the frames that wait; the one before ends its batches, and has nothing else to do."""
+        old, travelling = self.core, {id for each in self.tickets.values() for id in each.request_ids}
+        legacy = old.legacy()
+        busy_us = old.worker_busy_until_us()
+        old.forget_frames()
+        old.check_invariants()
+        assert (old.queue_length, old.unfinished, old.in_flight) == (0, 0, len(self.tickets))
+        self.model, self.wake_us = model, None
+        self.core = SchedulerCore(model, self.policy, told=True)
+        self.core.number_from(old.next_batch_id)
+        for event in legacy:
+            if not isinstance(event, WorkerTaken | WorkerLost) or self.core.knows(event.worker):
+                self.send(event)
+        for name, until_us in self.core.worker_busy_until_us().items():
+            assert until_us >= busy_us.get(name, 0) or busy_us[name] <= self.now_us
+        for request_id in sorted(self.open - travelling):
+            self.send(RequestArrived(request_id, self.deadlines_us[request_id]))
+        for batch_id, dispatch in list(self.tickets.items()):
+            if batch_id < old.next_batch_id:
+                self.end_by(old, dispatch)
+        assert (old.in_flight, old.unfinished) == (0, 0)
+
+    def end_by(self, old: SchedulerCore, dispatch: Dispatch) -> None:
+        ticket = dispatch.ticket
+        del self.tickets[ticket.batch_id]
+        for stage in range(self.done[ticket.batch_id], len(ticket.hops)):
+            ended = StageCompleted(ticket.batch_id, ticket.attempt, stage, ticket.hops[stage].end_us)
+            assert old.handle(ended, self.now_us) == []
+            old.check_invariants()
+        for request_id in set(dispatch.request_ids) & self.open:
+            self.end(request_id)
+
+    @rule(guard_us=st.integers(0, 2_000), frame_bytes=st.integers(0, 500))
+    def learned_before(self, guard_us: int, frame_bytes: int) -> None:
+        self.send(Inherited(guard_us, frame_bytes, frame_bytes // 3))
 
     @precondition(lambda self: self.next_id > 0)
     @rule(data=st.data())
