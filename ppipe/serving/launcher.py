@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from planner import serial
+from planner import revision, serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe.serving import ports
 from ppipe.serving.binaries import TritonInstall, find_tritonserver
@@ -43,6 +44,8 @@ STAGE_GRACE_S = 1.0
 _TICK_S = 0.2
 
 
+REVISIONS = "revisions"
+"""Folder, in that of the logs, in which the entry's dispatchers are given other tables (planner.revision)."""
 TICKET_KEY = "ticket.key"
 """File of the run's key, in the folder of the logs."""
 
@@ -88,6 +91,12 @@ def shared_ticket_key(named: Path | None) -> Path:
             f"--ticket-keys: {path} is no file; expected one key of 16 characters or more per line"
         )
     return path.resolve()
+
+
+def make_own(folder: Path) -> None:
+    """An empty folder that is ours alone: a deployment that is started serves what was generated."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
 
 
 class ServedDeployment:
@@ -153,6 +162,7 @@ class ServedDeployment:
         install = find_tritonserver()
         self.warning = check_release(install, self._servers, self._old_triton)
         self._logs.mkdir(parents=True, exist_ok=True)
+        make_own(self.revisions)
         keys = self._keys or make_ticket_key(self._logs)
         plans = [self._plan(install, server, keys) for server in self._servers]
         self._keepers = tuple(
@@ -176,6 +186,11 @@ class ServedDeployment:
         """The entry's models call the stages, so its first probe waits until these answer."""
         stages = [status for status in self.statuses if status.name != self.manifest.entry.name]
         return name != self.manifest.entry.name or all(status.has_served for status in stages)
+
+    @property
+    def revisions(self) -> Path:
+        """Where the entry's dispatchers look for another table to serve by, and say which they serve."""
+        return self._logs.resolve() / REVISIONS
 
     def load(self, server: str, model: str) -> None:
         """Have a server load a model as it is in the repository now, again if it has it; within POLL_S.
@@ -213,7 +228,12 @@ class ServedDeployment:
             models=server.models,
             command=tuple(command),
             environment=server_environment(install, prefix, keys, server.devices)
-            | {FOLDER_VARIABLE: str(self._logs.resolve()), SIZE_VARIABLE: f"{self._record_mb:g}"},
+            | {FOLDER_VARIABLE: str(self._logs.resolve()), SIZE_VARIABLE: f"{self._record_mb:g}"}
+            | (
+                {revision.FOLDER_VARIABLE: str(self.revisions)}
+                if server.name == self.manifest.entry.name
+                else {}
+            ),
             log=self._logs / f"{server.name}.log",
             shm_prefix=prefix,
             grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,

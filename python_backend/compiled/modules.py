@@ -50,6 +50,7 @@ COMPILED_MODULES = (
     "python_backend.wire.chain_transport",
     "python_backend.dispatcher.hops",
     "python_backend.wire.feedback",
+    "python_backend.dispatcher.served_table",
     "python_backend.dispatcher.driver",
     "python_backend.wire.stage_identity",
     "python_backend.stage.worker",

@@ -9,6 +9,8 @@ Rules
 - The core's clock runs `lead_us` ahead: what it sends now can begin on a worker only that much later, so
   frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
   still runs the last one.
+- Another table is taken in place (hand_over): frames that wait are offered to its core, batches under way end
+  by the table that sent them (dispatcher.served_table), and the core knows until when these hold its workers.
 - close() answers every frame that is still here and joins all threads.
 """
 
@@ -22,7 +24,6 @@ from typing import Final, TypeVar
 from planner.manifest import DeploymentManifest, ModelEntry
 from python_backend.dispatcher.frame import Frame
 from python_backend.dispatcher.frame_state import FrameState
-from python_backend.dispatcher.hops import Hops
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
@@ -32,18 +33,20 @@ from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.open_frames import OpenFrames
 from python_backend.dispatcher.recording import Recording, WantedRecording
 from python_backend.dispatcher.room import Room, bounds_of
+from python_backend.dispatcher.served_table import ServedTable, ServedTables
 from python_backend.dispatcher.turns import Turns
-from python_backend.dispatcher.under_way import UnderWay
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
     BatchFailed,
     Event,
+    RequestArrived,
     RequestCancelled,
     StageCompleted,
     TimerFired,
     WorkerBack,
     WorkerLost,
+    WorkerTaken,
 )
 from python_backend.wire.clock import NEVER, now_us
 from python_backend.wire.feedback import Notice
@@ -99,7 +102,7 @@ class _Failed:
 
 
 _Taken = TypeVar("_Taken")
-_Item = _Arrived | _Refused | _Probed | _Finished | _Failed | Notice | Event | WantedRecording
+_Item = _Arrived | _Refused | _Probed | _Finished | _Failed | ServedTable | Notice | Event | WantedRecording
 
 
 class Driver:
@@ -116,29 +119,28 @@ class Driver:
         on_failure: Callable[[HopFailure], None] = lambda failure: None,
         on_seen: Callable[[str], None] = lambda worker: None,
         room: Room | None = None,
+        number: int = 0,
     ) -> None:
-        """room: for open frames; as this host's memory allows without."""
+        """room: for open frames; as this host's memory allows without. number: of the hand-over that brought
+        the table, 0 for deployment.json.
+        """
         self.room = room or Room(bounds_of(entry.served, entry.longest_us, len(manifest.models)))
         self.counts = Counts(entry.served)
-        self.drift = Drift(entry.served, log)
         self.frame_drift = FrameDrift(entry.model, entry.served.entry, log)
         self.budget = Budget()
         self._settings = settings or DriverSettings()
-        self._revision = manifest.epoch
-        self._core = core
         self._log = log
         self._on_failure = on_failure
         self._on_seen = on_seen
         self._lateness = Lateness(entry.served.slo_us)
         self._offers = Offers(entry, self._lateness)
-        self._under_way = UnderWay(entry.served, entry.prepare is not None)
+        self._tables = ServedTables(self._table_of(number, manifest, entry, core, transport))
         self._turns: Turns[_Item] = Turns("alarms", self._take_turn)
         self._wake_us = NEVER
         self._accepting = True
         self._gate = threading.Lock()
         self._frames = OpenFrames(entry, self.counts, log, self.room)
-        self._hops = Hops(manifest, entry, transport, self._end_served, self._end_failed, log)
-        self._entry = entry
+        self._dispatchers = len(manifest.models)
         self._recording: Recording | None = None
         if self._settings.record_mb:
             self._record(WantedRecording(entry.model, 0.0, self._settings.record_mb), from_start=True)
@@ -151,7 +153,7 @@ class Driver:
         admitted, refused = self.room.admit(frames)
         if refused:
             self._leave(_Refused(len(refused)))
-            self._frames.refuse(refused, self.room.text(self._entry.model))
+            self._frames.refuse(refused, self.room.text(self._tables.now.entry.model))
         if not self._leave(_Arrived(admitted)):
             self._frames.refuse(admitted, _CLOSING)
             self.room.leave(admitted)
@@ -167,7 +169,7 @@ class Driver:
 
     def notice(self, notice: Notice) -> None:
         """A stage has told that its compute ended."""
-        if notice.revision == self._revision:
+        if self._tables.serves_revision(notice.revision):
             self._turns.bring(notice)
 
     def worker_lost(self, worker: str) -> None:
@@ -180,6 +182,40 @@ class Driver:
     def worker_back(self, worker: str) -> None:
         """The worker answers again."""
         self._turns.bring(WorkerBack(worker))
+
+    def hand_over(
+        self,
+        number: int,
+        manifest: DeploymentManifest,
+        entry: ModelEntry,
+        core: SchedulerCore,
+        transport: Transport,
+    ) -> None:
+        """Serve by another table from now on. number: of this hand-over. entry: what clients see of it must
+        be what they see now. core, transport: new ones.
+        """
+        self._turns.bring(self._table_of(number, manifest, entry, core, transport))
+
+    def take_left(self) -> list[ServedTable]:
+        """Tables of which nothing is under way any more. Their hops are to be closed, though not by a hop's
+        thread, which may be one of theirs.
+        """
+        return self._tables.take_left()
+
+    @property
+    def table(self) -> ServedTable:
+        """What new frames are served by."""
+        return self._tables.now
+
+    @property
+    def older_tables(self) -> list[ServedTable]:
+        """Those before that have batches under way."""
+        return self._tables.older
+
+    @property
+    def drift(self) -> Drift:
+        """Of the stages of the table that is served."""
+        return self._tables.now.drift
 
     def record(self, wanted: WantedRecording) -> None:
         """Write what the core is told and answers to a file from now on."""
@@ -196,17 +232,17 @@ class Driver:
     @property
     def queue_length(self) -> int:
         """Frames that wait for a batch."""
-        return self._core.queue_length
+        return self._tables.now.core.queue_length
 
     @property
     def in_flight(self) -> int:
         """Batches on their way."""
-        return len(self._under_way)
+        return sum([len(table.under_way) for table in self._tables.all()])
 
     @property
     def transport(self) -> Transport:
         """What hops go through."""
-        return self._hops.transport
+        return self._tables.now.hops.transport
 
     @property
     def allowance_us(self) -> int:
@@ -216,7 +252,7 @@ class Driver:
     @property
     def guard_us(self) -> int:
         """Time by which the core takes its own predictions to be wrong, and keeps free before deadlines."""
-        return self._core.guard_us
+        return self._tables.now.core.guard_us
 
     def close(self) -> None:
         """Answer what is left and end all threads."""
@@ -226,7 +262,7 @@ class Driver:
         if self._recording is not None:
             self._recording.close()
         self._frames.refuse(self._frames.all(), _CLOSING)
-        self._hops.close()
+        self._tables.close()
         self._frames.close()
 
     def _leave(self, item: _Item) -> bool:
@@ -235,6 +271,18 @@ class Driver:
             if self._accepting:
                 self._turns.leave(item)
             return self._accepting
+
+    def _table_of(
+        self,
+        number: int,
+        manifest: DeploymentManifest,
+        entry: ModelEntry,
+        core: SchedulerCore,
+        transport: Transport,
+    ) -> ServedTable:
+        return ServedTable(
+            number, manifest, entry, core, transport, self._end_served, self._end_failed, self._log
+        )
 
     # One thread at a time
 
@@ -271,8 +319,9 @@ class Driver:
             due_us, self._wake_us = self._wake_us, NEVER
             self._handle(TimerFired(), due_us)
         host_us = now_us()
-        if self._under_way.look_us <= host_us:
-            self._look_for_silent(host_us)
+        for table in self._tables.all():
+            if table.under_way.look_us <= host_us:
+                self._look_for_silent(table, host_us)
         for request_id in self._offers.due(host_us):
             frame = self._frames.find(request_id)
             if frame is not None and frame.state is FrameState.PAUSED:
@@ -280,7 +329,8 @@ class Driver:
 
     def _look_again_us(self) -> int:
         wake_us = NEVER if self._wake_us == NEVER else self._wake_us - self._settings.lead_us
-        return min(wake_us, self._under_way.look_us, self._offers.next_us)
+        look_us = min([table.under_way.look_us for table in self._tables.all()])
+        return min(wake_us, look_us, self._offers.next_us)
 
     def _core_time_us(self) -> int:
         return now_us() + self._settings.lead_us
@@ -301,10 +351,11 @@ class Driver:
         elif isinstance(item, WorkerLost):
             self._lose(item.worker)
         elif isinstance(item, WorkerBack):
-            self._under_way.back(item.worker, now_us())
-            self._handle(item)
+            self._take_back(item)
         elif isinstance(item, RequestCancelled):
             self._take_cancelled(item)
+        elif isinstance(item, ServedTable):
+            self._take_table(item)
         elif isinstance(item, WantedRecording):
             self._record(item, from_start=False)
         elif not isinstance(item, _Arrived):
@@ -319,9 +370,11 @@ class Driver:
         self.counts.frame_bytes += sum([len(frame.data) for frame in frames])
         self.frame_drift.saw(frames, now_us())
         began_us = now_us()
-        offers = [self._offers.offer(frame, began_us) for frame in frames]
+        self._handle_together([self._offers.offer(frame, began_us) for frame in frames], began_us)
+
+    def _handle_together(self, offers: Sequence[RequestArrived], began_us: int) -> None:
         core_time_us = began_us + self._settings.lead_us
-        actions = self._core.handle_arrivals(offers, core_time_us)
+        actions = self._tables.now.core.handle_arrivals(offers, core_time_us)
         recording = self._recording
         if recording is not None and not recording.handled_together(offers, core_time_us, actions):
             self._recording = None
@@ -335,49 +388,70 @@ class Driver:
             self._handle(cancelled)
 
     def _take_notice(self, notice: Notice) -> None:
-        known = self._under_way.find(notice.batch)
+        table = self._tables.with_batch(notice.batch)
+        known = table.under_way.find(notice.batch)
         if not notice.ok or known is None:
             return
         ticket, frames = known
         if notice.stage < len(ticket.hops):
             worker = ticket.hops[notice.stage].worker
             self._on_seen(worker)
-            self.drift.saw(ticket.pipeline, notice.stage, frames, notice.busy_us, now_us())
+            table.drift.saw(ticket.pipeline, notice.stage, frames, notice.busy_us, now_us())
             self.counts.stage_ended(worker, notice.busy_us)
             ended_us = now_us() if notice.ended_us is None else notice.ended_us
-            self._under_way.heard(ticket, notice.stage, ended_us, now_us())
+            table.under_way.heard(ticket, notice.stage, ended_us, now_us())
             place, last = (ticket.pipeline, notice.stage), notice.stage == len(ticket.hops) - 1
             self.budget.ended(notice.batch, notice.attempt, place, ended_us, last)
-            self._handle(StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
+            self._tell(table, StageCompleted(notice.batch, notice.attempt, notice.stage, ended_us))
 
     def _take_end(self, end: _Finished) -> None:
         ticket = end.ticket
-        known = self._under_way.over(ticket)
+        table = self._tables.with_batch(ticket.batch_id)
+        known = table.under_way.over(ticket)
         if end.served and not known.abandoned:
-            self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.answer_us - self._core.guard_us)
-        self._handle(StageCompleted(ticket.batch_id, ticket.attempt, len(ticket.hops) - 1, end.ended_us))
+            self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.answer_us - table.core.guard_us)
+        last = len(ticket.hops) - 1
+        self._tell(table, StageCompleted(ticket.batch_id, ticket.attempt, last, end.ended_us))
 
     def _take_failure(self, failed: _Failed) -> None:
         self._on_failure(failed.failure)  # first, so that what failed is not chosen for the next attempt
         ticket = failed.ticket
-        known = self._under_way.over(ticket)
+        table = self._tables.with_batch(ticket.batch_id)
+        known = table.under_way.over(ticket)
         if known.abandoned:
+            self._tables.leave_if_over(table)
             return
         if not known.computed:
             for frame in failed.frames:
                 frame.came_too_late = failed.failure.kind is FailureKind.EXPIRED
-            _back_to_core(failed.frames)
-            self._handle(BatchFailed(ticket.batch_id, ticket.attempt, failed.failure.hop))
+            self._give_back(table, ticket, failed.frames, failed.failure.hop)
             return
         # For the core the batch was done when its last stage was, so its frames are new to it.
-        for frame in failed.frames:
+        self._tables.leave_if_over(table)
+        self._offer_again(failed.frames)
+
+    def _give_back(self, table: ServedTable, ticket: Ticket, frames: Sequence[Frame], hop: int) -> None:
+        """A batch has failed: the core has its frames again that have no answer yet."""
+        failed = BatchFailed(ticket.batch_id, ticket.attempt, hop)
+        if table is self._tables.now:
+            _back_to_core(frames)
+            self._handle(failed)
+            return
+        self._tell(table, failed)
+        for frame in frames:
+            frame.last_reason = frame.last_reason or DropReason.FAILED
+        self._offer_again([frame for frame in frames if frame.state is FrameState.SENT])
+
+    def _offer_again(self, frames: Sequence[Frame]) -> None:
+        """Frames that the core does not know, or no more."""
+        for frame in frames:
             if not frame.answered:
                 self._handle(self._offers.offer(frame, now_us()))
 
     # Workers that fall silent
 
-    def _look_for_silent(self, host_us: int) -> None:
-        for silent in self._under_way.silent(host_us, self._lateness.allowance_us):
+    def _look_for_silent(self, table: ServedTable, host_us: int) -> None:
+        for silent in table.under_way.silent(host_us, self._lateness.allowance_us):
             text = f"silent for {host_us - silent.since_us} us with a batch to end"
             failure = HopFailure(FailureKind.OVERDUE, silent.stage, silent.worker, text)
             self.counts.failed(failure.kind)
@@ -386,15 +460,62 @@ class Driver:
 
     def _lose(self, worker: str) -> None:
         """Give it nothing more, and what it still owes to others: only a retry can be in time."""
-        self._handle(WorkerLost(worker))
-        for ticket in self._under_way.abandon(worker):
-            _back_to_core(self._under_way.frames_of(ticket))
-            self._handle(BatchFailed(ticket.batch_id, ticket.attempt, 0))
+        for table in self._tables.all():
+            if table.core.knows(worker):
+                self._tell(table, WorkerLost(worker))
+        for table in self._tables.all():
+            for ticket in table.under_way.abandon(worker):
+                self._give_back(table, ticket, table.under_way.frames_of(ticket), 0)
+
+    def _take_back(self, back: WorkerBack) -> None:
+        for table in self._tables.all():
+            if table.core.knows(back.worker):
+                table.under_way.back(back.worker, now_us())
+                self._tell(table, back)
+
+    # Another table
+
+    def _take_table(self, table: ServedTable) -> None:
+        """Frames that wait are offered to its core; batches under way end by the table that sent them."""
+        legacy = self._tables.now.core.legacy()
+        queued = [
+            frame for frame in self._frames.all() if frame.state is FrameState.QUEUED and not frame.answered
+        ]
+        before = self._tables.replace(table)
+        self._wake_us = NEVER
+        self._offers.serve(table.entry)
+        served = table.entry.served
+        self.frame_drift = FrameDrift(table.entry.model, served.entry, self._log)
+        self.room.bounds = bounds_of(served, table.entry.longest_us, self._dispatchers)
+        if self._recording is not None:
+            self._record(self._recording.rest(), from_start=True)
+        for event in legacy:
+            if not isinstance(event, WorkerLost | WorkerTaken) or table.core.knows(event.worker):
+                self._handle(event)
+        self._tell_holds()
+        for frame in queued:
+            # The core takes it for new, and might say that its time was too short from the start.
+            frame.last_reason = frame.last_reason or DropReason.OVERLOAD
+        self._handle_together([self._offers.repeat(frame) for frame in queued], now_us())
+        self._tables.leave_if_over(before)
+
+    def _tell(self, table: ServedTable, event: Event) -> None:
+        """Tell the core of the table that is served, or of one before it, which has nothing to do."""
+        if table is self._tables.now:
+            self._handle(event)
+            return
+        table.core.handle(event, self._core_time_us())
+        self._tell_holds()
+        self._tables.leave_if_over(table)
+
+    def _tell_holds(self) -> None:
+        for taken in self._tables.holds():
+            self._handle(taken)
 
     def _handle(self, event: Event, core_time_us: int | None = None) -> None:
         began_us = now_us()
         time_us = core_time_us or began_us + self._settings.lead_us
-        actions = self._core.handle(event, time_us)
+        actions = self._tables.now.core.handle(event, time_us)
         recording = self._recording
         if recording is not None and not recording.handled(event, time_us, actions):
             self._recording = None
@@ -403,7 +524,7 @@ class Driver:
     def _record(self, wanted: WantedRecording, from_start: bool) -> None:
         if self._recording is not None:
             self._recording.close()
-        entry, core = self._entry, self._core
+        entry, core = self._tables.now.entry, self._tables.now.core
         self._recording = Recording.begin(
             entry.dispatcher,
             entry.served,
@@ -437,10 +558,10 @@ class Driver:
         for frame in frames:
             frame.move(FrameState.SENT)
         sent_us, arrived_us = now_us(), [frame.arrived_us for frame in frames]
-        self._hops.send(ticket, frames)
+        self._tables.now.hops.send(ticket, frames)
         # Its end, however soon it comes, has to wait for this turn to be over.
         self.budget.sent(ticket.batch_id, ticket.attempt, sent_us, arrived_us)
-        self._under_way.sent(ticket, frames, sent_us)
+        self._tables.now.under_way.sent(ticket, frames, sent_us)
 
     def _drop(self, action: Drop) -> None:
         frame = self._frames.find(action.request_id)

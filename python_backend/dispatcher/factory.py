@@ -1,4 +1,6 @@
-"""Puts a dispatcher together from the manifest: core, driver, transport, notices, health."""
+"""Puts a dispatcher together: core, driver, transport, notices, health. From the manifest, or from the table
+that was handed over last where the environment names a folder for that (dispatcher.revisions).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,16 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from planner.manifest import DeploymentManifest, ModelEntry
+from planner.revision import HandOver, read_hand_over
 from python_backend.dispatcher import recording
 from python_backend.dispatcher.cancellations import Cancellations
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import MetricsPage
+from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.feedback import Notice, NoticeReceiver
@@ -36,14 +41,47 @@ class Dispatcher:
     cancellations: Cancellations
     receiver: NoticeReceiver
     listening: threading.Thread
+    revisions: Revisions | None = None
 
     def close(self) -> None:
         """Answer what is left, end all threads, give up the port."""
+        if self.revisions is not None:
+            self.revisions.close()
         self.health.close()
         self.cancellations.close()
         self.driver.close()
         self.receiver.close()
         self.listening.join()
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is made anew for each table."""
+
+    targets: Mapping[str, Target]
+    grpc: GrpcTransport
+    transport: Transport
+    core: SchedulerCore
+
+
+class _Maker:
+    """Makes them, for one model."""
+
+    def __init__(self, parameters: Mapping[str, str], keys: Keys, log: Callable[[str], None]) -> None:
+        self.policy = parameters.get("policy", "adaptive")
+        self._parameters = parameters
+        self._keys = keys
+        self._log = log
+
+    def parts(self, manifest: DeploymentManifest, entry: ModelEntry, number: int) -> _Parts:
+        """number: of the hand-over."""
+        targets = targets_of(manifest, entry, own_host=manifest.entry.host)
+        grpc = GrpcTransport(targets, self._keys, manifest.tls)
+        grpc.connect()
+        transport = _transport(manifest, entry, grpc, targets, self._parameters, self._log, number)
+        # Notices of an earlier run, sent again, fit no batch of this one.
+        core = SchedulerCore(entry.served, policy=self.policy, batch_ids_from=secrets.randbits(40))
+        return _Parts(targets, grpc, transport, core)
 
 
 def make_dispatcher(
@@ -56,30 +94,30 @@ def make_dispatcher(
     """The dispatcher of one model. `watch` gets to see every notice. Raises OSError when its feedback port is
     taken.
     """
+    folder = _folder(log)
+    number, manifest, entry = _table_at_start(folder, manifest, entry, log)
     keys = Keys.from_environment(manifest.unsigned_tickets)
     reports = Reports(manifest.epoch, keys)
     links = _Links(keys, reports, entry.model)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=links.take)
-    targets = targets_of(manifest, entry, own_host=manifest.entry.host)
-    grpc = GrpcTransport(targets, keys, manifest.tls)
-    grpc.connect()
-    policy = parameters.get("policy", "adaptive")
+    maker = _Maker(parameters, keys, log)
+    parts = maker.parts(manifest, entry, number)
     driver = Driver(
         manifest=manifest,
         entry=entry,
-        # Notices of an earlier run, sent again, fit no batch of this one.
-        core=SchedulerCore(entry.served, policy=policy, batch_ids_from=secrets.randbits(40)),
-        transport=_transport(manifest, entry, grpc, targets, parameters, log),
+        core=parts.core,
+        transport=parts.transport,
         log=log,
         settings=DriverSettings(
             lead_us=int(parameters.get("lead_us", "1000")),
-            policy=policy,
+            policy=maker.policy,
             record_mb=recording.size_at_start(parameters),
         ),
+        number=number,
         on_failure=links.failed,
         on_seen=links.seen,
     )
-    health = Health(targets, grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
+    health = Health(parts.targets, parts.grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
     links.health = health
     links.driver = driver
     health.start()
@@ -92,6 +130,18 @@ def make_dispatcher(
 
     listening = threading.Thread(target=receiver.run, args=(handle,), name="notices", daemon=True)
     listening.start()
+
+    def take(table: HandOver, new: ModelEntry) -> None:
+        made = maker.parts(table.manifest, new, table.number)
+        health.look_after(made.targets, made.grpc)
+        driver.hand_over(table.number, table.manifest, new, made.core, made.transport)
+        for worker in health.lost_workers():  # perhaps since before the driver knew it
+            driver.worker_lost(worker)
+
+    revisions = None
+    if folder is not None:
+        revisions = Revisions(folder, manifest.deployment, driver, number, take, health.keep, log)
+        revisions.start()
     return Dispatcher(
         name=entry.dispatcher,
         epoch=manifest.epoch,
@@ -101,7 +151,30 @@ def make_dispatcher(
         cancellations=cancellations,
         receiver=receiver,
         listening=listening,
+        revisions=revisions,
     )
+
+
+def _folder(log: Callable[[str], None]) -> Path | None:
+    """Where tables are handed over; None, and the log says why, where that is nowhere safe."""
+    try:
+        return revisions_folder()
+    except (TableRefused, OSError) as error:
+        log(f"no tables are taken: {error}")
+        return None
+
+
+def _table_at_start(
+    folder: Path | None, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
+) -> tuple[int, DeploymentManifest, ModelEntry]:
+    """The table that was handed over last, with its number, or deployment.json's."""
+    try:
+        table = None if folder is None else read_hand_over(folder)
+        if table is not None:
+            return table.number, table.manifest, check_table(table, manifest.deployment, entry)
+    except (ValueError, OSError) as error:
+        log(f"{entry.dispatcher}: serves by deployment.json: {error}")
+    return 0, manifest, entry
 
 
 def show_metrics(
@@ -130,6 +203,7 @@ def _transport(
     targets: Mapping[str, Target],
     parameters: Mapping[str, str],
     log: Callable[[str], None],
+    number: int,
 ) -> Transport:
     """By the parameter `transport`: 'auto' (default), 'grpc', or 'null' for measuring the dispatcher
     alone.
@@ -139,7 +213,7 @@ def _transport(
         return NullTransport(entry.outputs)
     if wanted == "grpc":
         return grpc
-    hops = make_transport(grpc, targets, manifest, manifest.entry.name, entry.dispatcher, log)
+    hops = make_transport(grpc, targets, manifest, manifest.entry.name, entry.dispatcher, log, number)
     return ChainTransport(hops, entry) if entry.chains else hops
 
 

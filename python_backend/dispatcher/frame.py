@@ -44,6 +44,7 @@ class Frame:
         "deadline_us",
         "info",
         "last_reason",
+        "offered_us",
         "offers",
         "priority",
         "request_id",
@@ -82,6 +83,8 @@ class Frame:
         """How long it had waited when its caller was last asked about."""
         self.offers = 0
         """Times that the core was given this frame."""
+        self.offered_us = 0
+        """The deadline that the core was last given for it."""
         self.came_too_late = False
         """Whether its last attempt ended for want of time alone: it reached a stage too late."""
         self.last_reason: DropReason | None = None

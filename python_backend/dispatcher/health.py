@@ -7,13 +7,14 @@ Rules
   blame for a time-out.
 - A worker that is taken out is probed at once.
 - A worker that has just completed a batch is not probed: its notice is proof.
+- A worker that is new is probed at once. One that a table has no more is looked after until nothing needs it.
 - A stub that is dead is revived by its own host: nobody can load a model over the network.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +47,8 @@ class HealthSettings:
 
 @dataclass
 class _Worker:
+    server: str
+    prober: WorkerProber
     lost_since_us: int | None = None
     seen_us: int = 0
     asked_us: int = 0
@@ -64,9 +67,10 @@ class Health:
         log: Callable[[str], None],
         settings: HealthSettings | None = None,
     ) -> None:
-        self._servers = {name: target.server.name for name, target in targets.items()}
-        self._workers = {name: _Worker(seen_us=now_us()) for name in targets}
-        self._prober = prober
+        self._workers = {
+            name: _Worker(target.server.name, prober, seen_us=now_us()) for name, target in targets.items()
+        }
+        """Replaced as a whole, so that threads may go through it."""
         self._lost = lost
         self._back = back
         self._log = log
@@ -89,24 +93,44 @@ class Health:
             self._thread.join()
         self._crew.close()
 
+    def look_after(self, targets: Mapping[str, Target], prober: WorkerProber) -> None:
+        """From now on also after these workers. Those that are known stay in or out as they are."""
+        workers = dict(self._workers)
+        for name, target in targets.items():
+            known = workers.get(name)
+            if known is None:
+                workers[name] = _Worker(target.server.name, prober)
+            else:
+                known.server, known.prober = target.server.name, prober
+        self._workers = workers
+        self._wake.set()
+
+    def keep(self, names: Collection[str]) -> None:
+        """Look after these alone."""
+        self._workers = {name: worker for name, worker in self._workers.items() if name in names}
+
     def seen(self, worker: str) -> None:
         """The worker has completed something."""
-        self._workers[worker].seen_us = now_us()
+        known = self._workers.get(worker)
+        if known is not None:
+            known.seen_us = now_us()
 
     def failed(self, failure: HopFailure) -> None:
         """A hop or a probe failed."""
-        if not failure.kind.blames_worker or failure.worker not in self._workers:
+        workers = self._workers
+        blamed = workers.get(failure.worker)
+        if not failure.kind.blames_worker or blamed is None:
             return
-        if failure.kind is FailureKind.TIMED_OUT and self._heard_lately(self._workers[failure.worker]):
+        if failure.kind is FailureKind.TIMED_OUT and self._heard_lately(blamed):
             return  # of a request that was sent while it was stopped, or that got lost
-        for name, worker in self._workers.items():
-            if name == failure.worker or self._is_blamed_too(name, worker, failure):
+        for name, worker in workers.items():
+            if worker is blamed or self._is_blamed_too(worker, blamed.server, failure):
                 self._take_out(name, worker, failure)
         self._wake.set()
 
-    def _is_blamed_too(self, name: str, worker: _Worker, failure: HopFailure) -> bool:
-        """Whether a failure of another worker speaks against this one."""
-        if failure.kind not in _BLAMES_SERVER or self._servers[name] != self._servers[failure.worker]:
+    def _is_blamed_too(self, worker: _Worker, server: str, failure: HopFailure) -> bool:
+        """Whether a failure of another worker, on `server`, speaks against this one."""
+        if failure.kind not in _BLAMES_SERVER or worker.server != server:
             return False
         return failure.kind is not FailureKind.TIMED_OUT or not self._heard_lately(worker)
 
@@ -158,7 +182,7 @@ class Health:
 
     def _ask(self, name: str, worker: _Worker) -> None:
         try:
-            self._prober.probe(name, self._settings.probe_timeout_us / 1e6)
+            worker.prober.probe(name, self._settings.probe_timeout_us / 1e6)
         except HopFailure as failure:
             self.failed(failure)
         else:

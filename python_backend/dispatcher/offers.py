@@ -32,7 +32,7 @@ class Offers:
         self._lateness = lateness
         self._serve_late = entry.serves_late
         self._slo_us = entry.served.slo_us
-        self._fastest_us = min(pipeline.rest_us(0)[0] for pipeline in entry.served.pipelines)
+        self._fastest_us = _fastest_us(entry)
         self._later: list[tuple[int, int]] = []
         """(time, request id) of frames to offer again; some may have been withdrawn since."""
 
@@ -46,12 +46,20 @@ class Offers:
             allowed_us = now_us + (self._slo_us << min(frame.offers, _MOST_DOUBLINGS))
             deadline_us = allowed_us if self._serve_late else min(deadline_us, allowed_us)
         frame.offers += 1
-        deadline_us -= self._lateness.allowance_us
+        frame.offered_us = deadline_us - self._lateness.allowance_us
+        return self.repeat(frame)
+
+    def repeat(self, frame: Frame) -> RequestArrived:
+        """The same offer, for the core of another table: with the deadline that it was last offered with."""
         if (info := frame.info) is None:
-            return RequestArrived(frame.request_id, deadline_us, frame.priority)
+            return RequestArrived(frame.request_id, frame.offered_us, frame.priority)
         return RequestArrived(
-            frame.request_id, deadline_us, frame.priority, info.size, info.width * info.height
+            frame.request_id, frame.offered_us, frame.priority, info.size, info.width * info.height
         )
+
+    def serve(self, entry: ModelEntry) -> None:
+        """Frames are offered to the core of this table from now on."""
+        self._fastest_us = _fastest_us(entry)
 
     def again(self, frame: Frame, now_us: int) -> bool:
         """Offer a frame that the core gave up once more, a little later, if it has more time than it was
@@ -74,3 +82,7 @@ class Offers:
         """Request ids of frames that are to be offered now, if they are still paused."""
         while self._later and self._later[0][0] <= now_us:
             yield heapq.heappop(self._later)[1]
+
+
+def _fastest_us(entry: ModelEntry) -> int:
+    return min(pipeline.rest_us(0)[0] for pipeline in entry.served.pipelines)

@@ -97,6 +97,10 @@ class Overdue:
         self._out.add(worker)
         return [way.ticket for way in self._under_way.values() if worker in _owed(way)]
 
+    def owing(self) -> set[str]:
+        """Workers that batches under way have yet to reach, or are at."""
+        return {worker for way in list(self._under_way.values()) for worker in _owed(way)}
+
     def back(self, worker: str, now_us: int) -> None:
         """`worker` is in use again."""
         self._out.discard(worker)

@@ -80,8 +80,9 @@ def size_at_start(parameters: Mapping[str, str]) -> float:
 class Recording:
     """One log, from `begin` to its limit or `until_us`. Used by one thread at a time."""
 
-    def __init__(self, log: EventLog, until_us: int, say: Callable[[str], None]) -> None:
+    def __init__(self, log: EventLog, model: str, until_us: int, say: Callable[[str], None]) -> None:
         self._log = log
+        self._model = model
         self._until_us = until_us
         self._say = say
 
@@ -111,7 +112,12 @@ class Recording:
             return None
         say(f"{dispatcher}: records its events to {path}, at most {wanted.most_mb:g} MB")
         until_us = NEVER if wanted.seconds <= 0 else now_us() + int(wanted.seconds * 1e6)
-        return cls(log, until_us, say)
+        return cls(log, served.model, until_us, say)
+
+    def rest(self) -> WantedRecording:
+        """What is left of what was asked for: a log is of one table, and another table's goes on from it."""
+        seconds = 0.0 if self._until_us == NEVER else max(1e-3, (self._until_us - now_us()) / 1e6)
+        return WantedRecording(self._model, seconds, self._log.left / _MB)
 
     def handled(self, event: Event, time_us: int, actions: Sequence[Action]) -> bool:
         """The core was given one event; whether the recording goes on."""

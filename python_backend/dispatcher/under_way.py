@@ -86,6 +86,14 @@ class UnderWay:
             self._abandoned.add(ticket.batch_id)
         return owed
 
+    def owing(self) -> set[str]:
+        """Workers that its batches may still need: all of those that were given up too, whose hops go on."""
+        owing = self._overdue.owing()
+        for batch in list(self._abandoned):
+            if (known := self._tickets.get(batch)) is not None:
+                owing.update([hop.worker for hop in known[0].hops])
+        return owing
+
     def back(self, worker: str, now_us: int) -> None:
         """`worker` is in use again."""
         self._overdue.back(worker, now_us)

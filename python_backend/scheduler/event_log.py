@@ -76,6 +76,11 @@ class EventLog:
         """Whether nothing more is written."""
         return self._left is not None and self._left <= 0
 
+    @property
+    def left(self) -> int:
+        """Bytes that may still be written; 0 also where there is no limit."""
+        return max(0, self._left or 0)
+
     def begin(self, header: LogHeader) -> None:
         """Write the header of a model's log; its lines follow."""
         self._write({"event_log": FORMAT, **vars(header)})

@@ -17,6 +17,7 @@ from python_backend.scheduler.events import (
     TimerFired,
     WorkerBack,
     WorkerLost,
+    WorkerTaken,
 )
 
 
@@ -317,3 +318,33 @@ def test_arrivals_alone_and_none_are_like_events() -> None:
     assert core.handle_arrivals([], 60) == []
     with pytest.raises(ValueError, match="request_id 7 arrived while it is still being served"):
         core.handle_arrivals([arrival], 70)
+
+
+def test_a_worker_that_another_tables_batch_holds_is_given_what_fits_behind_it() -> None:
+    old, core = SchedulerCore(two_stages(workers=2)), SchedulerCore(one_stage())
+    old.handle(RequestArrived(1, deadline_us=1_000), 0)
+    old.handle(WorkerLost("a.w1"), 5)
+    legacy = [event for event in old.legacy() if isinstance(event, WorkerTaken | WorkerLost)]
+    assert legacy == [WorkerLost("a.w1"), WorkerTaken("a.w0", 100), WorkerTaken("b.w0", 310)]
+    assert [core.knows(event.worker) for event in legacy] == [False, True, False]
+    core.handle(legacy[1], 10)
+    assert core.handle(RequestArrived(1, deadline_us=1_000), 10) == [WakeAt(100)]
+    assert core.handle(WorkerTaken("a.w0", 80), 20) == [WakeAt(80)], "it ended earlier"
+    (dispatch,) = core.handle(TimerFired(), 80)
+    assert isinstance(dispatch, Dispatch)
+    assert dispatch.ticket.hops == (tensor_hop("a.w0", 80, 80, 80, 180),)
+    core.handle(WorkerTaken("a.w0", 130), 90)  # or later, which it does not wait for unless it must
+    assert core.worker_busy_until_us() == {"a.w0": 230}
+    core.check_invariants()
+
+
+def test_frames_that_another_table_has_are_forgotten_and_batches_end_without_them() -> None:
+    core = SchedulerCore(two_stages())
+    core.handle_arrivals([RequestArrived(number, deadline_us=5_000) for number in range(3)], 0)
+    assert (core.queue_length, core.unfinished) == (2, 3)
+    core.forget_frames()
+    assert (core.queue_length, core.unfinished, core.in_flight) == (0, 0, 1)
+    assert core.handle(TimerFired(), 400) == []
+    assert core.handle(BatchFailed(0, 0, stage=0), 400) == []
+    assert (core.in_flight, core.drops()[DropReason.CANCELLED]) == (0, 0)
+    core.check_invariants()

@@ -28,15 +28,18 @@ class MemoryLayout:
     shares: dict[str, Share]
 
 
-def layout_of(manifest: DeploymentManifest, server: str) -> MemoryLayout:
-    """The file that the models of `server` send through."""
+def layout_of(manifest: DeploymentManifest, server: str, table: int = 0) -> MemoryLayout:
+    """The file that the models of `server` send through. table: the number of the hand-over that brought the
+    manifest: two tables of a dispatcher are in use side by side for a while.
+    """
     shares: dict[str, Share] = {}
     size = 0
     for sender, sizes, batches in sorted(_senders(manifest, server)):
         if sum(sizes) >= SMALLEST_BYTES:
             shares[sender] = share_of(size, sizes, batches)
             size = shares[sender].end
-    return MemoryLayout(name=f"hops_{server}_{manifest.epoch}", size=size, shares=shares)
+    name = f"hops_{server}_{manifest.epoch}" + (f"_{table}" if table else "")
+    return MemoryLayout(name=name, size=size, shares=shares)
 
 
 def depth_of(entry: ModelEntry, pipeline: int, stage: int) -> int:

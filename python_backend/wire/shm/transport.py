@@ -182,12 +182,13 @@ def make_transport(
     server: str,
     sender: str,
     log: Callable[[str], None],
+    table: int = 0,
 ) -> Transport:
     """Shared memory where it pays and fits, and HTTP within this host. `sender`: the Triton model, on
-    `server`.
+    `server`. table: see layout_of.
     """
     near = HttpTransport(grpc, targets)
-    layout = layout_of(manifest, server)
+    layout = layout_of(manifest, server, table)
     share = layout.shares.get(sender)
     if share is None:
         return near

@@ -1,0 +1,188 @@
+"""Takes tables that are handed over to a running dispatcher (planner.revision), and says what became of them.
+
+Rules
+- What a table changes for clients is refused: they go on calling the same Triton model.
+- All that takes time, reading the file and making connections, is done here, beside the serving. The driver
+  changes tables in one turn.
+- Workers of an older table are looked after until nothing of it is under way.
+- A folder that others may write in is not read: who writes there decides where frames go.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from planner.manifest import ModelEntry
+from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, read_hand_over, write_ack
+from planner.serial import FormatError
+from planner.watched import Watched
+from python_backend.dispatcher.driver import Driver
+
+_LOOK_S: Final = 0.1
+
+
+class TableRefused(ValueError):
+    """A table that a dispatcher cannot take; the message names the field, and what would be accepted."""
+
+
+def revisions_folder() -> Path | None:
+    """The folder that PPIPE_REVISIONS names; None without the variable. Raises TableRefused where others may
+    write in it, or it is no folder.
+    """
+    named = os.environ.get(FOLDER_VARIABLE)
+    if not named:
+        return None
+    folder = Path(named)
+    if not folder.is_dir():
+        raise TableRefused(f"{FOLDER_VARIABLE}: {folder} is no folder; expected one of user {os.geteuid()}")
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise TableRefused(
+            f"{FOLDER_VARIABLE}: {folder} is of user {status.st_uid} with mode {status.st_mode & 0o777:o}; "
+            f"expected a folder of user {os.geteuid()} that nobody else can write in"
+        )
+    return folder
+
+
+def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEntry:
+    """The table's entry of the model that is served. Raises TableRefused."""
+    manifest = table.manifest
+    if manifest.deployment != deployment:
+        raise TableRefused(f"deployment is {manifest.deployment!r}; {deployment!r} is served here")
+    entry = next((each for each in manifest.models if each.model == served.model), None)
+    if entry is None:
+        raise TableRefused(f"it has no model {served.model!r}, which is served here")
+    if not entry.served.pipelines:
+        raise TableRefused(f"models.{served.model}: no pipeline, so nothing could serve it")
+    for name, now, wanted in (
+        ("dispatcher", served.dispatcher, entry.dispatcher),
+        ("feedback_port", served.feedback_port, entry.feedback_port),
+        ("inputs", served.public_inputs, entry.public_inputs),
+        ("outputs", served.outputs, entry.outputs),
+        ("prepare", served.prepare, entry.prepare),
+        ("late", served.late, entry.late),
+        ("slo_us", served.served.slo_us, entry.served.slo_us),
+        ("longest_us", served.longest_us, entry.longest_us),
+    ):
+        if now != wanted:
+            raise TableRefused(
+                f"models.{served.model}.{name} is {wanted!r:.80} where {now!r:.80} is served; a dispatcher "
+                "that is loaded anew takes it, a running one does not"
+            )
+    return entry
+
+
+class Revisions:
+    """Watches one folder for one dispatcher, on a thread of its own, until closed.
+
+    number: of the table that it was started with. take: serves by a table from now on. keep: these workers
+    are all that is looked after.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        deployment: str,
+        driver: Driver,
+        number: int,
+        take: Callable[[HandOver, ModelEntry], None],
+        keep: Callable[[set[str]], None],
+        log: Callable[[str], None],
+        look_s: float = _LOOK_S,
+    ) -> None:
+        self._folder = folder
+        self._deployment = deployment
+        self._driver = driver
+        self._take = take
+        self._keep = keep
+        self._log = log
+        self._look_s = look_s
+        self._run = secrets.token_hex(8)
+        self._watched = Watched(folder / TABLE_NAME)
+        self._seen = self._taken = number
+        """The highest number that was taken or refused."""
+        self._refused: tuple[int, str] = (0, "")
+        self._said: Ack | None = None
+        self._kept: set[str] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="revisions", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception as error:  # the folder may be away for a while
+                self._log(f"tables are not looked at: {error!r}")
+            if self._closing.wait(self._look_s):
+                return
+
+    def look(self) -> None:
+        """Take what has come, end what is over, and say what is served where that has changed. Raises
+        OSError.
+        """
+        if self._watched.changed():
+            self._take_new()
+        left = self._driver.take_left()
+        self._keep_workers()
+        for table in left:
+            table.hops.close()
+        ack = self._ack()
+        if ack != self._said:
+            write_ack(self._folder, ack)
+            self._said = ack
+
+    def _take_new(self) -> None:
+        number = 0
+        try:
+            table = read_hand_over(self._folder)
+            if table is None or table.number <= self._seen:
+                return
+            number = table.number
+            entry = check_table(table, self._deployment, self._driver.table.entry)
+            self._take(table, entry)
+            self._taken = number
+            self._refused = (0, "")
+        except (FormatError, ValueError, OSError, KeyError) as error:
+            self._refused = (number, str(error))
+            self._log(f"a table was not taken: {error}")
+        self._seen = max(self._seen, number)
+
+    def _keep_workers(self) -> None:
+        if self._driver.table.number != self._taken:
+            return  # the driver will take it in its next turn
+        workers = {worker.name for _, worker in self._driver.table.entry.served.workers()}
+        for older in self._driver.older_tables:
+            workers |= {worker.name for _, worker in older.entry.served.workers()}
+        if workers != self._kept:
+            self._keep(workers)
+            self._kept = workers
+
+    def _ack(self) -> Ack:
+        table, older = self._driver.table, self._driver.older_tables
+        number, reason = self._refused
+        return Ack(
+            dispatcher=table.entry.dispatcher,
+            run=self._run,
+            number=table.number,
+            revision=table.revision,
+            plan_hash=table.plan_hash,
+            older_batches=sum(len(each.under_way) for each in older),
+            older_workers=tuple(sorted({worker for each in older for worker in each.under_way.owing()})),
+            refused=number,
+            reason=reason,
+        )

@@ -1,0 +1,270 @@
+"""Another table in place, under load: every frame is answered once and rightly, by workers that are free."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.manifest import DeploymentManifest
+from planner.revision import Ack, HandOver, hand_over, read_acks
+from python_backend.dispatcher.driver import Driver
+from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.wire.feedback import Notice
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.ticket_codec import WireTicket
+from tests.dispatcher.test_driver import SLO_US, Client, Hops, driver_with, manifest
+
+LONG_US = 20 * SLO_US
+
+
+def only(number: int, revision: int = 2) -> DeploymentManifest:
+    """A revision with worker `number` of each pool alone."""
+    made = manifest()
+    (entry,) = made.models
+    pipelines = tuple(
+        replace(
+            pipeline,
+            stages=tuple(replace(stage, workers=(stage.workers[number],)) for stage in pipeline.stages),
+        )
+        for pipeline in entry.served.pipelines
+    )
+    served = replace(entry.served, pipelines=pipelines)
+    return replace(made, epoch=revision, models=(replace(entry, served=served),))
+
+
+def hand(driver: Driver, number: int, table: DeploymentManifest, hops: Hops) -> None:
+    (entry,) = table.models
+    driver.hand_over(number, table, entry, SchedulerCore(entry.served), hops)
+    wait_for(lambda: driver.table.number == number)  # another thread may have had its turn at the core
+
+
+def workers_of(hops: Hops) -> list[list[str]]:
+    return [[hop.worker for hop in wire.ticket.hops] for wire, _ in hops.batches if wire.ticket]
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end_s
+        time.sleep(0.002)
+
+
+def test_batches_under_way_end_by_the_old_table_and_frames_that_wait_go_to_the_new_one() -> None:
+    release, client = threading.Event(), Client()
+    old, new = Hops(before=lambda wire: release.wait(20) and None), Hops()
+    with driver_with(old) as driver:
+        driver.arrive([client.frame(number, slo_us=LONG_US) for number in range(12)])
+        wait_for(lambda: len(old.batches) >= 2)
+        hand(driver, 1, only(1), new)
+        assert (driver.table.number, driver.table.revision) == (1, 2)
+        (older,) = driver.older_tables
+        sent = len(older.under_way)
+        assert 2 <= sent < 12
+        release.set()
+        client.wait(20)
+        wait_for(lambda: not driver.older_tables)
+        assert len(driver.take_left()) == 1
+    assert client.answers == {number: [2 * number] for number in range(12)}
+    assert len(old.batches) == sent, "it sends nothing more"
+    assert {tuple(workers) for workers in workers_of(new)} == {("m.p0.s0.w1", "m.p0.s1.w1")}
+    assert {wire.revision for wire, _ in new.batches} == {2}
+    assert {wire.revision for wire, _ in old.batches} == {1}
+
+
+def test_frames_of_an_old_batch_that_fails_are_served_by_the_new_table() -> None:
+    release, client = threading.Event(), Client()
+
+    def fails(wire: WireTicket) -> None:
+        release.wait(20)
+        assert wire.ticket is not None
+        if (worker := wire.ticket.hops[0].worker) == "m.p0.s0.w0":
+            raise HopFailure(FailureKind.UNREACHABLE, 0, worker, "gone")
+
+    old, new = Hops(before=fails), Hops()
+    with driver_with(old) as driver:
+        driver.arrive([client.frame(number, slo_us=LONG_US) for number in range(2)])
+        wait_for(lambda: len(old.batches) >= 2)
+        hand(driver, 1, manifest(), new)
+        release.set()
+        client.wait()
+    assert client.answers == {0: [0], 1: [2]}
+    assert {workers[0] for workers in workers_of(new)} == {"m.p0.s0.w1"}
+
+
+def test_workers_that_are_out_stay_out() -> None:
+    client, new = Client(), Hops()
+    with driver_with(Hops()) as driver:
+        driver.worker_lost("m.p0.s1.w0")
+        driver.worker_lost("nobody")
+        hand(driver, 1, manifest(), new)
+        driver.arrive([client.frame(number, slo_us=LONG_US) for number in range(6)])
+        client.wait()
+    assert {workers[1] for workers in workers_of(new)} == {"m.p0.s1.w1"}
+
+
+def test_notices_of_older_batches_end_them() -> None:
+    release, client, new = threading.Event(), Client(), Hops()
+    old = Hops(before=lambda wire: release.wait(20) and None)
+    with driver_with(old) as driver:
+        driver.arrive([client.frame(7, slo_us=LONG_US)])
+        wait_for(lambda: len(old.batches) == 1)
+        hand(driver, 1, only(0), new)
+        ticket = old.batches[0][0].ticket
+        assert ticket is not None
+        for revision in (1, 9):  # of a revision that nobody serves it counts for nothing
+            driver.notice(Notice(revision, ticket.batch_id, 0, 0, True, None, 1_000))
+        assert driver.counts.worker_batches == {ticket.hops[0].worker: 1}
+        release.set()
+        client.wait()
+    assert client.answers == {7: [14]}
+
+
+def test_table_after_table_loses_no_frame_and_answers_none_twice() -> None:
+    """Frames come from two threads while tables change and one attempt in nine fails."""
+    lock, count = threading.Lock(), iter(range(1 << 30))
+
+    def sometimes(wire: WireTicket) -> None:
+        time.sleep(0.001)
+        with lock:
+            number = next(count)
+        if number % 9 == 4:
+            assert wire.ticket is not None
+            raise HopFailure(FailureKind.EXPIRED, 1, wire.ticket.hops[1].worker, "late")
+
+    client, frames = Client(), 600
+    with driver_with(Hops(before=sometimes)) as driver:
+
+        def send(start: int) -> None:
+            for number in range(start, frames, 2):
+                driver.arrive([client.frame(number, slo_us=LONG_US)])
+                time.sleep(0.001)
+
+        senders = [threading.Thread(target=send, args=(start,)) for start in range(2)]
+        for sender in senders:
+            sender.start()
+        for number in range(1, 30):
+            table = (manifest, lambda: only(0, 3), lambda: only(1, 4))[number % 3]()
+            hand(driver, number, table, Hops(before=sometimes))
+            for left in driver.take_left():
+                left.hops.close()
+            time.sleep(0.02)
+        for sender in senders:
+            sender.join()
+        client.wait(60)
+        wait_for(lambda: not driver.older_tables and driver.in_flight == 0)
+        assert (driver.room.frames, driver.queue_length) == (0, 0)
+    assert client.answers == {number: [2 * number] for number in range(frames)}
+
+
+# Through files
+
+
+def revisions(driver: Driver, folder: Path, taken: list[int], kept: list[set[str]]) -> Revisions:
+    def take(table: HandOver, entry: Any) -> None:
+        taken.append(table.number)
+        driver.hand_over(table.number, table.manifest, entry, SchedulerCore(entry.served), Hops())
+
+    return Revisions(folder, "d", driver, 0, take, kept.append, print)
+
+
+def ack_of(folder: Path) -> Ack:
+    return read_acks(folder, ["m"])["m"]
+
+
+def said(seen: Revisions, folder: Path, number: int) -> Ack:
+    """What is said once that table is served: the driver may take it in another thread's turn."""
+
+    def is_served() -> bool:
+        seen.look()
+        return ack_of(folder).number == number
+
+    wait_for(is_served)
+    return ack_of(folder)
+
+
+def test_a_table_in_the_folder_is_taken_and_what_became_of_it_is_said(tmp_path: Path) -> None:
+    taken: list[int] = []
+    kept: list[set[str]] = []
+    release, client = threading.Event(), Client()
+    with driver_with(Hops(before=lambda wire: release.wait(20) and None)) as driver:
+        seen = revisions(driver, tmp_path, taken, kept)
+        seen.look()
+        assert (ack_of(tmp_path).number, ack_of(tmp_path).revision) == (0, 1)
+        driver.arrive([client.frame(1, slo_us=LONG_US)])
+        hand_over(tmp_path, HandOver(3, only(1)))
+        ack = said(seen, tmp_path, 3)
+        assert (ack.number, ack.revision) == (3, 2)
+        assert (ack.older_batches >= 1, len(ack.older_workers) >= 2) == (True, True)
+        assert not ack.is_over(3)
+        release.set()
+        client.wait()
+        wait_for(lambda: not driver.older_tables)
+        seen.look()
+        assert ack_of(tmp_path).is_over(3)
+        hand_over(tmp_path, HandOver(2, only(0)))
+        seen.look()
+        assert taken == [3], "older numbers are not taken"
+    assert [len(names) for names in kept] == [4, 2], "the old table's workers until it is over"
+
+
+def test_a_table_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    taken: list[int] = []
+    with driver_with(Hops()) as driver:
+        seen = revisions(driver, tmp_path, taken, [])
+        hand_over(tmp_path, HandOver(5, replace(manifest(), deployment="other")))
+        seen.look()
+        ack = ack_of(tmp_path)
+        assert (ack.number, ack.refused) == (0, 5)
+        assert ack.reason == "deployment is 'other'; 'd' is served here"
+        (tmp_path / "table.json").write_text("{")
+        seen.look()
+        assert "not JSON" in ack_of(tmp_path).reason
+        hand_over(tmp_path, HandOver(6, only(0)))
+        assert said(seen, tmp_path, 6).reason == ""
+    assert taken == [6]
+
+
+def changed(**served: Any) -> DeploymentManifest:
+    made = manifest()
+    (entry,) = made.models
+    return replace(made, models=(replace(entry, served=replace(entry.served, **served)),))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (replace(manifest(), models=()), "no model 'm'"),
+        (changed(pipelines=()), "no pipeline"),
+        (changed(slo_us=7), "models.m.slo_us is 7 where 400000 is served"),
+        (
+            replace(manifest(), models=(replace(manifest().models[0], late="serve"),)),
+            "models.m.late is 'serve' where 'drop'",
+        ),
+    ],
+)
+def test_what_clients_would_notice_is_refused(table: DeploymentManifest, said: str) -> None:
+    with pytest.raises(TableRefused, match=said):
+        check_table(HandOver(1, table), "d", manifest().models[0])
+
+
+def test_a_folder_that_others_may_write_in_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PPIPE_REVISIONS", raising=False)
+    assert revisions_folder() is None
+    monkeypatch.setenv("PPIPE_REVISIONS", str(tmp_path))
+    tmp_path.chmod(0o700)
+    assert revisions_folder() == tmp_path
+    tmp_path.chmod(0o777)
+    with pytest.raises(TableRefused, match="mode 777; expected a folder of user"):
+        revisions_folder()
+    monkeypatch.setenv("PPIPE_REVISIONS", str(tmp_path / "nowhere"))
+    with pytest.raises(TableRefused, match="is no folder"):
+        revisions_folder()
