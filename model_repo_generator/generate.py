@@ -139,6 +139,11 @@ def _versions_for(deployment: Deployment) -> Mapping[str, str]:
 
 def placed(plan: Plan, deployment: Deployment, profile: Profile) -> Plan:
     """The plan with a placement. Raises PlanFault."""
+    if more := deployment.to_cluster().more_entries:
+        raise PlanFault(
+            f"cluster.entries: {len(more) + 1} entries can be planned and simulated, but not be served yet; "
+            "give one 'entry' to make a repository"
+        )
     check_pipelines(deployment, profile, plan)
     if plan.placement is None:
         plan = dataclasses.replace(plan, placement=place(plan, deployment.to_cluster()))

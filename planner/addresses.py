@@ -140,15 +140,16 @@ def port_faults(cluster: Cluster, models: Sequence[str]) -> Iterator[str]:
 
 def _uses(cluster: Cluster, models: Sequence[str]) -> Iterator[tuple[str, int, str, str]]:
     """(host, port, protocol, what for) of everything that will listen."""
-    servers: tuple[EntryServer | Server, ...] = (cluster.entry, *cluster.servers)
+    servers: tuple[EntryServer | Server, ...] = (*cluster.entries, *cluster.servers)
     for server in servers:
         for field in ("http_port", "grpc_port", "metrics_port"):
             yield server.host, getattr(server, field), "tcp", f"{field} of server {server.name!r}"
-    entry = cluster.entry
-    for index, model in enumerate(models):
-        port, owner = entry.feedback_port + index, f"the feedback port of model {model!r}"
-        yield entry.host, port, "udp", owner
-        yield entry.host, port, "tcp", owner
+    for entry in cluster.entries:
+        at = f" at entry {entry.name!r}" if cluster.more_entries else ""
+        for index, model in enumerate(models):
+            port, owner = entry.feedback_port + index, f"the feedback port of model {model!r}{at}"
+            yield entry.host, port, "udp", owner
+            yield entry.host, port, "tcp", owner
 
 
 def same_host(host: str) -> str:

@@ -54,7 +54,7 @@ def bound_by(
             longer = replace(demand, slo_us=round(demand.slo_us * LONGER_SLO))
             if _cheapest(_enumerate(problem, longer, problem.cluster), prices) < price * (1 - NOTABLE):
                 what.append("slo")
-        result.append((*what, *at_entry))
+        result.append((*what, *dict.fromkeys(at_entry)))
     return result
 
 

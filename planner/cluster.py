@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+
+from planner.serial import LATER
 
 
 class Executor(Enum):
@@ -93,11 +95,14 @@ class Cluster:
     entry: EntryServer = EntryServer()
     carried_share: float = 1.0
     """The part of any link's bandwidth that frames and tensors get; the rest is headers. 1.0 in the paper."""
+    more_entries: tuple[EntryServer, ...] = field(default=(), metadata=LATER)
+    """Beside `entry`: every entry takes frames of every model."""
 
     def __post_init__(self) -> None:
         names = [gpu_class.name for gpu_class in self.gpu_classes]
         _require_unique("gpu_classes", names)
-        _require_unique("servers", [server.name for server in self.servers] + [self.entry.name])
+        entries = [entry.name for entry in self.entries]
+        _require_unique("servers", [server.name for server in self.servers] + entries)
         for server in self.servers:
             if server.gpu not in names:
                 raise ValueError(
@@ -110,13 +115,19 @@ class Cluster:
                     f"server {server.name}: bandwidth_gbps {server.bandwidth_gbps} must be above 0"
                 )
             _require_cores(f"server {server.name}", server.cores)
-        _require_cores(f"entry {self.entry.name}", self.entry.cores)
-        for field in ("bandwidth_gbps", "client_bandwidth_gbps"):
-            gbps = getattr(self.entry, field)
-            if gbps is not None and not gbps > 0:
-                raise ValueError(f"entry {self.entry.name}: {field} {gbps} must be above 0")
+        for entry in self.entries:
+            _require_cores(f"entry {entry.name}", entry.cores)
+            for name in ("bandwidth_gbps", "client_bandwidth_gbps"):
+                gbps = getattr(entry, name)
+                if gbps is not None and not gbps > 0:
+                    raise ValueError(f"entry {entry.name}: {name} {gbps} must be above 0")
         if not 0 < self.carried_share <= 1:
             raise ValueError(f"carried_share {self.carried_share} must be above 0 and at most 1")
+
+    @property
+    def entries(self) -> tuple[EntryServer, ...]:
+        """All of them, `entry` first."""
+        return (self.entry, *self.more_entries)
 
     def gpu_class(self, name: str) -> GpuClass:
         """The class called `name`. Raises KeyError."""
@@ -142,9 +153,9 @@ class Cluster:
         return self.carried_share * min(self._slowest_gbps(sender), self._slowest_gbps(receiver))
 
     def entry_gbps(self, gpu: str) -> float:
-        """The same between the entry and a class."""
-        entry = math.inf if self.entry.bandwidth_gbps is None else self.entry.bandwidth_gbps
-        return self.carried_share * min(entry, self._slowest_gbps(gpu))
+        """The same between the entry, the slowest of several, and a class."""
+        links = [entry.bandwidth_gbps for entry in self.entries if entry.bandwidth_gbps is not None]
+        return self.carried_share * min(*links, math.inf, self._slowest_gbps(gpu))
 
     def cores_per_server(self, gpu: str) -> float:
         """The least cores of this class's servers; infinite where they are not modelled."""
@@ -160,7 +171,7 @@ def _require_cores(where: str, cores: int | None) -> None:
         raise ValueError(f"{where}: cores {cores} must be at least 1")
 
 
-def _require_unique(field: str, names: list[str]) -> None:
+def _require_unique(where: str, names: list[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
-            raise ValueError(f"{field}: the name {name!r} is used {count} times; names must be unique")
+            raise ValueError(f"{where}: the name {name!r} is used {count} times; names must be unique")

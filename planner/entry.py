@@ -1,4 +1,4 @@
-"""What the entry server carries: rows of the plan that bound all models' rates together.
+"""What the entry servers carry: rows of the plan that bound all models' rates together.
 
 Notation   m models; e rows of the entry; X_m frames/s of m; F_m, A_m bits of a frame and of its answer; h_m
            time of the entry's cores per frame; B, C the entry's link and its link to clients; H its cores
@@ -6,6 +6,14 @@ Link out   sum_m (F_m + A_m) X_m <= B      frames to first stages, answers to cl
 Link in    sum_m (F_m + A_m) X_m <= B      frames from clients, answers from last stages
            with a link to clients of their own: F_m out, A_m in on B; F_m in, A_m out on C
 Cores      sum_m h_m X_m <= H
+
+Of N entries each has such rows. Clients bring 1 / N of a model's frames to each, and o_m of its throughput is
+the entry's own (its shards; 1 / N until there are shards). What comes and is not its own goes on to another
+entry, max(0, 1 / N - o_m), and comes from others where it owns more, max(0, o_m - 1 / N). So per frame of m
+
+Link out   o_m F + 1 / N A + away F + from A      Link in   1 / N F + o_m A + from F + away A
+           with a link to clients: 1 / N F in and 1 / N A out are on C
+Cores      h_m (1 / N + from)
 
 A row does not depend on pipelines. So it takes part in the relaxation and in the MILP as one row on z (or on
 the models' shares u_m of it), and for given rates it is a condition.
@@ -18,10 +26,10 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from planner.cluster import Cluster
+from planner.cluster import Cluster, EntryServer
 from planner.plan import EntryUse, ModelPlan
 from planner.problem import Problem
 from planner.rates import FrameEnds, ends_of
@@ -37,6 +45,8 @@ class EntryRow:
     capacity: float
     per_frame: tuple[float, ...]
     carried: float = 1.0
+    server: str = ""
+    """Which entry, where there are several."""
 
     def used(self, rates: Sequence[float]) -> float:
         """What these rates of all models take."""
@@ -48,39 +58,88 @@ class EntryRow:
         return self.capacity / used if used > 0 else math.inf
 
 
-def entry_rows(problem: Problem) -> tuple[EntryRow, ...]:
-    """Of the problem's models, in the demands' order; none where the way in and out is not counted."""
+def entry_rows(problem: Problem, owned: Mapping[str, Sequence[float]] | None = None) -> tuple[EntryRow, ...]:
+    """Of the problem's models, in the demands' order; none where the way in and out is not counted. owned: by
+    entry, the share of each model's throughput that it has; None: an equal part of all.
+    """
     found = [
         ends_of(problem.profile.model(demand.model), demand, problem.options) for demand in problem.demands
     ]
     ends = [one for one in found if one is not None]
-    return tuple(_rows(problem.cluster, ends)) if ends else ()
+    if not ends:
+        return ()
+    entries = problem.cluster.entries
+    if len(entries) == 1:
+        return tuple(_rows(problem.cluster, entries[0], "", [_ALL] * len(ends), ends))
+    even = [1 / len(entries)] * len(ends)
+    return tuple(
+        row
+        for entry in entries
+        for row in _rows(
+            problem.cluster,
+            entry,
+            entry.name,
+            [_Part.of(share, len(entries)) for share in (even if owned is None else owned[entry.name])],
+            ends,
+        )
+    )
 
 
-def _rows(cluster: Cluster, ends: Sequence[FrameEnds]) -> list[EntryRow]:
-    entry, carried = cluster.entry, cluster.carried_share
-    frames = tuple(one.frame_bytes * 8 / 1e9 for one in ends)
-    answers = tuple(one.answer_bytes * 8 / 1e9 for one in ends)
-    both = tuple(map(sum, zip(frames, answers, strict=True)))
-    rows = []
+@dataclass(frozen=True)
+class _Part:
+    """What passes one entry of one frame/s of a model: from clients, its own, passed on, got from others."""
 
-    def link(direction: str, resource: str, gbps: float | None, per_frame: tuple[float, ...]) -> None:
+    come: float
+    own: float
+    away: float
+    got: float
+
+    @classmethod
+    def of(cls, own: float, entries: int) -> _Part:
+        come = 1 / entries
+        return cls(come=come, own=own, away=max(0.0, come - own), got=max(0.0, own - come))
+
+
+_ALL = _Part(come=1.0, own=1.0, away=0.0, got=0.0)
+
+
+def _rows(
+    cluster: Cluster, entry: EntryServer, server: str, parts: Sequence[_Part], ends: Sequence[FrameEnds]
+) -> Iterator[EntryRow]:
+    """server: the entry's name where there are several; ''."""
+    carried = cluster.carried_share
+    frames = [one.frame_bytes * 8 / 1e9 for one in ends]
+    answers = [one.answer_bytes * 8 / 1e9 for one in ends]
+
+    def link(
+        direction: str, resource: str, gbps: float | None, per_frame: tuple[float, ...]
+    ) -> Iterator[EntryRow]:
         if gbps is not None:
-            name = f"{resource} {direction}"
-            rows.append(EntryRow(name, resource, "Gbit/s", gbps * carried, per_frame, carried))
+            name = f"{server} {resource} {direction}".strip()
+            yield EntryRow(name, resource, "Gbit/s", gbps * carried, per_frame, carried, server)
 
+    every = list(zip(parts, frames, answers, strict=True))
+    to_fleet = [(part.own + part.away) * f + part.got * a for part, f, a in every]
+    from_fleet = [(part.own + part.away) * a + part.got * f for part, f, a in every]
+    to_clients = [part.come * a for part, _, a in every]
+    from_clients = [part.come * f for part, f, _ in every]
     if entry.client_bandwidth_gbps is None:
-        link("out", "link", entry.bandwidth_gbps, both)
-        link("in", "link", entry.bandwidth_gbps, both)
+        yield from link("out", "link", entry.bandwidth_gbps, _added(to_fleet, to_clients))
+        yield from link("in", "link", entry.bandwidth_gbps, _added(from_clients, from_fleet))
     else:
-        link("out", "link", entry.bandwidth_gbps, frames)
-        link("in", "link", entry.bandwidth_gbps, answers)
-        link("out", "client link", entry.client_bandwidth_gbps, answers)
-        link("in", "client link", entry.client_bandwidth_gbps, frames)
+        yield from link("out", "link", entry.bandwidth_gbps, tuple(to_fleet))
+        yield from link("in", "link", entry.bandwidth_gbps, tuple(from_fleet))
+        yield from link("out", "client link", entry.client_bandwidth_gbps, tuple(to_clients))
+        yield from link("in", "client link", entry.client_bandwidth_gbps, tuple(from_clients))
     if entry.cores is not None and any(one.entry_us for one in ends):
-        busy = tuple(one.entry_us / 1e6 for one in ends)
-        rows.append(EntryRow("cores", "cores", "core", float(entry.cores), busy))
-    return rows
+        busy = tuple(
+            one.entry_us / 1e6 * (part.come + part.got) for one, part in zip(ends, parts, strict=True)
+        )
+        yield EntryRow(f"{server} cores".strip(), "cores", "core", float(entry.cores), busy, server=server)
+
+
+def _added(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
+    return tuple(map(sum, zip(one, other, strict=True)))
 
 
 def most_factor(rows: Sequence[EntryRow], rates: Sequence[float]) -> float:
@@ -126,8 +185,8 @@ def entry_use(
     """
     rates = [model.throughput_rps for model in models]
     uses = []
-    for resource in dict.fromkeys(row.resource for row in rows):
-        mine = [row for row in rows if row.resource == resource]
+    for server, resource in dict.fromkeys((row.server, row.resource) for row in rows):
+        mine = [row for row in rows if (row.server, row.resource) == (server, resource)]
         uses.append(
             EntryUse(
                 resource=resource,
@@ -135,6 +194,7 @@ def entry_use(
                 capacity=mine[0].capacity / mine[0].carried,
                 busy=max(row.used(rates) / row.capacity for row in mine),
                 price=sum(prices.get(row.name, 0.0) * row.carried for row in mine),
+                server=server,
             )
         )
     return tuple(uses)

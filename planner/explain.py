@@ -111,7 +111,7 @@ def _end_faults(problem: Problem) -> list[str]:
     """What counting the way in and out needs to know."""
     faults = []
     known = {profile.model: profile for profile in problem.profile.models}
-    if problem.cluster.entry.bandwidth_gbps is None:
+    if any(entry.bandwidth_gbps is None for entry in problem.cluster.entries):
         faults.append("cluster.entry: bandwidth_gbps is missing; accepted is any number > 0")
     for demand in problem.demands:
         profile = known.get(demand.model)

@@ -22,6 +22,7 @@ from planner.pools import by_pool, plan_by_pool
 from planner.problem import Demand, Objective, Problem
 from planner.profile import ModelProfile
 from planner.rates import assemble, batch_build_us, budget_us, ends_of, stage_latency_us, variation_us
+from planner.shards import owned_shares, shard_faults
 
 RELATIVE = 1e-6
 SHARE_TOLERANCE = 1e-9
@@ -61,6 +62,9 @@ def violations(plan: Plan, problem: Problem) -> list[str]:
         faults += placement_violations(plan, plan.placement, problem.cluster)
         if problem.options.count_ends and not faults:
             faults += _overloaded(plan, plan.placement, problem)
+    for shards in plan.shards:
+        pipelines = plan.model(shards.model).pipelines
+        faults += shard_faults(shards, tuple(tuple(one.workers for one in each.stages) for each in pipelines))
     return faults
 
 
@@ -155,6 +159,8 @@ def _times(
 def _entry(plan: Plan, problem: Problem) -> Iterator[str]:
     """The entry carries what is planned, and pipelines are slower than their pools only where it is full."""
     rows = entry_rows(problem)
+    if plan.shards:
+        rows += entry_rows(problem, owned_shares(plan.shards, problem.cluster.entries))
     rates = [model.throughput_rps for model in plan.models]
     for row in rows:
         if row.used(rates) > row.capacity * (1 + RELATIVE):
@@ -232,7 +238,7 @@ def placement_violations(plan: Plan, placement: Placement, cluster: Cluster) -> 
         if owner.setdefault(where, (worker.model, worker.stage)) != (worker.model, worker.stage):
             faults.append(f"GPU {where} serves two models or stage positions")
     faults += [f"GPU {where} is filled to {float(share):.2f}" for where, share in filled.items() if share > 1]
-    for name in (*servers, cluster.entry.name):
+    for name in (*servers, *(entry.name for entry in cluster.entries)):
         there = [share for share in placement.link_shares if share.server == name]
         for direction in ("uplink", "downlink"):
             total = math.fsum(getattr(share, direction) for share in there)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from planner.cluster import Cluster
+from planner.cluster import Cluster, EntryServer
 from planner.placement import LinkShare, PlacedWorker
 from planner.plan import ModelPlan, Plan
 from planner.rates import wire_us
@@ -73,8 +73,11 @@ def _need_of_hop(model: ModelPlan, worker: PlacedWorker, hop: int) -> float:
 
 
 def _entry_shares(plan: Plan, cluster: Cluster) -> list[LinkShare]:
-    """Of every model whose way in and out is counted."""
-    entry = cluster.entry
+    return [share for entry in cluster.entries for share in _shares_at(entry, plan, cluster)]
+
+
+def _shares_at(entry: EntryServer, plan: Plan, cluster: Cluster) -> list[LinkShare]:
+    """Of every model whose way in and out is counted, at one entry; of several, each has an equal part."""
     if entry.bandwidth_gbps is None:
         return []
     gbps = entry.bandwidth_gbps * cluster.carried_share
@@ -85,8 +88,9 @@ def _entry_shares(plan: Plan, cluster: Cluster) -> list[LinkShare]:
     for model in plan.models:
         if model.frame is not None:
             to_clients = model.answer_bytes if shared_with_clients else 0
-            up[model.model] = model.throughput_rps * wire_us(model.frame.bytes + to_clients, gbps) / 1e6
-            down[model.model] = model.throughput_rps * wire_us(model.answer_bytes, gbps) / 1e6
+            rate_rps = model.throughput_rps / len(cluster.entries)
+            up[model.model] = rate_rps * wire_us(model.frame.bytes + to_clients, gbps) / 1e6
+            down[model.model] = rate_rps * wire_us(model.answer_bytes, gbps) / 1e6
             frames[model.model] = model.frame.bytes / (model.frame.bytes + to_clients)
     return [
         LinkShare(

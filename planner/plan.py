@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from planner.frames import FrameSize
 from planner.placement import Placement
+from planner.serial import LATER
+from planner.shards import ModelShards
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class EntryUse:
     capacity: float
     busy: float
     price: float
+    server: str = field(default="", metadata=LATER)
+    """Which entry, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,8 @@ class Plan:
     """Per hour, of the GPUs in use of each class."""
     survival: Survival | None = None
     """Of a plan that must survive losses."""
+    shards: tuple[ModelShards, ...] = field(default=(), metadata=LATER)
+    """Of each model, where there are several entries."""
 
     def model(self, name: str) -> ModelPlan:
         """The plan of model `name`. Raises KeyError."""

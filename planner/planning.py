@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from planner import serial
 from planner.absent import with_prices_of_absent
-from planner.assembly import assemble_plan, model_plan, within_entry
+from planner.assembly import assemble_plan, model_plan, objective_of, utilisation, within_entry
 from planner.baselines import dart_models, one_stage
 from planner.binding import bound_by
 from planner.entry import EntryRow, entry_rows, entry_use, most_factor
@@ -32,12 +32,14 @@ from planner.formulation import MilpProblem
 from planner.losses import KeptShares, kept_shares
 from planner.pipelines import Columns, enumerate_columns
 from planner.placing import place
-from planner.plan import Plan
+from planner.plan import ModelPlan, Plan
 from planner.pools import by_pool, with_classes
 from planner.prices import RatesTooHigh, WantedModel, relax
 from planner.problem import Demand, Objective, Problem, weight_of
 from planner.queueing import reserves
 from planner.search import FAST, PROVEN, Effort, FoundPlan, NothingFound, gpu_counts_of, search
+from planner.sharding import plan_shards
+from planner.shards import owned_shares
 from planner.shortage import too_few_gpus
 from planner.solver import version
 from planner.surviving import (
@@ -79,12 +81,43 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
     made = with_classes(made, whole.cluster)
     if made.placement is None:
         made = replace(made, placement=place(made, whole.cluster))
+    made = _with_shards(made, replace(whole, demands=resolved.demands))
     check(made, replace(whole, demands=resolved.demands))
     idle = [gpu for gpu, used in made.gpus_used.items() if not used]
     made = replace(made, unusable=unusable_gpus(resolved, idle))
     if planner == "ppipe":
         made = with_prices_of_absent(made, problem, _reached(problem, made, effort))
     return made
+
+
+def _with_shards(made: Plan, problem: Problem) -> Plan:
+    """The plan of several entries with its shards, at rates that each carries with what it passes on.
+
+    Raises Infeasible.
+    """
+    shards = plan_shards(made, problem)
+    if not shards:
+        return made
+    rows = entry_rows(problem, owned_shares(shards, problem.cluster.entries))
+    slowed = within_entry(problem, made.models, rows, trim=False)
+    if tuple(slowed) != made.models:
+        _require_wanted(problem, slowed, rows)
+        objective = objective_of(problem, slowed)
+        gap = abs(made.upper_bound - objective) / objective if objective else 0.0
+        busy = utilisation(problem, slowed)
+        made = replace(made, models=tuple(slowed), objective=objective, gap=gap, utilisation=busy)
+        shards = plan_shards(made, problem)
+    prices = {(use.server, use.resource): use.price for use in made.entry}
+    entry = [replace(use, price=prices[use.server, use.resource]) for use in entry_use(rows, made.models, {})]
+    return replace(made, shards=shards, entry=tuple(entry))
+
+
+def _require_wanted(problem: Problem, slowed: Sequence[ModelPlan], rows: Sequence[EntryRow]) -> None:
+    """Raises Infeasible where these are below the rates of min-cost."""
+    if problem.options.objective is Objective.MIN_COST:
+        rates = [demand.rate_rps or 0.0 for demand in problem.demands]
+        if any(one.throughput_rps < rate for one, rate in zip(slowed, rates, strict=True)):
+            raise entry_too_small(rows, rates)
 
 
 def _reached(problem: Problem, made: Plan, effort: Effort) -> Callable[[Problem], float]:

@@ -15,6 +15,7 @@ from enum import Enum
 
 from planner.execution import ExecutorOptions
 from planner.frames import NO_COST, FrameCost
+from planner.serial import LATER
 
 
 class Source(Enum):
@@ -106,6 +107,9 @@ class Overheads:
     hop_us_per_byte: float = 0.0
     entry: FrameCost = NO_COST
     """Time of the entry's cores per frame: taking it in, sending it on, answering."""
+    dispatch: FrameCost = field(default=NO_COST, metadata=LATER)
+    """Time of the dispatcher's own process per frame, which no second core shortens: 1e6 over it is the most
+    frames/s of one dispatcher (`scripts/benchmarks dispatch`)."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LATER: Mapping[str, bool] = types.MappingProxyType({"later": True})
+"""Metadata of a field that came later: written only where it is not its default, so that what does not use it
+has the text, and the hash, that it had before.
+"""
 
 
 class FormatError(ValueError):
@@ -36,7 +40,11 @@ def dumps(record: Any) -> str:
 def to_plain(value: Any) -> Any:
     """`value` as dicts, lists and scalars, in field order."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not (field.metadata.get("later") and getattr(value, field.name) == field.default)
+        }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):

@@ -39,6 +39,8 @@ def plan_table(plan: Plan) -> RenderableType:
     parts.append(_classes(plan))
     if plan.entry:
         parts.append(_entry(plan))
+    if plan.shards:
+        parts.append(_shards(plan))
     return Group(*parts, _verdict(plan))
 
 
@@ -161,8 +163,32 @@ def _entry(plan: Plan) -> Table:
     for name in ("entry server", "there", "busy", "price of one more"):
         table.add_column(name, justify="left" if name == "entry server" else "right")
     for use in plan.entry:
+        where = f"{use.server}: {use.resource}" if use.server else use.resource
         there = f"{use.capacity:g} {use.unit}" + ("s" if use.unit == "core" and use.capacity != 1 else "")
-        table.add_row(use.resource, there, f"{use.busy:.1%}", f"+{use.price:.4g}")
+        table.add_row(where, there, f"{use.busy:.1%}", f"+{use.price:.4g}")
+    return table
+
+
+def _shards(plan: Plan) -> Table:
+    """Whose dispatchers schedule which part of each model, why so many, and what dividing the pools costs."""
+    notes = ["cost: what random arrivals can use less than of undivided pools, if no frame is ever passed on"]
+    if any(one.assumed for one in plan.shards):
+        notes.append("what a dispatcher carries is assumed: measure it with scripts/benchmarks dispatch")
+    for one in plan.shards:
+        if one.too_few:
+            carried = len(one.shards) * (one.dispatcher_rps or 0.0)
+            notes.append(
+                f"{one.model}: its {len(one.shards)} dispatchers carry {carried:.0f} frames/s; "
+                f"the planned rate takes {one.for_rate} shards"
+            )
+    table = Table(title="shards", caption="\n".join(notes), caption_justify="left")
+    for name in ("model", "shards by home", "for the rate", "a dispatcher carries", "cost"):
+        table.add_column(name, justify="left" if name in ("model", "shards by home") else "right")
+    for one in plan.shards:
+        whole = sum(shard.throughput_rps for shard in one.shards)
+        homes = ", ".join(f"{shard.order[0]} {shard.throughput_rps / whole:.0%}" for shard in one.shards)
+        carries = "" if one.dispatcher_rps is None else f"{one.dispatcher_rps:.0f} rps"
+        table.add_row(one.model, homes, str(one.for_rate), carries, f"{one.cost:.1%}")
     return table
 
 

@@ -3,7 +3,8 @@
 Rules
 - Servers of groups by count are called <class>-0, -1, ... through all groups of their class; names that
   listed servers have are left out.
-- Ports that are not stated are given out upwards from base_port: the entry's, then server by server.
+- Ports that are not stated are given out upwards from base_port: the entry's, then server by server, then
+  those of further entries.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Device = Annotated[
 ]
 PORTS_PER_SERVER = 3
 ENTRY_PORTS = 3
+MOST_ENTRIES = 64
 CARRIED_SHARE = 0.95
 """What TCP over Ethernet carries of a link's bandwidth: 1,448 of 1,538 bytes per packet, and some reserve."""
 CORES_PER_GPU = 4
@@ -114,12 +116,33 @@ class EntrySpec(Spec):
     cores: int | None = Field(default=None, ge=1, le=1024)
 
 
+class ListedEntrySpec(EntrySpec):
+    """One of several entries."""
+
+    name: Name
+
+
+def _listed(entries: object) -> object:
+    """A count as the entries that it means."""
+    if isinstance(entries, list | tuple):
+        return entries
+    if isinstance(entries, bool) or not isinstance(entries, int):
+        raise ValueError("expected a list of entries, each with its name, or a count")
+    if not 1 <= entries <= MOST_ENTRIES:
+        raise ValueError(f"a count of entries is from 1 to {MOST_ENTRIES}")
+    return tuple({"name": f"entry-{number}"} for number in range(entries))
+
+
 class ClusterSpec(Spec):
-    """Classes, server groups, the entry server. `base_port`: local ports are given out upwards from here."""
+    """Classes, server groups, and what takes clients' frames: one `entry`, or several `entries`, a list or a
+    count. With a count, `entry` states what they have in common: host, links, cores. `base_port`: local ports
+    are given out upwards from here.
+    """
 
     gpu_classes: tuple[GpuClassSpec, ...] = Field(min_length=1)
     groups: tuple[ServerGroupSpec, ...] = Field(min_length=1)
     entry: EntrySpec = EntrySpec()
+    entries: Annotated[tuple[ListedEntrySpec, ...], BeforeValidator(_listed)] = ()
     bandwidth_gbps: float = Field(default=10.0, gt=0)
     base_port: int = Field(default=18000, ge=1024, le=60000)
 
@@ -135,30 +158,69 @@ class ClusterSpec(Spec):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _entry_or_entries(self) -> ClusterSpec:
+        stated = [one for one in self.entries if one != ListedEntrySpec(name=one.name)]
+        if stated and self.entry != EntrySpec():
+            raise ValueError(
+                "entry and entries: give one 'entry', or a list of 'entries' that says all of each"
+            )
+        if len(self.entries) > 1 and not stated:
+            ports = ("http_port", "grpc_port", "metrics_port", "feedback_port")
+            if any(getattr(self.entry, port) for port in ports):
+                raise ValueError(
+                    f"entry: its ports cannot be those of {len(self.entries)} entries; leave them out, "
+                    "or give a list of 'entries'"
+                )
+        names = [one.name for one in self.entries]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"entries: the name {twice[0]!r} is used more than once; names must be unique")
+        return self
+
 
 def cluster_of(spec: ClusterSpec, models: int) -> Cluster:
     """The cluster, with ports for so many models. Raises ValueError."""
     port = spec.base_port
-    entry = EntryServer(
-        host=spec.entry.host,
-        http_port=spec.entry.http_port or port,
-        grpc_port=spec.entry.grpc_port or port + 1,
-        metrics_port=spec.entry.metrics_port or port + 2,
-        feedback_port=spec.entry.feedback_port or port + 3,
-        bandwidth_gbps=spec.entry.bandwidth_gbps or spec.bandwidth_gbps,
-        client_bandwidth_gbps=spec.entry.client_bandwidth_gbps,
-        cores=spec.entry.cores,
-    )
-    first = port + ENTRY_PORTS + 2 * models  # two revisions may be loaded side by side
+    entry_ports = ENTRY_PORTS + 2 * models  # two revisions may be loaded side by side
+    first = port + entry_ports
     servers = [
         _server(spec, group, server, first + PORTS_PER_SERVER * index)
         for index, (group, server) in enumerate(_grouped_servers(spec))
     ]
+    specs = list(_entry_specs(spec))
+    more = first + PORTS_PER_SERVER * len(servers)
+    ports = [port, *(more + entry_ports * number for number in range(len(specs) - 1))]
+    entries = [_entry(spec, name, one, at) for (name, one), at in zip(specs, ports, strict=True)]
     return Cluster(
         gpu_classes=tuple(_gpu_class(gpu_class) for gpu_class in spec.gpu_classes),
         servers=_with_devices(spec, servers),
-        entry=entry,
+        entry=entries[0],
         carried_share=CARRIED_SHARE,
+        more_entries=tuple(entries[1:]),
+    )
+
+
+def _entry_specs(spec: ClusterSpec) -> Iterator[tuple[str, EntrySpec]]:
+    """By name. A list states each in full; of a count all are as `entry` says."""
+    if not spec.entries:
+        yield EntryServer().name, spec.entry
+    for one in spec.entries:
+        counted = one == ListedEntrySpec(name=one.name)
+        yield one.name, spec.entry if counted else one
+
+
+def _entry(spec: ClusterSpec, name: str, entry: EntrySpec, port: int) -> EntryServer:
+    return EntryServer(
+        name=name,
+        host=entry.host,
+        http_port=entry.http_port or port,
+        grpc_port=entry.grpc_port or port + 1,
+        metrics_port=entry.metrics_port or port + 2,
+        feedback_port=entry.feedback_port or port + 3,
+        bandwidth_gbps=entry.bandwidth_gbps or spec.bandwidth_gbps,
+        client_bandwidth_gbps=entry.client_bandwidth_gbps,
+        cores=entry.cores,
     )
 
 

@@ -17,7 +17,7 @@ from planner.deployment.model import ModelSpec, demand_of, input_spec
 from planner.deployment.preprocess import PreprocessSpec
 from planner.deployment.recipe import prepare_key, recipe_of
 from planner.deployment.spec import AbsolutePath, Name, Spec
-from planner.frames import ASSUMED_ENTRY, NO_COST, FrameCost, assumed_prepare
+from planner.frames import ASSUMED_DISPATCH, ASSUMED_ENTRY, NO_COST, FrameCost, assumed_prepare
 from planner.manifest import TlsFiles
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile, Profile
@@ -156,6 +156,8 @@ class Deployment(Spec):
         overheads = profile.overheads
         if overheads.entry == NO_COST:
             overheads = replace(overheads, entry=ASSUMED_ENTRY)
+        if len(self.cluster.entries) > 1 and overheads.dispatch == NO_COST:
+            overheads = replace(overheads, dispatch=ASSUMED_DISPATCH)
         prepare = None if spec.preprocess is None else _prepare_cost(spec, spec.preprocess, profile)
         return replace(profile, overheads=overheads, prepare=prepare)
 

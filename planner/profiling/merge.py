@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from planner.execution import ExecutorOptions
+from planner.frames import FrameCost
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
 
 
@@ -97,7 +98,13 @@ def _larger(all_overheads: Sequence[Overheads]) -> Overheads:
         stage_us=max(each.stage_us for each in all_overheads),
         hop_us=max(each.hop_us for each in all_overheads),
         hop_us_per_byte=max(each.hop_us_per_byte for each in all_overheads),
+        entry=_costliest([each.entry for each in all_overheads]),
+        dispatch=_costliest([each.dispatch for each in all_overheads]),
     )
+
+
+def _costliest(costs: Sequence[FrameCost]) -> FrameCost:
+    return max(costs, key=lambda cost: (cost.fixed_us, cost.us_per_byte, cost.us_per_pixel))
 
 
 def _better(model: str, one: LatencyTable, other: LatencyTable) -> LatencyTable:

@@ -19,7 +19,7 @@ from planner.deployment import (
     recipe_of,
 )
 from planner.expectation import Expectation
-from planner.profile import TensorSpec
+from planner.profile import ModelProfile, Profile, TensorSpec
 
 EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
 
@@ -277,3 +277,66 @@ def test_a_byte_order_mark_and_merged_keys_are_fine(tmp_path: Path) -> None:
     path.write_text("base: &b {x: 1}\nother: {<<: *b, x: 2}\n")
     with pytest.raises(DeploymentError, match="unknown field"):
         load_deployment(path)
+
+
+TWO_ENTRIES = [
+    {"name": "a", "host": "10.0.0.1", "bandwidth_gbps": 25, "cores": 8},
+    {"name": "b", "host": "10.0.0.2", "http_port": 9000},
+]
+
+
+def test_entries_are_one_a_list_or_a_count() -> None:
+    assert [entry.name for entry in parse_deployment(PLAIN, "f").to_cluster().entries] == ["entry"]
+    listed = parse_deployment(changed("cluster.entries", TWO_ENTRIES), "f").to_cluster().entries
+    assert [(one.name, one.host, one.bandwidth_gbps, one.cores) for one in listed] == [
+        ("a", "10.0.0.1", 25, 8),
+        ("b", "10.0.0.2", 10, None),
+    ]
+    assert (listed[0].http_port, listed[1].http_port) == (20000, 9000)
+    plain = changed("cluster.entries", 3)
+    plain["cluster"]["entry"] = {"bandwidth_gbps": 40, "cores": 4}
+    counted = parse_deployment(plain, "f").to_cluster()
+    assert [(one.name, one.bandwidth_gbps, one.cores) for one in counted.entries] == [
+        (f"entry-{number}", 40, 4) for number in range(3)
+    ]
+    ports = [
+        port
+        for one in (*counted.entries, *counted.servers)
+        for port in (one.http_port, one.grpc_port, one.metrics_port)
+    ]
+    assert len(set(ports)) == len(ports)
+
+
+@pytest.mark.parametrize(
+    ("entries", "entry", "said"),
+    [
+        ([{"name": "a"}, {"name": "a", "host": "10.0.0.2"}], {}, "the name 'a' is used more than once"),
+        (
+            [{"name": "a", "http_port": 9000}, {"name": "b", "http_port": 9000}],
+            {},
+            "port 9000 of 127.0.0.1 is http_port of server 'a' and http_port of server 'b'",
+        ),
+        ([{"name": "L4-0", "cores": 2}, {"name": "b"}], {}, "the name 'L4-0' is used 2 times"),
+        ([{"host": "10.0.0.2"}], {}, "cluster.entries.0.name: Field required"),
+        ([{"name": "a", "host": "10.0.0.2"}], {"cores": 4}, "give one 'entry', or a list of 'entries'"),
+        (2, {"http_port": 9000}, "its ports cannot be those of 2 entries"),
+        (0, {}, "a count of entries is from 1 to 64"),
+        (65, {}, "a count of entries is from 1 to 64"),
+        (True, {}, "cluster.entries: expected a list of entries, each with its name, or a count"),
+        ("two", {}, "cluster.entries: expected a list of entries, each with its name, or a count"),
+        ([{"name": "a", "host": "10.0.0.1", "port": 1}], {}, "unknown field; did you mean 'http_port'?"),
+    ],
+)
+def test_entries_that_cannot_be_are_told_with_field_and_reason(entries: Any, entry: Any, said: str) -> None:
+    plain = changed("cluster.entries", entries)
+    plain["cluster"]["entry"] = entry
+    with pytest.raises(DeploymentError) as caught:
+        parse_deployment(plain, "f")
+    assert said in str(caught.value)
+
+
+def test_what_a_dispatcher_carries_counts_where_there_are_several() -> None:
+    profile = Profile(models=(ModelProfile(model="net", cut_bytes=(), tables=()),))
+    assert not parse_deployment(PLAIN, "f").with_costs(profile).model("net").overheads.dispatch.assumed
+    several = parse_deployment(changed("cluster.entries", 2), "f").with_costs(profile)
+    assert several.model("net").overheads.dispatch.assumed
