@@ -124,13 +124,23 @@ def test_the_bundle_is_kept_up_to_date_where_there_are_options(folder: Path, dat
     assert "24.11" in (folder / "kubernetes" / "servers-street-entry-server.yaml").read_text()
 
 
-def test_the_script_takes_several_folders(folder: Path) -> None:
-    script = ROOT / "scripts" / "ci-regenerate"
+def test_the_script_takes_several_folders_and_makes_a_page_of_each(
+    folder: Path, data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    script, reports = ROOT / "scripts" / "ci-regenerate", tmp_path_factory.mktemp("ci") / "reports"
     ended = subprocess.run([script, folder, "/nowhere"], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "| added | cars_body | on entry |" in ended.stdout
     assert "/nowhere/deployment.yaml" in ended.stderr
     assert subprocess.run([script], capture_output=True, timeout=60).returncode == 2
+    change_slo(folder, data, 60)
+    command = [script, "--reports", reports, "--check", folder]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 1
+    (page,) = reports.iterdir()
+    assert page.name == f"{folder.name}.html"
+    text = page.read_text(encoding="utf-8")
+    assert "A: before. B: now." in text
+    assert 'class="changed' in text
 
 
 def test_the_workflow_runs_the_script() -> None:
