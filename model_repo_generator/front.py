@@ -1,5 +1,7 @@
 """An nginx front for servers that strangers reach: only what clients need gets through, within limits.
 
+The text is templates/nginx.conf.j2.
+
 Rules
 - What is not allowed here is refused: inference and readiness of public models, nothing else. Stages, model
   control, shared memory, trace, logging, statistics and streams are not to be had.
@@ -20,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model_repo_generator.texts import render_text
 from planner.addresses import authority
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
 
@@ -27,9 +30,7 @@ MESSAGE_BYTES = 65_536
 """Of a request beside its frame: names, shapes, parameters."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_SERVICE = "/inference.GRPCInferenceService/"
 _CALLS = ("ModelInfer", "ModelMetadata", "ModelReady", "ServerLive", "ServerReady", "ServerMetadata")
-_HEALTH = "grpc.health.v1.Health/Check"
 
 
 class FrontError(Exception):
@@ -60,20 +61,20 @@ def render_front(
 ) -> str:
     """The whole nginx.conf. entries: that frames go to; the manifest's without. Raises FrontError."""
     _check(options)
-    lines = [
-        "# Written by ppipe front. nginx 1.22 or later: nginx -c FILE.",
-        "worker_processes auto;",
-        f"pid {options.folder}/nginx.pid;",
-        f"error_log {options.folder}/error.log warn;",
-        f"events {{ worker_connections {2 * options.all_connections + 64}; }}",
-        "http {",
-        *_indented(_common(manifest, options)),
-        *_indented(_upstreams(entries or (manifest.entry,))),
-        *_indented(_http(manifest, options)),
-        *_indented(_grpc(options)),
-        "}",
+    addressed = [
+        {"http": authority(entry.host, entry.http_port), "grpc": authority(entry.host, entry.grpc_port)}
+        for entry in entries or (manifest.entry,)
     ]
-    return "\n".join(lines) + "\n"
+    return render_text(
+        "nginx.conf",
+        options=options,
+        entries=addressed,
+        body_bytes=options.body_bytes or largest_body(manifest.models),
+        models="|".join(re.escape(name) for name in sorted(_public(manifest))),
+        calls="|".join(_CALLS),
+        http_address=authority(options.listen, options.http_port),
+        grpc_address=authority(options.listen, options.grpc_port),
+    )
 
 
 def largest_body(models: Sequence[ModelEntry]) -> int:
@@ -112,88 +113,6 @@ def _is_loopback(host: str) -> bool:
         raise FrontError(f"--listen {host!r}: expected an address such as 0.0.0.0, :: or 127.0.0.1") from None
 
 
-def _common(manifest: DeploymentManifest, options: FrontOptions) -> Iterator[str]:
-    yield "server_tokens off;"
-    yield "access_log off;"
-    for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
-        yield f"{kind}_temp_path {options.folder}/{kind};"
-    yield f"client_max_body_size {options.body_bytes or largest_body(manifest.models)};"
-    yield "client_body_buffer_size 512k;"
-    yield "client_header_timeout 5s;"
-    yield "client_body_timeout 10s;"
-    yield "send_timeout 10s;"
-    yield "keepalive_timeout 30s;"
-    yield "reset_timedout_connection on;"
-    yield "large_client_header_buffers 4 8k;"
-    yield "limit_conn_zone $binary_remote_addr zone=caller:10m;"
-    yield "limit_conn_zone $server_port zone=all:1m;"
-    yield f"limit_conn caller {options.connections};"
-    yield f"limit_conn all {options.all_connections};"
-    yield "limit_conn_status 503;"
-    yield "map $http_transfer_encoding $chunked { default 1; '' 0; }"
-    yield "map $http_content_encoding $compressed { default 1; '' 0; identity 0; }"
-    yield "map $http_grpc_encoding $packed { default 1; '' 0; identity 0; }"
-    allowed = "".join(f" '{origin}' 0;" for origin in options.origins)
-    yield f"map $http_origin $foreign {{ default 1; '' 0;{allowed} }}"
-
-
-def _upstreams(entries: Sequence[ServerAddress]) -> Iterator[str]:
-    for kind in ("http", "grpc"):
-        yield f"upstream entries_{kind} {{"
-        yield f"    zone entries_{kind} 256k;"
-        yield "    least_conn;"
-        for entry in entries:
-            address = authority(entry.host, getattr(entry, f"{kind}_port"))
-            yield f"    server {address} max_fails=2 fail_timeout=2s;"
-        yield "    keepalive 64;"
-        yield "}"
-
-
-def _http(manifest: DeploymentManifest, options: FrontOptions) -> Iterator[str]:
-    names = "|".join(re.escape(name) for name in sorted(_public(manifest)))
-    yield "server {"
-    yield f"    listen {authority(options.listen, options.http_port)}{_ssl(options)};"
-    yield from _indented(_certificate(options))
-    yield "    if ($chunked) { return 411; }"
-    yield "    if ($compressed) { return 415; }"
-    yield "    if ($foreign) { return 403; }"
-    yield "    proxy_http_version 1.1;"
-    yield "    proxy_set_header Connection '';"
-    yield "    proxy_set_header Origin '';"
-    yield "    proxy_request_buffering on;"
-    yield "    proxy_read_timeout 120s;"
-    yield "    proxy_next_upstream error timeout;"
-    yield "    proxy_next_upstream_tries 2;"
-    yield f"    location ~ ^/v2/models/({names})(/versions/[0-9]+)?/infer$ {{"
-    yield "        limit_except POST { deny all; }"
-    yield "        proxy_pass http://entries_http;"
-    yield "    }"
-    yield f"    location ~ ^/v2(/health/(live|ready)|/models/({names})(/versions/[0-9]+)?(/ready)?)?$ {{"
-    yield "        limit_except GET { deny all; }"
-    yield "        client_max_body_size 1k;"
-    yield "        proxy_pass http://entries_http;"
-    yield "    }"
-    yield "    location / { return 404; }"
-    yield "}"
-
-
-def _grpc(options: FrontOptions) -> Iterator[str]:
-    calls = "|".join(_CALLS)
-    yield "server {"
-    yield f"    listen {authority(options.listen, options.grpc_port)}{_ssl(options)} http2;"
-    yield from _indented(_certificate(options))
-    yield "    http2_max_concurrent_streams 128;"
-    yield "    if ($packed) { return 415; }"
-    yield "    if ($foreign) { return 403; }"
-    yield "    grpc_read_timeout 120s;"
-    yield "    grpc_next_upstream error timeout;"
-    yield "    grpc_next_upstream_tries 2;"
-    yield f"    location ~ ^{_SERVICE}({calls})$ {{ grpc_pass grpc://entries_grpc; }}"
-    yield f"    location = /{_HEALTH} {{ grpc_pass grpc://entries_grpc; }}"
-    yield "    location / { return 404; }"
-    yield "}"
-
-
 def _public(manifest: DeploymentManifest) -> Iterator[str]:
     for model in manifest.models:
         for name in (model.dispatcher, model.body_ensemble):
@@ -201,18 +120,3 @@ def _public(manifest: DeploymentManifest) -> Iterator[str]:
                 raise FrontError(f"model {name!r}: expected letters, digits, '_', '.' and '-' in its name")
             if name:
                 yield name
-
-
-def _ssl(options: FrontOptions) -> str:
-    return "" if options.certificate is None else " ssl"
-
-
-def _certificate(options: FrontOptions) -> Iterator[str]:
-    if options.certificate is not None:
-        yield f"ssl_certificate {options.certificate};"
-        yield f"ssl_certificate_key {options.key};"
-        yield "ssl_protocols TLSv1.2 TLSv1.3;"
-
-
-def _indented(lines: Iterator[str]) -> Iterator[str]:
-    return (f"    {line}" for line in lines)
