@@ -1,0 +1,103 @@
+"""Makes the steps of a rollout, one after the other, on a fleet.
+
+Rules
+- Before each step and after it, the record is written; a process that is killed at any moment leaves a
+  fleet from which steps_to makes the rest.
+- A step that fails turns the rollout back to the revision from which it came, by steps that are made from
+  what the fleet then shows. So the old plan serves on, with all of its workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables
+from planner.rollout.steps import Step, StepKind, steps_to
+from ppipe.rollout.record import RolloutRecord, RolloutStatus, save_record
+from ppipe.rollout.text import step_text
+
+
+class StepFailed(Exception):
+    """A step that could not be made; the message names the server and what it said."""
+
+
+class RunningFleet(Protocol):
+    """What a rollout does to a running deployment."""
+
+    def situation(self) -> Situation:
+        """As it is now."""
+
+    def load(self, workers: Sequence[Loadable]) -> None:
+        """Returns when all of them answer. Raises StepFailed."""
+
+    def unload(self, workers: Sequence[Loadable]) -> None:
+        """Returns when none of them is there any more. Raises StepFailed."""
+
+    def hand_over(self, tables: Tables, revision: int) -> None:
+        """Returns when all dispatchers have these tables and nothing is under way by the old ones. Raises
+        StepFailed.
+        """
+
+
+def roll_out(
+    origin: FleetRevision,
+    target: FleetRevision,
+    fleet: RunningFleet,
+    folder: Path,
+    record: RolloutRecord,
+    progress: Callable[[int, Sequence[Step]], None] = lambda done, steps: None,
+    wanted_rps: Mapping[str, float] | None = None,
+) -> RolloutRecord:
+    """The record of how it ended. `progress` hears how many of which steps are done.
+
+    Raises StepFailed when a step failed, with the fleet back at `origin`, or with the reason why it is not.
+    """
+    try:
+        return _make_steps(target, fleet, folder, record, progress, wanted_rps)
+    except StepFailed as failure:
+        back = replace(record, detail=f"going back to revision {origin.number}: {failure}", doing="", done=0)
+        try:
+            _make_steps(origin, fleet, folder, back, progress, wanted_rps)
+        except StepFailed as second:
+            detail = f"{failure}\nand the way back to revision {origin.number} failed: {second}"
+            save_record(replace(back, status=RolloutStatus.FAILED, detail=detail), folder)
+            raise StepFailed(detail) from second
+        save_record(replace(back, status=RolloutStatus.TURNED_BACK, detail=str(failure)), folder)
+        raise
+
+
+def _make_steps(
+    target: FleetRevision,
+    fleet: RunningFleet,
+    folder: Path,
+    record: RolloutRecord,
+    progress: Callable[[int, Sequence[Step]], None],
+    wanted_rps: Mapping[str, float] | None,
+) -> RolloutRecord:
+    now = fleet.situation()
+    steps = steps_to(target, now, wanted_rps)
+    workers = {**now.workers, **target.workers}
+    record = replace(record, steps=tuple(step_text(step) for step in steps))
+    progress(0, steps)
+    for done, step in enumerate(steps):
+        save_record(replace(record, done=done, doing=record.steps[done]), folder)
+        _make(step, fleet, workers, target.number)
+        save_record(replace(record, done=done + 1), folder)
+        progress(done + 1, steps)
+    ended = replace(record, done=len(steps), status=RolloutStatus.DONE)
+    save_record(ended, folder)
+    return ended
+
+
+def _make(step: Step, fleet: RunningFleet, workers: Mapping[str, Loadable], revision: int) -> None:
+    named = [workers[name] for name in step.workers]
+    if step.kind is StepKind.LOAD:
+        fleet.load(named)
+    elif step.kind is StepKind.UNLOAD:
+        fleet.unload(named)
+    else:
+        assert step.tables is not None
+        fleet.hand_over(step.tables, revision)
