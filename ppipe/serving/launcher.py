@@ -203,6 +203,20 @@ class ServedDeployment:
         """Have a server unload a model, within POLL_S. Raises KeyError."""
         self._folders[server].remove(model)
 
+    def hold(self, server: str) -> None:
+        """Once this server has ended, leave it ended until `release`. Raises KeyError."""
+        self._keeper(server).hold()
+
+    def release(self, server: str) -> None:
+        """Start it again, if it was held. Raises KeyError."""
+        self._keeper(server).release()
+
+    def _keeper(self, server: str) -> ServerKeeper:
+        for keeper in self._keepers:
+            if keeper.status.name == server:
+                return keeper
+        raise KeyError(f"no server {server!r} was started here")
+
     def stop(self) -> None:
         """End everything: the entry first, so that no stage goes while frames are on their way."""
         entry = [keeper for keeper in self._keepers if keeper.status.name == self.manifest.entry.name]

@@ -6,6 +6,7 @@ Rules
 - It is its owner's alone, and a copy: a repository that is generated anew under running servers changes
   nothing for them until `add` takes a model over. Only what is large is linked, or lies at the repository's
   root (programs, labels, the run time), which is linked as it is.
+- Another process may hold a PolledFolder of the same path, as a rollout does; one at a time changes it.
 - A model whose version folder is newer than before is loaded anew, with a new Python process, within POLL_S.
   So nothing else may write there: a file stands where Python would keep bytecode (stubs of 2.51 do not heed
   PYTHONDONTWRITEBYTECODE, and every model would be loaded twice).
@@ -60,8 +61,7 @@ class PolledFolder:
 
     def _put(self, source: Path, model: str) -> None:
         self._take_root()
-        away = self._copy / ".away"
-        shutil.rmtree(away, ignore_errors=True)
+        away = self._away()
         ours = shutil.ignore_patterns(BYTECODE)
         shutil.copytree(source, away / "new", copy_function=_take, ignore=ours)
         for version in filter(Path.is_dir, (away / "new").iterdir()):
@@ -72,18 +72,32 @@ class PolledFolder:
         shutil.rmtree(away)
 
     def load_again(self, model: str) -> None:
-        """Have the server load a model anew."""
-        for version in (self.path / model).iterdir():
-            if version.is_dir():
-                os.utime(version)
+        """Have the server load a model anew, if it is still to have it."""
+        with contextlib.suppress(FileNotFoundError):
+            for version in (self.path / model).iterdir():
+                if version.is_dir():
+                    os.utime(version)
 
     def remove(self, model: str) -> None:
-        """Have the server unload a model."""
-        shutil.rmtree(self.path / model, ignore_errors=True)
+        """Have the server unload a model. In one step: a server that looks now sees all of it or nothing."""
+        with self._lock:
+            away = self._away()
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.path / model, away / "old")
+            shutil.rmtree(away)
 
     def models(self) -> set[str]:
-        """That the server is to have."""
-        return {path.name for path in self.path.iterdir()}
+        """That the server is to have; none where nothing was made yet."""
+        with contextlib.suppress(FileNotFoundError):
+            return {path.name for path in self.path.iterdir()}
+        return set()
+
+    def _away(self) -> Path:
+        """An empty folder of this process, on the same file system and out of the server's sight."""
+        away = self._copy / f".away.{os.getpid()}"
+        shutil.rmtree(away, ignore_errors=True)
+        away.mkdir(parents=True)
+        return away
 
     def _take_root(self) -> None:
         """What models find beside their repository: manifests as they are now, links to all else."""

@@ -6,6 +6,8 @@ Rules
   left.
 - Ends of the server and its stubs are told by the kernel, not asked for.
 - A stub that stays stopped is ended (ppipe.serving.stopped_stubs): going on, it would end its server.
+- What a server is to have is what is in its folder, at any moment: a stub of a model that is no longer there
+  has not died but was unloaded, and the next life begins with what is there then.
 - A stub that died leaves its callers waiting. In a server with dispatchers only the end of the process
   releases them, so that is what happens; elsewhere callers get an error after a second, and the one model is
   loaded anew. What a dead stub still had to answer Triton 2.51 never lets go of: its memory region and about
@@ -50,7 +52,9 @@ _HARMLESS = ("CudaDriverHelper has not been initialized", "CUDA driver version i
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """How to run one server. `dispatchers`: those of its models that hold callers until they answer them."""
+    """How to run one server. `models`: that it begins with; while it runs, those in its folder count.
+    `dispatchers`: those of its models that hold callers until they answer them.
+    """
 
     name: str
     address: str
@@ -91,6 +95,8 @@ class ServerLife:
         self._deadline_s = time.monotonic() + plan.start_timeout_s
         self._log_start = plan.log.stat().st_size if plan.log.exists() else 0
         self._endings = Endings()
+        self._watched: set[str] = set()
+        """Models whose stubs are looked after."""
         self._silences = 0
         self._reloads = 0
         self._answering = False
@@ -100,8 +106,6 @@ class ServerLife:
 
     def __enter__(self) -> ServerLife:
         plan = self._plan
-        if plan.folder is not None:
-            plan.folder.make(plan.models)
         self._process = GuardedProcess.start(
             plan.command,
             log=plan.log,
@@ -130,6 +134,16 @@ class ServerLife:
         """Process id of the tritonserver."""
         return self._process.pid
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """That the server is to have now; those that it began with first."""
+        folder = self._plan.folder
+        if folder is None:
+            return self._plan.models
+        there = folder.models()
+        first = [model for model in self._plan.models if model in there]
+        return (*first, *sorted(there.difference(first)))
+
     def wait_until_loaded(self) -> None:
         """Returns when the server calls itself ready, which is when its models are loaded."""
         while not self._prober.is_server_ready(HEALTH_TIMEOUT_S):
@@ -142,10 +156,10 @@ class ServerLife:
 
     def wait_until_answering(self, answered: Callable[[int], None]) -> None:
         """Returns when every model has answered; `answered` hears how many have."""
-        for count, model in enumerate(self._plan.models, start=1):
+        for count, model in enumerate(self.models, start=1):
             through = self._plan.through and bool(self._plan.dispatchers)
             probe = self._prober.ask(model, PROBE_TIMEOUT_S, through)
-            while probe.verdict is not ProbeVerdict.ANSWERS:
+            while probe.verdict is not ProbeVerdict.ANSWERS and model in self.models:
                 if probe.verdict is ProbeVerdict.REFUSED:
                     raise ServerDied(f"model {model!r} refuses what its metadata asks for: {probe.detail}")
                 if probe.verdict is ProbeVerdict.STUB_DEAD:
@@ -157,15 +171,23 @@ class ServerLife:
             answered(count)
         self._answering = True
 
-    def watch(self, fails: Callable[[str], None] = lambda reason: None) -> None:
-        """Only ever raises. `fails` hears of a model that answers and whose program fails, and of its end."""
+    def watch(self, fails: Callable[[str], None], has: Callable[[int], None] = lambda models: None) -> None:
+        """Only ever raises. `fails` hears of a model that answers and whose program fails, and of its end;
+        `has`, of how many models the server is to have, when that changes.
+        """
         self._watch_processes()
+        count = len(self.models)
         next_check_s = 0.0
         while True:
             ended = self._endings.wait(TICK_S)
             self._step(None, pause_s=0.0)
             for model in ended:
-                self._stub_died(model)
+                self._watched.discard(model)
+                self._stub_ended(model)
+            self._watch_new()
+            if len(self.models) != count:
+                count = len(self.models)
+                has(count)
             if time.monotonic() >= next_check_s:
                 self._check_health()
                 self._check_programs(fails)
@@ -178,9 +200,17 @@ class ServerLife:
         if pid is None:
             raise ServerDied(f"it ended{self._last_words()}")
         self._endings.watch(_SERVER, pid)
-        for model, stub in stubs_of(pid).items():
-            self._watch_stub(model, stub.pid)
+        self._watch_new()
         self._stopped_stubs.start()
+
+    def _watch_new(self) -> None:
+        """Look after the stubs of models that came since; an ensemble has none."""
+        new = set(self.models) - self._watched
+        if not new or (pid := self._process.pid) is None:
+            return
+        for model, stub in stubs_of(pid).items():
+            if model in new:
+                self._watch_stub(model, stub.pid)
 
     def _step(self, waiting_for: str | None, pause_s: float = TICK_S) -> None:
         """Let a little time pass, unless something has ended."""
@@ -192,10 +222,16 @@ class ServerLife:
         if waiting_for is not None and time.monotonic() > self._deadline_s:
             raise ServerDied(f"too late: {waiting_for}{self._last_words()}")
 
-    def _stub_died(self, model: str) -> None:
+    def _stub_ended(self, model: str) -> None:
         if model == _SERVER or not self._lives():
             status = self._process.wait(GUARD_TIMEOUT_S)
             raise ServerDied(f"it ended with status {status}{self._last_words()}")
+        if model not in self.models:
+            self._note(f"model {model!r} was unloaded")
+        elif not self._has_stub(model):  # another one is there where it was loaded anew from its folder
+            self._stub_died(model)
+
+    def _stub_died(self, model: str) -> None:
         if self._plan.folder is None:
             raise ServerDied(f"the Python process of model {model!r} died")
         if self._plan.dispatchers:
@@ -209,11 +245,14 @@ class ServerLife:
         # Not asked first whether it answers: requests to a dead stub take a second each, one by one.
         self._deadline_s = time.monotonic() + RELOAD_TIMEOUT_S
         self._plan.folder.load_again(model)
-        while not self._has_stub(model):
+        while not self._has_stub(model) and model in self.models:
             self._step(f"the Python process of model {model!r} died and no other was started", _STUB_TICK_S)
-        while (probe := self._prober.ask(model, PROBE_TIMEOUT_S)).verdict is not ProbeVerdict.ANSWERS:
+        while model in self.models:
+            probe = self._prober.ask(model, PROBE_TIMEOUT_S)
+            if probe.verdict is ProbeVerdict.ANSWERS:
+                break
             self._step(f"the Python process of model {model!r} died and did not come back ({probe.detail})")
-        self._watch_again(model)
+        self._watch_new()
         self._note(f"model {model!r} was loaded again")
 
     def _has_stub(self, model: str) -> bool:
@@ -224,13 +263,8 @@ class ServerLife:
         """Whether the server is there: its end takes its stubs with it, in any order."""
         return self._process.poll() is None and self._process.pid is not None
 
-    def _watch_again(self, model: str) -> None:
-        pid = self._process.pid
-        stub = None if pid is None else stubs_of(pid).get(model)
-        if stub is not None:
-            self._watch_stub(model, stub.pid)
-
     def _watch_stub(self, model: str, pid: int) -> None:
+        self._watched.add(model)
         self._endings.watch(model, pid)
         self._stopped_stubs.watch(model, pid)
 
@@ -241,7 +275,10 @@ class ServerLife:
 
     def _check_programs(self, fails: Callable[[str], None]) -> None:
         """Ask some of a stage server's models in turn: one may answer probes and fail on every batch."""
-        names = () if self._plan.dispatchers else self._plan.models
+        names = () if self._plan.dispatchers else self.models
+        if self._failing and self._failing not in names:
+            self._failing = ""
+            fails("")
         for _ in range(min(len(names), _ASKED_AT_ONCE)):
             model = names[self._next_asked % len(names)]
             self._next_asked += 1

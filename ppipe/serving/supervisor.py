@@ -20,6 +20,8 @@ from typing import Any
 from ppipe.serving.backoff import BackOff
 from ppipe.serving.server_life import ServerDied, ServerLife, ServerPlan, StopAsked
 
+_HELD_TICK_S = 0.2
+
 
 class ServerState(Enum):
     """Where a server is in its life."""
@@ -67,6 +69,8 @@ class ServerKeeper(threading.Thread):
         self._changed = changed
         self._may_probe = may_probe
         self._stopping = threading.Event()
+        self._may_start = threading.Event()
+        self._may_start.set()
         self._served_from_s: float | None = None
         self._may_crash = 1
         self._by_signal = False
@@ -77,9 +81,19 @@ class ServerKeeper(threading.Thread):
         """Ask the thread to end its server and itself; join it afterwards."""
         self._stopping.set()
 
+    def hold(self) -> None:
+        """Once its server has ended, start no other until `release`."""
+        self._may_start.clear()
+
+    def release(self) -> None:
+        """Its server may be started again."""
+        self._may_start.set()
+
     def run(self) -> None:
         """The server's lives, one after the other."""
         back_off = BackOff()
+        if self._plan.folder is not None:
+            self._plan.folder.make(self._plan.models)
         try:
             while True:
                 self._run_one_life()
@@ -89,6 +103,9 @@ class ServerKeeper(threading.Thread):
                 self._report(state=ServerState.WAITING, restarts=self.status.restarts + 1)
                 if self._stopping.wait(back_off.after(self._served_s())):
                     raise StopAsked
+                while not self._may_start.wait(_HELD_TICK_S):
+                    if self._stopping.is_set():
+                        raise StopAsked
         except StopAsked:
             self._report(state=ServerState.STOPPED, pid=None, answering=0)
 
@@ -107,12 +124,12 @@ class ServerKeeper(threading.Thread):
                 life.wait_until_loaded()
                 self._loading.release()
                 loading = False
-                self._report(state=ServerState.PROBING, pid=life.pid)
+                self._report(state=ServerState.PROBING, pid=life.pid, models=len(life.models))
                 life.wait_until(lambda: self._may_probe(self._plan.name))
                 life.wait_until_answering(lambda count: self._report(answering=count))
                 self._served_from_s = time.monotonic()
                 self._report(state=ServerState.SERVING, has_served=True)
-                life.watch(self._fails)
+                life.watch(self._fails, lambda models: self._report(models=models, answering=models))
         except ServerDied as death:
             self._by_signal = death.by_signal
             self._report(detail=str(death), pid=None, answering=0)
