@@ -21,6 +21,7 @@ from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Objective, Problem, wanted_of
 from planner.surviving import promised_factor
+from ppipe.figures import save_figure
 
 STEPS = 10
 LOSS_SHARE = 0.01
@@ -102,4 +103,4 @@ def draw_frontier(points: Sequence[Point], path: Path) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(0, 105)
     axes.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"Date": None}, dpi=130)
+    save_figure(figure, path)

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from planner.latency_sources import estimates_note
 from planner.plan import ModelPlan, Pipeline, Plan, Survival
+from ppipe.figures import save_figure
 from ppipe.plan_lanes import STAGE_WIDTH, FlowPool, blocks_text, busy_share, lanes_of, worker_text
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
@@ -202,14 +203,9 @@ def _verdict(plan: Plan) -> str:
 
 def draw_plan(plan: Plan, *paths: Path) -> None:
     """Write the picture to each path; .png or .svg by its suffix. Raises ValueError for another one."""
-    for path in paths:
-        if path.suffix not in (".png", ".svg"):
-            raise ValueError(f"{path}: a plan is drawn as .png or .svg")
     figure = _figure(plan)
     for path in paths:
-        with matplotlib.rc_context({"svg.hashsalt": "plan", "svg.fonttype": "none"}):
-            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            figure.savefig(path, metadata=metadata, dpi=130, facecolor="white")
+        save_figure(figure, path)
 
 
 def _figure(plan: Plan) -> Figure:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ppipe.bench.outcome import Fate
 from ppipe.bench.run import Measured
+from ppipe.figures import save_figure
 
 _GOOD, _PLANNED, _LATE, _DROPPED = "#2a7fb8", "#c9d7e2", "#e6a23c", "#c0504d"
 _SIZE_INCHES = (11.0, 4.2)
@@ -29,7 +30,7 @@ def draw(measured: Sequence[Measured], path: Path, title: str) -> None:
     figure.suptitle(title)
     _draw_rates(rates, measured)
     _draw_latencies(latencies, measured)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _draw_rates(axes: Any, measured: Sequence[Measured]) -> None:

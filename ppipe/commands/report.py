@@ -22,12 +22,15 @@ def report(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="[default: the deployment's name]", show_default=False)] = "",
+    pictures: Annotated[
+        Path | None, typer.Option(help="Also write each picture as an SVG file into this folder.")
+    ] = None,
 ) -> None:
     """Make one HTML file of a plan and its runs: pictures, sortable tables, a Gantt chart; no network."""
     from ppipe.report.page import make_report
 
     require_suffix("--output", output, ".html")
-    page = make_report(what, output, title)
+    page = make_report(what, output, title, pictures)
     for subject in page.subjects:
         kinds = ", ".join(section.title for section in subject.sections)
         err.print(f"{subject.label}: {kinds}", markup=False, soft_wrap=True)

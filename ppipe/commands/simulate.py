@@ -59,10 +59,10 @@ def simulate(
     ] = False,
     curve: Annotated[
         Path | None,
-        typer.Option(help="Attainment against load, one line per policy: a PNG, or JSON for ppipe report."),
+        typer.Option(help="Attainment against load, a line per policy: PNG, SVG, or JSON for ppipe report."),
     ] = None,
     gantt: Annotated[
-        Path | None, typer.Option(help="PNG of what is reserved when, on the same arrivals.")
+        Path | None, typer.Option(help="PNG or SVG of what is reserved when, on the same arrivals.")
     ] = None,
     events: Annotated[
         Path | None,
@@ -94,8 +94,8 @@ def simulate(
         return
     if plan is not None:
         raise DeploymentError("--plan goes with --replay; without it WHAT names the plan")
-    require_suffix("--curve", curve, ".png", ".json")
-    require_suffix("--gantt", gantt, ".png")
+    require_suffix("--curve", curve, ".png", ".svg", ".json")
+    require_suffix("--gantt", gantt, ".png", ".svg")
     workspace = _workspace(what, work)
     made, problem = workspace.load_plan(), workspace.load_problem()
     chosen = cast(Links, links)

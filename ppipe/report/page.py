@@ -64,18 +64,39 @@ def _sections(lot: Material, charts: tuple[int, ...]) -> list[Section]:
 
 def render(page: Page) -> str:
     """The HTML file's text."""
-    environment = Environment(
+    style, script = _own("pictures.css") + _own("report.css"), _own("report.js")
+    return _environment().get_template("report.html.j2").render(page=page, style=style, script=script)
+
+
+def render_pictures(page: Page) -> dict[str, str]:
+    """{file name: SVG} of every picture of the page but the Gantt charts, which are made in the browser.
+
+    A file has its section's name, a number from the second picture on, and of two subjects a letter.
+    """
+    template, style = _environment().get_template("picture.svg.j2"), _own("pictures.css")
+    found: dict[str, str] = {}
+    for letter, subject in zip("ab", page.subjects, strict=False):
+        side = f"{letter}-" if len(page.subjects) == 2 else ""
+        for section in subject.sections:
+            for number, picture in enumerate(section.pictures, start=1):
+                which = f"-{number}" if number > 1 else ""
+                found[f"{side}{section.kind}{which}.svg"] = template.render(one=picture, style=style)
+    return found
+
+
+def _environment() -> Environment:
+    made = Environment(
         loader=PackageLoader("ppipe.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    environment.tests["rect"] = lambda shape: isinstance(shape, Rect)
-    environment.tests["label"] = lambda shape: isinstance(shape, Label)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": False}
-    style, script = (_own(name) for name in ("report.css", "report.js"))
-    return environment.get_template("report.html.j2").render(page=page, style=style, script=script)
+    made.tests["rect"] = lambda shape: isinstance(shape, Rect)
+    made.tests["label"] = lambda shape: isinstance(shape, Label)
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": False}
+    return made
 
 
 def _own(name: str) -> Markup:
@@ -83,9 +104,16 @@ def _own(name: str) -> Markup:
     return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))
 
 
-def make_report(paths: Sequence[Path], output: Path, title: str = "") -> Page:
-    """Gather, render, write. Raises ReportError, and what reading and writing files raise."""
+def make_report(paths: Sequence[Path], output: Path, title: str = "", pictures: Path | None = None) -> Page:
+    """Gather, render, write; the pictures by themselves into a folder, too, where one is given.
+
+    Raises ReportError, and what reading and writing files raise.
+    """
     page = page_of(gather(paths), title)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(page), encoding="utf-8")
+    texts = {output: render(page)}
+    if pictures is not None:
+        texts |= {pictures / name: text for name, text in render_pictures(page).items()}
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     return page

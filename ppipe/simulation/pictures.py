@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from planner import serial
 from planner.serving import ServedModel
+from ppipe.figures import save_figure
 from ppipe.simulation.curve import AttainmentCurve
 from python_backend.scheduler.actions import Action, Dispatch, Drop, Hop
 from python_backend.scheduler.core import SchedulerCore
@@ -18,8 +20,9 @@ _COLOURS = ("#3b6fb6", "#d98c2b", "#4f9d69", "#b6473b", "#7d5ba6", "#6b6b6b")
 
 
 def draw_attainment(curve: AttainmentCurve, path: Path) -> None:
-    """PNG of attainment against load factor, one line per policy and one for what no schedule can beat, the
-    99 % line in it."""
+    """PNG or SVG of attainment against load factor: a line per policy, one for what no schedule can beat, and
+    the 99 % line. An SVG holds the curve as its description, in JSON.
+    """
     figure, axes = _figure((7.0, 4.0))
     for (policy, line), colour in zip(curve.lines.items(), _COLOURS, strict=False):
         axes.plot(curve.load_factors, line, marker="o", label=policy, color=colour)
@@ -31,7 +34,7 @@ def draw_attainment(curve: AttainmentCurve, path: Path) -> None:
     axes.set_ylabel("attainment")
     axes.set_title(curve.model)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path, dpi=110, data=serial.dumps(curve))
 
 
 def draw_gantt(
@@ -43,7 +46,8 @@ def draw_gantt(
     window_us: tuple[int, int],
     most_workers: int = 8,
 ) -> None:
-    """PNG of what is reserved on the first workers of every pool, one panel per policy, on the same arrivals.
+    """PNG or SVG of what is reserved on the first workers of every pool, one panel per policy, on the same
+    arrivals.
 
     A bar is a stage of a batch, coloured by batch; thin bars are transfers into it; crosses are drops.
     """
@@ -63,7 +67,7 @@ def draw_gantt(
         axes.invert_yaxis()
         axes.set_title(f"{policy}: attainment {counts:.1%} at {rate_rps:.0f} frames/s", fontsize=9)
     axes.set_xlabel("ms")
-    _save(figure, path)
+    save_figure(figure, path, dpi=110)
 
 
 def _record(
@@ -117,8 +121,3 @@ def _figure(size: tuple[float, float], rows: int = 1) -> Any:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, 1)
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})

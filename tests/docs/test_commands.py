@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from ppipe.serving.ports import free_base
+from tests.docs.test_pictures import assert_fleet_is_current
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,6 +89,8 @@ def test_commands_of_a_page_run(page: Path, reader: Path) -> None:
                     run(pending.pop(0), reader)
         else:
             run(line, reader)
+    if page.name == "README.md":
+        assert_fleet_is_current(reader)
 
 
 def environment() -> dict[str, str]:
