@@ -102,7 +102,7 @@ def skeleton(page: str) -> list[str]:
 
 
 def assert_fleet_is_current(folder: Path) -> None:
-    """What README's commands have made there, against what is kept. Another plan of the same worth would do."""
+    """What README's commands have made there, or another plan of the same worth, is what is kept."""
     made = (folder / "fleet.html").read_text(encoding="utf-8")
     page = (ROOT / "docs" / pictures.REPORT).read_text(encoding="utf-8")
     assert skeleton(made) == skeleton(page), HINT
