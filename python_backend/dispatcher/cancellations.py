@@ -1,7 +1,8 @@
 """Finds waiting frames whose callers have gone, so that what was not yet started is never started.
 
-Asking is a round trip to the server process, so only frames that have waited a while are asked about, each
-again when it has waited twice as long, and some per tick.
+Asking is a round trip to the server process, which costs both of them a tenth of a millisecond. So a frame
+is asked about when it has waited for an eighth of the time that it has, or a tenth of a second, again
+whenever it has waited twice as long, and some per tick.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import threading
 
 from python_backend.dispatcher.driver import Driver
+from python_backend.dispatcher.frame import Frame
 from python_backend.wire.clock import now_us
 
 _TICK_S = 0.02
-_WAITED_US = 20_000
+_WAITED_US = (20_000, 100_000)
+"""At least and at most; between them it is this part of the time from a frame's arrival to its deadline."""
+_WAITED_PART = 8
 _PER_TICK = 50
 
 
@@ -44,7 +48,7 @@ class Cancellations:
         waiting = [
             frame
             for frame in self._driver.waiting_frames()
-            if frame.waits and at_us - frame.arrived_us >= max(_WAITED_US, 2 * frame.asked_after_us)
+            if frame.waits and at_us - frame.arrived_us >= _asked_next_us(frame)
         ]
         # In turn, going on where the last tick ended: the oldest alone would hide all others.
         later = [frame for frame in waiting if frame.request_id > self._last_asked] or waiting
@@ -53,3 +57,11 @@ class Cancellations:
             frame.asked_after_us = at_us - frame.arrived_us
             if frame.ask_cancelled():
                 self._driver.cancel(frame)
+
+
+def _asked_next_us(frame: Frame) -> int:
+    """How long it must have waited."""
+    if frame.asked_after_us:
+        return 2 * frame.asked_after_us
+    least_us, most_us = _WAITED_US
+    return max(least_us, min((frame.deadline_us - frame.arrived_us) // _WAITED_PART, most_us))

@@ -1,11 +1,14 @@
-"""Hops within a host through Triton's HTTP endpoint, over plain sockets that stay open.
+"""Hops through Triton's HTTP endpoint, over plain sockets that stay open.
 
 A small message costs a third of the processor time of a gRPC call here (0.1 against 0.32 ms) and a quarter
-less in the server, which counts once per batch on both sides of every hop.
+less in the server, which counts once per batch on both sides of every hop. A large one is sent to another
+host from where its frames lie: the kernel's copy is the only one.
 
 Rules
-- Only small messages to servers of this host go this way, also those that say where in shared memory a batch
-  lies; all else goes through gRPC bodies. So does everything if the server has no HTTP endpoint.
+- Small messages to servers of this host go this way, also those that say where in shared memory a batch
+  lies; what has found no place there goes through gRPC bodies. To other hosts all but the largest go this
+  way.
+- Everything goes through gRPC bodies if the server has no HTTP endpoint, and to other hosts under TLS.
 - A connection carries one request at a time. One that was kept and turns out closed, as after a restart of
   its server, is replaced and the request sent again: execution is at least once.
 - Every wait has the time limit of its call; a connection whose call ran out of time is closed.
@@ -50,6 +53,8 @@ from python_backend.wire.transport import (
 
 LARGEST_BYTES: Final = 131_072
 """Of tensors in a message; above this gRPC's copies cost no more than HTTP's."""
+FAR_BYTES: Final = 33_554_432
+"""The same, to another host; servers from 25.08 on take at most 64 MB of a request this way."""
 _QUICK_BYTES: Final = 12_288
 """Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
 _CODES = {
@@ -61,8 +66,12 @@ _CODES = {
 class HttpTransport:
     """See the module. Thread-safe."""
 
-    def __init__(self, grpc: Bodies, targets: Mapping[str, Target], idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, grpc: Bodies, targets: Mapping[str, Target], idle_s: float = IDLE_S, far: bool = True
+    ) -> None:
+        """far: whether other hosts may be sent plain HTTP."""
         self._grpc = grpc
+        self._far_bytes = FAR_BYTES if far else -1
         self._targets = targets
         self._connections = Connections({target.server.name for target in targets.values()}, idle_s)
         self._head = functools.lru_cache(maxsize=4096)(http_wire.request_head)
@@ -71,14 +80,14 @@ class HttpTransport:
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
         target = self._targets[worker_of(wire)]
-        if not target.same_host or size_of(tensors) > LARGEST_BYTES:
+        if size_of(tensors) > (LARGEST_BYTES if target.same_host else self._far_bytes):
             return self._grpc.infer(wire, tensors, batch, timeout_s)
         return self.send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
         target = self._targets[worker_of(wire)]
-        if not target.same_host or size_of(tensors) > _QUICK_BYTES:
+        if size_of(tensors) > (_QUICK_BYTES if target.same_host else min(_QUICK_BYTES, self._far_bytes)):
             return None
         return self.begin_send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
 
@@ -127,7 +136,7 @@ class _Call:
         self._id = next(transport._ids)
         self._make = functools.partial(_message, transport, wire, head, tensors, self._id)
         self._begun: Connection | None = None
-        self._rest: Buffer = b""
+        self._rest: list[Buffer] = []
         """Of the request, that is not yet sent."""
 
     def begin(self) -> bool:
@@ -183,7 +192,8 @@ class _Call:
                 connections.drop(connection)
                 if kept is None or (isinstance(error, Broken) and error.begun):
                     raise
-                begun, self._rest = None, self._make()
+                begun = None
+                self._rest = self._make()
                 continue  # closed while it was idle; those before it in the queue are as old or older
             except BaseException:
                 connections.drop(connection)
@@ -195,7 +205,9 @@ class _Call:
         return HopFailure(kind, self._wire.hop, self._worker, text)
 
 
-def _message(transport: HttpTransport, wire: WireTicket, head: bytes, tensors: Pieces, id_: int) -> bytes:
+def _message(
+    transport: HttpTransport, wire: WireTicket, head: bytes, tensors: Pieces, id_: int
+) -> list[Buffer]:
     """The request, for one sending: a ticket is good once."""
     ticket_text = transport._grpc.ticket_text(wire, tensors)
     return http_wire.request(model_of(wire), head, ticket_text, tensors, id_)

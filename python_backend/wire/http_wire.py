@@ -20,6 +20,10 @@ from python_backend.wire.kserve import Buffer
 from python_backend.wire.transport import Outputs, Pieces, size_of
 
 _RECEIVE_BYTES: Final = 65_536
+_JOINED_BYTES: Final = 65_536
+"""Of a request: up to here one copy costs less than many pieces."""
+_MOST_PIECES: Final = 512
+"""In one call of the kernel, which takes 1,024."""
 _HEADER_END: Final = b"\r\n\r\n"
 _OK: Final = 200
 _TIMEVAL = struct.Struct("@ll")
@@ -60,8 +64,10 @@ def request_head(specs: Sequence[TensorSpec], batch: int, size: int = 0) -> byte
     return f'{{"inputs":{json.dumps(inputs)},{parameters},"{ticket_codec.PARAMETER}":'.encode()
 
 
-def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces, id_: int) -> bytes:
-    """A whole request. `id_`: Triton says it again in the answer."""
+def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces, id_: int) -> list[Buffer]:
+    """A whole request, in pieces: one, or what goes before large tensors, and these where they lie. `id_`:
+    Triton says it again in the answer.
+    """
     text = json.dumps(ticket_text).encode()
     tail = b'},"id":"%d"}' % id_
     header_length = len(head) + len(text) + len(tail)
@@ -70,7 +76,9 @@ def request(worker: str, head: bytes, ticket_text: str, tensors: Pieces, id_: in
         f"POST /v2/models/{worker}/infer HTTP/1.1\r\nHost: localhost\r\n"
         f"Inference-Header-Content-Length: {header_length}\r\nContent-Length: {length}\r\n\r\n"
     )
-    return b"".join([lines.encode(), head, text, tail, *(piece for pieces in tensors for piece in pieces)])
+    start = b"".join([lines.encode(), head, text, tail])
+    body = [piece for pieces in tensors for piece in pieces]
+    return [start, *body] if length > _JOINED_BYTES else [b"".join([start, *body])]
 
 
 def is_to(answer: Answer, id_: int) -> bool:
@@ -78,26 +86,37 @@ def is_to(answer: Answer, id_: int) -> bool:
     return answer.status != _OK or b'"id":"%d"' % id_ in answer.header
 
 
-def send_now(connection: socket.socket, message: bytes) -> Buffer:
+def send_now(connection: socket.socket, message: list[Buffer]) -> list[Buffer]:
     """Send what the connection's buffers take without waiting; returns the rest. Raises OSError."""
     try:
-        sent = connection.send(message, socket.MSG_DONTWAIT)
+        sent = connection.sendmsg(message[:_MOST_PIECES], (), socket.MSG_DONTWAIT)
     except BlockingIOError:
         sent = 0
-    return memoryview(message)[sent:]
+    return _rest(message, sent)
 
 
-def send(connection: socket.socket, message: Buffer, end_us: int) -> None:
+def send(connection: socket.socket, message: list[Buffer], end_us: int) -> None:
     """Raises OSError, TimeoutError at `end_us`."""
-    rest = memoryview(message)
+    rest = message
     while rest:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _time_left(end_us))
         try:
-            # In two steps: mypyc 2.4 calls what bounds a slice of a memoryview twice.
-            sent = connection.send(rest)
+            sent = connection.sendmsg(rest[:_MOST_PIECES])
         except BlockingIOError:
             raise TimeoutError from None
-        rest = rest[sent:]
+        rest = _rest(rest, sent)
+
+
+def _rest(message: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left of it after its first `sent` bytes."""
+    index = 0
+    while index < len(message) and sent >= len(message[index]):
+        sent -= len(message[index])
+        index += 1
+    left = message[index:]
+    if sent > 0:
+        left[0] = memoryview(left[0])[sent:]
+    return left
 
 
 def receive(connection: socket.socket, end_us: int) -> Answer:

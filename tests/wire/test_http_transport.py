@@ -18,7 +18,7 @@ from planner.profile import TensorSpec
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http_connections import IDLE_S
-from python_backend.wire.http_transport import LARGEST_BYTES, HttpTransport
+from python_backend.wire.http_transport import FAR_BYTES, LARGEST_BYTES, HttpTransport
 from python_backend.wire.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
@@ -38,6 +38,8 @@ class Peer:
         self.connections = 0
         self.open = 0
         self.requests: list[dict[str, Any]] = []
+        self.bodies: list[bytes] = []
+        """What came behind each request's JSON."""
         self.reads = threading.Event()
         """While clear, bodies of requests are left unread, as by a stopped server."""
         self.reads.set()
@@ -79,6 +81,7 @@ class Peer:
                 total = int(head.rpartition(b"Content-Length: ")[2].split()[0])
                 self.reads.wait(10)
                 body = stream.read(total)
+                self.bodies.append(body[json_length:])
                 self.requests.append(json.loads(body[:json_length]))
                 answer = self.answer(head, body)
                 if answer is None:
@@ -143,15 +146,17 @@ def peer() -> Iterator[Peer]:
     peer.close()
 
 
-def transport_to(port: int, idle_s: float = IDLE_S) -> tuple[HttpTransport, Bodies]:
+def transport_to(
+    port: int, idle_s: float = IDLE_S, same_host: bool = True, far: bool = True
+) -> tuple[HttpTransport, Bodies]:
     deployment = manifest()
     targets = targets_of(deployment, deployment.models[0], deployment.entry.host)
     targets = {
-        name: replace(target, server=replace(target.server, http_port=port), same_host=True)
+        name: replace(target, server=replace(target.server, http_port=port), same_host=same_host)
         for name, target in targets.items()
     }
     bodies = Bodies(GrpcTransport(targets, Keys.none()))
-    return HttpTransport(bodies, targets, idle_s), bodies  # type: ignore[arg-type]
+    return HttpTransport(bodies, targets, idle_s, far), bodies  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -387,6 +392,25 @@ def test_without_an_endpoint_and_for_large_batches_bodies_go_through_grpc(peer: 
     transport, bodies = transport_to(peer.port)
     transport.infer(wire(), [[bytes(LARGEST_BYTES + 8)]], 7, 1.0)
     assert (bodies.sent, peer.connections) == ([7], 0)
+    transport.close()
+
+
+def test_large_batches_for_another_host_go_from_where_their_frames_lie(peer: Peer) -> None:
+    transport, bodies = transport_to(peer.port, same_host=False)
+    frames = [bytes([number % 256]) * 5_000 for number in range(1_200)]
+    transport.infer(wire(), [frames], 3, 5.0)
+    assert (bodies.sent, peer.connections, len(peer.requests)) == ([], 1, 1)
+    assert peer.bodies[-1] == b"".join(frames), "more pieces than the kernel takes at once"
+    transport.infer(wire(), [[bytes(FAR_BYTES + 8)]], 7, 1.0)
+    assert bodies.sent == [7]
+    transport.close()
+
+
+def test_under_tls_nothing_for_another_host_goes_in_plain_text(peer: Peer) -> None:
+    transport, bodies = transport_to(peer.port, same_host=False, far=False)
+    transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
+    assert transport.begin(wire(), [[NUMBERS.tobytes()]], 3, 1.0) is None
+    assert (bodies.sent, peer.connections) == ([3], 0)
     transport.close()
 
 

@@ -187,7 +187,7 @@ def make_transport(
     """Shared memory where it pays and fits, and HTTP within this host. `sender`: the Triton model, on
     `server`. table: see layout_of.
     """
-    near = HttpTransport(grpc, targets)
+    near = HttpTransport(grpc, targets, far=manifest.tls is None)
     layout = layout_of(manifest, server, table)
     share = layout.shares.get(sender)
     if share is None:
