@@ -5,6 +5,7 @@ Notation   m models; e rows of the entry; X_m frames/s of m; F_m, A_m bits of a 
 Link out   sum_m (F_m + A_m) X_m <= B      frames to first stages, answers to clients
 Link in    sum_m (F_m + A_m) X_m <= B      frames from clients, answers from last stages
            with a link to clients of their own: F_m out, A_m in on B; F_m in, A_m out on C
+           frames that are made at the entry, of another model's answers, do not come in from clients
 Cores      sum_m h_m X_m <= H
 
 Of N entries each has such rows. Clients bring 1 / N of a model's frames to each, and o_m of its throughput is
@@ -122,7 +123,9 @@ def _rows(
     to_fleet = [(part.own + part.away) * f + part.got * a for part, f, a in every]
     from_fleet = [(part.own + part.away) * a + part.got * f for part, f, a in every]
     to_clients = [part.come * a for part, _, a in every]
-    from_clients = [part.come * f for part, f, _ in every]
+    from_clients = [
+        part.come * f if one.from_clients else 0.0 for one, (part, f, _) in zip(ends, every, strict=True)
+    ]
     if entry.client_bandwidth_gbps is None:
         yield from link("out", "link", entry.bandwidth_gbps, _added(to_fleet, to_clients))
         yield from link("in", "link", entry.bandwidth_gbps, _added(from_clients, from_fleet))

@@ -20,7 +20,7 @@ from planner.pipelines import Columns, enumerate_columns
 from planner.prices import RatesTooHigh
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile
-from planner.rates import batch_build_us, budget_us, frame_of, margin_of
+from planner.rates import budget_us, frame_of, margin_of
 
 MAX_STAGES = 4
 MOST_EXTRA_GPUS = 1 << 20
@@ -153,8 +153,7 @@ def _no_pipeline(problem: Problem, demand: Demand) -> NoPipeline:
     columns = enumerate_columns(profile, problem.cluster, replace(demand, slo_us=2**62), problem.options)
     if not len(columns):
         return NoPipeline(demand.model, None, (), _nowhere(problem, profile))
-    factor, rate = problem.options.batch_build_factor, demand.batch_build_rps
-    building = np.array([batch_build_us(int(batch), factor, rate) for batch in columns.batch[:, 0]])
+    building = columns.waiting_us
     row = int(np.argmin(columns.latency_us + building))
     fastest = math.ceil(float(columns.latency_us[row] + building[row]) - 1e-6)
     classes = tuple(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from planner.assembly import gpus_used, objective_of, utilisation
+from planner.cascades.demands import divided_as_planned
 from planner.cluster import Cluster
 from planner.entry import entry_rows
 from planner.loads import server_loads
@@ -21,7 +22,15 @@ from planner.plan import ModelPlan, Pipeline, Plan, Stage
 from planner.pools import by_pool, plan_by_pool
 from planner.problem import Demand, Objective, Problem
 from planner.profile import ModelProfile
-from planner.rates import assemble, batch_build_us, budget_us, ends_of, stage_latency_us, variation_us
+from planner.rates import (
+    assemble,
+    batch_build_us,
+    budget_us,
+    bunch_us,
+    ends_of,
+    stage_latency_us,
+    variation_us,
+)
 from planner.shards import owned_shares, shard_faults
 
 RELATIVE = 1e-6
@@ -44,7 +53,7 @@ def violations(plan: Plan, problem: Problem) -> list[str]:
     links.
     """
     plan, _ = plan_by_pool(plan, problem.cluster)
-    problem = by_pool(problem)
+    problem = by_pool(divided_as_planned(problem, plan))
     wanted = [demand.model for demand in problem.demands]
     planned = [model.model for model in plan.models]
     if wanted != planned:
@@ -146,7 +155,16 @@ def _times(
     if not slowed and not _near(again.throughput_rps, pipeline.throughput_rps):
         yield f"{where}: throughput {pipeline.throughput_rps} rps; its pools give {again.throughput_rps}"
     waiting = batch_build_us(
-        pipeline.stages[0].batch_size, problem.options.batch_build_factor, model.batch_build_rps
+        pipeline.stages[0].batch_size,
+        problem.options.batch_build_factor,
+        model.batch_build_rps,
+        demand.flow.bunch,
+    )
+    waiting += bunch_us(
+        pipeline.stages[0].batch_size,
+        max(stage.latency_us for stage in pipeline.stages),
+        model.batch_build_rps,
+        demand.flow.bunch,
     )
     waiting += variation_us(profile, pipeline.stages, problem.options)
     budget = budget_us(demand, problem.options)

@@ -71,6 +71,8 @@ class Columns:
     batch: Ints
     rate_rps: Floats
     latency_us: Floats
+    waiting_us: Floats
+    """For frames of the batch and of the bunch (rates.batch_build_us, rates.bunch_us)."""
 
     def __len__(self) -> int:
         return len(self.gpu)
@@ -314,12 +316,13 @@ def _feasible(
             variance = variance + variances[i].reshape(len(cuts), *_axes(stages, kinds, i))
         total = total + KEPT_DEVIATIONS * np.sqrt(variance)
     building = np.array(
-        [batch_build_us(int(b), options.batch_build_factor, demand.batch_build_rps) for b in workers.batch]
+        [
+            batch_build_us(int(b), options.batch_build_factor, demand.batch_build_rps, demand.flow.bunch)
+            for b in workers.batch
+        ]
     )
-    allowed = (
-        total + building.reshape(1, *_axes(stages, kinds, 0))
-        <= budget_us(demand, options) + LATENCY_TOLERANCE_US
-    )
+    waiting = building.reshape(1, *_axes(stages, kinds, 0)) + _bunch_us(workers, stage_us, demand)
+    allowed = total + waiting <= budget_us(demand, options) + LATENCY_TOLERANCE_US
     for i in range(stages - 1):
         # A stage may split the batch of the one before it; it never waits to join several.
         splits = workers.batch[:, None] % workers.batch[None, :] == 0
@@ -334,7 +337,21 @@ def _feasible(
         batch=np.stack([workers.batch[k] for k in kind], axis=1),
         rate_rps=rate,
         latency_us=total[(row, *kind)],
+        waiting_us=np.broadcast_to(waiting, total.shape)[(row, *kind)],
     )
+
+
+def _bunch_us(workers: _Workers, stage_us: list[Floats], demand: Demand) -> Floats:
+    """rates.bunch_us of all kinds of workers. Axes: cut, then one per stage."""
+    bunch, rate = demand.flow.bunch, demand.batch_build_rps
+    stages, kinds, cuts = len(stage_us), len(workers.gpu), len(stage_us[0])
+    if not rate or bunch <= workers.batch.min():
+        return np.zeros((1,) * (stages + 1))
+    slowest = np.zeros((cuts, *(1,) * stages))
+    for i, us in enumerate(stage_us):
+        slowest = np.maximum(slowest, us.reshape(cuts, *_axes(stages, kinds, i)))
+    batch = workers.batch.reshape(1, *_axes(stages, kinds, 0))
+    return np.asarray(np.maximum(0.0, bunch - batch) * np.minimum(slowest / batch, 1e6 / rate))
 
 
 def _axes(stages: int, kinds: int, *used: int) -> tuple[int, ...]:
@@ -372,5 +389,8 @@ def _concatenate(parts: Sequence[Columns], depth: int) -> Columns:
             block[:, : part.depth] = getattr(part, name)
             blocks.append(block)
         stacked[name] = np.concatenate(blocks)
-    latency = np.concatenate([np.zeros(0), *(part.latency_us for part in parts)])
-    return Columns(latency_us=latency, **stacked)
+    latency, waiting = (
+        np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
+        for name in ("latency_us", "waiting_us")
+    )
+    return Columns(latency_us=latency, waiting_us=waiting, **stacked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from planner.cascades.data import PlannedCascade
 from planner.frames import FrameSize
 from planner.placement import Placement
 from planner.serial import LATER
@@ -200,6 +201,8 @@ class Plan:
     """Of a plan that must survive losses."""
     shards: tuple[ModelShards, ...] = field(default=(), metadata=LATER)
     """Of each model, where there are several entries."""
+    cascades: tuple[PlannedCascade, ...] = field(default=(), metadata=LATER)
+    """What their models' SLOs and rates are parts of."""
 
     def model(self, name: str) -> ModelPlan:
         """The plan of model `name`. Raises KeyError."""

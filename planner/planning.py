@@ -7,6 +7,7 @@ before it is returned.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from planner.absent import with_prices_of_absent
 from planner.assembly import assemble_plan, model_plan, objective_of, utilisation, within_entry
 from planner.baselines import dart_models, one_stage
 from planner.binding import bound_by
+from planner.cascades.planning import plan_cascades
 from planner.entry import EntryRow, entry_rows, entry_use, most_factor
 from planner.explain import (
     Infeasible,
@@ -36,7 +38,7 @@ from planner.plan import ModelPlan, Plan
 from planner.pools import by_pool, with_classes
 from planner.prices import RatesTooHigh, WantedModel, relax
 from planner.problem import Demand, Objective, Problem, weight_of
-from planner.queueing import reserves
+from planner.queueing import Reserve, reserves
 from planner.search import FAST, PROVEN, Effort, FoundPlan, NothingFound, gpu_counts_of, search
 from planner.sharding import plan_shards
 from planner.shards import owned_shares
@@ -66,6 +68,13 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
     """The plan of `problem`. Raises ProblemError (an unknown planner or mode too), Infeasible."""
     _require("planner", planner, get_args(Planner))
     _require("mode", mode, get_args(Mode))
+    if problem.cascades:
+        return plan_cascades(
+            problem,
+            plan=lambda inner: plan(inner, planner, mode),
+            reach=functools.partial(_objective, planner=planner),
+            with_build_rates=with_build_rates,
+        )
     validate(problem)
     effort = FAST if mode == "fast" else PROVEN
     problem_hash = serial.content_hash(problem)
@@ -118,6 +127,14 @@ def _require_wanted(problem: Problem, slowed: Sequence[ModelPlan], rows: Sequenc
         rates = [demand.rate_rps or 0.0 for demand in problem.demands]
         if any(one.throughput_rps < rate for one, rate in zip(slowed, rates, strict=True)):
             raise entry_too_small(rows, rates)
+
+
+def _objective(problem: Problem, planner: str) -> float | None:
+    """Of a quick plan of a problem by pools; None where it has none."""
+    try:
+        return _milp(problem if planner == "ppipe" else one_stage(problem), planner, FAST, "").objective
+    except Infeasible:
+        return None
 
 
 def _reached(problem: Problem, made: Plan, effort: Effort) -> Callable[[Problem], float]:
@@ -321,11 +338,16 @@ def _reserved(
 ) -> list[WantedModel]:
     """The same, to be planned for random arrivals at about the rates that the bound allows."""
     scale = bound * WHOLE_THROUGHPUT if problem.options.objective is Objective.MAX_RATE else 1.0
-    dispersion = problem.options.dispersion
     return [
-        replace(one, reserves=reserves(demand.slo_us, one.rate * scale, loss, dispersion))
+        replace(one, reserves=_reserves(problem, demand, one.rate * scale, loss))
         for demand, one in zip(problem.demands, wanted, strict=True)
     ]
+
+
+def _reserves(problem: Problem, demand: Demand, rate_rps: float, loss: float) -> tuple[Reserve, ...]:
+    flow = demand.flow
+    dispersion = problem.options.dispersion if flow.dispersion is None else flow.dispersion
+    return reserves(demand.slo_us, rate_rps, loss * flow.loss_part, dispersion, flow.bunch)
 
 
 def _search(problem: Problem, wanted: Sequence[WantedModel], effort: Effort) -> FoundPlan:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from planner.cascades.data import Cascade
 from planner.cluster import Cluster
 from planner.expectation import Expectation
 from planner.frames import FrameSize
 from planner.profile import Profile
+from planner.serial import LATER
 
 
 class Objective(Enum):
@@ -19,6 +21,21 @@ class Objective(Enum):
     """Largest z with every model's throughput >= weight * z (the paper's)."""
     MIN_COST = "min-cost"
     """Cheapest GPUs that serve each model's rate_rps."""
+
+
+@dataclass(frozen=True)
+class InnerFlow:
+    """How the frames of a cascade's member come.
+
+    bunch: of how many that come at once a frame is one, E[N^2] / E[N]. dispersion: variance over mean of
+    their number in a stretch of time; None: the options'. loss_part: of the options' loss_share, what this
+    model may lose. inside: they are made at the entry, and no client sends them.
+    """
+
+    bunch: float = 1.0
+    dispersion: float | None = None
+    loss_part: float = 1.0
+    inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,7 @@ class Demand:
     """What clients send for one frame."""
     answer_bytes: int | None = None
     """What goes back for one frame; None: the network's outputs."""
+    flow: InnerFlow = field(default=InnerFlow(), metadata=LATER)
 
 
 def weight_of(demand: Demand) -> float:
@@ -105,3 +123,5 @@ class Problem:
     profile: Profile
     demands: tuple[Demand, ...]
     options: PlanOptions = PlanOptions()
+    cascades: tuple[Cascade, ...] = field(default=(), metadata=LATER)
+    """Of these models. Their SLO, weight and rate count in place of their members' (planner.cascades)."""

@@ -75,23 +75,27 @@ def _loss(headroom: float, room: float) -> float:
 class Reserve:
     """One tangent for one model: sum_p x_p gain_p >= its wanted rate.
 
-    gain_p = constant + per_us * slack; a batch's frames come `frame_us` apart, and waiting for them is no
-    slack.
+    gain_p = constant + per_us * slack; a batch's frames come `frame_us` apart, `bunch` of them at once, and
+    waiting for them is no slack.
     """
 
     constant: float = 1.0
     per_us: float = 0.0
     slo_us: float = 0.0
     frame_us: float = 0.0
+    bunch: float = 1.0
 
     def gains(self, columns: Columns) -> Floats:
         """gain_p of every pipeline."""
-        slack_us = self.slo_us - columns.latency_us - (columns.batch[:, 0] - 1) * self.frame_us
+        waited_for = np.maximum(0.0, columns.batch[:, 0] - self.bunch)
+        slack_us = self.slo_us - columns.latency_us - waited_for * self.frame_us
         gains: Floats = np.maximum(LEAST_GAIN, self.constant + self.per_us * slack_us)
         return gains
 
 
-def reserves(slo_us: int, rate_rps: float, loss: float, dispersion: float = 1.0) -> tuple[Reserve, ...]:
+def reserves(
+    slo_us: int, rate_rps: float, loss: float, dispersion: float = 1.0, bunch: float = 1.0
+) -> tuple[Reserve, ...]:
     """The tangents for a model of about this throughput, and that no more than its throughput is usable."""
     found = [Reserve()]
     for at in TANGENTS_AT:
@@ -105,6 +109,7 @@ def reserves(slo_us: int, rate_rps: float, loss: float, dispersion: float = 1.0)
                 per_us=rate_rps * slope / 1e6,
                 slo_us=float(slo_us),
                 frame_us=1e6 / rate_rps,
+                bunch=bunch,
             )
         )
     return tuple(found)

@@ -44,11 +44,23 @@ def budget_us(demand: Demand, options: PlanOptions) -> int:
     return demand.slo_us - round(margin_of(demand, options) * demand.slo_us)
 
 
-def batch_build_us(batch_size: int, factor: float, rate_rps: float | None) -> float:
-    """How long the first frame of a batch is assumed to wait for the others; 0 without a rate."""
-    if batch_size == 1 or not rate_rps:
+def batch_build_us(batch_size: int, factor: float, rate_rps: float | None, bunch: float = 1.0) -> float:
+    """How long the first frame of a batch is assumed to wait for the others; 0 without a rate. Of frames that
+    come in bunches only those beyond the bunch are waited for.
+    """
+    if batch_size <= bunch or not rate_rps:
         return 0.0
-    return factor * 1e6 * (batch_size - 1) / rate_rps
+    return factor * 1e6 * (batch_size - bunch) / rate_rps
+
+
+def bunch_us(batch_size: int, slowest_us: float, rate_rps: float | None, bunch: float) -> float:
+    """How long the last frames of a bunch larger than a batch wait until those before them are served: at the
+    model's rate, or by one worker of each stage, the slowest of which takes so long for a batch, if that is
+    faster. 0 without a rate.
+    """
+    if batch_size >= bunch or not rate_rps:
+        return 0.0
+    return (bunch - batch_size) * min(slowest_us / batch_size, 1e6 / rate_rps)
 
 
 def timed_stage(
@@ -141,6 +153,8 @@ class FrameEnds:
     entry_us: float
     hop_us: float
     hop_us_per_byte: float
+    from_clients: bool = True
+    """Not made at the entry of another model's answers."""
 
 
 def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> FrameEnds | None:
@@ -163,6 +177,7 @@ def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> Fram
         entry_us=overheads.entry.us(frame.pixels, frame.bytes),
         hop_us=overheads.hop_us,
         hop_us_per_byte=overheads.hop_us_per_byte,
+        from_clients=not demand.flow.inside,
     )
 
 

@@ -33,6 +33,8 @@ WIDEST_BAND = 0.42
 def plan_table(plan: Plan) -> RenderableType:
     """Pipelines, pools, batch, workers, planned frames/s, latency against SLO; below it the classes."""
     parts = [_pipelines(plan)]
+    if plan.cascades:
+        parts.append(_cascades(plan))
     if any(model.promise for model in plan.models):
         parts.append(_promises(plan))
     if plan.survival is not None:
@@ -72,6 +74,27 @@ def _pipelines(plan: Plan) -> Table:
             )
         if model.note:
             table.add_row("", model.note)
+        table.add_section()
+    return table
+
+
+def _cascades(plan: Plan) -> Table:
+    """What each cascade serves, and how its SLO is divided."""
+    table = Table(title="cascades: one SLO from a frame to all that comes of it")
+    for name in ("cascade", "planned rps", "SLO ms", "model", "frames of", "each", "bunch", "its part ms"):
+        left = name in ("cascade", "model", "frames of")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    for cascade in plan.cascades:
+        first = (cascade.name, f"{cascade.throughput_rps:.1f}", f"{cascade.slo_us / 1000:.1f}")
+        for number, part in enumerate(cascade.parts):
+            table.add_row(
+                *(first if number == 0 else ("", "", "")),
+                part.model,
+                part.of or "clients",
+                f"{part.frames:g}",
+                f"{part.bunch:.3g}",
+                f"{part.slo_us / 1000:.1f}",
+            )
         table.add_section()
     return table
 

@@ -32,6 +32,12 @@ def check_plan(
 
 def check_pipelines(deployment: Deployment, profile: Profile, plan: Plan) -> None:
     """Models and stages, as far as they need no placement. Raises PlanFault."""
+    if deployment.cascades:
+        names = ", ".join(cascade.name for cascade in deployment.cascades)
+        raise PlanFault(
+            f"cascades: {names} can be planned, but not served yet; leave 'cascades' out and give "
+            "their models slo_ms to serve these by themselves"
+        )
     _refuse(_model_faults(deployment, profile, plan))
     cluster = deployment.to_cluster()
     _refuse(

@@ -1,5 +1,6 @@
 """deployment.yaml: what a user writes; validated, then turned into the frozen types that all else uses."""
 
+from planner.deployment.cascade import CascadeSpec, MemberSpec
 from planner.deployment.cluster import (
     ClusterSpec,
     EntrySpec,
@@ -25,6 +26,7 @@ from planner.deployment.reading import DeploymentError, load_deployment, parse_d
 from planner.deployment.recipe import PreprocessFault, prepare_key, recipe_of
 
 __all__ = [
+    "CascadeSpec",
     "ClusterSpec",
     "Deployment",
     "DeploymentError",
@@ -34,6 +36,7 @@ __all__ = [
     "ExpectSpec",
     "FrameSpec",
     "GpuClassSpec",
+    "MemberSpec",
     "ModelSpec",
     "PlannerSpec",
     "PostprocessSpec",

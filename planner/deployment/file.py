@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from planner.addresses import port_faults
 from planner.cluster import Cluster
+from planner.deployment.cascade import CascadeSpec, cascade_faults, with_slos
 from planner.deployment.cluster import ClusterSpec, cluster_of
 from planner.deployment.expect import ExpectSpec
 from planner.deployment.model import ModelSpec, demand_of, input_spec
@@ -74,6 +75,7 @@ class Deployment(Spec):
     name: Name
     cluster: ClusterSpec
     models: tuple[ModelSpec, ...] = Field(min_length=1)
+    cascades: tuple[CascadeSpec, ...] = ()
     planner: PlannerSpec = PlannerSpec()
     expect: ExpectSpec = ExpectSpec()
     tls: TlsSpec | None = None
@@ -83,12 +85,19 @@ class Deployment(Spec):
     the folder of one. None: the first `python3` on the server's PATH.
     """
 
+    @model_validator(mode="before")
+    @classmethod
+    def _members_have_their_cascades_slo(cls, plain: Any) -> Any:
+        return with_slos(plain)
+
     @model_validator(mode="after")
     def _nothing_twice(self) -> Deployment:
         names = [model.name for model in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"models: the name {twice[0]!r} is used more than once")
+        if faults := list(cascade_faults(self.cascades, self.models)):
+            raise ValueError("; ".join(faults))
         self._known_classes()
         cluster = self.to_cluster()  # its own checks: unique names of classes and servers
         faults = list(port_faults(cluster, names))
@@ -142,6 +151,7 @@ class Deployment(Spec):
             profile=self.with_costs(profile),
             demands=self.to_demands(),
             options=self.to_options(),
+            cascades=tuple(cascade.to_cascade() for cascade in self.cascades),
         )
 
     def with_costs(self, profile: Profile) -> Profile:

@@ -58,6 +58,9 @@ def plan(
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
     problem = with_options(deployment.to_problem(workspace.load_profile()), objective, max_stages, margin)
+    if problem.cascades and (margin == "auto" or frontier is not None):
+        option = "--frontier" if frontier is not None else "--margin auto"
+        raise DeploymentError(f"{option}: not for cascades yet; leave it out, or plan without 'cascades'")
     if frontier is not None:
         _frontier(problem, frontier)
         return

@@ -100,6 +100,9 @@ def simulate(
     made, problem = workspace.load_plan(), workspace.load_problem()
     chosen = cast(Links, links)
     _require_pipelines(made)
+    if made.cascades:
+        names = ", ".join(cascade.name for cascade in made.cascades)
+        raise DeploymentError(f"cascades {names} cannot be simulated yet; plan their models apart")
     try:
         varying = Jitter(jitter, straggler_probability=stragglers, straggler_factor=straggler_factor)
     except ValueError as error:

@@ -101,6 +101,7 @@ def test_tangents_lie_above_the_curve_and_near_it(frames: float, rate_rps: float
         batch=np.array([[1]]),
         rate_rps=np.array([[10.0]]),
         latency_us=np.array([1_000.0]),
+        waiting_us=np.array([0.0]),
     )
     wanted = WantedModel("m", columns, 1.0, reserves(round(slack_us) + 1_000, rate_rps, LOSS))
     share = wanted.usable_rps({0: rate_rps}) / rate_rps

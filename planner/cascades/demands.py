@@ -1,0 +1,81 @@
+"""A problem with cascades as one without: rates multiply along a cascade, each member has a part of the SLO.
+
+Notation    D   index of dispersion of a member's arrivals: variance over mean of their number in a while
+            N   frames of the next member for one answer
+Dispersion  of the next member's frames, which come in bunches of N: a compound process has
+            D' = Var[N] / E[N] + E[N] D, which is E[N^2] / E[N] where D = 1
+Loss        a frame is answered whole only if all that came of it is. Of the share that may be lost, each
+            member gets an equal part, divided by its frames for each of the cascade's (union bound).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from planner.cascades.data import Cascade, CascadePart, Parts, PlannedCascade
+from planner.plan import Plan
+from planner.problem import Demand, InnerFlow, Problem
+
+
+def divided(problem: Problem, parts: Parts) -> Problem:
+    """The problem whose models are each by themselves, `parts` being what members of cascades get of their
+    SLO.
+    """
+    members = {member.model: cascade for cascade in problem.cascades for member in cascade.members}
+    demands = tuple(
+        _inner(problem, members[demand.model], demand, parts) if demand.model in members else demand
+        for demand in problem.demands
+    )
+    return replace(problem, demands=demands, cascades=())
+
+
+def divided_as_planned(problem: Problem, plan: Plan) -> Problem:
+    """The problem that this plan's models were planned for."""
+    if not problem.cascades:
+        return problem
+    parts = {model.model: model.slo_us for model in plan.models}
+    return divided(problem, parts)
+
+
+def _inner(problem: Problem, cascade: Cascade, demand: Demand, parts: Parts) -> Demand:
+    frames = cascade.frames_of(demand.model)
+    return replace(
+        demand,
+        slo_us=parts[demand.model],
+        weight=None if cascade.weight is None else cascade.weight * frames,
+        rate_rps=None if cascade.rate_rps is None else cascade.rate_rps * frames,
+        flow=InnerFlow(
+            bunch=cascade.member(demand.model).fanout.bunch,
+            dispersion=_dispersion(cascade, demand.model, problem.options.dispersion),
+            loss_part=1 / (len(cascade.members) * frames),
+            inside=bool(cascade.member(demand.model).of),
+        ),
+    )
+
+
+def _dispersion(cascade: Cascade, model: str, outer: float) -> float:
+    found = outer
+    for member in cascade.way_to(model)[1:]:
+        fanout = member.fanout
+        found = fanout.deviation**2 / fanout.mean + fanout.mean * found
+    return found
+
+
+def planned_cascades(problem: Problem, plan: Plan) -> tuple[PlannedCascade, ...]:
+    """What the plan of the divided problem makes of the problem's cascades."""
+    rates = {model.model: model.throughput_rps for model in plan.models}
+    slos = {model.model: model.slo_us for model in plan.models}
+    return tuple(
+        PlannedCascade(
+            name=cascade.name,
+            slo_us=cascade.slo_us,
+            throughput_rps=min(rates[each.model] / cascade.frames_of(each.model) for each in cascade.members),
+            parts=tuple(
+                CascadePart(
+                    each.model, each.of, slos[each.model], cascade.frames_of(each.model), each.fanout.bunch
+                )
+                for each in cascade.members
+            ),
+        )
+        for cascade in problem.cascades
+    )

@@ -1,0 +1,104 @@
+"""Plans a problem with cascades: divides their SLOs, plans the models by themselves, says what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from planner import serial
+from planner.cascades.data import Cascade, Member
+from planner.cascades.demands import divided, planned_cascades
+from planner.cascades.division import NoDivision, Reach, divide
+from planner.cascades.outlook import Outlook
+from planner.explain import Infeasible, ProblemError, validate
+from planner.plan import Plan
+from planner.pools import by_pool
+from planner.problem import Objective, Problem
+
+
+def plan_cascades(
+    problem: Problem,
+    plan: Callable[[Problem], Plan],
+    reach: Reach,
+    with_build_rates: Callable[[Problem], Problem],
+) -> Plan:
+    """plan: of a problem without cascades. reach: the objective of one by pools, quickly. Raises
+    ProblemError, Infeasible.
+    """
+    _validate(problem)
+    first = _by_need(by_pool(problem))
+    # The rates at which batches fill are those of one division, so that all are measured alike.
+    rates = {
+        demand.model: demand.batch_build_rps for demand in with_build_rates(divided(problem, first)).demands
+    }
+    problem_hash = serial.content_hash(problem)
+    demands = tuple(replace(one, batch_build_rps=rates[one.model]) for one in problem.demands)
+    problem = replace(problem, demands=demands)
+    try:
+        division = divide(by_pool(problem), reach)
+    except NoDivision as error:
+        raise _no_division(problem, first) from error
+    made = plan(divided(problem, division.parts))
+    maximise = problem.options.objective is Objective.MAX_RATE
+    bound = max(division.bound, made.objective) if maximise else min(division.bound, made.objective)
+    return replace(
+        made,
+        upper_bound=bound,
+        gap=abs(bound - made.objective) / made.objective if made.objective else 0.0,
+        cascades=planned_cascades(problem, made),
+        problem_hash=problem_hash,
+    )
+
+
+def _validate(problem: Problem) -> None:
+    """Raises ProblemError."""
+    known = {demand.model for demand in problem.demands}
+    for cascade in problem.cascades:
+        for member in cascade.members:
+            if member.model not in known:
+                raise ProblemError(f"cascade {cascade.name}: no demand for its member {member.model}")
+        if problem.options.objective is Objective.MIN_COST and cascade.rate_rps is None:
+            raise ProblemError(f"cascade {cascade.name}: rate_rps is missing; min-cost needs one")
+    if problem.options.survive_servers:
+        raise ProblemError("planner.survive: not for cascades yet; leave it out, or plan the models apart")
+    validate(divided(problem, {each.model: one.slo_us for one in problem.cascades for each in one.members}))
+
+
+def _by_need(problem: Problem) -> dict[str, int]:
+    """Parts in proportion to what each member needs at least. Raises Infeasible where that is too much."""
+    outlook, parts = Outlook(problem), {}
+    for cascade in problem.cascades:
+        least = {}
+        for member in cascade.members:
+            steps = outlook.steps(member.model)
+            least[member.model] = int(steps[0]) if len(steps) else cascade.slo_us
+        for member in cascade.members:
+            ways = [cascade.way_to(leaf.model) for leaf in cascade.leaves]
+            needed = max(sum(least[each.model] for each in way) for way in ways if member in way)
+            parts[member.model] = cascade.slo_us * least[member.model] // needed
+        if any(parts[model] < need for model, need in least.items()):
+            raise Infeasible(_too_short(cascade, least))
+    return parts
+
+
+def _too_short(cascade: Cascade, least: dict[str, int]) -> str:
+    needs = ", ".join(f"{model} {need / 1000:.1f} ms" for model, need in least.items())
+    way = max((cascade.way_to(leaf.model) for leaf in cascade.leaves), key=lambda way: _sum(way, least))
+    return (
+        f"cascade {cascade.name}: its SLO of {cascade.slo_us / 1000:g} ms is too short. With their margins "
+        f"its models need at least: {needs}; {' and '.join(each.model for each in way)} in turn "
+        f"need {_sum(way, least) / 1000:.1f} ms"
+    )
+
+
+def _sum(way: tuple[Member, ...], least: dict[str, int]) -> int:
+    return sum(least[member.model] for member in way)
+
+
+def _no_division(problem: Problem, first: dict[str, int]) -> Infeasible:
+    names = ", ".join(cascade.name for cascade in problem.cascades)
+    return Infeasible(
+        f"cascades {names}: no way of dividing their SLOs gives every model pipelines on these GPUs; more "
+        "GPUs, a longer SLO, a lower rate or a smaller margin would do. Tried first: "
+        + ", ".join(f"{model} {part / 1000:.1f} ms" for model, part in first.items())
+    )
