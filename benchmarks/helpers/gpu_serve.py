@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
+from benchmarks.helpers.gpu_profile import REHEARSED
 from ppipe.cli import run
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 
-_FACTORY = "ensembles.zoo.pytorchcv_models:classifier"
+_CLASSIFIER = "ensembles.zoo.pytorchcv_models:classifier"
 
 
 def deployment(rehearse: bool) -> Mapping[str, Any]:
@@ -31,6 +32,12 @@ def deployment(rehearse: bool) -> Mapping[str, Any]:
             {"name": "slow", "executor": "cpu", "stated": {"gflop_per_s": 1, "gbyte_per_s": 2}},
         ]
     size = 32 if rehearse else 224
+    program: Mapping[str, Any] = {
+        "factory": _CLASSIFIER,
+        "arguments": {"name": "resnet18", "size": size},
+    }
+    if rehearse:
+        program = {"factory": REHEARSED.factory}
     return {
         "name": "gpu-figures",
         "cluster": {
@@ -40,8 +47,8 @@ def deployment(rehearse: bool) -> Mapping[str, Any]:
         },
         "models": [
             {
-                "name": "resnet18",
-                "program": {"factory": _FACTORY, "arguments": {"name": "resnet18", "size": size}},
+                "name": REHEARSED.name if rehearse else "resnet18",
+                "program": program,
                 "input": {"name": "image", "shape": [3, size, size]},
                 "slo_ms": 400 if rehearse else 50,
                 "batch_sizes": [1, 2] if rehearse else [1, 2, 4, 8],

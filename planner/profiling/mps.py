@@ -109,9 +109,20 @@ class _Worker:
     pipe: Connection
 
 
+def _context(device: str) -> Any:
+    """CUDA does not survive a fork. On a CPU processes are forked from one that has imported what takes
+    seconds, each, to import.
+    """
+    if device.startswith("cuda"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo", "torch.export"])
+    return context
+
+
 @contextlib.contextmanager
 def _processes(job: SliceJob, slices: int) -> Iterator[list[_Worker]]:
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    context = _context(job.options.device)
     barrier = context.Barrier(slices)
     workers = []
     try:
