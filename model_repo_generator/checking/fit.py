@@ -35,8 +35,8 @@ def check_pipelines(deployment: Deployment, profile: Profile, plan: Plan) -> Non
     if deployment.cascades:
         names = ", ".join(cascade.name for cascade in deployment.cascades)
         raise PlanFault(
-            f"cascades: {names} can be planned, but not served yet; leave 'cascades' out and give "
-            "their models slo_ms to serve these by themselves"
+            f"cascades: {names} can be planned and simulated, but not served yet; leave 'cascades' out and "
+            "give their models slo_ms to serve these by themselves"
         )
     _refuse(_model_faults(deployment, profile, plan))
     cluster = deployment.to_cluster()

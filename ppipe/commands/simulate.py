@@ -82,6 +82,7 @@ def simulate(
 ) -> None:
     """Serve a plan in simulation: attainment, goodput, drops, latencies, utilisation."""
     from ppipe.simulation import view
+    from ppipe.simulation.cascades import without_cascades
 
     if links not in ("placed", "paper"):
         raise DeploymentError(f"--links: {links!r} is not one of placed, paper")
@@ -101,8 +102,7 @@ def simulate(
     chosen = cast(Links, links)
     _require_pipelines(made)
     if made.cascades:
-        names = ", ".join(cascade.name for cascade in made.cascades)
-        raise DeploymentError(f"cascades {names} cannot be simulated yet; plan their models apart")
+        _require_no_pictures(curve, gantt, events, policy)
     try:
         varying = Jitter(jitter, straggler_probability=stragglers, straggler_factor=straggler_factor)
     except ValueError as error:
@@ -111,6 +111,11 @@ def simulate(
         arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=varying, frame_spread=frame_spread
     )
     factor = None if rate is not None else (0.9 if load_factor is None else load_factor)
+    if made.cascades:
+        _print_cascades(made, problem, factor, rate, workload, chosen, find_capacity, as_json)
+        made = without_cascades(made, problem)
+        if not made.models:
+            return
     if find_capacity:
         _print_capacities(
             view.plan_capacities(made, problem, policy, workload, chosen),
@@ -139,6 +144,52 @@ def simulate(
     if not as_json and (note := estimates_note(made.latency_sources)):
         out.print(note, soft_wrap=True)
     _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
+
+
+def _require_no_pictures(curve: Path | None, gantt: Path | None, events: Path | None, policy: str) -> None:
+    """Raises DeploymentError for what is of single models."""
+    given = {"--curve": curve, "--gantt": gantt, "--events": events}
+    for option, path in given.items():
+        if path is not None:
+            raise DeploymentError(
+                f"{option}: of models by themselves, and this plan has cascades; leave it out"
+            )
+    if policy != "adaptive":
+        raise DeploymentError(f"--policy: {policy!r}; cascades are served by adaptive")
+
+
+def _print_cascades(
+    made: Plan,
+    problem: Problem,
+    factor: float | None,
+    rate: float | None,
+    workload: Workload,
+    links: Links,
+    find_capacity: bool,
+    as_json: bool,
+) -> None:
+    from ppipe.simulation.cascades import cascade_capacities, cascade_table, simulate_cascades
+
+    if not find_capacity:
+        reports = simulate_cascades(made, problem, factor, rate, workload, links)
+        if as_json:
+            out.print(json.dumps(serial.to_plain(reports)), markup=False, soft_wrap=True)
+        else:
+            out.print(cascade_table(reports))
+        return
+    capacities = cascade_capacities(made, problem, workload, links)
+    planned = {cascade.name: cascade.throughput_rps for cascade in made.cascades}
+    rows = [
+        {"cascade": name, "capacity_rps": found, "planned_rps": planned[name]}
+        for name, found in capacities.items()
+    ]
+    if as_json:
+        out.print(json.dumps(rows), markup=False, soft_wrap=True)
+    for name, found in () if as_json else capacities.items():
+        out.print(
+            f"cascade {name}: {found:.1f} frames/s, 99 % of them complete, {found / planned[name]:.0%} of "
+            f"the planned {planned[name]:.1f}"
+        )
 
 
 def _replay(path: Path, policies: Sequence[str], plan: Path | None, links: Links, as_json: bool) -> None:

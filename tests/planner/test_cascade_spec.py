@@ -122,5 +122,5 @@ def test_a_model_without_an_slo_is_named_where_no_cascade_has_it() -> None:
 def test_serving_a_cascade_is_refused_before_anything_is_written() -> None:
     deployment = parsed(member("a"), member("b", "a"), models=[model("a"), model("b")])
     empty = Plan("p", 1.0, 1.0, 0.0, "s", ())
-    with pytest.raises(PlanFault, match="cascades: all can be planned, but not served yet"):
+    with pytest.raises(PlanFault, match="cascades: all can be planned and simulated, but not served"):
         check_pipelines(deployment, Profile(models=()), empty)
