@@ -53,7 +53,6 @@ def build_manifest(
                 served[spec.name],
                 entries,
                 program_hashes,
-                epoch,
                 chains[spec.name],
             )
             for index, spec in enumerate(deployment.models)
@@ -158,11 +157,6 @@ def entry_address(cluster: Cluster, models: tuple[str, ...]) -> ServerAddress:
     )
 
 
-def _feedback_port(cluster: Cluster, epoch: int, index: int, models: int) -> int:
-    """Two revisions in turn have their dispatchers' ports after and before each other: both may be loaded."""
-    return cluster.entry.feedback_port + (epoch - 1) % 2 * models + index
-
-
 def _entry_address(cluster: Cluster, entries: Mapping[str, EntryModels]) -> ServerAddress:
     return entry_address(cluster, tuple(name for models in entries.values() for name in models.names()))
 
@@ -176,7 +170,6 @@ def _model_entry(
     served: ServedModel,
     entries: Mapping[str, EntryModels],
     program_hashes: Mapping[str, str],
-    epoch: int,
     chains: tuple[Chain, ...],
 ) -> ModelEntry:
     measured = profile.model(spec.name)
@@ -186,7 +179,7 @@ def _model_entry(
         dispatcher=models.dispatch.name,
         input=models.input,
         outputs=models.outputs,
-        feedback_port=_feedback_port(cluster, epoch, index, len(plan.models)),
+        feedback_port=cluster.entry.feedback_port + index,
         late=spec.late,
         longest_timeout_us=None if spec.longest_timeout_ms is None else round(spec.longest_timeout_ms * 1000),
         served=served,

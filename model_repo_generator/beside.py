@@ -1,18 +1,17 @@
 """A new revision of a plan beside the one that is served, in one repository, for a roll-out without a gap.
 
 Rules
-- The older revision keeps its workers, which have other names, and its manifest (deployment.<epoch>.json).
-- A dispatcher of the newest revision is the next version of the Triton model that clients call. Loaded, it
-  takes what comes from then on; the older version finishes its own and ends.
-- Its config.pbtxt must not differ: Triton would start all versions of the model anew, while the running one
-  still has its port (tried: the server ends).
+- Workers are named after their places, so only those are added that differ. The older revision keeps its own,
+  and its manifest (deployment.<epoch>.json).
+- A running dispatcher is handed the new table in place (planner.revision). Its own files must not differ.
 - generate.generate of the new revision alone, into the same folder, ends the older one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 
 from model_repo_generator import naming
 from model_repo_generator.bundle import BUNDLE
@@ -24,6 +23,7 @@ from model_repo_generator.write import Content, FileCopy, Listing, WriteFault, r
 from planner import serial
 from planner.deployment import Deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry
+from planner.places import ADDRESSES_NAME, PLACE_NAME, StagePlace
 from planner.plan import Plan
 from planner.profile import Profile
 
@@ -111,14 +111,24 @@ def _kept(
                 f"{path}: the model's weights or blocks changed since revision {older.epoch}; generate into "
                 "another folder, or end that revision first"
             )
-        elif path in new.files and not path.startswith(doors):
-            if new.files[path] != (out_dir / path).read_text(encoding="utf-8"):
+        elif path in new.files and path != ADDRESSES_NAME and not path.startswith(doors):
+            if not _is_same(path, new.files[path], (out_dir / path).read_text(encoding="utf-8")):
                 raise BesideFault(
                     f"{path}: revision {older.epoch} needs it otherwise than revision {new.manifest.epoch}, "
                     "and there can be only one; generate into another folder, or end that revision first"
                 )
         elif path not in program_hashes and not path.startswith(doors):
             yield path, FileCopy(out_dir / path)
+
+
+def _is_same(path: str, text: str, older: str) -> bool:
+    """Whether both revisions can have a file so. Of a place, latencies may differ, as in a corrected profile:
+    a worker that is kept is not loaded anew for that.
+    """
+    if text == older or PurePath(path).name != PLACE_NAME:
+        return text == older
+    place = serial.loads(StagePlace, text, path)
+    return place == replace(serial.loads(StagePlace, older, path), latency_us=place.latency_us)
 
 
 def _require_same_ends(entry: ModelEntry, new: DeploymentManifest, epoch: int) -> None:

@@ -11,7 +11,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -19,20 +19,37 @@ from ensembles.graphs import EnsembleGraph, StepModel, chain_graph
 from model_repo_generator import naming
 from planner.cluster import Cluster, Executor
 from planner.manifest import RAGGED_INPUT, STATUS_OUTPUT, Chain, ModelEntry, StageProgram
+from planner.places import Place, StageBlocks
 from planner.plan import Plan
 from planner.profile import TensorSpec
-from planner.serving import ServedModel, ServedPipeline
+from planner.serving import ServedModel, ServedPipeline, WorkerPlace
 
 Numbers = tuple[int, ...]
-Seats = Mapping[tuple[int, int, int], int]
+GpuIds = Mapping[tuple[int, int, int], int]
 """GPU id of each worker of a model that computes on one, by pipeline, stage and worker."""
+ChainName = Callable[[str, int, Numbers], str]
+"""The name of the ensemble of a model's pipeline on workers of these numbers, one per stage."""
 
 
-def chains_of(served: ServedModel, epoch: int, seats: Seats = MappingProxyType({})) -> tuple[Chain, ...]:
+def numbered_name(model: str, pipeline: int, numbers: Numbers) -> str:
+    """Where workers are at no planned places."""
+    return f"{model}.p{pipeline}.w{'-'.join(map(str, numbers))}"
+
+
+def placed_name(places: Mapping[WorkerPlace, tuple[StageBlocks, Place]]) -> ChainName:
+    """After the places of a model's workers."""
+    return lambda model, pipeline, numbers: naming.chain(
+        model, [places[WorkerPlace(pipeline, stage, number)] for stage, number in enumerate(numbers)]
+    )
+
+
+def chains_of(
+    served: ServedModel, name_of: ChainName = numbered_name, seats: GpuIds = MappingProxyType({})
+) -> tuple[Chain, ...]:
     """Of all pipelines of at least two stages on one GPU class."""
     return tuple(
         Chain(
-            name=naming.chain(served.model, index, numbers, epoch),
+            name=name_of(served.model, index, numbers),
             pipeline=index,
             server=server,
             workers=tuple(
@@ -45,7 +62,7 @@ def chains_of(served: ServedModel, epoch: int, seats: Seats = MappingProxyType({
     )
 
 
-def seats_of(model: str, plan: Plan, cluster: Cluster) -> Seats:
+def seats_of(model: str, plan: Plan, cluster: Cluster) -> GpuIds:
     """Of the model's workers on classes with executor cuda."""
     assert plan.placement is not None
     pipelines = plan.model(model).pipelines
@@ -86,7 +103,7 @@ def graph_of(chain: Chain, entry: ModelEntry) -> EnsembleGraph:
     return chain_graph(chain.name, stages, entry.outputs, largest, beside)
 
 
-def _combinations(index: int, pipeline: ServedPipeline, seats: Seats) -> Iterator[tuple[str, Numbers]]:
+def _combinations(index: int, pipeline: ServedPipeline, seats: GpuIds) -> Iterator[tuple[str, Numbers]]:
     """(server, one worker's number per stage); every worker of a GPU that has all stages is in one there."""
     if len(pipeline.stages) < 2 or len({stage.gpu for stage in pipeline.stages}) > 1:
         return
@@ -102,7 +119,7 @@ def _combinations(index: int, pipeline: ServedPipeline, seats: Seats) -> Iterato
             yield server, turn
 
 
-def _turns_on_gpus(index: int, numbers: Sequence[Sequence[int]], seats: Seats) -> Iterator[Numbers]:
+def _turns_on_gpus(index: int, numbers: Sequence[Sequence[int]], seats: GpuIds) -> Iterator[Numbers]:
     """Of each GPU that has all stages."""
     gpus = {gpu for number in numbers[0] if (gpu := seats.get((index, 0, number))) is not None}
     for gpu in sorted(gpus):
@@ -121,7 +138,7 @@ def _turns(numbers: Sequence[Sequence[int]]) -> Iterator[Numbers]:
             yield tuple(each[turn % len(each)] for each in numbers)
 
 
-def _shared(index: int, numbers: Numbers, seats: Seats) -> int | None:
+def _shared(index: int, numbers: Numbers, seats: GpuIds) -> int | None:
     """The GPU that all have in common."""
     gpus = {seats.get((index, stage, number)) for stage, number in enumerate(numbers)}
     return gpus.pop() if len(gpus) == 1 else None

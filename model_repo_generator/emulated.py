@@ -23,10 +23,12 @@ from model_repo_generator.model_files import (
     stage_config,
     worker_files,
 )
+from model_repo_generator.places import server_table
 from planner import serial
 from planner.cluster import Executor
 from planner.ingress import PrepareRecipe
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.places import ADDRESSES_NAME
 from planner.profile import TensorSpec
 from planner.serving import (
     ServedModel,
@@ -95,7 +97,7 @@ def write_deployment(
     """
     entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
     if chains:
-        entries = tuple(replace(entry, chains=chains_of(entry.served, _EPOCH)) for entry in entries)
+        entries = tuple(replace(entry, chains=chains_of(entry.served)) for entry in entries)
     return write_entries(
         root,
         entries,
@@ -126,7 +128,7 @@ def write_entries(
     extras = entry_extras or {}
     entry_server = replace(manifest.entry, models=(*manifest.entry.models, *extras))
     manifest = _moved(replace(manifest, entry=entry_server), hosts or {})
-    files = {MANIFEST_NAME: serial.dumps(manifest)}
+    files = {MANIFEST_NAME: serial.dumps(manifest), ADDRESSES_NAME: serial.dumps(server_table(manifest))}
     for entry in manifest.models:
         layout = RepositoryLayout(parameters=stage_parameters or {})
         files.update(_dispatcher_files(entry, dispatcher_parameters or {}))

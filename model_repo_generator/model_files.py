@@ -1,6 +1,6 @@
 """From the manifest to the files of models: one way for planned, emulated and plain deployments.
 
-What differs between them is data: a Layout that all models of a repository share, and a Seat for each worker.
+What differs between them is data: a layout that all models of a repository share, and a seat for each worker.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from dataclasses import dataclass, field
 
 from model_repo_generator import config
 from model_repo_generator.chains import fed_on_device, graph_of
+from model_repo_generator.places import stage_place, unplanned_place
 from model_repo_generator.shims import VERSION_FOLDER, ensemble_version, model_py
 from model_repo_generator.tensors import stage_tensors
+from planner import serial
 from planner.cluster import Executor
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, StageProgram
+from planner.places import PLACE_NAME, Place, StageBlocks, StagePlace
 from planner.serving import WorkerPlace
 
-MANIFEST_FROM_MODEL = f"../../../{MANIFEST_NAME}"
-"""From groups/<group>/<Triton model>/ to the manifest."""
+ROOT_FROM_MODEL = "../../.."
+"""From groups/<group>/<Triton model>/ to the folder of the manifest and the table of servers."""
+MANIFEST_FROM_MODEL = f"{ROOT_FROM_MODEL}/{MANIFEST_NAME}"
 
 Files = Iterator[tuple[str, str]]
 """(path relative to deployment.json's folder, text) of each file."""
@@ -34,13 +38,8 @@ class RepositoryLayout:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Seat:
-    """What a worker's files say of its place, and parameters of its own."""
-
-    gpu_id: int = 0
-    slices_per_gpu: int = 1
-    parameters: Mapping[str, str] = field(default_factory=dict)
+Seats = Mapping[WorkerPlace, tuple[StageBlocks, Place]]
+"""What each worker runs, and where; those of manifests that were made without a plan have none."""
 
 
 @dataclass(frozen=True)
@@ -66,42 +65,40 @@ def worker_files(
     manifest: DeploymentManifest,
     entry: ModelEntry,
     layout: RepositoryLayout,
-    seats: Mapping[WorkerPlace, Seat],
+    seats: Seats,
     config_of: Callable[[ModelEntry, WorkerModel], str],
     adapter: str = "stage",
 ) -> Files:
     """Every worker of a model, in (pipeline, stage, worker) order."""
     fed = fed_on_device(entry.chains)
     for place, worker in entry.served.workers():
-        program, seat = entry.programs[place.pipeline][place.stage], seats.get(place, Seat())
+        program = entry.programs[place.pipeline][place.stage]
+        blocks, at = seats[place] if seats else unplanned_place(entry, place)
+        own = stage_place(manifest, entry, place, blocks, at)
         made = WorkerModel(
             place=place,
             name=worker.name,
             program=program,
-            gpu_id=seat.gpu_id,
+            gpu_id=at.gpu_id,
             parameters={
-                "manifest": MANIFEST_FROM_MODEL,
+                "root": ROOT_FROM_MODEL,
                 "model": entry.model,
-                **_preparing(entry, place, program, worker.server),
+                **_preparing(own),
                 **layout.parameters,
-                **seat.parameters,
                 **(config.INPUTS_STAY_ON_DEVICE if worker.name in fed else {}),
             },
         )
         folder = f"{manifest.server(worker.server).repository}/{worker.name}"
-        share = mps_percentage(program, seat.slices_per_gpu)
+        share = mps_percentage(program, at.slices_per_gpu)
+        yield f"{folder}/{PLACE_NAME}", serial.dumps(own)
         yield from python_model(folder, config_of(entry, made), adapter, layout, share)
 
 
-def _preparing(
-    entry: ModelEntry, place: WorkerPlace, program: StageProgram, server: str
-) -> Mapping[str, str]:
+def _preparing(place: StagePlace) -> Mapping[str, str]:
     """An emulated stage's frames are prepared for as long as that is planned to take, where it is planned."""
-    if entry.prepare is None or place.stage or program.executor is not Executor.EMULATED:
+    if not place.takes_frames or place.program.executor is not Executor.EMULATED:
         return {}
-    planned = entry.served.entry
-    counted = planned is not None and any(host.server == server for host in planned.hosts)
-    return {"prepare": "emulated" if counted else "real"}
+    return {"prepare": "real" if place.prepare_us is None else "emulated"}
 
 
 def stage_config(entry: ModelEntry, worker: WorkerModel) -> str:

@@ -1,10 +1,8 @@
 """Names of Triton models, folders and files: made here, and written to deployment.json for all others.
 
 Rules
-- Names of workers come with planner.serving_build's ServedModel (`<model>.p<pipeline>.s<stage>.w<worker>`).
-- From a deployment's second revision on, names of workers carry it (`<model>.r2.p0.s1.w3`): models of two
-  revisions may differ in anything and be loaded side by side. What clients call keeps its name; there a
-  revision is a version folder.
+- A worker is named after what it runs and where (`<model>.<split>.b4-9.<server>.g1.s0of2`: blocks [4, 9) on
+  slice 0 of 2 of GPU 1), and after nothing of a plan: revisions that have a place in common have its worker.
 - Every name is one path component of ASCII letters, digits, '_', '.', '-', and none says '..'.
 - No two Triton models of a deployment have one name, not even on a file system that ignores case.
 """
@@ -12,9 +10,10 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from planner.manifest import MANIFEST_NAME
+from planner.places import Place, StageBlocks
 from planner.profile import ProgramFormat
 
 ENTRY_GROUP = "entry"
@@ -52,21 +51,20 @@ def plain_worker(model: str, worker: int) -> str:
     return f"{model}.plain.w{worker}"
 
 
-def chain(model: str, pipeline: int, workers: Iterable[int], epoch: int) -> str:
-    """The ensemble of a pipeline's stages on these workers of one server."""
-    numbers = "-".join(str(worker) for worker in workers)
-    return of_revision(f"{model}.p{pipeline}.w{numbers}", model, epoch)
+def worker(model: str, blocks: StageBlocks, place: Place) -> str:
+    """What a slice of a GPU runs."""
+    return (
+        f"{model}.{blocks.split}.b{blocks.start}-{blocks.end}.{place.server}.g{place.gpu_id}"
+        f".s{place.slice_index}of{place.slices_per_gpu}"
+    )
 
 
-def of_revision(name: str, model: str, epoch: int) -> str:
-    """What `name`, which begins with the model's, is called in revision `epoch` of the plan."""
-    return name if epoch == 1 else f"{model}.r{epoch}{name.removeprefix(model)}"
-
-
-def without_revision(name: str, model: str, epoch: int) -> str:
-    """The other way round; names that carry no revision stay."""
-    prefix = f"{model}.r{epoch}"
-    return model + name.removeprefix(prefix) if name.startswith((f"{prefix}.", f"{prefix}_")) else name
+def chain(model: str, stages: Sequence[tuple[StageBlocks, Place]]) -> str:
+    """The ensemble of stages at places of one server, first to last."""
+    split, server = stages[0][0].split, stages[0][1].server
+    cuts = "-".join(["0", *(str(blocks.end) for blocks, _ in stages)])
+    slices = "-".join(f"g{place.gpu_id}s{place.slice_index}of{place.slices_per_gpu}" for _, place in stages)
+    return f"{model}.{split}.b{cuts}.{server}.{slices}"
 
 
 def older_manifest(epoch: int) -> str:

@@ -17,16 +17,17 @@ from model_repo_generator import config, naming
 from model_repo_generator.assemble import entry_address, server_addresses, stage_program, worker_names
 from model_repo_generator.export import Exporter
 from model_repo_generator.generate import export_and_write, installed_versions, serving_tables
-from model_repo_generator.model_files import RepositoryLayout, Seat, WorkerModel, worker_files
+from model_repo_generator.model_files import RepositoryLayout, WorkerModel, worker_files
+from model_repo_generator.places import planned_places, split_digest
 from model_repo_generator.plain_plan import plain_plan
 from model_repo_generator.render import Rendered
 from planner import serial
 from planner.cluster import Cluster
 from planner.deployment import Deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry
-from planner.plan import ModelPlan, Plan
+from planner.plan import ModelPlan
 from planner.profile import ModelProfile, Profile
-from planner.serving import ServedModel, WorkerPlace
+from planner.serving import ServedModel
 
 DELAY_SHARE = 20
 """The queue delay is at most the SLO over this."""
@@ -61,7 +62,9 @@ def render_plain(
     files = {MANIFEST_NAME: serial.dumps(manifest)}
     layout = RepositoryLayout(parameters=config.environment_parameters(deployment.execution_env))
     for entry in manifest.models:
-        seats = _seats(entry, plan, manifest.plan_hash)
+        measured = profile.model(entry.model)
+        digest = split_digest(deployment.model(entry.model), measured)
+        seats = planned_places(entry.model, plan, digest, measured.block_count)
         files.update(worker_files(manifest, entry, layout, seats, _plain_config, adapter="plain"))
     return Rendered(manifest=manifest, files=files)
 
@@ -120,18 +123,6 @@ def _model_entry(
         served=served,
         programs=tuple(programs),
     )
-
-
-def _seats(entry: ModelEntry, plan: Plan, plan_hash: str) -> Mapping[WorkerPlace, Seat]:
-    assert plan.placement is not None
-    names = {place: worker.name for place, worker in entry.served.workers()}
-    seats = {}
-    for seat in plan.placement.workers:
-        if seat.model == entry.model:
-            place = WorkerPlace(seat.pipeline, seat.stage, seat.worker)
-            # No slice: each worker has a whole GPU.
-            seats[place] = Seat(seat.gpu_id, 1, {"plan_hash": plan_hash, "worker_name": names[place]})
-    return seats
 
 
 def _plain_config(entry: ModelEntry, worker: WorkerModel) -> str:

@@ -3,7 +3,8 @@
 Layout (paths relative to deployment.json's folder)
     deployment.json                                   names and addresses (planner.manifest)
     programs/<model>.b<start>-<end>.pt2               not rendered: exported by model_repo_generator.export
-    groups/<GPU class>/<worker>/config.pbtxt, 1/model.py
+    addresses.json                                      addresses, for stages (planner.places)
+    groups/<GPU class>/<worker>/config.pbtxt, place.json, 1/model.py
     labels/<model>.txt                                of a model's classes, for the hosts of its last stages
     groups/entry/<model>[_body]/...
 model.py files are fixed texts; all that comes from the deployment is data in config.pbtxt or deployment.json.
@@ -11,31 +12,33 @@ model.py files are fixed texts; all that comes from the deployment is data in co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
-from model_repo_generator.chains import Seats, chains_of, seats_of
+from model_repo_generator.chains import GpuIds, chains_of, placed_name, seats_of
 from model_repo_generator.checking.fit import check_plan
 from model_repo_generator.entry import EntryModels, entry_models
 from model_repo_generator.model_files import (
     MANIFEST_FROM_MODEL,
     RepositoryLayout,
-    Seat,
+    Seats,
     chain_files,
     python_model,
     stage_config,
     worker_files,
 )
+from model_repo_generator.places import planned_places, server_table, split_digest
 from model_repo_generator.shims import ensemble_version
 from planner import serial
 from planner.cluster import Cluster
-from planner.deployment import Deployment
+from planner.deployment import Deployment, ModelSpec
 from planner.manifest import MANIFEST_NAME, Chain, DeploymentManifest
+from planner.places import ADDRESSES_NAME
 from planner.plan import Plan
-from planner.profile import Profile, ProgramFormat
-from planner.serving import ServedModel, ServedWorker, WorkerPlace
+from planner.profile import ModelProfile, Profile, ProgramFormat
+from planner.serving import ServedModel
 
 Files = dict[str, str]
 
@@ -68,7 +71,8 @@ def render(
     labels = labels or {}
     naming.check_groups(gpu_class.name for gpu_class in deployment.cluster.gpu_classes)
     check_plan(deployment, profile, plan, served)
-    served = {model: tables.renamed(_in_revision(model, epoch)) for model, tables in served.items()}
+    seats = {spec.name: _seats(spec, profile.model(spec.name), plan) for spec in deployment.models}
+    served = {model: _named(tables, seats[model]) for model, tables in served.items()}
     entries = {
         spec.name: entry_models(
             spec,
@@ -80,7 +84,9 @@ def render(
     }
     cluster = deployment.to_cluster()
     chains = {
-        name: chains_of(served[name], epoch, _seats_on_gpus(deployment, name, plan, cluster))
+        name: chains_of(
+            served[name], placed_name(seats[name]), _seats_on_gpus(deployment, name, plan, cluster)
+        )
         for name in entries
     }
     naming.check_models({name: _all_names(entries[name], served[name], chains[name]) for name in entries})
@@ -96,23 +102,31 @@ def render(
         versions=versions or {},
     )
     layout = RepositoryLayout(
-        version=str(epoch),
         bundled=bool(bundle),
         parameters=config.environment_parameters(deployment.execution_env),
     )
-    files: Files = {MANIFEST_NAME: serial.dumps(manifest), **(bundle or {})}
+    files: Files = {
+        MANIFEST_NAME: serial.dumps(manifest),
+        ADDRESSES_NAME: serial.dumps(server_table(manifest, cluster)),
+        **(bundle or {}),
+    }
     for spec in deployment.models:
         models = entries[spec.name]
         files.update(_entry_files(models, layout))
         entry = manifest.model(spec.name)
-        seats = _seats(spec.name, plan, manifest.plan_hash, entry.served)
-        files.update(worker_files(manifest, entry, layout, seats, stage_config))
+        files.update(worker_files(manifest, entry, layout, seats[spec.name], stage_config))
         files.update(chain_files(manifest, entry, layout))
     return Rendered(manifest=manifest, files=files)
 
 
-def _in_revision(model: str, epoch: int) -> Callable[[ServedWorker], str]:
-    return lambda worker: naming.of_revision(worker.name, model, epoch)
+def _seats(spec: ModelSpec, profile: ModelProfile, plan: Plan) -> Seats:
+    return planned_places(spec.name, plan, split_digest(spec, profile), profile.block_count)
+
+
+def _named(served: ServedModel, seats: Seats) -> ServedModel:
+    """With workers named after their places."""
+    names = iter([naming.worker(served.model, *seats[where]) for where, _ in served.workers()])
+    return served.renamed(lambda worker: next(names))
 
 
 def _all_names(entry: EntryModels, served: ServedModel, chains: Sequence[Chain]) -> list[str]:
@@ -120,28 +134,7 @@ def _all_names(entry: EntryModels, served: ServedModel, chains: Sequence[Chain])
     return [*entry.names(), *workers, *(chain.name for chain in chains)]
 
 
-def _seats(model: str, plan: Plan, plan_hash: str, served: ServedModel) -> Mapping[WorkerPlace, Seat]:
-    """Where each worker is, and what its config.pbtxt says of that for people."""
-    assert plan.placement is not None
-    names = {place: worker.name for place, worker in served.workers()}
-    seats = {}
-    for seat in plan.placement.workers:
-        if seat.model == model:
-            place = WorkerPlace(seat.pipeline, seat.stage, seat.worker)
-            stage = plan.model(model).pipelines[seat.pipeline].stages[seat.stage]
-            parameters = {
-                "plan_hash": plan_hash,
-                "pipeline": str(seat.pipeline),
-                "stage": str(seat.stage),
-                "worker": str(seat.worker),
-                "worker_name": names[place],
-                "planned_batch": str(stage.batch_size),
-            }
-            seats[place] = Seat(seat.gpu_id, stage.slices_per_gpu, parameters)
-    return seats
-
-
-def _seats_on_gpus(deployment: Deployment, model: str, plan: Plan, cluster: Cluster) -> Seats:
+def _seats_on_gpus(deployment: Deployment, model: str, plan: Plan, cluster: Cluster) -> GpuIds:
     """Of workers whose tensors may stay on their GPU: torch's, whose DLPack hand-over ONNX Runtime lacks."""
     is_torch = deployment.model(model).program.format is ProgramFormat.TORCH
     return seats_of(model, plan, cluster) if is_torch else {}

@@ -2,9 +2,9 @@
 
 Rules
 - Times are rounded up to whole microseconds: a reservation may be a little too long, never too short.
-- Tables cover every batch size up to the largest that every stage of the pipeline is profiled for and has
-  memory for, not the planned one alone. A size between two profiled ones takes the time of the next larger
-  profiled one.
+- A stage's table covers every batch size up to the largest that it is profiled for and has memory for, as
+  every plan with such a place has it; those of the hops end where the pipeline's shortest one does. A size
+  between two profiled ones takes the time of the next larger profiled one.
 - Links "paper": the reference simulator's grouping. Workers of a stage, in worker order, share one uplink and
   one downlink in groups of slices_per_gpu * the larger gpus_per_server of the two neighbouring classes, at
   full speed.
@@ -109,14 +109,17 @@ def _pipeline(
         raise ValueError(
             f"{model_plan.model}, pipeline {index}: stages of unequal batch size cannot be served yet"
         )
-    batches = range(1, _largest_batch(pipeline, profile, cluster) + 1)
+    largest = [_largest_batch(stage, profile, cluster) for stage in pipeline.stages]
+    batches = range(1, min(largest) + 1)
     return ServedPipeline(
         batch_size=batch_size,
         stages=tuple(
             ServedStage(
                 gpu=stage.gpu,
                 slices_per_gpu=stage.slices_per_gpu,
-                latency_us=tuple(whole_us(_latency_us(profile, stage, batch)) for batch in batches),
+                latency_us=tuple(
+                    whole_us(_latency_us(profile, stage, batch)) for batch in range(1, largest[position] + 1)
+                ),
                 workers=_workers(model_plan.model, pipeline, index, position, cluster, placed),
             )
             for position, stage in enumerate(pipeline.stages)
@@ -158,16 +161,11 @@ def _hop_bandwidths(
     return [cluster.bandwidth_gbps(pipeline.stages[hop].gpu, pipeline.stages[hop + 1].gpu) for hop in hops]
 
 
-def _largest_batch(pipeline: Pipeline, profile: ModelProfile, cluster: Cluster) -> int:
-    """The largest batch of every stage's table and memory; at least the planned one."""
-    largest = min(
-        min(
-            _table(profile, stage).batch_sizes[-1],
-            largest_batch(profile, cluster.gpu_class(stage.gpu), stage.slices_per_gpu, stage.blocks),
-        )
-        for stage in pipeline.stages
-    )
-    return max(largest, pipeline.stages[0].batch_size)
+def _largest_batch(stage: Stage, profile: ModelProfile, cluster: Cluster) -> int:
+    """The largest batch of a stage's table and memory; at least the planned one."""
+    gpu_class = cluster.gpu_class(stage.gpu)
+    fitting = largest_batch(profile, gpu_class, stage.slices_per_gpu, stage.blocks)
+    return max(min(_table(profile, stage).batch_sizes[-1], fitting), stage.batch_size)
 
 
 def _table(profile: ModelProfile, stage: Stage) -> LatencyTable:

@@ -1,7 +1,7 @@
 """`ppipe diff A B`: what a change of plan does to each Triton model. A and B: plan files or repositories.
 
-Of two repositories, what counts is where a model runs, on which GPU, its program and its settings. A model of
-which only the plan's hash changed is kept: it is reloaded at a roll-out, with the program that it has.
+Of two repositories, what counts is where a model runs, on which GPU, its program and its settings. A worker
+is named after its place and blocks, so another place or cut is another model. A kept one is not loaded anew.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
-from model_repo_generator import naming
 from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
@@ -128,11 +127,9 @@ def _repository_units(root: Path, manifest: DeploymentManifest) -> Iterator[tupl
             config = text_format.Parse(text, triton.ModelConfig())
             gpus = [gpu for group in config.instance_group for gpu in group.gpus]
             facts = {
-                "settings": _settings(folder, config, manifest),
+                "settings": _settings(folder, config),
                 "max batch": str(config.max_batch_size),
             }
-            if "planned_batch" in config.parameters:
-                facts["planned batch"] = config.parameters["planned_batch"].string_value
             if name in programs:
                 program = programs[name]
                 facts["program"] = (
@@ -140,25 +137,14 @@ def _repository_units(root: Path, manifest: DeploymentManifest) -> Iterator[tupl
                 )
                 facts["executor"] = program.executor.value
             place = server.name + (f" GPU {', '.join(map(str, gpus))}" if gpus else "")
-            yield _base_name(name, manifest), Unit(place=place, facts=facts)
+            yield name, Unit(place=place, facts=facts)
 
 
-def _base_name(name: str, manifest: DeploymentManifest) -> str:
-    """Without the revision, so that a worker of two revisions is one row."""
-    for model in manifest.models:
-        name = naming.without_revision(name, model.model, manifest.epoch)
-    return name
-
-
-def _settings(folder: Path, config: triton.ModelConfig, manifest: DeploymentManifest) -> str:
-    """Short hash of all that the folder says, but for what is a fact of its own and the plan's hash."""
+def _settings(folder: Path, config: triton.ModelConfig) -> str:
+    """Short hash of all that the folder says, but for what is a fact of its own."""
     rest = triton.ModelConfig()
     rest.CopyFrom(config)
-    for own in ("plan_hash", "planned_batch", "worker_name"):
-        rest.parameters.pop(own, None)
     rest.ClearField("name")
-    for step in rest.ensemble_scheduling.step:
-        step.model_name = _base_name(step.model_name, manifest)
     rest.max_batch_size = 0
     for group in rest.instance_group:
         del group.gpus[:]

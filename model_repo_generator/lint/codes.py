@@ -130,7 +130,7 @@ EFFECTS: Mapping[str, Effect] = {
     "manifest-unused": Effect.DOUBTFUL,
     "manifest-tensors": Effect.MISBEHAVES,
     "manifest-batch": Effect.MISBEHAVES,
-    "manifest-plan": Effect.MISBEHAVES,
+    "manifest-place": Effect.MISBEHAVES,
     "manifest-program": Effect.DOUBTFUL,
     "manifest-executor": Effect.MISBEHAVES,
     "gpu-shared": Effect.MISBEHAVES,

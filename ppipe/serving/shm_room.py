@@ -12,7 +12,7 @@ from pathlib import Path
 
 from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.serving.guard import SHM
-from python_backend.wire.shm.layout import layout_of
+from python_backend.wire.shm.layout import sizes_of_server
 
 _MIB = 1 << 20
 _SHM_PER_STUB = 32 * _MIB
@@ -33,7 +33,7 @@ def shm_bytes_per_stub(servers: Sequence[ServerAddress], folder: Path = SHM) -> 
 
 def least_bytes(manifest: DeploymentManifest, servers: Sequence[ServerAddress]) -> int:
     """What `servers` take at the least: each Python process its region, which holds a batch's tensors in and
-    out as well, and each server the file through which its batches leave.
+    out as well, and each server the files through which its batches leave.
     """
     started = {server.name for server in servers}
     batches = sum(
@@ -44,7 +44,7 @@ def least_bytes(manifest: DeploymentManifest, servers: Sequence[ServerAddress]) 
         for worker in stage.workers
         if worker.server in started
     )
-    files = sum(layout_of(manifest, server.name).size for server in servers)
+    files = sum(sizes_of_server(manifest, server.name) for server in servers)
     return _stubs(servers) * _SHM_SMALLEST + batches + files
 
 

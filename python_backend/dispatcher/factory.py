@@ -25,6 +25,7 @@ from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports
+from python_backend.wire.shm.layout import layout_of_entry
 from python_backend.wire.shm.transport import make_transport
 from python_backend.wire.transport import GrpcTransport, Target, Transport, targets_of
 
@@ -34,7 +35,6 @@ class Dispatcher:
     """A running dispatcher and what must end with it."""
 
     name: str
-    epoch: int
     driver: Driver
     health: Health
     reports: Reports
@@ -97,7 +97,7 @@ def make_dispatcher(
     folder = _folder(log)
     number, manifest, entry = _table_at_start(folder, manifest, entry, log)
     keys = Keys.from_environment(manifest.unsigned_tickets)
-    reports = Reports(manifest.epoch, keys)
+    reports = Reports(keys)
     links = _Links(keys, reports, entry.model)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=links.take)
     maker = _Maker(parameters, keys, log)
@@ -144,7 +144,6 @@ def make_dispatcher(
         revisions.start()
     return Dispatcher(
         name=entry.dispatcher,
-        epoch=manifest.epoch,
         driver=driver,
         health=health,
         reports=reports,
@@ -213,7 +212,8 @@ def _transport(
         return NullTransport(entry.outputs)
     if wanted == "grpc":
         return grpc
-    hops = make_transport(grpc, targets, manifest, manifest.entry.name, entry.dispatcher, log, number)
+    layout = layout_of_entry(manifest, number)
+    hops = make_transport(grpc, targets, layout, entry.dispatcher, log, far=manifest.tls is None)
     return ChainTransport(hops, entry) if entry.chains else hops
 
 

@@ -1,135 +1,132 @@
-"""Puts a stage worker together from the manifest: executor, transport to the next stage, notices, keys."""
+"""Puts a stage worker together from its place: executor, the way on to next stages, notices, keys."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from planner.cluster import Executor
 from planner.ingress import PrepareRecipe
-from planner.manifest import DeploymentManifest, ModelEntry
+from planner.places import StagePlace
 from python_backend.stage.beside import BesidePreparer
 from python_backend.stage.emulated_preparer import EmulatedPreparer
 from python_backend.stage.executors.base import make_executor
 from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.worker import Finish, StageWorker
-from python_backend.wire.feedback import NoticeSender
 from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.kserve import Array
+from python_backend.wire.notice_senders import NoticeSenders
 from python_backend.wire.ragged import FrameInfo
+from python_backend.wire.routes import RoutedTransport, Routes
 from python_backend.wire.self_report import Reporter, report_of
+from python_backend.wire.servers import Servers
+from python_backend.wire.shm.layout import layout_of_worker
 from python_backend.wire.shm.transport import make_transport
-from python_backend.wire.stage_identity import StageIdentity, find_stage
-from python_backend.wire.transport import GrpcTransport, targets_of
-
-__all__ = ["find_stage", "make_stage_worker"]
+from python_backend.wire.transport import GrpcTransport, Transport
 
 
 def make_stage_worker(
-    manifest: DeploymentManifest,
+    place: StagePlace,
+    servers: Servers,
     root: Path,
-    worker: str,
     device: str,
     log: Callable[[str], None],
     jitter: float = 0.0,
     emulate_prepare: bool = False,
 ) -> StageWorker:
-    """The running worker called `worker`, warmed up. emulate_prepare: wait for as long as preparing frames is
-    planned to take, instead of doing it. Raises what a wrong manifest or program raises.
+    """The running worker at a place, warmed up. root: that programs and labels are relative to.
+    emulate_prepare: wait for as long as preparing frames is planned to take, instead of doing it. Raises
+    KeyError for a place on a server that is not in the table, and what a wrong program raises.
     """
-    entry, identity = find_stage(manifest, worker)
-    keys = Keys.from_environment(manifest.unsigned_tickets)
+    worker, host = place.worker, servers.table.server(place.place.server).host
+    keys = Keys.from_environment(place.unsigned_tickets)
     if keys.unsigned:
         log(f"{worker}: deployment.yaml says unsigned_tickets, so whoever reaches this server is served")
     elif not keys.signing:
         log(f"{worker}: no ticket key, so every batch is refused: {KEY_FILE_VARIABLE} names its file")
-    recipe = entry.prepare if identity.stage == 0 else None
+    recipe = place.prepare if place.takes_frames else None
     executor = make_executor(
-        identity.program, root, first_stage=identity.stage == 0, device=device, prepare=recipe
+        place.program, root, first_stage=place.blocks.is_first, device=device, prepare=recipe
     )
     executor.warm_up()
-    targets = targets_of(manifest, entry, own_host=identity.server.host)
-    next_targets = {name: targets[name] for name in identity.next_workers}
-    grpc = GrpcTransport(next_targets, keys, manifest.tls)
-    grpc.connect()
-    notices = NoticeSender(
-        (manifest.entry.host, entry.feedback_port), keys, manifest.entry.host == identity.server.host
-    )
-    transport = make_transport(grpc, next_targets, manifest, identity.server.name, worker, log)
-    reporter = Reporter(lambda: report_of(worker, manifest.epoch, transport), notices.send_datagram, keys)
-
-    def close() -> None:
-        reporter.close()
-        notices.close()
-
-    return StageWorker(
-        identity=identity,
+    notices = NoticeSenders(servers, place.model, host, keys)
+    transport = _way_on(place, servers, host, keys, log)
+    made = StageWorker(
+        place=place,
         executor=executor,
         transport=transport,
         keys=keys,
         notify=notices.send,
         log=log,
         jitter=jitter,
-        on_close=close,
-        preparer=None if recipe is None else make_preparer(recipe, entry, identity, emulate_prepare, log),
-        finish=_finish_of(entry, identity, root),
+        on_close=lambda: close(),
+        preparer=None if recipe is None else make_preparer(recipe, place, emulate_prepare, log),
+        finish=_finish_of(place, root),
     )
+    reporter = Reporter(lambda: report_of(worker, transport, made.refused), notices.send_to_all, keys)
+
+    def close() -> None:
+        reporter.close()
+        notices.close()
+
+    return made
+
+
+def _way_on(
+    place: StagePlace, servers: Servers, host: str, keys: Keys, log: Callable[[str], None]
+) -> Transport:
+    """What the next stages are reached by; their inputs are this one's outputs."""
+    routes = Routes(servers, host, place.program.outputs)
+    grpc = GrpcTransport(routes.targets, keys, place.tls)
+    layout = layout_of_worker(place.worker, place.program)
+    if place.blocks.is_last:
+        layout = replace(layout, shares={})
+    inner = make_transport(grpc, routes.targets, layout, place.worker, log, far=place.tls is None)
+    return RoutedTransport(inner, routes)
 
 
 def make_preparer(
-    recipe: PrepareRecipe,
-    entry: ModelEntry,
-    identity: StageIdentity,
-    emulated: bool,
-    log: Callable[[str], None],
+    recipe: PrepareRecipe, place: StagePlace, emulated: bool, log: Callable[[str], None]
 ) -> Preparer:
     """What makes clients' frames into a first stage's input.
 
     Raises ValueError where preparing cannot be emulated.
     """
-    planned = entry.served.entry
-    cores = {} if planned is None else {host.server: host.cores for host in planned.hosts}
-    own_cores = cores.get(identity.server.name)
-    if identity.program.executor is not Executor.EMULATED:
-        return _real_preparer(recipe, entry, identity, own_cores, log)
+    if place.program.executor is not Executor.EMULATED:
+        return _real_preparer(recipe, place, log)
     if not emulated:
-        return TaggingPreparer(_real_preparer(recipe, entry, identity, own_cores, log))
-    if planned is None or own_cores is None:
+        return TaggingPreparer(_real_preparer(recipe, place, log))
+    if place.prepare_us is None or place.cores is None:
         raise ValueError(
-            f"{identity.worker}: parameter prepare is 'emulated', but the plan has no time for preparing "
-            f"frames on {identity.server.name}; 'real' would do"
+            f"{place.worker}: parameter prepare is 'emulated', but there is no time for preparing frames on "
+            f"{place.place.server} in its place.json; 'real' would do"
         )
-    return TaggingPreparer(EmulatedPreparer(planned.prepare, own_cores))
+    return TaggingPreparer(EmulatedPreparer(place.prepare_us, place.cores))
 
 
-def _real_preparer(
-    recipe: PrepareRecipe,
-    entry: ModelEntry,
-    identity: StageIdentity,
-    planned_cores: int | None,
-    log: Callable[[str], None],
-) -> Preparer:
+def _real_preparer(recipe: PrepareRecipe, place: StagePlace, log: Callable[[str], None]) -> Preparer:
     """Of clients' frames and what comes beside them."""
     # Decoders and OpenCV, which hosts of models without preprocessing need not have.
     module: Any = importlib.import_module("python_backend.stage.real_preparer")
-    frames: Preparer = module.real_preparer(recipe, entry.input, identity.worker, planned_cores, log)
-    inputs = identity.program.inputs
-    place = [spec.name for spec in inputs].index(entry.input.name)
-    return frames if len(inputs) == 1 else BesidePreparer(frames, inputs, place)
+    frames: Preparer = module.real_preparer(recipe, place.input, place.worker, place.cores, log)
+    inputs = place.program.inputs
+    index = [spec.name for spec in inputs].index(place.input.name)
+    return frames if len(inputs) == 1 else BesidePreparer(frames, inputs, index)
 
 
-def _finish_of(entry: ModelEntry, identity: StageIdentity, root: Path) -> Finish | None:
+def _finish_of(place: StagePlace, root: Path) -> Finish | None:
     """Of a last stage, where the model has any. Raises OSError when the label file cannot be read."""
-    if entry.finish is None or identity.next_workers:
+    if place.finish is None:
         return None
     from ensembles.finish import Finisher, geometries, read_labels  # pillow and all that, see above
 
-    finisher = Finisher(entry.finish, read_labels(entry.finish, root))
+    finisher = Finisher(place.finish, read_labels(place.finish, root))
 
     def finish(outputs: Mapping[str, Array], infos: Sequence[FrameInfo]) -> Mapping[str, Array]:
         sizes = [info.upright for info in infos]
-        return finisher(outputs, geometries(sizes, entry.prepare))
+        return finisher(outputs, geometries(sizes, place.prepare))
 
     return finish

@@ -31,6 +31,7 @@ import numpy as np
 
 from planner.cluster import Executor as Kind
 from planner.manifest import STATUS
+from planner.places import StagePlace
 from planner.profile import TensorSpec
 from python_backend.stage.executors.base import StageExecutor
 from python_backend.stage.preparing import TOO_LATE, Prepared, Preparer
@@ -43,7 +44,6 @@ from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.ragged import FrameInfo, body_of, status_array
 from python_backend.wire.replays import UsedTickets
 from python_backend.wire.shm.reader import CannotRead, SharedReader
-from python_backend.wire.stage_identity import StageIdentity
 from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Pieces, Transport
@@ -99,20 +99,24 @@ class StageWorker:
 
     def __init__(
         self,
-        identity: StageIdentity,
+        place: StagePlace,
         executor: StageExecutor,
         transport: Transport,
         keys: Keys,
-        notify: Callable[[Notice], None],
+        notify: Callable[[str, Notice], None],
         log: Callable[[str], None],
         jitter: float = 0.0,
         on_close: Callable[[], None] = lambda: None,
         preparer: Preparer | None = None,
         finish: Finish | None = None,
     ) -> None:
-        """preparer: of a first stage that gets clients' frames. finish: of a last stage, if there is any."""
-        self._identity = identity
-        self._grace_us = graces.stage_us(identity.serves_late)
+        """notify: the dispatcher on an entry server. preparer: of a first stage that gets clients' frames.
+        finish: of a last stage, if there is any.
+        """
+        self._place = place
+        self._grace_us = graces.stage_us(place.serves_late)
+        self.refused = 0
+        """Tickets that were not for this place, not genuine, or used before."""
         self._executor = executor
         self._transport = transport
         self._keys = keys
@@ -124,7 +128,7 @@ class StageWorker:
         self._finish = finish
         self._preparing: dict[int, BatchJob] = {}
         """By number: what is neither waiting for the worker nor refused yet."""
-        self._random = random.Random(identity.worker)
+        self._random = random.Random(place.worker)
         self._memory = SharedReader()
         self._used = UsedTickets(wall_us())
         self._waiting: list[tuple[tuple[int, int, int], int, BatchJob]] = []
@@ -146,11 +150,11 @@ class StageWorker:
         try:
             wire = self._checked_ticket(ticket_text, arrived_us)
             if shared and wire.frames is not None:
-                inputs = self._memory.arrays(wire.frames, self._identity.program.inputs, shared)
-            check_inputs(self._identity.program.inputs, inputs, self._identity.program.max_batch_size)
+                inputs = self._memory.arrays(wire.frames, self._place.program.inputs, shared)
+            check_inputs(self._place.program.inputs, inputs, self._place.program.max_batch_size)
             self._use(wire, [kserve.piece(array) for array in inputs] if wire.digest else ())
         except (TicketError, ValueError) as error:
-            self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
+            self._refuse(reply, error)
             return
         except CannotRead as error:
             self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
@@ -168,13 +172,13 @@ class StageWorker:
             if wire.is_probe:
                 self._answer_probe(len(bodies), reply)
                 return
-            check_frames(wire.ingress, bodies, wire.frames is not None, self._identity.program.max_batch_size)
+            check_frames(wire.ingress, bodies, wire.frames is not None, self._place.program.max_batch_size)
             frames = bodies
             if wire.frames is not None:
                 frames = self._memory.pieces(wire.frames, [info.size for info in wire.ingress])
             self._use(wire, body_of([[body] for body in bodies])[0] if wire.digest else ())
         except (TicketError, ValueError) as error:
-            self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
+            self._refuse(reply, error)
             return
         except CannotRead as error:
             self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
@@ -254,10 +258,10 @@ class StageWorker:
             raise TicketError(
                 f"no {ticket_codec.PARAMETER}: stages are called by their dispatcher; call the public model"
             )
-        identity = self._identity
+        place = self._place
         wire = ticket_codec.decode(text, self._keys, arrived_us)
-        wire = ticket_codec.at_own_hop(wire, identity.worker, arrived_us)
-        ticket_codec.check_addressee(wire, identity.deployment, identity.worker)
+        wire = ticket_codec.at_own_hop(wire, place.worker, arrived_us)
+        ticket_codec.check_addressee(wire, place.deployment, place.worker)
         if wire.ticket is not None:
             self._check_path(wire)
         return wire
@@ -268,22 +272,29 @@ class StageWorker:
         if stamp is None:  # a probe
             return
         # A later stage of a chain gets what Triton hands over from the stage before.
-        covered = wire.relative and self._identity.needs_digest and not (wire.chained and wire.hop > 0)
+        covered = wire.relative and self._place.tls is None and not (wire.chained and wire.hop > 0)
         if covered and not self._keys.accepts_digest(stamp, message, wire.digest):
             raise TicketError(f"{ticket_codec.PARAMETER}: the tensors are not those it was signed for")
         self._used.use(stamp, wall_us(), same_host=not wire.relative)
 
     def _check_path(self, wire: WireTicket) -> None:
         assert wire.ticket is not None
-        if wire.hop != self._identity.stage or wire.ticket.pipeline != self._identity.pipeline:
-            raise TicketError(f"hop {wire.hop} of pipeline {wire.ticket.pipeline} is not this worker's place")
-        for hop in wire.ticket.hops[wire.hop + 1 :]:
-            if hop.worker not in self._identity.known_workers:
-                raise TicketError(f"worker {hop.worker!r} is not in this deployment")
+        blocks, hops, servers = self._place.blocks, len(wire.ticket.hops), wire.way.servers
+        if (wire.hop == 0, wire.hop + 1 == hops) != (blocks.is_first, blocks.is_last):
+            raise TicketError(
+                f"hop {wire.hop} of {hops} is not for blocks [{blocks.start}, {blocks.end}) of {blocks.count}"
+            )
+        if servers and servers[wire.hop] != self._place.place.server:
+            raise TicketError(f"for server {servers[wire.hop]!r}; this is {self._place.place.server!r}")
+
+    def _refuse(self, reply: Reply, error: ValueError) -> None:
+        with self._wake:
+            self.refused += int(isinstance(error, TicketError))
+        self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
 
     def _answer_probe(self, batch: int, reply: Reply) -> None:
         busy_since_us = self._busy_since_us
-        allowed_us = max(_STUCK_FLOOR_US, _STUCK_FACTOR * self._identity.latency_us[-1])
+        allowed_us = max(_STUCK_FLOOR_US, _STUCK_FACTOR * self._place.latency_us[-1])
         if busy_since_us is not None and now_us() - busy_since_us > allowed_us:
             stuck_us = now_us() - busy_since_us
             self._say(
@@ -293,7 +304,7 @@ class StageWorker:
         if self._broken:
             self._say(reply, self._failed(FailureKind.COMPUTE, self._broken))
             return
-        specs = self._identity.probe_answers
+        specs = self._place.probe_answers
         reply.outputs({spec.name: kserve.zeros_of(spec, batch) for spec in specs})
 
     # Computing
@@ -311,7 +322,7 @@ class StageWorker:
 
     def _fails_on_zeros(self) -> str:
         """What the program says to a frame of zeros, '' where it computes it: then the batch was to blame."""
-        frame = [kserve.zeros_of(spec, 1) for spec in self._identity.program.inputs]
+        frame = [kserve.zeros_of(spec, 1) for spec in self._place.program.inputs]
         try:
             self._executor.run(frame)
         except Exception as error:  # whatever a program raises is what probes are to be told
@@ -378,18 +389,18 @@ class StageWorker:
 
     def _latest_us(self, job: BatchJob) -> int | None:
         """When the worker must have begun; None where the batch is served however late it is."""
-        if self._identity.serves_late:
+        if self._place.serves_late:
             return None
         assert job.wire.ticket is not None
         return job.wire.ticket.deadline_us - job.wire.rest_us
 
     def _hold(self, job: BatchJob) -> int:
         """Keep the worker until its latency is over; returns when it was free."""
-        program = self._identity.program
+        program = self._place.program
         if not (program.padded or program.executor is Kind.EMULATED):
             self._free_us = now_us()
             return self._free_us
-        latency_us = self._identity.latency_us[min(job.batch, len(self._identity.latency_us)) - 1]
+        latency_us = self._place.latency_us[min(job.batch, len(self._place.latency_us)) - 1]
         if self._jitter:
             latency_us = round(latency_us * max(0.0, self._random.gauss(1.0, self._jitter)))
         end_us = max(job.ready_us, self._free_us) + latency_us
@@ -440,7 +451,7 @@ class StageWorker:
         return {**outputs, STATUS: status_array(job.faults, job.batch)}
 
     def _named(self, outputs: Sequence[Array]) -> Mapping[str, Array]:
-        specs = self._identity.program.outputs
+        specs = self._place.program.outputs
         return {spec.name: array for spec, array in zip(specs, outputs, strict=True)}
 
     def _time_limit_s(self, job: BatchJob) -> float:
@@ -454,7 +465,7 @@ class StageWorker:
         try:
             reply.failure(failure)
         except Exception as error:
-            self._log(f"{self._identity.worker}: {failure} could not be sent: {error!r}")
+            self._log(f"{self._place.worker}: {failure} could not be sent: {error!r}")
 
     def _fail(self, job: BatchJob, failure: HopFailure) -> None:
         self._tell(job, ok=False, ended_us=now_us(), busy_us=0)
@@ -464,6 +475,7 @@ class StageWorker:
         ticket = job.wire.ticket
         assert ticket is not None
         self._notify(
+            job.wire.way.entry,
             Notice(
                 revision=job.wire.revision,
                 batch=ticket.batch_id,
@@ -472,12 +484,12 @@ class StageWorker:
                 ok=ok,
                 ended_us=ended_us,
                 busy_us=busy_us,
-            )
+            ),
         )
 
     def _failed(self, kind: FailureKind, text: str, job: BatchJob | None = None) -> HopFailure:
-        hop = self._identity.stage if job is None else job.wire.hop
-        return HopFailure(kind=kind, hop=hop, worker=self._identity.worker, text=text)
+        hop = 0 if job is None else job.wire.hop  # of what cannot be read nobody knows
+        return HopFailure(kind=kind, hop=hop, worker=self._place.worker, text=text)
 
 
 _CLOSING: Final = "the stage is shutting down"

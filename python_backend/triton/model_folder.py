@@ -1,4 +1,4 @@
-"""What every model.py of ours needs first: its parameters, and the deployment's manifest."""
+"""What every model.py of ours needs first: its parameters, and the deployment's manifest or its own place."""
 
 from __future__ import annotations
 
@@ -8,42 +8,69 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner import serial
+from planner.cluster import Executor
 from planner.manifest import DeploymentManifest
+from planner.places import ADDRESSES_NAME, PLACE_NAME, StagePlace
 from python_backend.triton.versions import check_versions
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """`root` is the manifest's folder, which programs are relative to."""
+    """Of a dispatcher."""
 
     name: str
     parameters: Mapping[str, str]
     manifest: DeploymentManifest
-    root: Path
 
     def parameter(self, name: str) -> str:
         """The config.pbtxt parameter `name`. Raises ValueError."""
-        if name not in self.parameters:
-            raise ValueError(f"{self.name}: config.pbtxt has no parameter {name!r}")
-        return self.parameters[name]
+        return _parameter(self.name, self.parameters, name)
+
+
+@dataclass(frozen=True)
+class PlaceFolder:
+    """Of a worker. `root`: the folder of the table of servers, which programs and labels are relative to."""
+
+    name: str
+    parameters: Mapping[str, str]
+    place: StagePlace
+    root: Path
+
+    @property
+    def servers(self) -> Path:
+        """The table of servers."""
+        return self.root / ADDRESSES_NAME
 
 
 def open_model_folder(args: Mapping[str, str]) -> ModelFolder:
-    """Read what Triton passed to initialize(). Raises ValueError, OSError, FormatError, VersionMismatch."""
-    config = json.loads(args["model_config"])
-    parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
-    name = args["model_name"]
-    if "manifest" not in parameters:
-        raise ValueError(f"{name}: config.pbtxt has no parameter 'manifest'")
-    path = (Path(args["model_repository"]) / parameters["manifest"]).resolve()
-    older = path.with_name(f"{path.stem}.{args.get('model_version')}{path.suffix}")
-    if older.exists():  # this version is of an older revision; config.pbtxt speaks of the newest
-        path = older
+    """Read what Triton passed to a dispatcher's initialize(). Raises ValueError, OSError, FormatError,
+    VersionMismatch.
+    """
+    name, parameters = args["model_name"], _parameters(args)
+    path = (Path(args["model_repository"]) / _parameter(name, parameters, "manifest")).resolve()
     manifest = serial.load(DeploymentManifest, path)
-    plan_hash = parameters.get("plan_hash", manifest.plan_hash)
-    if path != older and plan_hash != manifest.plan_hash:
-        raise ValueError(
-            f"{name}: generated for plan {plan_hash}, but {path} is of plan {manifest.plan_hash}"
-        )
-    check_versions(manifest.versions, runs_programs="worker_name" in parameters)
-    return ModelFolder(name=name, parameters=parameters, manifest=manifest, root=path.parent)
+    check_versions(manifest.versions, runs_programs=False)
+    return ModelFolder(name=name, parameters=parameters, manifest=manifest)
+
+
+def open_place_folder(args: Mapping[str, str]) -> PlaceFolder:
+    """Read what Triton passed to a worker's initialize(). Raises ValueError, OSError, FormatError,
+    VersionMismatch.
+    """
+    name, parameters = args["model_name"], _parameters(args)
+    folder = Path(args["model_repository"])
+    place = serial.load(StagePlace, folder / PLACE_NAME)
+    check_versions(place.versions, runs_programs=place.program.executor is not Executor.EMULATED)
+    root = (folder / _parameter(name, parameters, "root")).resolve()
+    return PlaceFolder(name=name, parameters=parameters, place=place, root=root)
+
+
+def _parameters(args: Mapping[str, str]) -> Mapping[str, str]:
+    config = json.loads(args["model_config"])
+    return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+
+
+def _parameter(model: str, parameters: Mapping[str, str], name: str) -> str:
+    if name not in parameters:
+        raise ValueError(f"{model}: config.pbtxt has no parameter {name!r}")
+    return parameters[name]

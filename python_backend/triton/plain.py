@@ -13,11 +13,10 @@ import triton_python_backend_utils as pb_utils
 
 from planner.cluster import Executor
 from python_backend.stage.executors.base import make_executor
-from python_backend.triton.model_folder import open_model_folder
+from python_backend.triton.model_folder import open_place_folder
 from python_backend.triton.stage import device_of
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.kserve import Array
-from python_backend.wire.stage_identity import find_stage
 
 
 class TritonPythonModel:
@@ -25,9 +24,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once."""
-        folder = open_model_folder(args)
-        _, self._identity = find_stage(folder.manifest, folder.parameters.get("worker_name", folder.name))
-        self._program = self._identity.program
+        folder = open_place_folder(args)
+        self._latency_us = folder.place.latency_us
+        self._program = folder.place.program
         self._executor = make_executor(self._program, folder.root, first_stage=True, device=device_of(args))
         self._executor.warm_up()
 
@@ -45,8 +44,7 @@ class TritonPythonModel:
     def _hold(self, began_us: int, batch: int) -> None:
         if not (self._program.padded or self._program.executor is Executor.EMULATED):
             return
-        latency_us = self._identity.latency_us
-        sleep_until(began_us + latency_us[min(batch, len(latency_us)) - 1])
+        sleep_until(began_us + self._latency_us[min(batch, len(self._latency_us)) - 1])
 
     def _responses(self, outputs: list[Array], sizes: list[int]) -> list[Any]:
         responses = []

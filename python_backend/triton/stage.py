@@ -11,11 +11,12 @@ import triton_python_backend_utils as pb_utils
 
 from planner.manifest import RAGGED, SHARED_FRAMES
 from python_backend.dispatcher.frame import ErrorCode
-from python_backend.stage import factory as stage_factory
-from python_backend.triton.model_folder import open_model_folder
+from python_backend.stage.factory import make_stage_worker
+from python_backend.triton.model_folder import open_place_folder
 from python_backend.triton.replies import SenderReply
 from python_backend.wire import ticket_codec
 from python_backend.wire.kserve import Array
+from python_backend.wire.servers import Servers
 
 
 class TritonPythonModel:
@@ -23,19 +24,22 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once."""
-        folder = open_model_folder(args)
-        self._worker = stage_factory.make_stage_worker(
-            folder.manifest,
+        folder = open_place_folder(args)
+        if folder.place.worker != folder.name:
+            raise ValueError(
+                f"{folder.name}: its place.json is of worker {folder.place.worker!r}: run ppipe generate"
+            )
+        self._worker = make_stage_worker(
+            folder.place,
+            Servers(folder.servers),
             folder.root,
-            worker=folder.name,
             device=device_of(args),
             log=pb_utils.Logger.log_warn,
             jitter=float(folder.parameters.get("jitter", "0")),
             emulate_prepare=folder.parameters.get("prepare", "real") == "emulated",
         )
-        entry, identity = stage_factory.find_stage(folder.manifest, folder.name)
-        self._gets_frames = identity.stage == 0 and entry.prepare is not None
-        self._inputs = [spec.name for spec in identity.program.inputs]
+        self._gets_frames = folder.place.takes_frames
+        self._inputs = [spec.name for spec in folder.place.program.inputs]
         self._take = _taker(folder.parameters)
 
     def execute(self, requests: list[Any]) -> None:

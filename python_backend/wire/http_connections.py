@@ -6,15 +6,15 @@ import contextlib
 import socket
 import threading
 from collections import deque
-from collections.abc import Collection
 from typing import Final
 
-from planner.manifest import ServerAddress
 from python_backend.wire.clock import now_us
 
 IDLE_S: Final = 5.0
 """A connection that nothing was sent on for so long is closed."""
 Connection = socket.socket
+Address = tuple[str, int]
+"""Host and HTTP port."""
 
 
 class NoEndpoint(Exception):
@@ -22,32 +22,32 @@ class NoEndpoint(Exception):
 
 
 class Connections:
-    """Open connections: those of calls, and idle ones by server, the one used last on top. Thread-safe. A
+    """Open connections: those of calls, and idle ones by address, the one used last on top. Thread-safe. A
     thread closes what has been idle for long; it lives while there is any.
     """
 
-    def __init__(self, servers: Collection[str], idle_s: float) -> None:
+    def __init__(self, idle_s: float) -> None:
         self._idle_us = round(idle_s * 1e6)
-        self._kept: dict[str, deque[tuple[int, Connection]]] = {server: deque() for server in servers}
+        self._kept: dict[Address, deque[tuple[int, Connection]]] = {}
         self._used: set[Connection] = set()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._closer: threading.Thread | None = None
 
-    def take(self, server: str) -> Connection | None:
+    def take(self, address: Address) -> Connection | None:
         """An idle one to use; None when there is none. Whoever takes one gives it back or drops it."""
         try:
-            connection = self._kept[server].pop()[1]
-        except IndexError:
+            connection = self._kept[address].pop()[1]
+        except (IndexError, KeyError):
             return None
         return self._in_use(connection)
 
-    def open(self, server: ServerAddress, timeout_s: float) -> Connection:
+    def open(self, address: Address, timeout_s: float) -> Connection:
         """A new one to use. Raises NoEndpoint, OSError; ConnectionAbortedError after close()."""
         if self._closing.is_set():
             raise ConnectionAbortedError("the transport is closed")
         try:
-            connection = socket.create_connection((server.host, server.http_port), timeout=timeout_s)
+            connection = socket.create_connection(address, timeout=timeout_s)
         except ConnectionRefusedError as error:
             raise NoEndpoint from error
         connection.settimeout(None)
@@ -61,10 +61,13 @@ class Connections:
         self._used.discard(connection)
         connection.close()
 
-    def give(self, server: str, connection: Connection) -> None:
+    def give(self, address: Address, connection: Connection) -> None:
         """Its call is over; another may use it."""
         self._used.discard(connection)
-        self._kept[server].append((now_us(), connection))
+        kept = self._kept.get(address)
+        if kept is None:
+            kept = self._kept.setdefault(address, deque())
+        kept.append((now_us(), connection))
         if self._closing.is_set():
             self._close_all()
         elif self._closer is None:
@@ -91,7 +94,7 @@ class Connections:
         return connection
 
     def _close_all(self) -> None:
-        for kept in self._kept.values():
+        for kept in list(self._kept.values()):
             with contextlib.suppress(IndexError):
                 while True:
                     kept.pop()[1].close()
@@ -104,9 +107,9 @@ class Connections:
 
     def _close_old(self) -> None:
         while not self._closing.wait(self._idle_us / 2e6):
-            for kept in self._kept.values():
+            for kept in list(self._kept.values()):
                 self._close_old_of(kept)
-            if not any(self._kept.values()) and self._may_leave():
+            if not self._any_kept() and self._may_leave():
                 return
 
     def _may_leave(self) -> bool:
@@ -115,9 +118,12 @@ class Connections:
         """
         with self._lock:
             self._closer = None
-            if any(self._kept.values()):
+            if self._any_kept():
                 self._closer = threading.current_thread()
             return self._closer is None
+
+    def _any_kept(self) -> bool:
+        return any(list(self._kept.values()))
 
     def _close_old_of(self, kept: deque[tuple[int, Connection]]) -> None:
         before_us = now_us() - self._idle_us

@@ -73,7 +73,7 @@ class HttpTransport:
         self._grpc = grpc
         self._far_bytes = FAR_BYTES if far else -1
         self._targets = targets
-        self._connections = Connections({target.server.name for target in targets.values()}, idle_s)
+        self._connections = Connections(idle_s)
         self._head = functools.lru_cache(maxsize=4096)(http_wire.request_head)
         self._ids = itertools.count()
 
@@ -125,7 +125,8 @@ class _Call:
         self._transport = transport
         self._wire = wire
         self._worker = worker_of(wire)
-        self._server = transport._targets[self._worker].server
+        server = transport._targets[self._worker].server
+        self._address = (server.host, server.http_port)
         self._by_grpc = functools.partial(
             transport._grpc.send_tensors, wire, specs, tensors, batch, timeout_s
         )
@@ -142,7 +143,7 @@ class _Call:
     def begin(self) -> bool:
         """Send it on a connection that is open; whether there was one."""
         connections = self._transport._connections
-        while (connection := connections.take(self._server.name)) is not None:
+        while (connection := connections.take(self._address)) is not None:
             try:
                 self._rest = http_wire.send_now(connection, self._make())
             except OSError:
@@ -180,8 +181,8 @@ class _Call:
             self._rest = self._make()
         connections = self._transport._connections
         while True:
-            kept = begun or connections.take(self._server.name)
-            connection = kept or connections.open(self._server, http_wire.left_s(self._end_us))
+            kept = begun or connections.take(self._address)
+            connection = kept or connections.open(self._address, http_wire.left_s(self._end_us))
             try:
                 if self._rest:
                     http_wire.send(connection, self._rest, self._end_us)
@@ -198,7 +199,7 @@ class _Call:
             except BaseException:
                 connections.drop(connection)
                 raise
-            connections.give(self._server.name, connection)
+            connections.give(self._address, connection)
             return answer
 
     def _failure(self, kind: FailureKind, text: str) -> HopFailure:

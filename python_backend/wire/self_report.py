@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.keys import Keys
+from python_backend.wire.routes import RoutedTransport
 from python_backend.wire.shm.transport import ShmTransport
 from python_backend.wire.transport import Transport
 
@@ -26,29 +27,29 @@ PERIOD_S = 2.0
 @dataclass(frozen=True, slots=True)
 class SelfReport:
     """`sender`: the Triton model. arena_*: bytes of the shared memory that it sends
-    batches from."""
+    batches from. refused: tickets that were not for it, or not genuine."""
 
     sender: str
-    epoch: int
     arena_free: int
     arena_taken: int
     arena_quarantined: int
     threads: int
     open_files: int
+    refused: int = 0
 
 
-def report_of(sender: str, epoch: int, transport: Transport) -> SelfReport:
+def report_of(sender: str, transport: Transport, refused: int = 0) -> SelfReport:
     """Of this process."""
-    hops = transport.inner if isinstance(transport, ChainTransport) else transport
+    hops = transport.inner if isinstance(transport, ChainTransport | RoutedTransport) else transport
     free, taken, quarantined = hops.arena_bytes() if isinstance(hops, ShmTransport) else (0, 0, 0)
     return SelfReport(
         sender=sender,
-        epoch=epoch,
         arena_free=free,
         arena_taken=taken,
         arena_quarantined=quarantined,
         threads=len(os.listdir("/proc/self/task")),
         open_files=len(os.listdir("/proc/self/fd")),
+        refused=refused,
     )
 
 
@@ -77,15 +78,14 @@ class Reporter:
 class Reports:
     """The last report of each sender. Written by one thread, read by others."""
 
-    def __init__(self, epoch: int, keys: Keys) -> None:
-        self._epoch = epoch
+    def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._last: dict[str, SelfReport] = {}
 
     def take(self, datagram: bytes) -> None:
-        """Anything that is not a genuine report of this epoch is left alone."""
+        """Anything that is not a genuine report is left alone."""
         report = decode(datagram, self._keys)
-        if report is not None and report.epoch == self._epoch:
+        if report is not None:
             self._last[report.sender] = report
 
     def last(self) -> Mapping[str, SelfReport]:

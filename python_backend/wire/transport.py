@@ -91,7 +91,6 @@ class Target:
     server: ServerAddress
     inputs: tuple[TensorSpec, ...]
     """As they come in a message: RAGGED_INPUT where clients' frames do."""
-    max_batch_size: int
     same_host: bool
 
 
@@ -135,14 +134,13 @@ def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -
                     worker=worker.name,
                     server=server,
                     inputs=RAGGED_INPUT if prepares else program.inputs,
-                    max_batch_size=program.max_batch_size,
                     same_host=server.host == own_host,
                 )
     return targets
 
 
 class GrpcTransport:
-    """ModelInfer over gRPC with the tensors in the message."""
+    """ModelInfer over gRPC with the tensors in the message. Thread-safe. targets: may grow meanwhile."""
 
     def __init__(self, targets: Mapping[str, Target], keys: Keys, tls: TlsFiles | None = None) -> None:
         self._targets = targets
@@ -150,9 +148,11 @@ class GrpcTransport:
         self._keys = keys
         self._probe_text = ticket_codec.ANONYMOUS_PROBE_TEXT
         self._channels: dict[str, grpc.Channel] = {}
-        self._calls: dict[str, Any] = {}
+        self._calls: dict[tuple[str, int], Any] = {}
+        """By address; changed under the lock."""
+        self._lock = threading.Lock()
         for target in targets.values():
-            self._calls[target.worker] = self._call_to(target.server)
+            self._open(target.server)
         self._head = functools.lru_cache(maxsize=4096)(kserve.request_head)
 
     def connect(self) -> None:
@@ -189,7 +189,9 @@ class GrpcTransport:
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""
         try:
-            answer = self._calls[worker](request, timeout=timeout_s)
+            server = self._targets[worker].server
+            call = self._calls.get((server.host, server.grpc_port)) or self._open(server)
+            answer = call(request, timeout=timeout_s)
             return kserve.response_outputs(answer)
         except grpc.RpcError as error:
             raise failure_of(error, hop, worker) from None
@@ -209,11 +211,13 @@ class GrpcTransport:
         for channel in self._channels.values():
             channel.close()
 
-    def _call_to(self, server: ServerAddress) -> Any:
-        address = address_of(server)
-        if address not in self._channels:
-            self._channels[address] = open_channel(address, self._tls, CHANNEL_OPTIONS)
-        return _unary(self._channels[address], kserve.INFER_METHOD)
+    def _open(self, server: ServerAddress) -> Any:
+        key, address = (server.host, server.grpc_port), address_of(server)
+        with self._lock:
+            if key not in self._calls:
+                self._channels[address] = open_channel(address, self._tls, CHANNEL_OPTIONS)
+                self._calls[key] = _unary(self._channels[address], kserve.INFER_METHOD)
+            return self._calls[key]
 
 
 def _unary(channel: grpc.Channel, method: str) -> Any:

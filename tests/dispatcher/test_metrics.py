@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import urllib.request
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
@@ -42,6 +43,8 @@ class Driver:
     allowance_us: int = 5_000
     guard_us: int = 2_000
     room: Room = field(default_factory=lambda: Room(Bounds(frames=9, bytes=99)))
+    table: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(revision=2))
+    older_tables: tuple[()] = ()
     transport: NullTransport = field(default_factory=lambda: NullTransport(()))
 
 
@@ -59,9 +62,8 @@ class Health:
 class Dispatcher:
     driver: Driver = field(default_factory=Driver)
     health: Health = field(default_factory=Health)
-    reports: Reports = field(default_factory=lambda: Reports(1, Keys.none()))
+    reports: Reports = field(default_factory=lambda: Reports(Keys.none()))
     name: str = "a_dispatch"
-    epoch: int = 1
 
 
 def read(source: Dispatcher) -> dict[str, dict[str, float]]:
@@ -160,9 +162,8 @@ def test_the_budget_is_told_part_by_part() -> None:
 def test_workers_queue_and_process_are_told() -> None:
     source = Dispatcher()
     source.driver.counts.stage_ended("w0", 1_250)
-    report = SelfReport("w0", 1, arena_free=4, arena_taken=2, arena_quarantined=1, threads=9, open_files=20)
+    report = SelfReport("w0", 4, arena_taken=2, arena_quarantined=1, threads=9, open_files=20, refused=3)
     source.reports.take(encode(report, Keys.none()))
-    source.reports.take(encode(replace(report, sender="w1", epoch=2), Keys.none()))
     source.reports.take(b"PPR1 something else")
     found = read(source)
     assert found["ppipe_worker_up"] == {"w0": 1, "w1": 0}
@@ -172,6 +173,8 @@ def test_workers_queue_and_process_are_told() -> None:
         "a_dispatch,free": 0, "a_dispatch,taken": 0, "a_dispatch,quarantined": 0,
         "w0,free": 4, "w0,taken": 2, "w0,quarantined": 1,
     }  # fmt: skip
+    assert found["ppipe_stage_refused_total"] == {"w0": 3}
+    assert (found["ppipe_revision"][""], found["ppipe_older_in_flight"][""]) == (2, 0)
     assert found["ppipe_threads"]["a_dispatch"] >= 1
     assert found["ppipe_threads"]["w0"] == 9
     assert found["ppipe_open_files"]["a_dispatch"] > 2

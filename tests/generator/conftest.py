@@ -11,6 +11,11 @@ from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import LatencyTable, ModelProfile, Profile, Source, TensorSpec
 
 BATCHES = (1, 2, 4)
+SPLIT = "ca36e2"
+FAST = f"net.{SPLIT}.b0-2.fast-0.g0.s0of1"
+SLOW = tuple(f"net.{SPLIT}.b2-3.slow-0.{at}" for at in ("g0.s0of2", "g0.s1of2", "g1.s0of2"))
+WHOLE = f"net.{SPLIT}.b0-3.fast-1.g0.s0of1"
+"""Names of the workers of `plan`."""
 
 
 def deployment_data() -> dict[str, Any]:

@@ -19,12 +19,24 @@ from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
 from planner.plan import BlockRange, Plan
 from planner.profile import Profile
+from tests.generator.conftest import SLOW
 
 
 @pytest.fixture
 def other_plan(plan: Plan, change_stage: Callable[..., Plan]) -> Plan:
     """Fewer workers, so that names of workers recur with other meanings."""
     return change_stage(0, 1, workers=2)
+
+
+def cut_after_one(change_stage: Callable[..., Plan]) -> Plan:
+    """The plan with its first pipeline cut after block 0."""
+    moved = change_stage(0, 0, blocks=BlockRange(0, 1))
+    first, *others = moved.models[0].pipelines
+    stages = (first.stages[0], dataclasses.replace(first.stages[1], blocks=BlockRange(1, 3)))
+    model = dataclasses.replace(
+        moved.models[0], pipelines=(dataclasses.replace(first, stages=stages), *others)
+    )
+    return dataclasses.replace(moved, models=(model,))
 
 
 def versions(repository: Path, model: str) -> list[str]:
@@ -36,19 +48,17 @@ def test_both_revisions_are_whole(
 ) -> None:
     out = tmp_path / "repository"
     old = generate(emulated, profile, plan, out)
-    before = {path: (out / path).read_text() for path in ("groups/slow/net.p0.s1.w2/config.pbtxt",)}
+    before = {path: (out / path).read_text() for path in (f"groups/slow/{SLOW[2]}/config.pbtxt",)}
     new = generate_beside(emulated, profile, other_plan, out)
     assert (old.epoch, new.epoch) == (1, 2)
     assert serial.load(DeploymentManifest, out / "deployment.1.json") == old
     assert serial.load(DeploymentManifest, out / "deployment.json") == new
     assert {path: (out / path).read_text() for path in before} == before
-    assert "net.r2.p0.s1.w0" in {name for server in new.servers for name in server.models}
+    loaded = {name for server in new.servers for name in server.models}
+    assert loaded < {name for server in old.servers for name in server.models}, "workers that stay, by name"
     assert old.entry.models == new.entry.models == ("net", "net_body")
-    assert versions(out, "groups/entry/net") == ["1", "2"], "the older revision's, and the newer's"
-    assert versions(out, "groups/entry/net_body") == ["2"]
-    assert {model.feedback_port for model in old.models}.isdisjoint(
-        model.feedback_port for model in new.models
-    )
+    assert versions(out, "groups/entry/net") == ["1"], "the dispatcher takes the new table in place"
+    assert [model.feedback_port for model in old.models] == [model.feedback_port for model in new.models]
     assert check(emulated, profile, other_plan, out) == ()
 
 
@@ -61,7 +71,7 @@ def test_generating_the_new_revision_alone_ends_the_older_one(
     alone = generate(emulated, profile, other_plan, out, epoch=2)
     assert alone == beside
     assert not list(out.glob("deployment.*.json"))
-    assert versions(out, "groups/entry/net") == ["2"]
+    assert not (out / f"groups/slow/{SLOW[2]}").exists()
     assert check(emulated, profile, other_plan, out) == ()
 
 
@@ -122,17 +132,38 @@ def test_other_blocks_are_no_obstacle(
     """Stages of two revisions may have other tensors: their names differ."""
     out = tmp_path / "repository"
     generate(emulated, profile, plan, out)
-    moved = change_stage(0, 0, blocks=BlockRange(0, 1))
-    pipelines = moved.models[0].pipelines
-    stages = (
-        pipelines[0].stages[0],
-        dataclasses.replace(pipelines[0].stages[1], blocks=BlockRange(1, 3)),
-    )
-    model = dataclasses.replace(
-        moved.models[0], pipelines=(dataclasses.replace(pipelines[0], stages=stages), *pipelines[1:])
-    )
-    new = generate_beside(emulated, profile, dataclasses.replace(moved, models=(model,)), out)
+    before = {path: path.read_bytes() for path in (out / "groups").rglob("*") if path.is_file()}
+    new = generate_beside(emulated, profile, cut_after_one(change_stage), out)
+    assert {path: path.read_bytes() for path in before} == before
+    added = {path.parent.name for path in (out / "groups").glob("*/*/place.json") if path not in before}
+    assert added == {name for server in new.servers for name in server.models if ".b0-3." not in name}
     assert [tensor.name for tensor in new.models[0].programs[0][1].inputs] == ["relu_1"]
+
+
+def test_a_corrected_profile_is_no_obstacle(
+    emulated: Deployment, profile: Profile, plan: Plan, tmp_path: Path
+) -> None:
+    """Kept workers go on as they are."""
+    out = tmp_path / "repository"
+    generate(emulated, profile, plan, out)
+    (model,) = profile.models
+    slower = tuple(
+        dataclasses.replace(table, latency_us=tuple(tuple(2 * us for us in row) for row in table.latency_us))
+        for table in model.tables
+    )
+    corrected = Profile(models=(dataclasses.replace(model, tables=slower),))
+    pipelines = tuple(
+        dataclasses.replace(
+            pipeline,
+            stages=tuple(
+                dataclasses.replace(stage, latency_us=2 * stage.latency_us) for stage in pipeline.stages
+            ),
+        )
+        for pipeline in plan.models[0].pipelines
+    )
+    slow_plan = dataclasses.replace(plan, models=(dataclasses.replace(plan.models[0], pipelines=pipelines),))
+    new = generate_beside(emulated, corrected, slow_plan, out)
+    assert new.models[0].served.pipelines[0].stages[0].latency_us[0] > 3_000
 
 
 def test_lint_knows_both_revisions(
@@ -142,16 +173,19 @@ def test_lint_knows_both_revisions(
     generate(emulated, profile, plan, out)
     generate_beside(emulated, profile, other_plan, out)
     assert lint(out) == ()
-    (out / "groups/slow/net.p0.s1.w2/config.pbtxt").unlink()
-    assert [(finding.code, finding.model) for finding in lint(out)][:1] == [
-        ("config-missing", "net.p0.s1.w2")
-    ]
+    (out / f"groups/slow/{SLOW[2]}/config.pbtxt").unlink()
+    assert [(finding.code, finding.model) for finding in lint(out)][:1] == [("config-missing", SLOW[2])]
 
 
 def test_memory_is_that_of_both_revisions_while_both_are_loaded(
-    data: dict[str, Any], profile: Profile, plan: Plan, other_plan: Plan, tmp_path: Path
+    data: dict[str, Any],
+    profile: Profile,
+    plan: Plan,
+    other_plan: Plan,
+    change_stage: Callable[..., Plan],
+    tmp_path: Path,
 ) -> None:
-    """Each fits by itself: a half GPU per worker of the slow class."""
+    """Each fits by itself: a half GPU per worker of the slow class. Workers of both are loaded once."""
     data["cluster"]["gpu_classes"][1]["memory_gib"] = 4
     deployment = parse_deployment(data, "test")
     (model,) = profile.models
@@ -167,4 +201,7 @@ def test_memory_is_that_of_both_revisions_while_both_are_loaded(
     generate(deployment, profile, plan, out, export=False)
     assert found() == set()
     generate_beside(deployment, profile, other_plan, out, export=False)
+    assert found() == set()
+    generate(deployment, profile, other_plan, out, export=False, epoch=2)
+    generate_beside(deployment, profile, cut_after_one(change_stage), out, export=False)
     assert found() == {"gpu-memory"}

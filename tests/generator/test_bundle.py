@@ -14,6 +14,7 @@ from model_repo_generator.generate import generate
 from planner.deployment import parse_deployment
 from planner.plan import Plan
 from planner.profile import Profile
+from tests.generator.conftest import FAST
 
 # What a stub does, with a stand-in for Triton's module. -S hides this checkout, which .pth files bring in.
 IMPORT = """
@@ -31,7 +32,7 @@ print(sys.modules[module.TritonPythonModel.__module__].__file__)
     ("group", "name"),
     [
         ("entry", "net"),
-        ("fast", "net.p0.s0.w0"),
+        ("fast", FAST),
     ],
 )
 def test_its_models_import_from_it_alone(

@@ -17,7 +17,7 @@ def stage(gpu: str, position: int, servers: list[str]) -> ServedStage:
 def chains(*stages: ServedStage) -> list[tuple[str, str, tuple[str, ...]]]:
     pipeline = ServedPipeline(batch_size=1, stages=stages, transfer_us=((1,),) * (len(stages) - 1))
     served = ServedModel(model="net", slo_us=1, planned_rps=1.0, pipelines=(pipeline,))
-    return [(chain.server, chain.name, chain.workers) for chain in chains_of(served, epoch=1)]
+    return [(chain.server, chain.name, chain.workers) for chain in chains_of(served)]
 
 
 def test_each_worker_of_a_server_is_in_a_chain() -> None:
@@ -47,7 +47,7 @@ def test_workers_of_one_gpu_are_chained_first_and_say_so() -> None:
     )
     served = ServedModel(model="net", slo_us=1, planned_rps=1.0, pipelines=(pipeline,))
     gpus = {(0, 0, 0): 0, (0, 0, 1): 1, (0, 0, 2): 1, (0, 1, 0): 1, (0, 1, 1): 2}
-    made = chains_of(served, 1, gpus)
+    made = chains_of(served, seats=gpus)
     assert [(chain.name, chain.gpu_id) for chain in made] == [
         ("net.p0.w1-0", 1),
         ("net.p0.w2-0", 1),

@@ -17,6 +17,7 @@ from planner.deployment import Deployment, parse_deployment
 from planner.placement import Placement
 from planner.plan import Plan
 from planner.profile import Profile
+from tests.generator.conftest import FAST, SLOW, WHOLE
 
 
 @pytest.fixture
@@ -35,14 +36,14 @@ def test_a_fresh_repository_is_what_the_plan_gives(
 def test_each_kind_of_difference_is_found(
     emulated: Deployment, profile: Profile, plan: Plan, repository: Path
 ) -> None:
-    config = repository / "groups/slow/net.r3.p0.s1.w1/config.pbtxt"
+    config = repository / f"groups/slow/{SLOW[1]}/config.pbtxt"
     config.write_text(config.read_text().replace("max_batch_size: 4", "max_batch_size: 8"))
     (repository / "groups/entry/net/config.pbtxt").unlink()
     (repository / "notes.txt").write_text("mine")
     found = check(emulated, profile, plan, repository)
     assert [(each.path, each.kind) for each in found] == [
         ("groups/entry/net/config.pbtxt", DifferenceKind.MISSING),
-        ("groups/slow/net.r3.p0.s1.w1/config.pbtxt", DifferenceKind.CHANGED),
+        (f"groups/slow/{SLOW[1]}/config.pbtxt", DifferenceKind.CHANGED),
         ("notes.txt", DifferenceKind.UNEXPECTED),
     ]
     text = format_differences(found)
@@ -56,8 +57,9 @@ def test_another_plan_is_found_with_the_models_that_are_too_many(
     found = check(emulated, profile, change_stage(0, 1, workers=2), repository)
     unexpected = {each.path for each in found if each.kind is DifferenceKind.UNEXPECTED}
     assert unexpected == {
-        "groups/slow/net.r3.p0.s1.w2/3/model.py",
-        "groups/slow/net.r3.p0.s1.w2/config.pbtxt",
+        f"groups/slow/{SLOW[2]}/1/model.py",
+        f"groups/slow/{SLOW[2]}/config.pbtxt",
+        f"groups/slow/{SLOW[2]}/place.json",
     }
     assert "deployment.json" in {each.path for each in found if each.kind is DifferenceKind.CHANGED}
 
@@ -106,29 +108,37 @@ def test_diff_tells_added_removed_moved_reloaded_and_kept(
     )
     generate(emulated, profile, dataclasses.replace(smaller, placement=moved), other, epoch=4)
     rows = {row.name: row for row in diff(repository, other)}
-    assert rows["net.p0.s1.w2"].change is Change.REMOVED
-    assert rows["net.p0.s0.w0"].change is Change.MOVED
-    assert rows["net.p0.s1.w0"].change is Change.KEPT, "only the plan's hash changed"
+    assert rows[SLOW[2]].change is Change.REMOVED
+    assert rows[FAST].change is Change.REMOVED
+    assert rows[FAST.replace("fast-0", "fast-1")].change is Change.ADDED, "another place is another worker"
+    assert rows[SLOW[0]].change is Change.KEPT
     assert rows["net"].change is Change.KEPT
-    assert {row.name: row.change for row in diff(other, repository)}["net.p0.s1.w2"] is Change.ADDED
+    assert {row.name: row.change for row in diff(other, repository)}[SLOW[2]] is Change.ADDED
     table = format_table(rows.values())
     assert "removed" in table
-    assert table.splitlines()[-1].startswith("0 added, 1 removed, 2 moved, 0 reloaded")
+    assert table.splitlines()[-1].startswith("2 added, 3 removed, 0 moved, 0 reloaded")
     assert format_table(rows.values(), markdown=True).startswith("| change | model | why |\n|---|---|---|\n")
 
 
 def test_diff_says_what_a_reload_changes(
+    data: dict[str, Any],
     emulated: Deployment,
     profile: Profile,
+    plan: Plan,
     repository: Path,
     change_stage: Callable[..., Plan],
     tmp_path: Path,
 ) -> None:
-    other = tmp_path / "other"
-    generate(emulated, profile, change_stage(1, 0, batch_size=4), other)
-    rows = {row.name: row for row in diff(repository, other)}
-    assert rows["net.p1.s0.w0"].change is Change.RELOADED
-    assert rows["net.p1.s0.w0"].why == "planned batch 1 -> 4"
+    generate(emulated, profile, change_stage(1, 0, batch_size=4), tmp_path / "larger")
+    rows = {row.name: row for row in diff(repository, tmp_path / "larger")}
+    assert rows[WHOLE].change is Change.KEPT, "a place takes the largest batch of any plan"
+    for gpu_class in data["cluster"]["gpu_classes"]:
+        gpu_class["executor"] = "emulated"
+    data["models"][0]["postprocess"]["top_k"] = 3
+    generate(parse_deployment(data, "test"), profile, plan, tmp_path / "answers")
+    rows = {row.name: row for row in diff(repository, tmp_path / "answers")}
+    assert rows[WHOLE].change is Change.RELOADED
+    assert rows[WHOLE].why.startswith("settings ")
 
 
 def test_diff_of_plan_files_names_workers(

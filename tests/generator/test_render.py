@@ -20,8 +20,10 @@ from planner import serial
 from planner.cluster import Executor
 from planner.deployment import Deployment, DeploymentError, parse_deployment
 from planner.manifest import MANIFEST_NAME, RAGGED, SHARED_FRAMES, STATUS, DeploymentManifest
+from planner.places import ADDRESSES_NAME, Place, ServerTable, StageBlocks, StagePlace
 from planner.plan import BlockRange, Plan
 from planner.profile import Profile, TensorSpec
+from tests.generator.conftest import FAST, SLOW, SPLIT, WHOLE
 
 
 @pytest.fixture
@@ -46,11 +48,11 @@ def test_there_is_one_triton_model_per_worker_and_the_entry_group(files: Mapping
     assert models == [
         "groups/entry/net",
         "groups/entry/net_body",
-        "groups/fast/net.p0.s0.w0",
-        "groups/fast/net.p1.s0.w0",
-        "groups/slow/net.p0.s1.w0",
-        "groups/slow/net.p0.s1.w1",
-        "groups/slow/net.p0.s1.w2",
+        f"groups/fast/{FAST}",
+        f"groups/fast/{WHOLE}",
+        f"groups/slow/{SLOW[0]}",
+        f"groups/slow/{SLOW[1]}",
+        f"groups/slow/{SLOW[2]}",
     ]
     for path in models:
         assert parsed(files[f"{path}/config.pbtxt"]).name == path.rsplit("/", 1)[1]
@@ -58,7 +60,7 @@ def test_there_is_one_triton_model_per_worker_and_the_entry_group(files: Mapping
 
 
 def test_a_first_stage_takes_the_input_and_gives_final_or_cut_tensors(files: Mapping[str, str]) -> None:
-    model = parsed(files["groups/fast/net.p0.s0.w0/config.pbtxt"])
+    model = parsed(files[f"groups/fast/{FAST}/config.pbtxt"])
     assert [(tensor.name, list(tensor.dims), tensor.optional) for tensor in model.input] == [
         (RAGGED, [1], False),
     ]
@@ -70,33 +72,51 @@ def test_a_first_stage_takes_the_input_and_gives_final_or_cut_tensors(files: Map
         (1, triton.ModelInstanceGroup.KIND_CPU)
     ]
     assert parameters(model) == {
-        "manifest": "../../../deployment.json",
+        "root": "../../..",
         "model": "net",
-        "pipeline": "0",
-        "stage": "0",
-        "worker": "0",
-        "worker_name": "net.p0.s0.w0",
-        "planned_batch": "2",
-        "plan_hash": parameters(model)["plan_hash"],
-    }
+    }, "nothing of a plan"
+
+
+def test_a_place_says_all_that_a_worker_must_know_and_nothing_of_a_plan(files: Mapping[str, str]) -> None:
+    place = serial.loads(StagePlace, files[f"groups/slow/{SLOW[2]}/place.json"])
+    assert place.worker == SLOW[2]
+    assert place.place == Place("slow-0", gpu_id=1, slice_index=0, slices_per_gpu=2)
+    assert place.blocks == StageBlocks(SPLIT, 2, 3, 3)
+    assert (place.blocks.is_first, place.blocks.is_last, place.takes_frames) == (False, True, False)
+    assert len(place.latency_us) == place.program.max_batch_size == 4
+    assert place.finish is not None
+    first = serial.loads(StagePlace, files[f"groups/fast/{FAST}/place.json"])
+    assert (first.finish, first.takes_frames) == (None, True)
+    text = files[f"groups/slow/{SLOW[2]}/place.json"]
+    assert not [word for word in ("pipeline", "plan_hash", "epoch", "revision") if word in text]
+
+
+def test_the_table_of_servers_has_all_of_them(files: Mapping[str, str]) -> None:
+    table = serial.loads(ServerTable, files[ADDRESSES_NAME])
+    manifest = serial.loads(DeploymentManifest, files[MANIFEST_NAME])
+    assert [server.name for server in table.servers] == ["fast-0", "fast-1", "slow-0"]
+    for server in manifest.servers:
+        assert table.server(server.name).grpc_address == server.grpc_address
+    assert table.feedback("entry", "net") == (manifest.entry.host, manifest.models[0].feedback_port)
+    with pytest.raises(KeyError, match="no server 'gone' in the table"):
+        table.server("gone")
+    with pytest.raises(KeyError, match="no dispatcher of model 'other' on entry server 'entry'"):
+        table.feedback("entry", "other")
 
 
 def test_a_slice_of_a_gpu_names_its_gpu_and_limits_its_threads_before_torch(
     files: Mapping[str, str],
 ) -> None:
-    model = parsed(files["groups/slow/net.p0.s1.w2/config.pbtxt"])
+    model = parsed(files[f"groups/slow/{SLOW[2]}/config.pbtxt"])
     (group,) = model.instance_group
     assert (group.count, group.kind) == (1, triton.ModelInstanceGroup.KIND_GPU)
-    gpus = [
-        parsed(files[f"groups/slow/net.p0.s1.w{worker}/config.pbtxt"]).instance_group[0].gpus[0]
-        for worker in range(3)
-    ]
+    gpus = [parsed(files[f"groups/slow/{name}/config.pbtxt"]).instance_group[0].gpus[0] for name in SLOW]
     assert sorted(gpus) in ([0, 0, 1], [0, 1, 1])
     assert [tensor.name for tensor in model.input] == ["relu_1", "pool_1", SHARED_FRAMES]
     assert [tensor.name for tensor in model.output] == ["classes", "scores", "logits"]
-    code = files["groups/slow/net.p0.s1.w2/1/model.py"]
+    code = files[f"groups/slow/{SLOW[2]}/1/model.py"]
     assert code.index('"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "50"') < code.index("python_backend")
-    assert "CUDA" not in files["groups/fast/net.p0.s0.w0/1/model.py"]
+    assert "CUDA" not in files[f"groups/fast/{FAST}/1/model.py"]
 
 
 def test_the_manifest_says_the_same_as_the_folders(files: Mapping[str, str]) -> None:
@@ -105,9 +125,9 @@ def test_the_manifest_says_the_same_as_the_folders(files: Mapping[str, str]) -> 
         for model in server.models:
             assert f"{server.repository}/{model}/config.pbtxt" in files
     assert {server.name: server.models for server in manifest.servers}["slow-0"] == (
-        "net.p0.s1.w0",
-        "net.p0.s1.w1",
-        "net.p0.s1.w2",
+        SLOW[0],
+        SLOW[1],
+        SLOW[2],
     )
     (entry,) = manifest.models
     assert entry.programs[0][0].program == "programs/net.b0-2.pt2"
@@ -142,7 +162,7 @@ def test_raw_outputs_are_answered_where_they_are_asked_for(
 ) -> None:
     data["models"][0]["postprocess"]["raw_outputs"] = True
     files = render(parse_deployment(data, "test"), profile, plan)
-    for path in ("groups/entry/net", "groups/slow/net.p0.s1.w0"):
+    for path in ("groups/entry/net", f"groups/slow/{SLOW[0]}"):
         model = parsed(files[f"{path}/config.pbtxt"])
         assert [tensor.name for tensor in model.output] == ["logits", "classes", "scores"]
 
@@ -156,7 +176,7 @@ def test_a_model_without_steps_takes_and_gives_tensors(
     assert [(tensor.name, tensor.optional) for tensor in model.input] == [("image", False)]
     assert [tensor.name for tensor in model.output] == ["logits"]
     assert not any("net_body" in path for path in files)
-    first = parsed(files["groups/fast/net.p0.s0.w0/config.pbtxt"])
+    first = parsed(files[f"groups/fast/{FAST}/config.pbtxt"])
     assert [tensor.name for tensor in first.input] == ["image", SHARED_FRAMES]
 
 

@@ -18,6 +18,7 @@ from planner.cluster import Cluster, GpuClass, Server
 from planner.execution import CONTEXT_BYTES
 from planner.manifest import MANIFEST_NAME, SHARED_FRAMES, DeploymentManifest, StageProgram
 from planner.memory import SERVER_BYTES
+from planner.places import PLACE_NAME
 from planner.profile import ModelProfile, Profile
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "two_classes"
@@ -51,8 +52,8 @@ def half_workers(root: Path) -> list[str]:
     return [worker.name for stage in stages if stage.slices_per_gpu == 2 for worker in stage.workers]
 
 
-def edit(root: Path, model: str, change: Callable[[str], str]) -> None:
-    (path,) = root.glob(f"groups/*/{model}/config.pbtxt")
+def edit(root: Path, model: str, change: Callable[[str], str], file: str = "config.pbtxt") -> None:
+    (path,) = root.glob(f"groups/*/{model}/{file}")
     text = path.read_text()
     assert change(text) != text
     path.write_text(change(text))
@@ -118,10 +119,28 @@ def test_a_missing_program_is_a_warning(generated: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "put", "said"),
+    [
+        (r'"server": "\S+"', '"server": "slow-9"', "server is 'slow-9'"),
+        (r'"max_batch_size": \d+', '"max_batch_size": 64', "program is"),
+        (r'"deployment": "\w+"', '"deployment": "x"', "deployment is 'x', and deployment.json says"),
+        (r'"gpu_id": \d+', '"gpu": 0', "its place cannot be read: place.json.place.gpu: unknown field"),
+    ],
+)
+def test_a_place_that_is_not_as_its_dispatcher_has_it(
+    generated: Path, pattern: str, put: str, said: str
+) -> None:
+    model = half_workers(generated)[-1]
+    edit(generated, model, lambda text: re.sub(pattern, put, text, count=1), PLACE_NAME)
+    found = [each for each in lint(generated) if each.code == "manifest-place"]
+    assert [(each.model, each.file.endswith(f"{model}/place.json")) for each in found] == [(model, True)]
+    assert said in found[0].message
+
+
+@pytest.mark.parametrize(
     ("pattern", "put", "code"),
     [
         (r"max_batch_size: \d+", "max_batch_size: 64", "manifest-batch"),
-        (r'(key: "plan_hash"\s+value \{\s+string_value: ")\w+', r"\1beef", "manifest-plan"),
         (r'input \{\s+name: "\w+"', 'input {\n  name: "q"', "manifest-tensors"),
         (SHARED_FRAMES, "other_frames", "manifest-tensors"),
         (r"\Z", "dynamic_batching { }\n", "manifest"),

@@ -20,7 +20,9 @@ import yaml
 
 from model_repo_generator.generate import generate, placed
 from model_repo_generator.kubernetes import ComposeOptions, render_compose
+from planner import serial
 from planner.deployment import parse_deployment
+from planner.manifest import DeploymentManifest
 from planner.plan import ModelPlan, Pipeline, Plan
 from planner.profile import Profile
 from ppipe.serving.binaries import find_tritonserver
@@ -181,12 +183,14 @@ def test_a_life_of_containers(containers: Containers) -> None:
     assert "not healthy" in sick.stderr
     assert containers.run_probe("fake-0").returncode == 0, "a server must not suffer for another one"
 
-    containers.kill_stub("fake-0", "cars.p0.s1.w0")
+    manifest = serial.load(DeploymentManifest, containers.folder / "repository" / "deployment.json")
+    first, second = (worker.name for _, worker in manifest.models[0].served.workers())
+    containers.kill_stub("fake-0", second)
     sick = containers.run_probe("fake-0")
-    assert (sick.returncode, sick.stdout) == (1, "cars.p0.s0.w0: answers\n")
-    assert "cars.p0.s1.w0: 500 " in sick.stderr
+    assert (sick.returncode, sick.stdout) == (1, f"{first}: answers\n")
+    assert f"{second}: 500 " in sick.stderr
     wait_well(containers, "fake-0")
-    assert "'cars.p0.s1.w0' died: loading it again" in (containers.folder / "fake-0.log").read_text()
+    assert f"'{second}' died: loading it again" in (containers.folder / "fake-0.log").read_text()
 
 
 def test_a_stopped_container_ends_in_its_time(containers: Containers) -> None:

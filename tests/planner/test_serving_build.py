@@ -38,11 +38,11 @@ PLAN = Plan(
 )
 
 
-def test_tables_reach_the_largest_common_batch_and_round_up() -> None:
+def test_tables_reach_each_places_own_largest_batch_and_round_up() -> None:
     (pipeline,) = served_model(PLAN, PROBLEM, "net").pipelines
     assert pipeline.batch_size == 1
-    assert [stage.latency_us for stage in pipeline.stages] == [(12, 21), (21, 31)]
-    assert pipeline.transfer_us == ((10, 20),)
+    assert [stage.latency_us for stage in pipeline.stages] == [(12, 21, 31, 31), (21, 31)]
+    assert pipeline.transfer_us == ((10, 20),), "batches are as large as both stages take"
 
 
 def test_a_batch_between_profiled_sizes_takes_the_next_larger_ones_time() -> None:
@@ -59,7 +59,7 @@ def test_memory_ends_the_table() -> None:
     )
     problem = replace(PROBLEM, cluster=cluster, profile=Profile((model,)))
     (pipeline,) = served_model(PLAN, problem, "net").pipelines
-    assert [len(stage.latency_us) for stage in pipeline.stages] == [1, 1]
+    assert [len(stage.latency_us) for stage in pipeline.stages] == [1, 2]
 
 
 def test_paper_links_are_filled_in_worker_order_by_the_larger_of_both_server_sizes() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ppipe.serving.shm_room import least_bytes, shm_bytes_per_stub
-from python_backend.wire.shm.layout import layout_of
+from python_backend.wire.shm.layout import sizes_of_server
 from tests.live.handmade import write_deployment
 from tests.wire.test_shm_hops import manifest
 
@@ -29,7 +29,7 @@ def test_what_is_needed_is_regions_batches_and_files() -> None:
     made = manifest()
     servers = (*made.servers, made.entry)
     regions = MIB * sum(len(server.models) for server in servers)
-    files = sum(layout_of(made, server.name).size for server in servers)
+    files = sum(sizes_of_server(made, server.name) for server in servers)
     batches = sum(
         program.max_batch_size
         * sum(spec.bytes_per_frame for spec in (*program.inputs, *program.outputs))

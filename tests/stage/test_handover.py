@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_repo_generator.places import place_of
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.executors.handover import given, taken
 from python_backend.stage.worker import StageWorker, check_inputs
@@ -17,7 +18,6 @@ from python_backend.wire import ticket_codec
 from python_backend.wire.chain_transport import CUDA_POOL_BYTES, ChainTransport
 from python_backend.wire.clock import now_us
 from python_backend.wire.keys import Keys
-from python_backend.wire.stage_identity import find_stage
 from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import manifest
 from tests.stage.test_stage_worker import NextStage, Reply
@@ -58,9 +58,9 @@ class Doubler:
 
 def ways_taken(stage: int, chained: bool, on_device: bool) -> list[bool]:
     """For one batch on worker 0 of a stage: [whether its outputs stayed on the device]."""
-    _, identity = find_stage(manifest(), WORKERS[stage])
+    place = place_of(manifest(), WORKERS[stage])
     executor = Doubler()
-    worker = StageWorker(identity, executor, NextStage(), KEYS, notify=lambda notice: None, log=print)
+    worker = StageWorker(place, executor, NextStage(), KEYS, notify=lambda *notice: None, log=print)
     hops = tuple(tensor_hop(name, 0, 0, 0, 2_000) for name in WORKERS)
     ticket = plain_ticket(0, 0, 0, now_us() + 10_000_000, hops)
     hop, chain = (0, "chain") if chained else (stage, "")
@@ -111,8 +111,7 @@ def test_what_is_given_is_a_copy_in_the_layout_that_triton_takes(device: str) ->
 
 
 def test_a_stages_inputs_are_checked_wherever_they_are() -> None:
-    _, identity = find_stage(manifest(), WORKERS[1])
-    specs = identity.program.inputs
+    specs = place_of(manifest(), WORKERS[1]).program.inputs
     check_inputs(specs, [torch.zeros((2, 1), dtype=torch.int64)], 2)  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"input y: torch.int32 \[2, 1\]; expected INT64 \[2, 1\]"):
         check_inputs(specs, [torch.zeros((2, 1), dtype=torch.int32)], 2)  # type: ignore[list-item]

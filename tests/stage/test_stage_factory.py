@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from model_repo_generator.places import place_of, server_table
+from planner import serial
+from planner.places import ADDRESSES_NAME
+from planner.profile import TensorSpec
+from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.factory import make_stage_worker
+from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import HopFailure
+from python_backend.wire.keys import Keys
+from python_backend.wire.routes import Routes
+from python_backend.wire.servers import Servers
+from python_backend.wire.ticket_codec import Way, WireTicket, encode
 from tests.dispatcher.test_driver import manifest
+from tests.stage.test_stage_worker import Reply
 
 
 def sockets() -> set[str]:
@@ -20,9 +36,46 @@ def sockets() -> set[str]:
     return {link for link in links if link.startswith("socket:")}
 
 
-def test_no_socket_is_left_open() -> None:
+def test_no_socket_is_left_open(tmp_path: Path) -> None:
     before = sockets()
-    worker = make_stage_worker(manifest(), Path(), "m.p0.s1.w0", "cpu", print)
+    made = replace(manifest(), unsigned_tickets=True)
+    serial.save(server_table(made), tmp_path / ADDRESSES_NAME)
+    place = place_of(made, "m.p0.s1.w0")
+    worker = make_stage_worker(place, Servers(tmp_path / ADDRESSES_NAME), tmp_path, "cpu", print)
+    hops = tuple(tensor_hop(f"m.p0.s{stage}.w0", 0, 0, 0, 2_000) for stage in range(2))
+    ticket = plain_ticket(0, 0, 0, now_us() + 10_000_000, hops)
+    wire = WireTicket("d", 1, 1, ticket, way=Way(("server0", "server1"), "entry", 0))
+    reply = Reply()
+    worker.submit(encode(wire, Keys.none()), [np.array([[4]], np.int64)], reply)
+    assert reply.wait() == {"y": [4]}
     assert sockets() - before, "its notices go through one"
     worker.close()
     assert sockets() <= before
+
+
+def test_the_way_on_is_by_the_addresses_of_now(tmp_path: Path) -> None:
+    """A worker that a ticket names is found where its server is, also after that has moved."""
+    path, made = tmp_path / ADDRESSES_NAME, manifest()
+    serial.save(server_table(made), path)
+    servers = Servers(path, look_us=0)
+    routes = Routes(servers, made.entry.host, (TensorSpec("y", "INT64", (1,)),))
+    hops = tuple(tensor_hop(name, 0, 0, 0, 1) for name in ("m.p0.s0.w0", "new.b4-9.server1"))
+    wire = WireTicket("d", 1, 1, plain_ticket(0, 0, 0, 9, hops), way=Way(("server0", "server1"), "entry", 0))
+    routes.learn(wire)
+    first = routes.targets["new.b4-9.server1"]
+    assert (first.server.grpc_port, first.same_host) == (made.server("server1").grpc_port, True)
+    moved = replace(made, servers=tuple(replace(each, host="10.0.0.7") for each in made.servers))
+    serial.save(server_table(moved), path)
+    routes.learn(wire)
+    assert (routes.targets["new.b4-9.server1"].server.host, first.server.host) == (
+        "10.0.0.7",
+        made.entry.host,
+    )
+    assert not routes.targets["new.b4-9.server1"].same_host
+    path.write_text("{")
+    routes.learn(wire)
+    assert routes.targets["new.b4-9.server1"].server.host == "10.0.0.7", "one in the making changes nothing"
+    lost = replace(wire, way=Way(("server0", "gone"), "entry", 0))
+    with pytest.raises(HopFailure, match=r"unreachable: no server 'gone' in the table of servers") as failed:
+        routes.learn(lost)
+    assert failed.value.worker == "new.b4-9.server1"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model_repo_generator.places import place_of
 from planner.manifest import STATUS
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.preparing import Done, Prepared, TaggingPreparer
@@ -18,7 +19,6 @@ from python_backend.wire.hop_failure import FailureKind
 from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, FrameKind
-from python_backend.wire.stage_identity import find_stage
 from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import manifest
 from tests.stage.test_stage_worker import FAR_US, LATENCY_US, Doubler, NextStage, Reply
@@ -57,14 +57,14 @@ class Counting:
 
 class Stage:
     def __init__(self) -> None:
-        _, identity = find_stage(manifest(), "m.p0.s0.w0")
+        place = place_of(manifest(), "m.p0.s0.w0")
         self.executor, self.next, self.preparer = Doubler(), NextStage(), Counting()
         self.worker = StageWorker(
-            identity=identity,
+            place=place,
             executor=self.executor,  # type: ignore[arg-type]
             transport=self.next,
             keys=KEYS,
-            notify=lambda notice: None,
+            notify=lambda *notice: None,
             log=print,
             preparer=self.preparer,
         )

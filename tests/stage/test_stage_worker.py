@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model_repo_generator.places import place_of
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.worker import MOST_WAITING, StageWorker
 from python_backend.wire import ticket_codec
@@ -21,8 +22,7 @@ from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array
-from python_backend.wire.stage_identity import find_stage
-from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.ticket_codec import Way, WireTicket
 from python_backend.wire.transport import Awaited
 from tests.dispatcher.test_driver import manifest
 
@@ -94,20 +94,24 @@ class Stage:
     """Worker 0 of one stage of the two-stage deployment of the driver's tests."""
 
     def __init__(self, stage: int, late: str = "drop", keys: Keys | None = None) -> None:
-        deployment = manifest()
-        _, identity = find_stage(deployment, f"m.p0.s{stage}.w0")
+        place = place_of(manifest(), f"m.p0.s{stage}.w0")
         self.executor = Doubler()
         self.next = NextStage()
         self.notices: list[Notice] = []
+        self.told: list[tuple[str, Notice]] = []
         self.worker = StageWorker(
-            identity=replace(identity, serves_late=late == "serve"),
+            place=replace(place, serves_late=late == "serve"),
             executor=self.executor,
             transport=self.next,
             keys=keys or Keys.none(),
-            notify=self.notices.append,
+            notify=self.notify,
             log=print,
         )
         self._stage = stage
+
+    def notify(self, entry: str, notice: Notice) -> None:
+        self.told.append((entry, notice))
+        self.notices.append(notice)
 
     def wire(self, batch_id: int = 0) -> WireTicket:
         hops = tuple(tensor_hop(f"m.p0.s{stage}.w0", 0, 0, 0, LATENCY_US) for stage in range(2))
@@ -327,9 +331,26 @@ def test_wrong_tensors_are_refused_with_what_belongs(inputs: list[Array], said: 
 
 def test_a_ticket_for_another_place_is_refused() -> None:
     with stage(0) as first:
-        unknown = (tensor_hop("m.p0.s0.w0", 0, 0, 0, 1), tensor_hop("elsewhere", 0, 0, 0, 1))
-        assert "elsewhere" in first.send(1, hops=unknown).wait().text
-        assert "not this worker's place" in first.send(1, pipeline=1).wait().text
+        hop = tensor_hop("m.p0.s0.w0", 0, 0, 0, 1)
+        alone = "hop 0 of 1 is not for blocks [0, 1) of 2"
+        assert alone in first.send(1, hops=(hop,)).wait().text
+        other = replace(hop, worker="m.p0.s0.w1")
+        assert "for worker 'm.p0.s0.w1', not 'm.p0.s0.w0'" in first.send(1, hops=(other, hop)).wait().text
+        wire = replace(first.wire(), way=Way(("elsewhere", "server1"), "entry", 0))
+        text = ticket_codec.encode(wire, Keys.none())
+        assert "for server 'elsewhere'; this is 'server0'" in first.submit(text, 1).text
+        assert first.submit("{", 1).kind is FailureKind.REFUSED
+        assert first.worker.refused == 4, "its dispatcher's metrics have it"
+        assert first.submit(ticket_codec.encode(first.wire(), Keys.none()), 1) == {"y": [3]}
+        assert first.worker.refused == 4
+
+
+def test_tickets_of_any_revision_are_served_and_their_ends_told_to_the_entry_that_sent_them() -> None:
+    with stage(1) as last:
+        for revision, entry in ((1, "entry-0"), (7, "entry-1")):
+            wire = replace(last.wire(revision), revision=revision, way=Way((), entry, 0))
+            assert last.submit(ticket_codec.encode(wire, Keys.none()), 4) == {"y": [8]}
+        assert [(entry, notice.revision) for entry, notice in last.told] == [("entry-0", 1), ("entry-1", 7)]
 
 
 def test_close_answers_what_waits() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from model_repo_generator.emulated import (
     EmulatedStage,
     build_manifest,
 )
+from model_repo_generator.places import place_of
 from planner.manifest import DeploymentManifest
+from planner.places import StageBlocks
 from planner.profile import TensorSpec
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.worker import StageWorker
@@ -28,10 +31,9 @@ from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.shm.arena import Arena, padded_size
 from python_backend.wire.shm.file import SHM, ArenaError, Share, SharedFile, prefix
-from python_backend.wire.shm.layout import SMALLEST_BYTES, layout_of
+from python_backend.wire.shm.layout import SMALLEST_BYTES, layout_of_entry, layout_of_worker, sizes_of_server
 from python_backend.wire.shm.reader import CannotRead, SharedReader
 from python_backend.wire.shm.transport import ShmTransport
-from python_backend.wire.stage_identity import find_stage
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import Awaited, targets_of
 from tests.stage.test_stage_worker import Doubler, NextStage, Reply
@@ -66,29 +68,36 @@ def manifest(last_floats: int = FLOATS) -> DeploymentManifest:
     return build_manifest(models, 20_000, "d")
 
 
-def test_every_sender_of_a_server_has_its_own_range() -> None:
-    deployment = manifest()
-    senders = {"entry": {"m", "n"}, "a": {WORKER, "n.p0.s0.w0"}}
-    senders["b"] = {"m.p0.s0.w1", "n.p0.s0.w1"}
-    for server, expected in senders.items():
-        layout = layout_of(deployment, server)
-        assert set(layout.shares) == expected
-        ranges = sorted((share.offset, share.end) for share in layout.shares.values())
-        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
-        assert ranges[0][0] == 0
-        assert ranges[-1][1] == layout.size
-        assert all(share.size >= 3 * padded_size([2 * 4 * FLOATS]) for share in layout.shares.values())
+def test_every_dispatcher_has_its_own_range_of_the_entrys_file() -> None:
+    layout = layout_of_entry(manifest())
+    assert set(layout.shares) == {"m", "n"}
+    ranges = sorted((share.offset, share.end) for share in layout.shares.values())
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
+    assert (ranges[0][0], ranges[-1][1]) == (0, layout.size)
+    assert all(share.size >= 3 * padded_size([2 * 4 * FLOATS]) for share in layout.shares.values())
+    assert layout_of_entry(manifest(), table=3).name != layout.name, "two tables are in use for a while"
+
+
+def test_a_worker_has_a_file_of_its_own_for_batches_of_its_largest_size() -> None:
+    made = manifest()
+    program = made.models[0].programs[0][0]
+    layout = layout_of_worker(WORKER, program)
+    assert (layout.name, set(layout.shares)) == (f"hops_{WORKER}", {WORKER})
+    assert layout.size >= 8 * padded_size([2 * 4 * FLOATS])
+    assert sizes_of_server(made, "a") == 2 * layout.size, "one worker of each model"
+    assert sizes_of_server(made, "entry") == layout_of_entry(made).size
 
 
 def test_small_tensors_need_no_range() -> None:
     floats = SMALLEST_BYTES // 8 - 1
-    assert set(layout_of(manifest(floats), "a").shares) == set()
-    assert set(layout_of(manifest(floats + 1), "a").shares) == {WORKER, "n.p0.s0.w0"}
+    for more, there in ((0, False), (1, True)):
+        made = manifest(floats + more)
+        assert bool(layout_of_worker(WORKER, made.models[0].programs[0][0]).size) is there
 
 
 @pytest.fixture
 def arena() -> Iterator[Arena]:
-    layout = layout_of(manifest(), "entry")
+    layout = layout_of_entry(manifest())
     share = layout.shares["m"]
     arena = Arena(SharedFile(layout.name, layout.size, share), share)
     yield arena
@@ -97,13 +106,13 @@ def arena() -> Iterator[Arena]:
 
 @pytest.fixture
 def stage() -> Iterator[StageWorker]:
-    _, identity = find_stage(manifest(), WORKER)
+    place = replace(place_of(manifest(), WORKER), blocks=StageBlocks("", 0, 1, 1))
     worker = StageWorker(
-        identity=identity,
+        place=place,
         executor=Doubler(),
         transport=NextStage(),
         keys=Keys.none(),
-        notify=lambda notice: None,
+        notify=lambda *notice: None,
         log=print,
     )
     yield worker

@@ -3,7 +3,8 @@
 Rules
 - A worker's GPU is what its config says; the manifest says which server it is on and how large its slice is.
 - Slices of one GPU sum to at most one GPU, and what its workers need of memory to at most what it has.
-- A folder may hold two revisions side by side, for a roll-out: each has its shares, both take memory.
+- A folder may hold two revisions side by side, for a roll-out: each has its shares, both take memory, and a
+  worker of both takes it once.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.lint.finding import Finding
+from model_repo_generator.lint.folders import NotReadable
 from model_repo_generator.lint.model import LintedModel, make_finding
 from model_repo_generator.lint.rules import hosts as rules_hosts
 from model_repo_generator.lint.rules.tensors import type_name
 from model_repo_generator.tensors import stage_tensors
+from planner import serial
 from planner.cluster import Cluster, Executor
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.memory import context_bytes, server_bytes, stage_bytes
+from planner.places import PLACE_NAME, StagePlace
 from planner.plan import BlockRange
 from planner.profile import ModelProfile, Profile, TensorSpec
 from planner.serving import ServedStage, ServedWorker
@@ -64,7 +68,7 @@ def check(
     profile: Profile | None,
 ) -> Iterator[Finding]:
     """Every rule, on all revisions that one generated folder holds; `path` is a manifest of them."""
-    everything: list[_Seat] = []
+    everything: dict[tuple[str, str], _Seat] = {}
     for revision in revisions:
         manifest = revision.manifest
         yield from rules_hosts.check(manifest, revision.shown)
@@ -82,11 +86,11 @@ def check(
                 said = "a stage's batches are formed by the dispatcher; Triton must not join them"
                 yield seat.model.finding("manifest", ("dynamic_batching",), said)
         yield from _shares(seats, revision.shown, _gpu_counts(manifest, cluster))
-        everything += seats
+        everything |= {(seat.worker.server, seat.worker.name): seat for seat in seats}
     yield from _unused(revisions, path, linted)
     # While one revision takes over from another, the weights of both are loaded.
     if revisions:
-        yield from _memory(everything, revisions[0].shown, cluster, profile)
+        yield from _memory(list(everything.values()), revisions[0].shown, cluster, profile)
 
 
 def _loaded(server: ServerAddress, shown: str, models: Mapping[str, LintedModel]) -> Iterator[Finding]:
@@ -125,10 +129,7 @@ def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Fi
     if config.max_batch_size != program.max_batch_size:
         said = f"{config.max_batch_size}; deployment.json has {program.max_batch_size} for this stage"
         yield model.finding("manifest-batch", ("max_batch_size",), said)
-    told = config.parameters["plan_hash"].string_value if "plan_hash" in config.parameters else ""
-    if told != manifest.plan_hash:
-        said = f"plan_hash {told!r} is not deployment.json's {manifest.plan_hash!r}: generate again"
-        yield model.finding("manifest-plan", ("parameters",), said)
+    yield from _place(seat, manifest)
     inputs, outputs = program.inputs, program.outputs
     if manifest.entry.models:  # else nothing is handed on
         inputs, outputs = stage_tensors(seat.entry, program)
@@ -143,6 +144,25 @@ def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Fi
         said = f"{program.program} is not there; no worker starts before it is exported"
         yield model.finding("manifest-program", (), said)
     yield from _executor(seat)
+
+
+def _place(seat: _Seat, manifest: DeploymentManifest) -> Iterator[Finding]:
+    """What the worker will read of itself, against what its dispatcher goes by."""
+    try:
+        text = seat.model.folder.read(PLACE_NAME).decode("utf-8", "replace")
+        place = serial.loads(StagePlace, text, PLACE_NAME)
+    except (NotReadable, serial.FormatError) as error:
+        yield seat.model.file_finding("manifest-place", PLACE_NAME, f"its place cannot be read: {error}")
+        return
+    for name, told, wanted in (
+        ("deployment", place.deployment, manifest.deployment),
+        ("worker", place.worker, seat.worker.name),
+        ("server", place.place.server, seat.worker.server),
+        ("program", place.program, seat.program),
+    ):
+        if told != wanted:
+            said = f"{name} is {told!r:.60}, and deployment.json says {wanted!r:.60}: generate again"
+            yield seat.model.file_finding("manifest-place", PLACE_NAME, said)
 
 
 def _executor(seat: _Seat) -> Iterator[Finding]:

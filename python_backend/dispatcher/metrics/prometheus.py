@@ -43,6 +43,7 @@ COUNTERS = {
     "decisions_total": "Events that the scheduler core handled.",
     "decision_us_total": "Time that it took for them.",
     "worker_batches_total": "Batches that a worker ended.",
+    "stage_refused_total": "Tickets that a worker refused: not genuine, used before, or for another place.",
     "worker_busy_us_total": "Time that a worker was busy; its rate is the worker's utilisation.",
 }
 GAUGES = {
@@ -59,6 +60,8 @@ GAUGES = {
     "allowance_us": "Time taken off deadlines for the way back.",
     "guard_us": "Time that predictions are taken to be wrong by.",
     "slo_us": "The model's SLO.",
+    "revision": "The revision of the plan that new frames are served by.",
+    "older_in_flight": "Batches on their way that were sent by the revisions before it.",
     "arena_bytes": "Shared memory that a sender puts batches into, by state: free, taken, quarantined.",
     "threads": "Threads of the process of a dispatcher or worker.",
     "open_files": "File descriptors of the process of a dispatcher or worker.",
@@ -110,10 +113,6 @@ class MetricsSource(Protocol):
     @property
     def name(self) -> str:
         """Triton's name of the dispatcher."""
-
-    @property
-    def epoch(self) -> int:
-        """Of its plan."""
 
 
 class DispatcherCollector:
@@ -199,9 +198,13 @@ def samples(source: MetricsSource) -> Iterator[Sample]:
     yield "allowance_us", {}, driver.allowance_us
     yield "guard_us", {}, driver.guard_us
     yield "slo_us", {}, counts.slo_us
-    own = report_of(source.name, source.epoch, driver.transport)
-    for report in (own, *source.reports.last().values()):
+    yield "revision", {}, driver.table.revision
+    yield "older_in_flight", {}, sum(len(table.under_way) for table in driver.older_tables)
+    own = report_of(source.name, driver.transport)
+    yield from _of_process(own)
+    for report in source.reports.last().values():
         yield from _of_process(report)
+        yield "stage_refused_total", {"worker": report.sender}, report.refused
 
 
 def _of_process(report: SelfReport) -> Iterator[Sample]:

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from planner.manifest import RAGGED_INPUT, SHARED_INPUT, DeploymentManifest
+from planner.manifest import RAGGED_INPUT, SHARED_INPUT
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
@@ -20,7 +20,7 @@ from python_backend.wire.http_transport import HttpTransport
 from python_backend.wire.ragged import EMPTY_ELEMENT
 from python_backend.wire.shm.arena import Arena, Span, padded_size
 from python_backend.wire.shm.file import ArenaError, SharedFile
-from python_backend.wire.shm.layout import SMALLEST_BYTES, layout_of
+from python_backend.wire.shm.layout import SMALLEST_BYTES, MemoryLayout
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import (
     Awaited,
@@ -178,17 +178,15 @@ class ShmTransport:
 def make_transport(
     grpc: GrpcTransport,
     targets: Mapping[str, Target],
-    manifest: DeploymentManifest,
-    server: str,
+    layout: MemoryLayout,
     sender: str,
     log: Callable[[str], None],
-    table: int = 0,
+    far: bool,
 ) -> Transport:
-    """Shared memory where it pays and fits, and HTTP within this host. `sender`: the Triton model, on
-    `server`. table: see layout_of.
+    """Shared memory where it pays and fits, and HTTP within this host. `sender`: the Triton model. far:
+    whether other hosts may be sent plain HTTP, which has no TLS.
     """
-    near = HttpTransport(grpc, targets, far=manifest.tls is None)
-    layout = layout_of(manifest, server, table)
+    near = HttpTransport(grpc, targets, far=far)
     share = layout.shares.get(sender)
     if share is None:
         return near

@@ -1,0 +1,53 @@
+"""Notices to the dispatchers of one model: to the one that has sent the batch, on whichever entry server.
+
+Their addresses are those of the table of servers, as it is now.
+"""
+
+from __future__ import annotations
+
+from python_backend.wire.feedback import Notice, NoticeSender
+from python_backend.wire.keys import Keys
+from python_backend.wire.servers import Servers
+
+
+class NoticeSenders:
+    """See the module. Never blocks, never raises. Thread-safe."""
+
+    def __init__(self, servers: Servers, model: str, own_host: str, keys: Keys) -> None:
+        self._servers = servers
+        self._model = model
+        self._own_host = own_host
+        self._keys = keys
+        self._senders: dict[tuple[str, int], NoticeSender] = {}
+        """By address."""
+
+    def send(self, entry: str, notice: Notice) -> None:
+        """Send to the model's dispatcher on an entry server, or lose it."""
+        sender = self._sender(entry)
+        if sender is not None:
+            sender.send(notice)
+
+    def send_to_all(self, datagram: bytes) -> None:
+        """Send something to the model's dispatchers on all entry servers, or lose it."""
+        for entry in self._servers.table.entries:
+            sender = self._sender(entry.server.name)
+            if sender is not None:
+                sender.send_datagram(datagram)
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        for sender in self._senders.values():
+            sender.close()
+
+    def _sender(self, entry: str) -> NoticeSender | None:
+        try:
+            address = self._servers.table.feedback(entry, self._model)
+        except KeyError:  # an entry server that is not there any more
+            return None
+        sender = self._senders.get(address)
+        if sender is None:
+            made = NoticeSender(address, self._keys, address[0] == self._own_host)
+            sender = self._senders.setdefault(address, made)
+            if sender is not made:
+                made.close()
+        return sender
