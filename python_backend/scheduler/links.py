@@ -7,9 +7,11 @@ passed is cut off when something is added.
 
 A link that other models use too. A model keeps to its share of it: a transfer of L us takes L / share of
 the model's time there, and starts only when that is not used up (the generic cell rate algorithm of ATM).
-So a share bounds the rate and stretches no transfer. Where what others reserve is told (`taken`), that is
-kept clear of, and a model may run ahead of its time, by RUN_AHEAD_US or by so many transfers as this one.
-Where it is not, running ahead would fill the link with what nobody sees.
+So a share bounds the rate and stretches no transfer. That time runs from when something is reserved, not
+from when it starts: what is reserved for later keeps nothing waiting that is sent before it. Where what
+others reserve is told (`taken`), that is kept clear of, and a model may run ahead of its time, by
+RUN_AHEAD_US or by so many transfers as this one. Where it is not, running ahead would fill the link with what
+nobody sees.
 """
 
 from __future__ import annotations
@@ -109,12 +111,12 @@ class Links:
         if hop.up_wire_us > 0:
             _insert(self.up_busy[uplink], hop, self.now_us, False)
             if self.up_share[uplink] < 1.0:
-                self.up_due[uplink] = max(self.up_due[uplink], float(start_us))
+                self.up_due[uplink] = max(self.up_due[uplink], float(self.now_us))
                 self.up_due[uplink] += hop.up_wire_us / self.up_share[uplink]
         if hop.down_wire_us > 0:
             _insert(self.down_busy[downlink], hop, self.now_us, True)
             if self.down_share[downlink] < 1.0:
-                self.down_due[downlink] = max(self.down_due[downlink], float(start_us))
+                self.down_due[downlink] = max(self.down_due[downlink], float(self.now_us))
                 self.down_due[downlink] += hop.down_wire_us / self.down_share[downlink]
 
     def taken(self, name: str, start_us: int, until_us: int) -> None:

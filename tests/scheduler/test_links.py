@@ -101,6 +101,19 @@ def test_a_share_bounds_the_rate_and_stretches_no_transfer(told: bool) -> None:
     assert [after - before for before, after in pairwise(starts[100:])] == [40_000] * 499
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_what_is_reserved_for_later_keeps_nothing_waiting_that_is_sent_before_it(told: bool) -> None:
+    """A server with first and later stages: tensors are to come in 50 ms, and a frame now."""
+    links = Links({"u": 0.5, "d": 0.5})
+    links.uplink("u"), links.downlink("d")
+    links.told[0] = told
+    hop = Reservation(1, 0, 0)
+    hop.uplink, hop.downlink, hop.transfer_start_us = 0, 0, 50_000
+    hop.up_wire_us = hop.down_wire_us = 1_000
+    links.add(hop)
+    assert 0 <= links.fit_us(0, 0, 0, 500, 500) <= 2_000, "once the first has had its share"
+
+
 def test_what_other_models_send_is_kept_clear_of() -> None:
     links = Links()
     links.uplink("u"), links.downlink("d")
