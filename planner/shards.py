@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner.cluster import EntryServer
-from planner.serving import ServedLink, ServedModel, ServedPipeline
+from planner.serving import ServedEntry, ServedHost, ServedLink, ServedModel, ServedPipeline
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def shard_of(served: ServedModel, shard: Shard) -> ServedModel:
     if not pipelines:
         raise NoShard(f"model {served.model!r}: a shard without a worker of every stage")
     made = replace(served, planned_rps=shard.throughput_rps, pipelines=tuple(pipelines))
-    return replace(made, links=tuple(_links(served, made)))
+    return replace(made, links=tuple(_links(served, made)), entry=_entry(served, made))
 
 
 def _part(pipeline: ServedPipeline, workers: tuple[tuple[int, ...], ...]) -> ServedPipeline:
@@ -117,25 +118,69 @@ def _part(pipeline: ServedPipeline, workers: tuple[tuple[int, ...], ...]) -> Ser
     return replace(pipeline, stages=stages)
 
 
+def _entry(whole: ServedModel, part: ServedModel) -> ServedEntry | None:
+    """With the shard's part of the cores that prepare, by its workers over all of the model's there."""
+    if whole.entry is None:
+        return None
+    all_there, mine = _first_at_servers(whole), _first_at_servers(part)
+    hosts = [
+        ServedHost(host.server, max(1, host.cores * mine[host.server] // all_there[host.server]))
+        for host in whole.entry.hosts
+        if host.server in mine
+    ]
+    return replace(whole.entry, hosts=tuple(hosts))
+
+
+def _first_at_servers(served: ServedModel) -> Counter[str]:
+    """Workers of first stages at each server."""
+    return Counter(worker.server for one in served.pipelines for worker in one.stages[0].workers)
+
+
 def _links(whole: ServedModel, part: ServedModel) -> list[ServedLink]:
-    """The model's share of each link, by workers of this shard over all of the model's at that link."""
+    """Of each link what the shard's workers there need at most, and an equal part of the rest: any shard of
+    the model with workers there may have as much.
+    """
     shares = {link.name: link.share for link in whole.links}
-    all_there, mine = _at_links(whole), _at_links(part)
-    found = []
-    for name, count in mine.items():
-        share = shares.get(name, 1.0) * count / all_there[name]
+    all_there, mine = _needs(whole), _needs(part)
+    at_entry = () if whole.entry is None else (whole.entry.uplink, whole.entry.downlink)
+    found = [link for link in whole.links if link.name in at_entry]
+    for name, need in mine.items():
+        there, share = all_there[name], shares.get(name, 1.0)
+        if need.workers < there.workers:
+            rest = max(0.0, share - there.busy)
+            part_of_needs = need.busy if there.busy <= share else share * need.busy / there.busy
+            share = max(part_of_needs + rest * need.workers / there.workers, _LEAST_SHARE)
         if share < 1:
             found.append(ServedLink(name, share))
-    if whole.entry is not None:
-        entry = (whole.entry.uplink, whole.entry.downlink)
-        found += [link for link in whole.links if link.name in entry]
     return found
 
 
-def _at_links(served: ServedModel) -> dict[str, int]:
-    """Workers at each link."""
-    counts: dict[str, int] = {}
-    for _, worker in served.workers():
-        for name in (worker.uplink, worker.downlink):
-            counts[name] = counts.get(name, 0) + 1
-    return counts
+_LEAST_SHARE = 1e-3
+
+
+@dataclass
+class _Need:
+    """What a model's workers at one link can keep busy of it, and how many they are."""
+
+    workers: int = 0
+    busy: float = 0.0
+
+
+def _needs(served: ServedModel) -> dict[str, _Need]:
+    found: dict[str, _Need] = {}
+    frame_bytes = 0 if served.entry is None else served.entry.frame_bytes
+    for pipeline in served.pipelines:
+        at, ends, last = pipeline.batch_size - 1, pipeline.ends, len(pipeline.stages) - 1
+        for s, stage in enumerate(pipeline.stages):
+            down_us = 0.0 if s == 0 else float(pipeline.transfer_us[s - 1][at])
+            up_us = 0.0 if s == last else float(pipeline.transfer_us[s][at])
+            if ends is not None and s == 0:
+                down_us = ends.server_us_per_byte * frame_bytes * pipeline.batch_size
+            if ends is not None and s == last:
+                up_us = float(ends.answer_server_us[at])
+            for worker in stage.workers:
+                for name, wire_us in ((worker.uplink, up_us), (worker.downlink, down_us)):
+                    need = found.setdefault(name, _Need())
+                    need.workers += 1
+                    need.busy += wire_us / max(1, stage.latency_us[at])
+    return found

@@ -132,6 +132,21 @@ class SchedulerCore:
         """Frames that wait."""
         return self._state.waiting.count
 
+    def backlog_us(self, now_us: int) -> int:
+        """About how long a frame that came now would wait: until a worker of a first stage is free, and for
+        the frames that wait already.
+        """
+        soonest_us = NEVER
+        for pipeline in self._state.pipelines:
+            pool = pipeline.pools[0]
+            worker = pool.earliest()
+            if worker >= 0:
+                soonest_us = min(soonest_us, pool.ready_us(worker))
+        if soonest_us == NEVER:
+            return self.served_model.slo_us
+        ahead_us = int(self._state.waiting.count * 1e6 / self.served_model.planned_rps)
+        return max(0, soonest_us - now_us) + ahead_us
+
     @property
     def in_flight(self) -> int:
         """Batches sent and not answered."""

@@ -37,6 +37,17 @@ class SimulatedCounts:
         self.decision_ns: int = 0
         self.decisions: int = 0
 
+    def add(self, other: SimulatedCounts) -> None:
+        """What another core counted of the same model; of pools and batch sizes only its own are kept."""
+        self.offered += other.offered
+        self.in_time += other.in_time
+        self.late += other.late
+        self.events += other.events
+        for reason, count in other.drops.items():
+            self.drops[reason] += count
+        for index, count in enumerate(other.latency_bins):
+            self.latency_bins[index] += count
+
     def answered(self, latency_us: int) -> None:
         """A frame was answered so long after it came."""
         if latency_us <= self.slo_us:

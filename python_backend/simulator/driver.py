@@ -111,13 +111,9 @@ class SimulatedDriver:
                 return False
             self._complete()
         elif next_arrival <= self.wake_us:
-            self.now_us = next_arrival
-            request_id = self.counts.offered
-            self.arrived_us[request_id] = next_arrival
-            self.counts.offered += 1
-            self._handle(self._arrival(request_id))
+            self.arrive(next_arrival, next_arrival)
             self.next_arrival = next(self.arrivals, NEVER)
-            if self.progress is not None and (request_id + 1) % PROGRESS_EVERY == 0:
+            if self.progress is not None and self.counts.offered % PROGRESS_EVERY == 0:
                 self.progress(self.now_us)
         else:
             self.now_us = self.wake_us
@@ -125,8 +121,15 @@ class SimulatedDriver:
             self._handle(TimerFired())
         return True
 
-    def _arrival(self, request_id: int) -> RequestArrived:
-        deadline_us = self.now_us + self.slo_us
+    def arrive(self, now_us: int, born_us: int) -> None:
+        """A frame comes now that its client sent at `born_us`."""
+        self.now_us = now_us
+        request_id = self.counts.offered
+        self.arrived_us[request_id] = born_us
+        self.counts.offered += 1
+        self._handle(self._arrival(request_id, born_us + self.slo_us))
+
+    def _arrival(self, request_id: int, deadline_us: int) -> RequestArrived:
         entry = self.entry
         if entry is None:
             return RequestArrived(request_id, deadline_us)

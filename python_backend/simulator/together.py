@@ -27,7 +27,7 @@ def run_together(
 ) -> list[SimulatedCounts]:
     """Serve every model's arrivals with a core of its own; the models' counts, in order."""
     links = Links()
-    cores = _cores(models)
+    cores = shared_cores(models)
     drivers = [
         SimulatedDriver(one, SchedulerCore(one, told=ledger), Execution(one, Jitter(), links, cores))
         for one in models
@@ -50,8 +50,10 @@ def _tell(others: Sequence[SimulatedDriver], teller: SimulatedDriver, use: LinkT
         other.core.handle(use, teller.now_us)
 
 
-def _cores(models: Sequence[ServedModel]) -> Cores | None:
-    """The cores of all servers that prepare for any of the models."""
+def shared_cores(models: Sequence[ServedModel], parts: bool = False) -> Cores | None:
+    """The cores of all servers that prepare for any of the models. parts: each has but a part of a server's,
+    as shards of one model have.
+    """
     cores: Cores | None = None
     for model in models:
         if model.entry is None:
@@ -62,4 +64,6 @@ def _cores(models: Sequence[ServedModel]) -> Cores | None:
             if host.server not in cores.hosts:
                 cores.hosts[host.server] = len(cores.free_us)
                 cores.free_us.append([0] * host.cores)
+            elif parts and model is not models[0]:
+                cores.free_us[cores.hosts[host.server]] += [0] * host.cores
     return cores

@@ -1,0 +1,213 @@
+"""scripts/benchmarks entries: what two entries with a shard each serve of what one scheduler does, simulated.
+
+Problems: the README's fleet of L4s and T4s (estimated latencies), made ones from a seed, and with --data DIR
+those of settings.json. Each model's load at 99 % is searched with one scheduler of all workers, with
+two shards and frames passed on, and with two shards and none passed on; beside the last stands what
+planner.queueing says of it. The last line has
+
+    problems, models, two_shards_over_one_capacity (mean of the problems' means), least_over_one,
+    without_forwarding, closed_form_without_forwarding, l4_t4 (the first's mean), passed_on (share of frames)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.helpers.kept import Kept
+from benchmarks.paper.data import load_settings
+from benchmarks.paper.made import made_settings
+from benchmarks.survive import README_FLEET
+from planner.cluster import EntryServer
+from planner.deployment import load_deployment
+from planner.plan import Plan
+from planner.planning import plan
+from planner.problem import Problem
+from planner.serving import ServedModel
+from planner.serving_build import Links, served_model
+from planner.shards import ModelShards, shard_of
+from ppipe import steps
+from ppipe.workspace import Workspace
+from python_backend.simulator.capacity import Workload, find_capacity
+from python_backend.simulator.shards import Passing, ShardedRun, find_sharded_capacity
+
+FLEET = "l4-t4"
+_STEP, _LOWEST, _HIGHEST = 0.01, 0.5, 1.3
+"""Loads that are tried, in planned rates."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of one problem. one_rps: what one scheduler serves; the rest over that, but for the shares.
+    closed_form: divided over undivided pools, by planner.queueing.
+    """
+
+    problem: str
+    model: str
+    shards: int
+    one_rps: float
+    two: float
+    without: float
+    closed_form: float
+    passed_on: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    problem: str
+    whole: ServedModel
+    parts: tuple[ServedModel, ...]
+    shards: ModelShards
+    seconds: float
+    seeds: tuple[int, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, return the exit status."""
+    arguments = _arguments(argv)
+    kept = Kept(arguments.results, {"seconds": arguments.seconds, "seeds": arguments.seeds})
+    seeds = tuple(range(1, arguments.seeds + 1))
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        for name, problem, links in _problems(arguments):
+            if f"{name} " in kept:
+                continue
+            rows = list(pool.map(measure, _jobs(name, problem, links, arguments.seconds, seeds)))
+            kept.add(f"{name} ", {"rows": [asdict(row) for row in rows]})
+            ratios = ", ".join(f"{row.two:.3f}" for row in rows)
+            print(f"{name}: {ratios}", file=sys.stderr, flush=True)
+    rows = [Row(**row) for found in kept.named("") for row in found["rows"]]
+    if not arguments.json:
+        Console(width=110).print(table(rows))
+    print(json.dumps(figures(rows)))
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/benchmarks entries", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder with models.json and settings.json")
+    parser.add_argument("--made", type=int, default=0, metavar="N", help="so many made problems (default: 0)")
+    parser.add_argument("--seed", type=int, default=1, help="of the made problems")
+    parser.add_argument("--no-fleet", dest="fleet", action="store_false", help="leave out the README's fleet")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load, for each rate and seed")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--results", type=Path, help="file to keep what is done in, and to go on from")
+    parser.add_argument("--json", action="store_true", help="the figures alone, as the last line")
+    return parser.parse_args(argv)
+
+
+def _problems(arguments: argparse.Namespace) -> Iterator[tuple[str, Problem, Links]]:
+    if arguments.fleet:
+        deployment = load_deployment(README_FLEET)
+        with tempfile.TemporaryDirectory() as folder:
+            gpus = frozenset(one.name for one in deployment.cluster.gpu_classes)
+            profile = steps.run_profile(deployment, Workspace(Path(folder)), estimate=gpus)
+        yield FLEET, deployment.to_problem(profile), "placed"
+    for number, problem in enumerate(made_settings(arguments.seed, arguments.made)):
+        yield f"made {arguments.seed}.{number}", problem, "paper"
+    for setting in load_settings(arguments.data) if arguments.data else ():
+        if setting.group is not None:
+            yield setting.name, setting.problem, "paper"
+
+
+def _jobs(
+    name: str, problem: Problem, links: Links, seconds: float, seeds: tuple[int, ...]
+) -> Iterator[_Job]:
+    entry = problem.cluster.entry
+    pair = (replace(entry, name="entry-0"), replace(entry, name="entry-1"))
+    divided = replace(problem, cluster=replace(problem.cluster, entry=pair[0], more_entries=pair[1:]))
+    made = plan(divided, mode="fast")
+    for shards in made.shards:
+        whole = _served(made, divided, pair[0], shards.model, links)
+        parts = tuple(
+            shard_of(_served(made, divided, _entry(pair, shard.order[0]), shards.model, links), shard)
+            for shard in shards.shards
+        )
+        yield _Job(name, whole, parts, shards, seconds, seeds)
+
+
+def _entry(pair: Sequence[EntryServer], name: str) -> EntryServer:
+    return next(entry for entry in pair if entry.name == name)
+
+
+def _served(made: Plan, problem: Problem, entry: EntryServer, model: str, links: Links) -> ServedModel:
+    """The model as the dispatcher of one entry sees it."""
+    alone = replace(problem.cluster, entry=entry, more_entries=())
+    return served_model(made, replace(problem, cluster=alone), model, links)
+
+
+def measure(job: _Job) -> Row:
+    """One model: loads served by one scheduler, by its shards, and by these where each keeps its frames."""
+    planned = job.whole.planned_rps
+    steps = round((_HIGHEST - _LOWEST) / _STEP) + 1
+    rates = [planned * (_LOWEST + _STEP * step) for step in range(steps)]
+    workload = Workload(seconds=job.seconds, seeds=job.seeds)
+    one = find_capacity(job.whole, "adaptive", rates, workload, guess_rps=0.9 * planned).load_rps
+    two = find_sharded_capacity(job.parts, rates, workload, guess_rps=one).load_rps
+    none = Passing(passes=False)
+    without = find_sharded_capacity(job.parts, rates, workload, 0.9 * one, none).load_rps
+    run = ShardedRun(job.parts, Passing())
+    counts = run.run(iter(workload.times_us(two or planned, 1, job.whole.model)))
+    whole_rps = job.shards.whole_rps
+    return Row(
+        problem=job.problem,
+        model=job.whole.model,
+        shards=len(job.parts),
+        one_rps=one,
+        two=two / one if one else 1.0,
+        without=without / one if one else 1.0,
+        closed_form=job.shards.divided_rps / whole_rps if whole_rps else 1.0,
+        passed_on=run.passed / max(1, counts.offered),
+    )
+
+
+def figures(rows: Sequence[Row]) -> dict[str, float]:
+    """The figures of the module's docstring."""
+    by_problem: dict[str, list[Row]] = {}
+    for row in rows:
+        by_problem.setdefault(row.problem, []).append(row)
+
+    def mean(field: str) -> float:
+        means = [statistics.fmean(getattr(row, field) for row in mine) for mine in by_problem.values()]
+        return round(statistics.fmean(means), 4) if means else 0.0
+
+    found = {
+        "problems": len(by_problem),
+        "models": len(rows),
+        "two_shards_over_one_capacity": mean("two"),
+        "least_over_one": round(min((row.two for row in rows), default=0.0), 4),
+        "without_forwarding": mean("without"),
+        "closed_form_without_forwarding": mean("closed_form"),
+        "passed_on": mean("passed_on"),
+    }
+    if FLEET in by_problem:
+        found["l4_t4"] = round(statistics.fmean(row.two for row in by_problem[FLEET]), 4)
+    return found
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A model a line."""
+    made = Table(title="load served at 99 % by two entries' shards, over what one scheduler serves")
+    columns = ("problem", "model", "shards", "one rps", "two", "none passed on", "closed form", "passed on")
+    for name in columns:
+        made.add_column(name, justify="left" if name in ("problem", "model") else "right")
+    for row in rows:
+        shares = (row.two, row.without, row.closed_form)
+        cells = [row.problem, row.model, str(row.shards), f"{row.one_rps:.0f}"]
+        made.add_row(*cells, *(f"{share:.3f}" for share in shares), f"{row.passed_on:.1%}")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

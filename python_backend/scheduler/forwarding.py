@@ -1,0 +1,71 @@
+"""Which entry schedules a frame: the one at which it came, or an owner that gets to it sooner. Pure.
+
+Rules
+- Owners tell each other now and then how long a new frame waits with them (SchedulerCore.backlog_us). Between
+  two tellings every frame that is passed on counts as one more that waits there.
+- A frame is passed on where the other's wait, the hop there and `SPARE` of it are shorter than the own wait,
+  and always from an entry that owns nothing of its model.
+- It is passed on once: who gets a frame that was passed on schedules it, whatever its own wait.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+STALE_US: Final = 1_000_000
+"""An owner not heard of for so long gets nothing."""
+
+
+class Peer:
+    """Another owner: what it said last, and what was sent there since. frame_us: 1e6 / its frames/s."""
+
+    def __init__(self, frame_us: float) -> None:
+        self.frame_us: float = frame_us
+        self.said_us: int = -STALE_US
+        self.backlog_us: int = 0
+        self.sent: int = 0
+
+    def wait_us(self, now_us: int) -> float:
+        """How long a frame that is sent now waits there: what was said, less the time since, and what was
+        sent."""
+        return max(0.0, self.backlog_us - (now_us - self.said_us)) + self.sent * self.frame_us
+
+
+class Forwarding:
+    """Of one entry. hop_us: from here to a peer; spare_us: by how much a peer must be better."""
+
+    def __init__(self, hop_us: int, spare_us: int) -> None:
+        self.hop_us: int = hop_us
+        self.spare_us: int = spare_us
+        self.peers: dict[str, Peer] = {}
+
+    def add(self, name: str, rate_rps: float) -> None:
+        """Another entry with a shard of so many frames/s."""
+        self.peers[name] = Peer(1e6 / rate_rps)
+
+    def remove(self, name: str) -> None:
+        """It owns no shard any more."""
+        self.peers.pop(name, None)
+
+    def told(self, name: str, backlog_us: int, now_us: int) -> None:
+        """What a peer says of itself."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            peer.said_us = now_us
+            peer.backlog_us = backlog_us
+            peer.sent = 0
+
+    def target(self, own_us: int, now_us: int) -> str:
+        """The peer to pass a new frame to, which then counts as sent; '' to keep it. own_us: how long it
+        would wait here; below 0: nothing is owned here."""
+        best = ""
+        best_us = 0.0
+        for name, peer in self.peers.items():
+            if now_us - peer.said_us < STALE_US:
+                wait_us = peer.wait_us(now_us)
+                if not best or wait_us < best_us:
+                    best, best_us = name, wait_us
+        if best and (own_us < 0 or best_us + self.hop_us + self.spare_us < own_us):
+            self.peers[best].sent += 1
+            return best
+        return ""
