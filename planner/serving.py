@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from planner.frames import FrameCost
+from planner.streams import StreamPolicy
 
 
 class WorkerPlace(NamedTuple):
@@ -158,6 +159,8 @@ class ServedModel:
     """None where the first hop and the last are not counted."""
     links: tuple[ServedLink, ...] = ()
     """Those that are shared with other models."""
+    streams: StreamPolicy | None = None
+    """What is done with frames that name their stream; None: nothing."""
 
     def __post_init__(self) -> None:
         counted = [pipeline.ends is not None for pipeline in self.pipelines]

@@ -21,6 +21,14 @@ class DropReason(Enum):
     """An attempt failed and no time was left for another."""
     CANCELLED = "cancelled"
     """The caller went away."""
+    SUPERSEDED = "superseded"
+    """A newer frame of its stream came before it was sent."""
+    RATE = "rate"
+    """Its stream sends more than its most_rps."""
+    PLACE = "place"
+    """Its place is not after those of its stream that came before."""
+    OVERTAKEN = "overtaken"
+    """Its deadline passed while the answer to a later frame of its stream waited for it."""
 
 
 @record

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from python_backend.scheduler.batches import Reservation
+from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.ingress import load_of
 from python_backend.scheduler.policy import Policy, shed
 from python_backend.scheduler.state import State
@@ -87,13 +87,16 @@ class AdaptivePolicy(Policy):
                 index = level.first_from(finish_us + state.guard_us)
                 if len(level.frames) - index >= size:
                     if longer_us != NEVER and not plenty_idle(pipeline):
-                        spare_us = level.frames[index].deadline_us - state.guard_us - longer_us
+                        spare_us = urgent_us(state, level, index) - state.guard_us - longer_us
                         if spare_us > 0:
                             self.wake_us = min(self.wake_us, now_us + spare_us)
                             return False
-                    if pipeline.ends is None:
+                    if takes_turns(state):
+                        if self._send_in_turn(state, pipeline, level, index, size, now_us):
+                            return True
+                    elif pipeline.ends is None:
                         return self._send(state, pipeline, level, index, size, now_us)
-                    if self._send_frames(state, pipeline, level, index, size, now_us):
+                    elif self._send_frames(state, pipeline, level, index, size, now_us):
                         return True
             size -= 1
         return False
@@ -134,6 +137,38 @@ class AdaptivePolicy(Policy):
                 return True
         return False
 
+    def _send_in_turn(
+        self,
+        state: State,
+        pipeline: PipelineTimelines,
+        level: PriorityLevel,
+        index: int,
+        size: int,
+        now_us: int,
+    ) -> bool:
+        """The same where streams take turns, whose frames can be anywhere from `index` on."""
+        assert state.streams is not None
+        assert state.streams.turns is not None
+        turns = state.streams.turns
+        least_us = level.frames[index].deadline_us
+        for _ in range(PASSED_OVER + 1):
+            chosen = turns.pick(level.priority, size, least_us)
+            quote = None
+            if len(chosen) == size:
+                load = None if pipeline.ends is None else load_of(chosen)
+                quote = state.quote(pipeline, size, now_us, load)
+            if quote is None:
+                turns.put_back(chosen)
+                return False
+            if load is None or quote.finish_us + state.guard_us <= earliest_us(chosen):
+                for request in chosen:
+                    state.waiting.remove(request)
+                state.commit(quote, chosen)
+                return True
+            turns.put_back(chosen)
+            least_us = quote.finish_us + state.guard_us
+        return False
+
     def _drop_hopeless(self, state: State, now_us: int) -> None:
         """Drop every frame that the best pipeline, as reserved now, would finish too late."""
         best_us = NEVER
@@ -147,6 +182,32 @@ class AdaptivePolicy(Policy):
             if hopeless > 0:
                 for request in state.waiting.take(level, level.head, hopeless):
                     shed(state, request, now_us)
+
+
+def takes_turns(state: State) -> bool:
+    """Whether streams, not deadlines, say whose frame is sent next."""
+    return state.streams is not None and state.streams.turns is not None
+
+
+def urgent_us(state: State, level: PriorityLevel, index: int) -> int:
+    """The deadline by which frames from `index` on are to be sent.
+
+    A newer frame that took an older one's place is in no less of a hurry than that was, or a fast camera's
+    frame would be held back for ever.
+    """
+    deadline_us = level.frames[index].deadline_us
+    streams = state.streams
+    if streams is None or streams.turns is None or not streams.newest:
+        return deadline_us
+    return min(deadline_us, streams.turns.first_rank_us(level.priority))
+
+
+def earliest_us(requests: list[Request]) -> int:
+    """The earliest of their deadlines."""
+    deadline_us = NEVER
+    for request in requests:
+        deadline_us = min(deadline_us, request.deadline_us)
+    return deadline_us
 
 
 def plenty_idle(pipeline: PipelineTimelines) -> bool:

@@ -20,6 +20,7 @@ class Request:
         "prepare_us",
         "priority",
         "request_id",
+        "seat",
         "sequence",
         "stage",
     )
@@ -39,6 +40,71 @@ class Request:
         self.stage: int = 0
         """The stage whose queue it waits in: above 0 only under policies without reservations."""
         self.batch: Batch | None = None
+        self.seat: Seat | None = None
+        """In its stream; None for models without streams."""
+
+
+class Stream:
+    """What is known of one stream: the frames of one camera."""
+
+    __slots__ = (
+        "charge",
+        "due_us",
+        "lanes",
+        "last_place",
+        "name",
+        "newest_id",
+        "open",
+        "seen_us",
+        "spent",
+        "waiting",
+    )
+
+    def __init__(self, name: str, charge: int) -> None:
+        self.name: str = name
+        self.charge: int = charge
+        """What it spends on each frame that is sent: the less, the greater its weight."""
+        self.spent: int = 0
+        self.last_place: int = -1
+        self.newest_id: int = -1
+        """The frame that came last."""
+        self.due_us: int = 0
+        """When its next frame is due at its most_rps."""
+        self.seen_us: int = 0
+        self.open: int = 0
+        """Frames that have not ended."""
+        self.lanes: list[Lane] = []
+        """Where its frames wait for their turn, by priority: one lane for most streams."""
+        self.waiting: Request | None = None
+        """Its frame that waits, where only the newest is kept."""
+
+
+class Lane:
+    """The waiting frames of one stream and priority, by (deadline, sequence)."""
+
+    __slots__ = ("entry", "entry_rank_us", "entry_steps", "frames", "priority", "rank_us", "stream")
+
+    def __init__(self, stream: Stream, priority: int) -> None:
+        self.stream: Stream = stream
+        self.priority: int = priority
+        self.frames: list[Request] = []
+        self.rank_us: int = 0
+        """The deadline whose place in the queue its first frame has: its own, or that of an older frame that
+        it superseded."""
+        self.entry: int = -1
+        """Number of its entry among those that wait for their turn; -1 without."""
+        self.entry_steps: int = 0
+        self.entry_rank_us: int = 0
+
+
+class Seat:
+    """Where a frame belongs: its stream, and its lane while it waits."""
+
+    __slots__ = ("lane", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream: Stream = stream
+        self.lane: Lane | None = None
 
 
 class Reservation:

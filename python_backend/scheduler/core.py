@@ -182,6 +182,11 @@ class SchedulerCore:
         """The id that the next batch will have."""
         return self._state.next_batch_id
 
+    @property
+    def known_streams(self) -> int:
+        """Streams that are remembered."""
+        return 0 if self._state.streams is None else len(self._state.streams.by_name)
+
     def drops(self) -> dict[DropReason, int]:
         """Frames dropped so far, by reason."""
         return dict(self._state.drops)
@@ -272,7 +277,25 @@ class SchedulerCore:
         if state.entry is not None:
             state.entry.arrived(request, event.frame_bytes, event.pixels)
         state.requests[event.request_id] = request
-        state.waiting.insert(request)
+        if state.streams is None:
+            state.waiting.insert(request)
+            return
+        refused = state.streams.arrived(request, event.stream, event.place, event.again, now_us)
+        if refused is None:
+            self._queue(request)
+        else:
+            state.drop(request, refused)
+
+    def _queue(self, request: Request) -> None:
+        """Let a frame wait, unless a newer one of its stream has come; an older one then need not."""
+        state = self._state
+        older = None if state.streams is None else state.streams.waits(request)
+        if older is not request:
+            state.waiting.insert(request)
+        if older is not None:
+            if older is not request and not self._policy.forget(older):
+                state.waiting.remove(older)
+            state.drop(older, DropReason.SUPERSEDED)
 
     def _completed(self, event: StageCompleted, now_us: int) -> None:
         batch = self._batch(event.batch_id, event.attempt)
@@ -290,7 +313,7 @@ class SchedulerCore:
         if batch is None:
             return
         for request in self._state.fail(batch):
-            self._state.waiting.insert(request)
+            self._queue(request)
 
     def _batch(self, batch_id: int, attempt: int) -> Batch | None:
         """The batch under way, or None for one that has ended or was tried again since."""

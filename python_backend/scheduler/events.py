@@ -10,6 +10,9 @@ from python_backend.scheduler.record import Record
 class RequestArrived(Record):
     """A frame wants an answer by `deadline_us`. Ids are the driver's, unique per core; higher priority goes
     first. frame_bytes, pixels: of this frame as its client sent it; 0 bytes: as planned.
+
+    Where the model has streams: the name of the frame's stream, '' for none, and its place there, -1 for the
+    next one. again: the frame was offered before, and the core gave it up.
     """
 
     request_id: int
@@ -17,6 +20,9 @@ class RequestArrived(Record):
     priority: int = 0
     frame_bytes: int = 0
     pixels: int = 0
+    stream: str = ""
+    place: int = -1
+    again: bool = False
 
 
 @record

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.state import State
+from python_backend.scheduler.streams.checks import check_streams
 
 
 def check_state(state: State, held: list[Request]) -> None:
@@ -14,6 +15,7 @@ def check_state(state: State, held: list[Request]) -> None:
     _check_batches(state)
     _check_workers(state)
     _check_links(state)
+    check_streams(state)
 
 
 def _check_requests(state: State, held: list[Request]) -> None:

@@ -16,6 +16,7 @@ from python_backend.scheduler.batches import Batch, Request, Reservation
 from python_backend.scheduler.errors import StaleQuoteError
 from python_backend.scheduler.ingress import BatchLoad, Entry, PipelineEnds
 from python_backend.scheduler.links import Links
+from python_backend.scheduler.streams.book import Streams
 from python_backend.scheduler.timelines import PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
 
@@ -58,7 +59,8 @@ class State:
     __slots__ = (
         "actions", "batches", "by_worker", "dispatched_batches",
         "drops", "entry", "guard_step_us", "guard_us", "late", "links", "next_batch_id", "now_us",
-        "pipelines", "requests", "sequence", "served", "slo_us", "ticket_ended", "version", "waiting",
+        "pipelines", "requests", "sequence", "served", "slo_us", "streams", "ticket_ended",
+        "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, served: ServedModel, batch_ids_from: int) -> None:
@@ -71,6 +73,7 @@ class State:
             for index, pipeline in enumerate(served.pipelines)
         ]
         self.waiting: WaitingQueue = WaitingQueue()
+        self.streams: Streams | None = None if served.streams is None else Streams(served.streams)
         self.requests: dict[int, Request] = {}
         """Every frame that has not ended."""
         self.batches: dict[int, Batch] = {}
@@ -210,6 +213,9 @@ class State:
         self.batches[batch.batch_id] = batch
         for request in requests:
             request.batch = batch
+        if self.streams is not None:
+            for request in requests:
+                self.streams.sent(request)
         self.dispatched_batches += 1
         self._reserve(batch, quote.hops)
         if quote.load is not None and self.entry is not None:
@@ -262,6 +268,8 @@ class State:
     def drop(self, request: Request, reason: DropReason) -> None:
         """End a frame that is no longer in the queue."""
         del self.requests[request.request_id]
+        if self.streams is not None:
+            self.streams.ended(request)
         self.drops[reason] += 1
         self.actions.append(Drop(request.request_id, reason))
 
@@ -333,6 +341,8 @@ class State:
             if request.batch is batch:
                 request.batch = None
                 del self.requests[request.request_id]
+                if self.streams is not None:
+                    self.streams.ended(request)
                 self.served += 1
                 if answered_us > request.deadline_us:
                     self.late += 1

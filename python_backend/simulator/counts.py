@@ -26,6 +26,8 @@ class SimulatedCounts:
         self.late: int = 0
         self.events: int = 0
         self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
+        """But for those that were superseded."""
+        self.superseded: int = 0
         self.last_stage: list[int] = [len(pipeline.stages) - 1 for pipeline in served.pipelines]
         self.busy_us: list[list[int]] = [[0] * len(pipeline.stages) for pipeline in served.pipelines]
         self.batches: list[list[int]] = [
@@ -58,7 +60,10 @@ class SimulatedCounts:
 
     def dropped(self, reason: DropReason) -> None:
         """A frame was dropped."""
-        self.drops[reason] += 1
+        if reason is DropReason.SUPERSEDED:
+            self.superseded += 1
+        else:
+            self.drops[reason] += 1
 
     def busy(self, pipeline: int, stage: int, duration_us: int) -> None:
         """A worker of a pool works for so long."""
@@ -79,8 +84,11 @@ class SimulatedCounts:
         return self.late + sum(self.drops.values())
 
     def attainment(self) -> float:
-        """Share of the offered frames that were answered in time; 1.0 when none was offered."""
-        return self.in_time / self.offered if self.offered else 1.0
+        """Share of the offered frames that were answered in time, of those that no newer one superseded; 1.0
+        when none was offered.
+        """
+        wanted = self.offered - self.superseded
+        return self.in_time / wanted if wanted else 1.0
 
     def latency_us(self, quantile: float) -> float:
         """A quantile of the latency of answered frames, late ones included; 0 when there are none."""

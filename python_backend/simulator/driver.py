@@ -14,20 +14,27 @@ from heapq import heappop, heappush
 from typing import Final
 
 from planner.serving import ServedModel
-from python_backend.scheduler.actions import Action, Dispatch, Drop, WakeAt
+from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event, LinkTaken, RequestArrived, StageCompleted, TimerFired
 from python_backend.scheduler.ingress import BatchLoad, Entry
 from python_backend.scheduler.links import Links
+from python_backend.scheduler.streams.answer_order import AnswerOrder, Released
 from python_backend.scheduler.timelines import NEVER
 from python_backend.simulator.counts import SimulatedCounts
 from python_backend.simulator.execution import Execution
+from python_backend.simulator.streams import StreamCounts
 
 FrameBytes = Iterator[int]
+Places = Iterator[tuple[str, int]]
+"""Of each frame in turn: its stream and its place there."""
 PROGRESS_EVERY: Final = 20_000
 """Arrivals between two calls of a progress callback."""
 TIME_EVERY: Final = 16
 """One decision in so many is timed."""
+_ANSWERS_BACK: Final = -1
+_ORDER_DUE: Final = -2
+"""In place of a stage's number: a batch's answers are back; an answer has waited long enough for others."""
 
 
 class SimulatedDriver:
@@ -43,8 +50,9 @@ class SimulatedDriver:
         progress: Callable[[int], None] | None = None,
         time_decisions: bool = False,
         frame_bytes: FrameBytes | None = None,
+        places: Places | None = None,
     ) -> None:
-        """frame_bytes: of each frame in turn; None: as planned."""
+        """frame_bytes: of each frame in turn; None: as planned. places: None: frames name no stream."""
         self.core: SchedulerCore = core
         self.execution: Execution | None = execution
         self.observe: Callable[[Event, int, list[Action]], None] | None = observe
@@ -74,6 +82,12 @@ class SimulatedDriver:
         """By open frame, where the way in counts: its bytes, and the time that preparing it takes of a
         core."""
         self.counts: SimulatedCounts = SimulatedCounts(served)
+        self.places: Places | None = places
+        self.streams: StreamCounts | None = None if places is None else StreamCounts()
+        in_order = served.streams is not None and served.streams.order == "stream"
+        self.order: AnswerOrder | None = AnswerOrder() if in_order else None
+        self.order_us: int = NEVER
+        """When the order of answers is looked at next."""
 
     def run(self, arrivals: Iterator[int]) -> SimulatedCounts:
         """Feed all arrivals, then go on until every frame has ended (or too many have missed)."""
@@ -131,13 +145,25 @@ class SimulatedDriver:
 
     def _arrival(self, request_id: int, deadline_us: int) -> RequestArrived:
         entry = self.entry
+        stream, place = self._place(request_id, deadline_us)
         if entry is None:
-            return RequestArrived(request_id, deadline_us)
+            return RequestArrived(request_id, deadline_us, 0, 0, 0, stream, place)
         size = entry.planned_bytes
         if self.frame_bytes is not None:
             size = next(self.frame_bytes)
         self.load[request_id] = size, entry.frame_us(size, entry.planned_pixels)
-        return RequestArrived(request_id, deadline_us, 0, size, entry.planned_pixels)
+        return RequestArrived(request_id, deadline_us, 0, size, entry.planned_pixels, stream, place)
+
+    def _place(self, request_id: int, deadline_us: int) -> tuple[str, int]:
+        """The frame's stream and place."""
+        if self.places is None or self.streams is None:
+            return "", -1
+        stream, place = next(self.places)
+        if stream:
+            self.streams.came(request_id, stream, place)
+            if self.order is not None:
+                self.order.came(request_id, stream, deadline_us)
+        return stream, place
 
     def _load(self, dispatch: Dispatch) -> BatchLoad | None:
         """What a batch brings; its frames are forgotten."""
@@ -151,6 +177,9 @@ class SimulatedDriver:
         self.now_us = entry[0]
         batch_id = entry[2]
         stage = entry[4]
+        if stage < 0:
+            self._order_answers(batch_id, stage)
+            return
         dispatch = self.under_way[batch_id]
         if stage == dispatch.ticket.first_stage + len(dispatch.ticket.hops) - 1:
             del self.under_way[batch_id]
@@ -162,10 +191,50 @@ class SimulatedDriver:
         if stage < self.counts.last_stage[dispatch.ticket.pipeline]:
             return
         answered_us = self.answered_us.pop(dispatch.ticket.batch_id, self.now_us)
+        if self.order is not None:
+            self.under_way[dispatch.ticket.batch_id] = dispatch
+            self._expect(answered_us, dispatch.ticket.batch_id, 0, _ANSWERS_BACK)
+            return
         for request_id in dispatch.request_ids:
-            latency_us = answered_us - self.arrived_us.pop(request_id)
-            self.missed += int(latency_us > self.slo_us)
-            self.counts.answered(latency_us)
+            self._answer(request_id, answered_us)
+
+    def _answer(self, request_id: int, answered_us: int) -> None:
+        latency_us = answered_us - self.arrived_us.pop(request_id)
+        self.missed += int(latency_us > self.slo_us)
+        self.counts.answered(latency_us)
+        if self.streams is not None:
+            self.streams.answered(request_id, latency_us <= self.slo_us)
+
+    def _drop(self, request_id: int, reason: DropReason) -> None:
+        if self.arrived_us.pop(request_id, -1) < 0:
+            return  # it was overtaken, and has its answer
+        self.load.pop(request_id, None)
+        self.missed += int(reason is not DropReason.SUPERSEDED)
+        self.counts.dropped(reason)
+        if self.streams is not None:
+            self.streams.dropped(request_id, reason is DropReason.SUPERSEDED)
+
+    def _order_answers(self, batch_id: int, what: int) -> None:
+        """The answers of a batch are back, or some have waited long enough for others."""
+        assert self.order is not None
+        if what == _ORDER_DUE:
+            self.order_us = NEVER
+            self._release(self.order.expire(self.now_us))
+            return
+        for request_id in self.under_way.pop(batch_id).request_ids:
+            if request_id in self.order.open:
+                self._release(self.order.ready(request_id, self.now_us))
+            elif request_id in self.arrived_us:
+                self._answer(request_id, self.now_us)
+
+    def _release(self, released: Released) -> None:
+        for request_id in released.answers:
+            self._answer(request_id, self.now_us)
+        for request_id in released.overtaken:
+            self._drop(request_id, DropReason.OVERTAKEN)
+        if self.order is not None and self.order.next_us < self.order_us:
+            self.order_us = max(self.order.next_us, self.now_us)
+            self._expect(self.order_us, 0, 0, _ORDER_DUE)
 
     def _handle(self, event: Event) -> None:
         counts = self.counts
@@ -182,10 +251,9 @@ class SimulatedDriver:
             if isinstance(action, Dispatch):
                 self._dispatch(action)
             elif isinstance(action, Drop):
-                del self.arrived_us[action.request_id]
-                self.load.pop(action.request_id, None)
-                self.missed += 1
-                counts.dropped(action.reason)
+                self._drop(action.request_id, action.reason)
+                if self.order is not None:
+                    self._release(self.order.ended(action.request_id, self.now_us))
             elif isinstance(action, WakeAt):
                 self.wake_us = action.time_us
 
@@ -193,6 +261,8 @@ class SimulatedDriver:
         ticket = dispatch.ticket
         self.under_way[ticket.batch_id] = dispatch
         stage = ticket.first_stage
+        if self.streams is not None:
+            self.streams.sent(dispatch.request_ids)
         load = self._load(dispatch)
         if self.tell is not None and (use := self.core.link_use(ticket)) is not None:
             self.tell(use)

@@ -20,6 +20,7 @@ from planner.serving import (
     ServedStage,
     ServedWorker,
 )
+from planner.streams import StreamPolicy, StreamWeight
 from python_backend.scheduler.actions import Dispatch, Drop, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
@@ -35,6 +36,18 @@ from python_backend.scheduler.events import (
     WorkerLost,
     WorkerTaken,
 )
+
+
+def policies() -> st.SearchStrategy[StreamPolicy]:
+    """Few names and high weights beside low ones, so that streams meet."""
+    weights = (StreamWeight("a", 4.0), StreamWeight("[bc]", 0.5))
+    return st.builds(
+        StreamPolicy,
+        keep=st.sampled_from(["all", "newest"]),
+        share=st.sampled_from(["none", "weighted"]),
+        most_rps=st.none() | st.sampled_from([20.0, 5_000.0]),
+        weights=st.sampled_from([(), weights]),
+    )
 
 
 @st.composite
@@ -74,6 +87,7 @@ def models(draw: st.DrawFn) -> ServedModel:
         planned_rps=1_000.0,
         pipelines=tuple(pipelines),
         entry=draw(entries()) if counted else None,
+        streams=draw(st.none() | policies()),
         links=tuple(
             ServedLink(name, draw(st.sampled_from([0.3, 0.5, 1.0]))) for name in ("up0", "down1", "in")
         ),
@@ -161,14 +175,36 @@ class CoreMachine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1]),
         gap_us=st.integers(0, 300),
         frame_bytes=st.sampled_from([0, 0, 20, 100, 900]),
+        stream=st.sampled_from(["", "a", "a", "b", "c"]),
+        place=st.sampled_from([-1, -1, -1, 1, 9]),
+        again=st.sampled_from([False, False, True]),
     )
-    def arrive(self, rooms_us: list[int], priority: int, gap_us: int, frame_bytes: int) -> None:
+    def arrive(
+        self,
+        rooms_us: list[int],
+        priority: int,
+        gap_us: int,
+        frame_bytes: int,
+        stream: str,
+        place: int,
+        again: bool,
+    ) -> None:
         self.now_us += gap_us
         for room_us in rooms_us:
             self.open.add(self.next_id)
             deadline_us = self.deadlines_us[self.next_id] = self.now_us + room_us
             self.next_id += 1
-            self.send(RequestArrived(self.next_id - 1, deadline_us, priority, frame_bytes, frame_bytes // 2))
+            arrived = RequestArrived(
+                request_id=self.next_id - 1,
+                deadline_us=deadline_us,
+                priority=priority,
+                frame_bytes=frame_bytes,
+                pixels=frame_bytes // 2,
+                stream=stream,
+                place=place,
+                again=again,
+            )
+            self.send(arrived)
 
     @precondition(lambda self: self.wake_us is not None)
     @rule(late_us=st.integers(0, 200))

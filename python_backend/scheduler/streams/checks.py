@@ -1,0 +1,72 @@
+"""What must hold of a model's streams after every event. For tests: a walk over everything."""
+
+from __future__ import annotations
+
+from python_backend.scheduler.batches import Lane, Request, Stream
+from python_backend.scheduler.state import State
+from python_backend.scheduler.streams.book import Streams
+from python_backend.scheduler.streams.turns import TurnTaking
+
+
+def check_streams(state: State) -> None:
+    """Raise AssertionError naming what contradicts what."""
+    streams = state.streams
+    if streams is None:
+        assert all(request.seat is None for request in state.requests.values()), "a seat without streams"
+        return
+    waiting = state.waiting.all()
+    for name, stream in streams.by_name.items():
+        assert stream.name == name, f"stream {name!r} is kept under another name"
+        _check_open(state, stream)
+    for request in state.requests.values():
+        assert request.seat is not None, f"request {request.request_id} has no seat"
+        stream = request.seat.stream
+        assert streams.by_name.get(stream.name) is stream, f"stream {stream.name!r} was forgotten too early"
+    if streams.newest:
+        _check_newest(streams, waiting)
+    if streams.turns is not None:
+        _check_turns(streams, streams.turns, waiting)
+
+
+def _check_open(state: State, stream: Stream) -> None:
+    open_now = sum(
+        1 for request in state.requests.values() if request.seat is not None and request.seat.stream is stream
+    )
+    assert open_now == stream.open, f"stream {stream.name!r}: the count of its open frames is wrong"
+
+
+def _check_newest(streams: Streams, waiting: list[Request]) -> None:
+    for stream in streams.by_name.values():
+        if not stream.name:
+            continue
+        mine = [request for request in waiting if request.seat is not None and request.seat.stream is stream]
+        assert len(mine) <= 1, f"stream {stream.name!r}: more than one of its frames waits"
+        assert stream.waiting is (mine[0] if mine else None), f"stream {stream.name!r}: another frame waits"
+        for request in mine:
+            assert request.request_id == stream.newest_id, f"stream {stream.name!r}: an old frame waits"
+
+
+def _check_turns(streams: Streams, turns: TurnTaking, waiting: list[Request]) -> None:
+    assert turns.waiting == len(waiting), "the count of frames that wait for their turn is wrong"
+    in_lanes: set[int] = set()
+    for stream in streams.by_name.values():
+        for lane in stream.lanes:
+            in_lanes |= {id(request) for request in lane.frames}
+            _check_lane(turns, lane)
+    assert in_lanes == {id(request) for request in waiting}, "frames wait in no lane, or do not wait"
+
+
+def _check_lane(turns: TurnTaking, lane: Lane) -> None:
+    name = f"lane {lane.priority} of stream {lane.stream.name!r}"
+    order = [(request.deadline_us, request.sequence) for request in lane.frames]
+    assert order == sorted(order), f"{name} is out of order"
+    for request in lane.frames:
+        assert request.seat is not None, f"{name}: a frame without a seat"
+        assert request.seat.lane is lane, f"{name}: a frame sits elsewhere"
+        assert request.priority == lane.priority, f"{name}: a frame of another priority"
+    if lane.frames:
+        assert lane.rank_us <= lane.frames[0].deadline_us, f"{name}: its rank is after its first frame"
+        heap = turns.heaps[lane.priority]
+        valid = [entry for entry in heap if entry[3] is lane and entry[2] == lane.entry]
+        assert len(valid) == 1, f"{name}: {len(valid)} valid entries"
+        assert valid[0][:2] <= (turns.steps(lane.stream), lane.rank_us), f"{name}: its turn would come late"

@@ -1,0 +1,241 @@
+"""Whose frame is sent next where streams take turns: by what each has spent of its share, then by how long it
+waits.
+
+Start-time fair queueing over streams (Goyal, Vin and Cheng 1996): a stream spends its charge, which is one
+over its weight, on each frame that is sent, and the stream that has spent least is next. One that begins to
+wait starts from what the others have spent by then, so that nobody saves up while it is quiet, but for one
+frame.
+
+Rules
+- What streams have spent counts in steps of the least charge: among equals the more urgent goes first.
+- A lane has at most one valid entry in its heap. What only grows, the steps and the rank, is brought up to
+  date when the entry comes to the top; what sinks makes a new entry.
+- Only frames that can end in time are picked: the caller says from which deadline on.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from python_backend.scheduler.batches import Lane, Request, Seat, Stream
+from python_backend.scheduler.timelines import NEVER
+
+STEP: Final = 1_000_000
+"""The charge of the heaviest streams."""
+_SPARE: Final = 64
+"""Entries beyond twice the frames that wait before those that are no longer valid are cleared away."""
+
+Entry = tuple[int, int, int, Lane]
+"""Steps, rank, number, lane."""
+
+
+class TurnTaking:
+    """See the module."""
+
+    __slots__ = ("heaps", "most_spent", "next_entry", "par", "shares", "waiting")
+
+    def __init__(self, shares: bool) -> None:
+        """shares: whether what was spent counts; else streams take turns by how long they wait."""
+        self.shares: bool = shares
+        self.heaps: dict[int, list[Entry]] = {}
+        """By priority."""
+        self.par: int = 0
+        """What the stream that was served last had spent by then."""
+        self.most_spent: int = 0
+        self.waiting: int = 0
+        self.next_entry: int = 0
+
+    def enter(self, request: Request, seat: Seat) -> None:
+        """The frame waits from now on."""
+        stream = seat.stream
+        if self.waiting == 0:
+            self.par = max(self.par, self.most_spent)
+        if not waits(stream):
+            stream.spent = max(stream.spent, self.par - stream.charge)
+        lane = lane_of(stream, request.priority)
+        if self._insert(request, seat, lane) == 0:
+            lane.rank_us = request.deadline_us
+            self._push_if_lower(lane)
+
+    def replace(self, older: Request, request: Request, seat: Seat) -> None:
+        """The frame takes the place of an older one of its stream, which waits alone."""
+        lane = None if older.seat is None else older.seat.lane
+        if lane is None or older.seat is None or lane.priority != request.priority:
+            self.left(older)
+            self.enter(request, seat)
+            if lane is not None and seat.lane is not None:
+                seat.lane.rank_us = min(seat.lane.rank_us, lane.rank_us)
+                self._push_if_lower(seat.lane)
+            return
+        older.seat.lane = None
+        seat.lane = lane
+        lane.frames[0] = request
+        lane.rank_us = min(lane.rank_us, request.deadline_us)
+        self._push_if_lower(lane)
+
+    def left(self, request: Request) -> None:
+        """The frame waits no longer."""
+        seat = request.seat
+        if seat is None or seat.lane is None:
+            return
+        lane = seat.lane
+        index = first_from(lane.frames, request.deadline_us, request.sequence)
+        del lane.frames[index]
+        self._after(lane, index)
+        seat.lane = None
+        self.waiting -= 1
+
+    def pick(self, priority: int, size: int, least_us: int) -> list[Request]:
+        """Take up to `size` frames of a priority with deadlines from `least_us` on, in turn; they have spent
+        their charge."""
+        chosen: list[Request] = []
+        heap = self.heaps.get(priority)
+        if heap is None:
+            return chosen
+        aside: list[Lane] = []
+        while len(chosen) < size and self._settled(heap):
+            lane = heappop(heap)[3]
+            lane.entry = -1
+            index = first_from(lane.frames, least_us, -1)
+            if index == len(lane.frames):
+                aside.append(lane)
+                continue
+            request = lane.frames.pop(index)
+            self._after(lane, index)
+            self.waiting -= 1
+            self._spend(request, lane)
+            chosen.append(request)
+            if lane.frames:
+                self._push(lane)
+        for lane in aside:
+            self._push(lane)
+        return chosen
+
+    def put_back(self, requests: list[Request]) -> None:
+        """Picked frames that were not sent after all have their places again."""
+        for request in requests:
+            seat = request.seat
+            if seat is None:
+                continue
+            lane = lane_of(seat.stream, request.priority)
+            rank_us = min(lane.rank_us, request.deadline_us) if not lane.frames else request.deadline_us
+            if request.attempts == 0:
+                seat.stream.spent -= seat.stream.charge
+            if self._insert(request, seat, lane) == 0:
+                lane.rank_us = rank_us
+            self._push_if_lower(lane)
+
+    def first_rank_us(self, priority: int) -> int:
+        """The rank of the lane whose turn it is; NEVER where nothing waits."""
+        heap = self.heaps.get(priority)
+        return heap[0][1] if heap is not None and self._settled(heap) else NEVER
+
+    def steps(self, stream: Stream) -> int:
+        """What a stream has spent, as it counts."""
+        return stream.spent // STEP if self.shares else 0
+
+    def _spend(self, request: Request, lane: Lane) -> None:
+        stream = lane.stream
+        if request.seat is not None:
+            request.seat.lane = None
+        self.par = max(self.par, stream.spent)
+        if request.attempts == 0:  # a failed attempt is not the stream's fault
+            stream.spent += stream.charge
+            self.most_spent = max(self.most_spent, stream.spent)
+
+    def _insert(self, request: Request, seat: Seat, lane: Lane) -> int:
+        index = first_from(lane.frames, request.deadline_us, request.sequence)
+        lane.frames.insert(index, request)
+        seat.lane = lane
+        self.waiting += 1
+        return index
+
+    def _after(self, lane: Lane, index: int) -> None:
+        """Frame `index` has gone. An empty lane keeps its rank, for a frame that is put back."""
+        if index == 0 and lane.frames:
+            lane.rank_us = lane.frames[0].deadline_us
+
+    def _settled(self, heap: list[Entry]) -> bool:
+        """Whether any lane waits; its entry is on top then, and up to date."""
+        while heap:
+            top = heap[0]
+            lane = top[3]
+            if lane.entry != top[2]:
+                heappop(heap)
+            elif not lane.frames:
+                heappop(heap)
+                lane.entry = -1
+            elif self.steps(lane.stream) > top[0] or lane.rank_us > top[1]:
+                heappop(heap)
+                self._push(lane)
+            else:
+                return True
+        return False
+
+    def _push_if_lower(self, lane: Lane) -> None:
+        if lane.entry < 0:
+            self._push(lane)
+            return
+        steps = self.steps(lane.stream)
+        if steps < lane.entry_steps or (steps == lane.entry_steps and lane.rank_us < lane.entry_rank_us):
+            self._push(lane)
+
+    def _push(self, lane: Lane) -> None:
+        heap = self.heaps.get(lane.priority)
+        if heap is None:
+            heap = []
+            self.heaps[lane.priority] = heap
+        lane.entry = self.next_entry
+        lane.entry_steps = self.steps(lane.stream)
+        lane.entry_rank_us = lane.rank_us
+        self.next_entry += 1
+        heappush(heap, (lane.entry_steps, lane.rank_us, lane.entry, lane))
+        if len(heap) > 2 * self.waiting + _SPARE:
+            self._clear_away(heap)
+
+    def _clear_away(self, heap: list[Entry]) -> None:
+        kept: list[Entry] = []
+        for entry in heap:
+            lane = entry[3]
+            if lane.entry == entry[2]:
+                if lane.frames:
+                    kept.append(entry)
+                else:
+                    lane.entry = -1
+        heapify(kept)
+        heap[:] = kept
+
+
+def waits(stream: Stream) -> bool:
+    """Whether any frame of the stream waits for its turn."""
+    for lane in stream.lanes:  # noqa: SIM110 (a loop compiles to faster code)
+        if lane.frames:
+            return True
+    return False
+
+
+def lane_of(stream: Stream, priority: int) -> Lane:
+    """A stream's lane of this priority, made when it is new."""
+    for lane in stream.lanes:
+        if lane.priority == priority:
+            return lane
+    made = Lane(stream, priority)
+    stream.lanes.append(made)
+    return made
+
+
+def first_from(frames: list[Request], deadline_us: int, sequence: int) -> int:
+    """Index of the first of the ordered frames that is not before (deadline, sequence)."""
+    low = 0
+    high = len(frames)
+    while low < high:
+        middle = (low + high) // 2
+        request = frames[middle]
+        if request.deadline_us < deadline_us or (
+            request.deadline_us == deadline_us and request.sequence < sequence
+        ):
+            low = middle + 1
+        else:
+            high = middle
+    return low
