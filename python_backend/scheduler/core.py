@@ -227,6 +227,8 @@ class SchedulerCore:
             if request.batch is None and not self._policy.forget(request):
                 state.waiting.remove(request)
             request.batch = None
+            if state.streams is not None:
+                state.streams.ended(request)
         state.requests.clear()
 
     def legacy(self) -> list[Event]:
