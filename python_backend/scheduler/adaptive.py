@@ -19,6 +19,7 @@ from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.ingress import load_of
 from python_backend.scheduler.policy import Policy, shed
 from python_backend.scheduler.state import State
+from python_backend.scheduler.streams.book import Streams
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines
 from python_backend.scheduler.waiting import PriorityLevel
 
@@ -87,11 +88,14 @@ class AdaptivePolicy(Policy):
                 index = level.first_from(finish_us + state.guard_us)
                 if len(level.frames) - index >= size:
                     if longer_us != NEVER and not plenty_idle(pipeline):
-                        spare_us = urgent_us(state, level, index) - state.guard_us - longer_us
+                        urgent_us = level.frames[index].deadline_us
+                        if state.streams is not None:
+                            urgent_us = min(urgent_us, inherited_us(state.streams, level))
+                        spare_us = urgent_us - state.guard_us - longer_us
                         if spare_us > 0:
                             self.wake_us = min(self.wake_us, now_us + spare_us)
                             return False
-                    if takes_turns(state):
+                    if state.streams is not None and state.streams.turns is not None:
                         if self._send_in_turn(state, pipeline, level, index, size, now_us):
                             return True
                     elif pipeline.ends is None:
@@ -184,22 +188,16 @@ class AdaptivePolicy(Policy):
                     shed(state, request, now_us)
 
 
-def takes_turns(state: State) -> bool:
-    """Whether streams, not deadlines, say whose frame is sent next."""
-    return state.streams is not None and state.streams.turns is not None
-
-
-def urgent_us(state: State, level: PriorityLevel, index: int) -> int:
-    """The deadline by which frames from `index` on are to be sent.
+def inherited_us(streams: Streams, level: PriorityLevel) -> int:
+    """By when a frame of the stream whose turn it is would have been sent without newer ones; NEVER where all
+    are kept.
 
     A newer frame that took an older one's place is in no less of a hurry than that was, or a fast camera's
     frame would be held back for ever.
     """
-    deadline_us = level.frames[index].deadline_us
-    streams = state.streams
-    if streams is None or streams.turns is None or not streams.newest:
-        return deadline_us
-    return min(deadline_us, streams.turns.first_rank_us(level.priority))
+    if streams.turns is None or not streams.newest:
+        return NEVER
+    return streams.turns.first_rank_us(level.priority)
 
 
 def earliest_us(requests: list[Request]) -> int:

@@ -337,12 +337,13 @@ class State:
             batch.answer.batch = None  # it holds its links until they have passed
         if self.ticket_ended is not None and self.ticket_ended(batch, batch.last):
             return
+        streams = self.streams
         for request in batch.requests:
             if request.batch is batch:
                 request.batch = None
                 del self.requests[request.request_id]
-                if self.streams is not None:
-                    self.streams.ended(request)
+                if streams is not None:
+                    streams.ended(request)
                 self.served += 1
                 if answered_us > request.deadline_us:
                     self.late += 1

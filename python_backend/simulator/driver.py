@@ -145,6 +145,8 @@ class SimulatedDriver:
 
     def _arrival(self, request_id: int, deadline_us: int) -> RequestArrived:
         entry = self.entry
+        if entry is None and self.places is None:
+            return RequestArrived(request_id, deadline_us)
         stream, place = self._place(request_id, deadline_us)
         if entry is None:
             return RequestArrived(request_id, deadline_us, 0, 0, 0, stream, place)
