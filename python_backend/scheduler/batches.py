@@ -40,7 +40,7 @@ class Request:
         self.stage: int = 0
         """The stage whose queue it waits in: above 0 only under policies without reservations."""
         self.batch: Batch | None = None
-        self.seat: Seat | None = None
+        self.seat: StreamSeat | None = None
         """In its stream; None for models without streams."""
 
 
@@ -50,11 +50,11 @@ class Stream:
     __slots__ = (
         "charge",
         "due_us",
-        "lanes",
         "last_place",
         "name",
         "newest_id",
         "open",
+        "queues",
         "seen_us",
         "spent",
         "waiting",
@@ -73,13 +73,13 @@ class Stream:
         self.seen_us: int = 0
         self.open: int = 0
         """Frames that have not ended."""
-        self.lanes: list[Lane] = []
-        """Where its frames wait for their turn, by priority: one lane for most streams."""
+        self.queues: list[StreamQueue] = []
+        """Where its frames wait for their turn, by priority: one queue for most streams."""
         self.waiting: Request | None = None
         """Its frame that waits, where only the newest is kept."""
 
 
-class Lane:
+class StreamQueue:
     """The waiting frames of one stream and priority, by (deadline, sequence)."""
 
     __slots__ = ("entry", "entry_rank_us", "entry_steps", "frames", "priority", "rank_us", "stream")
@@ -97,14 +97,14 @@ class Lane:
         self.entry_rank_us: int = 0
 
 
-class Seat:
-    """Where a frame belongs: its stream, and its lane while it waits."""
+class StreamSeat:
+    """Where a frame belongs: its stream, and its queue while it waits."""
 
-    __slots__ = ("lane", "stream")
+    __slots__ = ("queue", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream: Stream = stream
-        self.lane: Lane | None = None
+        self.queue: StreamQueue | None = None
 
 
 class Reservation:

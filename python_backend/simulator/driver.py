@@ -23,7 +23,7 @@ from python_backend.scheduler.streams.answer_order import AnswerOrder, Released
 from python_backend.scheduler.timelines import NEVER
 from python_backend.simulator.counts import SimulatedCounts
 from python_backend.simulator.execution import Execution
-from python_backend.simulator.streams import StreamCounts
+from python_backend.simulator.streams import CameraTotals
 
 FrameBytes = Iterator[int]
 Places = Iterator[tuple[str, int]]
@@ -83,7 +83,7 @@ class SimulatedDriver:
         core."""
         self.counts: SimulatedCounts = SimulatedCounts(served)
         self.places: Places | None = places
-        self.streams: StreamCounts | None = None if places is None else StreamCounts()
+        self.streams: CameraTotals | None = None if places is None else CameraTotals()
         in_order = served.streams is not None and served.streams.order == "stream"
         self.order: AnswerOrder | None = AnswerOrder() if in_order else None
         self.order_us: int = NEVER

@@ -67,7 +67,7 @@ class CameraCounts:
     last_answered: int = -1
 
 
-class StreamCounts:
+class CameraTotals:
     """What became of the frames that name a stream."""
 
     def __init__(self) -> None:

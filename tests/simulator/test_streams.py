@@ -16,7 +16,7 @@ from python_backend.scheduler.events import Event
 from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.execution import Execution
 from python_backend.simulator.jitter import Jitter
-from python_backend.simulator.streams import Camera, StreamCounts, camera_frames, jain_index
+from python_backend.simulator.streams import Camera, CameraTotals, camera_frames, jain_index
 
 WEIGHTS = (StreamWeight("gold-*", 4.0), StreamWeight("silver-*", 2.0))
 ALL = StreamPolicy("stream", "newest", "weighted", None, WEIGHTS)
@@ -46,7 +46,7 @@ def fleet(streams: StreamPolicy | None) -> ServedModel:
 
 def serve(
     served: ServedModel, cameras: Sequence[Camera], seconds: float, jitter: Jitter | None = None
-) -> tuple[SimulatedDriver, StreamCounts]:
+) -> tuple[SimulatedDriver, CameraTotals]:
     """Invariants are looked at after every 50th event."""
     core = SchedulerCore(served)
     events = itertools.count()

@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from python_backend.scheduler.timelines import NEVER
 
 
-class Line:
+class AnswerLine:
     """The open frames of one stream, in the order in which they came."""
 
     __slots__ = ("frames", "held", "name")
@@ -36,10 +36,10 @@ class OpenFrame:
 
     __slots__ = ("deadline_us", "gone", "line", "ready", "request_id", "watched")
 
-    def __init__(self, request_id: int, deadline_us: int, line: Line) -> None:
+    def __init__(self, request_id: int, deadline_us: int, line: AnswerLine) -> None:
         self.request_id: int = request_id
         self.deadline_us: int = deadline_us
-        self.line: Line = line
+        self.line: AnswerLine = line
         self.ready: bool = False
         self.gone: bool = False
         self.watched: bool = False
@@ -62,7 +62,7 @@ class AnswerOrder:
     __slots__ = ("lines", "open", "serial", "watched")
 
     def __init__(self) -> None:
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[str, AnswerLine] = {}
         """Of streams with open frames."""
         self.open: dict[int, OpenFrame] = {}
         self.watched: list[tuple[int, int, OpenFrame]] = []
@@ -73,7 +73,7 @@ class AnswerOrder:
         """A frame of a stream has come, after all that came before."""
         line = self.lines.get(stream)
         if line is None:
-            line = Line(stream)
+            line = AnswerLine(stream)
             self.lines[stream] = line
         frame = OpenFrame(request_id, deadline_us, line)
         self.open[request_id] = frame
@@ -116,7 +116,7 @@ class AnswerOrder:
         """Answers that wait."""
         return sum([line.held for line in self.lines.values()])
 
-    def _advance(self, line: Line, now_us: int, released: Released) -> None:
+    def _advance(self, line: AnswerLine, now_us: int, released: Released) -> None:
         frames = line.frames
         while frames:
             first = frames[0]

@@ -17,7 +17,7 @@ from typing import Final
 
 from planner.streams import PLAIN_WEIGHT, StreamPolicy
 from python_backend.scheduler.actions import DropReason
-from python_backend.scheduler.batches import Request, Seat, Stream
+from python_backend.scheduler.batches import Request, Stream, StreamSeat
 from python_backend.scheduler.streams.turns import STEP, TurnTaking
 
 IDLE_US: Final = 5_000_000
@@ -63,7 +63,7 @@ class Streams:
         stream.seen_us = now_us
         stream.open += 1
         self.by_name.move_to_end(name)
-        request.seat = Seat(stream)
+        request.seat = StreamSeat(stream)
         return None
 
     def waits(self, request: Request) -> Request | None:

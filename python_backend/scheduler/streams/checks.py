@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from python_backend.scheduler.batches import Lane, Request, Stream
+from python_backend.scheduler.batches import Request, Stream, StreamQueue
 from python_backend.scheduler.state import State
 from python_backend.scheduler.streams.book import Streams
 from python_backend.scheduler.streams.turns import TurnTaking
@@ -48,25 +48,25 @@ def _check_newest(streams: Streams, waiting: list[Request]) -> None:
 
 def _check_turns(streams: Streams, turns: TurnTaking, waiting: list[Request]) -> None:
     assert turns.waiting == len(waiting), "the count of frames that wait for their turn is wrong"
-    in_lanes: set[int] = set()
+    in_queues: set[int] = set()
     for stream in streams.by_name.values():
-        for lane in stream.lanes:
-            in_lanes |= {id(request) for request in lane.frames}
-            _check_lane(turns, lane)
-    assert in_lanes == {id(request) for request in waiting}, "frames wait in no lane, or do not wait"
+        for queue in stream.queues:
+            in_queues |= {id(request) for request in queue.frames}
+            _check_queue(turns, queue)
+    assert in_queues == {id(request) for request in waiting}, "frames wait in no queue, or do not wait"
 
 
-def _check_lane(turns: TurnTaking, lane: Lane) -> None:
-    name = f"lane {lane.priority} of stream {lane.stream.name!r}"
-    order = [(request.deadline_us, request.sequence) for request in lane.frames]
+def _check_queue(turns: TurnTaking, queue: StreamQueue) -> None:
+    name = f"queue {queue.priority} of stream {queue.stream.name!r}"
+    order = [(request.deadline_us, request.sequence) for request in queue.frames]
     assert order == sorted(order), f"{name} is out of order"
-    for request in lane.frames:
+    for request in queue.frames:
         assert request.seat is not None, f"{name}: a frame without a seat"
-        assert request.seat.lane is lane, f"{name}: a frame sits elsewhere"
-        assert request.priority == lane.priority, f"{name}: a frame of another priority"
-    if lane.frames:
-        assert lane.rank_us <= lane.frames[0].deadline_us, f"{name}: its rank is after its first frame"
-        heap = turns.heaps[lane.priority]
-        valid = [entry for entry in heap if entry[3] is lane and entry[2] == lane.entry]
+        assert request.seat.queue is queue, f"{name}: a frame sits elsewhere"
+        assert request.priority == queue.priority, f"{name}: a frame of another priority"
+    if queue.frames:
+        assert queue.rank_us <= queue.frames[0].deadline_us, f"{name}: its rank is after its first frame"
+        heap = turns.heaps[queue.priority]
+        valid = [entry for entry in heap if entry[3] is queue and entry[2] == queue.entry]
         assert len(valid) == 1, f"{name}: {len(valid)} valid entries"
-        assert valid[0][:2] <= (turns.steps(lane.stream), lane.rank_us), f"{name}: its turn would come late"
+        assert valid[0][:2] <= (turns.steps(queue.stream), queue.rank_us), f"{name}: its turn would come late"

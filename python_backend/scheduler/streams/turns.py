@@ -8,7 +8,7 @@ frame.
 
 Rules
 - What streams have spent counts in steps of the least charge: among equals the more urgent goes first.
-- A lane has at most one valid entry in its heap. What only grows, the steps and the rank, is brought up to
+- A queue has at most one valid entry in its heap. What only grows, the steps and the rank, is brought up to
   date when the entry comes to the top; what sinks makes a new entry.
 - Only frames that can end in time are picked: the caller says from which deadline on.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from python_backend.scheduler.batches import Lane, Request, Seat, Stream
+from python_backend.scheduler.batches import Request, Stream, StreamQueue, StreamSeat
 from python_backend.scheduler.timelines import NEVER
 
 STEP: Final = 1_000_000
@@ -26,8 +26,8 @@ STEP: Final = 1_000_000
 _SPARE: Final = 64
 """Entries beyond twice the frames that wait before those that are no longer valid are cleared away."""
 
-Entry = tuple[int, int, int, Lane]
-"""Steps, rank, number, lane."""
+Entry = tuple[int, int, int, StreamQueue]
+"""Steps, rank, number, queue."""
 
 
 class TurnTaking:
@@ -46,44 +46,44 @@ class TurnTaking:
         self.waiting: int = 0
         self.next_entry: int = 0
 
-    def enter(self, request: Request, seat: Seat) -> None:
+    def enter(self, request: Request, seat: StreamSeat) -> None:
         """The frame waits from now on."""
         stream = seat.stream
         if self.waiting == 0:
             self.par = max(self.par, self.most_spent)
         if not waits(stream):
             stream.spent = max(stream.spent, self.par - stream.charge)
-        lane = lane_of(stream, request.priority)
-        if self._insert(request, seat, lane) == 0:
-            lane.rank_us = request.deadline_us
-            self._push_if_lower(lane)
+        queue = queue_of(stream, request.priority)
+        if self._insert(request, seat, queue) == 0:
+            queue.rank_us = request.deadline_us
+            self._push_if_lower(queue)
 
-    def replace(self, older: Request, request: Request, seat: Seat) -> None:
+    def replace(self, older: Request, request: Request, seat: StreamSeat) -> None:
         """The frame takes the place of an older one of its stream, which waits alone."""
-        lane = None if older.seat is None else older.seat.lane
-        if lane is None or older.seat is None or lane.priority != request.priority:
+        queue = None if older.seat is None else older.seat.queue
+        if queue is None or older.seat is None or queue.priority != request.priority:
             self.left(older)
             self.enter(request, seat)
-            if lane is not None and seat.lane is not None:
-                seat.lane.rank_us = min(seat.lane.rank_us, lane.rank_us)
-                self._push_if_lower(seat.lane)
+            if queue is not None and seat.queue is not None:
+                seat.queue.rank_us = min(seat.queue.rank_us, queue.rank_us)
+                self._push_if_lower(seat.queue)
             return
-        older.seat.lane = None
-        seat.lane = lane
-        lane.frames[0] = request
-        lane.rank_us = min(lane.rank_us, request.deadline_us)
-        self._push_if_lower(lane)
+        older.seat.queue = None
+        seat.queue = queue
+        queue.frames[0] = request
+        queue.rank_us = min(queue.rank_us, request.deadline_us)
+        self._push_if_lower(queue)
 
     def left(self, request: Request) -> None:
         """The frame waits no longer."""
         seat = request.seat
-        if seat is None or seat.lane is None:
+        if seat is None or seat.queue is None:
             return
-        lane = seat.lane
-        index = first_from(lane.frames, request.deadline_us, request.sequence)
-        del lane.frames[index]
-        self._after(lane, index)
-        seat.lane = None
+        queue = seat.queue
+        index = first_from(queue.frames, request.deadline_us, request.sequence)
+        del queue.frames[index]
+        self._after(queue, index)
+        seat.queue = None
         self.waiting -= 1
 
     def pick(self, priority: int, size: int, least_us: int) -> list[Request]:
@@ -93,23 +93,23 @@ class TurnTaking:
         heap = self.heaps.get(priority)
         if heap is None:
             return chosen
-        aside: list[Lane] = []
+        aside: list[StreamQueue] = []
         while len(chosen) < size and self._settled(heap):
-            lane = heappop(heap)[3]
-            lane.entry = -1
-            index = first_from(lane.frames, least_us, -1)
-            if index == len(lane.frames):
-                aside.append(lane)
+            queue = heappop(heap)[3]
+            queue.entry = -1
+            index = first_from(queue.frames, least_us, -1)
+            if index == len(queue.frames):
+                aside.append(queue)
                 continue
-            request = lane.frames.pop(index)
-            self._after(lane, index)
+            request = queue.frames.pop(index)
+            self._after(queue, index)
             self.waiting -= 1
-            self._spend(request, lane)
+            self._spend(request, queue)
             chosen.append(request)
-            if lane.frames:
-                self._push(lane)
-        for lane in aside:
-            self._push(lane)
+            if queue.frames:
+                self._push(queue)
+        for queue in aside:
+            self._push(queue)
         return chosen
 
     def put_back(self, requests: list[Request]) -> None:
@@ -118,16 +118,16 @@ class TurnTaking:
             seat = request.seat
             if seat is None:
                 continue
-            lane = lane_of(seat.stream, request.priority)
-            rank_us = min(lane.rank_us, request.deadline_us) if not lane.frames else request.deadline_us
+            queue = queue_of(seat.stream, request.priority)
+            rank_us = min(queue.rank_us, request.deadline_us) if not queue.frames else request.deadline_us
             if request.attempts == 0:
                 seat.stream.spent -= seat.stream.charge
-            if self._insert(request, seat, lane) == 0:
-                lane.rank_us = rank_us
-            self._push_if_lower(lane)
+            if self._insert(request, seat, queue) == 0:
+                queue.rank_us = rank_us
+            self._push_if_lower(queue)
 
     def first_rank_us(self, priority: int) -> int:
-        """The rank of the lane whose turn it is; NEVER where nothing waits."""
+        """The rank of the queue whose turn it is; NEVER where nothing waits."""
         heap = self.heaps.get(priority)
         return heap[0][1] if heap is not None and self._settled(heap) else NEVER
 
@@ -135,93 +135,93 @@ class TurnTaking:
         """What a stream has spent, as it counts."""
         return stream.spent // STEP if self.shares else 0
 
-    def _spend(self, request: Request, lane: Lane) -> None:
-        stream = lane.stream
+    def _spend(self, request: Request, queue: StreamQueue) -> None:
+        stream = queue.stream
         if request.seat is not None:
-            request.seat.lane = None
+            request.seat.queue = None
         self.par = max(self.par, stream.spent)
         if request.attempts == 0:  # a failed attempt is not the stream's fault
             stream.spent += stream.charge
             self.most_spent = max(self.most_spent, stream.spent)
 
-    def _insert(self, request: Request, seat: Seat, lane: Lane) -> int:
-        index = first_from(lane.frames, request.deadline_us, request.sequence)
-        lane.frames.insert(index, request)
-        seat.lane = lane
+    def _insert(self, request: Request, seat: StreamSeat, queue: StreamQueue) -> int:
+        index = first_from(queue.frames, request.deadline_us, request.sequence)
+        queue.frames.insert(index, request)
+        seat.queue = queue
         self.waiting += 1
         return index
 
-    def _after(self, lane: Lane, index: int) -> None:
-        """Frame `index` has gone. An empty lane keeps its rank, for a frame that is put back."""
-        if index == 0 and lane.frames:
-            lane.rank_us = lane.frames[0].deadline_us
+    def _after(self, queue: StreamQueue, index: int) -> None:
+        """Frame `index` has gone. An empty queue keeps its rank, for a frame that is put back."""
+        if index == 0 and queue.frames:
+            queue.rank_us = queue.frames[0].deadline_us
 
     def _settled(self, heap: list[Entry]) -> bool:
-        """Whether any lane waits; its entry is on top then, and up to date."""
+        """Whether any queue waits; its entry is on top then, and up to date."""
         while heap:
             top = heap[0]
-            lane = top[3]
-            if lane.entry != top[2]:
+            queue = top[3]
+            if queue.entry != top[2]:
                 heappop(heap)
-            elif not lane.frames:
+            elif not queue.frames:
                 heappop(heap)
-                lane.entry = -1
-            elif self.steps(lane.stream) > top[0] or lane.rank_us > top[1]:
+                queue.entry = -1
+            elif self.steps(queue.stream) > top[0] or queue.rank_us > top[1]:
                 heappop(heap)
-                self._push(lane)
+                self._push(queue)
             else:
                 return True
         return False
 
-    def _push_if_lower(self, lane: Lane) -> None:
-        if lane.entry < 0:
-            self._push(lane)
+    def _push_if_lower(self, queue: StreamQueue) -> None:
+        if queue.entry < 0:
+            self._push(queue)
             return
-        steps = self.steps(lane.stream)
-        if steps < lane.entry_steps or (steps == lane.entry_steps and lane.rank_us < lane.entry_rank_us):
-            self._push(lane)
+        steps = self.steps(queue.stream)
+        if steps < queue.entry_steps or (steps == queue.entry_steps and queue.rank_us < queue.entry_rank_us):
+            self._push(queue)
 
-    def _push(self, lane: Lane) -> None:
-        heap = self.heaps.get(lane.priority)
+    def _push(self, queue: StreamQueue) -> None:
+        heap = self.heaps.get(queue.priority)
         if heap is None:
             heap = []
-            self.heaps[lane.priority] = heap
-        lane.entry = self.next_entry
-        lane.entry_steps = self.steps(lane.stream)
-        lane.entry_rank_us = lane.rank_us
+            self.heaps[queue.priority] = heap
+        queue.entry = self.next_entry
+        queue.entry_steps = self.steps(queue.stream)
+        queue.entry_rank_us = queue.rank_us
         self.next_entry += 1
-        heappush(heap, (lane.entry_steps, lane.rank_us, lane.entry, lane))
+        heappush(heap, (queue.entry_steps, queue.rank_us, queue.entry, queue))
         if len(heap) > 2 * self.waiting + _SPARE:
             self._clear_away(heap)
 
     def _clear_away(self, heap: list[Entry]) -> None:
         kept: list[Entry] = []
         for entry in heap:
-            lane = entry[3]
-            if lane.entry == entry[2]:
-                if lane.frames:
+            queue = entry[3]
+            if queue.entry == entry[2]:
+                if queue.frames:
                     kept.append(entry)
                 else:
-                    lane.entry = -1
+                    queue.entry = -1
         heapify(kept)
         heap[:] = kept
 
 
 def waits(stream: Stream) -> bool:
     """Whether any frame of the stream waits for its turn."""
-    for lane in stream.lanes:  # noqa: SIM110 (a loop compiles to faster code)
-        if lane.frames:
+    for queue in stream.queues:  # noqa: SIM110 (a loop compiles to faster code)
+        if queue.frames:
             return True
     return False
 
 
-def lane_of(stream: Stream, priority: int) -> Lane:
-    """A stream's lane of this priority, made when it is new."""
-    for lane in stream.lanes:
-        if lane.priority == priority:
-            return lane
-    made = Lane(stream, priority)
-    stream.lanes.append(made)
+def queue_of(stream: Stream, priority: int) -> StreamQueue:
+    """A stream's queue of this priority, made when it is new."""
+    for queue in stream.queues:
+        if queue.priority == priority:
+            return queue
+    made = StreamQueue(stream, priority)
+    stream.queues.append(made)
     return made
 
 
