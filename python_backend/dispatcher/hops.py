@@ -3,6 +3,8 @@
 Rules
 - A batch that can be sent without waiting is sent by the thread that decided it; the one that awaits its
   answer wakes up meanwhile.
+- A batch for which the entry's uplink is reserved later is sent then: two that are under way at once share
+  the link, and the first would come as late as the second.
 - Every batch ends once: in `served`, with all outputs for all of its frames, or in `failed`, called by the
   thread that awaited it.
 - The ticket on the wire carries the true deadline, which is later than the core's, and all that stages must
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -27,6 +30,8 @@ from python_backend.wire.ticket_codec import Way, WireTicket
 from python_backend.wire.transport import Awaited, Outputs, Pieces, Transport
 
 _MOST_HOPS: Final = 512
+_SOON_US: Final = 500
+"""What is to be sent so soon is sent at once: waking a thread takes about as long."""
 
 Served = Callable[[Ticket, Sequence[Frame], Outputs], None]
 Failed = Callable[[Ticket, Sequence[Frame], HopFailure], None]
@@ -50,6 +55,7 @@ class Hops:
         self._servers = {worker.name: worker.server for _, worker in entry.served.workers()}
         self._pipelines = entry.served.pipelines
         self._sizes = [spec.bytes_per_frame for spec in entry.network_inputs]
+        self._counts_links = entry.served.entry is not None
         self._grace_us = graces.entry_us(entry.serves_late)
         self._served = served
         self._failed = failed
@@ -60,9 +66,9 @@ class Hops:
         """Have a batch of these frames served; waits for nothing."""
         wire = self._wire(ticket, frames)
         pieces: Pieces = [[frame.data] for frame in frames] if wire.carries_frames else self._tensors(frames)
-        limit_s = self._time_limit_s(ticket, frames)
-        begun = self._begin(wire, pieces, len(frames), limit_s)
-        awaited = begun or functools.partial(self.transport.infer, wire, pieces, len(frames), limit_s)
+        awaited = self._begin(wire, pieces, ticket, frames) or functools.partial(
+            self._infer, wire, pieces, ticket, frames
+        )
         try:
             self._crew.submit(functools.partial(self._await, ticket, frames, awaited))
         except RuntimeError as error:  # no thread is to be had
@@ -85,11 +91,27 @@ class Hops:
         self.transport.close()
         self._crew.close()
 
-    def _begin(self, wire: WireTicket, pieces: Pieces, batch: int, limit_s: float) -> Awaited | None:
+    def _begin(
+        self, wire: WireTicket, pieces: Pieces, ticket: Ticket, frames: Sequence[Frame]
+    ) -> Awaited | None:
+        if self._wait_us(ticket) > 0:
+            return None
         try:
-            return self.transport.begin(wire, pieces, batch, limit_s)
+            return self.transport.begin(wire, pieces, len(frames), self._time_limit_s(ticket, frames))
         except Exception:
             return None  # what is wrong is told by sending it the other way
+
+    def _infer(self, wire: WireTicket, pieces: Pieces, ticket: Ticket, frames: Sequence[Frame]) -> Outputs:
+        if (wait_us := self._wait_us(ticket)) > 0:
+            time.sleep(wait_us / 1e6)
+        return self.transport.infer(wire, pieces, len(frames), self._time_limit_s(ticket, frames))
+
+    def _wait_us(self, ticket: Ticket) -> int:
+        """Until the batch is to be sent; 0: now."""
+        if not self._counts_links:
+            return 0
+        wait_us = ticket.hops[0].transfer_start_us - now_us()
+        return wait_us if wait_us > _SOON_US else 0
 
     def _await(self, ticket: Ticket, frames: Sequence[Frame], awaited: Awaited) -> None:
         try:

@@ -1,0 +1,109 @@
+"""When batches are sent: at once, or when the entry's uplink is theirs."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planner.frames import NO_COST
+from planner.serving import ServedEnds, ServedEntry
+from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.hops import Hops
+from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
+from python_backend.wire.clock import now_us
+from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.transport import Awaited, Outputs
+from tests.dispatcher.test_driver import manifest
+
+LINK = ServedEntry("e.up", "e.down", frame_bytes=1_000, frame_pixels=100, prepare=NO_COST, hosts=())
+ENDS = ServedEnds(0.04, 0.04, 0.0, 0.04, (0,), (0,), (0,), (0,))
+IN_US = 60_000
+
+
+class Wire:
+    """A transport that says when it was asked."""
+
+    def __init__(self) -> None:
+        self.begun_us: list[int] = []
+        self.sent_us: list[int] = []
+
+    def begin(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Awaited | None:
+        self.begun_us.append(now_us())
+        return lambda: {"y": np.zeros((batch, 1))}
+
+    def infer(self, wire: WireTicket, tensors: Any, batch: int, timeout_s: float) -> Outputs:
+        self.sent_us.append(now_us())
+        assert timeout_s > 0
+        return {"y": np.zeros((batch, 1))}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def ended() -> queue.SimpleQueue[Ticket]:
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture(params=[LINK, None], ids=["planned uplink", "links not counted"])
+def entry(request: pytest.FixtureRequest) -> ServedEntry | None:
+    found: ServedEntry | None = request.param
+    return found
+
+
+@pytest.fixture
+def hops(entry: ServedEntry | None, wire: Wire, ended: queue.SimpleQueue[Ticket]) -> Iterator[Hops]:
+    made = manifest()
+    (model,) = made.models
+    ends = None if entry is None else ENDS
+    pipelines = tuple(replace(pipeline, ends=ends) for pipeline in model.served.pipelines)
+    model = replace(model, served=replace(model.served, entry=entry, pipelines=pipelines))
+    hops = Hops(
+        made, model, wire, lambda ticket, frames, outputs: ended.put(ticket), lambda *failed: None, print
+    )
+    yield hops
+    hops.close()
+
+
+def send(hops: Hops, start_us: int) -> None:
+    """A batch whose transfer was reserved from then on."""
+    hop = tensor_hop("m.p0.s0.w0", start_us, start_us + 1_000, start_us + 1_000, start_us + 3_000)
+    number = memoryview(np.int64(7).tobytes())
+    frame = Frame(
+        request_id=1,
+        data=number,
+        arrived_us=start_us,
+        deadline_us=start_us + 1_000_000,
+        send_outputs=lambda outputs: None,
+        send_error=lambda code, text: None,
+    )
+    hops.send(plain_ticket(1, 0, 0, start_us + 1_000_000, (hop,)), [frame])
+
+
+def test_a_batch_goes_when_the_uplink_is_its_own(
+    hops: Hops, wire: Wire, ended: queue.SimpleQueue[Ticket], entry: ServedEntry | None
+) -> None:
+    due_us = now_us() + IN_US
+    send(hops, due_us)
+    ended.get(timeout=30)
+    if entry is None:
+        assert (len(wire.begun_us), wire.sent_us) == (1, [])
+    else:
+        assert wire.begun_us == []
+        assert wire.sent_us[0] >= due_us
+
+
+def test_a_batch_that_is_due_goes_at_once(hops: Hops, wire: Wire, ended: queue.SimpleQueue[Ticket]) -> None:
+    send(hops, now_us() - IN_US)
+    ended.get(timeout=30)
+    assert (len(wire.begun_us), wire.sent_us) == (1, [])
