@@ -30,7 +30,7 @@ class Prober:
 
 def target(name: str) -> Target:
     server = ServerAddress(SERVERS[name], SERVERS[name], "127.0.0.1", 1, 2, 3, "r")
-    return Target(name, server, (), 1, same_host=True)
+    return Target(name, server, (), same_host=True)
 
 
 @contextmanager
