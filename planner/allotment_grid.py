@@ -45,11 +45,11 @@ class Grid:
     alike: tuple[Alike, ...]
 
     @staticmethod
-    def of(gpu_counts: Sequence[int]) -> Grid:
-        """As many whole layers (1 GPU, 2 GPUs, ...) as MOST_LISTED allows, at least one."""
+    def of(gpu_counts: Sequence[int], most: int = LARGEST) -> Grid:
+        """As many whole layers (1 GPU, 2 GPUs, ...) as MOST_LISTED allows, at least one, at most `most`."""
         rows: list[tuple[int, ...]] = []
         largest = 0
-        for total in range(1, min(LARGEST, sum(gpu_counts)) + 1):
+        for total in range(1, min(most, sum(gpu_counts)) + 1):
             layer = _layer(gpu_counts, total, MOST_LISTED - len(rows) if rows else len(gpu_counts))
             if layer is None:
                 break

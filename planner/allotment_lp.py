@@ -7,7 +7,7 @@ For rates R_m (max-rate: w_m z for a factor z under trial), over the allotments 
 
 Large allotments of m are one column l_m with GPUs of its own, A_mg, and frames/s y_p through pipelines
     sum_p y_p = R_m l_m                  sum_p c_pg y_p <= A_mg <= N_g l_m
-    sum_g A_mg >= (largest + 1) l_m      sum_g pi_jg A_mg >= c_j l_m  for every known least cost c_j
+    sum_g A_mg >= (largest + 1) l_m
 
 Bound. For any prices pi >= 0 let C_m(pi) be the least price of any allotment that may serve R_m. If
     sum_m C_m(pi) > sum_g pi_g N_g
@@ -17,9 +17,10 @@ This is the relaxation of Gilmore and Gomory (1961) for cutting stock, and for m
 configuration LP of Bansal and Sviridenko (2006). A basic solution has at most one model per GPU class that
 is torn between allotments, so it is near to whole plans just where models are many.
 
-`choose` is the same with lambda in {0, 1}, over small allotments and large ones that were found. An
-allotment whose price exceeds C_m by more than sum pi N - sum C is in no plan that serves all rates, and is
-left out; where no large one is cheaper than that, `choose` speaks for large ones too.
+`choose` is the same with lambda in {0, 1} and whole A_mg. An allotment whose price exceeds C_m by more than
+sum pi N - sum C is in no plan that serves all rates, and is left out. Large ones A' that were found not to
+serve R_m are cut off with all that lies within them (b in {0, 1}):
+    sum_g b_g >= l_m,   A_mg >= (A'_g + 1) b_g
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ CHOOSE_NODES = 500
 @dataclass(frozen=True, eq=False)
 class Pick:
     """A model's share of one allotment: small (its row), found (its index), or, with neither, a large one
-    that is not known to serve.
+    that is not known to serve, with `whole` GPUs or a mean of several.
     """
 
     model: int
@@ -50,6 +51,7 @@ class Pick:
     share: float
     small: int | None = None
     found: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ class Chosen:
     status: Status
     bound: float
     picks: tuple[Pick, ...] = ()
+    nodes: int = 0
 
 
 @dataclass(eq=False)
@@ -78,8 +81,8 @@ class AllotmentLp:
     rates: Sequence[float]
     counts: Sequence[int]
     cost: Sequence[float] | None = None
-    opened: dict[int, list[tuple[float, ...]]] = field(default_factory=dict)
-    """Models whose large allotments are in the LP: the pipelines, by GPUs that a frame/s keeps busy."""
+    opened: set[int] = field(default_factory=set)
+    """Models whose large allotments are in the LP."""
 
     def relax(self) -> Relaxed | None:
         """The LP as it is known now. None: some model has no allotment."""
@@ -100,18 +103,17 @@ class AllotmentLp:
             for one, rate in zip(self.models, self.rates, strict=True)
         ]
 
-    def widen(self, prices: Floats, least: Sequence[tuple[float, float]]) -> bool:
-        """Open models whose large allotments may be cheaper, and price pipelines of open ones; any news?"""
-        news = False
-        for m, (small, large) in enumerate(least):
-            if m not in self.opened and large < small * (1 - NEAR):
-                self.opened[m] = []
-            if m in self.opened:
-                column = self.models[m].cheapest_column(prices)
-                if column not in self.opened[m]:
-                    self.opened[m].append(column)
-                    news = True
-        return news
+    def widen(self, least: Sequence[tuple[float, float]]) -> bool:
+        """Open models whose large allotments may be cheaper than their small ones; any news?"""
+        before = len(self.opened)
+        self.opened |= {m for m, (small, large) in enumerate(least) if large < small * (1 - NEAR)}
+        return len(self.opened) > before
+
+    def open_those_without(self) -> None:
+        """Open models that no small allotment may serve."""
+        for m, (one, rate) in enumerate(zip(self.models, self.rates, strict=True)):
+            if not one.grid.complete and not one.may_be_small(rate):
+                self.opened.add(m)
 
     def choose(self, prices: Floats, spare: float, real: bool) -> Chosen:
         """One allotment for every model, within the GPUs. `spare`: sum pi N - sum C, see the module.
@@ -125,7 +127,7 @@ class AllotmentLp:
         solution = program.solve(Limits(relative_gap=gap, nodes=CHOOSE_NODES))
         picks = program.picks(solution) if solution.found else ()
         bound = math.inf if solution.status is Status.INFEASIBLE else solution.bound
-        return Chosen(solution.status, bound, picks)
+        return Chosen(solution.status, bound, picks, solution.nodes)
 
 
 def _worth(gpus: Floats, prices: Floats) -> Floats:
@@ -151,7 +153,8 @@ class _Program:
         self._model = LinearProgram("allotments", maximise=False)
         self._made = 0
         self._columns: list[tuple[int, Pick]] = []
-        self._open: list[tuple[int, int, list[int]]] = []
+        self._large: list[tuple[int, int, list[int]]] = []
+        """Model, index of its share, indices of its GPUs."""
         self._used: list[list[Term]] = [[] for _ in lp.counts]
         self._objective: list[Term] = []
         self._prices, self._spare = prices, spare
@@ -177,10 +180,11 @@ class _Program:
             for index, pick in self._columns
             if solution.values[index] > PICKED
         ]
-        for m, index, gpus in self._open:
+        for m, index, gpus in self._large:
             share = solution.values[index]
             if share > PICKED:
-                picks.append(Pick(m, np.array([solution.values[g] for g in gpus]) / share, share))
+                mean = np.array([solution.values[g] for g in gpus]) / share
+                picks.append(Pick(m, mean.round() if self._whole else mean, share, whole=self._whole))
         return tuple(picks)
 
     def _variable(self, name: str, upper: float | None = None, integer: bool = False) -> Variable:
@@ -196,25 +200,32 @@ class _Program:
             for index, found in enumerate(one.found)
             if found.rate_rps >= rate * (1 - SERVED)
         ]
-        picks = self._affordable(picks)
+        picks = self._affordable(m, picks)
         shares: list[Term] = []
         for pick in picks:
             share = self._variable("share", 1.0, self._whole)
             self._columns.append((self._made - 1, pick))
             shares.append((share, 1.0))
             self._take(share, pick.gpus.tolist())
-        if m in self._lp.opened and not self._whole:
+        if self._may_be_large(m):
             shares.append((self._add_large(m), 1.0))
         if shares:
             self._model.constrain(f"one_{m}", shares, "==", 1.0)
         return bool(shares)
 
-    def _affordable(self, picks: list[Pick]) -> list[Pick]:
+    def _affordable(self, m: int, picks: list[Pick]) -> list[Pick]:
         if self._prices is None or not picks:
             return picks
         worth = _worth(np.stack([pick.gpus for pick in picks]), self._prices)
-        limit = self._least(picks[0].model) + self._spare
+        limit = self._least(m) + self._spare
         return [pick for pick, price in zip(picks, worth, strict=True) if price <= limit]
+
+    def _may_be_large(self, m: int) -> bool:
+        if not self._whole:
+            return m in self._lp.opened
+        if self._real or self._prices is None:
+            return False
+        return self._lp.models[m].price_large(self._prices, self._lp.rates[m]) <= self._least(m) + self._spare
 
     def _least(self, m: int) -> float:
         assert self._prices is not None
@@ -233,11 +244,11 @@ class _Program:
     def _add_large(self, m: int) -> Variable:
         """The model's large allotments as one column."""
         one, rate, counts = self._lp.models[m], self._lp.rates[m], self._lp.counts
-        share = self._variable("large", 1.0)
+        share = self._variable("large", 1.0, self._whole)
         first = self._made
-        gpus = [self._variable("gpus", float(count)) for count in counts]
-        self._open.append((m, first - 1, list(range(first, self._made))))
-        rates = [(self._variable("rate"), column) for column in self._lp.opened[m]]
+        gpus = [self._variable("gpus", float(count), self._whole) for count in counts]
+        self._large.append((m, first - 1, list(range(first, self._made))))
+        rates = [(self._variable("rate"), column) for column in one.front.tolist()]
         self._model.constrain(f"rate_{m}", [*((y, 1.0) for y, _ in rates), (share, -rate)], "==", 0.0)
         for g, count in enumerate(counts):
             busy = [(y, column[g]) for y, column in rates if column[g]]
@@ -246,8 +257,21 @@ class _Program:
             self._take(gpus[g], [float(g == other) for other in range(len(counts))])
         size = float(one.grid.largest + 1)
         self._model.constrain(f"size_{m}", [*((mine, 1.0) for mine in gpus), (share, -size)], ">=", 0.0)
-        for number, known in enumerate(one.costs):
-            if known.rate_rps <= rate * (1 + NEAR):
-                terms = [(mine, float(price)) for mine, price in zip(gpus, known.prices, strict=True)]
-                self._model.constrain(f"cost_{m}_{number}", [*terms, (share, -known.cost)], ">=", 0.0)
+        if self._whole:
+            self._cut_off(m, share, gpus)
         return share
+
+    def _cut_off(self, m: int, share: Variable, gpus: Sequence[Variable]) -> None:
+        """What lies within a large allotment that was refused for this rate."""
+        one, rate = self._lp.models[m], self._lp.rates[m]
+        for number, refused in enumerate(one.refused):
+            if refused.rate_rps > rate * (1 + NEAR):
+                continue
+            more: list[Term] = []
+            for g, mine in enumerate(gpus):
+                if refused.gpus[g] < self._lp.counts[g]:
+                    beyond = self._variable("beyond", 1.0, True)
+                    terms: list[Term] = [(mine, 1.0), (beyond, -float(refused.gpus[g] + 1))]
+                    self._model.constrain(f"beyond_{m}_{number}_{g}", terms, ">=", 0.0)
+                    more.append((beyond, 1.0))
+            self._model.constrain(f"refused_{m}_{number}", [*more, (share, -1.0)], ">=", 0.0)

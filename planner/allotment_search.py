@@ -30,7 +30,6 @@ from planner.allotment_lp import AllotmentLp, Pick, Relaxed
 from planner.allotments import Allotments, Uses
 from planner.formulation import MilpProblem
 from planner.improve import gpus_taken
-from planner.pipelines import Floats
 from planner.problem import Objective
 from planner.solver import Status
 
@@ -38,13 +37,15 @@ NEAR = 1e-9
 LEAST = 1e-6
 """No factor below this share of the first bound is tried."""
 FIRST_STEP = 0.02
+FAR_DOWN = 0.7
 MOST_OPEN = 3
 """Trials without a verdict, once there is a plan."""
+PATIENT_NODES = 150
+"""Of the MILPs over whole allotments; then LOOSER times the gap will do: the last proofs take longest."""
+LOOSER = 5
 HALVINGS = 20
 MOST_WORK = 300_000
 """Pipelines times GPUs of the MILPs that settle; about 20 s."""
-MOST_LARGE = 100
-"""MILPs that price large allotments; about 10 s."""
 ROUNDS = 60
 
 
@@ -69,24 +70,27 @@ class Shared:
     impossible: bool = False
 
 
-def share_out(problem: MilpProblem, gap: float) -> Shared:
-    """A plan of `problem` whose bound is within `gap` of it, where the limits allow that."""
-    return _Search(problem, gap).run()
+def share_out(problem: MilpProblem, gap: float, grid: Grid | None = None) -> Shared:
+    """A plan of `problem` whose bound is within `gap` of it, where the limits allow that. grid: of what is
+    listed one by one, of the problem's GPUs.
+    """
+    return _Search(problem, gap, grid or Grid.of(problem.gpu_counts)).run()
 
 
 class _Search:
     """The state between trials: the plan so far, its factor, the bound."""
 
-    def __init__(self, problem: MilpProblem, gap: float) -> None:
+    def __init__(self, problem: MilpProblem, gap: float, grid: Grid) -> None:
         self._problem = problem
         self._gap = gap
         self._max_rate = problem.objective is Objective.MAX_RATE
-        grid = Grid.of(problem.gpu_counts)
         self._models = [Allotments(one, grid, problem.pipelines_per_class_pair) for one in problem.wanted]
         self._factor, self._bound = 0.0, problem.bound
+        self._open = 0.0
+        """The largest factor that was left open."""
+        self._nodes = 0
         self._uses: tuple[Uses, ...] = ()
         self._impossible = False
-        self._asked_large = 0
         self._prices = np.ones(len(problem.gpu_counts))
 
     def run(self) -> Shared:
@@ -99,33 +103,38 @@ class _Search:
         return Shared(tuple(self._models), self._uses, self._bound, nodes, self._impossible)
 
     def _largest_factor(self) -> None:
-        """Trials from the bound downwards, in growing steps, until one is served; then by halves."""
-        if self._hopeless():
-            self._impossible = True
-            return
-        top, step, left_open = self._bound, FIRST_STEP, 0
+        """Trials from the bound downwards, in growing steps, until one is served; then by halves. Far down
+        it is asked whether any plan serves anything.
+        """
+        least = LEAST * self._bound
+        top, step, left_open, hopeful = self._bound, FIRST_STEP, 0, False
         while self._wide(top) and left_open < MOST_OPEN and not self._spent:
+            if not self._uses and not hopeful and top < self._problem.bound * FAR_DOWN:
+                hopeful = True
+                self._impossible = self._tried(least) is TrialVerdict.IMPOSSIBLE
+                if self._impossible:
+                    return
             z = (self._factor + top) / 2 if self._uses else top * (1 - step)
             verdict = self._try(z)
-            if verdict is TrialVerdict.IMPOSSIBLE:
-                self._bound = max(self._factor, min(self._bound, self._proven(z)))
             top = top if verdict is TrialVerdict.SERVED else min(z, self._bound)
             left_open += verdict is TrialVerdict.OPEN and bool(self._uses)
             step = min(2 * step, 0.5)
+        self._lower_bound()
+
+    def _lower_bound(self) -> None:
+        """Halve what lies between the bound and the highest factor that was left open."""
+        for _ in range(MOST_OPEN):
+            z = (self._open + self._bound) / 2
+            if not self._open or not self._uses or self._spent or not self._wide(z):
+                return
+            self._try(z)
 
     def _wide(self, top: float) -> bool:
         """Is there still something to find between the plan and `top`?"""
         if not self._uses:
             return top > LEAST * self._problem.bound
-        return self._bound > self._factor * (1 + self._gap) and top > self._factor * (1 + self._gap / 4)
-
-    def _hopeless(self) -> bool:
-        """Can the GPUs not even give every model some pipeline? Nothing need be settled for that."""
-        lp = self._lp(LEAST * self._bound, None)
-        if any(one.wanted.columns.depth > max(1, one.grid.largest) for one in lp.models):
-            return False
-        prices = np.ones(len(lp.counts))
-        return lp.choose(prices, math.inf, real=False).status is Status.INFEASIBLE
+        gap = self._gap * (1 if self._nodes < PATIENT_NODES else LOOSER)
+        return self._bound > self._factor * (1 + gap) and top > self._factor * (1 + self._gap / 4)
 
     def _proven(self, z: float) -> float:
         """The least factor, at most z, that the latest prices prove to be impossible."""
@@ -150,8 +159,7 @@ class _Search:
                 return
             above = self._cost(self._uses) * (1 + NEAR) - self._bound
             chosen = lp.choose(relaxed.prices, above, real=False)
-            known = chosen.picks or chosen.status is Status.INFEASIBLE  # nothing cheaper than the plan so far
-            if known and not self._affordable_large(lp, relaxed.prices, above):
+            if chosen.picks or chosen.status is Status.INFEASIBLE:  # nothing cheaper than the plan so far
                 self._bound = max(self._bound, min(chosen.bound, self._cost(self._uses)))
             if chosen.picks and self._real(lp, chosen.picks):
                 self._note(chosen.picks)
@@ -181,14 +189,25 @@ class _Search:
         return AllotmentLp(self._models, rates, self._problem.gpu_counts, cost)
 
     def _try(self, z: float) -> TrialVerdict:
-        """Can this factor be served?"""
+        """Can this factor be served? Max-rate: notes what follows for the bound."""
+        verdict = self._tried(z)
+        if not self._max_rate:
+            return verdict
+        if verdict is TrialVerdict.IMPOSSIBLE:
+            self._bound = max(self._factor, min(self._bound, self._proven(z)))
+        elif verdict is TrialVerdict.OPEN:
+            self._open = max(self._open, z)
+        return verdict
+
+    def _tried(self, z: float) -> TrialVerdict:
         lp = self._lp(z, None)
         relaxed, spare = self._relax(lp, z)
         if relaxed is None:
-            return TrialVerdict.IMPOSSIBLE if spare < 0 else TrialVerdict.OPEN
+            return TrialVerdict.IMPOSSIBLE
         for _ in range(ROUNDS):
             chosen = lp.choose(relaxed.prices, spare, real=False)
-            if chosen.status is Status.INFEASIBLE and not self._affordable_large(lp, relaxed.prices, spare):
+            self._nodes += chosen.nodes
+            if chosen.status is Status.INFEASIBLE:
                 return TrialVerdict.IMPOSSIBLE
             if chosen.picks and self._real(lp, chosen.picks):
                 return self._note(chosen.picks)
@@ -197,19 +216,15 @@ class _Search:
         chosen = lp.choose(relaxed.prices, math.inf, real=True)
         return self._note(chosen.picks) if chosen.picks else TrialVerdict.OPEN
 
-    def _affordable_large(self, lp: AllotmentLp, prices: Floats, spare: float) -> bool:
-        return any(large <= min(small, large) + spare for small, large in lp.least_prices(prices))
-
     def _relax(self, lp: AllotmentLp, z: float) -> tuple[Relaxed | None, float]:
-        """The LP once it picks only what is known to serve, and sum pi N - sum C; None: proven impossible."""
+        """The LP once it picks only what is known to serve, and sum pi N - sum C. None: proven impossible."""
         while True:
+            lp.open_those_without()
             relaxed = lp.relax()
             if relaxed is None:
-                if self._open_all(lp):
-                    continue
-                return None, -math.inf if self._without(lp) else 0.0
+                return None, -math.inf
             least = lp.least_prices(relaxed.prices)
-            news = lp.widen(relaxed.prices, least)
+            news = lp.widen(least)
             self._prices = relaxed.prices
             worth = sum(p * n for p, n in zip(relaxed.prices, self._problem.gpu_counts, strict=True))
             spare = float(worth - sum(min(pair) for pair in least))
@@ -221,21 +236,6 @@ class _Search:
             if not news and not self._settle(lp, relaxed.picks, relaxed, z):
                 return relaxed, spare + NEAR * worth
 
-    def _open_all(self, lp: AllotmentLp) -> bool:
-        """Let models without small allotments have large ones; was there any?"""
-        new = [m for m in self._without(lp) if not lp.models[m].grid.complete]
-        for m in new:
-            lp.opened[m] = [lp.models[m].cheapest_column(np.ones(len(lp.counts)))]
-        return bool(new)
-
-    def _without(self, lp: AllotmentLp) -> list[int]:
-        """Models that have no allotment at all in the LP."""
-        return [
-            m
-            for m, (one, rate) in enumerate(zip(lp.models, lp.rates, strict=True))
-            if not len(one.minimal(rate)) and m not in lp.opened
-        ]
-
     def _settle(self, lp: AllotmentLp, picks: Sequence[Pick], relaxed: Relaxed, z: float) -> bool:
         """Settle what was picked and is not known to serve; was there any?"""
         news = False
@@ -243,9 +243,8 @@ class _Search:
             one, rate = lp.models[pick.model], lp.rates[pick.model]
             if pick.small is not None:
                 news |= not self._spent and one.settle(pick.small, rate)
-            elif pick.found is None and self._asked_large < MOST_LARGE:
-                self._asked_large += 1
-                news |= one.settle_large(relaxed.prices, rate)
+            elif pick.found is None and pick.whole:
+                news |= not self._spent and one.settle_gpus(pick.gpus, relaxed.prices, rate)
         return news
 
     def _real(self, lp: AllotmentLp, picks: Sequence[Pick]) -> bool:

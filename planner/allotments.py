@@ -10,12 +10,11 @@ Bounds. With c_pg GPUs of class g kept busy by a frame/s through p, for any GPU 
     F(a) <= sum_g pi_g a_g / k(pi),      k(pi) = min_p sum_g pi_g c_pg over the pipelines that a has GPUs for
 so U starts as the least of that over a fixed set of prices. `settle` asks the MILP, over the pipelines whose
 loss at those prices (planner.prices) leaves the wanted rate within reach: only those can matter.
-For large allotments that serve a rate R:   pi a >= max(k(pi) R, (largest + 1) min_g pi_g, t c_j),
-c_j what a MILP has proven to be the least cost of such an allotment at prices pi_j for a rate up to R, and
-t = min_g pi_g / pi_jg.
+For large allotments that serve a rate R:   pi a >= max(k(pi) R, (largest + 1) min_g pi_g).
 
 Rules
-- F grows with a: what is learnt of one allotment is learnt of all above it (L) and below it (U).
+- F grows with a: what is learnt of one allotment is learnt of all above it (L) and below it (U). `refused`
+  has the large ones that do not serve: nothing within them does either.
 - Settling only decides whether F(a) >= R: the nearer R is to U(a), the fewer pipelines can matter. What the
   node limit leaves open is not asked again for about the same R.
 """
@@ -45,9 +44,7 @@ SERVED = 5e-7
 MARGIN = 1.03
 """Settling looks for at most so much more than the rate that it was asked for."""
 SETTLE = Limits(relative_gap=0.02, nodes=200, restarts=False)
-PRICE = Limits(relative_gap=5e-3, nodes=20, restarts=False)
 SAME_RATE = 0.01
-FIRST_POOL, MOST_PRICED = 10, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +57,10 @@ class ServingAllotment:
 
 
 @dataclass(frozen=True, eq=False)
-class LeastCost:
-    """No large allotment that serves rate_rps or more costs less than `cost` at these prices."""
+class Refused:
+    """No allotment within these GPUs serves rate_rps or more."""
 
-    prices: Floats
-    cost: float
+    gpus: Floats
     rate_rps: float
 
 
@@ -78,24 +74,37 @@ class Allotments:
         self.wanted = replace(wanted, columns=wanted.columns.select(rows))
         self.grid = grid
         self.found: list[ServingAllotment] = []
-        self.costs: list[LeastCost] = []
+        self.refused: list[Refused] = []
         self.work = 0
         """Pipelines times GPUs of all MILPs so far."""
         self.nodes = 0
         self._open: dict[int, float] = {}
+        self._open_large: list[Refused] = []
+        """Large ones that a node limit left open, not known to be refused."""
         self._limit = pipelines_per_class_pair
         self._busy = self.wanted.columns.gpus_per_rps(len(grid.counts))
         self._needs = _gpus_per_class(self.wanted.columns, len(grid.counts))
+        self.front = _front(self._busy)
+        """[pipeline, class]: GPUs that a frame/s keeps busy, of pipelines that none beats in all classes."""
         self._uses: dict[int, Uses] = {}
+        self._minimal: dict[tuple[float, bool], Ints] = {}
+        """What `minimal` has given since anything was learnt."""
         self.lower = np.zeros(len(grid.gpus))
         self.upper, self._prices = self._first_bounds()
 
     def minimal(self, rate_rps: float, real: bool = False) -> Ints:
         """The small allotments that may serve this rate (`real`: that do) while none within them does."""
-        near = SERVED if real else NEAR
-        rows = np.nonzero((self.lower if real else self.upper) >= rate_rps * (1 - near))[0]
-        within = self.grid.below[np.ix_(rows, rows)]
-        return np.asarray(rows[within.sum(axis=0) == 1])  # itself alone
+        asked = (rate_rps, real)
+        if asked not in self._minimal:
+            near = SERVED if real else NEAR
+            rows = np.nonzero((self.lower if real else self.upper) >= rate_rps * (1 - near))[0]
+            within = self.grid.below[np.ix_(rows, rows)]
+            self._minimal[asked] = np.asarray(rows[within.sum(axis=0) == 1])  # itself alone
+        return self._minimal[asked]
+
+    def may_be_small(self, rate_rps: float) -> bool:
+        """Whether any small allotment may serve this rate."""
+        return bool((self.upper >= rate_rps * (1 - NEAR)).any())
 
     def serves(self, row: int, rate_rps: float) -> bool:
         """Is it known that this small allotment serves the rate?"""
@@ -120,6 +129,29 @@ class Allotments:
         )
         return True
 
+    def settle_gpus(self, gpus: Floats, prices: Floats, rate_rps: float) -> bool:
+        """As `settle` for a large allotment, by the pipelines that can matter at these prices."""
+        open_ = (one for one in self._open_large if one.rate_rps <= rate_rps * (1 + SAME_RATE))
+        if any((gpus <= one.gpus).all() for one in open_):
+            return False
+        used = np.maximum(prices, float(prices.max()) * NEAR)
+        scaled = used / self.frame_price(used)
+        worth = float(priced(gpus[None, :], scaled)[0])
+        enough = min(rate_rps * MARGIN, worth)
+        rows = np.nonzero((self._needs <= gpus).all(axis=1))[0]
+        rows = rows[self._losses(rows, scaled, 1.0, enough) <= worth - rate_rps * (1 - NEAR)]
+        outcome = self._solve(rows, gpus, rate_rps, enough)
+        if outcome is None or outcome.status is Status.INFEASIBLE:
+            self.refused = [
+                one for one in self.refused if one.rate_rps < rate_rps or not (one.gpus <= gpus).all()
+            ]
+            self.refused.append(Refused(gpus, rate_rps))
+            return True
+        learnt = self._learn_large(outcome, rate_rps)
+        if not learnt:
+            self._open_large.append(Refused(gpus, rate_rps))
+        return learnt
+
     def small_price(self, prices: Floats, rate_rps: float) -> float:
         """The least price of small allotments that may serve this rate; infinite where there is none."""
         may = self.upper >= rate_rps * (1 - NEAR)
@@ -129,46 +161,13 @@ class Allotments:
         """What is proven of the cost of large allotments that serve this rate; infinite if there are none."""
         if self.grid.complete:
             return math.inf
-        least = max(
+        return max(
             self.frame_price(prices) * rate_rps, (self.grid.largest + 1) * float(self._usable(prices).min())
         )
-        for known in self.costs:
-            if known.rate_rps <= rate_rps * (1 + NEAR):
-                part = prices[known.prices > 0] / known.prices[known.prices > 0]
-                least = max(least, float(part.min()) * known.cost)
-        return least
-
-    def settle_large(self, prices: Floats, rate_rps: float) -> bool:
-        """Ask the MILP for the cheapest allotment that serves the rate, at these prices; was anything learnt?
-
-        Small ones count too: no large one is cheaper than the cheapest of all.
-        """
-        before = self.price_large(prices, rate_rps)
-        frame_price = self.frame_price(prices)
-        floor = frame_price * rate_rps
-        loss = self._losses(np.arange(len(self._busy)), prices, frame_price, rate_rps)
-        pool = np.argsort(loss, kind="stable")[:FIRST_POOL]
-        first = self._cheapest(pool, prices, rate_rps)
-        learnt = self._learn_large(first, rate_rps)
-        alive = np.nonzero(loss <= first.objective - floor)[0] if first.uses else np.arange(len(loss))
-        alive = alive[undominated(self.wanted.columns.select(alive), bool(self.wanted.reserves))]
-        if len(alive) > MOST_PRICED:
-            return learnt
-        proof = self._cheapest(alive, prices, rate_rps)
-        learnt |= self._learn_large(proof, rate_rps)
-        bound = min(proof.bound, first.objective) if first.uses else proof.bound
-        if math.isfinite(bound) and bound > before * (1 + 1e-6):
-            self.costs.append(LeastCost(prices, bound, rate_rps))
-            return True
-        return learnt
 
     def frame_price(self, prices: Floats) -> float:
         """k(pi): a frame/s on the cheapest pipeline."""
         return float(priced(self._busy, prices).min())
-
-    def cheapest_column(self, prices: Floats) -> tuple[float, ...]:
-        """GPUs per class that a frame/s keeps busy on the cheapest pipeline."""
-        return tuple(map(float, self._busy[int(np.argmin(priced(self._busy, prices)))]))
 
     def _usable(self, prices: Floats) -> Floats:
         return prices[np.array(self.grid.counts) > 0]
@@ -212,16 +211,6 @@ class Allotments:
         )
         return self._from_rows(PlanMilp(problem).solve(SETTLE), rows)
 
-    def _cheapest(self, rows: Ints, prices: Floats, rate_rps: float) -> Outcome:
-        """The cheapest GPUs that serve the rate over these pipelines."""
-        one = replace(self.wanted, columns=self.wanted.columns.select(rows), rate=rate_rps)
-        cost = [float(price) for price in prices]
-        counts = self.grid.counts
-        problem = MilpProblem(
-            [one], counts, Objective.MIN_COST, 0.0, cost, pipelines_per_class_pair=self._limit
-        )
-        return self._from_rows(PlanMilp(problem).solve(PRICE), rows)
-
     def _from_rows(self, outcome: Outcome, rows: Ints) -> Outcome:
         """The outcome with uses of `rows` as uses of our own columns."""
         self.nodes += outcome.nodes
@@ -230,6 +219,7 @@ class Allotments:
 
     def _learn(self, row: int, outcome: Outcome | None, rate_rps: float) -> None:
         if outcome is None or outcome.status is Status.INFEASIBLE:
+            self._minimal.clear()
             within = self.grid.below[:, row]
             self.upper[within] = np.minimum(self.upper[within], rate_rps * (1 - 2 * NEAR))
             return
@@ -257,11 +247,22 @@ class Allotments:
 
     def _serves(self, row: int, served_rps: float, uses: Uses) -> bool:
         """Note what a small allotment, and so all above it, serve; was it not known?"""
+        self._minimal.clear()
         worse = np.nonzero(self.grid.below[row] & (self.lower < served_rps * (1 - NEAR)))[0]
         for above in worse:
             self.lower[above] = served_rps
             self._uses[int(above)] = uses
         return bool(len(worse))
+
+
+def _front(busy: Floats) -> Floats:
+    """Rows that no other row equals or beats in every class; of equal ones the first."""
+    order = busy[np.lexsort(busy.T[::-1])]
+    kept: list[Floats] = []
+    for row in order:
+        if not any((one <= row).all() for one in kept):
+            kept.append(row)
+    return np.array(kept).reshape(len(kept), busy.shape[1])
 
 
 def _gpus_per_class(columns: Columns, classes: int) -> Floats:
