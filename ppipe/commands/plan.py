@@ -58,9 +58,8 @@ def plan(
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
     problem = with_options(deployment.to_problem(workspace.load_profile()), objective, max_stages, margin)
-    if problem.cascades and (margin == "auto" or frontier is not None):
-        option = "--frontier" if frontier is not None else "--margin auto"
-        raise DeploymentError(f"{option}: not for cascades yet; leave it out, or plan without 'cascades'")
+    if problem.cascades and frontier is not None:
+        raise DeploymentError("--frontier: not for cascades yet; leave it out, or plan without 'cascades'")
     if frontier is not None:
         _frontier(problem, frontier)
         return
@@ -136,7 +135,15 @@ def _search_surviving(problem: Problem) -> tuple[Problem, Plan]:
 
 
 def _search_margin(problem: Problem) -> tuple[Problem, Plan]:
-    """The problem with the margins whose plan guarantees most, and that plan; says what each tried gave."""
+    """The problem with the margins whose plan guarantees most, and that plan; says what each tried gave. Of
+    cascades the one margin whose plan serves most, latencies being as in the profile.
+    """
+    if problem.cascades:
+        from ppipe.simulation.cascade_margin import cascade_margin_table, margin_of_cascades
+
+        chosen, made, tried = margin_of_cascades(problem, links="placed")
+        err.print(cascade_margin_table(tried, chosen.options.slo_margin))
+        return chosen, made
     from ppipe.simulation.margin import MarginSearch, auto_margin
     from ppipe.simulation.view import margin_table
 

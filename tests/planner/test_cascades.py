@@ -48,7 +48,7 @@ def best_of_all(problem: Problem) -> float:
     return best
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("slack", [0.55, 1.0])
 def test_no_division_of_the_slo_is_better(seed: int, slack: float) -> None:
     problem = cascaded(seed, slack=slack)

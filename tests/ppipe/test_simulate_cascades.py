@@ -12,6 +12,7 @@ from planner.cascades.data import Cascade, Fanout, Member
 from planner.planning import plan
 from planner.problem import Demand, PlanOptions
 from ppipe.cli import run
+from ppipe.simulation import cascade_margin
 from ppipe.workspace import Workspace, save
 from tests.fixtures.made_problems import MadeSize, made_problem
 
@@ -61,3 +62,16 @@ def test_what_is_of_single_models_is_refused(
     path = folder / ("x.jsonl" if option == "--events" else "x.png")
     assert run(["simulate", str(folder / "plan.json"), option, str(path)]) == 1
     assert f"{option}: of models by themselves" in capsys.readouterr().err
+
+
+def test_the_margin_that_serves_most_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade_margin, "MARGINS", (0.3, 0.99))
+    monkeypatch.setattr(cascade_margin, "_SECONDS", 2.0)
+    problem = Workspace(folder).load_problem()
+    chosen, made, tried = cascade_margin.margin_of_cascades(problem, links="placed")
+    assert [one.margin for one in tried] == [0.3], "with 99 % of the SLO left unused there is no plan"
+    assert chosen.options.slo_margin == 0.3
+    assert made.cascades[0].slo_us == 400_000
+    assert all(set(one.served_rps) == {"pair", "net02"} for one in tried)
+    rows = cascade_margin.cascade_margin_table(tried, 0.3).row_count
+    assert rows == 1

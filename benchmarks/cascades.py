@@ -1,0 +1,121 @@
+"""Cascades: planned together against the same models apart, and their SLO's division against all divisions.
+
+Simulated: arrivals are Poisson, a detector's frame makes 0 to 20 crops. `gain_over_apart` is the load of
+which 99 % of the frames are complete, over what the same GPUs carry with both models behind BLS on one Triton
+server (benchmarks.helpers.apart), whose GPUs, delays and time-outs are searched on the same arrivals. Of our
+plans the margin is searched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.helpers.apart import best_apart
+from benchmarks.helpers.report import main
+from planner.cascades.data import Cascade, Fanout, Member
+from planner.cascades.demands import divided
+from planner.cascades.outlook import Outlook
+from planner.explain import Infeasible
+from planner.plan import Plan
+from planner.planning import plan
+from planner.problem import Problem
+from ppipe.simulation.cascades import cascade_capacities, simulate_cascades
+from python_backend.simulator.capacity import Workload
+from tests.fixtures.made_problems import MadeSize, made_problem
+
+CROPS = Fanout(mean=4.0, deviation=4.0, most=20)
+FEW = Fanout(mean=2.0, deviation=1.0, most=6)
+"""Of small cases, whose five GPUs are soon full."""
+_FLEET = MadeSize(gpus=12, classes=2, models=2, blocks=6, max_slices=2)
+_SMALL = MadeSize(gpus=5, classes=2, models=2, blocks=3, max_slices=1)
+_MARGINS = (0.2, 0.3, 0.4, 0.5)
+_BUILD_RPS = 200.0
+"""At which batches fill, of small cases: fixed, so that all divisions are measured alike."""
+
+
+def run(fleets: int = 3, small: int = 6, seconds: float = 10.0, seed: int = 1) -> Mapping[str, Any]:
+    """The figures of this benchmark. fleets, small: how many made problems of each kind."""
+    if fleets < 1 and small < 1:
+        raise ValueError("fleets 0 and small 0: nothing to measure; give one of them above 0")
+    rows = [_compared(seed + number, seconds) for number in range(fleets)]
+    gaps = [_division_gap(seed + number) for number in range(small)]
+    return {
+        "simulated": True,
+        "fleets": rows,
+        "gain_least": min((row["gain"] for row in rows), default=0.0),
+        "gain_over_apart": round(statistics.geometric_mean([row["gain"] for row in rows] or [1.0]), 3),
+        "slo_division_gap": round(max(gaps, default=0.0), 5),
+        "parents_unanswered": sum(row["unanswered"] for row in rows),
+        "partial_share": round(max((row["partial_share"] for row in rows), default=0.0), 5),
+    }
+
+
+def cascaded(size: MadeSize, seed: int, crops: Fanout) -> Problem:
+    """A made problem whose first model feeds the second; SLO: what both had together."""
+    problem = made_problem(size, seed)
+    first, second = problem.demands
+    members = (Member(first.model), Member(second.model, first.model, crops, "crops"))
+    cascade = Cascade("crops", first.slo_us + second.slo_us, members, weight=1.0)
+    return dataclasses.replace(problem, cascades=(cascade,))
+
+
+def _compared(seed: int, seconds: float) -> dict[str, Any]:
+    """One fleet: capacities of the cascade, and of the models apart, on the same arrivals."""
+    problem = cascaded(_FLEET, seed, CROPS)
+    workload = Workload(seconds=seconds, seeds=(1, 2))
+    planned = [found for margin in _MARGINS if (found := _capacity(problem, margin, workload)) is not None]
+    best, made = max(planned, key=lambda pair: pair[0])
+    apart_rps = best_apart(problem, workload, best)
+    (served,) = simulate_cascades(made, problem, None, best, workload, "placed")
+    ends = served.complete + served.partial + served.declined
+    return {
+        "seed": seed,
+        "together_rps": round(best, 2),
+        "apart_rps": round(apart_rps, 2),
+        "gain": round(best / apart_rps, 3) if apart_rps else float("inf"),
+        "unanswered": served.offered - ends,
+        "partial_share": served.partial / served.offered,
+    }
+
+
+def _capacity(problem: Problem, margin: float, workload: Workload) -> tuple[float, Plan] | None:
+    """Of the plan with this margin, and that plan; None where there is none."""
+    options = dataclasses.replace(problem.options, slo_margin=margin)
+    try:
+        made = plan(dataclasses.replace(problem, options=options), mode="fast")
+    except Infeasible:
+        return None
+    found = cascade_capacities(made, dataclasses.replace(problem, options=options), workload, "placed")
+    return found["crops"], made
+
+
+def _division_gap(seed: int) -> float:
+    """How much better the best of all divisions is than the one found, as a share."""
+    problem = cascaded(_SMALL, seed, FEW)
+    demands = tuple(dataclasses.replace(one, batch_build_rps=_BUILD_RPS) for one in problem.demands)
+    problem = dataclasses.replace(problem, demands=demands)
+    (cascade,) = problem.cascades
+    first, second = (member.model for member in cascade.members)
+    found, best = plan(problem).objective, 0.0
+    for part in map(int, Outlook(problem).steps(first)):
+        if part < cascade.slo_us:
+            try:
+                parts = {first: part, second: cascade.slo_us - part}
+                best = max(best, plan(divided(problem, parts)).objective)
+            except Infeasible:
+                continue
+    return max(0.0, 1 - found / best)
+
+
+if __name__ == "__main__":
+    main(
+        "Cascades planned together and apart, and how well their SLO is divided.",
+        run,
+        fleets=3,
+        small=6,
+        seconds=10.0,
+        seed=1,
+    )
