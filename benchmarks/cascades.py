@@ -42,15 +42,18 @@ def run(fleets: int = 3, small: int = 6, seconds: float = 10.0, seed: int = 1) -
         raise ValueError("fleets 0 and small 0: nothing to measure; give one of them above 0")
     rows = [_compared(seed + number, seconds) for number in range(fleets)]
     gaps = [_division_gap(seed + number) for number in range(small)]
-    return {
-        "simulated": True,
-        "fleets": rows,
-        "gain_least": min((row["gain"] for row in rows), default=0.0),
-        "gain_over_apart": round(statistics.geometric_mean([row["gain"] for row in rows] or [1.0]), 3),
-        "slo_division_gap": round(max(gaps, default=0.0), 5),
-        "parents_unanswered": sum(row["unanswered"] for row in rows),
-        "partial_share": round(max((row["partial_share"] for row in rows), default=0.0), 5),
-    }
+    figures: dict[str, Any] = {"simulated": True}
+    if rows:
+        figures |= {
+            "fleets": rows,
+            "gain_least": min(row["gain"] for row in rows),
+            "gain_over_apart": round(statistics.geometric_mean(row["gain"] for row in rows), 3),
+            "parents_unanswered": sum(row["unanswered"] for row in rows),
+            "partial_share": round(max(row["partial_share"] for row in rows), 5),
+        }
+    if gaps:
+        figures["slo_division_gap"] = round(max(gaps), 5)
+    return figures
 
 
 def cascaded(size: MadeSize, seed: int, crops: Fanout) -> Problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -60,6 +62,32 @@ def test_no_division_of_the_slo_is_better(seed: int, slack: float) -> None:
     assert made.objective >= 0.99 * best
     assert made.upper_bound >= best * (1 - 1e-9)
     assert violations(made, fixed) == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_division_among_three_in_turn_is_better(seed: int) -> None:
+    made = made_problem(MadeSize(gpus=5, classes=2, models=3, blocks=2, max_slices=1), seed)
+    names = [one.model for one in made.demands]
+    fanout = Fanout(1.5, 0.7, 4)
+    members = [
+        Member(name, of, fanout if of else Member("").fanout)
+        for of, name in zip(["", *names], names, strict=False)
+    ]
+    slo_us = round(0.7 * sum(one.slo_us for one in made.demands))
+    problem = replace(
+        made,
+        demands=tuple(replace(one, batch_build_rps=200.0) for one in made.demands),
+        cascades=(Cascade("three", slo_us, tuple(members), weight=1.0),),
+        options=replace(made.options, max_stages=1),
+    )
+    best = 0.0
+    for first, second in itertools.product(*(map(int, Outlook(problem).steps(name)) for name in names[:2])):
+        if first + second < slo_us:
+            parts = dict(zip(names, (first, second, slo_us - first - second), strict=True))
+            with contextlib.suppress(Infeasible):
+                best = max(best, plan(divided(problem, parts)).objective)
+    assert best > 0
+    assert plan(problem).objective >= 0.99 * best
 
 
 def test_rates_multiply_and_bunches_disperse() -> None:
