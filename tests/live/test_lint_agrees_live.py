@@ -57,16 +57,34 @@ def completing_refusals(root: Path, repositories: dict[str, Path]) -> dict[str, 
 def ask(
     cases: tuple[Case, ...], repositories: dict[str, Path], log: Path, *, complete: bool
 ) -> dict[str, str | None]:
+    """Those that may end a server are asked on servers of their own, side by side: each takes a second or
+    two, in which the server waits.
+    """
     together = [case for case in cases if not case.deadly_by_chance]
-    served = [repositories[case.name] for case in together]
+    by_chance = [case for case in cases if case.deadly_by_chance]
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        apart = [
+            pool.submit(ask_until_answered, lot, repositories, log.with_suffix(f".chance{number}.log"))
+            for number in range(ASKED_AT_ONCE)
+            if (lot := by_chance[number::ASKED_AT_ONCE])
+        ]
+        refusals = ask_at_once(together, repositories, log, complete=complete)
+        for answers in apart:
+            refusals |= answers.result()
+    return refusals
+
+
+def ask_at_once(
+    cases: list[Case], repositories: dict[str, Path], log: Path, *, complete: bool
+) -> dict[str, str | None]:
+    """All on one server."""
+    served = [repositories[case.name] for case in cases]
     with (
         asked_server(served, log, complete=complete) as asked,
         ThreadPoolExecutor(ASKED_AT_ONCE) as pool,
     ):
-        said = pool.map(asked.refusal, [case.model for case in together])
-        refusals = dict(zip([case.name for case in together], said, strict=True))
-    by_chance = [case for case in cases if case.deadly_by_chance]
-    return refusals | ask_until_answered(by_chance, repositories, log.with_suffix(".chance.log"))
+        said = pool.map(asked.refusal, [case.model for case in cases])
+        return dict(zip([case.name for case in cases], said, strict=True))
 
 
 def ask_until_answered(cases: list[Case], repositories: dict[str, Path], log: Path) -> dict[str, str | None]:
