@@ -203,6 +203,11 @@ class ServedDeployment:
         """Have a server unload a model, within POLL_S. Raises KeyError."""
         self._folders[server].remove(model)
 
+    def renew(self) -> None:
+        """Have all servers find manifests and addresses as they are in the repository now."""
+        for folder in self._folders.values():
+            folder.renew()
+
     def hold(self, server: str) -> None:
         """Once this server has ended, leave it ended until `release`. Raises KeyError."""
         self._keeper(server).hold()

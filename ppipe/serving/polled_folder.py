@@ -71,6 +71,11 @@ class PolledFolder:
         os.rename(away / "new", self.path / model)
         shutil.rmtree(away)
 
+    def renew(self) -> None:
+        """Have models find manifests and addresses as they are in the repository now. Raises OSError."""
+        with self._lock:
+            self._take_root()
+
     def load_again(self, model: str) -> None:
         """Have the server load a model anew, if it is still to have it."""
         with contextlib.suppress(FileNotFoundError):
@@ -112,7 +117,9 @@ class PolledFolder:
 
 def _take(source: str | Path, made: str | Path) -> None:
     if os.stat(source).st_size <= _COPIED_BYTES:
-        shutil.copyfile(source, made)
+        beside = f"{made}.{os.getpid()}"  # whoever reads the copy meanwhile sees the old one or the new one
+        shutil.copyfile(source, beside)
+        os.replace(beside, made)
         return
     with contextlib.suppress(FileNotFoundError):
         os.unlink(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -14,8 +15,11 @@ import pytest
 from planner.manifest import DeploymentManifest
 from planner.revision import Ack, HandOver, hand_over, read_acks
 from python_backend.dispatcher.driver import Driver
+from python_backend.dispatcher.factory import make_dispatcher
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.event_log import read_logs
+from python_backend.simulator.replay import replay_as_it_was
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.ticket_codec import WireTicket
@@ -268,3 +272,59 @@ def test_a_folder_that_others_may_write_in_is_not_read(
     monkeypatch.setenv("PPIPE_REVISIONS", str(tmp_path / "nowhere"))
     with pytest.raises(TableRefused, match="is no folder"):
         revisions_folder()
+
+
+def test_a_log_is_of_one_table_and_another_tables_goes_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each replays to the same bytes: what the new core was told first is in its log."""
+    monkeypatch.setenv("PPIPE_EVENT_LOGS", str(tmp_path))
+    client = Client()
+    with driver_with(Hops(), record_mb=1.0) as driver:
+        for number in range(3):
+            driver.arrive([client.frame(2 * number + frame, slo_us=LONG_US) for frame in range(2)])
+            hand(driver, number + 1, only(number % 2, number + 2), Hops())
+        client.wait()
+    logs = []
+    for path in sorted(tmp_path.glob("*.events.jsonl"), key=lambda each: int(each.name.split(".")[2])):
+        with path.open() as lines:
+            for header, body in read_logs(lines, path.name):
+                logs.append(replay_as_it_was(header, body))
+    assert [log.header.from_start for log in logs] == [True] * 4
+    assert [log.difference for log in logs] == [None] * 4
+    assert [len(tuple(log.served_model.workers())) for log in logs] == [4, 2, 2, 2]
+    starts = [log.header.batch_ids_from for log in logs]
+    assert starts == sorted(starts), "batch ids count on"
+
+
+def test_a_dispatcher_that_starts_serves_by_the_table_that_was_handed_over_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("PPIPE_REVISIONS", str(tmp_path))
+    said: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+
+    def on_port(made: DeploymentManifest) -> DeploymentManifest:
+        return replace(made, models=(replace(made.models[0], feedback_port=port),))
+
+    made = on_port(manifest())
+
+    def started() -> tuple[int, int, int]:
+        dispatcher = make_dispatcher(made, made.models[0], {"transport": "null"}, said.append)
+        try:
+            table = dispatcher.driver.table
+            wait_for(lambda: [ack.number for ack in read_acks(tmp_path, ["m"]).values()] == [table.number])
+            return table.number, table.revision, len(dispatcher.health.workers())
+        finally:
+            dispatcher.close()
+
+    assert started() == (0, 1, 4)
+    hand_over(tmp_path, HandOver(7, on_port(only(1))))
+    assert started() == (7, 2, 2)
+    hand_over(tmp_path, HandOver(8, replace(on_port(only(1)), deployment="other")))
+    assert started() == (0, 1, 4)
+    assert any("m: serves by deployment.json: deployment is 'other'" in line for line in said)
+    assert ack_of(tmp_path).refused == 8

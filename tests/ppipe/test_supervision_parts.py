@@ -164,6 +164,11 @@ def test_a_server_is_given_a_copy_of_its_own_models_alone(tmp_path: Path) -> Non
     assert (folder.path / "a" / "2").is_dir()
     assert (folder.path / "a" / "config.pbtxt").read_text() == found.resolve().read_text() == "new"
 
+    (root / "deployment.json").write_text("newest")
+    folder.renew()
+    assert found.resolve().read_text() == "newest"
+    assert not list(found.resolve().parent.glob("deployment.json.*"))
+
     folder.remove("a")
     folder.add("c")
     assert folder.models() == {"b", "c"}
