@@ -7,7 +7,8 @@ Sections:
 - three-stage: the three-stage problems of a data folder
 - batches: what batch sizes of their own per stage gain
 - large: made clusters of 1,000 and 10,000 GPUs: gap to the relaxation's bound, time, peak memory
-- many: 20 models on 20 and 40 GPUs, 150 on 200, of several class mixes, SLOs and weights: proven gap, time
+- many: 20 models on 20 and 40 GPUs, 150 on 200, each shape with each seed and each SLO: proven gap, time;
+  hours in all: --seeds and --gpus take a part
 - replan: fast mode after the loss of each server of the data folder's clusters
 
 Wall seconds depend on what else the machine does; CPU seconds stand beside them.
@@ -16,6 +17,7 @@ Wall seconds depend on what else the machine does; CPU seconds stand beside them
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -48,7 +50,7 @@ MANY = (
 )
 MANY_SEEDS = (0, 1, 2)
 SLO_FACTORS = (1.0, 0.6, 2.0)
-"""Of the made SLO, by seed: as made, tight, loose."""
+"""Of the made SLO: as made, tight, loose."""
 LARGE = (MadeSize(gpus=1_000, classes=4, models=12), MadeSize(gpus=10_000, classes=6, models=30))
 SEEDS = (0, 1)
 WITHOUT_DATA = frozenset({"large", "many"})
@@ -61,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--data", type=Path, metavar="DIR", help="The paper's figures.")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=MANY_SEEDS, help="Of section many.")
+    parser.add_argument("--gpus", type=int, nargs="+", help="Of section many: fleets of so many alone.")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.sections if name not in SECTIONS]
     if unknown:
@@ -70,7 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--data DIR: {', '.join(sorted(set(wanted) - WITHOUT_DATA))} needs the paper's figures")
     results: dict[str, list[Row]] = {}
     for name in wanted:
-        results[name] = SECTIONS[name](arguments.data or Path())
+        results[name] = (
+            _many(arguments.seeds, arguments.gpus)
+            if name == "many"
+            else SECTIONS[name](arguments.data or Path())
+        )
         if not arguments.json:
             _print(name, results[name])
     if arguments.json:
@@ -170,24 +178,33 @@ def _large(data: Path) -> list[Row]:
     return rows
 
 
-def _many(data: Path) -> list[Row]:
+def _many(seeds: Sequence[int] = MANY_SEEDS, gpus: Sequence[int] | None = None) -> list[Row]:
     """A row per problem; last the largest gap and the longest time over those that have a plan."""
     rows: list[Row] = []
-    for size in MANY:
-        for seed in MANY_SEEDS:
-            problem = _with_slo(made_problem(size, seed), SLO_FACTORS[seed % len(SLO_FACTORS)])
-            row: Row = {"models": size.models, "gpus": size.gpus, "classes": size.classes, "seed": seed}
-            try:
-                made, times = _timed(problem)
-                row |= {"gap": made.gap, "objective": made.objective, **times, "infeasible": ""}
-            except Infeasible as error:
-                row |= {"gap": None, "objective": None, "seconds": None, "cpu_seconds": None}
-                row["infeasible"] = str(error).split("\n")[0]
-            rows.append(row)
+    sizes = [size for size in MANY if gpus is None or size.gpus in gpus]
+    for size, seed, factor in itertools.product(sizes, seeds, SLO_FACTORS):
+        problem = _with_slo(made_problem(size, seed), factor)
+        row: Row = {
+            "models": size.models,
+            "gpus": size.gpus,
+            "classes": size.classes,
+            "seed": seed,
+            "slo": factor,
+        }
+        try:
+            made, times = _timed(problem)
+            row |= {"gap": made.gap, "objective": made.objective, **times, "infeasible": ""}
+        except Infeasible as error:
+            row |= {"gap": None, "objective": None, "seconds": None, "cpu_seconds": None}
+            row["infeasible"] = str(error).split("\n")[0]
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        rows.append(row)
     planned = [row for row in rows if row["gap"] is not None]
-    worst = {name: max(row[name] for row in planned) for name in ("gap", "seconds", "cpu_seconds")}
+    worst = {
+        name: max((row[name] for row in planned), default=None) for name in ("gap", "seconds", "cpu_seconds")
+    }
     infeasible = f"{len(rows) - len(planned)} of {len(rows)}"
-    blank = dict.fromkeys(("models", "gpus", "classes", "seed", "objective"))
+    blank = dict.fromkeys(("models", "gpus", "classes", "seed", "slo", "objective"))
     return [*rows, blank | worst | {"infeasible": infeasible}]
 
 
@@ -236,7 +253,7 @@ SECTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "three-stage": _three_stage,
     "batches": _batches,
     "large": _large,
-    "many": _many,
+    "many": lambda data: _many(),
     "replan": _replan,
 }
 
