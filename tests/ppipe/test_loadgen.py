@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -30,7 +31,9 @@ REFERENCES = {
         answers=tuple({OUTPUT.name: answer} for answer in ANSWERS),
     )
 }
-OPTIONS = LoadOptions(slo_us={"m": 100_000}, grace_s=0.3)
+SLO_US = {"m": 100_000}
+PATIENT = LoadOptions(SLO_US, grace_s=60.0)
+"""However slow the host is, what is answered is answered in time."""
 
 
 def frame_of(request: service_pb2.ModelInferRequest) -> int:
@@ -55,12 +58,15 @@ def right(
 
 
 def send(
-    answer: Answer, workload: RequestTrace, references: Mapping[str, Reference] = REFERENCES
+    answer: Answer,
+    workload: RequestTrace,
+    references: Mapping[str, Reference] = REFERENCES,
+    options: LoadOptions = PATIENT,
 ) -> list[FrameResult]:
     inputs = [tensor_request(INPUT, np.array([frame, 0], dtype=np.float32)) for frame in range(FRAMES)]
     with serving(answer) as address:
         target = SystemUnderTest({"m": [WayIn(address, "m")]}, {"m": inputs})
-        return send_load(target, workload, references, OPTIONS)
+        return send_load(target, workload, references, options)
 
 
 def every(count: int, gap_us: int) -> RequestTrace:
@@ -78,16 +84,18 @@ def test_every_request_gets_its_own_outcome_in_order() -> None:
 
 
 def test_it_is_open_loop_slow_answers_hold_nothing_back() -> None:
+    all_here = threading.Barrier(20)
+
     def slow(
         request: service_pb2.ModelInferRequest, context: grpc.ServicerContext
     ) -> service_pb2.ModelInferResponse:
-        time.sleep(0.2)
+        all_here.wait(timeout=50)
         return right(request, context)
 
     outcomes = send(slow, every(20, gap_us=5_000))
-    assert max(o.sent_us - o.due_us for o in outcomes) < 100_000, "all were sent while the first still waited"
-    assert min(o.latency_us for o in outcomes) >= 200_000
-    assert not any(o.is_good(slo_us=100_000) for o in outcomes)
+    assert {o.fate for o in outcomes} == {Fate.ANSWERED}, "all were sent while the first still waited"
+    assert all(o.ended_us >= outcomes[-1].sent_us for o in outcomes)
+    assert not outcomes[0].is_good(slo_us=90_000), "it is late from when it was due on"
 
 
 @pytest.mark.parametrize(
@@ -114,34 +122,42 @@ def test_a_wrong_answer_is_a_mismatch(
 def test_without_a_reference_any_answer_to_its_own_request_will_do() -> None:
     outcomes = send(lambda request, _: response(request, np.zeros(2)), every(3, gap_us=1_000), references={})
     assert [(o.matched, o.compared) for o in outcomes] == [(True, False)] * 3
-    assert score(outcomes, OPTIONS.slo_us, seconds=1.0).compared == 0
+    assert score(outcomes, SLO_US, seconds=1.0).compared == 0
     mixed_up = send(
         lambda request, _: response(request, np.zeros(2), "other"), every(3, gap_us=1_000), references={}
     )
     assert not any(o.matched for o in mixed_up)
-    assert score(send(right, every(3, gap_us=1_000)), OPTIONS.slo_us, seconds=1.0).compared == 3
+    assert score(send(right, every(3, gap_us=1_000)), SLO_US, seconds=1.0).compared == 3
 
 
 def test_drops_failures_and_silence_are_told_apart() -> None:
-    def by_frame(
+    def by_model(
         request: service_pb2.ModelInferRequest, context: grpc.ServicerContext
     ) -> service_pb2.ModelInferResponse:
-        frame = frame_of(request)
-        if frame == 1:
+        if request.model_name == "full":
             context.abort(grpc.StatusCode.UNAVAILABLE, "the deadline cannot be met, reason=overload")
-        if frame == 2:
+        if request.model_name == "broken":
             context.abort(grpc.StatusCode.UNAVAILABLE, "Stub process is not healthy")
-        if frame == 3:
-            time.sleep(0.8)
+        while request.model_name == "silent" and context.is_active():
+            time.sleep(0.01)
         return right(request, context)
 
-    outcomes = send(by_frame, every(FRAMES, gap_us=1_000))
-    assert [outcome.fate for outcome in outcomes] == [
-        Fate.ANSWERED,
-        Fate.DROPPED,
-        Fate.FAILED,
-        Fate.UNANSWERED,
-    ]
+    names = ("m", "full", "broken", "silent")
+    inputs = [tensor_request(INPUT, np.zeros(2, dtype=np.float32))]
+    workload = RequestTrace(tuple(Arrival(due_us=0, model=name, frame=0) for name in names), seconds=0.1)
+    # Only the silent model's time is short: however slow the host is, the others answer within theirs.
+    options = LoadOptions(dict.fromkeys(names, 60_000_000) | {"silent": 100_000}, grace_s=0.2)
+    with serving(by_model) as address:
+        target = SystemUnderTest(
+            {name: [WayIn(address, name)] for name in names}, dict.fromkeys(names, inputs)
+        )
+        outcomes = send_load(target, workload, REFERENCES, options)
+    assert {outcome.model: outcome.fate for outcome in outcomes} == {
+        "m": Fate.ANSWERED,
+        "full": Fate.DROPPED,
+        "broken": Fate.FAILED,
+        "silent": Fate.UNANSWERED,
+    }
     assert outcomes[1].reason == "overload"
 
 
@@ -158,7 +174,9 @@ def test_ways_in_are_taken_in_turn() -> None:
 
 
 def test_the_client_is_not_the_bottleneck() -> None:
-    """Far above the demo's rate, and the client still sends on time."""
-    outcomes = send(right, make_workload({"m": 500.0}, seconds=1.0, seed=2, frames=FRAMES))
-    lags_us = sorted(o.sent_us - o.due_us for o in outcomes)
-    assert lags_us[len(lags_us) // 2] < 5_000
+    """Far above the demo's rate, and its one thread that sends could send more."""
+    workload = make_workload({"m": 500.0}, seconds=1.0, seed=2, frames=FRAMES)
+    began_s = time.thread_time()
+    outcomes = send(right, workload)
+    assert time.thread_time() - began_s < workload.seconds
+    assert {o.fate for o in outcomes} == {Fate.ANSWERED}

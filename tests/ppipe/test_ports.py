@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 
 import pytest
@@ -14,10 +15,15 @@ def use(port: int, field: str = "grpc_port", owner: str = "entry", udp: bool = F
     return PortUse(owner=owner, field=field, host="127.0.0.1", port=port, udp=udp)
 
 
+@pytest.fixture
+def port() -> int:
+    """One that is free, and that no other program is given meanwhile: below those of outgoing connections."""
+    return free_base(random.randrange(10_000, 19_000), 1)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_listening_port_is_reported_with_server_field_and_holder(host: str) -> None:
-    with socket.create_server((host, 0)) as server:
-        port = server.getsockname()[1]
+def test_a_listening_port_is_reported_with_server_field_and_holder(host: str, port: int) -> None:
+    with socket.create_server((host, port)):
         assert not is_free(port)
         assert holder(port) == os.getpid()
         with pytest.raises(
@@ -28,54 +34,48 @@ def test_a_listening_port_is_reported_with_server_field_and_holder(host: str) ->
     check([use(port)])
 
 
-def test_tcp_and_udp_ports_are_told_apart() -> None:
+def test_tcp_and_udp_ports_are_told_apart(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+        server.bind(("127.0.0.1", port))
         assert is_free(port)
         assert not is_free(port, udp=True)
         with pytest.raises(PortInUse, match=rf"feedback_port: UDP port {port}"):
             check([use(port), use(port, field="feedback_port", udp=True)])
 
 
-def test_every_fault_has_its_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with pytest.raises(PortInUse) as caught:
-            check([use(port), use(port, field="http_port", owner="slow-0")])
+def test_every_fault_has_its_line(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortInUse) as caught:
+        check([use(port), use(port, field="http_port", owner="slow-0")])
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert "server 'slow-0': http_port" in lines[1]
     assert "is also grpc_port of server 'entry'" in lines[1]
 
 
-def test_a_port_whose_old_connections_linger_is_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            accepted, _ = server.accept()
-            accepted.close()  # we close first, so TIME_WAIT is on our side
+def test_a_port_whose_old_connections_linger_is_free(port: int) -> None:
+    address = ("127.0.0.1", port)
+    with socket.create_server(address) as server, socket.create_connection(address):
+        accepted, _ = server.accept()
+        accepted.close()  # we close first, so TIME_WAIT is on our side
     assert is_free(port)
 
 
 def test_a_free_base_skips_a_run_with_one_port_taken() -> None:
-    base = free_base(20_000, 10)
+    base = free_base(random.randrange(10_000, 19_000), 10)
     with socket.create_server(("127.0.0.1", base + 9)):
         assert free_base(base, 10) > base
         assert free_base(base, 9) == base
 
 
-def test_ports_of_ipv6_addresses_are_looked_at_too() -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
-        port = server.getsockname()[1]
+def test_ports_of_ipv6_addresses_are_looked_at_too(port: int) -> None:
+    with socket.create_server(("::1", port), family=socket.AF_INET6):
         assert not is_free(port, host="::1")
         assert is_free(port)
         with pytest.raises(PortInUse, match=rf"port {port} on ::1 is in use by process {os.getpid()}"):
             check([PortUse("entry", "http_port", "::1", port)])
 
 
-def test_one_port_of_two_loopback_addresses_is_two_ports() -> None:
-    port = free_base(39_500, 1)
+def test_one_port_of_two_loopback_addresses_is_two_ports(port: int) -> None:
     check([use(port), PortUse("slow-0", "grpc_port", "127.0.1.1", port)])
     with pytest.raises(PortInUse, match="is also grpc_port"):
         check([use(port), PortUse("slow-0", "grpc_port", "localhost", port)])
