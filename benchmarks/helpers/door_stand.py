@@ -80,7 +80,7 @@ class Stand:
 @contextmanager
 def stand(root: Path) -> Iterator[Stand]:
     """Serve it, with an nginx before it where there is one."""
-    base_port = free_base(38_200, 24)
+    base_port = free_base(28_600, 24)
     manifest = write_deployment(root / "repository", [_model()], base_port, name="doors")
     front_http, front_grpc = base_port + 20, base_port + 21
     with ServedDeployment(root / "repository", root / "logs") as deployment, ExitStack() as stack:

@@ -134,7 +134,7 @@ def test_the_formats_have_the_same_series() -> None:
     ],
 )
 def test_the_format_is_negotiated(accept: str, content_type: str) -> None:
-    port = free_base(39_500, 1)
+    port = free_base(28_500, 1)
     made = MetricsPage(lambda wanted: page(Dispatcher(), "m", wanted), ("127.0.0.1", port))  # type: ignore[arg-type]
     try:
         request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
@@ -183,7 +183,7 @@ def test_workers_queue_and_process_are_told() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_the_page_is_served_until_closed(host: str) -> None:
-    port = free_base(39_400, 1)
+    port = free_base(28_400, 1)
     url = f"http://{authority(host, port)}/metrics"
     shown = MetricsPage(lambda _: page(Dispatcher(), "m"), (host, port))  # type: ignore[arg-type]
     try:

@@ -73,7 +73,7 @@ def test_hops_go_over_mutual_tls_and_strangers_are_turned_away(tmp_path: Path) -
     tls = make_certificates(tmp_path / "ours")
     strangers = make_certificates(tmp_path / "strangers")
     root = tmp_path / "repository"
-    written = write_deployment(root, [two_stage_model()], base_port=free_base(33_000, 20))
+    written = write_deployment(root, [two_stage_model()], base_port=free_base(29_000, 20))
     (root / MANIFEST_NAME).write_text(serial.dumps(replace(written, tls=tls)))
     with ServedDeployment(root, tmp_path / "logs") as deployment:
         deployment.start()

@@ -30,7 +30,7 @@ def test_servers_are_two_addresses():
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_servers_that_do_not_answer_are_told_what_to_serve(tmp_path: Path):
-    port = free_base(36_500, 2)
+    port = free_base(28_300, 2)
     servers = Address("127.0.0.1", port), Address("127.0.0.1", port + 1)
     with pytest.raises(OverheadError) as error:
         measure_there(servers, tmp_path, wire_gbps=10.0, sizes=SIZES, repeats=1)
