@@ -54,8 +54,10 @@ class Clip:
         self._thread.shutdown()
 
     def _write(self, answer: ShotResult, done: Callable[[], None]) -> None:
+        picture = answer.shot.picture
+        assert picture is not None
         try:
-            self._encode(annotated(answer.shot.picture.pixels, answer.outputs), answer.shot.pts_s)
+            self._encode(annotated(picture.pixels, answer.outputs), answer.shot.pts_s)
         except FrameFault:
             pass  # the server has said so already
         except (av.FFmpegError, OSError) as error:

@@ -39,7 +39,8 @@ class Shot:
     due_s: float
     content: bytes
     shape: tuple[int, ...]
-    picture: SourcePicture
+    picture: SourcePicture | None
+    """Kept where it is to be drawn in."""
 
 
 @dataclass
@@ -63,11 +64,12 @@ class Feed:
         room: int,
         loop: bool,
         as_image: bool,
+        keep_pictures: bool,
         hand_on: Callable[[Shot], None],
         ended: Callable[[], None],
     ) -> None:
-        """room: pictures at once. loop: files again and again. as_image: whether the model takes image
-        files.
+        """room: pictures at once. loop: files again and again. as_image: whether the model takes image files.
+        keep_pictures: until they are answered, to be drawn in; pixels take far more memory than files.
         """
         self.source = source
         self.state = FeedState()
@@ -75,6 +77,7 @@ class Feed:
         self._policy = policy
         self._loop = loop and not source.live
         self._as_image = as_image
+        self._keep_pictures = keep_pictures
         self._hand_on = hand_on
         self._ended = ended
         self._stopped = threading.Event()
@@ -162,7 +165,8 @@ class Feed:
             self.state.skipped += 1
             self.state.text = str(error)
             return
-        self._hand_on(Shot(self.source.stream, self._places, picture.pts_s, due_s, content, shape, picture))
+        kept = picture if self._keep_pictures else None
+        self._hand_on(Shot(self.source.stream, self._places, picture.pts_s, due_s, content, shape, kept))
         self._places += 1
 
     def _fail(self, text: str) -> None:

@@ -103,7 +103,8 @@ class _Session:
             self._loop.call_soon_threadsafe(self._look_if_over)
 
         images = self._door.takes_images
-        return Feed(source, options.policy, options.ahead, options.loop, images, hand_on, ended)
+        keep = options.clips is not None
+        return Feed(source, options.policy, options.ahead, options.loop, images, keep, hand_on, ended)
 
     async def run(self, show: Callable[[RenderableType], None]) -> WatchEnd:
         for number in ENDING:

@@ -144,7 +144,7 @@ class Fed:
     def __init__(self, path: Path, policy: SendPolicy, room: int, loop: bool = False) -> None:
         self.shots: queue.Queue[Shot] = queue.Queue()
         self.ended = threading.Event()
-        self.feed = Feed(source(path), policy, room, loop, True, self.shots.put, self.ended.set)
+        self.feed = Feed(source(path), policy, room, loop, True, False, self.shots.put, self.ended.set)
         self.feed.start()
 
 
@@ -184,7 +184,7 @@ def test_a_looped_file_goes_on_in_time_and_place_until_it_is_stopped(tmp_path: P
 def test_a_live_source_that_is_not_there_is_tried_again_until_it_is_stopped() -> None:
     ended = threading.Event()
     nowhere = WatchSource("gone", "http://127.0.0.1:9/live.ts", Kind.NETWORK)
-    feed = Feed(nowhere, SendPolicy.SKIP, 1, False, True, lambda shot: None, ended.set)
+    feed = Feed(nowhere, SendPolicy.SKIP, 1, False, True, False, lambda shot: None, ended.set)
     feed.start()
     deadline = threading.Event()
     while feed.state.opened < 2:
