@@ -60,7 +60,8 @@ def test_the_way_on_is_by_the_addresses_of_now(tmp_path: Path) -> None:
     servers = Servers(path, look_us=0)
     routes = Routes(servers, made.entry.host, (TensorSpec("y", "INT64", (1,)),))
     hops = tuple(tensor_hop(name, 0, 0, 0, 1) for name in ("m.p0.s0.w0", "new.b4-9.server1"))
-    wire = WireTicket("d", 1, 1, plain_ticket(0, 0, 0, 9, hops), way=Way(("server0", "server1"), "entry", 0))
+    ticket = plain_ticket(0, 0, 0, 9, hops)
+    wire = WireTicket("d", 1, 1, ticket, way=Way(("server0", "server1"), "entry", 0))
     routes.learn(wire)
     first = routes.targets["new.b4-9.server1"]
     assert (first.server.grpc_port, first.same_host) == (made.server("server1").grpc_port, True)
@@ -75,7 +76,7 @@ def test_the_way_on_is_by_the_addresses_of_now(tmp_path: Path) -> None:
     path.write_text("{")
     routes.learn(wire)
     assert routes.targets["new.b4-9.server1"].server.host == "10.0.0.7", "one in the making changes nothing"
-    lost = replace(wire, way=Way(("server0", "gone"), "entry", 0))
+    lost = WireTicket("d", 1, 1, ticket, way=Way(("server0", "gone"), "entry", 0))
     with pytest.raises(HopFailure, match=r"unreachable: no server 'gone' in the table of servers") as failed:
         routes.learn(lost)
     assert failed.value.worker == "new.b4-9.server1"

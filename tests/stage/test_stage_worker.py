@@ -22,7 +22,7 @@ from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array
-from python_backend.wire.ticket_codec import Way, WireTicket
+from python_backend.wire.ticket_codec import NO_WAY, Way, WireTicket
 from python_backend.wire.transport import Awaited
 from tests.dispatcher.test_driver import manifest
 
@@ -113,11 +113,10 @@ class Stage:
         self.told.append((entry, notice))
         self.notices.append(notice)
 
-    def wire(self, batch_id: int = 0) -> WireTicket:
+    def wire(self, batch_id: int = 0, revision: int = 1, way: Way = NO_WAY) -> WireTicket:
         hops = tuple(tensor_hop(f"m.p0.s{stage}.w0", 0, 0, 0, LATENCY_US) for stage in range(2))
-        return WireTicket(
-            "d", 1, hop=self._stage, ticket=plain_ticket(batch_id, 0, 0, now_us() + FAR_US, hops)
-        )
+        ticket = plain_ticket(batch_id, 0, 0, now_us() + FAR_US, hops)
+        return WireTicket("d", revision, hop=self._stage, ticket=ticket, way=way)
 
     def submit(self, text: str, number: int) -> Any:
         """What comes back for a batch of one number with this ticket."""
@@ -334,9 +333,9 @@ def test_a_ticket_for_another_place_is_refused() -> None:
         hop = tensor_hop("m.p0.s0.w0", 0, 0, 0, 1)
         alone = "hop 0 of 1 is not for blocks [0, 1) of 2"
         assert alone in first.send(1, hops=(hop,)).wait().text
-        other = replace(hop, worker="m.p0.s0.w1")
+        other = tensor_hop("m.p0.s0.w1", 0, 0, 0, 1)
         assert "for worker 'm.p0.s0.w1', not 'm.p0.s0.w0'" in first.send(1, hops=(other, hop)).wait().text
-        wire = replace(first.wire(), way=Way(("elsewhere", "server1"), "entry", 0))
+        wire = first.wire(way=Way(("elsewhere", "server1"), "entry", 0))
         text = ticket_codec.encode(wire, Keys.none())
         assert "for server 'elsewhere'; this is 'server0'" in first.submit(text, 1).text
         assert first.submit("{", 1).kind is FailureKind.REFUSED
@@ -348,7 +347,7 @@ def test_a_ticket_for_another_place_is_refused() -> None:
 def test_tickets_of_any_revision_are_served_and_their_ends_told_to_the_entry_that_sent_them() -> None:
     with stage(1) as last:
         for revision, entry in ((1, "entry-0"), (7, "entry-1")):
-            wire = replace(last.wire(revision), revision=revision, way=Way((), entry, 0))
+            wire = last.wire(revision, revision, Way((), entry, 0))
             assert last.submit(ticket_codec.encode(wire, Keys.none()), 4) == {"y": [8]}
         assert [(entry, notice.revision) for entry, notice in last.told] == [("entry-0", 1), ("entry-1", 7)]
 
