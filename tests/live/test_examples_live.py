@@ -41,12 +41,14 @@ FLEETS = ("l4-t4", "three-classes")
 WORKSTATION = "workstation"
 TEXT = "text-detection"
 """Served by test_onnx_live."""
+POOLS = "pools"
+"""The commands of docs/fleets.md go through it."""
 PATIENCE_US = 20_000_000
 """Asked of the dispatcher as a timeout: what is tested here are answers, on machines of any speed."""
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, *FLEETS, WORKSTATION, TEXT}
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, *FLEETS, WORKSTATION, TEXT, POOLS}
 
 
 def example(name: str, folder: Path) -> Path:
