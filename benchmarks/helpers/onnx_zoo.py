@@ -34,7 +34,7 @@ ROUNDS, ROUNDS_S = 9, 60.0
 Arrays = Sequence[npt.NDArray[Any]]
 
 
-def row_of(each: ZooEntry, frame: tuple[int, int, int], files: Path) -> dict[str, Any]:
+def row_of(each: ZooEntry, frame: tuple[int, int, int], files: Path, *, timed: bool = True) -> dict[str, Any]:
     """The figures of a network on frames of this shape; its file is in `files`, or goes there."""
     torch.set_num_threads(1)
     export_s, file = exported(each, frame, files), file_of(each, frame, files)
@@ -42,21 +42,28 @@ def row_of(each: ZooEntry, frame: tuple[int, int, int], files: Path) -> dict[str
     of_file = spec.model_copy(update={"program": ProgramSpec(onnx=file)})
     loaded = load_checked(of_file)
     split = split_network(of_file, loaded.network)
-    whole = stage(split, BlockRange(0, split.block_count))
     stages = [stage(split, BlockRange(k, k + 1)) for k in range(split.block_count)]
-    one = [frames_of(frame, 1)]
-    rounds = _rounds(whole, stages, one)
-    unsplit_s = statistics.median(unsplit for unsplit, _ in rounds)
     return {
         "model": each.name,
         "frame": list(frame),
         "blocks": split.block_count,
         "operators": len(split.network.operators),
         "max_rel_error": max(_difference(file, stages, frame, batch) for batch in BATCHES),
+        **(_times(spec, split, stages, frame) if timed else {}),
+        "export_s": round(export_s, 1),
+    }
+
+
+def _times(
+    spec: ModelSpec, split: Split, stages: Sequence[Any], frame: tuple[int, int, int]
+) -> dict[str, float]:
+    one = [frames_of(frame, 1)]
+    rounds = _rounds(stage(split, BlockRange(0, split.block_count)), stages, one)
+    unsplit_s = statistics.median(unsplit for unsplit, _ in rounds)
+    return {
         "stages_over_unsplit": round(statistics.median(split / unsplit for unsplit, split in rounds), 4),
         "unsplit_ms": round(unsplit_s * 1e3, 2),
         "unsplit_over_torch": round(unsplit_s / torch_seconds(spec, one), 3),
-        "export_s": round(export_s, 1),
     }
 
 
