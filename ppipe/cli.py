@@ -21,13 +21,16 @@ from ppipe.commands import (
     diff,
     front,
     generate,
+    history,
     kubernetes,
     lint,
     monitoring,
+    operate,
     plan,
     profile,
     record,
     report,
+    rollout,
     serve,
     simulate,
     status,
@@ -66,6 +69,9 @@ app.command()(front.front)
 app.command()(monitoring.monitoring)
 app.command()(serve.serve)
 app.command()(status.status)
+app.command()(rollout.rollout)
+app.command()(operate.operate)
+app.command()(history.history)
 app.command()(record.record)
 app.command()(bench.bench)
 app.command()(watch.watch)

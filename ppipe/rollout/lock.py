@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 LOCK_NAME = "rollout.lock"
+OPERATE_LOCK = "operate.lock"
+"""Of the loop, for as long as it runs; each of its rollouts takes the other one too."""
 
 
 class RolloutBusy(Exception):
@@ -21,11 +23,11 @@ class RolloutBusy(Exception):
 
 
 @contextlib.contextmanager
-def rollout_lock(folder: Path, what: str) -> Iterator[None]:
+def rollout_lock(folder: Path, what: str, name: str = LOCK_NAME) -> Iterator[None]:
     """Hold the lock of `folder`; `what`: that is done with it. Raises RolloutBusy at once if another has
     it.
     """
-    path = folder / LOCK_NAME
+    path = folder / name
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

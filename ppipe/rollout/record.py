@@ -29,7 +29,7 @@ class RolloutStatus(Enum):
 @dataclass(frozen=True)
 class RolloutRecord:
     """One rollout from revision `origin` to `target`. done: steps that have ended; doing: the one that was
-    begun; '' between two.
+    begun; '' between two. began_with: which run of the servers it was of.
     """
 
     deployment: str
@@ -38,6 +38,7 @@ class RolloutRecord:
     why: str
     began: str
     steps: tuple[str, ...]
+    began_with: str = ""
     done: int = 0
     doing: str = ""
     status: RolloutStatus = RolloutStatus.UNDER_WAY

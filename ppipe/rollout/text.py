@@ -8,6 +8,7 @@ from rich.table import Table
 
 from planner.rollout.fleet import named_in
 from planner.rollout.steps import Step, StepKind
+from ppipe.rollout.history import HistoryEntry, ModelFigures
 
 
 def step_text(step: Step) -> str:
@@ -28,3 +29,21 @@ def steps_table(steps: Sequence[Step], done: int = 0) -> Table:
         served = ", ".join(f"{model} {rate:.0f}" for model, rate in step.capacity_rps.items())
         table.add_row(mark, step_text(step).replace("[", "\\["), f"{step.duration_us / 1e6:.1f}", served)
     return table
+
+
+def figures_text(entry: HistoryEntry) -> str:
+    """A rollout in a few lines: when, why, how it ended, and each model before and after."""
+    head = f"{entry.at}  revision {entry.origin} to {entry.target}, {entry.seconds:.1f} s: {entry.outcome}"
+    lines = [head, f"  {entry.cause}: {entry.why}"]
+    for model, after in entry.after.items():
+        before = entry.before.get(model)
+        was = "" if before is None else f"{_figures(before)} -> "
+        lines.append(f"  {model}: {was}{_figures(after)}")
+    return "\n".join(lines)
+
+
+def _figures(one: ModelFigures) -> str:
+    served = (
+        "" if one.served_rps is None else f", {one.served_rps:.0f} of {one.arrived_rps or 0:.0f}/s in time"
+    )
+    return f"carries {one.capacity_rps:.0f}/s{served}"

@@ -136,7 +136,18 @@ def stubs_of(server_pid: int) -> dict[str, StubProcess]:
     return found
 
 
+def stub_folders() -> set[str]:
+    """The model folders that the living stubs of all tritonservers of this host run."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    return {str(folder) for pid in pids if (folder := _folder_of_stub(pid)) is not None}
+
+
 def _model_of_stub(pid: int) -> str | None:
+    folder = _folder_of_stub(pid)
+    return None if folder is None else folder.name
+
+
+def _folder_of_stub(pid: int) -> Path | None:
     """The model folder that a stub was started for; None for other processes and for dead ones (no command
     line).
     """
@@ -147,4 +158,4 @@ def _model_of_stub(pid: int) -> str | None:
     if len(arguments) < 2 or not arguments[0].endswith(b"triton_python_backend_stub"):
         return None
     # <stub> <repository>/<model>/<version>/model.py ...
-    return Path(os.fsdecode(arguments[1])).parent.parent.name
+    return Path(os.fsdecode(arguments[1])).parent.parent

@@ -1,0 +1,98 @@
+"""operate: keep a running deployment's plan true, until told to stop."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from planner import serial
+from planner.plan import Plan
+from planner.rollout.check import RolloutFault
+from ppipe.commands.arguments import DeploymentFile, WorkFolder
+from ppipe.commands.rollout import deployed_from
+from ppipe.commands.serve import wait
+from ppipe.console import err, out
+from ppipe.operate.looks import Watch
+from ppipe.operate.loop import OperateLoop, OperateSettings, ServedNow
+from ppipe.operate.planners import Planners
+from ppipe.operate.replan import Truth
+from ppipe.operate.rules import RuleSettings
+from ppipe.operate.server_health import SilenceSettings
+from ppipe.rollout.history import HistoryEntry
+from ppipe.rollout.lock import OPERATE_LOCK, rollout_lock
+from ppipe.rollout.rollout import Deployed, start_of
+from ppipe.rollout.text import figures_text
+
+
+def operate(
+    deployment_file: DeploymentFile,
+    work: WorkFolder = None,
+    advise: Annotated[bool, typer.Option("--advise", help="Say what would be done, and do nothing.")] = False,
+    silent_s: Annotated[float, typer.Option(help="A server is out after so long without an answer.")] = 1.5,
+    healthy_s: Annotated[float, typer.Option(help="It is in again after so long with answers.")] = 30.0,
+    gain: Annotated[float, typer.Option(help="Roll out for so much more of what comes, as a share.")] = 0.1,
+    gain_s: Annotated[float, typer.Option(help="When that has been promised for so long.")] = 4.0,
+    at_most_every: Annotated[
+        float, typer.Option(help="Seconds between two rollouts; a lost server does not wait for that.")
+    ] = 60.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop after this long. [default: when told to]")
+    ] = None,
+) -> None:
+    """Watch servers and load of a running deployment; when it would serve clearly more by another plan,
+    make that plan, simulate it, and roll it out. What was done and why: ppipe history.
+    """
+    deployed = deployed_from(deployment_file, work)
+    settings = OperateSettings(
+        silence=SilenceSettings(silent_s, healthy_s),
+        rules=RuleSettings(gain=gain, gain_s=gain_s, between_s=at_most_every),
+        advise=advise,
+    )
+    served = what_is_served(deployed)
+    stop = threading.Event()
+    with (
+        rollout_lock(deployed.workspace.root, "ppipe operate", OPERATE_LOCK),
+        Watch(served.manifest) as watch,
+        Planners() as planners,
+    ):
+        operator = OperateLoop(deployed, served, settings, watch, planners, _say, _show)
+        thread = threading.Thread(target=operator.run, args=(stop,), name="operate")
+        thread.start()
+        err.print(f"operating {deployed.deployment.name}, revision {served.manifest.epoch}; Ctrl-C stops it")
+        try:
+            wait(seconds)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def what_is_served(deployed: Deployed) -> ServedNow:
+    """The revision that is served, with its plan. Raises RolloutFault where the plan is not known."""
+    manifest = start_of(deployed).manifest
+    plan = deployed.kept.plan(manifest.epoch) or _plan_of(deployed, manifest.plan_hash)
+    used = {worker.gpu.server for worker in deployed.revision(manifest).workers.values()}
+    there = {server.name for server in manifest.servers}
+    return ServedNow(
+        manifest, plan, Truth(out=frozenset(there - used) if manifest.epoch > 1 else frozenset())
+    )
+
+
+def _plan_of(deployed: Deployed, plan_hash: str) -> Plan:
+    plan = deployed.workspace.load_plan()
+    if serial.content_hash(plan) != plan_hash:
+        raise RolloutFault(
+            f"{deployed.workspace.plan}: not the plan that is served ({plan_hash}); roll it out first, or "
+            "plan and generate again"
+        )
+    return plan
+
+
+def _say(text: str) -> None:
+    err.print(f"{datetime.now():%H:%M:%S} {text}", markup=False, soft_wrap=True)
+
+
+def _show(entry: HistoryEntry) -> None:
+    out.print(figures_text(entry), markup=False, soft_wrap=True)

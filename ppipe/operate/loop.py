@@ -1,0 +1,264 @@
+"""The loop: look, decide, plan, roll out, one thing after the other, until it is told to stop.
+
+Each turn looks at the servers and dispatchers (looks), says what is true now (server_health, measured),
+has a plan made for it where something changed (planners), asks the rules (rules), and rolls out
+(ppipe.rollout).
+
+Rules
+- For the loss of each single server a plan is made in idle time and the repository is given its workers,
+  so that healing begins with a load. Such a plan counts as long as the mix is the one that it was made for.
+- While a rollout is made nothing else is looked at; what changed meanwhile is seen at the next turn.
+- A plan that cannot be made, or a rollout that fails, is said and recorded, and tried again after
+  `between_s`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Future
+from dataclasses import dataclass, field, replace
+
+from planner.manifest import DeploymentManifest
+from planner.plan import Plan
+from planner.problem import Problem
+from planner.rollout.check import RolloutFault
+from planner.rollout.fleet import Tables
+from ppipe.operate.looks import Watch
+from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
+from ppipe.operate.planners import LONGEST_S, Made, Planners
+from ppipe.operate.replan import Truth
+from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
+from ppipe.operate.server_health import ServerHealth, SilenceSettings
+from ppipe.rollout.history import HistoryEntry
+from ppipe.rollout.live import FleetDown, served_tables
+from ppipe.rollout.lock import RolloutBusy
+from ppipe.rollout.rollout import Deployed, make_ready, perform
+from ppipe.rollout.run import StepFailed
+
+TURN_S = 0.4
+FRESH_S = 3.0
+"""A plan for load or drift is made anew after that long, while the reason holds."""
+
+
+@dataclass(frozen=True)
+class OperateSettings:
+    """All of the loop. advise: decide and say, and roll nothing out."""
+
+    silence: SilenceSettings = field(default_factory=SilenceSettings)
+    measure: MeasureSettings = field(default_factory=MeasureSettings)
+    rules: RuleSettings = field(default_factory=RuleSettings)
+    advise: bool = False
+
+
+@dataclass(frozen=True)
+class ServedNow:
+    """What is served: the manifest, its plan, and what that was made with."""
+
+    manifest: DeploymentManifest
+    plan: Plan
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A plan that is being made."""
+
+    truth: Truth
+    since_s: float
+    made: Future[Made]
+
+
+class OperateLoop:
+    """See the module. `log` hears what is decided, `rolled_out` of each rollout that has ended."""
+
+    def __init__(
+        self,
+        deployed: Deployed,
+        served: ServedNow,
+        settings: OperateSettings,
+        watch: Watch,
+        planners: Planners,
+        log: Callable[[str], None],
+        rolled_out: Callable[[HistoryEntry], None] = lambda entry: None,
+        now_s: float | None = None,
+    ) -> None:
+        now_s = time.monotonic() if now_s is None else now_s
+        self._deployed = deployed
+        self._problem: Problem = deployed.deployment.to_problem(deployed.profile)
+        self.served = served
+        self._settings = settings
+        self._watch = watch
+        self._planners = planners
+        self._log = log
+        self._rolled_out = rolled_out
+        self._health = ServerHealth(watch.servers, settings.silence, now_s, served.truth.out)
+        self._rates = Rates(settings.measure)
+        self._drift = DriftWatch(settings.measure)
+        self._decider = Decider(settings.rules)
+        self._kept: dict[str, _Asked] = {}
+        """By server: what to do should it be lost."""
+        self._asked: _Asked | None = None
+        self._judged_rps: Mapping[str, float] = served.truth.rates_rps or {
+            model.model: model.throughput_rps for model in served.plan.models
+        }
+        """The mix that what is served was last found good for."""
+        self._said, self._said_last = "", ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn after turn."""
+        while not stop.is_set():
+            began_s = time.monotonic()
+            self.turn(began_s)
+            stop.wait(max(0.0, TURN_S - (time.monotonic() - began_s)))
+
+    def turn(self, now_s: float) -> Decision:
+        """One turn; what was decided."""
+        tables = served_tables(self._deployed.tables, self.served.manifest)
+        answering = self._watch.answering(tables, now_s)
+        for change in self._health.saw(answering, now_s):
+            self._log(str(change))
+        view, truth = self._view(tables, now_s)
+        made = None
+        if view.cause is None:
+            self._asked = None
+            self._plan_for_losses(tables, truth, now_s)
+        else:
+            made = self._plan_for(view.cause, truth, now_s)
+        decision = self._decider.decide(replace(view, promise=None if made is None else made.promise), now_s)
+        self._say(decision)
+        if made is not None and decision.roll_out:
+            self._act(decision, made, truth)
+        elif made is not None and decision.cause is Cause.LOAD and self._is_good_enough(made.promise):
+            self._judged_rps = truth.rates_rps
+        return decision
+
+    def _is_good_enough(self, promise: PlanPromise) -> bool:
+        rules = self._settings.rules
+        return promise.gain < rules.gain or promise.served >= rules.enough
+
+    # What is true now
+
+    def _view(self, tables: Tables, now_s: float) -> tuple[View, Truth]:
+        pages = self._watch.pages
+        if pages.at_s == now_s and pages.frames:
+            self._rates.saw(pages.frames, now_s)
+        rates = self._rates.now_rps() if self._rates.is_full else {}
+        drifted = self._drift.saw({_text(key): factor for key, factor in pages.drift.items()}, now_s)
+        moved = has_moved(rates, self._judged_rps, self._rates.seconds, self._settings.measure)
+        used = {worker.server for table in tables.values() for _, worker in table.workers()}
+        out = self._health.out
+        factors = dict(self.served.truth.factors)
+        factors.update({key: factor for key, factor in pages.drift.items() if _text(key) in drifted})
+        view = View(
+            lost=frozenset(out & used),
+            returned=frozenset(self.served.truth.out - out),
+            drifted=drifted,
+            load_moved=moved,
+        )
+        return view, Truth(out, rates if moved else _scaled(self._judged_rps, rates), factors)
+
+    # Plans
+
+    def _plan_for(self, cause: Cause, truth: Truth, now_s: float) -> Made | None:
+        """The plan for what is true now, where there is one already. A loss is waited for: so long may a
+        plan take.
+        """
+        if cause is Cause.LOSS and (kept := self._kept_for(truth)) is not None:
+            return kept
+        asked = self._asked
+        is_old = asked is not None and asked.made.done() and now_s - asked.since_s > FRESH_S
+        if asked is None or is_old or asked.truth.out != truth.out:
+            asked = _Asked(truth, now_s, self._planners.now(self._problem, truth, self.served.plan))
+            self._asked = asked
+        return self._made(asked, LONGEST_S if cause is Cause.LOSS else 0.0)
+
+    def _kept_for(self, truth: Truth) -> Made | None:
+        lost = truth.out - self.served.truth.out
+        kept = self._kept.get(next(iter(lost))) if len(lost) == 1 else None
+        if kept is None or not kept.made.done() or self._is_stale(kept, truth):
+            return None
+        return self._made(kept, 0.0)
+
+    def _made(self, asked: _Asked, wait_s: float) -> Made | None:
+        """None where it is not there yet, or cannot be."""
+        try:
+            return asked.made.result(timeout=wait_s)
+        except TimeoutError:
+            return None
+        except (ValueError, BrokenExecutor) as error:
+            self._say_text(f"no plan without {', '.join(sorted(asked.truth.out)) or 'a change'}: {error}")
+            return None
+
+    def _plan_for_losses(self, tables: Tables, truth: Truth, now_s: float) -> None:
+        """One at a time, for a server that a plan is lacking of, or whose plan is for another mix."""
+        if any(not kept.made.done() for kept in self._kept.values()):
+            return
+        used = sorted({worker.server for table in tables.values() for _, worker in table.workers()})
+        for server in used:
+            after = replace(truth, out=truth.out | {server})
+            kept = self._kept.get(server)
+            if kept is None or self._is_stale(kept, after):
+                future = self._planners.idly(self._deployed, self._problem, after, self.served.plan)
+                self._kept[server] = _Asked(after, now_s, future)
+                return
+
+    def _is_stale(self, kept: _Asked, truth: Truth) -> bool:
+        seconds = self._settings.measure.window_s
+        return kept.truth.out != truth.out or has_moved(
+            truth.rates_rps, kept.truth.rates_rps, seconds, self._settings.measure
+        )
+
+    # Acting
+
+    def _act(self, decision: Decision, made: Made, truth: Truth) -> None:
+        """Roll out, unless this only advises."""
+        if self._settings.advise or decision.cause is None:
+            return
+        try:
+            ready = made.ready or make_ready(self._deployed, made.plan)
+            number = self._deployed.kept.next_number(self.served.manifest.epoch)
+            manifest = replace(ready, epoch=number)
+            self._deployed.kept.keep(manifest, made.plan)
+            entry = perform(
+                self._deployed,
+                manifest,
+                decision.cause.value,
+                decision.why,
+                wanted_rps=truth.rates_rps or None,
+                before=self._watch.pages.rows,
+            )
+        except (StepFailed, RolloutBusy, RolloutFault, FleetDown, OSError) as error:
+            self._say_text(f"not rolled out: {error}")
+        else:
+            self.served = ServedNow(manifest, made.plan, truth)
+            self._judged_rps = truth.rates_rps or self._judged_rps
+            self._drift.planned_with({_text(key): factor for key, factor in truth.factors.items()})
+            self._rolled_out(entry)
+        self._asked, self._kept = None, {}
+        self._decider.rolled_out(time.monotonic())
+
+    def _say(self, decision: Decision) -> None:
+        """What is decided, when that changes in kind."""
+        kind = f"{decision.roll_out} {decision.cause}"
+        if kind != self._said and decision.cause is not None:
+            self._log(("to roll out: " if decision.roll_out else "") + decision.why)
+        self._said = kind
+
+    def _say_text(self, text: str) -> None:
+        if text != self._said_last:
+            self._log(text)
+        self._said_last = text
+
+
+def _text(key: tuple[str, str]) -> str:
+    """Of a drift: model and class."""
+    return f"{key[0]} on {key[1]}"
+
+
+def _scaled(mix: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, float]:
+    """The mix at what comes in all; as it is where nothing is known."""
+    total, planned = sum(rates.values()), sum(mix.values())
+    by = total / planned if total > 0 and planned > 0 else 1.0
+    return {model: rate * by for model, rate in mix.items()}

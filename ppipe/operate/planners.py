@@ -1,0 +1,70 @@
+"""Where the loop has plans made: in processes of their own, so that watching goes on meanwhile.
+
+Rules
+- What is needed now is planned by one process; what may be needed, by another, niced, in idle time.
+- A plan that takes longer than `LONGEST_S` is not waited for: what is served goes on being served.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from planner.manifest import DeploymentManifest
+from planner.plan import Plan
+from planner.problem import Problem
+from ppipe.operate.replan import Truth, plan_now, promise_of
+from ppipe.operate.rules import PlanPromise
+from ppipe.rollout.rollout import Deployed, make_ready
+
+LONGEST_S = 1.0
+_NICE = 19
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plan, and what it promises beside what is served. ready: its manifest, where the repository has
+    all of its workers.
+    """
+
+    plan: Plan
+    promise: PlanPromise
+    ready: DeploymentManifest | None = None
+
+
+def make_plan(problem: Problem, truth: Truth, served: Plan, deployed: Deployed | None = None) -> Made:
+    """Runs in a planner's process. deployed: whose repository is given what the plan needs. Raises
+    Infeasible.
+    """
+    plan = plan_now(problem, truth, served)
+    ready = None if deployed is None else make_ready(deployed, plan)
+    return Made(plan, promise_of(plan, served, problem, truth), ready)
+
+
+class Planners:
+    """Two processes. A context."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self._now = ProcessPoolExecutor(1, mp_context=context)
+        self._idle = ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(_NICE,))
+
+    def __enter__(self) -> Planners:
+        # Importing a solver takes seconds, which a loss should not cost.
+        self._now.submit(os.getpid)
+        self._idle.submit(os.getpid)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._now, self._idle):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def now(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+        """At once."""
+        return self._now.submit(make_plan, problem, truth, served)
+
+    def idly(self, deployed: Deployed, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+        """When nothing else is to be done, with what it needs put into the repository."""
+        return self._idle.submit(make_plan, problem, truth, served, deployed)

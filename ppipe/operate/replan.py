@@ -1,0 +1,178 @@
+"""Planning again with what is true now: servers that answer, rates as they come, latencies as measured.
+
+Rules
+- What is wanted is the mix that comes: the objective is the factor by which all of it could grow.
+- Two plans are made: one that is free, and one with the cuts that are served, which loads little. The
+  second is taken where it serves NEAR of what the first does.
+- Workers go where they are loaded already (planner.rollout.keeping).
+- Drift stretches the profile: what is measured is taken for all batch sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from planner.feasibility import check
+from planner.losses import Loss, after
+from planner.plan import Pipeline, Plan
+from planner.planning import plan
+from planner.problem import Demand, Objective, Problem
+from planner.profile import LatencyTable, ModelProfile, Profile
+from planner.rollout.coarse import with_all_cuts, with_served_cuts
+from planner.rollout.keeping import held_by, keep_places
+from planner.serving import ServedModel
+from planner.serving_build import served_model
+from ppipe.operate.rules import PlanPromise
+from python_backend.simulator.capacity import Workload, try_load
+
+NEAR = 0.97
+LEAST_SHARE = 0.02
+"""Of what comes, at least so much is planned for a model: one that rests is not left without workers."""
+MOST_FRAMES = 1_500
+"""Of one model in one simulation."""
+MOST_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What planning starts from. out: servers. rates_rps: by model; nothing: as demanded. factors: measured
+    over profiled latency, by (model, GPU class).
+    """
+
+    out: frozenset[str] = frozenset()
+    rates_rps: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+def problem_now(problem: Problem, truth: Truth) -> Problem:
+    """The problem with what is true now."""
+    servers = tuple(server for server in problem.cluster.servers if server.name not in truth.out)
+    return replace(
+        problem,
+        cluster=replace(problem.cluster, servers=servers),
+        profile=Profile(tuple(_drifted(model, truth) for model in problem.profile.models)),
+        demands=_demands(problem, truth),
+        options=replace(problem.options, objective=Objective.MAX_RATE, survive_servers=0),
+    )
+
+
+def wanted_rps(problem: Problem, truth: Truth) -> dict[str, float]:
+    """Frames/s of each model that count: as they come, LEAST_SHARE of all at least."""
+    total = sum(truth.rates_rps.values())
+    if total <= 0:
+        return {}
+    least = LEAST_SHARE * total
+    return {demand.model: max(least, truth.rates_rps.get(demand.model, 0.0)) for demand in problem.demands}
+
+
+def plan_now(problem: Problem, truth: Truth, served: Plan) -> Plan:
+    """A plan for what is true, placed where most is loaded. Raises Infeasible, ProblemError."""
+    now = problem_now(problem, truth)
+    free = plan(now, mode="fast")
+    chosen = free
+    near = _plan_near(now, served)
+    if near is not None and near.objective >= NEAR * free.objective:
+        chosen = near
+    kept = keep_places(chosen, now.cluster, held_by(served))
+    check(kept, now)
+    return kept
+
+
+def _plan_near(now: Problem, served: Plan) -> Plan | None:
+    """None where the cuts that are served serve nothing with what is left."""
+    try:
+        return with_all_cuts(plan(with_served_cuts(now, served), mode="fast"), now, served)
+    except ValueError:
+        return None
+
+
+def tables_of(made: Plan, problem: Problem) -> dict[str, ServedModel]:
+    """What dispatchers would have of a placed plan, by model; none for a model that nothing serves."""
+    return {
+        model.model: served_model(made, problem, model.model, links="placed")
+        for model in made.models
+        if model.pipelines
+    }
+
+
+def what_is_left(served: Plan, problem: Problem, truth: Truth) -> Plan:
+    """The plan that is served without what is out, at latencies as they are."""
+    whole = problem_now(problem, replace(truth, out=frozenset()))
+    return after(_slowed(served, truth), Loss("now", tuple(truth.out)), whole)
+
+
+def _slowed(served: Plan, truth: Truth) -> Plan:
+    """With its stages' latencies as they are."""
+
+    def pipeline_now(model: str, pipeline: Pipeline) -> Pipeline:
+        stages = tuple(
+            replace(stage, latency_us=stage.latency_us * truth.factors.get((model, stage.gpu), 1.0))
+            for stage in pipeline.stages
+        )
+        return replace(pipeline, stages=stages)
+
+    models = tuple(
+        replace(model, pipelines=tuple(pipeline_now(model.model, pipeline) for pipeline in model.pipelines))
+        for model in served.models
+    )
+    return replace(served, models=models)
+
+
+def promise_of(other: Plan, served: Plan, problem: Problem, truth: Truth) -> PlanPromise:
+    """What both would serve of what comes."""
+    now, whole = problem_now(problem, truth), problem_now(problem, replace(truth, out=frozenset()))
+    wanted = wanted_rps(problem, truth) or {
+        model.model: model.throughput_rps for model in served.models if model.throughput_rps > 0
+    }
+    old = tables_of(what_is_left(served, problem, truth), whole)
+    new = tables_of(other, now)
+    return PlanPromise(
+        served=factor(old, wanted),
+        planned=factor(new, wanted),
+        simulated_served=attained(old, wanted),
+        simulated_planned=attained(new, wanted),
+    )
+
+
+def factor(tables: Mapping[str, ServedModel], wanted: Mapping[str, float]) -> float:
+    """How often what is wanted is served, by the model that gets least of it."""
+    return min(
+        (tables[model].planned_rps / rate if model in tables else 0.0 for model, rate in wanted.items()),
+        default=0.0,
+    )
+
+
+def attained(tables: Mapping[str, ServedModel], wanted: Mapping[str, float]) -> float:
+    """The share of all frames that is answered in time, simulated on the same arrivals for every table."""
+    total = sum(wanted.values())
+    served = 0.0
+    for model, rate in wanted.items():
+        if model in tables and rate > 0:
+            workload = Workload(seconds=min(MOST_SECONDS, MOST_FRAMES / rate), seeds=(1,))
+            tried = try_load(tables[model], "adaptive", rate, workload, target=0.0)
+            served += rate * (tried.attainment or 0.0)
+    return served / total if total > 0 else 1.0
+
+
+def _demands(problem: Problem, truth: Truth) -> tuple[Demand, ...]:
+    wanted = wanted_rps(problem, truth)
+    return tuple(
+        replace(demand, weight=wanted[demand.model], rate_rps=None, batch_build_rps=wanted[demand.model])
+        if wanted
+        else demand
+        for demand in problem.demands
+    )
+
+
+def _drifted(profile: ModelProfile, truth: Truth) -> ModelProfile:
+    tables = tuple(
+        _stretched(table, truth.factors.get((profile.model, table.gpu), 1.0)) for table in profile.tables
+    )
+    return replace(profile, tables=tables)
+
+
+def _stretched(table: LatencyTable, by: float) -> LatencyTable:
+    if by == 1.0:
+        return table
+    return replace(table, latency_us=tuple(tuple(us * by for us in row) for row in table.latency_us))

@@ -1,0 +1,223 @@
+"""The servers of `ppipe serve` on this machine, as a rollout sees and changes them.
+
+Rules
+- What a server has is what is in the folder that it polls; what dispatchers serve by is the last table
+  that was handed over, or deployment.json.
+- A step has been made when it shows: a loaded worker has answered a question, of an unloaded one no
+  process is left, and each dispatcher has said that it serves by the table and that nothing older is under
+  way.
+- A server that does not answer is not waited for: its folder alone is changed, for when it is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from planner import serial
+from planner.cluster import Cluster
+from planner.manifest import DeploymentManifest
+from planner.revision import HandOver, hand_over, read_acks, read_hand_over
+from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables
+from ppipe.rollout.revisions import rooms_of, tables_of, with_tables
+from ppipe.rollout.run import StepFailed
+from ppipe.serving.launcher import REVISIONS
+from ppipe.serving.polled_folder import NoSuchModel, PolledFolder
+from ppipe.serving.probe import ModelProber, ProbeVerdict
+from ppipe.serving.processes import stub_folders
+from ppipe.serving.server_life import log_errors
+
+LOAD_LIMIT_S = 180.0
+UNLOAD_LIMIT_S = 60.0
+HAND_OVER_GRACE_S = 15.0
+"""Beyond the longest time that a frame may take."""
+ANSWER_S = 1.0
+_TICK_S = 0.1
+_LOG_TAIL = 65_536
+
+
+class FleetDown(Exception):
+    """A deployment that is not running, or not from here; nothing was done."""
+
+
+class LiveFleet:
+    """See the module. others: revisions beside these two whose workers may be loaded. A context."""
+
+    def __init__(
+        self,
+        repository: Path,
+        logs: Path,
+        cluster: Cluster,
+        origin: tuple[FleetRevision, DeploymentManifest],
+        target: tuple[FleetRevision, DeploymentManifest],
+        others: Sequence[FleetRevision] = (),
+    ) -> None:
+        self._logs = logs
+        self._folder = logs.resolve() / REVISIONS
+        self._cluster = cluster
+        self._manifests = {manifest.epoch: manifest for _, manifest in (origin, target)}
+        self._older = origin[1]
+        self._workers = {**origin[0].workers, **target[0].workers}
+        for other in others:
+            self._workers |= other.workers
+        self._folders = {
+            server.name: PolledFolder(logs / "models" / server.name, repository, server.repository)
+            for server in origin[1].servers
+        }
+        self._probers: dict[str, ModelProber] = {}
+
+    def __enter__(self) -> LiveFleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for prober in self._probers.values():
+            prober.close()
+
+    def require_entry(self) -> None:
+        """Raises FleetDown unless the entry server answers and its dispatchers look for tables here."""
+        entry = self._older.entry
+        if not self._answers(entry.name):
+            raise FleetDown(
+                f"the entry server does not answer at {entry.grpc_address}; a rollout is of a deployment "
+                "that runs: start it with ppipe serve"
+            )
+        missing = self._dispatchers() - read_acks(self._folder, self._dispatchers()).keys()
+        if missing:
+            raise FleetDown(
+                f"{self._folder}: nothing there from the dispatchers of {', '.join(sorted(missing))}; run "
+                "this where ppipe serve runs, with the same --work"
+            )
+
+    def situation(self) -> Situation:
+        """As it is now. Raises FleetDown."""
+        loaded = {name for folder in self._folders.values() for name in folder.models()}
+        return Situation(
+            tables=served_tables(self._folder, self._older),
+            loaded=frozenset(loaded & self._workers.keys()),
+            workers=self._workers,
+            rooms=rooms_of(self._cluster),
+            out=frozenset(
+                server.name
+                for server in self._cluster.servers
+                if server.name not in self._folders or not self._answers(server.name)
+            ),
+        )
+
+    def load(self, workers: Sequence[Loadable]) -> None:
+        """See RunningFleet."""
+        starts = {server: self._log_size(server) for server in self._folders}
+        for worker in workers:
+            server = worker.gpu.server
+            try:
+                self._folders[server].add(worker.name)
+            except (NoSuchModel, OSError) as error:
+                raise StepFailed(f"server {server!r}: {worker.name} cannot be put there: {error}") from error
+        for worker in workers:
+            self._wait_for(worker, starts[worker.gpu.server])
+
+    def _wait_for(self, worker: Loadable, log_from: int) -> None:
+        self._wait(
+            lambda: self._has_answered(worker, log_from),
+            LOAD_LIMIT_S,
+            lambda: f"server {worker.gpu.server!r}: {worker.name} does not answer",
+        )
+
+    def unload(self, workers: Sequence[Loadable]) -> None:
+        """See RunningFleet."""
+        for worker in workers:
+            self._folders[worker.gpu.server].remove(worker.name)
+        gone = {str(self._folders[worker.gpu.server].path / worker.name): worker for worker in workers}
+        self._wait(
+            lambda: not gone.keys() & stub_folders(),
+            UNLOAD_LIMIT_S,
+            lambda: f"still there: {', '.join(gone[path].name for path in gone.keys() & stub_folders())}",
+        )
+
+    def hand_over(self, tables: Tables, revision: int) -> None:
+        """See RunningFleet."""
+        manifest = with_tables(self._manifests[revision], tables, self._other_than(revision))
+        before = read_hand_over(self._folder)
+        acks = read_acks(self._folder, self._dispatchers())
+        number = 1 + max(
+            [0 if before is None else before.number, *(max(ack.number, ack.refused) for ack in acks.values())]
+        )
+        hand_over(self._folder, HandOver(number, manifest))
+        longest_s = max(entry.longest_us for entry in manifest.models) / 1e6
+        self._wait(
+            lambda: self._is_served(number),
+            longest_s + HAND_OVER_GRACE_S,
+            lambda: f"the dispatchers of {', '.join(self._without(number))} have not taken the table",
+        )
+
+    def _other_than(self, revision: int) -> DeploymentManifest:
+        return next((m for number, m in self._manifests.items() if number != revision), self._older)
+
+    def _is_served(self, number: int) -> bool:
+        acks = read_acks(self._folder, self._dispatchers())
+        for ack in acks.values():
+            if ack.refused == number:
+                raise StepFailed(f"dispatcher {ack.dispatcher!r} refuses the table: {ack.reason}")
+        return not self._without(number)
+
+    def _without(self, number: int) -> list[str]:
+        acks = read_acks(self._folder, self._dispatchers())
+        return sorted(
+            name for name in self._dispatchers() if name not in acks or not acks[name].is_over(number)
+        )
+
+    def _dispatchers(self) -> set[str]:
+        return {entry.dispatcher for entry in self._older.models}
+
+    def _has_answered(self, worker: Loadable, log_from: int) -> bool:
+        probe = self._prober(worker.gpu.server).ask(worker.name, ANSWER_S)
+        if probe.verdict is ProbeVerdict.ANSWERS:
+            return True
+        if probe.verdict in (ProbeVerdict.REFUSED, ProbeVerdict.FAILS, ProbeVerdict.STUB_DEAD):
+            raise StepFailed(f"server {worker.gpu.server!r}: {worker.name}: {probe.detail}")
+        said = [line for line in self._log_errors(worker.gpu.server, log_from) if worker.name in line]
+        if said:
+            raise StepFailed(f"server {worker.gpu.server!r} does not load {worker.name}: {said[0]}")
+        if not self._answers(worker.gpu.server):
+            raise StepFailed(f"server {worker.gpu.server!r} does not answer any more")
+        return False
+
+    def _answers(self, server: str) -> bool:
+        return self._prober(server).ask_live(ANSWER_S).verdict is ProbeVerdict.ANSWERS
+
+    def _prober(self, server: str) -> ModelProber:
+        if server not in self._probers:
+            address = self._older.server(server)
+            self._probers[server] = ModelProber(address.grpc_address, tls=self._older.tls_of(address))
+        return self._probers[server]
+
+    def _log_size(self, server: str) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return (self._logs / f"{server}.log").stat().st_size
+        return 0
+
+    def _log_errors(self, server: str, log_from: int) -> list[str]:
+        with contextlib.suppress(FileNotFoundError), (self._logs / f"{server}.log").open("rb") as log:
+            log.seek(log_from)
+            return log_errors(log.read(_LOG_TAIL).decode(errors="replace"))
+        return []
+
+    @staticmethod
+    def _wait(done: Callable[[], bool], limit_s: float, what: Callable[[], str]) -> None:
+        until_s = time.monotonic() + limit_s
+        while not done():
+            if time.monotonic() > until_s:
+                raise StepFailed(f"after {limit_s:.0f} s: {what()}")
+            time.sleep(_TICK_S)
+
+
+def served_tables(folder: Path, generated: DeploymentManifest) -> Tables:
+    """What dispatchers serve by, or will once they have looked. Raises FleetDown for a file that is
+    damaged.
+    """
+    try:
+        table = read_hand_over(folder)
+    except serial.FormatError as error:
+        raise FleetDown(f"{folder}: what is served is not known: {error}") from error
+    return tables_of(generated if table is None else table.manifest)

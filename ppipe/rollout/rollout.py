@@ -1,0 +1,295 @@
+"""A rollout from the revision that is served to another, whole: prepared, checked, made, recorded.
+
+Rules
+- All that can be refused is refused before anything is touched; what preparing adds to the repository is
+  harmless without a table that names it.
+- Only one acts at a time (ppipe.rollout.lock), and what cannot be recorded is not done.
+- deployment.json becomes the new revision's last of all: servers that are started anew serve that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model_repo_generator import naming
+from model_repo_generator.export import Exporter, hashes, stage_ranges
+from model_repo_generator.generate import placed, render_once
+from model_repo_generator.grow import grow
+from model_repo_generator.write import Content, FileCopy, WrittenFile, read_listing
+from planner import serial
+from planner.deployment import Deployment
+from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.plan import Plan
+from planner.profile import Profile
+from planner.revision import read_hand_over
+from planner.rollout.check import check_rollout
+from planner.rollout.fleet import FleetRevision, Situation
+from planner.rollout.steps import Step, steps_to
+from planner.rollout.tables import capacities
+from ppipe.rollout.history import History, HistoryEntry, ModelFigures, now_text
+from ppipe.rollout.live import LiveFleet
+from ppipe.rollout.lock import rollout_lock
+from ppipe.rollout.record import RolloutRecord, load_record
+from ppipe.rollout.revisions import (
+    KeptRevisions,
+    fleet_revision,
+    reader_of,
+    served_manifest,
+    with_idle_servers,
+)
+from ppipe.rollout.run import StepFailed, roll_out
+from ppipe.serving import live_metrics
+from ppipe.serving.launcher import REVISIONS
+from ppipe.workspace import Workspace
+
+LOOK_S = 1.0
+UNNUMBERED = 1
+"""The number of a revision that is not kept yet; it is in no name and no worker's file."""
+Progress = Callable[[int, Sequence[Step]], None]
+"""Hears how many of which steps are done."""
+
+
+Rows = Mapping[str, live_metrics.ModelRow]
+"""By model."""
+
+
+def no_progress(done: int, steps: Sequence[Step]) -> None:
+    """For who does not look."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment whose servers run here. base: folder that relative paths of the deployment file start
+    from.
+    """
+
+    deployment: Deployment
+    profile: Profile
+    workspace: Workspace
+    base: Path = Path()
+
+    @property
+    def repository(self) -> Path:
+        """From which its servers load."""
+        return self.workspace.repository
+
+    @property
+    def tables(self) -> Path:
+        """Where its dispatchers look for tables."""
+        return self.workspace.logs.resolve() / REVISIONS
+
+    @property
+    def kept(self) -> KeptRevisions:
+        """Its revisions."""
+        return KeptRevisions(self.workspace.root)
+
+    @property
+    def history(self) -> History:
+        """What was done to it."""
+        return History(self.workspace.root)
+
+    def revision(self, manifest: DeploymentManifest) -> FleetRevision:
+        """As rollouts reckon with it. Raises RolloutFault."""
+        cluster = self.deployment.to_cluster()
+        return fleet_revision(manifest, reader_of(self.repository), self.profile, cluster)
+
+
+@dataclass(frozen=True)
+class Start:
+    """From where a rollout goes. stopped: the one that was not ended, which left the fleet in between."""
+
+    manifest: DeploymentManifest
+    stopped: RolloutRecord | None = None
+
+
+def start_of(deployed: Deployed) -> Start:
+    """The revision that is served; of a rollout that was stopped, the one from which it came."""
+    table = read_hand_over(deployed.tables) if deployed.tables.is_dir() else None
+    generated = served_manifest(deployed.repository)
+    record = load_record(deployed.workspace.root)
+    if record is not None and record.was_stopped and record.began_with == run_of(deployed):
+        return Start(deployed.kept.manifest(record.origin), record)
+    if table is None or table.manifest.epoch == generated.epoch:
+        return Start(generated)
+    return Start(deployed.kept.manifest(table.manifest.epoch))
+
+
+def run_of(deployed: Deployed) -> str:
+    """Tells one run of the servers from the next, which begins with what was generated."""
+    try:
+        return str(deployed.tables.stat().st_ino)
+    except OSError:
+        return ""
+
+
+def prepare(deployed: Deployed, plan: Plan, number: int) -> DeploymentManifest:
+    """Give the repository what the plan needs, and keep it as revision `number`. Raises PlanFault,
+    RolloutFault, WriteFault, ExportFault.
+    """
+    manifest = replace(make_ready(deployed, plan), epoch=number)
+    deployed.kept.keep(manifest, plan)
+    return manifest
+
+
+def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
+    """Give the repository what the plan needs; the manifest, which has no number yet. Raises as prepare."""
+    plan = placed(plan, deployed.deployment, deployed.profile)
+    served = served_manifest(deployed.repository)
+    with Exporter(deployed.deployment, deployed.profile) as exporter:
+        programs = _programs(deployed, plan, exporter)
+        known = {path: file.sha256 for path, file in _listed(deployed.repository).items()}
+        rendered = render_once(
+            deployed.deployment,
+            deployed.profile,
+            plan,
+            epoch=UNNUMBERED,
+            base=deployed.base,
+            program_hashes={**known, **hashes(programs)},
+        )
+        cluster = deployed.deployment.to_cluster()
+        wanted = fleet_revision(rendered.manifest, rendered.files.get, deployed.profile, cluster)
+        check_rollout(deployed.revision(served), wanted, Situation({}, frozenset(), wanted.workers))
+        files: dict[str, Content] = {
+            path: text for path, text in rendered.files.items() if _is_of_a_stage(path)
+        }
+        files.update({path: FileCopy(file) for path, file in programs.items()})
+        grow(deployed.repository, files)
+    return with_idle_servers(rendered.manifest, served, deployed.repository)
+
+
+def dry_run(
+    deployed: Deployed, target: DeploymentManifest, wanted_rps: Mapping[str, float] | None = None
+) -> tuple[Step, ...]:
+    """The steps that a rollout would make now. Raises RolloutFault, FleetDown."""
+    start = start_of(deployed)
+    with _fleet(deployed, start, target) as fleet:
+        fleet.require_entry()
+        now = fleet.situation()
+        wanted = deployed.revision(target)
+        check_rollout(deployed.revision(start.manifest), wanted, now)
+        return steps_to(wanted, now, wanted_rps)
+
+
+def perform(
+    deployed: Deployed,
+    target: DeploymentManifest,
+    cause: str,
+    why: str,
+    progress: Progress = no_progress,
+    wanted_rps: Mapping[str, float] | None = None,
+    before: Rows | None = None,
+) -> HistoryEntry:
+    """Roll out, and record it. before: what was served, where it was measured already. Raises RolloutFault,
+    RolloutBusy, FleetDown, HistoryFault; StepFailed, recorded too, with the fleet where it was.
+    """
+    with rollout_lock(deployed.workspace.root, f"ppipe {cause}: revision {target.epoch}"):
+        deployed.history.require_writable()
+        start = start_of(deployed)
+        if start.manifest.epoch not in deployed.kept.numbers():
+            deployed.kept.keep(start.manifest)
+        origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
+        with _fleet(deployed, start, target) as fleet:
+            fleet.require_entry()
+            now = fleet.situation()
+            check_rollout(origin, wanted, now)
+            served_before = figures(now, measured(target) if before is None else before)
+            began_s = time.monotonic()
+            record = RolloutRecord(
+                target.deployment, origin.number, wanted.number, why, now_text(), (), run_of(deployed)
+            )
+            failure: StepFailed | None = None
+            try:
+                record = roll_out(
+                    origin, wanted, fleet, deployed.workspace.root, record, progress, wanted_rps
+                )
+                grow(deployed.repository, {}, {MANIFEST_NAME: serial.dumps(target)})
+            except StepFailed as failed:
+                failure = failed
+            took_s = time.monotonic() - began_s
+            entry = HistoryEntry(
+                at=record.began,
+                deployment=target.deployment,
+                cause=cause,
+                why=why,
+                origin=origin.number,
+                target=wanted.number,
+                outcome="done" if failure is None else str(failure),
+                seconds=round(took_s, 2),
+                steps=record.steps,
+                before=served_before,
+                after=figures(fleet.situation(), measured(target)),
+            )
+            deployed.history.add(entry)
+            if failure is not None:
+                raise failure
+        return entry
+
+
+def measured(manifest: DeploymentManifest, look_s: float = LOOK_S) -> Rows:
+    """What each model does for `look_s`; without those whose dispatchers do not show it."""
+    looks = {entry.model: _look(manifest, entry.model) for entry in manifest.models}
+    time.sleep(look_s)
+    rows = {}
+    for model, look in looks.items():
+        again = _look(manifest, model)
+        if look is not None and again is not None:
+            rows[model] = live_metrics.model_row(model, look, again)
+    return rows
+
+
+def figures(now: Situation, rows: Rows) -> dict[str, ModelFigures]:
+    """As recorded: what each model's workers carry, and what was measured."""
+    return {
+        model: ModelFigures(
+            capacity_rps=round(rate, 1),
+            arrived_rps=round(rows[model].arrived_rps, 1) if model in rows else None,
+            served_rps=round(rows[model].in_time_rps, 1) if model in rows else None,
+        )
+        for model, rate in capacities(now.tables, now.usable).items()
+    }
+
+
+def _look(manifest: DeploymentManifest, model: str) -> live_metrics.Look | None:
+    try:
+        return live_metrics.read(manifest, manifest.model(model))
+    except OSError:
+        return None
+
+
+def _fleet(deployed: Deployed, start: Start, target: DeploymentManifest) -> LiveFleet:
+    return LiveFleet(
+        deployed.repository,
+        deployed.workspace.logs,
+        deployed.deployment.to_cluster(),
+        (deployed.revision(start.manifest), start.manifest),
+        (deployed.revision(target), target),
+        others=_others(deployed, start, target),
+    )
+
+
+def _others(deployed: Deployed, start: Start, target: DeploymentManifest) -> list[FleetRevision]:
+    """Of a rollout that was stopped, the revision to which it went: its workers may be loaded."""
+    if start.stopped is None or start.stopped.target == target.epoch:
+        return []
+    return [deployed.revision(deployed.kept.manifest(start.stopped.target))]
+
+
+def _programs(deployed: Deployed, plan: Plan, exporter: Exporter) -> Mapping[str, Path]:
+    """Those that the repository lacks, exported."""
+    there = _listed(deployed.repository)
+    lacking = [each for each in stage_ranges(deployed.deployment, plan) if each.path not in there]
+    return exporter.programs(lacking)
+
+
+def _listed(repository: Path) -> Mapping[str, WrittenFile]:
+    listing = read_listing(repository)
+    return {} if listing is None else listing.files
+
+
+def _is_of_a_stage(path: str) -> bool:
+    return path.startswith(f"{naming.GROUPS}/") and not path.startswith(
+        f"{naming.group_folder(naming.ENTRY_GROUP)}/"
+    )
