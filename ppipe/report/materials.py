@@ -23,7 +23,9 @@ from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
 from ppipe.bench.score import Score
+from ppipe.report.history_sections import START, read_history
 from ppipe.report.runs import Run, read_runs
+from ppipe.rollout.history import HistoryEntry
 from ppipe.simulation.curve import AttainmentCurve
 from python_backend.simulator.report import SimulationReport
 
@@ -39,6 +41,7 @@ MAKERS = {
     "simulations": "ppipe simulate --json > FILE.json",
     "curves": "ppipe simulate --curve FILE.json",
     "benches": "ppipe bench",
+    "history": "ppipe rollout, or ppipe operate",
 }
 WANTED = ("deployment", "profile", "plan", "manifest", "runs", "benches")
 """Kinds that a page says it misses."""
@@ -74,6 +77,7 @@ class Material:
     simulations: list[SimulationReport] = field(default_factory=list)
     curves: list[AttainmentCurve] = field(default_factory=list)
     benches: dict[str, BenchResult] = field(default_factory=dict)
+    history: list[HistoryEntry] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def has(self, kind: str) -> bool:
@@ -102,6 +106,7 @@ _WORDS = {
     "simulations": "simulation",
     "curves": "attainment curve",
     "benches": "bench result",
+    "history": "history of rollouts",
 }
 
 
@@ -191,7 +196,7 @@ def kind_of(path: Path) -> str | None:
     if start.startswith('{"event_log"') or (path.suffix == ".jsonl" and not start.strip()):
         return "runs"
     if path.suffix == ".jsonl":
-        return None
+        return "history" if start.startswith(START) else None
     return _kind_of_json(path)
 
 
@@ -222,6 +227,11 @@ _MARKS = {
 
 def _read_runs(lot: Material, path: Path) -> None:
     lot.runs += read_runs(path)
+
+
+def _read_history(lot: Material, path: Path) -> None:
+    lot.history, note = read_history(path)
+    lot.faults += [note] if note else []
 
 
 def _read_benches(lot: Material, path: Path) -> None:
@@ -262,4 +272,5 @@ _READERS: Mapping[str, Callable[[Material, Path], None]] = {
     "simulations": _read_list(SimulationReport, "simulations"),
     "curves": _read_list(AttainmentCurve, "curves"),
     "benches": _read_benches,
+    "history": _read_history,
 }

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ppipe.report.compare import differences
 from ppipe.report.content import Label, Page, Rect, Section, Subject
 from ppipe.report.gantt import charts_of
+from ppipe.report.history_sections import history_section
 from ppipe.report.materials import Material, gather
 from ppipe.report.plan_sections import plan_section
 from ppipe.report.profile_sections import profile_section
@@ -59,6 +60,8 @@ def _sections(lot: Material, charts: tuple[int, ...]) -> list[Section]:
         found.append(profile_section(lot.profile))
     if lot.manifest is not None:
         found.append(repository_section(lot.manifest, lot.plan))
+    if lot.history:
+        found.append(history_section(lot.history))
     return [section for section in found if section is not None]
 
 

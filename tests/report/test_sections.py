@@ -16,6 +16,7 @@ from ppipe.report.gantt import charts_of
 from ppipe.report.materials import ReportError, gather
 from ppipe.report.page import make_report, page_of
 from ppipe.report.runs import parts_us, read_runs
+from ppipe.rollout.history import History, HistoryEntry, ModelFigures
 from tests.report.made import MODELS, PLAN, make_many, write
 
 
@@ -141,6 +142,45 @@ def test_a_file_beside_a_folder_completes_it(folder: Path, tmp_path: Path) -> No
         (lot,) = gather([tmp_path / name for name in order])
         assert lot.runs
         assert lot.plan is not None
+
+
+def rollout(at: str, outcome: str = "done") -> HistoryEntry:
+    before = {"cars": ModelFigures(100.0, 90.0, 40.0)}
+    after = {"cars": ModelFigures(80.0, 90.0, 79.5), "<b>": ModelFigures(5.0)}
+    return HistoryEntry(
+        at, "d", "lost-workers", "2 workers <i>lost</i>", 3, 4, outcome, 6.25, ("load: w",), before, after
+    )
+
+
+def test_a_history_of_rollouts_is_shown(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "fleet")
+    entries = [rollout("2026-11-28T09:00:00"), rollout("2026-11-28T10:00:00", "w0 does not answer")]
+    for entry in entries:
+        History(tmp_path / "fleet").add(entry)
+    section = sections(tmp_path / "fleet")["history"]
+    rollouts, figures = section.tables
+    (picture,) = section.pictures
+    assert picture.words == "2 rollouts within 60.1 minutes"
+    assert [row[4].text for row in rollouts.rows] == ["done", "w0 does not answer"]
+    assert [[cell.value for cell in row[2:]] for row in figures.rows[:2]] == [
+        [100.0, 40.0, 80.0, 79.5],
+        [None, None, 5.0, None],
+    ]
+    make_report([tmp_path / "fleet"], tmp_path / "r.html")
+    assert "<i>lost</i>" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_history_that_is_cut_off_counts_up_to_there(folder: Path, tmp_path: Path) -> None:
+    history = History(tmp_path)
+    for at in ("1", "2"):
+        history.add(rollout(at))
+    history.path.write_bytes(history.path.read_bytes()[:-40])
+    (lot,) = gather([history.path])
+    assert [entry.at for entry in lot.history] == ["1"]
+    assert "cut off" in lot.faults[0]
+    write(history.path, '{"at": "1", "sense": 0}\n')
+    with pytest.raises(ReportError, match=r"history\.jsonl:1"):
+        gather([history.path])
 
 
 def test_three_things_are_too_many(folder: Path) -> None:
