@@ -38,6 +38,7 @@ from planner.serving import (
     WorkerPlace,
     worker_name,
 )
+from planner.streams import StreamPolicy
 
 LOOPBACK = "127.0.0.1"
 _LONGEST_US = 60_000_000
@@ -79,6 +80,7 @@ class EmulatedModel:
     pipelines: tuple[EmulatedPipeline, ...]
     late: Literal["drop", "serve"] = "drop"
     prepare: PrepareRecipe | None = None
+    streams: StreamPolicy | None = None
 
 
 def write_deployment(
@@ -190,7 +192,11 @@ def _entry(model: EmulatedModel, feedback_port: int) -> ModelEntry:
         feedback_port=feedback_port,
         late=model.late,
         served=ServedModel(
-            model=model.name, slo_us=model.slo_us, planned_rps=model.planned_rps, pipelines=pipelines
+            model=model.name,
+            slo_us=model.slo_us,
+            planned_rps=model.planned_rps,
+            pipelines=pipelines,
+            streams=model.streams,
         ),
         programs=tuple(_programs(model.input, pipeline) for pipeline in model.pipelines),
         prepare=model.prepare,

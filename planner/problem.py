@@ -12,6 +12,7 @@ from planner.expectation import Expectation
 from planner.frames import FrameSize
 from planner.profile import Profile
 from planner.serial import LATER
+from planner.streams import StreamPolicy
 
 
 class Objective(Enum):
@@ -58,6 +59,8 @@ class Demand:
     """What clients send for one frame."""
     answer_bytes: int | None = None
     """What goes back for one frame; None: the network's outputs."""
+    streams: StreamPolicy | None = None
+    """Of the run time: a plan does not depend on it."""
     flow: InnerFlow = field(default=InnerFlow(), metadata=LATER)
 
 

@@ -64,6 +64,7 @@ def served_model(plan: Plan, problem: Problem, model: str, links: Links = "paper
         pipelines=pipelines,
         entry=None if ends is None else served_entry(profile, demand, problem.cluster, pipelines),
         links=() if placed is None else placed.links,
+        streams=demand.streams,
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from planner.deployment.preprocess import PreprocessSpec
 from planner.deployment.recipe import recipe_of
 from planner.deployment.spec import Name, Spec
+from planner.deployment.streams import StreamsSpec
 from planner.execution import Compiler, ExecutorOptions, Precision, Provider
 from planner.frames import FrameSize
 from planner.problem import Demand
@@ -143,6 +144,8 @@ class ModelSpec(Spec):
     executor_options: ExecutorOptionsSpec = ExecutorOptionsSpec()
     cut_dtype: Literal["fp32", "fp16"] = "fp32"
     """fp16: FP32 tensors between stages travel as FP16; what that costs in exactness is in the profile."""
+    streams: StreamsSpec | None = None
+    """What is done with frames that name their stream; None: nothing."""
 
     @model_validator(mode="after")
     def _time_for_an_slo(self) -> ModelSpec:
@@ -203,6 +206,7 @@ def demand_of(model: ModelSpec) -> Demand:
         slo_margin=model.slo_margin,
         frame=_frame(model),
         answer_bytes=_answer_bytes(model),
+        streams=None if model.streams is None else model.streams.to_policy(),
     )
 
 

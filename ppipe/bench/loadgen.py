@@ -25,6 +25,7 @@ from ppipe.bench.reference import Reference
 from ppipe.bench.target import SystemUnderTest
 from ppipe.bench.workload import Arrival, RequestTrace
 from ppipe.serving.probe import CHANNEL_OPTIONS
+from python_backend.dispatcher.stream_place import PLACE, STREAM
 
 GRACE_S = 3.0
 """How long after its deadline a frame may still be answered, late, before it counts as unanswered."""
@@ -105,6 +106,9 @@ class _Run:
 
     def _send_one(self, index: int, arrival: Arrival) -> None:
         address, request = self._target.next_request(arrival.model, arrival.frame, str(index))
+        if arrival.stream:
+            request.parameters[STREAM].string_param = arrival.stream
+            request.parameters[PLACE].int64_param = arrival.place
         timeout_s = self._options.slo_us[arrival.model] / 1e6 + self._options.grace_s
         sent_us = self._now_us()
         call = self._stubs[address].ModelInfer.future(request, timeout=timeout_s)
@@ -133,6 +137,8 @@ class _Run:
                 abs_error=error,
                 matched=matched,
                 compared=arrival.model in self._references,
+                stream=arrival.stream,
+                place=arrival.place,
             )
             with self._all_ended:
                 self._left -= 1

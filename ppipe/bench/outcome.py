@@ -15,6 +15,8 @@ class Fate(Enum):
     ANSWERED = "answered"
     DROPPED = "dropped"
     """Declined by the scheduler, with a reason."""
+    SUPERSEDED = "superseded"
+    """Declined because a newer frame of its stream had come."""
     FAILED = "failed"
     """Any other error."""
     UNANSWERED = "unanswered"
@@ -40,6 +42,8 @@ class FrameResult:
     abs_error: float = 0.0
     matched: bool = True
     compared: bool = True
+    stream: str = ""
+    place: int = -1
 
     @property
     def latency_us(self) -> int:
@@ -58,7 +62,7 @@ def fate_of(error: grpc.RpcError) -> tuple[Fate, str]:
         return Fate.UNANSWERED, "no answer"
     reason = re.search(r"reason=(\w+)", details)
     if code == grpc.StatusCode.UNAVAILABLE and reason:
-        return Fate.DROPPED, reason[1]
+        return Fate.SUPERSEDED if reason[1] == "superseded" else Fate.DROPPED, reason[1]
     if code == grpc.StatusCode.UNAVAILABLE and "timeout expired" in details.lower():
         return Fate.DROPPED, "queue_timeout"  # Triton's own queue policy, in the comparison without PPipe
     return Fate.FAILED, f"{code.name}: {details}"[:200]

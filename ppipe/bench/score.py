@@ -31,6 +31,8 @@ class Score:
     errors: Mapping[str, int] = field(default_factory=dict)
     compared: int = 0
     """Answers that were held against a reference; mismatched and max_abs_error are of these."""
+    superseded: int = 0
+    """Frames that a newer one of their stream made worthless; attainment is of the others."""
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
@@ -45,6 +47,7 @@ def score(outcomes: Sequence[FrameResult], slo_us: Mapping[str, int], seconds: f
     fates = Counter(outcome.fate for outcome in outcomes)
     answered = [outcome for outcome in outcomes if outcome.fate is Fate.ANSWERED]
     good = sum(outcome.is_good(slo_us[outcome.model]) for outcome in outcomes)
+    wanted = len(outcomes) - fates[Fate.SUPERSEDED]
     lags_ms = np.array([outcome.sent_us - outcome.due_us for outcome in outcomes]) / 1e3
     return Score(
         requests=len(outcomes),
@@ -54,10 +57,11 @@ def score(outcomes: Sequence[FrameResult], slo_us: Mapping[str, int], seconds: f
         mismatched=sum(not outcome.matched for outcome in answered),
         failed=fates[Fate.FAILED],
         max_abs_error=max((outcome.abs_error for outcome in answered), default=0.0),
-        attainment=good / len(outcomes),
+        attainment=good / wanted if wanted else 1.0,
         goodput_rps=good / seconds,
         late=sum(outcome.latency_us > slo_us[outcome.model] for outcome in answered),
         compared=sum(outcome.compared for outcome in answered),
+        superseded=fates[Fate.SUPERSEDED],
         drops=_reasons(outcomes, Fate.DROPPED),
         errors=_reasons(outcomes, Fate.FAILED),
         **_percentiles_ms(answered),

@@ -22,6 +22,9 @@ def score_table(measured: Sequence[Measured]) -> Table:
 
 def _rows(measured: Sequence[Measured]) -> list[tuple[str, list[str]]]:
     scores = [one.total for one in measured]
+    superseded = [("superseded", [str(score.superseded) for score in scores])]
+    if not any(score.superseded for score in scores):
+        superseded = []
     return [
         ("planned frames/s", [_number(one.planned_rps) for one in measured]),
         ("offered frames/s", [_number(score.offered_rps) for score in scores]),
@@ -29,6 +32,7 @@ def _rows(measured: Sequence[Measured]) -> list[tuple[str, list[str]]]:
         ("attainment", [f"{score.attainment:.2%}" for score in scores]),
         ("requests", [str(score.requests) for score in scores]),
         ("dropped", [_counts(score.drops) for score in scores]),
+        *superseded,
         ("late", [str(score.late) for score in scores]),
         ("failed", [str(score.failed) for score in scores]),
         ("unanswered", [str(score.unanswered) for score in scores]),

@@ -37,6 +37,10 @@ def bench(
     workload: Annotated[
         Path | None, typer.Option(help="Replay this saved workload instead of making one.")
     ] = None,
+    streams: Annotated[
+        int,
+        typer.Option(min=0, help="Streams per model, whose frames come in turn. [default: none]"),
+    ] = 0,
     repository: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +70,9 @@ def bench(
     rates = planned_rates(manifest)
     if workload is None:
         wanted = {model: load * rate for model, rate in rates.items()}
-        sent = make_workload(wanted, seconds=seconds, seed=seed, frames=PICTURES, process=arrivals)
+        sent = make_workload(
+            wanted, seconds=seconds, seed=seed, frames=PICTURES, process=arrivals, streams=streams
+        )
     else:
         sent = load_workload(workload)
     require_frames(sent, manifest)

@@ -51,6 +51,10 @@ def simulate(
     frame_spread: Annotated[
         float, typer.Option(min=0.0, help="Spread of frames' bytes: standard deviation over mean.")
     ] = 0.0,
+    streams: Annotated[
+        int,
+        typer.Option(min=0, help="Streams per model, whose frames come in turn. [default: none]"),
+    ] = 0,
     links: Annotated[
         str, typer.Option(help="placed: as the live system has them; paper: as the paper groups them.")
     ] = "placed",
@@ -108,7 +112,12 @@ def simulate(
     except ValueError as error:
         raise DeploymentError(f"--jitter, --stragglers, --straggler-factor: {error}") from error
     workload = Workload(
-        arrivals=arrivals, seconds=seconds, seeds=(seed,), jitter=varying, frame_spread=frame_spread
+        arrivals=arrivals,
+        seconds=seconds,
+        seeds=(seed,),
+        jitter=varying,
+        frame_spread=frame_spread,
+        streams=streams,
     )
     factor = None if rate is not None else (0.9 if load_factor is None else load_factor)
     if made.cascades:

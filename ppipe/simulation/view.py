@@ -97,6 +97,11 @@ def report_table(reports: Sequence[SimulationReport]) -> Table:
         ("utilisation", lambda r: ", ".join(f"{gpu} {share:.0%}" for gpu, share in r.utilisation.items())),
         ("decision mean / p99, us", lambda r: f"{r.decision_mean_us:.1f} / {r.decision_p99_us:.1f}"),
     ]
+    if any(report.streams for report in reports):
+        rows += [
+            ("superseded", lambda r: str(r.superseded)),
+            ("Jain's index of streams", lambda r: "-" if r.jain is None else f"{r.jain:.4f}"),
+        ]
     for name, show in rows:
         table.add_row(name, *(show(report) for report in reports))
     return table

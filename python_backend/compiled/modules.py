@@ -36,6 +36,7 @@ COMPILED_MODULES = (
     "python_backend.dispatcher.under_way",
     "python_backend.dispatcher.offers",
     "python_backend.dispatcher.answers",
+    "python_backend.dispatcher.in_order",
     "python_backend.dispatcher.room",
     "python_backend.dispatcher.open_frames",
     "python_backend.dispatcher.turns",

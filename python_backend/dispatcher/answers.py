@@ -17,31 +17,32 @@ from python_backend.wire.kserve import Array
 
 _THREADS: Final = 4
 _SHORTEST_RUN: Final = 4
-_Outputs = tuple[Frame, Mapping[str, Array]]
+Answer = tuple[Frame, Mapping[str, Array]]
 _Error = tuple[Frame, ErrorCode, str]
 
 
 class Answers:
     """Takes answers to claimed frames; each is sent once."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], None], threads: int = _THREADS) -> None:
+        """threads: with one alone `later` keeps the order."""
         self._log = log
-        self._queue: SimpleQueue[Sequence[_Outputs] | _Error | None] = SimpleQueue()
+        self._queue: SimpleQueue[Sequence[Answer] | _Error | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"answer-{index}", daemon=True)
-            for index in range(_THREADS)
+            for index in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def outputs(self, answers: Sequence[_Outputs]) -> None:
+    def outputs(self, answers: Sequence[Answer]) -> None:
         """Answer claimed frames with tensors; returns when some are sent and the others are on their way."""
         length = max(_SHORTEST_RUN, -(-len(answers) // _THREADS))
         for start in range(length, len(answers), length):
             self._queue.put(answers[start : start + length])
         self._send_all(answers[:length])
 
-    def later(self, answers: Sequence[_Outputs]) -> None:
+    def later(self, answers: Sequence[Answer]) -> None:
         """Answer claimed frames with tensors from another thread."""
         self._queue.put(answers)
 
@@ -64,7 +65,7 @@ class Answers:
                 self._send_all(item)
             del item
 
-    def _send_all(self, answers: Sequence[_Outputs]) -> None:
+    def _send_all(self, answers: Sequence[Answer]) -> None:
         for frame, outputs in answers:
             try:
                 frame.send_outputs(outputs)

@@ -235,6 +235,16 @@ class Driver:
         return self._tables.now.core.queue_length
 
     @property
+    def known_streams(self) -> int:
+        """Streams that are remembered."""
+        return self._tables.now.core.known_streams
+
+    @property
+    def held_answers(self) -> int:
+        """Answers that wait for those to earlier frames of their streams."""
+        return self._frames.held
+
+    @property
     def in_flight(self) -> int:
         """Batches on their way."""
         return sum([len(table.under_way) for table in self._tables.all()])
@@ -322,6 +332,10 @@ class Driver:
         for table in self._tables.all():
             if table.under_way.look_us <= host_us:
                 self._look_for_silent(table, host_us)
+        if self._frames.due_us <= host_us:
+            for lost in self._frames.overtaken(host_us):
+                if lost.state is FrameState.QUEUED:
+                    self._handle(RequestCancelled(lost.request_id))
         for request_id in self._offers.due(host_us):
             frame = self._frames.find(request_id)
             if frame is not None and frame.state is FrameState.PAUSED:
@@ -330,7 +344,7 @@ class Driver:
     def _look_again_us(self) -> int:
         wake_us = NEVER if self._wake_us == NEVER else self._wake_us - self._settings.lead_us
         look_us = min([table.under_way.look_us for table in self._tables.all()])
-        return min(wake_us, look_us, self._offers.next_us)
+        return min(wake_us, look_us, self._offers.next_us, self._frames.due_us)
 
     def _core_time_us(self) -> int:
         return now_us() + self._settings.lead_us
@@ -484,6 +498,7 @@ class Driver:
         before = self._tables.replace(table)
         self._wake_us = NEVER
         self._offers.serve(table.entry)
+        self._frames.serve_by(table.entry)
         served = table.entry.served
         self.frame_drift = FrameDrift(table.entry.model, served.entry, self._log)
         self.room.bounds = bounds_of(served, table.entry.longest_us, self._dispatchers)

@@ -46,11 +46,13 @@ class Frame:
         "last_reason",
         "offered_us",
         "offers",
+        "place",
         "priority",
         "request_id",
         "send_error",
         "send_outputs",
         "state",
+        "stream",
     )  # fmt: skip
 
     def __init__(
@@ -64,8 +66,12 @@ class Frame:
         priority: int = 0,
         is_cancelled: Callable[[], bool] = lambda: False,
         info: FrameInfo | None = None,
+        stream: str = "",
+        place: int = -1,
     ) -> None:
-        """info: of a frame that is to be prepared by the first stage's host."""
+        """info: of a frame that is to be prepared by the first stage's host. stream, place: as its client
+        says, '' for none and -1 for the next one.
+        """
         self._lock = threading.Lock()
         self._answered = False
         self.request_id = request_id
@@ -74,6 +80,8 @@ class Frame:
         self.arrived_us = arrived_us
         self.deadline_us = deadline_us
         self.priority = priority
+        self.stream = stream
+        self.place = place
         self.send_outputs = send_outputs
         self.send_error = send_error
         self._is_cancelled = is_cancelled

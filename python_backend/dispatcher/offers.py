@@ -51,10 +51,16 @@ class Offers:
 
     def repeat(self, frame: Frame) -> RequestArrived:
         """The same offer, for the core of another table: with the deadline that it was last offered with."""
-        if (info := frame.info) is None:
-            return RequestArrived(frame.request_id, frame.offered_us, frame.priority)
+        info = frame.info
         return RequestArrived(
-            frame.request_id, frame.offered_us, frame.priority, info.size, info.width * info.height
+            frame.request_id,
+            frame.offered_us,
+            frame.priority,
+            0 if info is None else info.size,
+            0 if info is None else info.width * info.height,
+            frame.stream,
+            frame.place,
+            frame.offers > 1,
         )
 
     def serve(self, entry: ModelEntry) -> None:

@@ -7,17 +7,22 @@ Answers are sent by other threads (dispatcher.answers), but for refusals, at who
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from planner.manifest import STATUS, ModelEntry
-from python_backend.dispatcher.answers import Answers
+from python_backend.dispatcher.answers import Answer, Answers
 from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.in_order import InOrder
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.room import Room
 from python_backend.scheduler.actions import DropReason
-from python_backend.wire.clock import now_us
+from python_backend.wire.clock import NEVER, now_us
 from python_backend.wire.kserve import zeros_of
 from python_backend.wire.ragged import faults_of
 from python_backend.wire.transport import Outputs
+
+_SHOWN: Final = 40
+"""Characters of a stream's name in a message."""
 
 
 class OpenFrames:
@@ -32,10 +37,24 @@ class OpenFrames:
         self._by_id: dict[int, Frame] = {}
         self._answers = Answers(log)
         self._room = room
+        self._in_order: InOrder | None = None
+        self._orders = False
+        self._most_rps: float | None = None
+        self.serve_by(entry)
+
+    def serve_by(self, entry: ModelEntry) -> None:
+        """Frames that come from now on are answered as this table's policy for streams says."""
+        policy = entry.served.streams
+        self._orders = policy is not None and policy.order == "stream"
+        self._most_rps = None if policy is None else policy.most_rps
+        if self._orders and self._in_order is None:
+            self._in_order = InOrder(self._claimed, self._log)
 
     def add(self, frames: Iterable[Frame]) -> None:
         """Each will be answered."""
         self._by_id.update((frame.request_id, frame) for frame in frames)
+        if self._in_order is not None and self._orders:
+            self._in_order.came(frames)
 
     def find(self, request_id: int) -> Frame | None:
         """None when it has been answered."""
@@ -53,35 +72,70 @@ class OpenFrames:
         """Answer the frames of a batch with its outputs; returns when some are sent."""
         wanted = [(name, outputs[name]) for name in self._names]
         faults = faults_of(outputs[STATUS]) if STATUS in outputs else {}
-        answers = [
+        answers: list[Answer] = [
             (frame, {name: array[index : index + 1] for name, array in wanted})
             for index, frame in enumerate(frames)
-            if index not in faults and frame.claim()
+            if index not in faults
         ]
-        for index, text in faults.items():
-            if index < len(frames) and frames[index].claim():
+        faulty = [frame for index, frame in enumerate(frames) if index in faults]
+        for frame, text in zip(faulty, faults.values(), strict=False):
+            if frame.claim():
                 self._counts.unusable += 1
-                self._answers.error(frames[index], ErrorCode.INVALID, text)
-        self._forget(frames)
-        for frame, _ in answers:
+                self._answers.error(frame, ErrorCode.INVALID, text)
+        self._end(faulty)
+        if self._in_order is not None:
+            answers = self._in_order.ready(answers, batch_id)
+        self._answers.outputs(self._claimed(answers, batch_id))
+
+    def _claimed(self, answers: Sequence[Answer], batch_id: int) -> list[Answer]:
+        """Those that are to be sent: nobody else has answered their frames."""
+        claimed = [answer for answer in answers if answer[0].claim()]
+        self._forget([frame for frame, _ in answers])
+        for frame, _ in claimed:
             self._counts.answered(now_us() - frame.arrived_us, frame.deadline_us, batch_id)
-        self._answers.outputs(answers)
+        return claimed
+
+    def overtaken(self, at_us: int) -> list[Frame]:
+        """Answer the frames whose deadlines passed while later answers of their streams waited; which they
+        are.
+        """
+        frames = [] if self._in_order is None else self._in_order.overtaken(at_us)
+        self._forget(frames)
+        for frame in frames:
+            self._answer_dropped(frame, DropReason.OVERTAKEN)
+        return frames
+
+    @property
+    def due_us(self) -> int:
+        """When `overtaken` is to be called; NEVER while no answer waits for another."""
+        return NEVER if self._in_order is None else self._in_order.due_us
+
+    @property
+    def held(self) -> int:
+        """Answers that wait for those to earlier frames of their streams."""
+        return 0 if self._in_order is None else self._in_order.held
 
     def fail(self, frames: Sequence[Frame], text: str) -> None:
         """Answer with an error of ours."""
         for frame in frames:
             if frame.claim():
                 self._answers.error(frame, ErrorCode.INTERNAL, text)
-        self._forget(frames)
+        self._end(frames)
 
     def drop(self, frame: Frame, reason: DropReason) -> None:
         """Answer that nothing can serve it in time, unless a hop that was given up has just answered it."""
-        self._forget([frame])
         if frame.claim():
-            self._counts.dropped(reason)
+            self._answer_dropped(frame, reason)
+        self._end([frame])
+
+    def _answer_dropped(self, frame: Frame, reason: DropReason) -> None:
+        self._counts.dropped(reason)
+        text = stream_text(self._model, reason, frame.stream, frame.place, self._most_rps)
+        if text is None:
             allowed_us = frame.deadline_us - frame.arrived_us
             text = drop_text(self._model, reason, now_us() - frame.deadline_us, allowed_us)
-            self._answers.error(frame, ErrorCode.UNAVAILABLE, text)
+        code = ErrorCode.INVALID if reason is DropReason.PLACE else ErrorCode.UNAVAILABLE
+        self._answers.error(frame, code, text)
 
     def answer_probe(self, frame: Frame) -> None:
         """Answer with zeros; the frame was never added."""
@@ -98,13 +152,40 @@ class OpenFrames:
             except Exception as error:
                 self._log(f"answering request {frame.request_id} failed: {error!r}")
 
+    def _end(self, frames: Sequence[Frame]) -> None:
+        """They were answered with errors."""
+        self._forget(frames)
+        if self._in_order is not None:
+            self._in_order.ended(frames)
+
     def _forget(self, frames: Iterable[Frame]) -> None:
         self._room.leave([frame for frame in frames if self._by_id.pop(frame.request_id, None) is not None])
 
     def close(self) -> None:
         """Send what was taken and forget all frames."""
+        self.overtaken(now_us())
         self._by_id.clear()
+        if self._in_order is not None:
+            self._in_order.close()
         self._answers.close()
+
+
+def stream_text(
+    model: str, reason: DropReason, stream: str, place: int, most_rps: float | None
+) -> str | None:
+    """What a client reads whose frame was dropped because of its stream; None for other reasons."""
+    name = repr(stream if len(stream) <= _SHOWN else f"{stream[:_SHOWN]}...")
+    if reason is DropReason.SUPERSEDED:
+        why = f"a newer frame of stream {name} came before this one was sent"
+    elif reason is DropReason.RATE:
+        why = f"stream {name} sends more than its {most_rps or 0:g} frames/s"
+    elif reason is DropReason.PLACE:
+        why = f"place {place} of stream {name} is not after those that came before; expected places that rise"
+    elif reason is DropReason.OVERTAKEN:
+        why = f"its deadline passed while the answer to a later frame of stream {name} waited for it"
+    else:
+        return None
+    return f"{model}: {why}: reason={reason.value}"
 
 
 def drop_text(model: str, reason: DropReason, late_us: int, allowed_us: int) -> str:

@@ -8,6 +8,7 @@ the target is out of reach, so only rates near the capacity cost a full simulati
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,8 @@ TARGET = 0.99
 @dataclass(frozen=True)
 class Workload:
     """What is thrown at a model: `arrivals` as in parse_arrivals; attainment is the mean over `seeds`.
-    frame_spread: coefficient of variation of frames' bytes, where the way in is counted.
+    frame_spread: coefficient of variation of frames' bytes, where the way in is counted. streams: so many,
+    whose frames come in turn; 0: frames name none.
     """
 
     arrivals: str = "poisson"
@@ -34,6 +36,7 @@ class Workload:
     seeds: tuple[int, ...] = (1, 2, 3)
     jitter: Jitter = field(default_factory=Jitter)
     frame_spread: float = 0.0
+    streams: int = 0
 
     def times_us(self, rate_rps: float, seed: int, stream: str) -> list[int]:
         """Arrival times of one run; `stream` is the model's name."""
@@ -55,6 +58,12 @@ class Workload:
         if self.frame_spread == 0 or served.entry is None:
             return None
         return frame_bytes(served.entry.frame_bytes, self.frame_spread, seed, served.model)
+
+    def places(self) -> Iterator[tuple[str, int]] | None:
+        """Of each frame in turn: its stream and its place there; None: frames name no stream."""
+        if self.streams == 0:
+            return None
+        return ((f"camera-{n % self.streams}", n // self.streams) for n in itertools.count())
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ def try_load(
             SchedulerCore(served, policy),
             workload.execution(served, seed),
             frame_bytes=workload.frame_bytes(served, seed),
+            places=workload.places(),
         )
         driver.max_missed = int(allowed * len(times))
         counts = driver.run(iter(times))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from planner import serial
 from planner.serving import ServedModel
+from planner.streams import StreamPolicy
 from python_backend.scheduler.actions import Action
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import EventLog, LogHeader
@@ -71,6 +72,11 @@ class SimulationReport:
     frames_per_cpu_s: float
     bound_in_time: int | None = None
     share_of_bound: float | None = None
+    streams: int = 0
+    superseded: int = 0
+    """Frames that a newer one of their stream made worthless; attainment is of the others."""
+    jain: float | None = None
+    """Of goodput over weight of the streams; None without streams."""
 
 
 def simulate(
@@ -103,10 +109,14 @@ def simulate(
         progress,
         time_decisions=True,
         frame_bytes=workload.frame_bytes(served, seed),
+        places=workload.places(),
     )
     started = time.process_time()
     counts = driver.run(arrivals)
     report = _report(served, policy, workload, rate_rps, counts, time.process_time() - started)
+    if driver.streams is not None:
+        weights = served.streams or StreamPolicy()
+        report = replace(report, streams=len(driver.streams.streams), jain=driver.streams.jain(weights))
     if not (bound and workload.exact):
         return report
     process = parse_arrivals(workload.arrivals, rate_rps)
@@ -133,6 +143,7 @@ def _report(
         offered=counts.offered,
         in_time=counts.in_time,
         late=counts.late,
+        superseded=counts.superseded,
         drops={reason.value: count for reason, count in counts.drops.items() if count},
         attainment=counts.attainment(),
         goodput_rps=counts.in_time / workload.seconds,

@@ -15,6 +15,7 @@ from python_backend.dispatcher.factory import make_dispatcher, show_metrics
 from python_backend.dispatcher.frame import ErrorCode, Frame, SendError, SendOutputs
 from python_backend.dispatcher.intake import Intake, Taken
 from python_backend.dispatcher.priority import PRIORITY, priority_of
+from python_backend.dispatcher.stream_place import PLACE, STREAM, stream_place_of
 from python_backend.dispatcher.together import Together
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
@@ -22,6 +23,7 @@ from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import Array
 
+_PARAMETERS = (PRIORITY, STREAM, PLACE, ticket_codec.PARAMETER)
 _NOTHING: Taken = (memoryview(b""), None)
 
 
@@ -64,6 +66,7 @@ class TritonPythonModel:
             taken = [_NOTHING] if probes else self._intake.take(self._given(request))
             deadline_us = arrived_us + min(request.timeout() or self._slo_us, self._longest_us)
             priority = priority_of(parameters)
+            stream, place = stream_place_of(parameters, len(taken))
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return []
@@ -81,6 +84,8 @@ class TritonPythonModel:
                 priority=priority,
                 is_cancelled=answers.is_cancelled,
                 info=info,
+                stream=stream,
+                place=place,
             )
             for (data, info), answers in zip(taken, _ways_back(request, sender, len(taken)), strict=True)
         ]
@@ -124,7 +129,7 @@ def _send_error_holding(_request: Any, sender: Any, code: ErrorCode, text: str) 
 def _parameters_of(request: Any) -> Mapping[str, Any]:
     """Those that matter here, which few requests have. Raises ValueError."""
     text = request.parameters()
-    if not text or (PRIORITY not in text and ticket_codec.PARAMETER not in text):
+    if not text or not any(name in text for name in _PARAMETERS):
         return {}
     parameters = json.loads(text)
     return parameters if isinstance(parameters, dict) else {}

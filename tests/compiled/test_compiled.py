@@ -64,6 +64,13 @@ def test_every_compiled_module_exists_and_the_build_depends_on_all(
         (tmp_path / source).write_text(text)
 
 
+def test_every_room_with_compiled_modules_looks_for_them_first() -> None:
+    """A room that does not runs its sources, and nobody notices."""
+    for room in sorted({module.rpartition(".")[0] for module in COMPILED_MODULES}):
+        text = (ROOT / room.replace(".", "/") / "__init__.py").read_text()
+        assert "__path__[:0] = compiled_path(__name__)" in text, room
+
+
 def test_nothing_is_called_in_the_bounds_of_a_slice() -> None:
     # mypyc 2.4 calls it twice where what is sliced is no list, tuple, str or bytes.
     for module in COMPILED_MODULES:

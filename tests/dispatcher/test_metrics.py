@@ -40,6 +40,8 @@ class Driver:
     frame_drift: FrameDrift = field(default_factory=lambda: FrameDrift("m", None, print))
     queue_length: int = 3
     in_flight: int = 2
+    known_streams: int = 1
+    held_answers: int = 0
     allowance_us: int = 5_000
     guard_us: int = 2_000
     room: Room = field(default_factory=lambda: Room(Bounds(frames=9, bytes=99)))

@@ -41,6 +41,9 @@ class Counts:
         self.unusable = 0
         """Frames that could not be prepared: their callers' faults."""
         self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
+        """But for frames that were superseded, which nobody misses."""
+        del self.drops[DropReason.SUPERSEDED]
+        self.superseded = 0
         self.failures: dict[FailureKind, int] = dict.fromkeys(FailureKind, 0)
         self.batch_sizes: dict[int, int] = {}
         self.worker_batches: dict[str, int] = {}
@@ -67,7 +70,10 @@ class Counts:
 
     def dropped(self, reason: DropReason) -> None:
         """A frame was dropped. By whose turn it is at the core."""
-        self.drops[reason] += 1
+        if reason is DropReason.SUPERSEDED:
+            self.superseded += 1
+        else:
+            self.drops[reason] += 1
 
     def answered(self, latency_us: int, deadline_us: int, batch_id: int = -1) -> None:
         """A frame of a batch was answered with outputs."""

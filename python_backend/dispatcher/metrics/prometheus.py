@@ -35,6 +35,7 @@ COUNTERS = {
     "in_time_total": "Frames answered within their deadline.",
     "late_total": "Frames answered after their deadline.",
     "unusable_total": "Frames that are no usable images, each answered with what is wrong with it.",
+    "superseded_total": "Frames that a newer one of their stream made worthless before they were sent.",
     "dropped_total": "Frames answered with an error, by reason.",
     "failed_attempts_total": "Attempts of batches that failed, by kind.",
     "batches_total": "Batches sent, by size.",
@@ -54,6 +55,8 @@ GAUGES = {
     "open_frames_bytes": "Their bytes, as their clients sent them.",
     "open_frames_bytes_limit": "The most that there may be.",
     "in_flight": "Batches on their way.",
+    "known_streams": "Streams that frames came of lately.",
+    "held_answers": "Answers that wait for those to earlier frames of their streams.",
     "worker_up": "1 while the worker gets work, else 0.",
     "stage_drift": "Measured over profiled latency of a stage, median of its last batches.",
     "frame_drift": "Mean bytes and pixels of the last frames over those of the planned frame.",
@@ -162,6 +165,7 @@ def samples(source: MetricsSource) -> Iterator[Sample]:
     yield "frame_bytes_total", {}, counts.frame_bytes
     yield "in_time_total", {}, counts.in_time
     yield "late_total", {}, counts.late
+    yield "superseded_total", {}, counts.superseded
     yield "unusable_total", {}, counts.unusable
     yield "latency_us_total", {}, counts.latency_sum_us
     yield "decisions_total", {}, counts.decisions
@@ -195,6 +199,8 @@ def samples(source: MetricsSource) -> Iterator[Sample]:
     yield "open_frames_bytes", {}, driver.room.bytes
     yield "open_frames_bytes_limit", {}, driver.room.bounds.bytes
     yield "in_flight", {}, driver.in_flight
+    yield "known_streams", {}, driver.known_streams
+    yield "held_answers", {}, driver.held_answers
     yield "allowance_us", {}, driver.allowance_us
     yield "guard_us", {}, driver.guard_us
     yield "slo_us", {}, counts.slo_us
