@@ -3,7 +3,7 @@
 async with InferenceServerClient("10.0.0.6:18001") as client:
     frame = InferInput("jpeg", [1, 1], "BYTES")
     frame.set_data_from_numpy(np.array([[jpeg]], dtype=object))
-    answer = await client.infer("street", [frame], parameters={"stream": "gate", "place": 17})
+    answer = await client.infer("street", [frame], parameters={"ppipe_stream": "gate", "ppipe_place": 17})
     print(answer.as_numpy("detected_boxes"))
 """
 
@@ -23,9 +23,8 @@ from tritonclient.utils import InferenceServerException
 
 from ppipe.watch.feed import Shot
 from ppipe.watch.sources import WatchError
+from python_backend.dispatcher.stream_place import PLACE, STREAM
 
-STREAM, PLACE = "stream", "place"
-"""Request parameters: which stream a frame is of, and where in it."""
 GRACE_S = 5.0
 """How long after its time-out a request may still be answered."""
 _LONGEST_S = 60.0
