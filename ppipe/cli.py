@@ -34,6 +34,7 @@ from ppipe.commands import (
     serve,
     simulate,
     status,
+    units,
     watch,
 )
 from ppipe.console import err
@@ -66,6 +67,7 @@ app.command()(diff.diff)
 app.command()(kubernetes.kubernetes)
 app.command()(compose.compose)
 app.command()(front.front)
+app.command()(units.units)
 app.command()(monitoring.monitoring)
 app.command()(serve.serve)
 app.command()(status.status)

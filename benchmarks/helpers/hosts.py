@@ -50,10 +50,22 @@ class Host:
     name: str
     namespace: str
     address: str
+    switch: str
+    port: str
+    """Where its link ends, and in which namespace."""
 
     def command(self, command: Sequence[str]) -> list[str]:
         """The same command, run on this host."""
         return ["nsenter", f"--net={_NAMESPACES / self.namespace}", "--", *command]
+
+    @contextlib.contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """From all other hosts, both ways, for as long as it lasts: what is sent is lost without a word."""
+        _in(self.switch, ["ip", "link", "set", self.port, "down"])
+        try:
+            yield
+        finally:
+            _in(self.switch, ["ip", "link", "set", self.port, "up"])
 
     def sent_bytes(self) -> int:
         """What this host has put on its fleet link so far, all headers included."""
@@ -103,6 +115,8 @@ def hosts(links: Mapping[str, Link], clients: tuple[str, Link] | None = None) ->
             name=name,
             namespace=f"{_PREFIX}{os.getpid()}_{name}",
             address=f"{FLEET_NET}.{index + 2}",
+            switch=f"{_PREFIX}{os.getpid()}_switch",
+            port=f"port{index}",
         )
         for index, name in enumerate(links)
     }

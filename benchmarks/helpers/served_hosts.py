@@ -44,11 +44,12 @@ class HostsServed:
         """Of the entry's gRPC."""
         return self.manifest.entry.grpc_address
 
-    def start(self, host: Host) -> None:
-        """Serve what is this host's."""
+    def start(self, host: Host, keys: Path | None = None) -> None:
+        """Serve what is this host's. keys: others than all hosts have."""
         command = [sys.executable, "-m", "ppipe", "serve", str(self.repository), "--host", host.address]
         command.append("--old-triton")  # what setup installs, on hosts that only this benchmark reaches
-        command += ["--work", str(self.logs / host.name), "--ticket-keys", str(self.logs / "ticket.key")]
+        command += ["--work", str(self.logs / host.name)]
+        command += ["--ticket-keys", str(keys or self.logs / "ticket.key")]
         with (self.logs / f"{host.name}.out").open("ab") as said:
             self.processes[host.name] = subprocess.Popen(
                 host.command(command), stdout=said, stderr=said, cwd=_ROOT, start_new_session=True

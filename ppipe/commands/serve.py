@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,9 @@ from planner.deployment import load_deployment
 from ppipe.commands.arguments import WorkFolder
 from ppipe.console import ServerBoard, err
 from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.neighbours import Neighbours
 from ppipe.workspace import Workspace
+from python_backend.wire.keys import Keys
 
 
 def serve(
@@ -58,12 +62,36 @@ def serve(
         served.start()
         if served.warning:
             err.print(f"warning: {served.warning}")
-        entry = served.manifest.entry
-        err.print(
-            f"serving {', '.join(model.model for model in served.manifest.models)}: "
-            f"gRPC {entry.grpc_address}, HTTP {entry.http_address}; Ctrl-C stops it"
-        )
-        wait(seconds)
+        with _told_of_others(served):
+            _say_and_wait(served, seconds)
+
+
+@contextlib.contextmanager
+def _told_of_others(served: ServedDeployment) -> Iterator[None]:
+    """While it lasts, what the servers of other hosts do is told."""
+    if served.shared_keys is None:
+        yield
+        return
+    others = Neighbours(
+        served.manifest,
+        served.servers,
+        Keys(served.shared_keys),
+        lambda line: err.print(line, markup=False, soft_wrap=True),
+    )
+    others.start()
+    try:
+        yield
+    finally:
+        others.stop()
+
+
+def _say_and_wait(served: ServedDeployment, seconds: float | None) -> None:
+    entry = served.manifest.entry
+    err.print(
+        f"serving {', '.join(model.model for model in served.manifest.models)}: "
+        f"gRPC {entry.grpc_address}, HTTP {entry.http_address}; Ctrl-C stops it"
+    )
+    wait(seconds)
 
 
 def wait(seconds: float | None) -> None:

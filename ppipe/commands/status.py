@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +26,7 @@ from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 
 TIMEOUT_S = 3.0
 _LOOK_S = 1.0
+_HOST_HEADINGS = ("host", "its servers", "whole")
 _SERVER_HEADINGS = ("server", "address", "answering", "first that does not")
 
 
@@ -50,15 +51,26 @@ def status(
 
 def show_servers(manifest: DeploymentManifest) -> bool:
     """A row per server; whether all models answer."""
-    rows: list[tuple[str, str, str, str]] = []
-    whole = True
-    for server in (manifest.entry, *manifest.servers):
-        if server.models:
-            silent = silent_models(manifest, server)
-            whole = whole and not silent
-            rows.append(_row(server, silent))
+    servers = [server for server in (manifest.entry, *manifest.servers) if server.models]
+    silent = {server.name: silent_models(manifest, server) for server in servers}
+    rows = [_row(server, silent[server.name]) for server in servers]
     out.print(*fitting_tables(_SERVER_HEADINGS, rows, out.width, left=_SERVER_HEADINGS))
-    return whole
+    hosts = list(_host_rows(servers, silent))
+    if len(hosts) > 1:
+        out.print(*fitting_tables(_HOST_HEADINGS, hosts, out.width, left=_HOST_HEADINGS))
+    return not any(silent.values())
+
+
+def _host_rows(
+    servers: Sequence[ServerAddress], silent: Mapping[str, Mapping[str, Probe]]
+) -> Iterator[tuple[str, str, str]]:
+    """Each host, its servers, and how many of them answer with all their models."""
+    hosts: dict[str, list[ServerAddress]] = {}
+    for server in servers:
+        hosts.setdefault(server.host, []).append(server)
+    for host, here in hosts.items():
+        well = sum(not silent[server.name] for server in here)
+        yield host, ", ".join(server.name for server in here), f"{well} of {len(here)}"
 
 
 def looks(manifest: DeploymentManifest) -> dict[str, Look]:

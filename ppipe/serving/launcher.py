@@ -147,6 +147,16 @@ class ServedDeployment:
         self.stop()
 
     @property
+    def servers(self) -> tuple[ServerAddress, ...]:
+        """Those that are started here."""
+        return self._servers
+
+    @property
+    def shared_keys(self) -> Path | None:
+        """The file of ticket keys that all hosts have; None where all servers are here."""
+        return self._keys
+
+    @property
     def statuses(self) -> tuple[ServerStatus, ...]:
         """Every server as it is now, stages first."""
         return tuple(keeper.status for keeper in self._keepers)

@@ -23,6 +23,7 @@ from planner.manifest import TlsFiles
 from planner.profile import DTYPE_BYTES
 from python_backend.wire import ticket_codec
 from python_backend.wire.hop_failure import FailureKind, from_wire
+from python_backend.wire.keys import Keys
 from python_backend.wire.tls import open_channel
 
 PROBE_SLO_US = 60_000_000
@@ -108,6 +109,17 @@ class ModelProber:
         except grpc.RpcError as error:
             return judge(error)
         return Probe(ProbeVerdict.ANSWERS if live else ProbeVerdict.NOT_YET)
+
+    def refuses_keys(self, stage: str, keys: Keys, timeout_s: float) -> bool:
+        """Whether a stage takes no tickets signed with these keys. False where it says nothing."""
+        try:
+            request = service_pb2.ModelInferRequest()
+            request.CopyFrom(self._request(stage, timeout_s))
+            request.parameters[ticket_codec.PARAMETER].string_param = ticket_codec.stray_text(keys)
+            self._call(self._stub.ModelInfer, request, timeout_s)
+        except grpc.RpcError as error:
+            return ticket_codec.FOREIGN_KEY in (error.details() or "")
+        return False
 
     def is_server_ready(self, timeout_s: float) -> bool:
         """Whether the server says that all its models are loaded."""

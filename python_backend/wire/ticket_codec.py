@@ -45,6 +45,7 @@ from python_backend.wire.ragged import FrameInfo, info_of
 PARAMETER: Final = "ppipe_ticket"
 FORMAT: Final = 2
 """2: places. A field that may be left out needs no new number; one that changes what others mean does."""
+FOREIGN_KEY: Final = "the signature is not of this deployment's dispatcher"
 ANONYMOUS_PROBE_TEXT: Final = '{"probe":true}'
 _IN_A_CHAIN: Final = "chain"
 _MAC_FIELD: Final = ',"mac":"'
@@ -190,6 +191,15 @@ def encode(
     return f'{text}{_MAC_FIELD}{keys.mac(text + "}")}"}}'
 
 
+def stray_text(keys: Keys) -> str:
+    """A ticket that every stage refuses: who has the same keys for being of no deployment, others for its
+    signature. So it tells whether two hosts have the same keys, and nothing is done.
+    """
+    nowhere = tensor_hop("nobody", 0, 0, 0, 0)
+    ticket = plain_ticket(batch_id=0, attempt=0, pipeline=0, deadline_us=0, hops=(nowhere,))
+    return encode(WireTicket(deployment="", revision=0, hop=0, ticket=ticket), keys, sent_us=0)
+
+
 def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
     """The ticket in `text`, its times on this host's clock. Raises TicketError."""
     if len(text) > _TEXT_LIMIT:
@@ -202,7 +212,7 @@ def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
             f"{PARAMETER}: no signature field; expected a ticket of this deployment's dispatcher"
         )
     if not (mac.endswith('"}') and keys.accepts(f"{signed}}}", mac[:-2])):
-        raise TicketError(f"{PARAMETER}: the signature is not of this deployment's dispatcher")
+        raise TicketError(f"{PARAMETER}: {FOREIGN_KEY}")
     try:
         return _wire_ticket(json.loads(f"{signed}}}"), received_us)
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -4,15 +4,24 @@ After a meant change of the generator, `.venv/bin/python -m tests.golden.cases` 
 the difference before committing it.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from model_repo_generator.emulated import (
+    EmulatedModel,
+    EmulatedPipeline,
+    EmulatedStage,
+    build_manifest,
+)
 from model_repo_generator.generate import placed, serving_tables
 from model_repo_generator.plain import render_plain
 from model_repo_generator.render import Rendered, render
+from model_repo_generator.units import UnitOptions, render_units
 from planner.deployment import parse_deployment
+from planner.manifest import DeploymentManifest
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import LatencyTable, ModelProfile, Profile, Source, TensorSpec
 
@@ -84,12 +93,39 @@ def plain() -> Mapping[str, str]:
     return fixed(render_plain(parse_deployment(data, "golden"), profile, versions=VERSIONS))
 
 
+def units() -> Mapping[str, str]:
+    """systemd units of three hosts."""
+    return render_units(three_hosts(), UnitOptions())
+
+
+def three_hosts() -> DeploymentManifest:
+    """The entry alone, a host with GPUs, and one with an IPv6 address."""
+    servers = ("a", "b")
+    emulated = tuple(EmulatedStage((1_000,), servers, (TensorSpec("scores", "FP32", (5,)),)) for _ in "ab")
+    model = EmulatedModel(
+        name="net",
+        slo_us=100_000,
+        planned_rps=100.0,
+        input=TensorSpec("image", "FP32", (3, 8, 8)),
+        pipelines=(EmulatedPipeline(1, emulated, ((100,),)),),
+    )
+    made = build_manifest([model], 21_000, "street")
+    gpus, ipv6 = made.servers
+    gpus = dataclasses.replace(gpus, host="10.0.0.2", gpu_count=2, devices=("0", "1"))
+    return dataclasses.replace(
+        made,
+        entry=dataclasses.replace(made.entry, host="10.0.0.1"),
+        servers=(gpus, dataclasses.replace(ipv6, host="fd00::7")),
+    )
+
+
 SPEED = {"gflop_per_s": 20, "gbyte_per_s": 2}
 HOSTILE_LABELS = ('a "quote"', "} dynamic_batching {", "Käfer", "{{ 7 * 7 }}", "\\n")
 CASES: Mapping[str, Callable[[], Mapping[str, str]]] = {
     "two_classes": two_classes,
     "emulated_raw": emulated_raw,
     "plain": plain,
+    "units": units,
 }
 
 

@@ -1,0 +1,181 @@
+"""systemd units: one for each host, which starts `ppipe serve --host` there and keeps it running.
+
+Rules
+- A unit may do what serving takes, and nothing else, as the pods of a Kubernetes bundle: no root, no
+  capabilities, no new privileges, a read-only file system but for its own state and /dev/shm, no devices but
+  the GPUs that its servers have.
+- What `ppipe serve` would do after a death it does itself; systemd starts `ppipe serve` anew.
+- Key files are named, not copied, so that keys are rotated without a restart.
+- No text of a deployment gets into a unit but names and addresses that are checked here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.addresses import checked_host, same_host
+from planner.manifest import DeploymentManifest, ServerAddress
+
+STOP_S = 60
+"""Time for a host's servers to end in order: the entry first, then its stages."""
+_SAFE = re.compile(r"[A-Za-z0-9_.@/+-]+")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_HIDDEN = ("/home", "/root", "/run/user")
+"""What ProtectHome hides."""
+
+
+class UnitFault(Exception):
+    """Units that would not start, or not be safe; the message names what is wrong and what would do."""
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """Where things are on every host. None: by the deployment's name, below /srv and /etc."""
+
+    ppipe: Path = Path("/opt/ppipe/bin/ppipe")
+    repository: Path | None = None
+    ticket_keys: Path | None = None
+    user: str = "ppipe"
+    old_triton: bool = False
+
+
+def render_units(manifest: DeploymentManifest, options: UnitOptions) -> dict[str, str]:
+    """A unit for each host, by path: <host>/ppipe-<deployment>.service. Raises UnitFault."""
+    _check(options)
+    hosts: dict[str, list[ServerAddress]] = {}
+    for server in (manifest.entry, *manifest.servers):
+        if server.models:
+            hosts.setdefault(same_host(server.host), []).append(server)
+    name = unit_name(manifest)
+    return {
+        f"{host.replace(':', '-')}/{name}": "\n".join(_unit(manifest, servers, options)).strip() + "\n"
+        for host, servers in hosts.items()
+    }
+
+
+def unit_name(manifest: DeploymentManifest) -> str:
+    """Of the unit on each host."""
+    return f"ppipe-{manifest.deployment}.service"
+
+
+def _check(options: UnitOptions) -> None:
+    for flag, path in (
+        ("--ppipe", options.ppipe),
+        ("--repository", options.repository),
+        ("--ticket-keys", options.ticket_keys),
+    ):
+        if path is None:
+            continue
+        if not path.is_absolute() or not _SAFE.fullmatch(str(path)):
+            raise UnitFault(f"{flag} {str(path)!r}: expected an absolute path of letters, digits and _.@/+-")
+        if any(path.is_relative_to(hidden) for hidden in _HIDDEN):
+            raise UnitFault(
+                f"{flag} {path}: units see nothing below {', '.join(_HIDDEN)}; expected a path such as "
+                "/srv/ppipe or /opt/ppipe"
+            )
+    if not _USER.fullmatch(options.user) or options.user == "root":
+        raise UnitFault(
+            f"--user {options.user!r}: expected a user of its own that is not root, such as ppipe"
+        )
+
+
+def _unit(
+    manifest: DeploymentManifest, servers: Sequence[ServerAddress], options: UnitOptions
+) -> Iterator[str]:
+    state = f"ppipe-{manifest.deployment}"
+    names = ", ".join(server.name for server in servers)
+    yield "# Written by ppipe units. Install: see docs/hosts.md."
+    yield from _section(
+        "Unit",
+        {
+            "Description": f"PPipe deployment {manifest.deployment}, this host's servers: {names}",
+            "Wants": "network-online.target",
+            "After": "network-online.target",
+            # A host may wait for long: for its network, its GPUs, its repository.
+            "StartLimitIntervalSec": "0",
+        },
+    )
+    yield from _section("Service", {**_service(manifest, servers, options, state), **_RIGHTS})
+    yield from _devices(servers)
+    yield from _section("Install", {"WantedBy": "multi-user.target"})
+
+
+def _service(
+    manifest: DeploymentManifest, servers: Sequence[ServerAddress], options: UnitOptions, state: str
+) -> dict[str, str]:
+    repository = options.repository or Path("/srv/ppipe") / manifest.deployment / "repository"
+    keys = options.ticket_keys or Path("/etc/ppipe") / f"{manifest.deployment}.keys"
+    command = [str(options.ppipe), "serve", str(repository), "--host", checked_host(servers[0].host)]
+    command += ["--ticket-keys", str(keys), "--work", f"/var/lib/{state}"]
+    if options.old_triton:
+        command.append("--old-triton")
+    return {
+        "Type": "exec",
+        "ExecStart": " ".join(command),
+        "User": options.user,
+        "Group": options.user,
+        "StateDirectory": state,
+        "StateDirectoryMode": "0700",
+        "WorkingDirectory": f"/var/lib/{state}",
+        "Environment": f"HOME=/var/lib/{state} PYTHONDONTWRITEBYTECODE=1",
+        "UMask": "0077",
+        "Restart": "always",
+        "RestartSec": "2",
+        "KillMode": "mixed",
+        "TimeoutStopSec": str(STOP_S),
+        # A server that the kernel ends for its memory is started anew by ppipe serve; the others serve on.
+        "OOMPolicy": "continue",
+        "LimitNOFILE": "65536",
+        "TasksMax": "16384",
+    }
+
+
+_RIGHTS: Mapping[str, str] = {
+    "NoNewPrivileges": "yes",
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "PrivateUsers": "yes",
+    "ProtectProc": "invisible",
+    "ProtectKernelTunables": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectClock": "yes",
+    "ProtectHostname": "yes",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX AF_NETLINK",
+    "LockPersonality": "yes",
+    "SystemCallArchitectures": "native",
+    "SystemCallFilter": "@system-service",
+    "SystemCallErrorNumber": "EPERM",
+}
+"""Not MemoryDenyWriteExecute: compilers of networks write the code that they run. Not RemoveIPC: it would
+take the shared memory of another deployment of the same user."""
+
+
+def _devices(servers: Sequence[ServerAddress]) -> Iterator[str]:
+    """Of the last section, Service: the GPUs, or none."""
+    if not any(server.devices for server in servers):
+        yield "PrivateDevices=yes"
+        yield ""
+        return
+    yield "DevicePolicy=closed"
+    for kind in ("nvidia", "nvidia-frontend", "nvidia-uvm", "nvidia-caps"):
+        yield f"DeviceAllow=char-{kind} rw"
+    yield ""
+
+
+def _section(name: str, settings: Mapping[str, str]) -> Iterator[str]:
+    yield f"[{name}]"
+    for key, value in settings.items():
+        yield f"{key}={value.replace('%', '%%')}"
+    if name != "Service":  # which the devices follow
+        yield ""
