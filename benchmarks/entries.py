@@ -36,6 +36,7 @@ from planner.planning import plan
 from planner.problem import Problem
 from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
+from planner.sharding import plan_shards
 from planner.shards import ModelShards, shard_of
 from ppipe import steps
 from ppipe.workspace import Workspace
@@ -128,6 +129,9 @@ def _jobs(
     pair = (replace(entry, name="entry-0"), replace(entry, name="entry-1"))
     divided = replace(problem, cluster=replace(problem.cluster, entry=pair[0], more_entries=pair[1:]))
     made = plan(divided, mode="fast")
+    if links == "paper":
+        # Its links join workers by their numbers, so by these they are near.
+        made = replace(made, shards=plan_shards(replace(made, placement=None), divided))
     for shards in made.shards:
         whole = _served(made, divided, pair[0], shards.model, links)
         parts = tuple(
