@@ -41,7 +41,7 @@ def units(
 
     See docs/hosts.md.
     """
-    from model_repo_generator.units import UnitOptions, render_units
+    from model_repo_generator.systemd import UnitOptions, render_units
     from model_repo_generator.write import write
 
     options = UnitOptions(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_repo_generator.units import UnitFault, UnitOptions, render_units
+from model_repo_generator.systemd import UnitFault, UnitOptions, render_units
 from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from ppipe.cli import run

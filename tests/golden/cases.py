@@ -19,7 +19,7 @@ from model_repo_generator.emulated import (
 from model_repo_generator.generate import placed, serving_tables
 from model_repo_generator.plain import render_plain
 from model_repo_generator.render import Rendered, render
-from model_repo_generator.units import UnitOptions, render_units
+from model_repo_generator.systemd import UnitOptions, render_units
 from planner.deployment import parse_deployment
 from planner.manifest import DeploymentManifest
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage

@@ -12,10 +12,11 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_repo_generator.texts import render_text
 from planner.addresses import checked_host, same_host
 from planner.manifest import DeploymentManifest, ServerAddress
 
@@ -51,7 +52,7 @@ def render_units(manifest: DeploymentManifest, options: UnitOptions) -> dict[str
             hosts.setdefault(same_host(server.host), []).append(server)
     name = unit_name(manifest)
     return {
-        f"{host.replace(':', '-')}/{name}": "\n".join(_unit(manifest, servers, options)).strip() + "\n"
+        f"{host.replace(':', '-')}/{name}": _unit(manifest, servers, options)
         for host, servers in hosts.items()
     }
 
@@ -82,100 +83,21 @@ def _check(options: UnitOptions) -> None:
         )
 
 
-def _unit(
-    manifest: DeploymentManifest, servers: Sequence[ServerAddress], options: UnitOptions
-) -> Iterator[str]:
+def _unit(manifest: DeploymentManifest, servers: Sequence[ServerAddress], options: UnitOptions) -> str:
     state = f"ppipe-{manifest.deployment}"
-    names = ", ".join(server.name for server in servers)
-    yield "# Written by ppipe units. Install: see docs/hosts.md."
-    yield from _section(
-        "Unit",
-        {
-            "Description": f"PPipe deployment {manifest.deployment}, this host's servers: {names}",
-            "Wants": "network-online.target",
-            "After": "network-online.target",
-            # A host may wait for long: for its network, its GPUs, its repository.
-            "StartLimitIntervalSec": "0",
-        },
-    )
-    yield from _section("Service", {**_service(manifest, servers, options, state), **_RIGHTS})
-    yield from _devices(servers)
-    yield from _section("Install", {"WantedBy": "multi-user.target"})
-
-
-def _service(
-    manifest: DeploymentManifest, servers: Sequence[ServerAddress], options: UnitOptions, state: str
-) -> dict[str, str]:
     repository = options.repository or Path("/srv/ppipe") / manifest.deployment / "repository"
     keys = options.ticket_keys or Path("/etc/ppipe") / f"{manifest.deployment}.keys"
     command = [str(options.ppipe), "serve", str(repository), "--host", checked_host(servers[0].host)]
     command += ["--ticket-keys", str(keys), "--work", f"/var/lib/{state}"]
     if options.old_triton:
         command.append("--old-triton")
-    return {
-        "Type": "exec",
-        "ExecStart": " ".join(command),
-        "User": options.user,
-        "Group": options.user,
-        "StateDirectory": state,
-        "StateDirectoryMode": "0700",
-        "WorkingDirectory": f"/var/lib/{state}",
-        "Environment": f"HOME=/var/lib/{state} PYTHONDONTWRITEBYTECODE=1",
-        "UMask": "0077",
-        "Restart": "always",
-        "RestartSec": "2",
-        "KillMode": "mixed",
-        "TimeoutStopSec": str(STOP_S),
-        # A server that the kernel ends for its memory is started anew by ppipe serve; the others serve on.
-        "OOMPolicy": "continue",
-        "LimitNOFILE": "65536",
-        "TasksMax": "16384",
-    }
-
-
-_RIGHTS: Mapping[str, str] = {
-    "NoNewPrivileges": "yes",
-    "CapabilityBoundingSet": "",
-    "AmbientCapabilities": "",
-    "ProtectSystem": "strict",
-    "ProtectHome": "yes",
-    "PrivateTmp": "yes",
-    "PrivateUsers": "yes",
-    "ProtectProc": "invisible",
-    "ProtectKernelTunables": "yes",
-    "ProtectKernelModules": "yes",
-    "ProtectKernelLogs": "yes",
-    "ProtectControlGroups": "yes",
-    "ProtectClock": "yes",
-    "ProtectHostname": "yes",
-    "RestrictNamespaces": "yes",
-    "RestrictRealtime": "yes",
-    "RestrictSUIDSGID": "yes",
-    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX AF_NETLINK",
-    "LockPersonality": "yes",
-    "SystemCallArchitectures": "native",
-    "SystemCallFilter": "@system-service",
-    "SystemCallErrorNumber": "EPERM",
-}
-"""Not MemoryDenyWriteExecute: compilers of networks write the code that they run. Not RemoveIPC: it would
-take the shared memory of another deployment of the same user."""
-
-
-def _devices(servers: Sequence[ServerAddress]) -> Iterator[str]:
-    """Of the last section, Service: the GPUs, or none."""
-    if not any(server.devices for server in servers):
-        yield "PrivateDevices=yes"
-        yield ""
-        return
-    yield "DevicePolicy=closed"
-    for kind in ("nvidia", "nvidia-frontend", "nvidia-uvm", "nvidia-caps"):
-        yield f"DeviceAllow=char-{kind} rw"
-    yield ""
-
-
-def _section(name: str, settings: Mapping[str, str]) -> Iterator[str]:
-    yield f"[{name}]"
-    for key, value in settings.items():
-        yield f"{key}={value.replace('%', '%%')}"
-    if name != "Service":  # which the devices follow
-        yield ""
+    return render_text(
+        "ppipe.service",
+        deployment=manifest.deployment,
+        servers=[server.name for server in servers],
+        command=command,
+        user=options.user,
+        state=state,
+        stop_s=STOP_S,
+        gpus=any(server.devices for server in servers),
+    )
