@@ -31,7 +31,7 @@ FEW = Fanout(mean=2.0, deviation=1.0, most=6)
 """Of small cases, whose five GPUs are soon full."""
 _FLEET = MadeSize(gpus=12, classes=2, models=2, blocks=6, max_slices=2)
 _SMALL = MadeSize(gpus=5, classes=2, models=2, blocks=3, max_slices=1)
-_MARGINS = (0.2, 0.3, 0.4, 0.5)
+_MARGINS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _BUILD_RPS = 200.0
 """At which batches fill, of small cases: fixed, so that all divisions are measured alike."""
 

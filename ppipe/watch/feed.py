@@ -23,6 +23,8 @@ from ppipe.watch.sources import WatchSource
 PLAYING, ENDED, STOPPED = "playing", "ended", "stopped"
 QUIET = (PLAYING, ENDED, STOPPED)
 """States that need no words."""
+_GAP_S = 0.001
+"""Between a stream's last time and the next, at least."""
 _LOOK_S = 0.2
 """How often a feed that waits looks whether it is to end."""
 
@@ -82,6 +84,9 @@ class Feed:
         self._ended = ended
         self._stopped = threading.Event()
         self._places = 0
+        self._first_s: float | None = None
+        """When the first picture of the stream came."""
+        self._last_pts_s = 0.0
         # A daemon: a thread that waits inside FFmpeg for a dead camera holds nobody up.
         self._thread = threading.Thread(target=self._run, name=f"feed-{source.stream}", daemon=True)
 
@@ -121,12 +126,22 @@ class Feed:
     def _read_once(self) -> None:
         self.state.opened += 1
         thinning, pace = Thinning(self.source.fps), Pace(time.monotonic())
+        offset_s = self._offset_s()
         for picture in self._laps():
             self.state.text = PLAYING
+            self._first_s = self._first_s or time.monotonic()
+            picture.pts_s += offset_s
+            self._last_pts_s = picture.pts_s
             if self._stopped.is_set():
                 return
             if thinning.keeps(picture.pts_s) and (due_s := self._wait_for(picture, pace)) is not None:
                 self._send(picture, due_s)
+
+    def _offset_s(self) -> float:
+        """What the times of a source that was opened again begin at: the stream's go on."""
+        if self._first_s is None:
+            return 0.0
+        return max(self._last_pts_s + _GAP_S, time.monotonic() - self._first_s)
 
     def _laps(self) -> Iterator[SourcePicture]:
         """The source's pictures, of a looped file without end: its time goes on from lap to lap."""

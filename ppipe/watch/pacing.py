@@ -32,7 +32,8 @@ class Thinning:
         if pts_s < self._next_s - _EARLY_S:
             return False
         # From where it was due, not from where it came: else 20 of 30 a second would be 15.
-        self._next_s = max(self._next_s + self._gap_s, pts_s)
+        late = pts_s >= self._next_s + self._gap_s
+        self._next_s = (pts_s if late else self._next_s) + self._gap_s
         return True
 
 

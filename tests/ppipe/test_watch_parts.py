@@ -23,6 +23,7 @@ from ppipe.watch.pacing import SendPolicy, Thinning
 from ppipe.watch.reading import SourceError, SourcePicture, pictures
 from ppipe.watch.results import line_of
 from ppipe.watch.sources import Kind, WatchError, WatchSource, parse_sources
+from tests.fixtures.camera import camera_of
 
 PATIENCE_S = 60.0
 
@@ -179,6 +180,22 @@ def test_a_looped_file_goes_on_in_time_and_place_until_it_is_stopped(tmp_path: P
     assert fed.ended.wait(PATIENCE_S)
     assert [shot.place for shot in shots] == list(range(17))
     assert [shot.pts_s for shot in shots] == pytest.approx([n / 10 for n in range(17)])
+
+
+def test_a_camera_that_breaks_off_goes_on_in_time_and_place(tmp_path: Path) -> None:
+    stream = draw_clip(tmp_path / "camera.ts", seconds=0.5).read_bytes()
+    with camera_of(stream) as camera:
+        ended, shots = threading.Event(), queue.Queue[Shot]()
+        gate = WatchSource("gate", camera.address, Kind.NETWORK)
+        feed = Feed(gate, SendPolicy.FOLLOW, 100, False, True, False, shots.put, ended.set)
+        feed.start()
+        found = [shots.get(timeout=PATIENCE_S) for _ in range(9)]
+        feed.stop()
+        assert ended.wait(PATIENCE_S)
+    assert camera.passes >= 2
+    assert [shot.place for shot in found] == list(range(9))
+    assert all(np.diff([shot.pts_s for shot in found]) > 0)
+    assert found[0].pts_s == 0.0
 
 
 def test_a_live_source_that_is_not_there_is_tried_again_until_it_is_stopped() -> None:
