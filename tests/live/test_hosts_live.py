@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -112,10 +113,84 @@ def test_a_host_that_ends_is_done_without_and_is_back_when_it_is_started(three: 
         answers = [stub.ModelInfer(three.request(number % 4), timeout=10) for number in range(10)]
     assert len(answers) == 10, "by the other host's worker"
     three.served.start(three.made["a"])
-    end_s = time.monotonic() + 60
+    wait_until_all_up(three)
+
+
+def test_each_host_tells_of_the_others_and_of_other_keys(three: Hosts, tmp_path: Path) -> None:
+    said = three.served.logs / "entry.out"
+    wait_for(said, "all hosts answer")
+    three.served.stop("a")
+    address = three.made["a"].address
+    wait_for(said, f"host {address} (a) does not answer")
+    keys = tmp_path / "other.key"
+    keys.write_text(f"{'0123456789abcdef' * 4}\n")
+    three.served.start(three.made["a"], keys)
+    wait_for(said, f"host {address} (a) has other ticket keys: its stages refuse this host's tickets")
+    wait_for(three.served.logs / "a.out", f"host {three.made['b'].address} (b) has other ticket keys")
+    three.served.stop("a")
+    three.served.start(three.made["a"])
+    wait_for(said, f"host {address} (a) answers\n", times=2)
+
+
+def test_a_host_that_the_network_cuts_off_is_done_without_until_it_is_back(three: Hosts) -> None:
+    """For two seconds. Every frame ends, and each answer is its own frame's."""
+    wait_until_all_up(three)
+    with grpc.insecure_channel(three.served.address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        calls = []
+        with three.made["a"].cut_off():
+            for number in range(20):
+                calls.append(stub.ModelInfer.future(three.request(number % 4), timeout=30))
+                time.sleep(0.1)
+        failures = [call.exception() for call in calls]
+    answered = [number for number, failure in enumerate(failures) if failure is None]
+    for number in answered:
+        tag = frame_tag(encode_jpeg(PICTURES[number % 4]))
+        assert calls[number].result().raw_output_contents[0][:8] == tag
+    assert len(answered) >= 10, "what was on its way to the one is tried with the other"
+    refused = [failure for failure in failures if failure is not None]
+    assert {failure.code() for failure in refused} <= {grpc.StatusCode.UNAVAILABLE}
+    wait_until_all_up(three)
+
+
+def wait_until_all_up(three: Hosts) -> None:
+    end_s = time.monotonic() + 90
     while three.served.metric(three.served.manifest.models[0], "worker_up") < 3:
         assert time.monotonic() < end_s, three.served.said()
-        time.sleep(0.5)
+        time.sleep(0.2)
+
+
+RUN_HERE = ("ppipe status", "ppipe units", "(umask 077; openssl")
+RUN_ELSEWHERE = ("ppipe profile", "ppipe plan", "ppipe generate")
+SERVED_HERE = "ppipe serve"
+NEEDS_MACHINES = ("rsync", "useradd", "chown", "cp units/", "systemctl", "journalctl")
+
+
+def test_the_commands_of_the_page_run_on_these_hosts(three: Hosts, tmp_path: Path) -> None:
+    """As on the page but for the repository's path; what serves here was started by the page's command."""
+    page = (Path(__file__).parents[2] / "docs" / "hosts.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert [line for line in lines if line.startswith(RUN_HERE)]
+    wait_until_all_up(three)
+    program = Path(sys.executable).with_name("ppipe")
+    for line in lines:
+        if line.startswith(RUN_HERE):
+            text = line.replace(".ppipe/street/repository", str(three.served.repository))
+            command = three.made["b"].command(["bash", "-euc", text.replace("ppipe ", f"{program} ", 1)])
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        else:
+            assert line.startswith((*RUN_ELSEWHERE, *NEEDS_MACHINES, SERVED_HERE)), f"nobody tries: {line}"
+    assert len(list(tmp_path.glob("units/*/*.service"))) == 3
+
+
+def wait_for(said: Path, line: str, times: int = 1) -> None:
+    """Until a host has said so, so many times."""
+    end_s = time.monotonic() + 90
+    while said.read_text(encoding="utf-8").count(line) < times:
+        assert time.monotonic() < end_s, said.read_text(encoding="utf-8")[-2_000:]
+        time.sleep(0.2)
 
 
 def test_a_host_that_has_no_part_is_told_so(three: Hosts, tmp_path: Path) -> None:
