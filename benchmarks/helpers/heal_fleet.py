@@ -34,7 +34,7 @@ _WEIGHT_MIB, _ACTIVATION_MIB = 300, 20
 """Of one block, and of one frame in it."""
 MEMORY_GIB = 16.0
 """Of a GPU, where both plans' workers are to fit; TIGHT_GIB: where they do not."""
-TIGHT_GIB = 3.4
+TIGHT_GIB = 2.6
 _FRAME = TensorSpec("frame", "FP32", (256,))
 _CUT = TensorSpec("cut", "FP32", (1024,))
 _SCORES = TensorSpec("scores", "FP32", (16,))

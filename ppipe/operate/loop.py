@@ -37,7 +37,7 @@ from ppipe.rollout.lock import RolloutBusy
 from ppipe.rollout.rollout import Deployed, make_ready, perform
 from ppipe.rollout.run import StepFailed
 
-TURN_S = 0.4
+TURN_S = 0.3
 FRESH_S = 3.0
 """A plan for load or drift is made anew after that long, while the reason holds."""
 

@@ -21,7 +21,7 @@ from planner.cluster import Cluster
 from planner.manifest import DeploymentManifest
 from planner.revision import HandOver, hand_over, read_acks, read_hand_over
 from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables
-from ppipe.rollout.revisions import rooms_of, tables_of, with_tables
+from ppipe.rollout.revisions import chain_names, rooms_of, tables_of, with_tables
 from ppipe.rollout.run import StepFailed
 from ppipe.serving.launcher import REVISIONS
 from ppipe.serving.polled_folder import NoSuchModel, PolledFolder
@@ -150,6 +150,14 @@ class LiveFleet:
             longest_s + HAND_OVER_GRACE_S,
             lambda: f"the dispatchers of {', '.join(self._without(number))} have not taken the table",
         )
+        self._remove_chains()
+
+    def _remove_chains(self) -> None:
+        """No table of a rollout uses an ensemble; one whose stages go would keep its server from starting."""
+        names = chain_names(*self._manifests.values())
+        for folder in self._folders.values():
+            for name in folder.models() & names:
+                folder.remove(name)
 
     def _other_than(self, revision: int) -> DeploymentManifest:
         return next((m for number, m in self._manifests.items() if number != revision), self._older)

@@ -110,6 +110,11 @@ def tables_of(manifest: DeploymentManifest) -> dict[str, ServedModel]:
     return {entry.model: entry.served for entry in manifest.models}
 
 
+def chain_names(*manifests: DeploymentManifest) -> set[str]:
+    """Ensembles of stages within a server."""
+    return {chain.name for manifest in manifests for entry in manifest.models for chain in entry.chains}
+
+
 def rooms_of(cluster: Cluster) -> dict[Gpu, int]:
     """What each GPU has for workers, where its class's memory is modelled."""
     rooms = {}
@@ -186,8 +191,6 @@ def _programs(manifest: DeploymentManifest) -> Mapping[str, StageProgram]:
 
 
 def _with_table(entry: ModelEntry, table: ServedModel, programs: Mapping[str, StageProgram]) -> ModelEntry:
-    if table == entry.served:
-        return entry
     return replace(
         entry,
         served=table,

@@ -28,6 +28,18 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN_ELSEWHERE = {
     "scripts/test": "this suite",
     "scripts/demo": "tests/live/test_demo_live.py",
+    **dict.fromkeys(
+        (
+            "ppipe rollout deployment.yaml --plan other.json --dry-run",
+            "ppipe rollout deployment.yaml --plan other.json",
+            "ppipe rollout deployment.yaml",
+            "ppipe rollout deployment.yaml --to 1",
+            "ppipe history deployment.yaml",
+            "ppipe operate deployment.yaml --advise --seconds 2",
+            "ppipe operate deployment.yaml",
+        ),
+        "tests/live/test_rollout_live.py",
+    ),
     ". .venv/bin/activate": "the environment of this test",
 }
 NEEDS_PAPER = "--data DIR"

@@ -120,6 +120,7 @@ def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown
         assert run(serving.command("rollout", "--to", "1")) == 0
         assert start_of(fleet.deployed).manifest.epoch == 1
     assert_all_answered(load)
+    assert run(serving.command("operate", "--advise", "--seconds", "2")) == 0
     assert run(serving.command("history", "--last", "1")) == 0
     assert "to 1," in shown.getvalue()
 
