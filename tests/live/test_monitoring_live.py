@@ -102,7 +102,7 @@ def entry_of(model: ModelEntry, server: str) -> ModelEntry:
     )
     pipelines = tuple(replace(pipeline, ends=ends) for pipeline in model.served.pipelines)
     served = replace(model.served, entry=way_in, pipelines=pipelines)
-    return replace(model, served=served, chains=chains_of(served, epoch=1))
+    return replace(model, served=served, chains=chains_of(served))
 
 
 @dataclass
