@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from datetime import datetime
 from typing import Annotated
 
@@ -59,14 +61,26 @@ def operate(
         Planners() as planners,
     ):
         operator = OperateLoop(deployed, served, settings, watch, planners, _say, _show)
-        thread = threading.Thread(target=operator.run, args=(stop,), name="operate")
+        failures: list[Exception] = []
+
+        def run() -> None:
+            try:
+                operator.run(stop)
+            except Exception as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run, name="operate")
         thread.start()
         err.print(f"operating {deployed.deployment.name}, revision {served.manifest.epoch}; Ctrl-C stops it")
         try:
-            wait(seconds)
+            until_s = math.inf if seconds is None else time.monotonic() + seconds
+            while time.monotonic() < until_s and thread.is_alive():
+                wait(min(1.0, until_s - time.monotonic()))
         finally:
             stop.set()
             thread.join()
+        if failures:
+            raise failures[0]
 
 
 def what_is_served(deployed: Deployed) -> ServedNow:

@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, field, replace
 
+from model_repo_generator.write import WriteFault
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.problem import Problem
-from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Tables
 from ppipe.operate.looks import Watch
 from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
@@ -31,15 +31,21 @@ from ppipe.operate.planners import LONGEST_S, Made, Planners
 from ppipe.operate.replan import Truth
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
-from ppipe.rollout.history import HistoryEntry
+from ppipe.rollout.history import HistoryEntry, HistoryFault
 from ppipe.rollout.live import FleetDown, served_tables
 from ppipe.rollout.lock import RolloutBusy
 from ppipe.rollout.rollout import Deployed, make_ready, perform
 from ppipe.rollout.run import StepFailed
 
 TURN_S = 0.3
+STALE_BY = 1.4
+"""A plan for so many times the load, or so much less, is made anew: what it promises is of what comes."""
 FRESH_S = 3.0
 """A plan for load or drift is made anew after that long, while the reason holds."""
+
+
+_NOT_ROLLED_OUT = (StepFailed, RolloutBusy, FleetDown, HistoryFault, WriteFault, ValueError, OSError)
+"""What making a plan ready or rolling it out may end with; the loop goes on."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,11 @@ class OperateLoop:
 
     def turn(self, now_s: float) -> Decision:
         """One turn; what was decided."""
-        tables = served_tables(self._deployed.tables, self.served.manifest)
+        try:
+            tables = served_tables(self._deployed.tables, self.served.manifest)
+        except (FleetDown, OSError) as error:
+            self._say_text(str(error))
+            return Decision(False, None, str(error))
         answering = self._watch.answering(tables, now_s)
         for change in self._health.saw(answering, now_s):
             self._log(str(change))
@@ -163,13 +173,15 @@ class OperateLoop:
 
     def _plan_for(self, cause: Cause, truth: Truth, now_s: float) -> Made | None:
         """The plan for what is true now, where there is one already. A loss is waited for: so long may a
-        plan take.
+        plan take. A plan for a mix that has moved on since is made anew: while a load turns, the window over
+        which rates are taken holds some of both.
         """
         if cause is Cause.LOSS and (kept := self._kept_for(truth)) is not None:
             return kept
         asked = self._asked
-        is_old = asked is not None and asked.made.done() and now_s - asked.since_s > FRESH_S
-        if asked is None or is_old or asked.truth.out != truth.out:
+        if asked is not None and asked.made.done() and now_s - asked.since_s > FRESH_S:
+            asked = None
+        if asked is None or self._is_stale(asked, truth):
             asked = _Asked(truth, now_s, self._planners.now(self._problem, truth, self.served.plan))
             self._asked = asked
         return self._made(asked, LONGEST_S if cause is Cause.LOSS else 0.0)
@@ -205,9 +217,14 @@ class OperateLoop:
                 return
 
     def _is_stale(self, kept: _Asked, truth: Truth) -> bool:
-        seconds = self._settings.measure.window_s
-        return kept.truth.out != truth.out or has_moved(
-            truth.rates_rps, kept.truth.rates_rps, seconds, self._settings.measure
+        """Whether a plan is of other servers, or of another load by more than chance or STALE_BY."""
+        measure = self._settings.measure
+        now_rps, then_rps = truth.rates_rps, kept.truth.rates_rps
+        total, then = sum(now_rps.values()), sum(then_rps.values())
+        return (
+            kept.truth.out != truth.out
+            or not then / STALE_BY <= total <= then * STALE_BY
+            or has_moved(now_rps, then_rps, measure.window_s, measure)
         )
 
     # Acting
@@ -229,7 +246,7 @@ class OperateLoop:
                 wanted_rps=truth.rates_rps or None,
                 before=self._watch.pages.rows,
             )
-        except (StepFailed, RolloutBusy, RolloutFault, FleetDown, OSError) as error:
+        except _NOT_ROLLED_OUT as error:
             self._say_text(f"not rolled out: {error}")
         else:
             self.served = ServedNow(manifest, made.plan, truth)

@@ -1,0 +1,134 @@
+"""The loop, with told time: what it asks planners for, what it takes, and that it survives faults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from benchmarks.helpers.heal_fleet import HealFleet, make_fleet
+from planner.plan import Plan
+from planner.problem import Problem
+from planner.rollout.fleet import Tables
+from ppipe.operate.looks import Pages
+from ppipe.operate.loop import OperateLoop, OperateSettings, ServedNow
+from ppipe.operate.planners import Made, make_plan
+from ppipe.operate.replan import Truth
+from ppipe.operate.rules import Cause, Decision
+from ppipe.rollout.rollout import Deployed
+
+SERVERS = ("fast-0", "fast-1", "slow-0", "slow-1")
+EVEN, TURNED = {"cars": 50.0, "faces": 50.0}, {"cars": 10.0, "faces": 90.0}
+
+
+class SeenServers:
+    """Stands for Watch: what is seen is told."""
+
+    def __init__(self) -> None:
+        self.servers = SERVERS
+        self.silent: set[str] = set()
+        self.pages = Pages(at_s=0.0)
+        self.counted = {"cars": 0.0, "faces": 0.0}
+
+    def answering(self, tables: Tables, now_s: float) -> frozenset[str]:
+        self.pages = Pages(at_s=now_s, frames=dict(self.counted))
+        return frozenset(SERVERS) - self.silent
+
+    def come(self, rates: Mapping[str, float], seconds: float) -> None:
+        for model, rate in rates.items():
+            self.counted[model] += rate * seconds
+
+
+class PlannersHere:
+    """Plans in this process, and keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Truth] = []
+        self.idle: list[Truth] = []
+
+    def now(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+        self.asked.append(truth)
+        return self._made(problem, truth, served)
+
+    def idly(self, deployed: Deployed, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+        self.idle.append(truth)
+        return self._made(problem, truth, served)
+
+    def _made(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+        future: Future[Made] = Future()
+        try:
+            future.set_result(make_plan(problem, truth, served))
+        except ValueError as error:
+            future.set_exception(error)
+        return future
+
+
+class LoopStand:
+    """A loop that only advises, turned twice a second."""
+
+    def __init__(self, fleet: HealFleet) -> None:
+        self.seen, self.planners, self.said = SeenServers(), PlannersHere(), list[str]()
+        served = ServedNow(fleet.manifest, fleet.plan, Truth(rates_rps=EVEN))
+        self.loop = OperateLoop(
+            fleet.deployed,
+            served,
+            OperateSettings(advise=True),
+            self.seen,  # type: ignore[arg-type]
+            self.planners,  # type: ignore[arg-type]
+            self.said.append,
+            now_s=0.0,
+        )
+        self.now_s = 0.0
+
+    def turn(self, rates: Mapping[str, float], seconds: float) -> list[Decision]:
+        decisions = []
+        for _ in range(round(seconds * 2)):
+            self.seen.come(rates, 0.5)
+            self.now_s += 0.5
+            decisions.append(self.loop.turn(self.now_s))
+        return decisions
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> LoopStand:
+    return LoopStand(make_fleet(tmp_path / "work", 30_000))
+
+
+def test_at_constant_load_only_losses_are_planned_for_one_by_one(stand: LoopStand) -> None:
+    decisions = stand.turn(EVEN, 20.0)
+    assert {decision.cause for decision in decisions} == {None}
+    assert stand.planners.asked == []
+    latest = {next(iter(truth.out)): truth for truth in stand.planners.idle}
+    assert set(latest) == set(SERVERS)
+    assert all(sum(truth.rates_rps.values()) == pytest.approx(100.0, rel=0.1) for truth in latest.values())
+    assert len(stand.planners.idle) <= 3 * len(SERVERS)
+
+
+def test_a_lost_server_is_healed_by_the_plan_that_was_kept(stand: LoopStand) -> None:
+    stand.turn(EVEN, 20.0)
+    stand.seen.silent = {"fast-0"}
+    decisions = stand.turn(EVEN, 2.5)
+    assert [decision.roll_out for decision in decisions][-1]
+    assert decisions[-1].cause is Cause.LOSS
+    assert stand.planners.asked == [], "its plan was there"
+    assert any(line.startswith("server fast-0: out") for line in stand.said)
+
+
+def test_a_load_that_turns_is_planned_for_as_it_is_in_the_end(stand: LoopStand) -> None:
+    stand.turn(EVEN, 20.0)
+    decisions = stand.turn(TURNED, 12.0)
+    first = next(number for number, decision in enumerate(decisions) if decision.roll_out)
+    assert 0.5 * first < 12.0
+    assert decisions[first].cause is Cause.LOAD
+    rates = stand.planners.asked[-1].rates_rps
+    assert rates["faces"] / sum(rates.values()) == pytest.approx(0.9, abs=0.03)
+
+
+def test_losing_all_servers_is_said_and_survived(stand: LoopStand) -> None:
+    stand.turn(EVEN, 6.0)
+    stand.seen.silent = set(SERVERS)
+    decisions = stand.turn(EVEN, 6.0)
+    assert not any(decision.roll_out for decision in decisions)
+    assert any("no plan without fast-0, fast-1, slow-0, slow-1" in line for line in stand.said)
