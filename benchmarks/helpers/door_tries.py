@@ -33,7 +33,7 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
 from python_backend.wire.keys import Keys
 from python_backend.wire.ragged import FrameInfo, FrameKind
-from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.ticket_codec import Way, WireTicket
 
 Try = Callable[[Stand], str]
 _TRACE = "/inference.GRPCInferenceService/TraceSetting"
@@ -229,14 +229,15 @@ def _key_in_the_open(stand: Stand) -> str:
 
 def stage_wire(stand: Stand, batch_id: int) -> WireTicket:
     """As the dispatcher would send a batch of one frame, that the network takes as it is."""
-    workers = [stage.workers[0].name for stage in stand.entry.served.pipelines[0].stages]
+    workers = [stage.workers[0] for stage in stand.entry.served.pipelines[0].stages]
     at_us = now_us()
-    hops = tuple(tensor_hop(worker, at_us, at_us, at_us, at_us + 10_000) for worker in workers)
+    hops = tuple(tensor_hop(worker.name, at_us, at_us, at_us, at_us + 10_000) for worker in workers)
     size = stand.entry.input.bytes_per_frame
     ticket = plain_ticket(batch_id, 0, 0, at_us + 5_000_000, hops)
     return WireTicket(
         stand.manifest.deployment, stand.manifest.epoch, 0, ticket,
         ingress=(FrameInfo(FrameKind.TENSOR, size, 0, 0, 1),),
+        way=Way(tuple(worker.server for worker in workers), stand.manifest.entry.name, 0),
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, NoticeReceiver
 from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.keys import Keys
-from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.ticket_codec import Way, WireTicket
 from python_backend.wire.transport import GrpcTransport, targets_of
 
 SIZES = (4_096, 65_536, 262_144, 1_048_576, 4_194_304, 12_582_912)
@@ -130,7 +130,9 @@ class _Caller:
     def __init__(self, manifest: DeploymentManifest, model: str, keys: Keys) -> None:
         entry = manifest.model(model)
         self._deployment = manifest.deployment
-        self._workers = [stage.workers[0].name for stage in entry.served.pipelines[0].stages]
+        workers = [stage.workers[0] for stage in entry.served.pipelines[0].stages]
+        self._workers = [worker.name for worker in workers]
+        self._way = Way(tuple(worker.server for worker in workers), manifest.entry.name, 0)
         self._transport = GrpcTransport(
             targets_of(manifest, entry, own_host=manifest.entry.host), keys, manifest.tls
         )
@@ -146,7 +148,7 @@ class _Caller:
             deadline_us=at_us + MINUTE_US,
             hops=tuple(tensor_hop(worker, at_us, at_us, at_us, at_us) for worker in self._workers),
         )
-        wire = WireTicket(deployment=self._deployment, revision=1, hop=0, ticket=ticket)
+        wire = WireTicket(deployment=self._deployment, revision=1, hop=0, ticket=ticket, way=self._way)
         began = time.perf_counter()
         self._transport.infer(wire, [[kserve.piece(self._frame)]], 1, timeout_s=_CALL_S)
         return (time.perf_counter() - began) * 1e6

@@ -30,7 +30,11 @@ class Routes:
     def learn(self, wire: WireTicket) -> None:
         """Know the worker that a batch goes to, at its server's address of now. Raises HopFailure."""
         table = self._servers.table
-        worker, server = worker_of(wire), wire.way.servers[wire.hop]
+        worker = worker_of(wire)
+        if not wire.way.servers:
+            text = "the ticket does not say on which server that is"
+            raise HopFailure(FailureKind.REFUSED, wire.hop, worker, text)
+        server = wire.way.servers[wire.hop]
         if self._by.get(worker) is not table or self.targets[worker].server.name != server:
             try:
                 address = table.server(server)

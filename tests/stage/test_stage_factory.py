@@ -80,3 +80,5 @@ def test_the_way_on_is_by_the_addresses_of_now(tmp_path: Path) -> None:
     with pytest.raises(HopFailure, match=r"unreachable: no server 'gone' in the table of servers") as failed:
         routes.learn(lost)
     assert failed.value.worker == "new.b4-9.server1"
+    with pytest.raises(HopFailure, match="refused: the ticket does not say on which server that is"):
+        routes.learn(WireTicket("d", 1, 1, ticket))
