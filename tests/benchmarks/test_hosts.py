@@ -10,7 +10,8 @@ from benchmarks.hosts import CASES, Case, make_deployment, make_profile
 from planner.planning import plan
 
 MADE = {
-    name: Host(name, name, f"10.213.0.{number}") for number, name in enumerate(("entry", "fast", "slow"), 2)
+    name: Host(name, name, f"10.213.0.{number}", switch="switch", port=name)
+    for number, name in enumerate(("entry", "fast", "slow"), 2)
 }
 
 
