@@ -25,7 +25,7 @@ from ppipe.operate.rules import RuleSettings
 from ppipe.operate.server_health import SilenceSettings
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.lock import OPERATE_LOCK, rollout_lock
-from ppipe.rollout.rollout import Deployed, start_of
+from ppipe.rollout.rollout import Deployed, require_running, start_of
 from ppipe.rollout.text import figures_text
 
 
@@ -53,6 +53,7 @@ def operate(
         rules=RuleSettings(gain=gain, gain_s=gain_s, between_s=at_most_every),
         advise=advise,
     )
+    require_running(deployed)
     served = what_is_served(deployed)
     stop = threading.Event()
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from planner.rollout.check import RolloutFault
 from planner.rollout.steps import Step
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, out
-from ppipe.rollout.rollout import Deployed, dry_run, perform, prepare, start_of
+from ppipe.rollout.rollout import Deployed, dry_run, make_ready, perform, prepare, require_running, start_of
 from ppipe.rollout.text import figures_text, step_text, steps_table
 from ppipe.workspace import MissingResult, Workspace
 
@@ -39,6 +40,7 @@ def rollout(
     what nobody uses. Stopped at any step, it goes on when it is called again, or back with --to.
     """
     deployed = deployed_from(deployment_file, work)
+    require_running(deployed)
     start = start_of(deployed)
     if start.stopped is not None:
         stopped = start.stopped
@@ -47,7 +49,7 @@ def rollout(
             f"{stopped.done + 1} of {len(stopped.steps)}: {stopped.doing or 'between two'}",
             markup=False,
         )
-    target = _target(deployed, plan, to)
+    target = _target(deployed, plan, to, dry)
     if dry:
         steps = dry_run(deployed, target)
         out.print(steps_table(steps) if steps else f"revision {target.epoch} is what is served")
@@ -63,7 +65,8 @@ def deployed_from(deployment_file: Path, work: Path | None) -> Deployed:
     return Deployed(deployment, workspace.load_profile(), workspace, deployment_file.parent)
 
 
-def _target(deployed: Deployed, plan: Path | None, to: int | None) -> DeploymentManifest:
+def _target(deployed: Deployed, plan: Path | None, to: int | None, dry: bool) -> DeploymentManifest:
+    """What is to be served. dry: it is not kept as a revision."""
     if to is not None:
         if plan is not None:
             raise RolloutFault("--plan and --to: give one of the two")
@@ -73,7 +76,7 @@ def _target(deployed: Deployed, plan: Path | None, to: int | None) -> Deployment
         return deployed.kept.manifest(stopped.target)
     wanted = deployed.workspace.load_plan() if plan is None else _load_plan(plan)
     number = deployed.kept.next_number(start_of(deployed).manifest.epoch)
-    return prepare(deployed, wanted, number)
+    return replace(make_ready(deployed, wanted), epoch=number) if dry else prepare(deployed, wanted, number)
 
 
 def _load_plan(path: Path) -> Plan:

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ppipe.operate.server_health import SettingFault
+
 
 class Cause(Enum):
     """Why a fleet is planned anew."""
@@ -40,9 +42,9 @@ class RuleSettings:
     def __post_init__(self) -> None:
         for name in ("gain", "least_gain", "between_s", "gain_s"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: {getattr(self, name):g} must be 0 or more")
+                raise SettingFault(f"{name}: {getattr(self, name):g} must be 0 or more")
         if not self.enough > 0:
-            raise ValueError(f"enough: {self.enough:g} must be above 0")
+            raise SettingFault(f"enough: {self.enough:g} must be above 0")
 
 
 @dataclass(frozen=True)

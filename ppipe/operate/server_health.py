@@ -20,6 +20,10 @@ SOON = 10.0
 LONGEST_HEALTHY_S = 1800.0
 
 
+class SettingFault(ValueError):
+    """A setting of the loop that makes no sense; the message names it."""
+
+
 @dataclass(frozen=True)
 class SilenceSettings:
     """Seconds; see the module."""
@@ -30,7 +34,7 @@ class SilenceSettings:
     def __post_init__(self) -> None:
         for name, value in (("silent_s", self.silent_s), ("healthy_s", self.healthy_s)):
             if not value > 0:
-                raise ValueError(f"{name}: {value:g} must be above 0")
+                raise SettingFault(f"{name}: {value:g} must be above 0")
 
 
 @dataclass

@@ -160,6 +160,13 @@ def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
     return with_idle_servers(rendered.manifest, served, deployed.repository)
 
 
+def require_running(deployed: Deployed) -> None:
+    """Raises FleetDown unless the deployment is served from this working folder."""
+    start = start_of(deployed)
+    with _fleet(deployed, start, start.manifest) as fleet:
+        fleet.require_entry()
+
+
 def dry_run(
     deployed: Deployed, target: DeploymentManifest, wanted_rps: Mapping[str, float] | None = None
 ) -> tuple[Step, ...]:

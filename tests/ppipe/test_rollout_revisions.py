@@ -16,6 +16,7 @@ from planner.planning import plan
 from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Gpu, Situation
 from planner.rollout.steps import StepKind, steps_to
+from ppipe.cli import run
 from ppipe.rollout.revisions import chain_names, rooms_of, with_tables
 from ppipe.rollout.rollout import make_ready, prepare, start_of
 
@@ -100,3 +101,21 @@ def test_a_revision_whose_workers_are_gone_says_so(fleet: HealFleet) -> None:
         lost.revision(fleet.manifest)
     with pytest.raises(RolloutFault, match=rf"no {MANIFEST_NAME} there; make a repository"):
         start_of(lost)
+
+
+def test_commands_on_a_deployment_that_does_not_run_say_so_and_keep_nothing(
+    fleet: HealFleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = fleet.deployed.workspace.root
+    for command, said in (
+        (["rollout"], "the entry server does not answer at 127.0.0.1:"),
+        (["rollout", "--dry-run"], "the entry server does not answer"),
+        (["operate", "--seconds", "1"], "the entry server does not answer"),
+        (["operate", "--silent-s", "0"], "silent_s: 0 must be above 0"),
+        (["operate", "--at-most-every", "-1"], "between_s: -1 must be 0 or more"),
+    ):
+        assert run([command[0], str(fleet.file), "--work", str(root), *command[1:]]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert fleet.deployed.kept.numbers() == ()
+    assert run(["history", str(fleet.file), "--work", str(root)]) == 0
+    assert capsys.readouterr().out == "no rollout yet\n"
