@@ -1,21 +1,28 @@
-"""One picture to a served model, and its answer: a Triton client in a few lines, over tritonclient's aio API.
+"""Pictures to a served model, and its answers: a Triton client in a few lines, over tritonclient's aio API.
 
 async with InferenceServerClient("10.0.0.6:18001") as client:
-    frame = InferInput("jpeg", [1, 1], "BYTES")
-    frame.set_data_from_numpy(np.array([[jpeg]], dtype=object))
-    answer = await client.infer("street", [frame], parameters={"ppipe_stream": "gate", "ppipe_place": 17})
-    print(answer.as_numpy("detected_boxes"))
+    async def frames():
+        for place, jpeg in enumerate(jpegs):
+            frame = InferInput("jpeg", [1, 1], "BYTES")
+            frame.set_data_from_numpy(np.array([[jpeg]], dtype=object))
+            where = {"ppipe_stream": "gate", "ppipe_place": place}
+            yield {"model_name": "street", "inputs": [frame], "parameters": where}
+    async for answer, error in client.stream_infer(frames()):
+        print(error or answer.as_numpy("detected_boxes"))
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferResult
@@ -95,20 +102,79 @@ def _unknown(url: str, model: str, served: Sequence[str], error: InferenceServer
     return f"--model {model}: {error.message()}{known}"
 
 
-async def ask(client: InferenceServerClient, door: Door, shot: Shot) -> ShotResult:
-    """Send one shot and wait for what becomes of it."""
-    try:
-        result = await client.infer(
-            door.model,
-            [_input(door, shot)],
-            timeout=door.timeout_us,
-            client_timeout=_LONGEST_S if door.timeout_us is None else door.timeout_us / 1e6 + GRACE_S,
-            parameters={STREAM: shot.stream, PLACE: shot.place},
-        )
-    except InferenceServerException as error:
+class Line:
+    """One gRPC stream for the frames of one source: they reach the entry in the order in which they are sent,
+    as calls that are under way side by side need not, and their answers come in that order too.
+
+    A line that breaks fails what is under way on it; the next frame opens another.
+    """
+
+    def __init__(self, client: InferenceServerClient, door: Door) -> None:
+        self._client = client
+        self._door = door
+        # Places rise from one run to the next, for the entry remembers a stream for a while.
+        self._first_place = time.time_ns() // 1_000
+        self._sent: deque[tuple[Shot, asyncio.Future[ShotResult]]] = deque()
+        self._requests: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._answers: asyncio.Task[None] | None = None
+
+    async def ask(self, shot: Shot) -> ShotResult:
+        """Send one shot and wait for what becomes of it."""
+        if self._answers is None or self._answers.done():
+            self._requests = asyncio.Queue()
+            self._answers = asyncio.create_task(self._take_answers(self._requests))
+        answer: asyncio.Future[ShotResult] = asyncio.get_running_loop().create_future()
+        self._sent.append((shot, answer))
+        self._requests.put_nowait(self._request(shot))
+        timeout_us = self._door.timeout_us
+        try:
+            async with asyncio.timeout(_LONGEST_S if timeout_us is None else timeout_us / 1e6 + GRACE_S):
+                return await answer
+        except TimeoutError:
+            self._answers.cancel()
+            return ShotResult(shot, ShotFate.FAILED, time.monotonic() - shot.due_s, why="no answer")
+
+    async def close(self) -> None:
+        """Give the stream up."""
+        if self._answers is not None:
+            self._answers.cancel()
+            await asyncio.wait([self._answers])
+
+    def _request(self, shot: Shot) -> dict[str, Any]:
+        return {
+            "model_name": self._door.model,
+            "inputs": [_input(self._door, shot)],
+            "timeout": self._door.timeout_us,
+            "parameters": {STREAM: shot.stream, PLACE: self._first_place + shot.place},
+        }
+
+    async def _take_answers(self, requests: asyncio.Queue[dict[str, Any] | None]) -> None:
+        why = "the connection ended"
+
+        async def sent() -> AsyncIterator[dict[str, Any]]:
+            while (request := await requests.get()) is not None:
+                yield request
+
+        try:
+            async for result, error in self._client.stream_infer(sent()):
+                self._settle(result, error)
+        except (InferenceServerException, grpc.RpcError) as error:
+            why = str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)
+        finally:
+            requests.put_nowait(None)  # whoever waits for the next one, inside gRPC, ends
+            while self._sent:
+                self._settle(None, InferenceServerException(why))
+
+    def _settle(self, result: InferResult | None, error: InferenceServerException | None) -> None:
+        """The oldest frame on the line has its end."""
+        shot, answer = self._sent.popleft()
         age_s = time.monotonic() - shot.due_s
-        return ShotResult(shot, *_judged(error, age_s))
-    return ShotResult(shot, ShotFate.ANSWERED, time.monotonic() - shot.due_s, _outputs(result))
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_result(ShotResult(shot, *_judged(error, age_s)))
+        else:
+            answer.set_result(ShotResult(shot, ShotFate.ANSWERED, age_s, _outputs(result)))
 
 
 def _input(door: Door, shot: Shot) -> InferInput:

@@ -21,7 +21,7 @@ from rich.console import RenderableType
 from tritonclient.grpc.aio import InferenceServerClient
 
 from ppipe.signals import ENDING
-from ppipe.watch.asking import Door, ShotResult, ask, find_door
+from ppipe.watch.asking import Door, Line, ShotResult, find_door
 from ppipe.watch.board import StreamCounts, board
 from ppipe.watch.clips import Clip
 from ppipe.watch.feed import Feed, Shot
@@ -80,8 +80,8 @@ class _Session:
         options: WatchOptions,
         results: ResultFile | None,
     ) -> None:
-        self._client = client
         self._door = door
+        self._lines = {source.stream: Line(client, door) for source in sources}
         self._results = results
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
@@ -137,7 +137,7 @@ class _Session:
     async def _ask(self, shot: Shot) -> None:
         room = self._feeds[shot.stream].room
         try:
-            answer = await ask(self._client, self._door, shot)
+            answer = await self._lines[shot.stream].ask(shot)
         except BaseException:
             room.release()
             raise
@@ -175,6 +175,8 @@ class _Session:
             await asyncio.wait(self._asking, timeout=_LAST_S)
         for task in tuple(self._asking):
             task.cancel()
+        for line in self._lines.values():
+            await line.close()
         for clip in self._clips.values():
             await asyncio.to_thread(clip.close)
             if clip.error is not None and self._error is None:
