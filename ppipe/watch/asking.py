@@ -102,7 +102,7 @@ def _unknown(url: str, model: str, served: Sequence[str], error: InferenceServer
     return f"--model {model}: {error.message()}{known}"
 
 
-class Line:
+class ShotLine:
     """One gRPC stream for the frames of one source: they reach the entry in the order in which they are sent,
     as calls that are under way side by side need not, and their answers come in that order too.
 

@@ -21,7 +21,7 @@ from rich.console import RenderableType
 from tritonclient.grpc.aio import InferenceServerClient
 
 from ppipe.signals import ENDING
-from ppipe.watch.asking import Door, Line, ShotResult, find_door
+from ppipe.watch.asking import Door, ShotLine, ShotResult, find_door
 from ppipe.watch.board import StreamCounts, board
 from ppipe.watch.clips import Clip
 from ppipe.watch.feed import Feed, Shot
@@ -81,7 +81,7 @@ class _Session:
         results: ResultFile | None,
     ) -> None:
         self._door = door
-        self._lines = {source.stream: Line(client, door) for source in sources}
+        self._lines = {source.stream: ShotLine(client, door) for source in sources}
         self._results = results
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
