@@ -18,6 +18,7 @@ from model_repo_generator.monitoring.metric_names import (
     IN_TIME,
     LATE,
     STAGE_DRIFT,
+    SUPERSEDED,
     TRITON_GPU_MEMORY_TOTAL,
     TRITON_GPU_MEMORY_USED,
     UP,
@@ -59,7 +60,7 @@ def _outage_alerts(deployment: str) -> list[Plain]:
     arriving = f"sum by (model) (rate({select(FRAMES, deployment)}[{WINDOW}]))"
     ending = " + ".join(
         f"(sum by (model) (rate({select(metric, deployment)}[{WINDOW}])) or 0 * {arriving})"
-        for metric in (IN_TIME, LATE, DROPPED)
+        for metric in (IN_TIME, LATE, DROPPED, SUPERSEDED)
     )
     return [
         _alert(
@@ -89,11 +90,13 @@ def _outage_alerts(deployment: str) -> list[Plain]:
 def _service_alerts(deployment: str) -> list[Plain]:
     frames = f"sum by (model) (rate({select(FRAMES, deployment)}[{WINDOW}]))"
     in_time = f"sum by (model) (rate({select(IN_TIME, deployment)}[{WINDOW}]))"
+    superseded = f"sum by (model) (rate({select(SUPERSEDED, deployment)}[{WINDOW}]))"
+    wanted = f"({frames} - ({superseded} or 0 * {frames}))"
     failures = f"sum by (model, kind) (rate({select(FAILED_ATTEMPTS, deployment)}[{WINDOW}]))"
     return [
         _alert(
             "PPipeAttainmentLow",
-            f"({in_time} or 0 * {frames}) / {frames} < {ATTAINMENT} and {frames} > {QUIET_RPS}",
+            f"({in_time} or 0 * {frames}) / {wanted} < {ATTAINMENT} and {frames} > {QUIET_RPS}",
             "5m",
             "warning",
             "{{ $labels.model }}: {{ $value | humanizePercentage }} of the frames are served within the SLO.",

@@ -29,6 +29,7 @@ from model_repo_generator.monitoring.metric_names import (
     STAGE_DRIFT,
     STAGE_RATIO_COUNT,
     STAGE_RATIO_SUM,
+    SUPERSEDED,
     TRITON_COMPUTE_US,
     TRITON_FAILURE,
     TRITON_GPU_MEMORY_TOTAL,
@@ -86,16 +87,19 @@ def _client_panels(name: str) -> tuple[Panel, ...]:
     frames, in_time, late, spent = (
         _rate("model", select(metric, name, MODEL)) for metric in (FRAMES, IN_TIME, LATE, LATENCY_US)
     )
+    superseded = _rate("model", select(SUPERSEDED, name, MODEL))
+    wanted = f"({frames} - ({superseded} or 0 * {frames}))"
     buckets = _rate("model, le", select(LATENCY_BUCKET, name, MODEL))
     return (
         Panel("Frames", "reqps", ((frames, "{{model}} offered"), (in_time, "{{model}} in time"))),
-        Panel("Within the SLO", "percentunit", ((f"{in_time} / {frames}", "{{model}}"),)),
+        Panel("Within the SLO", "percentunit", ((f"{in_time} / {wanted}", "{{model}}"),)),
         Panel(
             "Dropped and late",
             "reqps",
             (
                 (_rate("model, reason", select(DROPPED, name, MODEL)), "{{model}} {{reason}}"),
                 (late, "{{model}} late"),
+                (superseded, "{{model}} superseded"),
             ),
             stacked=True,
         ),
