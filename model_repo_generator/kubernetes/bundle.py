@@ -6,7 +6,7 @@
     disruption.yaml           how many servers of a group may be evicted at once
     network.yaml              who may call whom
     monitoring.yaml           scrape and alerts; dashboard.json for Grafana
-    launch/                   what containers run: launch.py, probe.py, servers.json
+    launch/                   what containers run: launch.py, closer.py, probe.py, servers.json
 The repository itself is not in it: pods read it from a volume or an object store.
 """
 

@@ -1,4 +1,4 @@
-"""servers.json: what each container's launch.py and probe.py must know. And those two scripts themselves.
+"""servers.json: what each container's launch.py and probe.py must know. And the scripts themselves.
 
 Rules
 - Data only: names and arguments are JSON, read by fixed scripts and passed on without a shell.
@@ -24,7 +24,7 @@ MODELS_FOLDER = "/tmp/ppipe-models"
 LAUNCH_FOLDER = "/ppipe"
 TICKET_FOLDER = "/tickets"
 TICKET_FILE = f"{TICKET_FOLDER}/keys"
-LAUNCH_FILES = ("launch.py", "probe.py")
+LAUNCH_FILES = ("launch.py", "closer.py", "probe.py")
 SERVERS_FILE = "servers.json"
 SHM_PREFIX = "ppipe-container_"
 """Of a server that has /dev/shm to itself."""

@@ -21,18 +21,17 @@ import ctypes
 import os
 import select
 import signal
-import stat
-import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 SHM = Path("/dev/shm")
+CLOSER = Path(__file__).parents[2] / "model_repo_generator" / "kubernetes" / "container"
+"""Where closer.py is, which needs the standard library alone, too."""
 DEFAULT_GRACE_S = 8.0
 _PR_SET_PDEATHSIG = 1
-_IN_ATTRIB, _IN_CREATE = 4, 256
-_EVENT = struct.Struct("iIII")
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -73,38 +72,6 @@ def children_of(pid: int) -> list[int]:
     return sorted(found)
 
 
-class Closer:
-    """Takes rights of others off files in /dev/shm whose names begin with one of `prefixes`, as they come."""
-
-    def __init__(self, libc: ctypes.CDLL, prefixes: list[str], folder: Path = SHM) -> None:
-        self._folder = folder
-        self._prefixes = tuple(prefixes)
-        self.descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        libc.inotify_add_watch(self.descriptor, os.fsencode(folder), _IN_ATTRIB | _IN_CREATE)
-
-    def close_new(self) -> None:
-        """Of the files that have come or changed since."""
-        try:
-            events = os.read(self.descriptor, 65_536)
-        except BlockingIOError:
-            return
-        while events:
-            length = _EVENT.unpack_from(events)[3]
-            name = os.fsdecode(events[_EVENT.size : _EVENT.size + length].rstrip(b"\0"))
-            events = events[_EVENT.size + length :]
-            if self._prefixes and name.startswith(self._prefixes):
-                self._close(self._folder / name)
-
-    @staticmethod
-    def _close(path: Path) -> None:
-        try:
-            status = path.lstat()
-            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_mode & 0o077:
-                path.chmod(0o600)
-        except OSError:
-            pass  # it has gone
-
-
 def main(arguments: list[str]) -> int:
     """Guard one command to its end and give its exit status."""
     parser = argparse.ArgumentParser()
@@ -119,7 +86,7 @@ def main(arguments: list[str]) -> int:
     signal.set_wakeup_fd(signals_out)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
-    closer = Closer(libc, options.shm)
+    closer = _closer(libc, options.shm)
     child = subprocess.Popen(
         options.command,
         stdin=subprocess.DEVNULL,
@@ -135,7 +102,14 @@ def main(arguments: list[str]) -> int:
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _watch(child: subprocess.Popen[bytes], signals_in: int, grace_s: float, closer: Closer) -> None:
+def _closer(libc: ctypes.CDLL, prefixes: list[str]) -> Any:
+    sys.path.append(str(CLOSER))
+    from closer import Closer  # type: ignore[import-not-found]
+
+    return Closer(libc, prefixes)
+
+
+def _watch(child: subprocess.Popen[bytes], signals_in: int, grace_s: float, closer: Any) -> None:
     """Returns when the child has ended or must be killed."""
     ended = os.pidfd_open(child.pid)
     owner = sys.stdin.fileno()

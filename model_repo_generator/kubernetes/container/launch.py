@@ -5,7 +5,8 @@ Rules
 - It becomes the server (exec), so that the server gets the signals and its exit status is the container's.
 - The server polls a folder that is made here and that only this container's user can write: nobody can load a
   model over the network. A process beside the server (tend) watches its models' Python processes
-  and has a model loaded again whose process has died.
+  and has a model loaded again whose process has died; another (closer.py) keeps its shared memory to
+  this user.
 - It refuses an image with an older Triton than is recommended, unless the options say that it may be.
 """
 
@@ -63,6 +64,7 @@ def main() -> None:
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
         command = server_command(server, os.environ.get(ADDRESS_VARIABLE, ""))
+        start_closer(server["shm_prefix"])
         if os.fork() == 0:
             tend(os.getppid(), made, server["revives"])
         os.execvpe(command[0], command, environment)
@@ -123,6 +125,12 @@ def sweep(folder: Path, prefix: str) -> None:
     for path in folder.iterdir() if prefix else ():
         if path.name.startswith(prefix) and path.is_file():
             path.unlink(missing_ok=True)
+
+
+def start_closer(prefix: str) -> None:
+    """Beside the server, until its end: what it makes in shared memory keeps to this user."""
+    if prefix and os.fork() == 0:
+        os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("closer.py")), prefix])
 
 
 def start_mps(folder: Path) -> dict[str, str]:
