@@ -22,6 +22,7 @@ import torch
 from torch.export import ExportedProgram
 
 from planner.deployment import ModelSpec, ProgramSpec
+from planner.profiling.networks.archive import code_in
 from planner.profiling.networks.errors import ModelError, some_lines
 from planner.profiling.networks.weights import load_weights
 
@@ -103,7 +104,7 @@ def load_program(
     path: Path, where: str, imports: Sequence[str] = (), sha256: str | None = None
 ) -> ExportedProgram:
     """The program saved by torch.export.save at `path`; `imports` register its operators. sha256: of the file
-    that is meant; no other is opened, because loading one can run code.
+    that is meant; no other is opened, because loading one can run code. Without it, one that would is not.
 
     Raises ModelError.
     """
@@ -118,11 +119,17 @@ def load_program(
             "file that was meant, and loading it could run anybody's code"
         )
     try:
-        return torch.export.load(io.BytesIO(content))
+        code = "" if sha256 is not None else code_in(content)
+        if not code:
+            return torch.export.load(io.BytesIO(content))
     except Exception as error:
         raise ModelError(
             f"{where}: program.pt2 {path} is not a program saved by torch.export.save: {some_lines(error)}"
         ) from error
+    raise ModelError(
+        f"{where}: program.pt2 {path} {code}: opening it would run code of whoever made it. If that may be, "
+        f"name the file: program: {{pt2: ..., sha256: {found}}}"
+    )
 
 
 def _factory(program: ProgramSpec, where: str) -> Callable[..., Any]:
