@@ -6,6 +6,8 @@ Rules
 - A step has been made when it shows: a loaded worker has answered a question, of an unloaded one no
   process is left, and each dispatcher has said that it serves by the table and that nothing older is under
   way.
+- A worker whose folder is there need not be loaded yet: a rollout may have been killed while it waited. So
+  those that dispatchers have not used until now are asked before they get a table with them.
 - A server that does not answer is not waited for: its folder alone is changed, for when it is back.
 """
 
@@ -20,7 +22,7 @@ from planner import serial
 from planner.cluster import Cluster
 from planner.manifest import DeploymentManifest
 from planner.revision import HandOver, hand_over, read_acks, read_hand_over
-from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables
+from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables, named_in
 from ppipe.rollout.revisions import chain_names, rooms_of, tables_of, with_tables
 from ppipe.rollout.run import StepFailed
 from ppipe.serving.launcher import REVISIONS
@@ -59,6 +61,7 @@ class LiveFleet:
         self._cluster = cluster
         self._manifests = {manifest.epoch: manifest for _, manifest in (origin, target)}
         self._older = origin[1]
+        self._before = origin[0].workers.keys()
         self._workers = {**origin[0].workers, **target[0].workers}
         for other in others:
             self._workers |= other.workers
@@ -137,6 +140,7 @@ class LiveFleet:
 
     def hand_over(self, tables: Tables, revision: int) -> None:
         """See RunningFleet."""
+        self._wait_for_unused(tables)
         manifest = with_tables(self._manifests[revision], tables, self._other_than(revision))
         before = read_hand_over(self._folder)
         acks = read_acks(self._folder, self._dispatchers())
@@ -151,6 +155,22 @@ class LiveFleet:
             lambda: f"the dispatchers of {', '.join(self._without(number))} have not taken the table",
         )
         self._remove_chains()
+
+    def _wait_for_unused(self, tables: Tables) -> None:
+        """For the workers that dispatchers do not use yet. Those from before the rollout may fail to answer:
+        the way back is not kept from going on by one of them.
+        """
+        used = set(named_in(served_tables(self._folder, self._older)))
+        for name in sorted(set(named_in(tables)) - used):
+            worker = self._workers[name]
+            server = worker.gpu.server
+            if name not in self._folders[server].models() or not self._answers(server):
+                continue
+            try:
+                self._wait_for(worker, self._log_size(server))
+            except StepFailed:
+                if name not in self._before:
+                    raise
 
     def _remove_chains(self) -> None:
         """No table of a rollout uses an ensemble; one whose stages go would keep its server from starting."""

@@ -1,0 +1,73 @@
+"""What a rollout waits for on servers that run, with their answers made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
+from planner.planning import plan
+from planner.revision import read_hand_over
+from planner.rollout.fleet import Loadable
+from planner.rollout.steps import StepKind, steps_to
+from ppipe.rollout.live import LiveFleet
+from ppipe.rollout.rollout import prepare
+from ppipe.rollout.run import StepFailed
+from ppipe.serving.launcher import REVISIONS
+
+
+class SlowFleet(LiveFleet):
+    """Its servers answer; a worker does when it is asked for the third time, or never."""
+
+    never = ""
+
+    def __enter__(self) -> SlowFleet:
+        self.asked: list[str] = []
+        self.too_early: list[str] = []
+        return self
+
+    def _answers(self, server: str) -> bool:
+        return True
+
+    def _has_answered(self, worker: Loadable, log_from: int) -> bool:
+        self.asked.append(worker.name)
+        if read_hand_over(self._folder) is not None:
+            self.too_early.append(worker.name)
+        if worker.name == self.never:
+            raise StepFailed(f"{worker.name} fails")
+        return self.asked.count(worker.name) >= 3
+
+    def _is_served(self, number: int) -> bool:
+        return True
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> HealFleet:
+    return make_fleet(tmp_path / "work", 30_000)
+
+
+def test_workers_that_a_killed_rollout_put_there_are_waited_for_before_they_are_used(made: HealFleet) -> None:
+    deployed = made.deployed
+    target = prepare(deployed, plan(weighted(made.problem, {"cars": 1.0, "faces": 6.0}), mode="fast"), 2)
+    old, new = deployed.revision(made.manifest), deployed.revision(target)
+    logs, cluster = deployed.workspace.logs, deployed.deployment.to_cluster()
+    (logs / REVISIONS).mkdir(parents=True)
+    coming = sorted(new.workers.keys() - old.workers.keys())
+    assert coming
+    with SlowFleet(deployed.repository, logs, cluster, (old, made.manifest), (new, target)) as fleet:
+        for server, folder in fleet._folders.items():
+            every = {**old.workers, **new.workers}.values()
+            folder.make([worker.name for worker in every if worker.gpu.server == server])
+        steps = steps_to(new, fleet.situation())
+        assert steps[0].kind is StepKind.HAND_OVER, "by their folders they are loaded"
+        fleet.never = coming[0]
+        with pytest.raises(StepFailed, match=coming[0]):
+            fleet.hand_over(new.tables, new.number)
+        assert read_hand_over(fleet._folder) is None
+        fleet.never = ""
+        fleet.asked.clear()
+        fleet.hand_over(new.tables, new.number)
+        assert read_hand_over(fleet._folder) is not None
+        assert sorted(set(fleet.asked)) == coming, "nobody asks the workers that are in use"
+        assert fleet.too_early == []
