@@ -135,8 +135,7 @@ def make_dispatcher(
         made = maker.parts(table.manifest, new, table.number)
         health.look_after(made.targets, made.grpc)
         driver.hand_over(table.number, table.manifest, new, made.core, made.transport)
-        for worker in health.lost_workers():  # perhaps since before the driver knew it
-            driver.worker_lost(worker)
+        health.tell_lost()  # perhaps since before the driver knew them
 
     revisions = None
     if folder is not None:

@@ -146,6 +146,13 @@ class Health:
         """Names of the workers that are out."""
         return [name for name, worker in self._workers.items() if worker.lost_since_us is not None]
 
+    def tell_lost(self) -> None:
+        """Tell once more which workers are out, for who did not know them when it was told."""
+        for name in self.lost_workers():
+            self._lost(name)
+            if name not in self.lost_workers():  # it came back, perhaps before this was told
+                self._back(name)
+
     def _take_out(self, name: str, worker: _Worker, failure: HopFailure) -> None:
         with self._lock:
             if worker.lost_since_us is not None:

@@ -104,3 +104,25 @@ def test_failures_of_requests_blame_nobody() -> None:
         for kind in (FailureKind.REFUSED, FailureKind.EXPIRED, FailureKind.COMPUTE):
             health.failed(failure(kind))
         assert lost == []
+
+
+def test_a_worker_that_comes_back_while_it_is_told_of_as_lost_stays_in() -> None:
+    prober, told = Prober("a1", "b0"), list[str]()
+
+    def lost(worker: str) -> None:
+        if "lost" in told:  # told once more: it comes back in this moment
+            prober.alive.add(worker)
+            wait_for(lambda: "back" in told)
+        told.append("lost")
+
+    settings = HealthSettings(idle_probe_us=1 << 60, lost_probe_us=20_000)
+    targets = {name: target(name) for name in SERVERS}
+    health = Health(targets, prober, lost, lambda _: told.append("back"), lambda text: None, settings)
+    health.start()
+    try:
+        health.failed(failure(FailureKind.DEAD_STUB))
+        health.tell_lost()
+    finally:
+        health.close()
+    assert told == ["lost", "back", "lost", "back"]
+    assert health.lost_workers() == []
