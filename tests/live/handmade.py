@@ -4,11 +4,13 @@ without torch.
 
 from __future__ import annotations
 
-import socket
+import itertools
+import random
 from pathlib import Path
 
 from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
+from ppipe.serving.ports import free_base
 from tests.lint.battery.case import MODEL_PY
 
 CONFIG = """
@@ -19,6 +21,8 @@ input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 4 ] }} ]
 output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 4 ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 """
+
+_BASES = itertools.cycle(random.sample(range(10_000, 20_000, 100), 100))
 
 
 def write_model(group: Path, name: str, code: str = MODEL_PY) -> None:
@@ -50,12 +54,11 @@ def write_deployment(root: Path, ports: list[int], code: str = MODEL_PY) -> Depl
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """A run of ports that nobody has at this moment, another one each time. They are below those that the
+    kernel gives outgoing connections, so nobody is given one of them before it is listened on.
+    """
+    first = free_base(next(_BASES), count)
+    return list(range(first, first + count))
 
 
 def _address(name: str, group: str, ports: list[int], models: tuple[str, ...]) -> ServerAddress:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import tritonclient.grpc as triton
 
 from ppipe.serving.binaries import find_tritonserver
 from python_backend.wire.keys import KEY_FILE_VARIABLE
+from tests.live.handmade import free_ports
 
 START_S = 200
 
@@ -128,15 +128,6 @@ def wait_ready(server: LiveServer, models: Sequence[str]) -> None:
             with contextlib.suppress(triton.InferenceServerException):
                 waiting = [model for model in waiting if not client.is_model_ready(model, client_timeout=2)]
             time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

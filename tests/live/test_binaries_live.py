@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from ppipe.serving.binaries import find_perf_analyzer, find_tritonserver
+from tests.live.handmade import free_ports
 
 pytestmark = pytest.mark.live
 
@@ -60,7 +60,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def grpc_address(repository: Path, tmp_path: Path) -> Iterator[str]:
     """A server of its own for the test; ended with it."""
-    http, grpc = _free_ports(2)
+    http, grpc = free_ports(2)
     prefix = f"ppipe_test_{os.getpid()}_{grpc}_"
     install = find_tritonserver()
     command = [
@@ -111,14 +111,6 @@ def test_perf_analyzer_measures_it(grpc_address: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Throughput:" in done.stdout
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _wait_until_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:

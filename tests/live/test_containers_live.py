@@ -27,7 +27,7 @@ from planner.plan import ModelPlan, Pipeline, Plan
 from planner.profile import Profile
 from ppipe.serving.binaries import find_tritonserver
 from tests.kubernetes.conftest import deployment_data, model_profile, stage
-from tests.live.live_server import free_ports
+from tests.live.handmade import free_ports
 
 pytestmark = pytest.mark.live
 

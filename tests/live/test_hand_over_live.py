@@ -20,7 +20,7 @@ from planner.plan import BlockRange, Plan
 from planner.profile import Profile
 from planner.revision import Ack, HandOver, hand_over, read_acks
 from ppipe.serving.launcher import ServedDeployment
-from tests.live.live_server import free_ports
+from ppipe.serving.ports import free_base
 
 PATIENT_SLO_MS = 20_000
 """A deadline that a busy test machine does not miss."""
@@ -32,7 +32,7 @@ def deployment(data: dict[str, Any]) -> Deployment:
     """Emulated workers; clients send tensors and get the network's outputs, which begin as their frames."""
     for gpu_class in data["cluster"]["gpu_classes"]:
         gpu_class["executor"] = "emulated"
-    data["cluster"]["base_port"] = min(free_ports(20))
+    data["cluster"]["base_port"] = free_base(22_000, 20)
     for model in data["models"]:
         model["slo_ms"] = PATIENT_SLO_MS
         del model["preprocess"], model["postprocess"]

@@ -38,7 +38,8 @@ from planner.profile import Profile
 from planner.profiling.networks.loading import load_network
 from planner.profiling.run import ProfileOptions, profile_deployment
 from tests.ensembles.recipes import recipe
-from tests.live.live_server import LiveServer, free_ports, running, wait_ready
+from tests.live.handmade import free_ports
+from tests.live.live_server import LiveServer, running, wait_ready
 
 pytestmark = pytest.mark.live
 
