@@ -61,7 +61,7 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    fleet = make_fleet(tmp_path_factory.mktemp("fleet"), free_base(33_000, 40))
+    fleet = make_fleet(tmp_path_factory.mktemp("fleet"), free_base(22_000, 40))
     workspace = fleet.deployed.workspace
     with ServedDeployment(workspace.repository, workspace.logs) as served:
         served.start()
@@ -155,9 +155,14 @@ def test_what_cannot_be_is_refused_and_nothing_changes(serving: Serving, tmp_pat
 
 
 def test_with_the_entry_down_nothing_is_touched(tmp_path: Path) -> None:
-    fleet = make_fleet(tmp_path, free_base(34_000, 40))
+    fleet = make_fleet(tmp_path, free_base(22_500, 40))
     with pytest.raises(FleetDown, match="the entry server does not answer"):
         perform(fleet.deployed, fleet.manifest, "rollout", "asked")
+
+
+def heals(entry: HistoryEntry, victim: str) -> bool:
+    """On a busy machine another server may be silent for so long too."""
+    return entry.cause == "loss" and victim in entry.why
 
 
 def test_a_fleet_that_lost_a_server_is_planned_around_it(serving: Serving) -> None:
@@ -165,7 +170,7 @@ def test_a_fleet_that_lost_a_server_is_planned_around_it(serving: Serving) -> No
     victim = next(server.name for server in fleet.manifest.servers if server.group == "fast")
     done: list[HistoryEntry] = []
     stop = threading.Event()
-    settings = OperateSettings(silence=SilenceSettings(silent_s=1.5, healthy_s=600.0))
+    settings = OperateSettings(silence=SilenceSettings(silent_s=5.0, healthy_s=600.0))
     start = what_is_served(fleet.deployed)
     with (
         FleetLoad(fleet.manifest, [(LOAD_S, RATES)], seed=2) as load,
@@ -182,13 +187,12 @@ def test_a_fleet_that_lost_a_server_is_planned_around_it(serving: Serving) -> No
             assert pid is not None
             served.hold(victim)
             os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: any(entry.cause == "loss" for entry in done) or not thread.is_alive())
+            wait_for(lambda: any(heals(entry, victim) for entry in done) or not thread.is_alive())
         finally:
             stop.set()
             thread.join()
-    healed = next(entry for entry in done if entry.cause == "loss")
+    healed = next(entry for entry in done if heals(entry, victim))
     assert healed.outcome == "done"
-    assert victim in healed.why
     manifest = start_of(fleet.deployed).manifest
     used = {worker.server for entry in manifest.models for _, worker in entry.served.workers()}
     assert victim not in used
