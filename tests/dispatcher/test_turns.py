@@ -133,8 +133,8 @@ def test_a_bell_that_rang_before_is_heard_once() -> None:
     bell.ring()
     bell.ring()
     began_s = time.monotonic()
-    bell.wait(5.0)
-    assert time.monotonic() - began_s < 2.5
+    bell.wait(60.0)
+    assert time.monotonic() - began_s < 30
     bell.wait(0.05)
     assert time.monotonic() - began_s >= 0.05
 

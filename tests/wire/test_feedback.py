@@ -31,7 +31,7 @@ def test_a_notice_arrives_and_closing_wakes_the_receiver(host: str, family: sock
     while len(got) < 2:
         thread.join(timeout=0.01)
     receiver.close()
-    thread.join(timeout=2)
+    thread.join(timeout=30)
     sender.close()
     assert not thread.is_alive()
     assert got == [NOTICE, NOTICE]
