@@ -7,7 +7,8 @@ Rules
   process is left, and each dispatcher has said that it serves by the table and that nothing older is under
   way.
 - A worker whose folder is there need not be loaded yet: a rollout may have been killed while it waited. So
-  those that dispatchers have not used until now are asked before they get a table with them.
+  those that dispatchers have not used until now are asked before they get a table with them. Nor need they
+  have taken the last table: nothing is unloaded before they have.
 - A server that does not answer is not waited for: its folder alone is changed, for when it is back.
 """
 
@@ -129,6 +130,7 @@ class LiveFleet:
 
     def unload(self, workers: Sequence[Loadable]) -> None:
         """See RunningFleet."""
+        self._wait_until_settled()
         for worker in workers:
             self._folders[worker.gpu.server].remove(worker.name)
         gone = {str(self._folders[worker.gpu.server].path / worker.name): worker for worker in workers}
@@ -148,10 +150,9 @@ class LiveFleet:
             [0 if before is None else before.number, *(max(ack.number, ack.refused) for ack in acks.values())]
         )
         hand_over(self._folder, HandOver(number, manifest))
-        longest_s = max(entry.longest_us for entry in manifest.models) / 1e6
         self._wait(
             lambda: self._is_served(number),
-            longest_s + HAND_OVER_GRACE_S,
+            _hand_over_limit_s(manifest),
             lambda: f"the dispatchers of {', '.join(self._without(number))} have not taken the table",
         )
         self._remove_chains()
@@ -171,6 +172,25 @@ class LiveFleet:
             except StepFailed:
                 if name not in self._before:
                     raise
+
+    def _wait_until_settled(self) -> None:
+        """Until dispatchers owe nothing to workers of tables before the last one: a rollout may have been
+        killed while it waited for that. Who refuses the last one is not waited for.
+        """
+        table = read_hand_over(self._folder)
+        if table is None:
+            return
+        number, limit_s = table.number, _hand_over_limit_s(table.manifest)
+        self._wait(
+            lambda: not self._unsettled(number),
+            limit_s,
+            lambda: f"the dispatchers of {', '.join(self._unsettled(number))} still use an older table",
+        )
+
+    def _unsettled(self, number: int) -> list[str]:
+        acks = read_acks(self._folder, self._dispatchers())
+        refuse = {name for name, ack in acks.items() if ack.refused == number}
+        return [name for name in self._without(number) if name not in refuse]
 
     def _remove_chains(self) -> None:
         """No table of a rollout uses an ensemble; one whose stages go would keep its server from starting."""
@@ -238,6 +258,10 @@ class LiveFleet:
             if time.monotonic() > until_s:
                 raise StepFailed(f"after {limit_s:.0f} s: {what()}")
             time.sleep(_TICK_S)
+
+
+def _hand_over_limit_s(manifest: DeploymentManifest) -> float:
+    return max(entry.longest_us for entry in manifest.models) / 1e6 + HAND_OVER_GRACE_S
 
 
 def served_tables(folder: Path, generated: DeploymentManifest) -> Tables:

@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
 from planner.planning import plan
-from planner.revision import read_hand_over
+from planner.revision import Ack, HandOver, hand_over, read_hand_over, write_ack
 from planner.rollout.fleet import Loadable
 from planner.rollout.steps import StepKind, steps_to
+from ppipe.rollout import live
 from ppipe.rollout.live import LiveFleet
 from ppipe.rollout.rollout import prepare
 from ppipe.rollout.run import StepFailed
@@ -71,3 +72,31 @@ def test_workers_that_a_killed_rollout_put_there_are_waited_for_before_they_are_
         assert read_hand_over(fleet._folder) is not None
         assert sorted(set(fleet.asked)) == coming, "nobody asks the workers that are in use"
         assert fleet.too_early == []
+
+
+def test_nothing_is_unloaded_that_batches_of_an_older_table_may_need(
+    made: HealFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollout was killed once it had written the table."""
+    monkeypatch.setattr(live, "HAND_OVER_GRACE_S", -1_000.0)
+    deployed, both = made.deployed, (made.deployed.revision(made.manifest), made.manifest)
+    logs, cluster = deployed.workspace.logs, deployed.deployment.to_cluster()
+    tables = logs / REVISIONS
+    tables.mkdir(parents=True)
+    worker = next(iter(both[0].workers.values()))
+    hand_over(tables, HandOver(3, made.manifest))
+    with SlowFleet(deployed.repository, logs, cluster, both, both) as fleet:
+        folder = fleet._folders[worker.gpu.server]
+        folder.make([worker.name])
+        for number, older, refused in ((2, 0, 0), (3, 1, 0)):
+            for entry in made.manifest.models:
+                write_ack(tables, Ack(entry.dispatcher, "run", number, 1, "", older, (), refused))
+            with pytest.raises(StepFailed, match="still use an older table"):
+                fleet.unload([worker])
+            assert folder.models() == {worker.name}
+        for number, refused in ((3, 0), (2, 3)):
+            folder.make([worker.name])
+            for entry in made.manifest.models:
+                write_ack(tables, Ack(entry.dispatcher, "run", number, 1, "", 0, (), refused))
+            fleet.unload([worker])
+            assert folder.models() == set()
