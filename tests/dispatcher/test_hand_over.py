@@ -70,7 +70,7 @@ def workers_of(hops: Hops) -> list[list[str]]:
     return [[hop.worker for hop in wire.ticket.hops] for wire, _ in hops.batches if wire.ticket]
 
 
-def wait_for(true: Callable[[], bool]) -> None:
+def wait_for(true: Callable[[], object]) -> None:
     end_s = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end_s
@@ -214,11 +214,13 @@ def test_a_table_in_the_folder_is_taken_and_what_became_of_it_is_said(tmp_path: 
     taken: list[int] = []
     kept: list[set[str]] = []
     release, client = threading.Event(), Client()
-    with steady(Hops(before=lambda wire: release.wait(20) and None)) as driver:
+    old = Hops(before=lambda wire: release.wait(20) and None)
+    with steady(old) as driver:
         seen = revisions(driver, tmp_path, taken, kept)
         seen.look()
         assert (ack_of(tmp_path).number, ack_of(tmp_path).revision) == (0, 1)
         driver.arrive([client.frame(1, slo_us=LONG_US)])
+        wait_for(lambda: old.batches)
         hand_over(tmp_path, HandOver(3, only(1)))
         ack = said(seen, tmp_path, 3)
         assert (ack.number, ack.revision) == (3, 2)

@@ -59,6 +59,10 @@ def served(root: Path, *models: EmulatedModel, **options: Any) -> Iterator[Serve
         yield deployment
 
 
+PATIENT_US = 20_000_000
+"""Asked of the dispatcher as a timeout, in which any host answers."""
+
+
 class Client:
     """Sends single frames to one model's dispatcher."""
 

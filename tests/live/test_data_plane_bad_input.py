@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from benchmarks.badinput import send_wrong
-from tests.live.data_plane_client import INPUT, Client, served, tag_of, two_stage_model
+from tests.live.data_plane_client import INPUT, PATIENT_US, Client, served, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live
 
@@ -26,7 +26,7 @@ def test_every_wrong_request_gets_a_clear_error_and_service_goes_on(tmp_path: Pa
         answers = send_wrong(deployment.manifest, REQUESTS, seed=7)
         client = Client(deployment.manifest)
         for number in range(20):
-            assert tag_of(client.infer(number)["scores"]) == number
+            assert tag_of(client.infer(number, timeout=PATIENT_US)["scores"]) == number
         client.close()
         assert {status.name: status.pid for status in deployment.statuses} == pids, "nothing was restarted"
     assert sum(answers.codes.values()) > 0.95 * REQUESTS

@@ -11,7 +11,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model_repo_generator.emulated import EmulatedPipeline, EmulatedStage
 from planner.manifest import DeploymentManifest
-from tests.live.data_plane_client import CUT, OUTPUT, Client, frame_input, served, tag_of, two_stage_model
+from tests.live.data_plane_client import (
+    CUT,
+    OUTPUT,
+    PATIENT_US,
+    Client,
+    frame_input,
+    served,
+    tag_of,
+    two_stage_model,
+)
 
 pytestmark = pytest.mark.live
 
@@ -41,10 +50,10 @@ def test_a_pipeline_within_one_server_is_one_hop(tmp_path: Path) -> None:
         (chain,) = manifest.models[0].chains
         client = Client(manifest)
         for number in range(30):
-            assert tag_of(client.infer(number)["scores"]) == number
+            assert tag_of(client.infer(number, timeout=PATIENT_US)["scores"]) == number
         for _ in range(40):
-            client.send(timeout=2_000_000)
-        assert client.wait(timeout_s=5) == 0
+            client.send(timeout=PATIENT_US)
+        assert client.wait(timeout_s=60) == 0
         assert (client.wrong, client.errors) == (0, {})
         client.close()
         found = metrics(manifest)

@@ -19,7 +19,7 @@ from python_backend.wire import kserve
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys
 from python_backend.wire.transport import GrpcTransport, targets_of
-from tests.live.data_plane_client import Client, tag_of, two_stage_model
+from tests.live.data_plane_client import PATIENT_US, Client, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live
 
@@ -80,7 +80,7 @@ def test_hops_go_over_mutual_tls_and_strangers_are_turned_away(tmp_path: Path) -
         manifest = deployment.manifest
         client = Client(manifest)
         for number in range(20):
-            assert tag_of(client.infer(number)["scores"]) == number
+            assert tag_of(client.infer(number, timeout=PATIENT_US)["scores"]) == number
         client.close()
         probe(manifest, tls)
         for caller in (

@@ -111,7 +111,7 @@ def test_bench_finds_every_answer_right(served: Served, capsys: pytest.CaptureFi
     assert result["requests"] > 80
     assert (result["unanswered"], result["mismatched"], result["failed"]) == (0, 0, 0)
     assert 0 < result["max_abs_error"] <= 1e-4, "two ways to the same numbers, not one"
-    assert result["answered"] > 0.8 * result["requests"]
+    assert result["answered"] > 0.5 * result["requests"]
     assert (served.work / "bench.png").stat().st_size > 10_000
     saved = json.loads((served.work / "bench.json").read_text())
     assert saved["systems"]["ppipe"]["total"]["requests"] == result["requests"]

@@ -120,7 +120,7 @@ class Watched:
 
     def get(self, path: str, **parameters: str) -> Any:
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.prometheus}/api/v1/{path}?{query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.prometheus}/api/v1/{path}?{query}", timeout=60) as answer:
             return json.load(answer)["data"]
 
     def series(self, query: str) -> list[Any]:
@@ -365,7 +365,7 @@ def exported(manifest: DeploymentManifest) -> dict[str, tuple[str, str, str]]:
     """What all dispatchers export: type, labels other than `model`, what."""
     found: dict[str, tuple[str, str, str]] = {}
     for model in manifest.models:
-        with urllib.request.urlopen(manifest.metrics_url(model), timeout=10) as page:
+        with urllib.request.urlopen(manifest.metrics_url(model), timeout=60) as page:
             for family in text_string_to_metric_families(page.read().decode()):
                 labels = {label for sample in family.samples for label in sample.labels} - {"model"}
                 name = f"{family.name}_total" if family.type == "counter" else family.name

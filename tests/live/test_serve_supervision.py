@@ -60,7 +60,7 @@ def status_of(served: ServedDeployment, name: str) -> ServerStatus:
     return next(status for status in served.statuses if status.name == name)
 
 
-def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_for(what: Callable[[], bool], timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -128,7 +128,7 @@ def test_nothing_outlives_the_one_who_serves(tmp_path: Path, number: signal.Sign
         assert (len(guards), len(below), len(stubs)) == (3, 3, 3)
         owner.send_signal(number)
         owner.wait(timeout=20)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (*guards, *below, *stubs)), 10.0)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (*guards, *below, *stubs)), 60.0)
     assert left_behind(owner.pid)[1] == []
 
 

@@ -22,6 +22,7 @@ from tests.live.data_plane_client import (
     CUT,
     INPUT,
     OUTPUT,
+    PATIENT_US,
     Client,
     frame_input,
     served,
@@ -118,11 +119,12 @@ def test_wrong_streams_get_clear_errors_and_others_go_on(deployment: ServedDeplo
     with pytest.raises(InferenceServerException, match="a name of 65536 bytes; at most 256") as refused:
         client.infer(1, parameters={"ppipe_stream": "x" * 65_536})
     assert "INVALID_ARGUMENT" in refused.value.status()
-    client.infer(2, parameters={"ppipe_stream": "gate", "ppipe_place": 9})
-    for place in (9, 3):
-        with pytest.raises(InferenceServerException, match=f"place {place} of stream 'gate'") as refused:
-            client.infer(3, parameters={"ppipe_stream": "gate", "ppipe_place": place})
+    client.infer(2, timeout=PATIENT_US, parameters={"ppipe_stream": "gate", "ppipe_place": 9})
+    for number in (9, 3):
+        with pytest.raises(InferenceServerException, match=f"place {number} of stream 'gate'") as refused:
+            client.infer(3, parameters={"ppipe_stream": "gate", "ppipe_place": number})
         assert "INVALID_ARGUMENT" in refused.value.status()
-    assert tag_of(client.infer(4, parameters={"ppipe_stream": "gate", "ppipe_place": 10})["scores"]) == 4
-    assert tag_of(client.infer(5)["scores"]) == 5
+    place = {"ppipe_stream": "gate", "ppipe_place": 10}
+    assert tag_of(client.infer(4, timeout=PATIENT_US, parameters=place)["scores"]) == 4
+    assert tag_of(client.infer(5, timeout=PATIENT_US)["scores"]) == 5
     client.close()

@@ -21,7 +21,7 @@ STUBBORN = "trap '' TERM; touch {mark}; while true; do sleep 0.05; done"
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)

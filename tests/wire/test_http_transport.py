@@ -350,7 +350,7 @@ def together(peer: Peer, transport: HttpTransport, calls: int) -> None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 5
+    end_s = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.02)
@@ -359,7 +359,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_connections_that_nothing_needs_any_more_are_closed(peer: Peer) -> None:
     transport, _ = transport_to(peer.port, idle_s=0.2)
     together(peer, transport, 4)
-    end_s = time.monotonic() + 5
+    end_s = time.monotonic() + 60
     while peer.open > 1:
         assert infer(transport) == [0, 2, 4]
         assert time.monotonic() < end_s
