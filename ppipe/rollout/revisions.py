@@ -47,6 +47,15 @@ class KeptRevisions:
         if plan is not None:
             serial.save(plan, self.folder / f"{manifest.epoch}.plan.json")
 
+    def keep_served(self, manifest: DeploymentManifest) -> None:
+        """Keep what is served, if it is not. What is kept under its number may be of an earlier repository:
+        ppipe generate counts from 1 again.
+        """
+        path = self.folder / f"{manifest.epoch}.json"
+        if not path.is_file() or path.read_text(encoding="utf-8") != serial.dumps(manifest):
+            path.with_suffix(".plan.json").unlink(missing_ok=True)
+            self.keep(manifest)
+
     def manifest(self, number: int) -> DeploymentManifest:
         """The manifest of a revision. Raises RolloutFault for one that is not kept."""
         path = self.folder / f"{number}.json"

@@ -195,8 +195,7 @@ def perform(
     with rollout_lock(deployed.workspace.root, f"ppipe {cause}: revision {target.epoch}"):
         deployed.history.require_writable()
         start = start_of(deployed)
-        if start.manifest.epoch not in deployed.kept.numbers():
-            deployed.kept.keep(start.manifest)
+        deployed.kept.keep_served(start.manifest)
         origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
         with _fleet(deployed, start, target) as fleet:
             fleet.require_entry()

@@ -1,7 +1,8 @@
-"""What a rollout waits for on servers that run, with their answers made up."""
+"""What a rollout waits for on servers that run, with their answers made up, and where it comes from."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,15 @@ def test_nothing_is_unloaded_that_batches_of_an_older_table_may_need(
                 write_ack(tables, Ack(entry.dispatcher, "run", number, 1, "", 0, (), refused))
             fleet.unload([worker])
             assert folder.models() == set()
+
+
+def test_what_is_served_is_kept_in_place_of_an_earlier_repositorys_revision_of_that_number(
+    made: HealFleet,
+) -> None:
+    kept = made.deployed.kept
+    kept.keep(replace(made.manifest, plan_hash="before"), made.plan)
+    kept.keep_served(made.manifest)
+    assert (kept.manifest(1), kept.plan(1)) == (made.manifest, None)
+    kept.keep(made.manifest, made.plan)
+    kept.keep_served(made.manifest)
+    assert kept.plan(1) == made.plan
