@@ -40,7 +40,7 @@ MINUTE_US = 60_000_000
 _NULL_PROGRAM = "programs/null.pt2"
 _SERVERS = ("first", "second")
 _SCORES = (TensorSpec("scores", "FP32", (16,)),)
-_FIRST_PORT = 35_000
+_FIRST_PORT = 20_500
 
 
 class OverheadError(Exception):

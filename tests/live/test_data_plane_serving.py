@@ -132,12 +132,12 @@ def test_a_client_that_gives_up_frees_its_frame(deployment: ServedDeployment) ->
     before = metrics(deployment).get(CANCELLED, 0)
     # On a busy host a stage that stands still may be found out first, and its frames refused for that.
     tries = (gave_up_unserved(deployment) for _ in range(10))
-    assert any(metrics(deployment).get(CANCELLED, 0) == before + 1 for _ in tries)
+    assert any(metrics(deployment).get(CANCELLED, 0) > before for _ in tries)
 
 
 def gave_up_unserved(deployment: ServedDeployment) -> None:
     """Have a client give up a frame that waits: nothing can be served meanwhile."""
-    wait_for(lambda: set(workers_up(deployment)) == {1.0}, timeout_s=20)
+    wait_for(lambda: set(workers_up(deployment)) == {1.0})
     before = metrics(deployment).get(CANCELLED, 0)
     others = Client(deployment.manifest)
     with stopped(deployment, "slow-0", "slow-1"):
@@ -148,7 +148,7 @@ def gave_up_unserved(deployment: ServedDeployment) -> None:
         end_s = time.monotonic() + 1.0
         while time.monotonic() < end_s and metrics(deployment).get(CANCELLED, 0) == before:
             time.sleep(0.02)
-    assert others.wait(timeout_s=20) == 0
+    assert others.wait(timeout_s=60) == 0
     others.close()
 
 

@@ -198,7 +198,15 @@ def test_a_request_has_one_frame_in_one_way(served: Served) -> None:
 
 
 def test_a_client_that_gives_up_is_noticed_at_the_public_model(served: Served) -> None:
-    """Triton tells the public model, which is no ensemble, that its caller has gone."""
+    """Triton tells the public model, which is no ensemble, that its caller has gone.
+
+    There is little time for it, and a busy host may take longer: tried some times.
+    """
+    assert any(giving_up_is_noticed(served) for _ in range(5))
+
+
+def giving_up_is_noticed(served: Served) -> bool:
+    """Whether clients that give up are counted while a stage stands still."""
     before = dropped(served, "cancelled")
     server = served.status("fast-0")
     assert server.pid is not None
@@ -215,11 +223,12 @@ def test_a_client_that_gives_up_is_noticed_at_the_public_model(served: Served) -
         end_s = time.monotonic() + 0.6  # a stub that stands still for a second ends its server
         while time.monotonic() < end_s and dropped(served, "cancelled") == before:
             time.sleep(0.02)
-        assert dropped(served, "cancelled") > before
+        noticed = dropped(served, "cancelled") > before
     finally:
         os.kill(server.pid, signal.SIGCONT)
     served.deployment.wait_until_serving()
     wait_for(lambda: answers(served))
+    return noticed
 
 
 def dropped(served: Served, reason: str) -> float:

@@ -50,7 +50,7 @@ def test_overheads_of_two_real_servers(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "logs" / "ticket.key"))
     with ServedDeployment(repository, tmp_path / "logs") as deployment:
         deployment.start()
-        found = measure_there(addresses_of(manifest), repository, None, SIZES, repeats=3)
+        found = measure_there(addresses_of(manifest), repository, None, SIZES, repeats=30)
     assert load(DeploymentManifest, repository / "deployment.json") == manifest, (
         "the rig that is served is used"
     )
