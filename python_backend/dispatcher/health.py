@@ -188,10 +188,12 @@ class Health:
         return at_us - max(worker.seen_us, worker.asked_us) >= self._settings.idle_probe_us
 
     def _ask(self, name: str, worker: _Worker) -> None:
+        prober = worker.prober
         try:
-            worker.prober.probe(name, self._settings.probe_timeout_us / 1e6)
+            prober.probe(name, self._settings.probe_timeout_us / 1e6)
         except HopFailure as failure:
-            self.failed(failure)
+            if worker.prober is prober:  # else its connections may have been closed with their table
+                self.failed(failure)
         else:
             self._bring_back(name, worker)
         finally:

@@ -126,3 +126,21 @@ def test_a_worker_that_comes_back_while_it_is_told_of_as_lost_stays_in() -> None
         health.close()
     assert told == ["lost", "back", "lost", "back"]
     assert health.lost_workers() == []
+
+
+def test_a_question_that_ends_with_the_connections_of_an_older_table_blames_nobody() -> None:
+    asked, closed = threading.Event(), threading.Event()
+
+    class Closed(Prober):
+        def probe(self, worker: str, timeout_s: float) -> None:
+            asked.set()
+            closed.wait(5)
+            raise failure(FailureKind.TIMED_OUT, worker)
+
+    with watched(Closed(), idle_probe_us=0) as (health, lost, _):
+        assert asked.wait(5)
+        long_unheard(health)
+        health.look_after({name: target(name) for name in SERVERS}, Prober(*SERVERS))
+        closed.set()
+        wait_for(lambda: all(not worker.asking for worker in health._workers.values()))
+        assert lost == []
