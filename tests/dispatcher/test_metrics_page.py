@@ -30,7 +30,7 @@ def page(made: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics
 
 
 def ask(page: MetricsPage) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=60) as answer:
         return bytes(answer.read())
 
 
@@ -44,7 +44,7 @@ def test_asking_often_makes_it_seldom(page: MetricsPage, made: list[float]) -> N
 def test_callers_who_say_nothing_or_a_byte_at_a_time_are_sent_away(page: MetricsPage) -> None:
     callers = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(3 * MOST_CONNECTIONS)]
     slow = callers[0]
-    ended_s = time.monotonic() + 5
+    ended_s = time.monotonic() + 60
     try:
         while time.monotonic() < ended_s:
             slow.send(b"G")

@@ -32,7 +32,7 @@ def metrics(manifest: DeploymentManifest) -> dict[str, float]:
     entry = manifest.models[0]
     found: dict[str, float] = {}
     with urllib.request.urlopen(
-        f"http://{manifest.entry.host}:{entry.feedback_port}/metrics", timeout=5
+        f"http://{manifest.entry.host}:{entry.feedback_port}/metrics", timeout=60
     ) as page:
         for family in text_string_to_metric_families(page.read().decode()):
             for sample in family.samples:

@@ -184,7 +184,7 @@ def metrics(deployment: ServedDeployment) -> dict[str, float]:
     """The dispatcher's metrics, by name and labels without their end."""
     manifest = deployment.manifest
     url = f"http://{manifest.entry.host}:{manifest.models[0].feedback_port}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as page:
+    with urllib.request.urlopen(url, timeout=60) as page:
         lines = [line for line in page.read().decode().splitlines() if line.startswith("ppipe_")]
     return {line.rsplit("}", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
 

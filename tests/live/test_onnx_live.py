@@ -52,6 +52,8 @@ OTHERS = """
   batch_sizes: [1, 2]
   blocks: 2
 """
+PATIENCE_US = 20_000_000
+"""Asked of the dispatcher, which cuts it to five SLOs."""
 WORDS = {"TRITON": (40, 40), "PIPELINE": (330, 200)}
 """Words to draw, and the left upper corners of their boxes in a picture of 640 x 320."""
 
@@ -124,7 +126,7 @@ def test_the_answer_has_a_box_for_each_word_that_was_drawn(served: Files) -> Non
     frame = triton.InferInput("jpeg", [1, 1], "BYTES")
     frame.set_data_from_numpy(np.array([[encode_jpeg(picture)]], dtype=np.object_))
     with triton.InferenceServerClient(served.served.manifest.entry.grpc_address) as client:
-        answer = client.infer("text", [frame])
+        answer = client.infer("text", [frame], timeout=PATIENCE_US)
     scores = answer.as_numpy("detected_scores")[0]
     boxes = answer.as_numpy("detected_boxes")[0][scores > 0]
     assert len(boxes) == len(words)
@@ -145,9 +147,11 @@ def test_frames_of_one_request_are_answered_together(served: Files) -> None:
     jpegs = [encode_jpeg(picture) for picture in make_pictures(BATCH, seed=8)]
     sizes = np.arange(2 * BATCH, dtype=np.int64).reshape(BATCH, 2)
     with triton.InferenceServerClient(served.served.manifest.entry.grpc_address) as client:
-        together = client.infer("sized", sized_request(jpegs, sizes)).as_numpy("scores")
+        together = client.infer("sized", sized_request(jpegs, sizes), timeout=PATIENCE_US).as_numpy("scores")
         alone = [
-            client.infer("sized", sized_request([jpeg], size[np.newaxis])).as_numpy("scores")
+            client.infer("sized", sized_request([jpeg], size[np.newaxis]), timeout=PATIENCE_US).as_numpy(
+                "scores"
+            )
             for jpeg, size in zip(jpegs, sizes, strict=True)
         ]
         np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
