@@ -55,7 +55,8 @@ class FleetRevision:
 @dataclass(frozen=True)
 class Situation:
     """A fleet as it is now. workers: all that are known, by name, loaded or not. rooms: what each GPU has for
-    workers, in bytes; a GPU that is not in it is not modelled. out: servers that do not answer.
+    workers, in bytes; a GPU that is not in it is not modelled. out: servers that do not answer. settled:
+    whether all dispatchers serve by `tables`; one that refused them may still use any loaded worker.
     """
 
     tables: Tables
@@ -63,6 +64,7 @@ class Situation:
     workers: Mapping[str, Loadable]
     rooms: Mapping[Gpu, int] = field(default_factory=dict)
     out: frozenset[str] = frozenset()
+    settled: bool = True
 
     @property
     def usable(self) -> frozenset[str]:

@@ -6,7 +6,8 @@ Rules
   while the old ones serve, and the old ones go last. Nothing is lost.
 - Break before make: elsewhere dispatchers first leave a GPU's old workers out, which then make room. Such
   GPUs go in waves, in the order that loses least of what is wanted (planner.rollout.waves).
-- What no dispatcher uses and the revision does not want goes first: it costs nothing and makes room.
+- What no dispatcher uses and the revision does not want goes first: it costs nothing and makes room. Where
+  dispatchers have not all taken the last tables, nothing is known to be unused before they have taken others.
 - Nothing is remembered from step to step but what the fleet itself shows, so steps that are made anew after
   any of them, for this revision or for the one before, end where they should.
 """
@@ -75,7 +76,7 @@ def after_step(now: Situation, step: Step) -> Situation:
     if step.kind is StepKind.UNLOAD:
         return replace(now, loaded=now.loaded - set(step.workers))
     assert step.tables is not None
-    return replace(now, tables=step.tables)
+    return replace(now, tables=step.tables, settled=True)
 
 
 _Lasts = Callable[[Collection[str]], int]
@@ -135,6 +136,8 @@ class _Way:
         yield from self._unload(self._now.loaded - self._new.workers.keys(), breaks=False)
 
     def _unload_idle(self) -> Iterator[Step]:
+        if not self._now.settled:
+            return
         used = set(named_in(self._now.tables)) | self._new.workers.keys()
         yield from self._unload(self._now.loaded - used, breaks=False)
 
@@ -230,7 +233,7 @@ class _Way:
             yield self._made(Step(kind, names, lasts(names), capacity, breaks=breaks))
 
     def _hand_over(self, tables: Tables, breaks: bool) -> Iterator[Step]:
-        if dict(tables) != dict(self._now.tables):
+        if not self._now.settled or dict(tables) != dict(self._now.tables):
             capacity = capacities(tables, self._now.usable)
             yield self._made(
                 Step(StepKind.HAND_OVER, (), self._hand_over_us(), capacity, tables=tables, breaks=breaks)

@@ -97,8 +97,10 @@ class LiveFleet:
     def situation(self) -> Situation:
         """As it is now. Raises FleetDown."""
         loaded = {name for folder in self._folders.values() for name in folder.models()}
+        tables = served_tables(self._folder, self._older)
+        table = read_hand_over(self._folder)
         return Situation(
-            tables=served_tables(self._folder, self._older),
+            tables=tables,
             loaded=frozenset(loaded & self._workers.keys()),
             workers=self._workers,
             rooms=rooms_of(self._cluster),
@@ -107,6 +109,7 @@ class LiveFleet:
                 for server in self._cluster.servers
                 if server.name not in self._folders or not self._answers(server.name)
             ),
+            settled=table is None or not self._without(table.number),
         )
 
     def load(self, workers: Sequence[Loadable]) -> None:

@@ -103,6 +103,17 @@ def test_nothing_is_done_where_nothing_differs() -> None:
     assert steps_to(whole, situation(whole)) == ()
 
 
+def test_dispatchers_that_have_not_taken_the_last_table_get_it_before_anything_goes() -> None:
+    """Killed before it was seen that one refused it: that one still uses the workers of the table before."""
+    whole, split = two_plans(SMALL)
+    both = replace(situation(whole), loaded=frozenset(whole.workers) | frozenset(split.workers))
+    unsure = replace(both, tables=split.tables, workers={**whole.workers, **split.workers}, settled=False)
+    steps = steps_to(split, unsure)
+    assert [step.kind for step in steps] == [StepKind.HAND_OVER, StepKind.UNLOAD]
+    assert set(steps[1].workers) == whole.workers.keys() - split.workers.keys()
+    assert [step.kind for step in steps_to(split, replace(unsure, settled=True))] == [StepKind.UNLOAD]
+
+
 def test_after_a_loss_what_was_there_is_neither_waited_for_nor_counted() -> None:
     whole, _ = two_plans(SMALL)
     lost = replace(situation(whole), out=frozenset({"a"}))
