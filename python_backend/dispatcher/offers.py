@@ -47,10 +47,16 @@ class Offers:
             deadline_us = allowed_us if self._serve_late else min(deadline_us, allowed_us)
         frame.offers += 1
         frame.offered_us = deadline_us - self._lateness.allowance_us
-        return self.repeat(frame)
+        return self._arrived(frame, again=frame.offers > 1)
 
     def repeat(self, frame: Frame) -> RequestArrived:
-        """The same offer, for the core of another table: with the deadline that it was last offered with."""
+        """The same offer, for the core of another table: with the deadline that it was last offered with.
+        What its stream may send was counted by the core that had it.
+        """
+        return self._arrived(frame, again=True)
+
+    @staticmethod
+    def _arrived(frame: Frame, again: bool) -> RequestArrived:
         info = frame.info
         return RequestArrived(
             frame.request_id,
@@ -60,7 +66,7 @@ class Offers:
             0 if info is None else info.width * info.height,
             frame.stream,
             frame.place,
-            frame.offers > 1,
+            again,
         )
 
     def serve(self, entry: ModelEntry) -> None:

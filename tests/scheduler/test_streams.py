@@ -168,6 +168,24 @@ def test_frames_without_a_place_follow_one_another() -> None:
     assert world.dropped == {2: DropReason.PLACE}
 
 
+def test_a_core_that_takes_over_another_ones_frames_counts_them_once() -> None:
+    """They had their places and their rate counted; what comes later is measured by them."""
+    world = World(StreamPolicy(most_rps=1), workers=4)
+    for number in range(4):
+        again = RequestArrived(number, 10_000, stream="cam", place=10 + number, again=True)
+        world.told(world.core.handle(again, number))
+    assert (world.sent, world.dropped) == ([0, 1, 2, 3], {})
+    world.arrive(4, "cam", place=13, at_us=100)
+    assert world.dropped == {4: DropReason.PLACE}
+
+
+def test_of_frames_taken_over_the_newest_waits() -> None:
+    world = World(StreamPolicy(keep="newest"))
+    for number in range(3):
+        world.told(world.core.handle(RequestArrived(number, 10_000, stream="cam", again=True), number))
+    assert (world.sent, world.dropped) == ([0], {1: DropReason.SUPERSEDED})
+
+
 def test_a_frame_that_is_offered_again_keeps_its_place_and_costs_no_rate() -> None:
     world = World(StreamPolicy(most_rps=1.0), workers=4)
     world.arrive(0, "cam", 4, deadline_us=500)

@@ -58,8 +58,10 @@ class Streams:
                 return DropReason.RATE
             stream.last_place = place
             stream.newest_id = request.request_id
-        elif stream.newest_id < 0:
-            stream.newest_id = request.request_id
+        elif name:
+            # Of a core that has just begun, which takes over what another one had.
+            stream.last_place = max(stream.last_place, place)
+            stream.newest_id = max(stream.newest_id, request.request_id)
         stream.seen_us = now_us
         stream.open += 1
         self.by_name.move_to_end(name)
