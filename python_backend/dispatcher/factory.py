@@ -75,12 +75,12 @@ class _Maker:
 
     def parts(self, manifest: DeploymentManifest, entry: ModelEntry, number: int) -> _Parts:
         """number: of the hand-over."""
+        # First what may refuse the table. Notices of an earlier run, sent again, fit no batch of this core.
+        core = SchedulerCore(entry.served, policy=self.policy, batch_ids_from=secrets.randbits(40))
         targets = targets_of(manifest, entry, own_host=manifest.entry.host)
         grpc = GrpcTransport(targets, self._keys, manifest.tls)
         grpc.connect()
         transport = _transport(manifest, entry, grpc, targets, self._parameters, self._log, number)
-        # Notices of an earlier run, sent again, fit no batch of this one.
-        core = SchedulerCore(entry.served, policy=self.policy, batch_ids_from=secrets.randbits(40))
         return _Parts(targets, grpc, transport, core)
 
 
