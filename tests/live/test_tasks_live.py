@@ -32,7 +32,8 @@ from ensembles.graphs import DETECTED_BOXES, DETECTED_CLASSES, DETECTED_SCORES
 from ensembles.prepare.pixels import encoded_input, raw_input
 from model_repo_generator.generate import generate
 from planner.deployment import Deployment, parse_deployment
-from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.manifest import DeploymentManifest
+from planner.places import PLACE_NAME
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import Profile
 from planner.profiling.networks.loading import load_network
@@ -270,12 +271,13 @@ def test_a_repository_for_other_versions_is_refused_when_loaded(
 ) -> None:
     root = tmp_path / "repository"
     shutil.copytree(served.root, root, copy_function=os.link)
-    manifest = root / MANIFEST_NAME
-    text = manifest.read_text()
-    manifest.unlink()
-    made_for = served.manifest.versions[package]
-    manifest.write_text(text.replace(f'"{package}": "{made_for}"', f'"{package}": "1.0"'))
     (server,) = served.manifest.servers
+    place = root / server.repository / server.models[0] / PLACE_NAME
+    text = place.read_text()
+    place.unlink()
+    made_for = served.manifest.versions[package]
+    assert text.count(f'"{package}": "{made_for}"') == 1
+    place.write_text(text.replace(f'"{package}": "{made_for}"', f'"{package}": "1.0"'))
     log = tmp_path / "server.log"
     with running(root / server.repository, server.models[:1], log) as live:
         said = wait_for(live, "failed to load")
