@@ -111,15 +111,21 @@ class _Search:
         while self._wide(top) and left_open < MOST_OPEN and not self._spent:
             if not self._uses and not hopeful and top < self._problem.bound * FAR_DOWN:
                 hopeful = True
-                self._impossible = self._tried(least) is TrialVerdict.IMPOSSIBLE
-                if self._impossible:
+                if self._serves_nothing(least):
                     return
             z = (self._factor + top) / 2 if self._uses else top * (1 - step)
             verdict = self._try(z)
             top = top if verdict is TrialVerdict.SERVED else min(z, self._bound)
             left_open += verdict is TrialVerdict.OPEN and bool(self._uses)
             step = min(2 * step, 0.5)
+        if not self._uses and not hopeful and self._serves_nothing(least):
+            return  # the first prices were proof down to where nothing is tried any more
         self._lower_bound()
+
+    def _serves_nothing(self, least: float) -> bool:
+        """Note whether it is proven that not even this factor is served."""
+        self._impossible = self._tried(least) is TrialVerdict.IMPOSSIBLE
+        return self._impossible
 
     def _lower_bound(self) -> None:
         """Halve what lies between the bound and the highest factor that was left open."""
