@@ -9,10 +9,12 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from model_repo_generator import naming
 from model_repo_generator.chains import chain_names
 from model_repo_generator.entry import EntryModels
+from model_repo_generator.places import bare_address
 from planner import serial
 from planner.cluster import Cluster, Executor
 from planner.deployment import Deployment, ModelSpec
@@ -125,13 +127,8 @@ def _loaded(
 def server_addresses(cluster: Cluster, workers: Mapping[str, tuple[str, ...]]) -> tuple[ServerAddress, ...]:
     """The servers that have workers, in the cluster's order."""
     return tuple(
-        ServerAddress(
-            name=server.name,
-            group=server.gpu,
-            host=server.host,
-            http_port=server.http_port,
-            grpc_port=server.grpc_port,
-            metrics_port=server.metrics_port,
+        replace(
+            bare_address(server),
             repository=naming.group_folder(server.gpu),
             models=workers[server.name],
             gpu_count=server.gpu_count,

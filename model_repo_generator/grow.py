@@ -7,12 +7,10 @@ loads are harmless, so files are put in place one by one.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from model_repo_generator.write import (
@@ -23,6 +21,7 @@ from model_repo_generator.write import (
     WriteFault,
     WrittenFile,
     hash_file,
+    locked,
     read_listing,
 )
 from planner import serial
@@ -34,7 +33,7 @@ def grow(
     """Put those files into the repository that it lacks; their paths. replaced: files that are written in any
     case. Raises WriteFault, before anything is written, where one is there and says something else.
     """
-    with _alone(out_dir):
+    with locked(out_dir):
         return _grow(out_dir, files, replaced or {})
 
 
@@ -55,17 +54,6 @@ def _grow(out_dir: Path, files: Mapping[str, Content], replaced: Mapping[str, Co
     except OSError as error:
         raise WriteFault(f"{error.filename}: not written: {error.strerror}") from error
     return missing
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One at a time adds to a folder; the lock leaves no file."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _is(path: Path, content: Content) -> bool:

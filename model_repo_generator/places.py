@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from planner import serial
-from planner.cluster import Cluster
+from planner.cluster import Cluster, Server
 from planner.deployment import ModelSpec
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
 from planner.places import EntryPorts, Place, ServerTable, StageBlocks, StagePlace
@@ -107,22 +107,25 @@ def server_table(manifest: DeploymentManifest, cluster: Cluster | None = None) -
     known = {server.name for server in servers}
     for server in () if cluster is None else cluster.servers:
         if server.name not in known:
-            servers.append(
-                ServerAddress(
-                    name=server.name,
-                    group=server.gpu,
-                    host=server.host,
-                    http_port=server.http_port,
-                    grpc_port=server.grpc_port,
-                    metrics_port=server.metrics_port,
-                    repository="",
-                )
-            )
+            servers.append(bare_address(server))
     ports = {entry.model: entry.feedback_port for entry in manifest.models}
     return ServerTable(
         deployment=manifest.deployment,
         entries=(EntryPorts(_bare(manifest.entry), ports),),
         servers=tuple(sorted(servers, key=lambda each: each.name)),
+    )
+
+
+def bare_address(server: Server) -> ServerAddress:
+    """Where a server of the cluster is; without what it loads."""
+    return ServerAddress(
+        name=server.name,
+        group=server.gpu,
+        host=server.host,
+        http_port=server.http_port,
+        grpc_port=server.grpc_port,
+        metrics_port=server.metrics_port,
+        repository="",
     )
 
 

@@ -65,7 +65,7 @@ def write(files: Mapping[str, Content], out_dir: Path, force: bool = False) -> L
     out_dir = Path(os.path.realpath(out_dir))
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(out_dir.parent):
+        with locked(out_dir.parent):
             _remove_abandoned(out_dir)
             check_ours(out_dir, force)
             return _replace(files, out_dir)
@@ -211,7 +211,8 @@ def _is_bytecode_folder(name: str, known: Mapping[str, WrittenFile]) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """One at a time writes in a folder; the lock leaves no file."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -97,10 +97,9 @@ class LiveFleet:
     def situation(self) -> Situation:
         """As it is now. Raises FleetDown."""
         loaded = {name for folder in self._folders.values() for name in folder.models()}
-        tables = served_tables(self._folder, self._older)
-        table = read_hand_over(self._folder)
+        table = _last_table(self._folder)
         return Situation(
-            tables=tables,
+            tables=_tables(table, self._older),
             loaded=frozenset(loaded & self._workers.keys()),
             workers=self._workers,
             rooms=rooms_of(self._cluster),
@@ -271,8 +270,16 @@ def served_tables(folder: Path, generated: DeploymentManifest) -> Tables:
     """What dispatchers serve by, or will once they have looked. Raises FleetDown for a file that is
     damaged.
     """
+    return _tables(_last_table(folder), generated)
+
+
+def _last_table(folder: Path) -> HandOver | None:
+    """None: nothing was handed over. Raises FleetDown."""
     try:
-        table = read_hand_over(folder)
+        return read_hand_over(folder)
     except serial.FormatError as error:
         raise FleetDown(f"{folder}: what is served is not known: {error}") from error
+
+
+def _tables(table: HandOver | None, generated: DeploymentManifest) -> Tables:
     return tables_of(generated if table is None else table.manifest)
