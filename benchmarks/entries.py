@@ -15,22 +15,17 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.helpers.kept import Kept
-from benchmarks.paper.data import load_settings
-from benchmarks.paper.made import made_settings
-from benchmarks.survive import README_FLEET
+from benchmarks.helpers.problems import FLEET, parser_of, problems
 from planner.cluster import EntryServer
-from planner.deployment import load_deployment
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
@@ -38,12 +33,9 @@ from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
 from planner.sharding import plan_shards
 from planner.shards import ModelShards, shard_of
-from ppipe import steps
-from ppipe.workspace import Workspace
 from python_backend.simulator.capacity import Workload, find_capacity
 from python_backend.simulator.shards import Passing, ShardedRun, find_sharded_capacity
 
-FLEET = "l4-t4"
 _STEP, _LOWEST, _HIGHEST = 0.01, 0.5, 1.3
 """Loads that are tried, in planned rates."""
 
@@ -80,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = Kept(arguments.results, {"seconds": arguments.seconds, "seeds": arguments.seeds})
     seeds = tuple(range(1, arguments.seeds + 1))
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for name, problem, links in _problems(arguments):
+        for name, problem, links in problems(arguments):
             if f"{name} " in kept:
                 continue
             rows = list(pool.map(measure, _jobs(name, problem, links, arguments.seconds, seeds)))
@@ -95,31 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/benchmarks entries", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder with models.json and settings.json")
-    parser.add_argument("--made", type=int, default=0, metavar="N", help="so many made problems (default: 0)")
-    parser.add_argument("--seed", type=int, default=1, help="of the made problems")
-    parser.add_argument("--no-fleet", dest="fleet", action="store_false", help="leave out the README's fleet")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load, for each rate and seed")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--results", type=Path, help="file to keep what is done in, and to go on from")
+    parser = parser_of("entries", __doc__.split("\n")[0], each="rate", seeds=2)
     parser.add_argument("--json", action="store_true", help="the figures alone, as the last line")
     return parser.parse_args(argv)
-
-
-def _problems(arguments: argparse.Namespace) -> Iterator[tuple[str, Problem, Links]]:
-    if arguments.fleet:
-        deployment = load_deployment(README_FLEET)
-        with tempfile.TemporaryDirectory() as folder:
-            gpus = frozenset(one.name for one in deployment.cluster.gpu_classes)
-            profile = steps.run_profile(deployment, Workspace(Path(folder)), estimate=gpus)
-        yield FLEET, deployment.to_problem(profile), "placed"
-    for number, problem in enumerate(made_settings(arguments.seed, arguments.made)):
-        yield f"made {arguments.seed}.{number}", problem, "paper"
-    for setting in load_settings(arguments.data) if arguments.data else ():
-        if setting.group is not None:
-            yield setting.name, setting.problem, "paper"
 
 
 def _jobs(

@@ -12,33 +12,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.helpers.kept import Kept
-from benchmarks.paper.data import load_settings
-from benchmarks.paper.made import made_settings
-from planner.deployment import load_deployment
+from benchmarks.helpers.problems import parser_of, problems
 from planner.problem import Problem, wanted_of
 from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
-from ppipe import steps
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.survival import remaining, surviving_plan
-from ppipe.workspace import Workspace
 from python_backend.simulator.capacity import Workload
 from python_backend.simulator.report import simulate
 
-README_FLEET = Path(__file__).resolve().parents[1] / "ensembles" / "examples" / "l4-t4.yaml"
 MORE_TO_DO = 3
 """Exit status of a run that was stopped early."""
 
@@ -68,13 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     end = None if arguments.stop_after is None else time.monotonic() + arguments.stop_after
     left = 0
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        for name, problem, links in _problems(arguments):
+        for name, problem, links in problems(arguments):
             if name in kept:
                 continue
             if end is not None and time.monotonic() > end:
                 left += 1
                 continue
-            row = measure(name, problem, links, arguments.seconds, range(1, arguments.seeds + 1), pool)
+            row = measure(
+                name, _surviving(problem), links, arguments.seconds, range(1, arguments.seeds + 1), pool
+            )
             kept.add(name, asdict(row))
             print(f"{name}: {row.promised:.1f} of {row.without:.1f}", file=sys.stderr, flush=True)
     rows = [Row(**found) for found in kept.named("")]
@@ -87,32 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/benchmarks survive", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="folder with models.json and settings.json")
-    parser.add_argument("--made", type=int, default=0, metavar="N", help="so many made problems (default: 0)")
-    parser.add_argument("--seed", type=int, default=1, help="of the made problems")
-    parser.add_argument("--no-fleet", dest="fleet", action="store_false", help="leave out the README's fleet")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load, for each loss and seed")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--results", type=Path, help="file to keep what is done in, and to go on from")
+    parser = parser_of("survive", __doc__.split("\n")[0], each="loss", seeds=1)
     parser.add_argument("--stop-after", type=float, metavar="S", help=f"seconds; then status {MORE_TO_DO}")
     parser.add_argument("--json", action="store_true", help="rows, then the figures as the last line")
     return parser.parse_args(argv)
-
-
-def _problems(arguments: argparse.Namespace) -> Iterator[tuple[str, Problem, Links]]:
-    if arguments.fleet:
-        deployment = load_deployment(README_FLEET)
-        with tempfile.TemporaryDirectory() as folder:
-            gpus = frozenset(one.name for one in deployment.cluster.gpu_classes)
-            profile = steps.run_profile(deployment, Workspace(Path(folder)), estimate=gpus)
-        yield "l4-t4", _surviving(deployment.to_problem(profile)), "placed"
-    for number, problem in enumerate(made_settings(arguments.seed, arguments.made)):
-        yield f"made {arguments.seed}.{number}", _surviving(problem), "paper"
-    for setting in load_settings(arguments.data) if arguments.data else ():
-        if setting.group is not None:
-            yield setting.name, _surviving(setting.problem), "paper"
 
 
 def _surviving(problem: Problem) -> Problem:
