@@ -133,7 +133,7 @@ def test_two_servers_of_one_port_are_refused() -> None:
         rendered(data)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(text=st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=40))
 def test_no_path_gets_out_of_its_field(text: str) -> None:
     path = f"./{text}"

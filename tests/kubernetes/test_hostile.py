@@ -115,7 +115,7 @@ def _manifest(deployment: Any, plan: Any, field: str, name: str) -> Any:
     return manifest_of(deployment, plan, tuple(profiles.values()))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(name=texts, field=st.sampled_from(["deployment", "class", "model", "server"]))
 def test_a_name_is_refused_or_changes_nothing_but_itself(name: str, field: str) -> None:
     try:

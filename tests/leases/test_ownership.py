@@ -214,7 +214,7 @@ def test_who_is_in_no_order_owns_nothing() -> None:
 EVENTS = ("look", "look", "look", "look", "look", "cut", "mend", "kill", "start", "pause", "refuse", "late")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seed=st.integers(0, 2**32), steps=st.integers(50, 400))
 def test_no_term_has_two_holders_and_terms_only_grow(seed: int, steps: int) -> None:
     """Entries look when they like, pause, die, are cut off; swaps come late, or nobody hears of them."""
@@ -256,7 +256,7 @@ def test_no_term_has_two_holders_and_terms_only_grow(seed: int, steps: int) -> N
     assert all(len(holders) == 1 for holders in fleet.held.values()), "one holder for each term"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), away_us=st.integers(0, 60_000_000))
 def test_whatever_the_time_that_the_store_is_away_nothing_changes_hands(seed: int, away_us: int) -> None:
     rng = random.Random(seed)

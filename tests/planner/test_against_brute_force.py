@@ -336,7 +336,7 @@ def fed_problems(draw: st.DrawFn) -> Problem:
 
 
 @given(st.one_of(problems(), fed_problems()))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_the_proven_plan_is_the_best_there_is(problem: Problem) -> None:
     best = brute_force(problem)
     if best == 0:
@@ -351,7 +351,7 @@ def test_the_proven_plan_is_the_best_there_is(problem: Problem) -> None:
 
 
 @given(st.one_of(problems(), fed_problems()), st.sampled_from([0.2, 0.6, 0.95, 1.3]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_cheapest_plan_costs_what_brute_force_says(problem: Problem, share: float) -> None:
     most = brute_force(problem)
     demands = tuple(
@@ -373,7 +373,7 @@ def test_the_cheapest_plan_costs_what_brute_force_says(problem: Problem, share: 
 
 
 @given(problems())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_one_pipeline_per_class_tuple_is_kept_and_no_better(problem: Problem) -> None:
     limited = replace(problem, options=replace(problem.options, pipelines_per_class_pair=1))
     try:

@@ -55,7 +55,7 @@ def question_of(problem: Problem) -> MilpProblem | None:
 
 
 @given(problems(), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_known_of_an_allotment_holds_before_and_after_it_is_settled(
     problem: Problem, data: st.DataObject
 ) -> None:
@@ -80,7 +80,7 @@ def test_what_is_known_of_an_allotment_holds_before_and_after_it_is_settled(
 
 
 @given(problems(), MOST)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_largest_factor_is_what_brute_force_says(problem: Problem, most: int) -> None:
     best = brute_force(problem)
     question = question_of(problem)
@@ -98,7 +98,7 @@ def test_the_largest_factor_is_what_brute_force_says(problem: Problem, most: int
 
 
 @given(problems(), SHARES, MOST)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_least_cost_is_what_brute_force_says(problem: Problem, share: float, listed: int) -> None:
     most = brute_force(problem)
     demands = tuple(
@@ -123,7 +123,7 @@ def test_the_least_cost_is_what_brute_force_says(problem: Problem, share: float,
 
 
 @given(problems(), st.lists(st.floats(0.0, 5.0), min_size=4, max_size=4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_prices_bound_the_factor(problem: Problem, prices: list[float]) -> None:
     """sum C(pi) <= pi N at a factor that a plan serves, whatever pi is, with almost none listed."""
     best = brute_force(problem)

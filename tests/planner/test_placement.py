@@ -112,7 +112,7 @@ plans = st.lists(st.lists(stage_lists, min_size=1, max_size=3), min_size=1, max_
 
 
 @given(plans, st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_plan_that_fits_is_placed_soundly(
     models: list[list[list[tuple[str, int, int]]]], size: int
 ) -> None:

@@ -104,7 +104,7 @@ kinds = st.lists(st.tuples(st.integers(1, 8), st.floats(1, 400)), max_size=40)
 
 
 @given(kinds, kinds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_server_is_in_one_pool_and_pools_are_few(a: list[Kind], b: list[Kind]) -> None:
     cluster = cluster_of(A=a, B=b)
     pools = pools_of(cluster)

@@ -139,7 +139,7 @@ def after_all(now: Situation, steps: Sequence[Step]) -> Situation:
 
 
 @given(st.integers(0, 100_000), st.integers(2, 5), st.integers(1, 2), st.integers(0, 12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_two_revisions(seed: int, gpus: int, models: int, stopped: int) -> None:
     served, now, wanted = made_pair(seed, gpus, models)
     now = replace(now, workers={**now.workers, **wanted.workers})
@@ -180,7 +180,7 @@ def assert_step_is_safe(now: Situation, step: Step) -> None:
 
 
 @given(st.integers(0, 100_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_order_of_gpus_loses_less(seed: int) -> None:
     """Against every order of waves, GPU by GPU."""
     served, now, wanted = made_pair(seed, gpus=4, models=1)
@@ -229,7 +229,7 @@ def lost_by(
     st.lists(st.integers(1, 3), min_size=1, max_size=3),
     st.integers(0, 1_000_000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_waves_are_the_cheapest_of_all(counts: list[int], seed: int) -> None:
     def cost(done: Counts, wave: Counts) -> Cost:
         return float(hash((seed, done, wave)) % 7), float(hash((done, wave, seed)) % 5)

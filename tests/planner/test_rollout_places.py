@@ -56,7 +56,7 @@ def test_a_plan_that_was_placed_otherwise_goes_back_to_where_it_is_loaded() -> N
 
 
 @given(st.integers(0, 300))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_no_other_places_keep_more(seed: int) -> None:
     problem = fleet(seed, gpus=5)
     first = plan(problem, mode="fast")

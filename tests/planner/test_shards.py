@@ -133,7 +133,7 @@ POOLS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(POOLS, st.integers(2, 6))
 def test_however_pools_are_every_part_can_serve(drawn: list[list[tuple[int, float]]], count: int) -> None:
     pools = [Pools(tuple(size for size, _ in one), tuple(rate for _, rate in one)) for one in drawn]
@@ -147,7 +147,7 @@ def test_however_pools_are_every_part_can_serve(drawn: list[list[tuple[int, floa
         assert tuple(map(sum, zip(*(part[number] for part in parts), strict=True))) == one.sizes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 9), st.floats(0.5, 9), st.floats(0.5, 9))
 def test_two_parts_of_a_pipeline_are_as_good_as_any(n: int, m: int, r: float, q: float) -> None:
     """By brute force over all parts of two pools: what is lost, and how unequal they are."""

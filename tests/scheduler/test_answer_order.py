@@ -97,7 +97,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_order_of_events_is_as_the_rules_say(events: list[tuple[str, int, int]]) -> None:
     order, slow = AnswerOrder(), Slow()
     now_us = next_id = 0

@@ -366,7 +366,5 @@ class ReactiveMachine(CoreMachine):
 @pytest.mark.parametrize("machine", [CoreMachine, ReferenceMachine, ReactiveMachine])
 def test_invariants_hold_whatever_happens(machine: type[CoreMachine]) -> None:
     case = machine.TestCase
-    case.settings = settings(
-        max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    case.settings = settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck))
     case().runTest()

@@ -70,7 +70,7 @@ stages_of = st.lists(st.tuples(tables(500), st.integers(1, 4)), min_size=1, max_
 pipelines_of = st.lists(st.tuples(stages_of, st.integers(0, 80)), min_size=1, max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     pipelines=pipelines_of,
     slo_us=st.integers(50, 3_000),
@@ -140,7 +140,7 @@ def in_time(
 tiny_stages = st.lists(st.tuples(tables(10), st.integers(1, 2)), min_size=1, max_size=2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     pipelines=st.lists(st.tuples(tiny_stages, st.integers(0, 2)), min_size=1, max_size=2),
     slo_us=st.integers(5, 40),
@@ -179,7 +179,7 @@ def largest_matching(open_slots: list[list[tuple[int, int]]]) -> int:
     return sum(place(frame, set()) for frame in range(len(open_slots)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     windows=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     gaps=st.lists(st.integers(0, 2), min_size=1, max_size=25),
@@ -199,7 +199,7 @@ def test_divisible_work_shares_a_frame_between_servers() -> None:
     assert divisible([2.0, 2.0], [2.0, 4.0], [0, 0, 2, 2]) == pytest.approx(4.0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     workers=st.integers(1, 2),
     latency_us=st.integers(1, 12),
