@@ -89,14 +89,15 @@ def cameras(number: int, rate_rps: float) -> list[Camera]:
 
 def mixed_fleet() -> ServedModel:
     """Fast workers with batches of 8, and a slow pipeline of two stages with batches of 4."""
-    fast = ServedPipeline(batch_size=8, stages=(_pool("f", 8_000, 1_500, 8, 12),), transfer_us=())
-    stages = (_pool("s0", 18_000, 3_000, 4, 6), _pool("s1", 15_000, 3_000, 4, 6))
+    fast = ServedPipeline(batch_size=8, stages=(pool("f", 8_000, 1_500, 8, 12),), transfer_us=())
+    stages = (pool("s0", 18_000, 3_000, 4, 6), pool("s1", 15_000, 3_000, 4, 6))
     slow = ServedPipeline(batch_size=4, stages=stages, transfer_us=((500, 800, 1_000, 1_500),))
     planned_rps = 12 * 8 / 0.0185 + 6 * 4 / 0.027
     return ServedModel("mixed", 100_000, planned_rps, (fast, slow), streams=POLICY)
 
 
-def _pool(name: str, first_us: int, more_us: int, largest: int, workers: int) -> ServedStage:
+def pool(name: str, first_us: int, more_us: int, largest: int, workers: int) -> ServedStage:
+    """Workers that take first_us for one frame and more_us for each further one, up to `largest`."""
     return ServedStage(
         gpu=name,
         slices_per_gpu=1,

@@ -17,26 +17,15 @@ from model_repo_generator.write import WriteFault
 from planner import serial
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
-from planner.plan import BlockRange, Plan
+from planner.plan import Plan
 from planner.profile import Profile
-from tests.generator.conftest import SLOW
+from tests.generator.conftest import SLOW, cut_after_one
 
 
 @pytest.fixture
 def other_plan(plan: Plan, change_stage: Callable[..., Plan]) -> Plan:
     """Fewer workers, so that names of workers recur with other meanings."""
     return change_stage(0, 1, workers=2)
-
-
-def cut_after_one(change_stage: Callable[..., Plan]) -> Plan:
-    """The plan with its first pipeline cut after block 0."""
-    moved = change_stage(0, 0, blocks=BlockRange(0, 1))
-    first, *others = moved.models[0].pipelines
-    stages = (first.stages[0], dataclasses.replace(first.stages[1], blocks=BlockRange(1, 3)))
-    model = dataclasses.replace(
-        moved.models[0], pipelines=(dataclasses.replace(first, stages=stages), *others)
-    )
-    return dataclasses.replace(moved, models=(model,))
 
 
 def versions(repository: Path, model: str) -> list[str]:

@@ -16,11 +16,12 @@ from model_repo_generator.beside import generate_beside
 from model_repo_generator.generate import generate
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
-from planner.plan import BlockRange, Plan
+from planner.plan import Plan
 from planner.profile import Profile
 from planner.revision import Ack, HandOver, hand_over, read_acks
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
+from tests.generator.conftest import cut_after_one
 
 PATIENT_SLO_MS = 20_000
 """A deadline that a busy test machine does not miss."""
@@ -43,17 +44,6 @@ def patient(plan: Plan) -> Plan:
     """As planned for PATIENT_SLO_MS."""
     model = dataclasses.replace(plan.models[0], slo_us=PATIENT_SLO_MS * 1_000)
     return dataclasses.replace(plan, models=(model,))
-
-
-def cut_after_one(change_stage: Callable[..., Plan]) -> Plan:
-    """The plan with its first pipeline cut one block earlier; its second one stays."""
-    moved = change_stage(0, 0, blocks=BlockRange(0, 1))
-    first, *others = moved.models[0].pipelines
-    stages = (first.stages[0], dataclasses.replace(first.stages[1], blocks=BlockRange(1, 3)))
-    model = dataclasses.replace(
-        moved.models[0], pipelines=(dataclasses.replace(first, stages=stages), *others)
-    )
-    return dataclasses.replace(moved, models=(model,))
 
 
 class Asking:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+from benchmarks.streams import pool
+from planner.serving import ServedModel, ServedPipeline
 from planner.streams import StreamPolicy, StreamWeight
 from python_backend.scheduler.actions import Action, DropReason
 from python_backend.scheduler.core import SchedulerCore
@@ -20,18 +21,6 @@ from python_backend.simulator.streams import Camera, CameraTotals, camera_frames
 
 WEIGHTS = (StreamWeight("gold-*", 4.0), StreamWeight("silver-*", 2.0))
 ALL = StreamPolicy("stream", "newest", "weighted", None, WEIGHTS)
-
-
-def pool(name: str, first_us: int, more_us: int, largest: int, workers: int) -> ServedStage:
-    return ServedStage(
-        gpu=name,
-        slices_per_gpu=1,
-        latency_us=tuple(first_us + more_us * size for size in range(largest)),
-        workers=tuple(
-            ServedWorker(f"{name}.w{w}", f"{name}{w}", f"{name}.up{w}", f"{name}.down{w}")
-            for w in range(workers)
-        ),
-    )
 
 
 def fleet(streams: StreamPolicy | None) -> ServedModel:
