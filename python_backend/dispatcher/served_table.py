@@ -112,7 +112,7 @@ class ServedTables:
             self._left.append(table)
 
     def take_left(self) -> list[ServedTable]:
-        """ServedTables that were left since the last call."""
+        """Those that were left since the last call."""
         left, self._left = self._left, []
         return left
 

@@ -119,3 +119,12 @@ def test_the_picture_drawn_by_hand_names_commands_that_exist() -> None:
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     assert named
     assert named <= known
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*") if path.is_file())],
+    ids=lambda page: page.name,
+)
+def test_no_page_or_picture_names_a_folder_of_the_machine_that_made_it(page: Path) -> None:
+    assert re.findall(r"/(?:tmp|root|work|home)/[\w./-]+", page.read_text(encoding="utf-8")) == []
