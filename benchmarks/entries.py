@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.helpers.kept import Kept
-from benchmarks.helpers.problems import FLEET, parser_of, problems
+from benchmarks.paper.problems import FLEET, parser_of, problems
 from planner.cluster import EntryServer
 from planner.plan import Plan
 from planner.planning import plan

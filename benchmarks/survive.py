@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.helpers.kept import Kept
-from benchmarks.helpers.problems import parser_of, problems
+from benchmarks.paper.problems import parser_of, problems
 from planner.problem import Problem, wanted_of
 from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
