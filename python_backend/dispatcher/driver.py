@@ -11,6 +11,7 @@ Rules
   still runs the last one.
 - Another table is taken in place (hand_over): frames that wait are offered to its core, batches under way end
   by the table that sent them (dispatcher.served_table), and the core knows until when these hold its workers.
+- Before each event the core hears what other models' dispatchers send over the entry's uplink.
 - close() answers every frame that is still here and joins all threads.
 """
 
@@ -35,6 +36,7 @@ from python_backend.dispatcher.recording import Recording, WantedRecording
 from python_backend.dispatcher.room import Room, bounds_of
 from python_backend.dispatcher.served_table import ServedTable, ServedTables
 from python_backend.dispatcher.turns import Turns
+from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import (
@@ -120,9 +122,10 @@ class Driver:
         on_seen: Callable[[str], None] = lambda worker: None,
         room: Room | None = None,
         number: int = 0,
+        uplink: Uplink | None = None,
     ) -> None:
         """room: for open frames; as this host's memory allows without. number: of the hand-over that brought
-        the table, 0 for deployment.json.
+        the table, 0 for deployment.json. uplink: the entry's, if other models send over it too.
         """
         self.room = room or Room(bounds_of(entry.served, entry.longest_us, len(manifest.models)))
         self.counts = Counts(entry.served)
@@ -141,6 +144,7 @@ class Driver:
         self._gate = threading.Lock()
         self._frames = OpenFrames(entry, self.counts, log, self.room)
         self._dispatchers = len(manifest.models)
+        self._uplink = uplink or Uplink()
         self._recording: Recording | None = None
         if self._settings.record_mb:
             self._record(WantedRecording(entry.model, 0.0, self._settings.record_mb), from_start=True)
@@ -274,6 +278,7 @@ class Driver:
         self._frames.refuse(self._frames.all(), _CLOSING)
         self._tables.close()
         self._frames.close()
+        self._uplink.close()
 
     def _leave(self, item: _Item) -> bool:
         """Whether it was taken: after close() nobody looks any more."""
@@ -388,7 +393,8 @@ class Driver:
 
     def _handle_together(self, offers: Sequence[RequestArrived], began_us: int) -> None:
         core_time_us = began_us + self._settings.lead_us
-        actions = self._tables.now.core.handle_arrivals(offers, core_time_us)
+        core = self._tables.now.core
+        actions = self._beside_others(lambda: core.handle_arrivals(offers, core_time_us), core_time_us)
         recording = self._recording
         if recording is not None and not recording.handled_together(offers, core_time_us, actions):
             self._recording = None
@@ -530,11 +536,30 @@ class Driver:
     def _handle(self, event: Event, core_time_us: int | None = None) -> None:
         began_us = now_us()
         time_us = core_time_us or began_us + self._settings.lead_us
-        actions = self._tables.now.core.handle(event, time_us)
+        core = self._tables.now.core
+        actions = self._beside_others(lambda: core.handle(event, time_us), time_us)
+        self._note(event, time_us, actions)
+        self._act(actions, began_us)
+
+    def _note(self, event: Event, time_us: int, actions: Sequence[Action]) -> None:
         recording = self._recording
         if recording is not None and not recording.handled(event, time_us, actions):
             self._recording = None
-        self._act(actions, began_us)
+
+    def _beside_others(self, decide: Callable[[], list[Action]], time_us: int) -> list[Action]:
+        """Decide knowing what other models' dispatchers take of the entry's uplink, and let them know."""
+        if not self._uplink.shared:
+            return decide()
+        core = self._tables.now.core
+        actions: list[Action] = []
+        try:
+            for taken in self._uplink.hear():
+                self._note(taken, time_us, core.handle(taken, time_us))
+            actions = decide()
+        finally:
+            uses = [core.link_use(action.ticket) for action in actions if isinstance(action, Dispatch)]
+            self._uplink.tell([use for use in uses if use is not None])
+        return actions
 
     def _record(self, wanted: WantedRecording, from_start: bool) -> None:
         if self._recording is not None:
@@ -548,6 +573,7 @@ class Driver:
             from_start,
             wanted,
             self._log,
+            core.told,
         )
 
     def _act(self, actions: Sequence[Action], began_us: int) -> None:

@@ -18,6 +18,7 @@ from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import MetricsPage
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
+from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.feedback import Notice, NoticeReceiver
@@ -67,16 +68,21 @@ class _Parts:
 class _Maker:
     """Makes them, for one model."""
 
-    def __init__(self, parameters: Mapping[str, str], keys: Keys, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, str], keys: Keys, log: Callable[[str], None], uplink: Uplink
+    ) -> None:
         self.policy = parameters.get("policy", "adaptive")
         self._parameters = parameters
         self._keys = keys
         self._log = log
+        self._uplink = uplink
 
     def parts(self, manifest: DeploymentManifest, entry: ModelEntry, number: int) -> _Parts:
         """number: of the hand-over."""
         # First what may refuse the table. Notices of an earlier run, sent again, fit no batch of this core.
-        core = SchedulerCore(entry.served, policy=self.policy, batch_ids_from=secrets.randbits(40))
+        told = self._uplink.join(manifest, entry)
+        ids_from = secrets.randbits(40)
+        core = SchedulerCore(entry.served, policy=self.policy, batch_ids_from=ids_from, told=told)
         targets = targets_of(manifest, entry, own_host=manifest.entry.host)
         grpc = GrpcTransport(targets, self._keys, manifest.tls)
         grpc.connect()
@@ -100,7 +106,8 @@ def make_dispatcher(
     reports = Reports(keys)
     links = _Links(keys, reports, entry.model)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=links.take)
-    maker = _Maker(parameters, keys, log)
+    uplink = Uplink(log)
+    maker = _Maker(parameters, keys, log, uplink)
     parts = maker.parts(manifest, entry, number)
     driver = Driver(
         manifest=manifest,
@@ -116,6 +123,7 @@ def make_dispatcher(
         number=number,
         on_failure=links.failed,
         on_seen=links.seen,
+        uplink=uplink,
     )
     health = Health(parts.targets, parts.grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
     links.health = health

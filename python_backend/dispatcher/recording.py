@@ -96,11 +96,12 @@ class Recording:
         from_start: bool,
         wanted: WantedRecording,
         say: Callable[[str], None],
+        told: bool = False,
     ) -> Recording | None:
         """Open the file and write its header; None, said in the log, where that cannot be."""
         folder = Path(os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir())
         path = folder / f"{dispatcher}.{os.getpid()}.{now_us()}{SUFFIX}"
-        header = LogHeader(served.model, policy, batch_ids_from, from_start, serial.to_plain(served))
+        header = LogHeader(served.model, policy, batch_ids_from, from_start, serial.to_plain(served), told)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             size = int(min(wanted.most_mb, _MOST_MB) * _MB)

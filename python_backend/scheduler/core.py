@@ -53,6 +53,7 @@ class SchedulerCore:
         """told: whether LinkTaken will tell what other models send over the entry's uplink."""
         if not served.pipelines:
             raise ValueError(f"model {served.model!r} has no pipeline, so nothing can serve it")
+        self.told: bool = told
         self._policy: Policy = make_policy(policy) if isinstance(policy, str) else policy
         if not self._policy.counts_ends:
             served = without_ends(served)

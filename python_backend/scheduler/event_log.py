@@ -44,7 +44,8 @@ _KINDS: Mapping[str, Callable[..., Event]] = {
 @dataclass(frozen=True)
 class LogHeader:
     """What a replay starts from. `served`: the model's tables as plain data; `from_start`: whether the log
-    began with its core, so that a replay must agree line by line.
+    began with its core, so that a replay must agree line by line. `told`: whether its core was told what
+    other models send over the entry's uplink.
     """
 
     model: str
@@ -52,6 +53,7 @@ class LogHeader:
     batch_ids_from: int
     from_start: bool
     served: Mapping[str, object]
+    told: bool = False
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def replay_as_it_was(header: LogHeader, lines: Iterable[LogLine], where: str = "
     where: prefix of messages. Raises EventLogError, planner.serial.FormatError, ValueError (unknown policy).
     """
     model = serial.from_plain(ServedModel, header.served, f"{where}served")
-    core = SchedulerCore(model, header.policy, header.batch_ids_from)
+    core = SchedulerCore(model, header.policy, header.batch_ids_from, header.told)
     book = _Book(model)
     count = equal = 0
     difference: FirstDifference | None = None
