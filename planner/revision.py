@@ -4,6 +4,7 @@ Whoever rolls a plan out writes one file into the entry server's private folder;
 server looks there, takes the new table in place, under load, and answers with a file of its own.
 
     <folder>/table.json                what is to be served from now on: HandOver
+    <folder>/run                       the name of this run of the servers: another one after each start
     <folder>/<dispatcher>.ack.json     what this dispatcher serves, and what it refused: Ack
 
 Rules
@@ -31,6 +32,7 @@ from planner.manifest import DeploymentManifest
 FOLDER_VARIABLE = "PPIPE_REVISIONS"
 """Environment variable of the entry server with the path of the folder."""
 TABLE_NAME = "table.json"
+RUN_NAME = "run"
 _ACK_SUFFIX = ".ack.json"
 
 
@@ -82,6 +84,14 @@ def read_hand_over(folder: Path) -> HandOver | None:
     with contextlib.suppress(FileNotFoundError):
         return serial.load(HandOver, folder / TABLE_NAME)
     return None
+
+
+def run_of(folder: Path) -> str:
+    """The name of the run of the servers that look there; '' where none does."""
+    try:
+        return (folder / RUN_NAME).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def write_ack(folder: Path, ack: Ack) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from planner import serial
+from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.rollout.check import RolloutFault
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
@@ -87,7 +88,7 @@ def operate(
 def what_is_served(deployed: Deployed) -> ServedNow:
     """The revision that is served, with its plan. Raises RolloutFault where the plan is not known."""
     manifest = start_of(deployed).manifest
-    plan = deployed.kept.plan(manifest.epoch) or _plan_of(deployed, manifest.plan_hash)
+    plan = _plan_of(deployed, manifest)
     used = {worker.gpu.server for worker in deployed.revision(manifest).workers.values()}
     there = {server.name for server in manifest.servers}
     return ServedNow(
@@ -95,12 +96,16 @@ def what_is_served(deployed: Deployed) -> ServedNow:
     )
 
 
-def _plan_of(deployed: Deployed, plan_hash: str) -> Plan:
+def _plan_of(deployed: Deployed, manifest: DeploymentManifest) -> Plan:
+    """What is kept under a number may be of an earlier repository: ppipe generate counts from 1 again."""
+    kept = deployed.kept.plan(manifest.epoch)
+    if kept is not None and serial.content_hash(kept) == manifest.plan_hash:
+        return kept
     plan = deployed.workspace.load_plan()
-    if serial.content_hash(plan) != plan_hash:
+    if serial.content_hash(plan) != manifest.plan_hash:
         raise RolloutFault(
-            f"{deployed.workspace.plan}: not the plan that is served ({plan_hash}); roll it out first, or "
-            "plan and generate again"
+            f"{deployed.workspace.plan}: not the plan that is served ({manifest.plan_hash}); roll it out "
+            "first, or plan and generate again"
         )
     return plan
 

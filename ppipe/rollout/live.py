@@ -9,6 +9,7 @@ Rules
 - A worker whose folder is there need not be loaded yet: a rollout may have been killed while it waited. So
   those that dispatchers have not used until now are asked before they get a table with them. Nor need they
   have taken the last table: nothing is unloaded before they have.
+- Nothing is loaded on a server before what was removed from it is gone: it holds memory until then.
 - A server that does not answer is not waited for: its folder alone is changed, for when it is back.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from planner import serial
@@ -113,6 +114,7 @@ class LiveFleet:
 
     def load(self, workers: Sequence[Loadable]) -> None:
         """See RunningFleet."""
+        self._wait_until_gone(self._removed({worker.gpu.server for worker in workers}))
         starts = {server: self._log_size(server) for server in self._folders}
         for worker in workers:
             server = worker.gpu.server
@@ -135,11 +137,26 @@ class LiveFleet:
         self._wait_until_settled()
         for worker in workers:
             self._folders[worker.gpu.server].remove(worker.name)
-        gone = {str(self._folders[worker.gpu.server].path / worker.name): worker for worker in workers}
+        self._wait_until_gone({self._folders[worker.gpu.server].path / worker.name for worker in workers})
+
+    def _removed(self, servers: Iterable[str]) -> set[Path]:
+        """Models of these servers whose folders are gone and whose processes are not: a rollout may have been
+        killed while it waited for that.
+        """
+        there = {self._folders[server].path: self._folders[server].models() for server in servers}
+        stubs = (Path(folder) for folder in stub_folders())
+        return {stub for stub in stubs if stub.parent in there and stub.name not in there[stub.parent]}
+
+    def _wait_until_gone(self, models: Collection[Path]) -> None:
+        """Until the memory of these workers is free."""
+
+        def left() -> set[str]:
+            return {str(path) for path in models} & stub_folders() if models else set()
+
         self._wait(
-            lambda: not gone.keys() & stub_folders(),
+            lambda: not left(),
             UNLOAD_LIMIT_S,
-            lambda: f"still there: {', '.join(gone[path].name for path in gone.keys() & stub_folders())}",
+            lambda: f"still there: {', '.join(sorted(Path(path).name for path in left()))}",
         )
 
     def hand_over(self, tables: Tables, revision: int) -> None:

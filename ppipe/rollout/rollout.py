@@ -24,7 +24,7 @@ from planner.deployment import Deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
 from planner.profile import Profile
-from planner.revision import read_hand_over
+from planner.revision import read_hand_over, run_of
 from planner.rollout.check import check_rollout
 from planner.rollout.fleet import FleetRevision, Situation
 from planner.rollout.steps import Step, steps_to
@@ -110,25 +110,18 @@ def start_of(deployed: Deployed) -> Start:
     table = read_hand_over(deployed.tables) if deployed.tables.is_dir() else None
     generated = served_manifest(deployed.repository)
     record = load_record(deployed.workspace.root)
-    if record is not None and record.was_stopped and record.began_with == run_of(deployed):
+    if record is not None and record.was_stopped and record.began_with == run_of(deployed.tables):
         return Start(deployed.kept.manifest(record.origin), record)
     if table is None or table.manifest.epoch == generated.epoch:
         return Start(generated)
     return Start(deployed.kept.manifest(table.manifest.epoch))
 
 
-def run_of(deployed: Deployed) -> str:
-    """Tells one run of the servers from the next, which begins with what was generated."""
-    try:
-        return str(deployed.tables.stat().st_ino)
-    except OSError:
-        return ""
-
-
 def prepare(deployed: Deployed, plan: Plan, number: int) -> DeploymentManifest:
     """Give the repository what the plan needs, and keep it as revision `number`. Raises PlanFault,
     RolloutFault, WriteFault, ExportFault.
     """
+    plan = placed(plan, deployed.deployment, deployed.profile)
     manifest = replace(make_ready(deployed, plan), epoch=number)
     deployed.kept.keep(manifest, plan)
     return manifest
@@ -204,7 +197,7 @@ def perform(
             served_before = figures(now, measured(target) if before is None else before)
             began_s = time.monotonic()
             record = RolloutRecord(
-                target.deployment, origin.number, wanted.number, why, now_text(), (), run_of(deployed)
+                target.deployment, origin.number, wanted.number, why, now_text(), (), run_of(deployed.tables)
             )
             failure: StepFailed | None = None
             try:

@@ -94,9 +94,12 @@ def shared_ticket_key(named: Path | None) -> Path:
 
 
 def make_own(folder: Path) -> None:
-    """An empty folder that is ours alone: a deployment that is started serves what was generated."""
+    """A folder that is ours alone, with the name of this run in it and no table: a deployment that is started
+    serves what was generated.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
+    (folder / revision.RUN_NAME).write_text(secrets.token_hex(16))
 
 
 class ServedDeployment:

@@ -35,6 +35,7 @@ from python_backend.dispatcher.open_frames import OpenFrames
 from python_backend.dispatcher.recording import Recording, WantedRecording
 from python_backend.dispatcher.room import Room, bounds_of
 from python_backend.dispatcher.served_table import ServedTable, ServedTables
+from python_backend.dispatcher.taking_over import Handled, TableFailed, take_over
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt
@@ -48,7 +49,6 @@ from python_backend.scheduler.events import (
     TimerFired,
     WorkerBack,
     WorkerLost,
-    WorkerTaken,
 )
 from python_backend.wire.clock import NEVER, now_us
 from python_backend.wire.feedback import Notice
@@ -96,6 +96,19 @@ class _Finished:
         self.served: Final = served
 
 
+class _LookAgain:
+    """Something is due that was not when the last turn ended."""
+
+
+class _Change:
+    """What was said of a worker. number: 0, or higher than those of all that was said before."""
+
+    def __init__(self, worker: str, number: int, is_lost: bool) -> None:
+        self.worker: Final = worker
+        self.number: Final = number
+        self.is_lost: Final = is_lost
+
+
 class _Failed:
     def __init__(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
         self.ticket: Final = ticket
@@ -104,7 +117,19 @@ class _Failed:
 
 
 _Taken = TypeVar("_Taken")
-_Item = _Arrived | _Refused | _Probed | _Finished | _Failed | ServedTable | Notice | Event | WantedRecording
+_Item = (
+    _Arrived
+    | _Refused
+    | _Probed
+    | _Finished
+    | _Failed
+    | _LookAgain
+    | _Change
+    | ServedTable
+    | Notice
+    | Event
+    | WantedRecording
+)
 
 
 class Driver:
@@ -139,6 +164,10 @@ class Driver:
         self._offers = Offers(entry, self._lateness)
         self._tables = ServedTables(self._table_of(number, manifest, entry, core, transport))
         self._turns: Turns[_Item] = Turns("alarms", self._take_turn)
+        self.failed_table: TableFailed | None = None
+        """The last that could not be served, though it was handed over."""
+        self._changes: dict[str, int] = {}
+        """By worker, the number of what was last said of it."""
         self._wake_us = NEVER
         self._accepting = True
         self._gate = threading.Lock()
@@ -176,16 +205,19 @@ class Driver:
         if self._tables.serves_revision(notice.revision):
             self._turns.bring(notice)
 
-    def worker_lost(self, worker: str) -> None:
-        """Send nothing to this worker until it is back."""
+    def worker_lost(self, worker: str, number: int = 0) -> None:
+        """Send nothing to this worker until it is back. number: rises with all that is said of workers, so
+        that what is overtaken on its way here counts for nothing; 0: it counts in any case.
+        """
+        change = _Change(worker, number, is_lost=True)
         if self._turns.mine:
-            self._lose(worker)
+            self._take_change(change)
         else:
-            self._turns.bring(WorkerLost(worker))
+            self._turns.bring(change)
 
-    def worker_back(self, worker: str) -> None:
-        """The worker answers again."""
-        self._turns.bring(WorkerBack(worker))
+    def worker_back(self, worker: str, number: int = 0) -> None:
+        """The worker answers again. number: as above."""
+        self._turns.bring(_Change(worker, number, is_lost=False))
 
     def hand_over(
         self,
@@ -367,17 +399,15 @@ class Driver:
                 self.counts.dropped(DropReason.OVERLOAD)
         elif isinstance(item, _Probed):
             self._frames.answer_probe(item.frame)
-        elif isinstance(item, WorkerLost):
-            self._lose(item.worker)
-        elif isinstance(item, WorkerBack):
-            self._take_back(item)
+        elif isinstance(item, _Change):
+            self._take_change(item)
         elif isinstance(item, RequestCancelled):
             self._take_cancelled(item)
         elif isinstance(item, ServedTable):
             self._take_table(item)
         elif isinstance(item, WantedRecording):
             self._record(item, from_start=False)
-        elif not isinstance(item, _Arrived):
+        elif not isinstance(item, _Arrived | _LookAgain):
             self._handle(item)
 
     def _take_arrivals(self, frames: Sequence[Frame]) -> None:
@@ -394,10 +424,10 @@ class Driver:
     def _handle_together(self, offers: Sequence[RequestArrived], began_us: int) -> None:
         core_time_us = began_us + self._settings.lead_us
         core = self._tables.now.core
-        actions = self._beside_others(lambda: core.handle_arrivals(offers, core_time_us), core_time_us)
-        recording = self._recording
-        if recording is not None and not recording.handled_together(offers, core_time_us, actions):
-            self._recording = None
+        actions = self._beside_others(
+            core, lambda: core.handle_arrivals(offers, core_time_us), core_time_us, self._note
+        )
+        self._note(offers, core_time_us, actions)
         self._act(actions, began_us)
 
     def _take_cancelled(self, cancelled: RequestCancelled) -> None:
@@ -487,38 +517,70 @@ class Driver:
             for ticket in table.under_way.abandon(worker):
                 self._give_back(table, ticket, table.under_way.frames_of(ticket), 0)
 
-    def _take_back(self, back: WorkerBack) -> None:
+    def _take_change(self, change: _Change) -> None:
+        if change.number and change.number < self._changes.get(change.worker, 0):
+            return
+        self._changes[change.worker] = change.number
+        if change.is_lost:
+            self._lose(change.worker)
+        else:
+            self._take_back(change.worker)
+
+    def _take_back(self, worker: str) -> None:
         for table in self._tables.all():
-            if table.core.knows(back.worker):
-                table.under_way.back(back.worker, now_us())
-                self._tell(table, back)
+            if table.core.knows(worker):
+                table.under_way.back(worker, now_us())
+                self._tell(table, WorkerBack(worker))
 
     # Another table
 
     def _take_table(self, table: ServedTable) -> None:
-        """Frames that wait are offered to its core; batches under way end by the table that sent them."""
-        legacy = self._tables.now.core.legacy()
+        """Frames that wait are offered to its core; batches under way end by the table that sent them. Where
+        its core cannot take over, the table before goes on being served.
+        """
         queued = [
             frame for frame in self._frames.all() if frame.state is FrameState.QUEUED and not frame.answered
         ]
+        time_us = self._core_time_us()
+        try:
+            handled = self._told_to(table, [self._offers.repeat(frame) for frame in queued], time_us)
+            drift = FrameDrift(table.entry.model, table.entry.served.entry, self._log)
+            bounds = bounds_of(table.entry.served, table.entry.longest_us, self._dispatchers)
+            self._serve_by(table.entry)
+        except Exception as error:
+            self._serve_by(self._tables.now.entry)
+            self._log(f"table {table.number} is not taken: {error!r}")
+            self.failed_table = TableFailed(table.number, f"its core cannot take over: {error!r}")
+            self._tables.refuse(table)
+            return
         before = self._tables.replace(table)
         self._wake_us = NEVER
-        self._offers.serve(table.entry)
-        self._frames.serve_by(table.entry)
-        served = table.entry.served
-        self.frame_drift = FrameDrift(table.entry.model, served.entry, self._log)
-        self.room.bounds = bounds_of(served, table.entry.longest_us, self._dispatchers)
-        if self._recording is not None:
-            self._record(self._recording.rest(), from_start=True)
-        for event in legacy:
-            if not isinstance(event, WorkerLost | WorkerTaken) or table.core.knows(event.worker):
-                self._handle(event)
-        self._tell_holds()
+        self.frame_drift, self.room.bounds = drift, bounds
         for frame in queued:
             # The core takes it for new, and might say that its time was too short from the start.
             frame.last_reason = frame.last_reason or DropReason.OVERLOAD
-        self._handle_together([self._offers.repeat(frame) for frame in queued], now_us())
+        if self._recording is not None:
+            self._record(self._recording.rest(), from_start=True)
+        for each in handled:
+            self._note(each.told, time_us, each.actions)
+        for each in handled:
+            self._act(each.actions, now_us())
         self._tables.leave_if_over(before)
+
+    def _told_to(self, table: ServedTable, frames: Sequence[RequestArrived], time_us: int) -> list[Handled]:
+        """What its core was told before it serves, the frames that wait last, and what it answered."""
+        handled = take_over(self._tables, table, time_us)
+        actions = self._beside_others(
+            table.core,
+            lambda: table.core.handle_arrivals(frames, time_us),
+            time_us,
+            lambda taken, _, answer: handled.append(Handled(taken, answer)),
+        )
+        return [*handled, Handled(frames, actions)]
+
+    def _serve_by(self, entry: ModelEntry) -> None:
+        self._offers.serve(entry)
+        self._frames.serve_by(entry)
 
     def _tell(self, table: ServedTable, event: Event) -> None:
         """Tell the core of the table that is served, or of one before it, which has nothing to do."""
@@ -537,24 +599,38 @@ class Driver:
         began_us = now_us()
         time_us = core_time_us or began_us + self._settings.lead_us
         core = self._tables.now.core
-        actions = self._beside_others(lambda: core.handle(event, time_us), time_us)
+        actions = self._beside_others(core, lambda: core.handle(event, time_us), time_us, self._note)
         self._note(event, time_us, actions)
         self._act(actions, began_us)
 
-    def _note(self, event: Event, time_us: int, actions: Sequence[Action]) -> None:
+    def _note(self, told: Event | Sequence[RequestArrived], time_us: int, actions: Sequence[Action]) -> None:
+        """Record it. told: one event, or frames that came together."""
         recording = self._recording
-        if recording is not None and not recording.handled(event, time_us, actions):
+        if recording is None:
+            return
+        if isinstance(told, Sequence):
+            goes_on = recording.handled_together(told, time_us, actions)
+        else:
+            goes_on = recording.handled(told, time_us, actions)
+        if not goes_on:
             self._recording = None
 
-    def _beside_others(self, decide: Callable[[], list[Action]], time_us: int) -> list[Action]:
-        """Decide knowing what other models' dispatchers take of the entry's uplink, and let them know."""
+    def _beside_others(
+        self,
+        core: SchedulerCore,
+        decide: Callable[[], list[Action]],
+        time_us: int,
+        note: Callable[[Event, int, Sequence[Action]], None],
+    ) -> list[Action]:
+        """Decide knowing what other models' dispatchers take of the entry's uplink, and let them know. note:
+        of what was heard.
+        """
         if not self._uplink.shared:
             return decide()
-        core = self._tables.now.core
         actions: list[Action] = []
         try:
             for taken in self._uplink.hear():
-                self._note(taken, time_us, core.handle(taken, time_us))
+                note(taken, time_us, core.handle(taken, time_us))
             actions = decide()
         finally:
             uses = [core.link_use(action.ticket) for action in actions if isinstance(action, Dispatch)]
@@ -569,7 +645,7 @@ class Driver:
             entry.dispatcher,
             entry.served,
             self._settings.policy,
-            core.next_batch_id,
+            self._tables.now.first_batch if from_start else core.next_batch_id,
             from_start,
             wanted,
             self._log,
@@ -624,6 +700,7 @@ class Driver:
     def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
         self._turns.leave(_Finished(ticket, now_us(), served=True))
         self._frames.serve(frames, outputs, ticket.batch_id)
+        self._look_again()
         self._turns.take_turn()
 
     def _end_failed(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
@@ -633,8 +710,17 @@ class Driver:
             # Another worker would do the same: the request or the program is at fault.
             self._turns.bring(_Finished(ticket, now_us(), served=False))
             self._frames.fail(frames, str(failure))
+            self._look_again()
+            self._turns.take_turn()
             return
         self._turns.bring(_Failed(ticket, frames, failure))
+
+    def _look_again(self) -> None:
+        """Answers that wait for others of their streams have a time at which they wait no longer: another
+        thread may have had its turn before they began to wait.
+        """
+        if self._frames.due_us != NEVER:
+            self._turns.leave(_LookAgain())
 
 
 def _back_to_core(frames: Sequence[Frame]) -> None:

@@ -8,7 +8,6 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.revision import HandOver, read_hand_over
@@ -17,6 +16,7 @@ from python_backend.dispatcher.cancellations import Cancellations
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import MetricsPage
+from python_backend.dispatcher.private_folder import PrivateFolder
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
@@ -139,15 +139,12 @@ def make_dispatcher(
     listening = threading.Thread(target=receiver.run, args=(handle,), name="notices", daemon=True)
     listening.start()
 
-    def take(table: HandOver, new: ModelEntry) -> None:
-        made = maker.parts(table.manifest, new, table.number)
-        health.look_after(made.targets, made.grpc)
-        driver.hand_over(table.number, table.manifest, new, made.core, made.transport)
-        health.tell_lost()  # perhaps since before the driver knew them
-
     revisions = None
     if folder is not None:
-        revisions = Revisions(folder, manifest.deployment, driver, number, take, health.keep, log)
+        taking = _Taking(maker, parts, number, health, driver)
+        revisions = Revisions(
+            folder, manifest.deployment, driver, number, taking.take, taking.undo, health.keep, log
+        )
         revisions.start()
     return Dispatcher(
         name=entry.dispatcher,
@@ -161,7 +158,30 @@ def make_dispatcher(
     )
 
 
-def _folder(log: Callable[[str], None]) -> Path | None:
+class _Taking:
+    """Makes what a table needs, and has it looked after and served. Used by one thread."""
+
+    def __init__(self, maker: _Maker, parts: _Parts, number: int, health: Health, driver: Driver) -> None:
+        self._maker = maker
+        self._parts = {number: parts}
+        self._health = health
+        self._driver = driver
+
+    def take(self, table: HandOver, new: ModelEntry) -> None:
+        made = self._maker.parts(table.manifest, new, table.number)
+        served = self._driver.table.number
+        self._parts = {number: parts for number, parts in self._parts.items() if number >= served}
+        self._parts[table.number] = made
+        self._health.look_after(made.targets, made.grpc)
+        self._driver.hand_over(table.number, table.manifest, new, made.core, made.transport)
+        self._health.tell_lost()  # perhaps since before the driver knew them
+
+    def undo(self) -> None:
+        served = self._parts[self._driver.table.number]
+        self._health.look_after(served.targets, served.grpc)
+
+
+def _folder(log: Callable[[str], None]) -> PrivateFolder | None:
     """Where tables are handed over; None, and the log says why, where that is nowhere safe."""
     try:
         return revisions_folder()
@@ -171,11 +191,11 @@ def _folder(log: Callable[[str], None]) -> Path | None:
 
 
 def _table_at_start(
-    folder: Path | None, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
+    folder: PrivateFolder | None, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
 ) -> tuple[int, DeploymentManifest, ModelEntry]:
     """The table that was handed over last, with its number, or deployment.json's."""
     try:
-        table = None if folder is None else read_hand_over(folder)
+        table = None if folder is None else read_hand_over(folder.path)
         if table is not None:
             return table.number, table.manifest, check_table(table, manifest.deployment, entry)
     except (ValueError, OSError) as error:

@@ -8,11 +8,13 @@ Rules
 - A worker that is taken out is probed at once.
 - A worker that has just completed a batch is not probed: its notice is proof.
 - A worker that is new is probed at once. One that a table has no more is looked after until nothing needs it.
+- What is told of workers is numbered in the order in which it became true: threads may tell it in another.
 - A stub that is dead is revived by its own host: nobody can load a model over the network.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -50,20 +52,24 @@ class _Worker:
     server: str
     prober: WorkerProber
     lost_since_us: int | None = None
+    change: int = 0
+    """The number of the last that was told of it."""
     seen_us: int = 0
     asked_us: int = 0
     asking: bool = False
 
 
 class Health:
-    """See the module. `lost` and `back` are called with a worker's name, from any thread. Thread-safe."""
+    """See the module. `lost` and `back` are called with a worker's name and a number that rises with each
+    change, from any thread. Thread-safe.
+    """
 
     def __init__(
         self,
         targets: Mapping[str, Target],
         prober: WorkerProber,
-        lost: Callable[[str], None],
-        back: Callable[[str], None],
+        lost: Callable[[str, int], None],
+        back: Callable[[str, int], None],
         log: Callable[[str], None],
         settings: HealthSettings | None = None,
     ) -> None:
@@ -76,6 +82,7 @@ class Health:
         self._log = log
         self._settings = settings or HealthSettings()
         self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
         self._closing = False
         self._wake = threading.Event()
         self._crew = Crew("probe", _PROBERS, lambda error: log(f"probing failed: {error!r}"))
@@ -148,10 +155,11 @@ class Health:
 
     def tell_lost(self) -> None:
         """Tell once more which workers are out, for who did not know them when it was told."""
-        for name in self.lost_workers():
-            self._lost(name)
-            if name not in self.lost_workers():  # it came back, perhaps before this was told
-                self._back(name)
+        for name, worker in self._workers.items():
+            with self._lock:
+                lost, number = worker.lost_since_us is not None, worker.change
+            if lost:
+                self._lost(name, number)
 
     def _take_out(self, name: str, worker: _Worker, failure: HopFailure) -> None:
         with self._lock:
@@ -159,8 +167,9 @@ class Health:
                 return
             worker.lost_since_us = now_us()
             worker.asked_us = 0
+            worker.change = number = next(self._numbers)
         self._log(f"worker {name} is out: {failure}")
-        self._lost(name)
+        self._lost(name, number)
 
     def _bring_back(self, name: str, worker: _Worker) -> None:
         with self._lock:
@@ -168,8 +177,9 @@ class Health:
             if worker.lost_since_us is None:
                 return
             worker.lost_since_us = None
+            worker.change = number = next(self._numbers)
         self._log(f"worker {name} is back")
-        self._back(name)
+        self._back(name, number)
 
     def _run(self) -> None:
         while not self._closing:

@@ -7,15 +7,20 @@ Rules
   the link, and the first would come as late as the second.
 - Every batch ends once: in `served`, with all outputs for all of its frames, or in `failed`, called by the
   thread that awaited it.
+- A batch that was given up before its time to be sent has come is not sent: its uplink is for others.
+- What was sent and finds no thread to wait for it is waited for as soon as one is to be had: until then it
+  holds its shared memory and its connection.
 - The ticket on the wire carries the true deadline, which is later than the core's, and all that stages must
   know of the rest of the way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -48,7 +53,9 @@ class Hops:
         served: Served,
         failed: Failed,
         log: Callable[[str], None],
+        is_given_up: Callable[[int], bool] = lambda batch: False,
     ) -> None:
+        """is_given_up: whether nobody waits for a batch any more, though its hop goes on."""
         self.transport = transport
         self._manifest = manifest
         self._outputs = [spec.name for spec in entry.outputs]
@@ -60,21 +67,28 @@ class Hops:
         self._served = served
         self._failed = failed
         self._log = log
+        self._is_given_up = is_given_up
+        self._unawaited: deque[Awaited] = deque()
+        """Of batches that were sent, and that no thread was to be had for."""
         self._crew = Crew("hop", _MOST_HOPS, lambda error: log(f"hop failed: {error!r}"))
 
     def send(self, ticket: Ticket, frames: Sequence[Frame]) -> None:
         """Have a batch of these frames served; waits for nothing."""
         wire = self._wire(ticket, frames)
         pieces: Pieces = [[frame.data] for frame in frames] if wire.carries_frames else self._tensors(frames)
-        awaited = self._begin(wire, pieces, ticket, frames) or functools.partial(
-            self._infer, wire, pieces, ticket, frames
-        )
+        begun = self._begin(wire, pieces, ticket, frames)
+        awaited = begun or functools.partial(self._infer, wire, pieces, ticket, frames)
         try:
             self._crew.submit(functools.partial(self._await, ticket, frames, awaited))
         except RuntimeError as error:  # no thread is to be had
+            if begun is not None:
+                self._unawaited.append(begun)
             self._failed(
                 ticket, frames, HopFailure(FailureKind.REFUSED, 0, ticket.hops[0].worker, str(error))
             )
+            return
+        while self._unawaited:
+            self._crew.submit(functools.partial(_dismiss, self._unawaited.popleft()))
 
     def _tensors(self, frames: Sequence[Frame]) -> list[list[memoryview]]:
         """The network's inputs, each of all frames."""
@@ -104,6 +118,9 @@ class Hops:
     def _infer(self, wire: WireTicket, pieces: Pieces, ticket: Ticket, frames: Sequence[Frame]) -> Outputs:
         if (wait_us := self._wait_us(ticket)) > 0:
             time.sleep(wait_us / 1e6)
+            if self._is_given_up(ticket.batch_id):
+                text = "given up before it was sent"
+                raise HopFailure(FailureKind.EXPIRED, 0, ticket.hops[0].worker, text)
         return self.transport.infer(wire, pieces, len(frames), self._time_limit_s(ticket, frames))
 
     def _wait_us(self, ticket: Ticket) -> int:
@@ -155,3 +172,9 @@ class Hops:
     def _time_limit_s(self, ticket: Ticket, frames: Sequence[Frame]) -> float:
         latest_us = max(ticket.answer_us, *(frame.deadline_us for frame in frames), ticket.deadline_us)
         return max(1, latest_us - now_us() + self._grace_us) / 1e6
+
+
+def _dismiss(begun: Awaited) -> None:
+    """Wait for an answer that nobody wants, so that its memory and its connection are free again."""
+    with contextlib.suppress(Exception):
+        begun()

@@ -5,7 +5,10 @@ Rules
 - All that takes time, reading the file and making connections, is done here, beside the serving. The driver
   changes tables in one turn.
 - Workers of an older table are looked after until nothing of it is under way.
-- A folder that others may write in is not read: who writes there decides where frames go.
+- A folder that others may write in is not read: who writes there decides where frames go. That is looked at
+  before each table.
+- A table that the driver could not take changes nothing either: the workers of the one that is served are
+  looked after as before (`undo`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, read_ha
 from planner.serial import FormatError
 from planner.watched import Watched
 from python_backend.dispatcher.driver import Driver
+from python_backend.dispatcher.private_folder import NotPrivate, PrivateFolder
 
 _LOOK_S: Final = 0.1
 
@@ -30,23 +34,17 @@ class TableRefused(ValueError):
     """A table that a dispatcher cannot take; the message names the field, and what would be accepted."""
 
 
-def revisions_folder() -> Path | None:
+def revisions_folder() -> PrivateFolder | None:
     """The folder that PPIPE_REVISIONS names; None without the variable. Raises TableRefused where others may
     write in it, or it is no folder.
     """
     named = os.environ.get(FOLDER_VARIABLE)
     if not named:
         return None
-    folder = Path(named)
-    if not folder.is_dir():
-        raise TableRefused(f"{FOLDER_VARIABLE}: {folder} is no folder; expected one of user {os.geteuid()}")
-    status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise TableRefused(
-            f"{FOLDER_VARIABLE}: {folder} is of user {status.st_uid} with mode {status.st_mode & 0o777:o}; "
-            f"expected a folder of user {os.geteuid()} that nobody else can write in"
-        )
-    return folder
+    try:
+        return PrivateFolder(Path(named))
+    except NotPrivate as error:
+        raise TableRefused(f"{FOLDER_VARIABLE}: {error}") from error
 
 
 def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEntry:
@@ -81,16 +79,17 @@ class Revisions:
     """Watches one folder for one dispatcher, on a thread of its own, until closed.
 
     number: of the table that it was started with. take: serves by a table from now on. keep: these workers
-    are all that is looked after.
+    are all that is looked after. undo: what was last taken is not served after all.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: PrivateFolder,
         deployment: str,
         driver: Driver,
         number: int,
         take: Callable[[HandOver, ModelEntry], None],
+        undo: Callable[[], None],
         keep: Callable[[set[str]], None],
         log: Callable[[str], None],
         look_s: float = _LOOK_S,
@@ -99,11 +98,12 @@ class Revisions:
         self._deployment = deployment
         self._driver = driver
         self._take = take
+        self._undo = undo
         self._keep = keep
         self._log = log
         self._look_s = look_s
         self._run = secrets.token_hex(8)
-        self._watched = Watched(folder / TABLE_NAME)
+        self._watched = Watched(folder.path / TABLE_NAME)
         self._seen = self._taken = number
         """The highest number that was taken or refused."""
         self._refused: tuple[int, str] = (0, "")
@@ -121,6 +121,7 @@ class Revisions:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._folder.close()
 
     def _watch(self) -> None:
         while True:
@@ -135,21 +136,23 @@ class Revisions:
         """Take what has come, end what is over, and say what is served where that has changed. Raises
         OSError.
         """
+        left = self._driver.take_left()
+        self._take_back_failed()
         if self._watched.changed():
             self._take_new()
-        left = self._driver.take_left()
         self._keep_workers()
         for table in left:
             table.hops.close()
         ack = self._ack()
         if ack != self._said:
-            write_ack(self._folder, ack)
+            write_ack(self._folder.path, ack)
             self._said = ack
 
     def _take_new(self) -> None:
         number = 0
         try:
-            table = read_hand_over(self._folder)
+            self._folder.check()
+            table = read_hand_over(self._folder.path)
             if table is None or table.number <= self._seen:
                 return
             number = table.number
@@ -161,6 +164,15 @@ class Revisions:
             self._refused = (number, str(error))
             self._log(f"a table was not taken: {error}")
         self._seen = max(self._seen, number)
+
+    def _take_back_failed(self) -> None:
+        """The driver takes a table in a turn of its own, and may find then that it cannot."""
+        failed = self._driver.failed_table
+        if failed is not None and failed.number == self._taken != self._driver.table.number:
+            self._taken = self._driver.table.number
+            self._refused = (failed.number, failed.reason)
+            self._kept = None
+            self._undo()
 
     def _keep_workers(self) -> None:
         if self._driver.table.number != self._taken:

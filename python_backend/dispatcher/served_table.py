@@ -12,7 +12,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
@@ -46,7 +46,7 @@ class ServedTable:
         self.first_batch = core.next_batch_id
         self.drift: Final = Drift(entry.served, log)
         self.under_way: Final = UnderWay(entry.served, entry.prepare is not None)
-        self.hops: Final = Hops(manifest, entry, transport, served, failed, log)
+        self.hops: Final = Hops(manifest, entry, transport, served, failed, log, self.under_way.is_given_up)
 
 
 class ServedTables:
@@ -78,29 +78,27 @@ class ServedTables:
         return any(table.revision == revision for table in self.all())
 
     def replace(self, table: ServedTable) -> ServedTable:
-        """Serve by another table; returns the one before, whose frames are given up."""
+        """Serve by another table, whose core has taken over (dispatcher.taking_over); returns the one before,
+        whose frames are given up.
+        """
         before = self.now
         before.core.forget_frames()
-        table.core.number_from(before.core.next_batch_id)
         table.first_batch = before.core.next_batch_id
         self.older = [before, *self.older]
         self.now = table
-        self._held_us = {}
+        self._held_us = {each.worker: each.until_us for each in holds_by(self.older, table.core)}
         return before
+
+    def refuse(self, table: ServedTable) -> None:
+        """It is not served after all; nothing of it is under way."""
+        self._left.append(table)
 
     def holds(self) -> list[WorkerTaken]:
         """Until when batches of older tables hold workers of the one that is served, where that has changed
         since the last call.
         """
-        held_us: dict[str, int] = {}
-        for older in self.older:
-            for worker, until_us in older.core.worker_busy_until_us().items():
-                held_us[worker] = max(until_us, held_us.get(worker, 0))
-        changed = [
-            WorkerTaken(worker, until_us)
-            for worker, until_us in held_us.items()
-            if self._held_us.get(worker, 0) != until_us and self.now.core.knows(worker)
-        ]
+        holds = holds_by(self.older, self.now.core)
+        changed = [each for each in holds if self._held_us.get(each.worker, 0) != each.until_us]
         for each in changed:
             self._held_us[each.worker] = each.until_us
         return changed
@@ -120,3 +118,12 @@ class ServedTables:
         """End threads and connections of all tables."""
         for table in (*self.all(), *self.take_left()):
             table.hops.close()
+
+
+def holds_by(tables: Iterable[ServedTable], core: SchedulerCore) -> list[WorkerTaken]:
+    """Until when batches of these tables hold workers that `core` knows."""
+    held_us: dict[str, int] = {}
+    for table in tables:
+        for worker, until_us in table.core.worker_busy_until_us().items():
+            held_us[worker] = max(until_us, held_us.get(worker, 0))
+    return [WorkerTaken(worker, until_us) for worker, until_us in held_us.items() if core.knows(worker)]

@@ -86,6 +86,10 @@ class UnderWay:
             self._abandoned.add(ticket.batch_id)
         return owed
 
+    def is_given_up(self, batch: int) -> bool:
+        """Whether its frames were given back while its hop goes on. May be asked by any thread."""
+        return batch in self._abandoned
+
     def owing(self) -> set[str]:
         """Workers that its batches may still need: all of those that were given up too, whose hops go on."""
         owing = self._overdue.owing()

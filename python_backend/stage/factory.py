@@ -85,7 +85,7 @@ def _way_on(
     if place.blocks.is_last:
         layout = replace(layout, shares={})
     inner = make_transport(grpc, routes.targets, layout, place.worker, log, far=place.tls is None)
-    return RoutedTransport(inner, routes)
+    return RoutedTransport(inner, routes, grpc.keep)
 
 
 def make_preparer(

@@ -1,6 +1,6 @@
 """Notices to the dispatchers of one model: to the one that has sent the batch, on whichever entry server.
 
-Their addresses are those of the table of servers, as it is now.
+Their addresses are those of the table of servers, as it is now. Sockets to others are given back.
 """
 
 from __future__ import annotations
@@ -50,4 +50,16 @@ class NoticeSenders:
             sender = self._senders.setdefault(address, made)
             if sender is not made:
                 made.close()
+            self._close_old()
         return sender
+
+    def _close_old(self) -> None:
+        """A notice that another thread sends there just now gets lost, as it would anyway."""
+        addresses = {
+            (entry.server.host, entry.feedback_ports[self._model])
+            for entry in self._servers.table.entries
+            if self._model in entry.feedback_ports
+        }
+        for address in list(self._senders):
+            if address not in addresses and (old := self._senders.pop(address, None)) is not None:
+                old.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -46,6 +46,8 @@ CHANNEL_OPTIONS = (
 
 _CONNECT_S: Final = 60.0
 
+Address = tuple[str, int]
+"""Host and gRPC port."""
 Outputs = Mapping[str, Array]
 Pieces = Sequence[Sequence[Buffer]]
 """One sequence of pieces per input tensor, or per frame of a ragged batch."""
@@ -147,9 +149,8 @@ class GrpcTransport:
         self._tls = tls
         self._keys = keys
         self._probe_text = ticket_codec.ANONYMOUS_PROBE_TEXT
-        self._channels: dict[str, grpc.Channel] = {}
-        self._calls: dict[tuple[str, int], Any] = {}
-        """By address; changed under the lock."""
+        self._lines: dict[Address, _Line] = {}
+        """Changed under the lock."""
         self._lock = threading.Lock()
         for target in targets.values():
             self._open(target.server)
@@ -157,9 +158,17 @@ class GrpcTransport:
 
     def connect(self) -> None:
         """Have connections made, in the background: the first batch should not wait for one."""
-        for name, channel in self._channels.items():
-            thread = threading.Thread(target=_wake_up, args=(channel,), name=f"connect {name}", daemon=True)
-            thread.start()
+        for (host, port), line in self._lines.items():
+            name = f"connect {host}:{port}"
+            threading.Thread(target=_wake_up, args=(line.channel,), name=name, daemon=True).start()
+
+    def keep(self, addresses: Collection[Address]) -> None:
+        """Close connections to all other addresses, once the calls on them have ended."""
+        with self._lock:
+            for address in self._lines.keys() - addresses:
+                line = self._lines.pop(address)
+                line.is_left = True
+                line.close_if_left()
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
@@ -188,15 +197,18 @@ class GrpcTransport:
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""
+        line = self._line_to(self._targets[worker].server)
         try:
-            server = self._targets[worker].server
-            call = self._calls.get((server.host, server.grpc_port)) or self._open(server)
-            answer = call(request, timeout=timeout_s)
+            answer = line.call(request, timeout=timeout_s)
             return kserve.response_outputs(answer)
         except grpc.RpcError as error:
             raise failure_of(error, hop, worker) from None
         except kserve.WireError as error:
             raise HopFailure(FailureKind.COMPUTE, hop, worker, str(error)) from None
+        finally:
+            with self._lock:
+                line.calls -= 1
+                line.close_if_left()
 
     def probe(self, worker: str, timeout_s: float) -> None:
         """Have `worker` answer a frame of zeros. Raises HopFailure."""
@@ -208,16 +220,35 @@ class GrpcTransport:
 
     def close(self) -> None:
         """See Transport."""
-        for channel in self._channels.values():
-            channel.close()
+        for line in self._lines.values():
+            line.channel.close()
 
-    def _open(self, server: ServerAddress) -> Any:
-        key, address = (server.host, server.grpc_port), address_of(server)
+    def _line_to(self, server: ServerAddress) -> _Line:
+        """One to use, until its count of calls is taken down."""
         with self._lock:
-            if key not in self._calls:
-                self._channels[address] = open_channel(address, self._tls, CHANNEL_OPTIONS)
-                self._calls[key] = _unary(self._channels[address], kserve.INFER_METHOD)
-            return self._calls[key]
+            line = self._lines.get((server.host, server.grpc_port)) or self._open(server)
+            line.calls += 1
+            return line
+
+    def _open(self, server: ServerAddress) -> _Line:
+        key = (server.host, server.grpc_port)
+        if key not in self._lines:
+            self._lines[key] = _Line(open_channel(address_of(server), self._tls, CHANNEL_OPTIONS))
+        return self._lines[key]
+
+
+class _Line:
+    """A connection. calls: under way on it. is_left: no new ones are to come."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel: Final = channel
+        self.call: Final = _unary(channel, kserve.INFER_METHOD)
+        self.calls = 0
+        self.is_left = False
+
+    def close_if_left(self) -> None:
+        if self.is_left and self.calls == 0:
+            self.channel.close()
 
 
 def _unary(channel: grpc.Channel, method: str) -> Any:

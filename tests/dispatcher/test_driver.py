@@ -20,6 +20,7 @@ from model_repo_generator.emulated import (
 )
 from planner.manifest import DeploymentManifest
 from planner.profile import TensorSpec
+from planner.streams import StreamPolicy
 from python_backend.dispatcher.driver import Driver, DriverSettings
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.dispatcher.frame_state import FrameState
@@ -495,3 +496,39 @@ def test_a_cancelled_frame_is_dropped_also_while_it_waits_to_be_offered_again() 
         later = driver._offers.due(now_us() + 10_000_000)
         assert [request_id for request_id in later if driver._frames.find(request_id)] == []
     assert client.answers[1] == [(ErrorCode.UNAVAILABLE, said)]
+
+
+def test_an_answer_that_waits_for_an_earlier_one_waits_no_longer_than_that_ones_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the turn that heard of its batch's end was over before it began to wait."""
+    release, client = threading.Event(), Client()
+
+    def before(wire: WireTicket) -> None:
+        assert wire.ticket is not None
+        if wire.ticket.batch_id == 0:
+            release.wait(40)
+
+    with driver_with(Hops(before=before), on_failure=lambda failure: None) as driver:
+        entry = driver.table.entry
+        ordered = replace(entry, served=replace(entry.served, streams=StreamPolicy("stream")))
+        driver._frames.serve_by(ordered)
+        monkeypatch.setattr(driver, "_look_for_silent", lambda *silent: None)
+        serve = driver._frames.serve
+
+        def late(*what: Any) -> None:
+            driver._turns.take_turn()
+            serve(*what)
+
+        monkeypatch.setattr(driver._frames, "serve", late)
+        for number, slo_us in ((0, SLO_US), (1, 50 * SLO_US)):
+            frame = client.frame(number, slo_us=slo_us)
+            frame.stream, frame.place = "camera", number
+            driver.arrive([frame])
+        try:
+            client.wait(20)
+        finally:
+            release.set()
+        first = client.answers[0][0]
+    assert "the answer to a later frame of stream 'camera' waited for it" in first[1]
+    assert client.answers[1] == [2]

@@ -15,8 +15,10 @@ import pytest
 
 from planner.manifest import DeploymentManifest
 from planner.revision import Ack, HandOver, hand_over, read_acks
+from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.factory import make_dispatcher
+from python_backend.dispatcher.private_folder import PrivateFolder
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import read_logs
@@ -192,7 +194,10 @@ def revisions(driver: Driver, folder: Path, taken: list[int], kept: list[set[str
         taken.append(table.number)
         driver.hand_over(table.number, table.manifest, entry, SchedulerCore(entry.served), Hops())
 
-    return Revisions(folder, "d", driver, 0, take, kept.append, print)
+    folder.chmod(0o700)
+    return Revisions(
+        PrivateFolder(folder), "d", driver, 0, take, lambda: taken.append(-1), kept.append, print
+    )
 
 
 def ack_of(folder: Path) -> Ack:
@@ -254,6 +259,96 @@ def test_a_table_that_is_refused_changes_nothing(tmp_path: Path) -> None:
     assert taken == [6]
 
 
+def test_what_is_said_of_a_worker_counts_in_the_order_in_which_it_became_true() -> None:
+    client, hops = Client(), Hops()
+    with steady(hops) as driver:
+        for worker in ("m.p0.s0.w0", "m.p0.s1.w1"):
+            driver.worker_back(worker, 8)
+            driver.worker_lost(worker, 7)  # overtaken on its way
+        driver.worker_lost("m.p0.s0.w1", 9)
+        driver.worker_lost("m.p0.s1.w0", 10)
+        driver.worker_lost("m.p0.s1.w0", 10)  # told once more, for a table that did not know it
+        driver.arrive([client.frame(number, slo_us=LONG_US) for number in range(4)])
+        client.wait()
+    assert {tuple(workers) for workers in workers_of(hops)} == {("m.p0.s0.w0", "m.p0.s1.w1")}
+
+
+class BrokenCore(SchedulerCore):
+    """Raises for frames that wait, or for what the core before has learned."""
+
+    broken = "handle_arrivals"
+
+    def handle(self, event: Any, now_us: int) -> Any:
+        if self.broken == "handle":
+            raise ArithmeticError("no such table")
+        return super().handle(event, now_us)
+
+    def handle_arrivals(self, events: Any, now_us: int) -> Any:
+        if self.broken == "handle_arrivals":
+            raise ArithmeticError("no such table")
+        return super().handle_arrivals(events, now_us)
+
+
+@pytest.mark.skipif(IS_COMPILED, reason="a compiled core cannot be made to fail")
+@pytest.mark.parametrize("broken", ["handle", "handle_arrivals"])
+def test_a_core_that_cannot_take_over_leaves_the_one_before_with_its_frames(
+    broken: str, tmp_path: Path
+) -> None:
+    taken: list[int] = []
+    kept: list[set[str]] = []
+    release, client, logged = threading.Event(), Client(), list[str]()
+    hops = Hops(before=lambda wire: release.wait(20) and None)
+    with steady(hops, logged=logged) as driver:
+        seen = revisions(driver, tmp_path, taken, kept)
+
+        def take(table: HandOver, entry: Any) -> None:
+            core = BrokenCore(entry.served)
+            core.broken = broken
+            driver.hand_over(table.number, table.manifest, entry, core, Hops())
+
+        works, seen._take = seen._take, take
+        driver.arrive([client.frame(number, slo_us=LONG_US) for number in range(12)])
+        wait_for(lambda: len(hops.batches) >= 2)
+        hand_over(tmp_path, HandOver(3, only(1)))
+        seen.look()
+        wait_for(lambda: driver.failed_table is not None)
+        seen.look()
+        ack = ack_of(tmp_path)
+        assert (ack.number, ack.refused, ack.older_batches) == (0, 3, 0)
+        assert ack.reason == "its core cannot take over: ArithmeticError('no such table')"
+        assert taken == [-1], "the workers that are served are looked after as before"
+        assert kept[-1] == {worker.name for _, worker in driver.table.entry.served.workers()}
+        release.set()
+        client.wait(20)
+        seen._take = works
+        hand_over(tmp_path, HandOver(4, only(0)))
+        assert said(seen, tmp_path, 4).reason == ""
+    assert client.answers == {number: [2 * number] for number in range(12)}
+
+
+def test_a_folder_stays_the_one_that_was_checked_and_is_looked_at_before_each_table(tmp_path: Path) -> None:
+    taken: list[int] = []
+    named = tmp_path / "revisions"
+    named.mkdir(mode=0o700)
+    with steady(Hops()) as driver:
+        seen = revisions(driver, named, taken, [])
+        named.rename(tmp_path / "away")
+        named.mkdir(mode=0o700)
+        hand_over(named, HandOver(5, only(0)))
+        seen.look()
+        assert taken == [], "another folder was put in its place"
+        hand_over(tmp_path / "away", HandOver(6, only(0)))
+        (tmp_path / "away").chmod(0o777)
+        seen.look()
+        assert taken == []
+        assert "with mode 777; expected a folder of user" in ack_of(tmp_path / "away").reason
+        (tmp_path / "away").chmod(0o700)
+        hand_over(tmp_path / "away", HandOver(7, only(0)))
+        assert said(seen, tmp_path / "away", 7).reason == ""
+        seen.close()
+    assert taken == [7]
+
+
 def changed(**served: Any) -> DeploymentManifest:
     made = manifest()
     (entry,) = made.models
@@ -284,7 +379,10 @@ def test_a_folder_that_others_may_write_in_is_not_read(
     assert revisions_folder() is None
     monkeypatch.setenv("PPIPE_REVISIONS", str(tmp_path))
     tmp_path.chmod(0o700)
-    assert revisions_folder() == tmp_path
+    folder = revisions_folder()
+    assert folder is not None
+    assert folder.path.resolve() == tmp_path.resolve()
+    folder.close()
     tmp_path.chmod(0o777)
     with pytest.raises(TableRefused, match="mode 777; expected a folder of user"):
         revisions_folder()

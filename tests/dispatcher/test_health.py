@@ -40,7 +40,14 @@ def watched(prober: Prober, **settings: int) -> Iterator[tuple[Health, list[str]
     back: list[str] = []
     settings = {"idle_probe_us": 1 << 60, "lost_probe_us": 20_000, **settings}
     targets = {name: target(name) for name in SERVERS}
-    health = Health(targets, prober, lost.append, back.append, lambda text: None, HealthSettings(**settings))
+    health = Health(
+        targets,
+        prober,
+        lambda worker, _: lost.append(worker),
+        lambda worker, _: back.append(worker),
+        lambda text: None,
+        HealthSettings(**settings),
+    )
     health.start()
     try:
         yield health, lost, back
@@ -106,25 +113,28 @@ def test_failures_of_requests_blame_nobody() -> None:
         assert lost == []
 
 
-def test_a_worker_that_comes_back_while_it_is_told_of_as_lost_stays_in() -> None:
-    prober, told = Prober("a1", "b0"), list[str]()
+def test_what_became_true_later_has_the_higher_number_whenever_it_is_told() -> None:
+    """A worker is back before it was told that it is lost."""
+    prober, told = Prober("a1", "b0"), list[tuple[str, int]]()
 
-    def lost(worker: str) -> None:
-        if "lost" in told:  # told once more: it comes back in this moment
-            prober.alive.add(worker)
-            wait_for(lambda: "back" in told)
-        told.append("lost")
+    def lost(worker: str, number: int) -> None:
+        prober.alive.add(worker)
+        wait_for(lambda: "back" in dict(told) or len(told) == 2)
+        told.append(("lost", number))
+
+    def back(worker: str, number: int) -> None:
+        told.append(("back", number))
 
     settings = HealthSettings(idle_probe_us=1 << 60, lost_probe_us=20_000)
     targets = {name: target(name) for name in SERVERS}
-    health = Health(targets, prober, lost, lambda _: told.append("back"), lambda text: None, settings)
+    health = Health(targets, prober, lost, back, lambda text: None, settings)
     health.start()
     try:
         health.failed(failure(FailureKind.DEAD_STUB))
         health.tell_lost()
     finally:
         health.close()
-    assert told == ["lost", "back", "lost", "back"]
+    assert told == [("back", 2), ("lost", 1)], "who is told ignores the second"
     assert health.lost_workers() == []
 
 

@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 
 from planner.frames import NO_COST
+from planner.manifest import ModelEntry
 from planner.serving import ServedEnds, ServedEntry
 from python_backend.dispatcher.frame import Frame
 from python_backend.dispatcher.hops import Hops
+from python_backend.dispatcher.served_table import ServedTable
 from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
+from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs
 from tests.dispatcher.test_driver import manifest
@@ -63,22 +68,29 @@ def entry(request: pytest.FixtureRequest) -> ServedEntry | None:
     return found
 
 
-@pytest.fixture
-def hops(entry: ServedEntry | None, wire: Wire, ended: queue.SimpleQueue[Ticket]) -> Iterator[Hops]:
-    made = manifest()
-    (model,) = made.models
+def with_entry(entry: ServedEntry | None) -> ModelEntry:
+    (model,) = manifest().models
     ends = None if entry is None else ENDS
     pipelines = tuple(replace(pipeline, ends=ends) for pipeline in model.served.pipelines)
-    model = replace(model, served=replace(model.served, entry=entry, pipelines=pipelines))
+    return replace(model, served=replace(model.served, entry=entry, pipelines=pipelines))
+
+
+@pytest.fixture
+def hops(entry: ServedEntry | None, wire: Wire, ended: queue.SimpleQueue[Ticket]) -> Iterator[Hops]:
     hops = Hops(
-        made, model, wire, lambda ticket, frames, outputs: ended.put(ticket), lambda *failed: None, print
+        manifest(),
+        with_entry(entry),
+        wire,
+        lambda ticket, frames, outputs: ended.put(ticket),
+        lambda *failed: None,
+        print,
     )
     yield hops
     hops.close()
 
 
-def send(hops: Hops, start_us: int) -> None:
-    """A batch whose transfer was reserved from then on."""
+def batch(start_us: int) -> tuple[Ticket, list[Frame]]:
+    """One whose transfer was reserved from then on."""
     hop = tensor_hop("m.p0.s0.w0", start_us, start_us + 1_000, start_us + 1_000, start_us + 3_000)
     number = memoryview(np.int64(7).tobytes())
     frame = Frame(
@@ -89,7 +101,11 @@ def send(hops: Hops, start_us: int) -> None:
         send_outputs=lambda outputs: None,
         send_error=lambda code, text: None,
     )
-    hops.send(plain_ticket(1, 0, 0, start_us + FAR_US, (hop,)), [frame])
+    return plain_ticket(1, 0, 0, start_us + FAR_US, (hop,)), [frame]
+
+
+def send(hops: Hops, start_us: int) -> None:
+    hops.send(*batch(start_us))
 
 
 def test_a_batch_goes_when_the_uplink_is_its_own(
@@ -109,3 +125,43 @@ def test_a_batch_that_is_due_goes_at_once(hops: Hops, wire: Wire, ended: queue.S
     send(hops, now_us() - IN_US)
     ended.get(timeout=30)
     assert (len(wire.begun_us), wire.sent_us) == (1, [])
+
+
+def test_a_batch_whose_worker_is_lost_before_its_time_is_not_sent(wire: Wire) -> None:
+    failures: queue.SimpleQueue[HopFailure] = queue.SimpleQueue()
+    entry = with_entry(LINK)
+    table = ServedTable(
+        0,
+        manifest(),
+        entry,
+        SchedulerCore(entry.served),
+        wire,
+        lambda *served: None,
+        lambda ticket, frames, failure: failures.put(failure),
+        print,
+    )
+    ticket, frames = batch(now_us() + IN_US)
+    table.hops.send(ticket, frames)
+    table.under_way.sent(ticket, frames, now_us())
+    assert table.under_way.abandon("m.p0.s0.w0") == [ticket]
+    failure = failures.get(timeout=30)
+    assert (failure.kind, failure.text) == (FailureKind.EXPIRED, "given up before it was sent")
+    assert not failure.kind.blames_worker
+    assert (wire.begun_us, wire.sent_us) == ([], [])
+    table.hops.close()
+
+
+def test_what_was_sent_gives_its_memory_back_though_no_thread_was_there_to_wait_for_it(
+    hops: Hops, wire: Wire, ended: queue.SimpleQueue[Ticket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awaited: queue.SimpleQueue[int] = queue.SimpleQueue()
+    monkeypatch.setattr(wire, "begin", lambda *message: lambda: awaited.put(1) or {"y": np.zeros((1, 1))})
+    with monkeypatch.context() as short:
+        short.setattr(Crew, "submit", lambda crew, task: (_ for _ in ()).throw(RuntimeError("no threads")))
+        for _ in range(2):
+            send(hops, now_us() - IN_US)
+    assert awaited.empty()
+    send(hops, now_us() - IN_US)
+    ended.get(timeout=30)
+    for _ in range(3):
+        awaited.get(timeout=30)

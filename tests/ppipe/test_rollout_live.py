@@ -9,14 +9,18 @@ import pytest
 
 from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
 from planner.planning import plan
-from planner.revision import Ack, HandOver, hand_over, read_hand_over, write_ack
+from planner.revision import Ack, HandOver, hand_over, read_hand_over, run_of, write_ack
+from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Loadable
 from planner.rollout.steps import StepKind, steps_to
+from ppipe.commands.operate import what_is_served
 from ppipe.rollout import live
 from ppipe.rollout.live import LiveFleet
-from ppipe.rollout.rollout import prepare
+from ppipe.rollout.record import RolloutRecord, save_record
+from ppipe.rollout.rollout import prepare, start_of
 from ppipe.rollout.run import StepFailed
-from ppipe.serving.launcher import REVISIONS
+from ppipe.serving.launcher import REVISIONS, make_own
+from ppipe.workspace import save
 
 
 class SlowFleet(LiveFleet):
@@ -113,3 +117,66 @@ def test_what_is_served_is_kept_in_place_of_an_earlier_repositorys_revision_of_t
     kept.keep(made.manifest, made.plan)
     kept.keep_served(made.manifest)
     assert kept.plan(1) == made.plan
+
+
+def test_nothing_is_loaded_on_a_server_whose_memory_a_removed_worker_still_holds(
+    made: HealFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollout was killed once it had removed the folders of workers that had to break first."""
+    deployed, both = made.deployed, (made.deployed.revision(made.manifest), made.manifest)
+    logs, cluster = deployed.workspace.logs, deployed.deployment.to_cluster()
+    coming = next(iter(both[0].workers.values()))
+    with SlowFleet(deployed.repository, logs, cluster, both, both) as fleet:
+        folder = fleet._folders[coming.gpu.server]
+        folder.make([])
+        elsewhere = [other for other in fleet._folders.values() if other is not folder]
+        others = {str(other.path / "old") for other in elsewhere}
+        looks: list[set[str]] = []
+
+        def stubs() -> set[str]:
+            looks.append(folder.models())
+            old = {str(folder.path / "old")} if len(looks) < 4 else set()
+            return old | others
+
+        monkeypatch.setattr(live, "stub_folders", stubs)
+        fleet.load([coming])
+        assert looks[:4] == [set()] * 4
+        assert folder.models() == {coming.name}
+        monkeypatch.setattr(live, "UNLOAD_LIMIT_S", -1.0)
+        folder.make([])
+        looks.clear()
+        with pytest.raises(StepFailed, match="still there: old"):
+            fleet.load([coming])
+        assert folder.models() == set()
+
+
+def test_a_stopped_rollout_is_not_of_a_run_of_the_servers_that_began_since(made: HealFleet) -> None:
+    """Whatever number the file system gives the new run's folder."""
+    deployed = made.deployed
+    deployed.workspace.logs.mkdir(parents=True)
+    make_own(deployed.tables)
+    other = plan(weighted(made.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
+    prepare(deployed, other, 2)
+    deployed.kept.keep(made.manifest, made.plan)
+    record = RolloutRecord("heal", 1, 2, "asked", "now", ("load",), run_of(deployed.tables))
+    save_record(record, deployed.workspace.root)
+    assert start_of(deployed).stopped == record
+    runs = {run_of(deployed.tables)}
+    for _ in range(5):
+        make_own(deployed.tables)
+        runs.add(run_of(deployed.tables))
+        assert start_of(deployed).stopped is None
+    assert len(runs) == 6
+
+
+def test_a_plan_that_was_kept_of_an_earlier_repository_is_not_taken_for_the_one_that_is_served(
+    made: HealFleet,
+) -> None:
+    deployed = made.deployed
+    assert what_is_served(deployed).plan == made.plan
+    other = plan(weighted(made.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
+    deployed.kept.keep(made.manifest, other)
+    assert what_is_served(deployed).plan == made.plan
+    save(other, deployed.workspace.plan)
+    with pytest.raises(RolloutFault, match="not the plan that is served"):
+        what_is_served(deployed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,11 @@ from python_backend.stage.factory import make_stage_worker
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.keys import Keys
-from python_backend.wire.routes import Routes
+from python_backend.wire.notice_senders import NoticeSenders
+from python_backend.wire.routes import RoutedTransport, Routes
 from python_backend.wire.servers import Servers
 from python_backend.wire.ticket_codec import Way, WireTicket, encode
+from python_backend.wire.transport import GrpcTransport
 from tests.dispatcher.test_driver import manifest
 from tests.stage.test_stage_worker import Reply
 
@@ -82,3 +85,46 @@ def test_the_way_on_is_by_the_addresses_of_now(tmp_path: Path) -> None:
     assert failed.value.worker == "new.b4-9.server1"
     with pytest.raises(HopFailure, match="refused: the ticket does not say on which server that is"):
         routes.learn(WireTicket("d", 1, 1, ticket))
+
+
+def test_connections_to_where_a_server_was_are_closed_once_their_calls_have_ended(tmp_path: Path) -> None:
+    path, made = tmp_path / ADDRESSES_NAME, manifest()
+    serial.save(server_table(made), path)
+    servers = Servers(path, look_us=0)
+    routes = Routes(servers, made.entry.host, (TensorSpec("y", "INT64", (1,)),))
+    grpc = GrpcTransport(routes.targets, Keys.none())
+    way_on = RoutedTransport(grpc, routes, grpc.keep)
+    hops = tuple(tensor_hop(name, 0, 0, 0, 1) for name in ("m.p0.s0.w0", "m.p0.s1.w0"))
+    wire = WireTicket("d", 1, 1, plain_ticket(0, 0, 0, 9, hops), way=Way(("server0", "server1"), "entry", 0))
+    assert way_on.begin(wire, [[b""]], 1, 1.0) is None
+    called = grpc._line_to(made.server("server1"))
+    other = grpc._line_to(made.server("server0"))
+    closed: list[object] = []
+    for line in (called, other):
+        line.channel.close = functools.partial(closed.append, line)  # type: ignore[method-assign]
+    other.calls -= 1
+    moved = [replace(each, host="10.0.0.7") if each.name == "server1" else each for each in made.servers]
+    serial.save(server_table(replace(made, servers=tuple(moved))), path)
+    way_on.begin(wire, [[b""]], 1, 1.0)
+    assert closed == [], "a call is under way on it"
+    called.calls -= 1
+    called.close_if_left()
+    assert closed == [called], "the address of the other is still in the table"
+    assert grpc._line_to(made.server("server1")) is not called
+    way_on.close()
+
+
+def test_sockets_to_where_an_entry_was_are_given_back(tmp_path: Path) -> None:
+    path, made = tmp_path / ADDRESSES_NAME, manifest()
+    serial.save(server_table(made), path)
+    servers = Servers(path, look_us=0)
+    notices = NoticeSenders(servers, "m", made.entry.host, Keys.none())
+    before = sockets()
+    notices.send_to_all(b"x")
+    one = len(sockets() - before)
+    for port in range(20_000, 20_005):
+        models = tuple(replace(model, feedback_port=port) for model in made.models)
+        serial.save(server_table(replace(made, models=models)), path)
+        notices.send_to_all(b"x")
+    assert len(sockets() - before) == one
+    notices.close()
