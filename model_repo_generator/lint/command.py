@@ -65,6 +65,7 @@ def _context(options: argparse.Namespace) -> Context:
         auto_complete=options.auto_complete,
         utf8=options.utf8,
         triton=_release(options),
+        assumed=not options.triton,
         loads_all=not options.explicit,
         namespacing=options.model_namespacing,
     )

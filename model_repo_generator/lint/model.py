@@ -36,6 +36,8 @@ class Host:
     same_machine: bool = False
     """Whether absolute paths can be looked at here."""
     triton: Release = SEEN
+    assumed: bool = False
+    """Whether nobody said which release it is: then a fault that other releases do not have is a warning."""
     loads_all: bool = True
     """False: servers load the models that they are told to (--model-control-mode=explicit), no others."""
     namespacing: bool = False

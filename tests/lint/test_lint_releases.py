@@ -111,6 +111,18 @@ def test_weights_beside_a_class_of_the_python_runtime(
     assert found(tmp_path, minor).keys() == (set() if fine else {"runtime-weights"})
 
 
+@pytest.mark.parametrize(("told", "status"), [((), 0), (("--triton", "2.70"), 1), (("--triton", "24.10"), 0)])
+def test_a_fault_that_was_mended_is_a_warning_where_no_release_is_told(
+    told: tuple[str, ...], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = config("m", head='backend: "pytorch" runtime: "model.py"')
+    write(tmp_path, {"m/config.pbtxt": text, "m/1/model.py": "", "m/1/model.pt": ""})
+    assert main([str(tmp_path), *told]) == status
+    said = capsys.readouterr().out
+    assert ("on Triton 2.68 to 2.72, the weights" in said) == (told == ())
+    assert ("1 warning" in said) == (told == ())
+
+
 def test_tensorflow_left_the_containers(tmp_path: Path) -> None:
     text = config("m", head='platform: "tensorflow_savedmodel"')
     write(tmp_path, {"m/config.pbtxt": text, "m/1/model.savedmodel/x": ""})

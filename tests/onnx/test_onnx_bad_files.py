@@ -208,6 +208,21 @@ def test_frames_that_have_a_say_in_each_others_answers(spec):
     assert "a frame's answer depends on the frames beside it in the batch (output out)" in refusal(spec(made))
 
 
+@pytest.mark.parametrize("sides", [("h", "w"), (512, 512)])
+def test_a_large_file_is_asked_with_smaller_frames_where_it_leaves_them_open(spec, sides):
+    convolution, kernel = files.conv("conv", "image", 256, 256)
+    deep, other = files.conv("deep", "conv", 64, 256)
+    nodes = [convolution, deep, helper.make_node("ReduceMean", ["deep"], ["mean"], axes=[0], keepdims=1)]
+    nodes.append(helper.make_node("Sub", ["deep", "mean"], ["out"]))
+    ends = [value("image", ["N", 256, *sides])], [value("out", ["N", 64, *sides])]
+    large = spec(model(nodes, *ends, [kernel, other]), image=(256, 512, 512))
+    if sides == ("h", "w"):
+        assert "a frame's answer depends on the frames beside it in the batch" in refusal(large)
+    else:
+        (remark,) = load_checked(large).remarks
+        assert "not run here, so whether it serves frame by frame was not checked" in remark
+
+
 def test_shapes_that_do_not_fit(spec):
     node = helper.make_node("MatMul", ["image", "w"], ["out"], name="/product")
     said = refusal(spec(one(node, weights=[random("w", 5, 5)])))

@@ -7,9 +7,11 @@ import inspect
 import pytest
 import torch
 
+from planner.profile import TensorSpec
 from planner.profiling.networks.checked import checked_program
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.networks.loading import load_network
+from planner.profiling.smaller import MOST_GFLOP_TO_RUN, smaller_frames
 from tests.profiling import nets, wild_nets
 from tests.profiling.staged import stages_of
 
@@ -97,6 +99,55 @@ def test_networks_that_serve_frame_by_frame_pass(spec, network):
 )
 def test_what_reads_values_while_it_is_built_passes(spec, network):
     checked_program(spec(network))
+
+
+def large(spec, **arguments):
+    return spec(wild_nets.Large, shape=(3, 640, 640), arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("end", "line", "says"),
+    [
+        ("squeeze", "x.squeeze()", r"squeeze .*flatten\(1\)"),
+        ("mixes", "x - x.mean(0)", "depends on the frames beside it"),
+        ("branches", "x * 2", "depends on how many frames"),
+    ],
+)
+def test_a_network_too_large_to_run_is_asked_with_smaller_frames(spec, end, line, says):
+    with pytest.raises(ModelError, match=says) as caught:
+        checked_program(large(spec, end=end), without_weights=True)
+    assert line_in(wild_nets.Large, line) in str(caught.value)
+
+
+def test_a_large_network_is_told_with_the_frames_that_it_was_asked_with(spec):
+    found = checked_program(large(spec), without_weights=True)
+    assert found.remarks == (
+        "31 GFLOP a frame: that it serves frame by frame was seen with frames of [3, 128, 128]",
+    )
+    assert next(iter(found.program.graph.nodes)).meta["val"].is_meta, "its own frames, and no weights"
+
+
+def test_a_large_network_of_one_size_shows_its_shapes(spec):
+    (remark,) = checked_program(large(spec, sides=320), without_weights=True).remarks
+    assert "it takes no smaller ones, so only the shapes of its answers were checked" in remark
+    with pytest.raises(ModelError, match="output of one frame is"):
+        checked_program(large(spec, end="squeeze", sides=320), without_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "gflop"), [((3, 640, 640), 224), ((512, 1024, 3), 300), ((3, 30, 600), 20), ((9,), 50)]
+)
+def test_smaller_frames_keep_all_but_the_sides_of_pictures(shape, gflop):
+    beside = TensorSpec(name="size", dtype="INT64", shape=(2,))
+    own = (TensorSpec(name="image", dtype="FP32", shape=shape), beside)
+    offered = list(smaller_frames(own, gflop))
+    assert bool(offered) == (len(shape) == 3)
+    for (image, other), most in offered:
+        assert other == beside
+        channels = 0 if shape[0] == 3 else 2
+        assert image.shape[channels] == 3
+        assert all(0 < small <= side for small, side in zip(image.shape, shape, strict=True))
+        assert most <= MOST_GFLOP_TO_RUN
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,34 @@ class Noise(_Body):
         return self.head(x.mean((2, 3)) + 0.1 * torch.randn(8))
 
 
+# Too large to be run a dozen times
+
+
+class Large(nn.Module):
+    """31 GFLOP at 640 x 640. `end`: what is done with what is left of each frame; `sides`: of a table that
+    fits no other size.
+    """
+
+    def __init__(self, end: str = "", sides: int = 0) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(64, 64, 3, 1, 1) for _ in range(4)]
+        self.body = nn.Sequential(nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), *layers)
+        self.head = nn.Linear(64, 5)
+        self.end = end
+        self.table = nn.Parameter(torch.rand(64, sides, sides)) if sides else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.body(x) + self.table).mean((2, 3), keepdim=True)
+        if self.end == "squeeze":
+            return self.head(x.squeeze())
+        x = self.head(x.flatten(1))
+        if self.end == "mixes":
+            return x - x.mean(0)
+        if self.end == "branches" and len(x) == 1:
+            return x * 2
+        return x
+
+
 # Reads values while it is built
 
 

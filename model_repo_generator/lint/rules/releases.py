@@ -3,6 +3,7 @@
 Rules
 - A rule holds from release `since` on, up to but without `before`: the release whose notes tell of a change,
   else the first one that was cut after its pull request.
+- Where nobody said which release it is, a fault that a later one has mended is a warning that says so.
 - Fields that came later are in schema.py, platforms in backends.py, effects that changed in codes.py.
 """
 
@@ -10,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model_repo_generator.lint import backends
-from model_repo_generator.lint.finding import Finding
+from model_repo_generator.lint.finding import Effect, Finding, Level
 from model_repo_generator.lint.model import LintedModel, make_finding
 from model_repo_generator.lint.releases import Release
 from model_repo_generator.lint.text import Path
@@ -47,13 +48,24 @@ class ReleaseRule:
         """Whether servers of this release do so."""
         return self.since <= release and (self.before is None or release < self.before)
 
+    def found(self, model: LintedModel) -> Iterator[Finding]:
+        """Its findings on one model."""
+        source = f"read, not run: {self.source}"
+        for path, said in self.check(model):
+            if self.before is None or not model.host.assumed:
+                yield model.finding(self.code, path, said, source=source)
+            else:
+                last = Release(self.before.minor - 1)
+                said = f"on Triton {self.since} to {last}, {said}; tell which release yours is by --triton"
+                found = model.finding(self.code, path, said, source=source)
+                yield replace(found, level=Level.WARNING, effect=Effect.DOUBTFUL)
+
 
 def check(model: LintedModel) -> Iterator[Finding]:
     """Every rule on one model that the servers' release has."""
     for rule in RULES:
         if rule.holds(model.host.triton):
-            for path, said in rule.check(model):
-                yield model.finding(rule.code, path, said, source=f"read, not run: {rule.source}")
+            yield from rule.found(model)
 
 
 def check_steps(ensemble: LintedModel, models: Mapping[str, LintedModel]) -> Iterator[Finding]:

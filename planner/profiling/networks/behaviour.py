@@ -78,6 +78,32 @@ def observe(network: Network, inputs: Specs, where: str, one_by_one: bool = Fals
     return Observed(frames=many, outputs=outputs, alone=alone, among=among)
 
 
+def observe_shapes(network: Network, inputs: Specs, where: str) -> None:
+    """Of a network without weights, on the device 'meta': whether each frame has a row of each answer.
+
+    Raises ModelError.
+    """
+    with torch.inference_mode(), torch.device("meta"):
+        run = _Runs(network, inputs, where, "meta")
+        alone = run.of(run.frame)
+        outputs = outputs_of(run.result, where, frozenset(spec.name for spec in inputs))
+        run.require_shapes(alone, 1, outputs)
+        run.require_shapes(run.of(run.among(run.neighbours, ODD // 2)), ODD, outputs)
+
+
+def goes_one_way(network: Network, inputs: Specs) -> bool:
+    """Of a network without weights: whether it calls the same for one frame, for the two that torch.export
+    sees, and for many. Then the program is right for all batches, and need not be compared.
+    """
+    with torch.device("meta"):
+        one, two, many = (
+            record(network, tuple(random_frames(spec, count, "meta", 0)[0] for spec in inputs))
+            for count in (1, 2, COUNT)
+        )
+    alike = [call.name for call in one] == [call.name for call in two]
+    return alike and not many[-1].failed and first_of_other_kind(one, many, COUNT) is None
+
+
 def confirm(program: Callable[..., Any], observed: Observed, where: str, network: Network | None) -> None:
     """Raises ModelError where the exported program does not answer what the network does.
 
@@ -124,10 +150,11 @@ def _disagreement(
 class _Runs:
     """The network on made frames, and what is said of it."""
 
-    def __init__(self, network: Network, inputs: Specs, where: str) -> None:
+    def __init__(self, network: Network, inputs: Specs, where: str, device: str = "cpu") -> None:
         self._network = network
         self._inputs = inputs
         self._where = where
+        self._device = device
         self.result: Any = None
         self.frame = self._noise(1, seed=0)
         self.neighbours = self._noise(ODD - 1, seed=1)
@@ -136,7 +163,7 @@ class _Runs:
     def _noise(self, frames: int, seed: int) -> Frames:
         """Of an only input the seed's, of others their own."""
         return tuple(
-            random_frames(spec, frames, "cpu", seed + 100 * index)[0]
+            random_frames(spec, frames, self._device, seed + 100 * index)[0]
             for index, spec in enumerate(self._inputs)
         )
 
@@ -196,7 +223,9 @@ class _Runs:
                 raise ModelError(f"{said}: {culprit.name}{_at(culprit)}: {advised}")
 
     def _is_constant(self, name: str, outputs: Outputs) -> bool:
-        """Whether an output is the same whatever the frames and however many."""
+        """Whether an output is the same whatever the frames and however many; of values that there are."""
+        if self._device == "meta":
+            return False
         index = outputs.names.index(name)
         with torch.inference_mode():
             one, other = self.of(self.frame), self.of(self.strangers)

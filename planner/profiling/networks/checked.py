@@ -6,21 +6,29 @@ split's digest tells whether the network is still the same.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
 from planner.deployment import ModelSpec, input_specs
-from planner.profiling.networks.behaviour import confirm, observe
-from planner.profiling.networks.export import example_batch, export_network, finished, quiet
+from planner.profiling.network import Specs
+from planner.profiling.networks.behaviour import confirm, goes_one_way, observe, observe_shapes
+from planner.profiling.networks.export import (
+    EXAMPLE_BATCH,
+    example_batch,
+    export_network,
+    finished,
+    quiet,
+)
 from planner.profiling.networks.libraries import require_imports
 from planner.profiling.networks.loading import load_network, load_program, load_with_remarks
 from planner.profiling.networks.regions import other_regions
-
-MOST_GFLOP_TO_RUN = 15.0
-"""Of one frame. The checks run about twenty frames, at some 50 GFLOP/s on two cores."""
+from planner.profiling.smaller import MOST_GFLOP_TO_RUN, shapes_text, smaller_frames
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,18 @@ def export_model(
 def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
     """The program, once network and program have shown that they serve frame by frame. Raises ModelError.
 
-    `without_weights`: a state_dict that is not here is done without, as estimates need none.
+    `without_weights`: a state_dict that is not here is done without, as estimates need none. A network that
+    is too large to be run here is asked with smaller frames then.
     """
-    where, inputs = f"model {spec.name}", input_specs(spec)
+    if without_weights and (large := _too_large_to_run(spec)) is not None:
+        return _asked_smaller(spec, large)
+    return _asked(spec, input_specs(spec), without_weights)
+
+
+def _asked(spec: ModelSpec, inputs: Specs, without_weights: bool) -> Checked:
+    """The program for these inputs, and what was found."""
+    where = f"model {spec.name}"
     one_by_one = set(spec.batch_sizes) == {1}
-    if without_weights and (unchecked := _too_large_to_run(spec)) is not None:
-        return unchecked
     if spec.program.pt2 is not None:
         program = load_program(spec.program.pt2, where, spec.program.imports, spec.program.sha256)
         remarks = _remarks(program)
@@ -77,24 +91,69 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
     return Checked(program=functional, remarks=remarks)
 
 
-def _too_large_to_run(spec: ModelSpec) -> Checked | None:
-    """The program, without weights, of a network that takes minutes to run a dozen times on a CPU; None for
-    any other, and for one that cannot be built without weights.
+@dataclass(frozen=True)
+class _Large:
+    """A network without weights, its program at its own frames, and GFLOP of one of them."""
+
+    network: torch.nn.Module
+    program: ExportedProgram
+    gflop: float
+
+
+def _too_large_to_run(spec: ModelSpec) -> _Large | None:
+    """A network that takes minutes to run a dozen times on a CPU; None for any other, and for one that cannot
+    be built without weights.
     """
     if spec.program.pt2 is not None:
         return None
     try:
-        program = export_model(spec, "meta")
-        frames = [example_batch(each, 1, "meta") for each in input_specs(spec)]
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), quiet():
-            program.module(check_guards=False)(*frames)
+        network = load_network(spec, "meta")
+        program = export_model(spec, "meta", network)
+        gflop = _gflop(program.module(check_guards=False), input_specs(spec))
     except Exception:  # it builds or counts otherwise; running it tells more
         return None
-    gflop = counter.get_total_flops() / 1e9
-    if gflop <= MOST_GFLOP_TO_RUN:
-        return None
-    remark = f"{gflop:.0f} GFLOP a frame: not run here, so whether it serves frame by frame was not checked"
-    return Checked(program=program, remarks=(remark, *_remarks(program)))
+    return _Large(network, program, gflop) if gflop > MOST_GFLOP_TO_RUN else None
+
+
+def _asked_smaller(spec: ModelSpec, large: _Large) -> Checked:
+    """The program at its own frames, once the network has shown with smaller ones that it serves frame by
+    frame; one that takes no others has shown its shapes. Raises ModelError.
+    """
+    where, own = f"model {spec.name}", input_specs(spec)
+    said = f"{large.gflop:.0f} GFLOP a frame: "
+    inputs = _taken(large, own)
+    if inputs is None:
+        with quiet():
+            observe_shapes(large.network, own, where)
+        said += "not run here, and it takes no smaller ones, so only the shapes of its answers were checked"
+        return Checked(program=large.program, remarks=(said, *_remarks(large.program)))
+    if goes_one_way(large.network, own):
+        loaded = load_with_remarks(spec, without_weights=True)
+        with quiet():
+            observe(loaded.module, inputs, where, set(spec.batch_sizes) == {1})
+        remarks = (*loaded.remarks, *_remarks(large.program))
+    else:
+        remarks = _asked(spec, inputs, without_weights=True).remarks
+    require_imports(large.program, spec.program.imports, where)
+    said += f"that it serves frame by frame was seen with frames of {shapes_text(inputs)}"
+    return Checked(program=large.program, remarks=(said, *remarks))
+
+
+def _taken(large: _Large, inputs: Specs) -> Specs | None:
+    """Smaller frames that the network runs on, or None."""
+    for smaller, most in smaller_frames(inputs, large.gflop):
+        with contextlib.suppress(Exception):  # other sizes are no fault
+            if _gflop(large.network, smaller) <= most:
+                return smaller
+    return None
+
+
+def _gflop(network: Callable[..., Any], inputs: Specs) -> float:
+    """Of one frame, without weights. Raises whatever the network raises."""
+    frames = [example_batch(each, EXAMPLE_BATCH, "meta") for each in inputs]
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"), quiet():
+        network(*frames)
+    return float(counter.get_total_flops()) / EXAMPLE_BATCH / 1e9
 
 
 def _remarks(program: ExportedProgram) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +17,7 @@ from planner.profiling.onnx_files.inference import BATCHES, Inferred, ShapeFault
 from planner.profiling.onnx_files.line import Line
 from planner.profiling.onnx_files.network import OnnxNetwork
 from planner.profiling.onnx_files.reading import read_model
-
-MOST_GFLOP_TO_RUN = 15.0
-"""Of one frame: larger ones are not run to be checked."""
+from planner.profiling.smaller import MOST_GFLOP_TO_RUN, shapes_text, smaller_frames
 
 
 def load_onnx(spec: ModelSpec, inputs: tuple[TensorSpec, ...], file: Path) -> OnnxNetwork:
@@ -41,15 +40,30 @@ def input_names(spec: ModelSpec, inputs: tuple[TensorSpec, ...], file: Path) -> 
 
 
 def check_onnx(spec: ModelSpec, network: OnnxNetwork, file: Path) -> tuple[str, ...]:
-    """Run it on some frames; remarks for its owner. Raises ModelError where it may not be served."""
-    gflop = network.cost(network.whole).flops / 1e9
-    if gflop > MOST_GFLOP_TO_RUN:
-        return (
-            f"{gflop:.0f} GFLOP a frame: not run here, so whether it serves frame by frame was not checked",
-        )
+    """Run it on some frames, a large one on smaller ones if the file leaves their sides open; remarks for its
+    owner. Raises ModelError where it may not be served.
+    """
     one_by_one = set(spec.batch_sizes) == {1}
-    require_frame_by_frame(network, file, f"model {spec.name}", one_by_one)
-    return ()
+    gflop = network.cost(network.whole).flops / 1e9
+    if gflop <= MOST_GFLOP_TO_RUN:
+        require_frame_by_frame(network, file, f"model {spec.name}", one_by_one)
+        return ()
+    said = f"{gflop:.0f} GFLOP a frame: "
+    small = _smaller(spec, network, file, gflop)
+    if small is None:
+        return (f"{said}not run here, so whether it serves frame by frame was not checked",)
+    require_frame_by_frame(small, file, f"model {spec.name}", one_by_one)
+    return (f"{said}that it serves frame by frame was seen with frames of {shapes_text(small.inputs)}",)
+
+
+def _smaller(spec: ModelSpec, network: OnnxNetwork, file: Path, gflop: float) -> OnnxNetwork | None:
+    """The same file for smaller frames, or None where it takes no others."""
+    for inputs, most in smaller_frames(network.inputs, gflop):
+        with contextlib.suppress(ModelError):  # other sizes are no fault
+            small = load_onnx(spec, inputs, file)
+            if small.cost(small.whole).flops / 1e9 <= most:
+                return small
+    return None
 
 
 def _shaped(
