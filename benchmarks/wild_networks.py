@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.helpers.wild_case import Answer, Expected, WildCase
-from benchmarks.helpers.wild_network import WildNetwork, ask_program, sizes_of_head
+from benchmarks.helpers.wild_network import WildNetwork, ask_weights, plain_weights
 
 TAKEN, REFUSED = Expected.TAKEN, Expected.REFUSED
 
@@ -19,7 +19,7 @@ TAKEN, REFUSED = Expected.TAKEN, Expected.REFUSED
 def cases() -> Iterator[WildCase]:
     """Every network and file of weights."""
     for each in NETWORKS:
-        yield WildCase(f"networks-{each.id}", each.kind, each.expected, each.ask, each.names)
+        yield each.case("networks")
     for kept in WEIGHTS:
         yield WildCase(f"networks-weights-{kept.id}", "weights", kept.expected, kept.ask, kept.names)
 
@@ -44,14 +44,14 @@ NETWORKS = (
         BATCH,
         TAKEN,
         "return self.head(self.norm(x).mean((2, 3)))",
-        more="self.norm = nn.GroupNorm(3, 12)",
+        made="self.norm = nn.GroupNorm(3, 12)",
     ),
     _net(
         "instance-norm",
         BATCH,
         TAKEN,
         "return self.head(self.norm(x).amax((2, 3)))",
-        more="self.norm = nn.InstanceNorm2d(12)",
+        made="self.norm = nn.InstanceNorm2d(12)",
     ),
     _net("layer-norm", BATCH, TAKEN, "return self.head(F.layer_norm(x.mean((2, 3)), (12,)))"),
     _net("pixel-shuffle", BATCH, TAKEN, "return F.pixel_shuffle(x, 2)"),
@@ -137,7 +137,7 @@ NETWORKS = (
         BATCH,
         REFUSED,
         "return self.head(x.mean((2, 3))) + self.memory",
-        more="self.register_buffer('memory', torch.rand(2, 7))",
+        made="self.register_buffer('memory', torch.rand(2, 7))",
     ),
     # Alone and beside others
     _net(
@@ -145,7 +145,7 @@ NETWORKS = (
         "others",
         REFUSED,
         "return self.head(self.norm(x).mean((2, 3)))",
-        more="self.norm = nn.BatchNorm2d(12, track_running_stats=False)",
+        made="self.norm = nn.BatchNorm2d(12, track_running_stats=False)",
     ),
     _net(
         "training-norm",
@@ -180,14 +180,14 @@ NETWORKS = (
         REFUSED,
         "x = x.flatten(2).transpose(1, 2)\nreturn self.attend(x, x, x)[0].mean(1)",
         LINE,
-        more="self.attend = nn.MultiheadAttention(12, 3)",
+        made="self.attend = nn.MultiheadAttention(12, 3)",
     ),
     _net(
         "mixes-but-one-by-one",
         "others",
         TAKEN,
         "x = x.mean((2, 3))\nreturn self.head(x - x.mean(0))",
-        spec={"batch_sizes": [1]},
+        model={"batch_sizes": [1]},
     ),
     # Twice the same
     _net("dropout", "chance", REFUSED, "return self.head(F.dropout(x, 0.5).mean((2, 3)))", "dropout"),
@@ -205,7 +205,7 @@ NETWORKS = (
         "chance",
         TAKEN,
         "return self.head(self.drop(x).mean((2, 3)))",
-        more="self.drop = nn.Dropout(0.9)",
+        made="self.drop = nn.Dropout(0.9)",
     ),
     # Values read while it is built
     _net(
@@ -213,7 +213,7 @@ NETWORKS = (
         "building",
         TAKEN,
         "return self.head(x.mean((2, 3)) * self.keep)",
-        more="rates = [r.item() for r in torch.linspace(0, 0.3, 6)]\nself.keep = 1 - rates[-1]",
+        made="rates = [r.item() for r in torch.linspace(0, 0.3, 6)]\nself.keep = 1 - rates[-1]",
         estimate=True,
     ),
     _net(
@@ -221,7 +221,7 @@ NETWORKS = (
         "building",
         TAKEN,
         "return self.head(x.mean((2, 3)) + self.table)",
-        more="self.register_buffer('table', torch.tensor(np.linspace(0, 1, 12), dtype=torch.float32))",
+        made="self.register_buffer('table', torch.tensor(np.linspace(0, 1, 12), dtype=torch.float32))",
         estimate=True,
     ),
     _net(
@@ -229,7 +229,7 @@ NETWORKS = (
         "building",
         TAKEN,
         "return self.head(x.mean((2, 3))) * self.gains[2]",
-        more="self.gains = torch.arange(1.0, 5.0).sqrt().tolist()",
+        made="self.gains = torch.arange(1.0, 5.0).sqrt().tolist()",
         estimate=True,
     ),
     _net(
@@ -237,7 +237,7 @@ NETWORKS = (
         "building",
         TAKEN,
         "return self.head(x.mean((2, 3)))",
-        more="nn.init.kaiming_normal_(self.head.weight)\nassert float(self.head.weight.abs().max()) > 0",
+        made="nn.init.kaiming_normal_(self.head.weight)\nassert float(self.head.weight.abs().max()) > 0",
         estimate=True,
     ),
     _net(
@@ -245,7 +245,7 @@ NETWORKS = (
         "building",
         TAKEN,
         "return self.tail(x.flatten(1))",
-        more="with torch.no_grad():\n    size = self.stem(torch.zeros(1, 3, 16, 16)).flatten(1).shape[1]\nself.tail = nn.Linear(size, 7)",
+        made="with torch.no_grad():\n    size = self.stem(torch.zeros(1, 3, 16, 16)).flatten(1).shape[1]\nself.tail = nn.Linear(size, 7)",
         estimate=True,
     ),
     _net(
@@ -261,114 +261,103 @@ NETWORKS = (
         "costs",
         TAKEN,
         "with torch.autocast('cpu', dtype=torch.bfloat16):\n    x = self.deep(x)\nreturn self.head(x.float().mean((2, 3)))",
-        more="self.deep = nn.Sequential(*[nn.Conv2d(12, 12, 3, 1, 1) for _ in range(4)])",
-        spec={"executor_options": {"precision": "fp32"}},
-        counted=True,
+        made="self.deep = nn.Sequential(*[nn.Conv2d(12, 12, 3, 1, 1) for _ in range(4)])",
+        model={"executor_options": {"precision": "fp32"}},
     ),
     _net(
         "no-grad",
         "costs",
         TAKEN,
         "with torch.no_grad():\n    x = self.deep(x)\nreturn self.head(x.mean((2, 3)))",
-        more="self.deep = nn.Sequential(*[nn.Conv2d(12, 12, 3, 1, 1) for _ in range(4)])",
-        counted=True,
+        made="self.deep = nn.Sequential(*[nn.Conv2d(12, 12, 3, 1, 1) for _ in range(4)])",
     ),
     _net(
         "gradients-off",
         "costs",
         TAKEN,
         "with torch.set_grad_enabled(False):\n    x = self.deep(x)\nreturn self.head(x.mean((2, 3)))",
-        more="self.deep = nn.Conv2d(12, 12, 5, 1, 2)",
-        counted=True,
+        made="self.deep = nn.Conv2d(12, 12, 5, 1, 2)",
     ),
     _net(
         "einsum",
         "costs",
         TAKEN,
         "q = x.flatten(2)\nreturn self.head(torch.einsum('bcn,bdn->bcd', q, q).softmax(-1).mean(2))",
-        counted=True,
     ),
     _net(
         "sdpa",
         "costs",
         TAKEN,
         "q = x.flatten(2).transpose(1, 2).unflatten(2, (3, 4)).transpose(1, 2)\nreturn self.head(F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2).mean(1))",
-        counted=True,
     ),
     _net(
         "multi-head",
         "costs",
         TAKEN,
         "q = x.flatten(2).transpose(1, 2)\nreturn self.head(self.attend(q, q, q, need_weights=False)[0].mean(1))",
-        more="self.attend = nn.MultiheadAttention(12, 2, batch_first=True)",
-        counted=True,
+        made="self.attend = nn.MultiheadAttention(12, 2, batch_first=True)",
     ),
     _net(
         "lstm",
         "costs",
         TAKEN,
         "return self.head(self.reads(x.mean(2).transpose(1, 2))[0][:, -1])",
-        more="self.reads = nn.LSTM(12, 12, num_layers=2, batch_first=True)",
+        made="self.reads = nn.LSTM(12, 12, num_layers=2, batch_first=True)",
     ),
     _net(
         "gru-backwards",
         "costs",
         TAKEN,
         "return self.tail(self.reads(x.mean(2).transpose(1, 2))[0].mean(1))",
-        more="self.reads = nn.GRU(12, 12, bidirectional=True, batch_first=True)\nself.tail = nn.Linear(24, 7)",
+        made="self.reads = nn.GRU(12, 12, bidirectional=True, batch_first=True)\nself.tail = nn.Linear(24, 7)",
     ),
     _net(
         "transposed",
         "costs",
         TAKEN,
         "return self.up(x)",
-        more="self.up = nn.ConvTranspose2d(12, 4, 2, 2)",
-        counted=True,
+        made="self.up = nn.ConvTranspose2d(12, 4, 2, 2)",
     ),
     _net(
         "depthwise",
         "costs",
         TAKEN,
         "return self.head(self.deep(x).mean((2, 3)))",
-        more="self.deep = nn.Conv2d(12, 12, 7, 1, 3, groups=12)",
-        counted=True,
+        made="self.deep = nn.Conv2d(12, 12, 7, 1, 3, groups=12)",
     ),
     _net(
         "one-dimension",
         "costs",
         TAKEN,
         "return self.head(self.deep(x.flatten(2)).mean(2))",
-        more="self.deep = nn.Conv1d(12, 12, 9, padding=4)",
-        counted=True,
+        made="self.deep = nn.Conv1d(12, 12, 9, padding=4)",
     ),
     _net(
         "bilinear",
         "costs",
         TAKEN,
         "return self.both(x.mean((2, 3)), x.amax((2, 3)))",
-        more="self.both = nn.Bilinear(12, 12, 7)",
+        made="self.both = nn.Bilinear(12, 12, 7)",
     ),
     _net(
         "weight-norm",
         "costs",
         TAKEN,
         "return self.head(self.deep(x).mean((2, 3)))",
-        more="self.deep = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(12, 12, 3, 1, 1))",
-        counted=True,
+        made="self.deep = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(12, 12, 3, 1, 1))",
     ),
     _net(
         "orthogonal",
         "costs",
         TAKEN,
         "return self.head(self.turn(x.mean((2, 3))))",
-        more="self.turn = torch.nn.utils.parametrizations.orthogonal(nn.Linear(12, 12))",
+        made="self.turn = torch.nn.utils.parametrizations.orthogonal(nn.Linear(12, 12))",
     ),
     _net(
         "tied",
         "costs",
         TAKEN,
         "x = x.mean((2, 3))\nreturn (x @ self.head.weight.t() + self.head.bias) @ self.head.weight",
-        counted=True,
     ),
     _net(
         "foreign-unnamed",
@@ -377,7 +366,7 @@ NETWORKS = (
         "return self.head(torch.ops.wildunnamed.twice(x.mean((2, 3))))",
         "imports",
         "wildunnamed",
-        more="pass\n\n@torch.library.custom_op('wildunnamed::twice', mutates_args=())\ndef twice(x: torch.Tensor) -> torch.Tensor:\n    return x * 2\n\n@twice.register_fake\ndef _(x):\n    return torch.empty_like(x)",
+        before="@torch.library.custom_op('wildunnamed::twice', mutates_args=())\ndef twice(x: torch.Tensor) -> torch.Tensor:\n    return x * 2\n\n@twice.register_fake\ndef _(x):\n    return torch.empty_like(x)",
     ),
     # Outputs
     _net("dict", "outputs", TAKEN, "x = x.mean((2, 3))\nreturn {'logits': self.head(x), 'features': x}"),
@@ -386,13 +375,15 @@ NETWORKS = (
         "named-tuple",
         "outputs",
         TAKEN,
-        whole="class Two(NamedTuple):\n    scores: torch.Tensor\n    maps: torch.Tensor\n\nclass Made(Net):\n    def end(self, x):\n        return Two(self.head(x.mean((2, 3))), x)\n",
+        factory="Made",
+        after="class Two(NamedTuple):\n    scores: torch.Tensor\n    maps: torch.Tensor\n\nclass Made(Net):\n    def end(self, x):\n        return Two(self.head(x.mean((2, 3))), x)\n",
     ),
     _net(
         "registered",
         "outputs",
         TAKEN,
-        whole="@dataclass\nclass Seen:\n    scores: torch.Tensor\n    more: Optional[torch.Tensor] = None\n\ntorch.export.register_dataclass(Seen, serialized_type_name='wild.Seen')\n\nclass Made(Net):\n    def end(self, x):\n        return Seen(self.head(x.mean((2, 3))))\n",
+        factory="Made",
+        after="@dataclass\nclass Seen:\n    scores: torch.Tensor\n    more: Optional[torch.Tensor] = None\n\ntorch.export.register_dataclass(Seen, serialized_type_name='wild.Seen')\n\nclass Made(Net):\n    def end(self, x):\n        return Seen(self.head(x.mean((2, 3))))\n",
     ),
     _net("scalar-per-frame", "outputs", TAKEN, "return self.head(x.mean((2, 3))).amax(1)"),
     _net("best-class", "outputs", TAKEN, "return self.head(x.mean((2, 3))).argmax(1)"),
@@ -412,7 +403,7 @@ NETWORKS = (
         "outputs",
         TAKEN,
         "gain = x.amax((1, 2, 3))\nfor layer in self.deep:\n    x = layer(x)\nreturn self.head(x.mean((2, 3))) * gain[:, None]",
-        more="self.deep = nn.ModuleList(nn.Conv2d(12, 12, 3, 1, 1) for _ in range(3))",
+        made="self.deep = nn.ModuleList(nn.Conv2d(12, 12, 3, 1, 1) for _ in range(3))",
     ),
     _net(
         "unregistered",
@@ -420,7 +411,8 @@ NETWORKS = (
         REFUSED,
         "",
         "register_dataclass|torch does not know",
-        whole="@dataclass\nclass Seen:\n    scores: torch.Tensor\n\nclass Made(Net):\n    def end(self, x):\n        return Seen(self.head(x.mean((2, 3))))\n",
+        factory="Made",
+        after="@dataclass\nclass Seen:\n    scores: torch.Tensor\n\nclass Made(Net):\n    def end(self, x):\n        return Seen(self.head(x.mean((2, 3))))\n",
     ),
     _net(
         "constant",
@@ -428,7 +420,7 @@ NETWORKS = (
         REFUSED,
         "return self.head(x.mean((2, 3))), self.grid",
         "same for every frame",
-        more="self.register_buffer('grid', torch.rand(9, 2))",
+        made="self.register_buffer('grid', torch.rand(9, 2))",
     ),
     _net(
         "made-grid",
@@ -458,7 +450,8 @@ NETWORKS = (
         REFUSED,
         "",
         "TorchScript|script",
-        whole="def Made():\n    return torch.jit.script(nn.Conv2d(3, 4, 3))\n",
+        factory="Made",
+        after="def Made():\n    return torch.jit.script(nn.Conv2d(3, 4, 3))\n",
     ),
     _net(
         "parallel",
@@ -466,7 +459,8 @@ NETWORKS = (
         REFUSED,
         "",
         "DataParallel",
-        whole="def Made():\n    return nn.DataParallel(Net())\n",
+        factory="Made",
+        after="def Made():\n    return nn.DataParallel(Net())\n",
     ),
     _net(
         "compiled",
@@ -474,16 +468,20 @@ NETWORKS = (
         REFUSED,
         "",
         "compile",
-        whole="def Made():\n    return torch.compile(Net())\n",
+        factory="Made",
+        after="def Made():\n    return torch.compile(Net())\n",
     ),
-    _net("a-function", "factories", REFUSED, "", whole="def Made():\n    return lambda x: x\n"),
+    _net(
+        "a-function", "factories", REFUSED, "", factory="Made", after="def Made():\n    return lambda x: x\n"
+    ),
     _net(
         "raises",
         "factories",
         REFUSED,
         "",
         "no such backbone",
-        whole="def Made():\n    raise ValueError('no such backbone')\n",
+        factory="Made",
+        after="def Made():\n    raise ValueError('no such backbone')\n",
     ),
 )
 
@@ -499,7 +497,7 @@ class Weights:
 
     def ask(self, folder: Path) -> Answer:
         """Profile with the file; what is taken must be the network of these weights."""
-        return ask_program(folder, self.keep(sizes_of_head()))
+        return ask_weights(folder, self.keep(plain_weights()))
 
 
 def _under(prefix: str) -> Callable[[dict[str, torch.Tensor]], Any]:
