@@ -92,9 +92,15 @@ def _line(line: GraphLine, places: Sequence[tuple[float, float]], x: Axis, y: Ax
 
 
 def stacked_bars(
-    title: str, words: str, bars: Sequence[tuple[str, Sequence[tuple[str, float]], float]]
+    title: str,
+    words: str,
+    bars: Sequence[tuple[str, Sequence[tuple[str, float]], float]],
+    unit: str = "ms",
+    whole_is: str = "SLO",
 ) -> Picture:
-    """A bar for each (name, parts in ms, whole in ms); what the parts leave of the whole is empty."""
+    """A bar for each (name, parts, whole), by default of milliseconds of an SLO; what the parts leave of the
+    whole is empty.
+    """
     names = list(dict.fromkeys(part for _, parts, _ in bars for part, _ in parts))
     longest = max([1e-9, *(max(whole, sum(ms for _, ms in parts)) for _, parts, whole in bars)])
     scale = (WIDTH - NAME - RIGHT) / longest
@@ -103,10 +109,10 @@ def stacked_bars(
         top = 8 + row * (BAR + GAP)
         shown = name if len(name) <= 30 else name[:29] + "…"
         shapes.append(Label(NAME - 8, top + BAR / 2 + 4, shown, "small", "end"))
-        shapes.append(Rect(NAME, top, whole * scale, BAR, "whole", f"{name}: SLO {whole:g} ms"))
+        shapes.append(Rect(NAME, top, whole * scale, BAR, "whole", f"{name}: {whole_is} {whole:g} {unit}"))
         across = NAME
         for part, ms in parts:
-            hint = f"{name}: {part} {ms:.2f} ms, {ms / whole if whole else 0:.0%} of the SLO"
+            hint = f"{name}: {part} {ms:.2f} {unit}, {ms / whole if whole else 0:.0%} of the {whole_is}"
             shapes.append(Rect(across, top, ms * scale, BAR, f"part c{names.index(part) % COLOURS}", hint))
             across += ms * scale
     down = 8 + len(bars) * (BAR + GAP) + 14

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from ppipe.report.compare import differences
 from ppipe.report.content import Label, Page, Rect, Section, Subject
+from ppipe.report.fleet_sections import cascades_section, entries_section
 from ppipe.report.gantt import charts_of
 from ppipe.report.history_sections import history_section
 from ppipe.report.materials import Material, gather
@@ -22,6 +23,7 @@ from ppipe.report.plan_sections import plan_section
 from ppipe.report.profile_sections import profile_section
 from ppipe.report.repository_sections import repository_section
 from ppipe.report.run_sections import attainment_section, budget_section, latency_section
+from ppipe.report.stream_sections import streams_section
 
 
 def page_of(lots: Sequence[Material], title: str = "") -> Page:
@@ -49,7 +51,8 @@ def _sections(lot: Material, charts: tuple[int, ...]) -> list[Section]:
     found: list[Section | None] = []
     if lot.plan is not None:
         found.append(plan_section(lot.plan, lot.problem))
-    found += [attainment_section(lot), budget_section(lot), latency_section(lot)]
+        found += [cascades_section(lot.plan), entries_section(lot.plan)]
+    found += [attainment_section(lot), budget_section(lot), latency_section(lot), streams_section(lot.runs)]
     if charts:
         words = (
             "Click a bar to see its frames. Drag to move, wheel or + and − to zoom, arrow keys to move. "

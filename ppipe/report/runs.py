@@ -35,6 +35,7 @@ class RunFrame:
     ended_us: int | None = None
     why: str = ""
     dropped_us: int = 0
+    stream: str = ""
 
     @property
     def latency_us(self) -> int | None:
@@ -172,7 +173,7 @@ class _Book:
     def _told(self, event: Event, now_us: int) -> None:
         if isinstance(event, RequestArrived):
             deadline_us = event.deadline_us - self._run.start_us
-            frame = RunFrame(event.request_id, now_us, deadline_us)
+            frame = RunFrame(event.request_id, now_us, deadline_us, stream=event.stream)
             self._run.frames.setdefault(event.request_id, frame).why = ""
         elif isinstance(event, StageCompleted):
             self._completed(event)

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from planner import serial
+from planner.cascades.data import CascadePart, PlannedCascade
+from planner.shards import ModelShards, Shard
+from planner.streams import StreamPolicy, StreamWeight
 from ppipe.cli import run
 from ppipe.report.compare import merge
-from ppipe.report.content import Cell, Section, number, table, text
+from ppipe.report.content import Cell, Rect, Section, number, table, text
+from ppipe.report.fleet_sections import cascades_section, entries_section
 from ppipe.report.gantt import charts_of
 from ppipe.report.materials import ReportError, gather
 from ppipe.report.page import make_report, page_of
 from ppipe.report.runs import parts_us, read_runs
+from ppipe.report.stream_sections import MOST_ROWS, streams_section
 from ppipe.rollout.history import History, HistoryEntry, ModelFigures
 from tests.report.made import MODELS, PLAN, make_many, write
 
@@ -168,6 +173,74 @@ def test_a_history_of_rollouts_is_shown(folder: Path, tmp_path: Path) -> None:
     ]
     make_report([tmp_path / "fleet"], tmp_path / "r.html")
     assert "<i>lost</i>" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_streams_are_shown_by_what_each_got(folder: Path) -> None:
+    log = read_runs(folder / "load.jsonl")[0]
+    assert streams_section([log]) is None, "no frame names one"
+    policy = StreamPolicy(order="stream", share="weighted", weights=(StreamWeight("gate*", 2.0),))
+    log.served = replace(log.served, streams=policy)
+    for frame in log.frames.values():
+        frame.stream = "gate <b>" if frame.request_id % 3 else "yard"
+    section = streams_section([log])
+    assert section is not None
+    (got,) = section.tables
+    by_name = {row[1].text: row for row in got.rows}
+    assert {name: row[2].value for name, row in by_name.items()} == {"gate <b>": 2.0, "yard": 1.0}
+    assert sum(row[3].value or 0 for row in got.rows) == len(log.frames)
+    assert sum(row[4].value or 0 for row in got.rows) == log.in_time
+    assert sum(row[8].value or 0 for row in got.rows) == sum(log.drops.values())
+    shares = [(row[6].value or 0) for row in got.rows]
+    jain = sum(shares) ** 2 / (len(shares) * sum(each**2 for each in shares))
+    assert any(f"Jain's index of goodput over weight is {jain:.4f}" in line for line in section.words)
+
+
+def test_of_very_many_streams_those_are_shown_that_got_least(folder: Path) -> None:
+    log = read_runs(folder / "load.jsonl")[0]
+    frame = next(iter(log.frames.values()))
+    answered = replace(frame, arrived_us=0, ended_us=1, why="")
+    log.frames = {
+        number: replace(answered, request_id=number, stream=str(number), ended_us=None if number < 5 else 1)
+        for number in range(2_000)
+    }
+    section = streams_section([log])
+    assert section is not None
+    (got,) = section.tables
+    assert len(got.rows) == MOST_ROWS
+    assert {row[1].text for row in got.rows} >= {"0", "1", "2", "3", "4"}
+    assert f"{2_000 - MOST_ROWS} streams that got more" in got.note
+
+
+def test_cascades_and_entries_of_a_plan_are_shown() -> None:
+    parts = (
+        CascadePart("find", "", 60_000, 1.0, 1.0),
+        CascadePart("read", "find", 30_000, 4.0, 6.5),
+        CascadePart("sort", "find", 20_000, 2.0, 2.0),
+    )
+    shards = tuple(Shard((home, other), rate, (((0, 1), (2,)),)) for home, other, rate in MADE_SHARDS)
+    plan = replace(
+        PLAN,
+        cascades=(PlannedCascade("gate", 100_000, 12.5, parts),),
+        shards=(ModelShards(MODELS[0], shards, 3, 20.0, 100.0, 90.0, assumed=True),),
+    )
+    assert cascades_section(PLAN) is None
+    assert entries_section(PLAN) is None
+    cascades, entries = cascades_section(plan), entries_section(plan)
+    assert cascades is not None
+    assert entries is not None
+    hints = [shape.hint for shape in cascades.pictures[0].shapes if isinstance(shape, Rect) and shape.hint]
+    assert "gate to read: find 60.00 ms, 60% of the SLO" in hints
+    assert "gate to sort: SLO 100 ms" in hints
+    assert [row[2].text for row in cascades.tables[0].rows] == ["clients", "find", "find"]
+    assert [(row[2].text, row[3].text, row[5].value) for row in entries.tables[0].rows] == [
+        ("north", "south", 3.0),
+        ("south", "north", 3.0),
+    ]
+    assert any("carry 40 frames/s; the planned rate takes 3 shards" in line for line in entries.words)
+    assert any("costs at most 10.0%" in line for line in entries.words)
+
+
+MADE_SHARDS = (("north", "south", 30.0), ("south", "north", 20.0))
 
 
 def test_a_history_that_is_cut_off_counts_up_to_there(folder: Path, tmp_path: Path) -> None:
