@@ -224,7 +224,7 @@ class OperateLoop:
         return (
             kept.truth.out != truth.out
             or not then / STALE_BY <= total <= then * STALE_BY
-            or has_moved(now_rps, then_rps, measure.window_s, measure)
+            or has_moved(now_rps, then_rps, self._rates.seconds or measure.window_s, measure)
         )
 
     # Acting

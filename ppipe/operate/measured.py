@@ -2,7 +2,8 @@
 profile.
 
 Rules
-- Rates are over a window, so one burst is no trend.
+- Rates are over a window, so one burst is no trend. What came before the mix changed is no part of it: the
+  window begins anew once the new mix has been seen for `settled_s`.
 - The mix has moved when a model's rate differs from its share of all by more than chance explains:
   `deviations` standard deviations of a count with the arrivals' dispersion (1 for Poisson), and by at
   least `least_move`.
@@ -22,6 +23,7 @@ class MeasureSettings:
     """See the module."""
 
     window_s: float = 5.0
+    settled_s: float = 2.0
     deviations: float = 4.0
     least_move: float = 0.05
     dispersion: float = 1.0
@@ -30,39 +32,61 @@ class MeasureSettings:
 
 
 class Rates:
-    """Frames/s by model over the last `window_s`, from counters that only grow."""
+    """Frames/s by model over the last `window_s`, or since the mix changed, from counters that only grow."""
 
     def __init__(self, settings: MeasureSettings) -> None:
-        self._window_s = settings.window_s
+        self._settings = settings
         self._looks: deque[tuple[float, Mapping[str, float]]] = deque()
+        self.is_full = False
+        """Whether looks have covered a window since a dispatcher was started."""
 
     def saw(self, counted: Mapping[str, float], now_s: float) -> None:
         """Frames that each model has got since its dispatcher started. One that counts less than before was
         started again: what was seen is forgotten.
         """
-        before = self._looks[-1][1] if self._looks else {}
+        looks = self._looks
+        before = looks[-1][1] if looks else {}
         if any(counted.get(model, 0.0) < count for model, count in before.items()):
-            self._looks.clear()
-        self._looks.append((now_s, dict(counted)))
-        while len(self._looks) > 2 and self._looks[1][0] <= now_s - self._window_s:
-            self._looks.popleft()
+            looks.clear()
+            self.is_full = False
+        looks.append((now_s, dict(counted)))
+        while len(looks) > 2 and looks[1][0] <= now_s - self._settings.window_s:
+            looks.popleft()
+        self.is_full |= self.seconds >= self._settings.window_s
+        for _ in range(self._change()):
+            looks.popleft()
 
     @property
     def seconds(self) -> float:
         """Covered by the looks that are there."""
         return self._looks[-1][0] - self._looks[0][0] if self._looks else 0.0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether they cover the window."""
-        return self.seconds >= self._window_s
-
     def now_rps(self) -> dict[str, float]:
         """Frames/s by model; nothing before two looks."""
-        if self.seconds <= 0:
-            return {}
-        first, last = self._looks[0][1], self._looks[-1][1]
-        return {model: (count - first.get(model, 0.0)) / self.seconds for model, count in last.items()}
+        return _rps(self._looks[0], self._looks[-1]) if self.seconds > 0 else {}
+
+    def _change(self) -> int:
+        """The last look before which another mix came than after it; 0 where there is none."""
+        looks = list(self._looks)
+        settled_s = looks[-1][0] - self._settings.settled_s
+        for index in range(len(looks) - 2, 0, -1):
+            then_s = looks[index][0] - looks[0][0]
+            if looks[index][0] > settled_s or then_s <= 0:
+                continue
+            now_s = looks[-1][0] - looks[index][0]
+            # Both are counts of a short time: what chance explains is that of the two together.
+            both_s = 1 / (1 / now_s + 1 / then_s)
+            after, before = _rps(looks[index], looks[-1]), _rps(looks[0], looks[index])
+            if has_moved(after, before, both_s, self._settings):
+                return index
+        return 0
+
+
+def _rps(
+    first: tuple[float, Mapping[str, float]], last: tuple[float, Mapping[str, float]]
+) -> dict[str, float]:
+    seconds = last[0] - first[0]
+    return {model: (count - first[1].get(model, 0.0)) / seconds for model, count in last[1].items()}
 
 
 def has_moved(

@@ -3,14 +3,17 @@
 Rules
 - What is needed now is planned by one process; what may be needed, by another, niced, in idle time.
 - A plan that takes longer than `LONGEST_S` is not waited for: what is served goes on being served.
+- A process that ends by itself costs the plan that it was making, and is started anew for the next.
 """
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import ParamSpec, TypeVar
 
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
@@ -21,6 +24,9 @@ from ppipe.rollout.rollout import Deployed, make_ready
 
 LONGEST_S = 1.0
 _NICE = 19
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,24 +53,46 @@ class Planners:
     """Two processes. A context."""
 
     def __init__(self) -> None:
-        context = get_context("spawn")
-        self._now = ProcessPoolExecutor(1, mp_context=context)
-        self._idle = ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(_NICE,))
+        self._now, self._idle = Planner(nice=0), Planner(nice=_NICE)
 
     def __enter__(self) -> Planners:
         # Importing a solver takes seconds, which a loss should not cost.
-        self._now.submit(os.getpid)
-        self._idle.submit(os.getpid)
+        for planner in (self._now, self._idle):
+            planner.submit(os.getpid)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self._now, self._idle):
-            pool.shutdown(wait=True, cancel_futures=True)
+        for planner in (self._now, self._idle):
+            planner.close()
 
     def now(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
-        """At once."""
+        """At once. Its result raises BrokenExecutor where the process ended by itself."""
         return self._now.submit(make_plan, problem, truth, served)
 
     def idly(self, deployed: Deployed, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
         """When nothing else is to be done, with what it needs put into the repository."""
         return self._idle.submit(make_plan, problem, truth, served, deployed)
+
+
+class Planner:
+    """One process, started anew if it ended by itself."""
+
+    def __init__(self, nice: int) -> None:
+        self._nice = nice
+        self._pool = self._started()
+
+    def submit(self, make: Callable[P, T], *what: P.args, **named: P.kwargs) -> Future[T]:
+        try:
+            return self._pool.submit(make, *what, **named)
+        except BrokenExecutor:
+            self.close()
+            self._pool = self._started()
+            return self._pool.submit(make, *what, **named)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _started(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=os.nice, initargs=(self._nice,)
+        )

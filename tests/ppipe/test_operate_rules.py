@@ -161,6 +161,19 @@ def test_rates_are_over_the_window_and_forget_a_dispatcher_that_started_again() 
     assert not rates.is_full
 
 
+@pytest.mark.parametrize("before", [{"a": 80, "b": 20}, {"a": 10, "b": 90}, {"a": 0, "b": 60}])
+def test_rates_hold_nothing_of_the_mix_before(before: dict[str, int]) -> None:
+    rates, after = Rates(MeasureSettings(window_s=5.0, settled_s=2.0)), {"a": 50, "b": 40}
+    counted = {"a": 0.0, "b": 0.0}
+    for second in range(12):
+        rates.saw(counted, float(second))
+        mix = before if second < 9 else after
+        counted = {model: count + mix[model] for model, count in counted.items()}
+    assert rates.is_full
+    assert rates.seconds == 2.0
+    assert rates.now_rps() == after
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_constant_load_never_moves(seed: int) -> None:
     """Ten minutes of Poisson arrivals, 8 to 2, a look a second."""
