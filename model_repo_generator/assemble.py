@@ -14,7 +14,7 @@ from dataclasses import replace
 from model_repo_generator import naming
 from model_repo_generator.chains import chain_names
 from model_repo_generator.entry import EntryModels
-from model_repo_generator.places import bare_address
+from model_repo_generator.places import bare_address, split_digest
 from planner import serial
 from planner.cluster import Cluster, Executor
 from planner.deployment import Deployment, ModelSpec
@@ -82,16 +82,15 @@ def stage_program(
     gpu: str,
     max_batch_size: int,
     program_hashes: Mapping[str, str],
+    split: str,
     slices_per_gpu: int = 1,
 ) -> StageProgram:
-    """What the workers of a stage of blocks [start, end) on `gpu`, cut into equal slices, run."""
+    """What the workers of a stage of blocks [start, end) on `gpu`, cut into equal slices, run. split: digits
+    of the split, as in names of workers.
+    """
     gpu_class = cluster.gpu_class(gpu)
     emulated = gpu_class.executor is Executor.EMULATED
-    path = (
-        ""
-        if emulated
-        else naming.program_path(profile.model, blocks.start, blocks.end, profile.program_format)
-    )
+    path = "" if emulated else naming.program_list(profile.model, split)
     return StageProgram(
         program=path,
         program_sha256=program_hashes.get(path, ""),
@@ -104,6 +103,8 @@ def stage_program(
         precision_error=None if emulated else profile.precision_error,
         imports=profile.imports,
         memory_bytes=worker_bytes(gpu_class, slices_per_gpu),
+        first_block=0 if emulated else blocks.start,
+        past_block=0 if emulated else blocks.end,
     )
 
 
@@ -170,6 +171,7 @@ def _model_entry(
     chains: tuple[Chain, ...],
 ) -> ModelEntry:
     measured = profile.model(spec.name)
+    split = split_digest(spec, measured)
     models = entries[spec.name]
     return ModelEntry(
         model=spec.name,
@@ -189,6 +191,7 @@ def _model_entry(
                     planned.gpu,
                     len(stage.latency_us),
                     program_hashes,
+                    split,
                     planned.slices_per_gpu,
                 )
                 for planned, stage in zip(pipeline.stages, served_pipeline.stages, strict=True)

@@ -90,7 +90,11 @@ def older_paths(out_dir: Path, listing: Listing) -> Iterator[str]:
             for server in (older.entry, *older.servers)
             for model in server.models
         )
-        yield from (path for path in listing.files if path in programs or path.startswith(folders))
+        yield from (
+            path
+            for path in listing.files
+            if path.startswith(folders) or any(naming.is_program_of(path, each) for each in programs)
+        )
 
 
 def _kept(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model_repo_generator.bundle import bundle_files
 from model_repo_generator.checking.fit import PlanFault, check_pipelines, check_placement
-from model_repo_generator.export import Exporter, hashes, stage_ranges
+from model_repo_generator.export import Exporter, hashes, planned_programs
 from model_repo_generator.render import Rendered, render
 from model_repo_generator.share import shared
 from model_repo_generator.write import Content, FileCopy, check_ours, write
@@ -93,9 +93,9 @@ def export_and_write(
     if keep is not None:
         keep(first, {})
     with contextlib.ExitStack() as stack:
-        ranges = stage_ranges(deployment, plan) if export else ()
+        wanted = planned_programs(deployment, profile, plan) if export else ()
         exporter = exporter or stack.enter_context(Exporter(deployment, profile))
-        programs = exporter.programs(ranges)
+        programs = exporter.programs(wanted)
         rendered = renderer(hashes(programs))
         files: dict[str, Content] = dict(keep(rendered, hashes(programs)) if keep else {})
         files.update(rendered.files)

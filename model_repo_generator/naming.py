@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from planner.manifest import MANIFEST_NAME
 from planner.places import Place, StageBlocks
 from planner.profile import ProgramFormat
+from planner.programs import LIST_ENDING, is_list
 
 ENTRY_GROUP = "entry"
 GROUPS = "groups"
@@ -79,9 +80,19 @@ def older_manifest_epoch(name: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def program_path(model: str, start: int, end: int, ending: ProgramFormat) -> str:
-    """The exported program of blocks [start, end), relative to deployment.json's folder."""
-    return f"{PROGRAMS}/{model}.b{start}-{end}.{ending.value}"
+def program_list(model: str, split: str) -> str:
+    """The list of a split's programs, relative to deployment.json's folder."""
+    return f"{PROGRAMS}/{model}.{split}{LIST_ENDING}"
+
+
+def block_program(model: str, split: str, block: int, ending: ProgramFormat) -> str:
+    """The program of one block, beside the list."""
+    return f"{PROGRAMS}/{model}.{split}.b{block}.{ending.value}"
+
+
+def is_program_of(path: str, program: str) -> bool:
+    """Whether the file is the program, or a block's that it lists."""
+    return path == program or (is_list(program) and path.startswith(program.removesuffix(LIST_ENDING) + ".b"))
 
 
 def group_folder(group: str) -> str:

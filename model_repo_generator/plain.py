@@ -53,7 +53,12 @@ def render_plain(
         servers=server_addresses(cluster, worker_names(served)),
         models=tuple(
             _model_entry(
-                profile.model(model.model), model, served[model.model], cluster, program_hashes or {}
+                profile.model(model.model),
+                model,
+                served[model.model],
+                cluster,
+                program_hashes or {},
+                split_digest(deployment.model(model.model), profile.model(model.model)),
             )
             for model in plan.models
         ),
@@ -104,13 +109,18 @@ def _served(tables: ServedModel) -> ServedModel:
 
 
 def _model_entry(
-    profile: ModelProfile, plan: ModelPlan, served: ServedModel, cluster: Cluster, hashes: Mapping[str, str]
+    profile: ModelProfile,
+    plan: ModelPlan,
+    served: ServedModel,
+    cluster: Cluster,
+    hashes: Mapping[str, str],
+    split: str,
 ) -> ModelEntry:
     programs = []
     for pipeline in plan.pipelines:
         (stage,) = pipeline.stages
         program = stage_program(
-            profile, stage.blocks, cluster, stage.gpu, stage.batch_size, hashes, stage.slices_per_gpu
+            profile, stage.blocks, cluster, stage.gpu, stage.batch_size, hashes, split, stage.slices_per_gpu
         )
         programs.append((program,))
     return ModelEntry(

@@ -14,6 +14,7 @@ from planner.cluster import Executor
 from planner.execution import ExecutorOptions
 from planner.ingress import FinishRecipe, PrepareRecipe
 from planner.profile import TensorSpec
+from planner.serial import LATER
 from planner.serving import ServedModel
 
 MANIFEST_NAME = "deployment.json"
@@ -61,11 +62,11 @@ class ServerAddress:
 
 @dataclass(frozen=True)
 class StageProgram:
-    """One exported stage: a torch.export program, shared by path by all workers of the stage.
+    """What the workers of a stage run: blocks [first_block, past_block) of a split, joined when they load.
 
-    inputs and outputs are in the program's positional order, without the batch dimension. `program` is
-    relative
-    to the manifest's folder; '' for emulated stages.
+    program: the list of the split's programs (planner.programs), or one file that is a whole program;
+    relative to the manifest's folder, '' for emulated stages. program_sha256: of that file; '' takes any.
+    inputs and outputs are in the program's positional order, without the batch dimension.
     """
 
     program: str
@@ -85,6 +86,9 @@ class StageProgram:
     """Modules that register operators of the program; imported before it is loaded."""
     memory_bytes: int | None = None
     """What the plan gives one worker of its GPU's memory; None: not modelled."""
+    first_block: int = field(default=0, metadata=LATER)
+    past_block: int = field(default=0, metadata=LATER)
+    """Of the list's; without one both are 0."""
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,8 @@ def _repository_units(root: Path, manifest: DeploymentManifest) -> Iterator[tupl
             }
             if name in programs:
                 program = programs[name]
-                facts["program"] = (
-                    f"{Path(program.program).name or 'none'} {program.program_sha256[:8]}".strip()
-                )
+                name_of_program = Path(program.program).stem or "none"
+                facts["program"] = f"{name_of_program} {program.program_sha256[:8]}".strip()
                 facts["executor"] = program.executor.value
             place = server.name + (f" GPU {', '.join(map(str, gpus))}" if gpus else "")
             yield name, Unit(place=place, facts=facts)

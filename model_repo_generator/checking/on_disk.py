@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model_repo_generator.beside import older_paths
 from model_repo_generator.bundle import BUNDLE
-from model_repo_generator.export import stage_ranges
+from model_repo_generator.export import planned_programs
 from model_repo_generator.generate import placed, render_once
 from model_repo_generator.share import is_shared
 from model_repo_generator.write import (
@@ -73,7 +73,7 @@ def check(
     listing = read_listing(out_dir) or Listing(files={})
     disk = _manifest_of(out_dir)
     plan = placed(plan, deployment, profile)
-    needed = [each.path for each in stage_ranges(deployment, plan)]
+    needed = [path for each in planned_programs(deployment, profile, plan) for path in each.paths]
     rendered = render_once(
         deployment,
         profile,

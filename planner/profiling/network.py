@@ -201,7 +201,9 @@ class Network(ABC):
 
     @abstractmethod
     def save(self, part: Part, path: Path) -> None:
-        """Write the part's program; the same part gives the same bytes. Raises ModelError."""
+        """Write the part's operators as a file that stages join (planner.programs): values at its ends are as
+        computed, whatever they travel as. The same part gives the same bytes. Raises ModelError.
+        """
 
     @abstractmethod
     def chain(self, parts: Sequence[Part], how: Running) -> LoadedPrograms:

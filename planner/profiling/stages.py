@@ -1,6 +1,8 @@
-"""Stage programs: blocks [start, end) of a split model as a program of its own, saved as the same bytes.
+"""Programs of blocks [start, end) of a split model, saved as the same bytes.
 
 Rules
+- What is saved is joined with others by stages (planner.programs): the operators alone. What is exported and
+  not saved is a stage of its own, whose ends are as they travel.
 - Inputs and outputs are positional tensors in the order of Split.inputs_of and Split.outputs_of, batch first.
 - A program holds the weights of its own operators and no others.
 - Nothing that differs between machines is saved: no source paths, no example inputs.
@@ -19,7 +21,8 @@ from planner.profiling.split import Split
 
 
 def save_stage(split: Split, blocks: BlockRange, path: Path) -> None:
-    """Export blocks [start, end) and save them at `path`; the same split gives the same bytes.
+    """Export the operators of blocks [start, end) and save them at `path`, to be joined; the same split gives
+    the same bytes.
 
     Raises ModelError, and ValueError past the last block.
     """

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_repo_generator import naming
-from model_repo_generator.export import Exporter, hashes, stage_ranges
+from model_repo_generator.export import Exporter, hashes, planned_programs
 from model_repo_generator.generate import placed, render_once
 from model_repo_generator.grow import grow
 from model_repo_generator.write import Content, FileCopy, WrittenFile, read_listing
@@ -277,10 +277,10 @@ def _others(deployed: Deployed, start: Start, target: DeploymentManifest) -> lis
 
 
 def _programs(deployed: Deployed, plan: Plan, exporter: Exporter) -> Mapping[str, Path]:
-    """Those that the repository lacks, exported."""
+    """Those of splits that the repository has not got, exported; any plan of a split needs the same."""
     there = _listed(deployed.repository)
-    lacking = [each for each in stage_ranges(deployed.deployment, plan) if each.path not in there]
-    return exporter.programs(lacking)
+    wanted = planned_programs(deployed.deployment, deployed.profile, plan)
+    return exporter.programs(each for each in wanted if each.list_path not in there)
 
 
 def _listed(repository: Path) -> Mapping[str, WrittenFile]:

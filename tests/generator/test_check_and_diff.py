@@ -17,7 +17,7 @@ from planner.deployment import Deployment, parse_deployment
 from planner.placement import Placement
 from planner.plan import Plan
 from planner.profile import Profile
-from tests.generator.conftest import FAST, SLOW, WHOLE
+from tests.generator.conftest import FAST, SLOW, SPLIT, WHOLE
 
 
 @pytest.fixture
@@ -71,9 +71,8 @@ def test_programs_are_checked_unless_they_are_kept_elsewhere(
     generate(deployment, profile, plan, out, export=False)
     found = check(deployment, profile, plan, out)
     assert [(each.path, each.kind) for each in found] == [
-        ("programs/net.b0-2.pt2", DifferenceKind.MISSING),
-        ("programs/net.b0-3.pt2", DifferenceKind.MISSING),
-        ("programs/net.b2-3.pt2", DifferenceKind.MISSING),
+        (f"programs/net.{SPLIT}.{of}", DifferenceKind.MISSING)
+        for of in ("b0.pt2", "b1.pt2", "b2.pt2", "json")
     ]
     assert check(deployment, profile, plan, out, programs=False) == ()
 

@@ -1,4 +1,4 @@
-"""Exporting the programs of a plan: once each, and refused where the model is not the profiled one."""
+"""The programs of a split: exported once, for any plan of it, and only of the network that was profiled."""
 
 import dataclasses
 from pathlib import Path
@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-from model_repo_generator.export import Exporter, ExportFault, stage_ranges
+from model_repo_generator.checking.on_disk import check
+from model_repo_generator.export import Exporter, ExportFault, planned_programs
 from model_repo_generator.generate import generate
 from model_repo_generator.plain import generate_plain
 from model_repo_generator.write import hash_file
+from planner import serial
 from planner.deployment import Deployment, parse_deployment
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import Profile
 from planner.profiling.run import ProfileOptions, profile_deployment
+from planner.programs import ProgramList
 
 NETWORK = """
 import torch
@@ -63,23 +66,45 @@ def plan_of(profile: Profile) -> Plan:
     return Plan(planner="test", objective=1.0, upper_bound=1.0, gap=0.0, solver="none", models=(model,))
 
 
-def test_each_range_is_exported_once_and_kept_by_its_hash(
+def test_a_split_is_exported_once_a_file_for_each_block_and_kept_by_its_hash(
     real: Deployment, measured: Profile, tmp_path: Path
 ) -> None:
-    plan = plan_of(measured)
-    assert len(stage_ranges(real, plan)) == 2
+    plan, count = plan_of(measured), measured.model("net").block_count
+    (wanted,) = planned_programs(real, measured, plan)
+    assert len(wanted.paths) == 1 + count
     with Exporter(real, measured) as exporter:
         manifest = generate(real, measured, plan, tmp_path / "one", exporter=exporter)
-        again = exporter.programs(stage_ranges(real, plan))
-        assert {path: hash_file(file) for path, file in again.items()} == {
-            program.program: program.program_sha256 for row in manifest.models[0].programs for program in row
-        }
+        assert exporter.programs([wanted])[wanted.list_path].stat().st_nlink > 1, "made once, linked"
         generate_plain(real, measured, tmp_path / "plain", exporter=exporter)
+    sha256 = hash_file(tmp_path / "one" / wanted.list_path)
+    assert {
+        (program.program, program.program_sha256, program.first_block, program.past_block)
+        for row in manifest.models[0].programs
+        for program in row
+    } == {(wanted.list_path, sha256, 0, 1), (wanted.list_path, sha256, 1, count)}
+    listed = serial.load(ProgramList, tmp_path / "one" / wanted.list_path)
+    assert listed.split == measured.model("net").split
+    for block, path in zip(listed.blocks, wanted.block_paths, strict=True):
+        assert block.sha256 == hash_file(tmp_path / "one" / path)
     other = generate(real, measured, plan, tmp_path / "two")
     assert other == manifest, "the same bytes from another export"
-    assert [path.name for path in sorted((tmp_path / "plain/programs").iterdir())] == [
-        f"net.b0-{measured.model('net').block_count}.pt2"
-    ]
+    assert hash_file(tmp_path / "plain" / wanted.list_path) == sha256
+    assert check(real, measured, plan, tmp_path / "one") == ()
+    (tmp_path / "one" / wanted.block_paths[0]).unlink()
+    (missing,) = check(real, measured, plan, tmp_path / "one")
+    assert missing.path == wanted.block_paths[0]
+
+
+def test_stages_too_large_for_an_onnx_file_are_told_before_anything_is_exported(
+    real: Deployment, measured: Profile
+) -> None:
+    count = measured.model("net").block_count
+    large = dataclasses.replace(measured.models[0], weight_bytes=(1 << 30,) * count)
+    spec = real.models[0]
+    onnx = spec.program.model_copy(update={"onnx": Path("net.onnx"), "factory": None})
+    changed = real.model_copy(update={"models": (spec.model_copy(update={"program": onnx}),)})
+    with pytest.raises(ExportFault, match=r"of blocks 1 to \d are 2\.0 GiB, and an ONNX stage holds 2"):
+        planned_programs(changed, Profile(models=(large,)), plan_of(measured))
 
 
 def test_a_model_that_is_not_the_profiled_one_is_refused_and_nothing_is_written(

@@ -12,6 +12,7 @@ from model_repo_generator.plain import render_plain
 from model_repo_generator.plain_plan import plain_batch, plain_plan
 from planner.deployment import Deployment, parse_deployment
 from planner.profile import Profile
+from tests.generator.conftest import SPLIT
 
 
 def test_every_gpu_that_meets_the_slo_runs_the_whole_model(deployment: Deployment, profile: Profile) -> None:
@@ -24,7 +25,7 @@ def test_every_gpu_that_meets_the_slo_runs_the_whole_model(deployment: Deploymen
     }
     assert rendered.manifest.entry.models == ()
     (entry,) = rendered.manifest.models
-    assert {program.program for (program,) in entry.programs} == {"programs/net.b0-3.pt2"}
+    assert {program.program for (program,) in entry.programs} == {f"programs/net.{SPLIT}.json"}
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def test_the_manifest_says_the_same_as_the_folders(files: Mapping[str, str]) -> 
         SLOW[2],
     )
     (entry,) = manifest.models
-    assert entry.programs[0][0].program == "programs/net.b0-2.pt2"
+    program = entry.programs[0][0]
+    assert program.program == f"programs/net.{SPLIT}.json"
+    assert (program.first_block, program.past_block) == (0, 2)
     assert entry.programs[0][0].padded
     assert not entry.programs[0][1].padded
     assert [tensor.name for tensor in entry.public_inputs] == ["jpeg", "image"]

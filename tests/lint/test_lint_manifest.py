@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from model_repo_generator.lint import Context, Finding, lint
+from model_repo_generator.write import hash_file
 from planner import serial
 from planner.cluster import Cluster, GpuClass, Server
 from planner.execution import CONTEXT_BYTES
 from planner.manifest import MANIFEST_NAME, SHARED_FRAMES, DeploymentManifest, StageProgram
 from planner.memory import SERVER_BYTES
 from planner.places import PLACE_NAME
-from planner.profile import ModelProfile, Profile
+from planner.profile import ModelProfile, Profile, ProgramFormat
+from planner.programs import BlockProgram, ProgramList
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "two_classes"
 GIB = 1 << 30
@@ -30,9 +32,13 @@ def generated(tmp_path: Path) -> Path:
     """A generated folder with (empty) programs: a stage on one class, then one on three half GPUs."""
     root = tmp_path / "out"
     shutil.copytree(GOLDEN, root)
-    for program in programs(root):
-        (root / program.program).parent.mkdir(exist_ok=True)
-        (root / program.program).touch()
+    (path,) = {root / program.program for program in programs(root)}
+    path.parent.mkdir()
+    files = [path.with_suffix(f".b{block}.pt2") for block in range(3)]
+    for file in files:
+        file.touch()
+    blocks = tuple(BlockProgram(file.name, hash_file(file), 0) for file in files)
+    serial.save(ProgramList("net", "0123", ProgramFormat.TORCH, blocks), path)
     return root
 
 
@@ -116,6 +122,33 @@ def test_a_missing_program_is_a_warning(generated: Path) -> None:
     for program in programs(generated):
         (generated / program.program).unlink(missing_ok=True)
     assert set(codes(lint(generated))) == {"manifest-program"}
+
+
+def test_a_missing_block_is_told_of_the_stages_that_run_it(generated: Path) -> None:
+    (path,) = {generated / program.program for program in programs(generated)}
+    path.with_suffix(".b2.pt2").unlink()
+    found = lint(generated)
+    assert {finding.model for finding in found} == set(half_workers(generated))
+    assert all("b2.pt2 is not there; no worker starts" in finding.message for finding in found)
+    listed = serial.load(ProgramList, path)
+    serial.save(dataclasses.replace(listed, blocks=listed.blocks[:1]), path)
+    assert any("has no block 1, which the stage runs" in finding.message for finding in lint(generated))
+    path.write_text("[]")
+    assert all("is no list of programs: " in finding.message for finding in lint(generated))
+
+
+def test_another_list_than_the_manifests_is_told(generated: Path) -> None:
+    manifest = manifest_of(generated)
+    (entry,) = manifest.models
+    changed = dataclasses.replace(
+        entry,
+        programs=tuple(
+            tuple(dataclasses.replace(program, program_sha256="0" * 64) for program in row)
+            for row in entry.programs
+        ),
+    )
+    serial.save(dataclasses.replace(manifest, models=(changed,)), generated / MANIFEST_NAME)
+    assert any("is another file than deployment.json" in finding.message for finding in lint(generated))
 
 
 @pytest.mark.parametrize(

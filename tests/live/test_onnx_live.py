@@ -88,7 +88,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
 def test_text_detection_is_served_in_two_stages(served: Files) -> None:
     (pipeline, *_) = sorted(served.served.manifest.model("text").programs, key=lambda stages: -len(stages))
     assert len(pipeline) == 2
-    assert all(program.program.endswith(".onnx") for program in pipeline)
+    first, last = pipeline
+    assert (first.first_block, first.past_block) == (0, last.first_block), "of one list of blocks"
+    root = served.work / "repository"
+    assert {path.suffix for path in (root / first.program).parent.glob("text.*.b*")} == {".onnx"}
 
 
 @pytest.mark.parametrize("model", ["text", "sized", "pair"])

@@ -20,6 +20,7 @@ from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.folders import NotReadable
 from model_repo_generator.lint.model import LintedModel, make_finding
 from model_repo_generator.lint.rules import hosts as rules_hosts
+from model_repo_generator.lint.rules import stage_programs
 from model_repo_generator.lint.rules.tensors import type_name
 from model_repo_generator.tensors import stage_tensors
 from planner import serial
@@ -140,8 +141,7 @@ def _stage(seat: _Seat, manifest: DeploymentManifest, path: Path) -> Iterator[Fi
         if there.get(spec.name) != _said(spec):
             said = f"{kind} {spec.name!r} must be {spec.dtype} {list(spec.shape)}, as in deployment.json"
             yield model.finding("manifest-tensors", (kind,), said)
-    if program.program and not (path.parent / program.program).is_file():
-        said = f"{program.program} is not there; no worker starts before it is exported"
+    for said in stage_programs.faults_of(program, path.parent):
         yield model.finding("manifest-program", (), said)
     yield from _executor(seat)
 

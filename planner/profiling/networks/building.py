@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -103,11 +103,15 @@ class StageBuilder:
 
     def finish(self, outputs: list[tuple[Node, TensorSpec]]) -> GraphModule:
         """outputs: each with how it travels."""
-        self._graph.output(tuple(self._leaving(node, spec) for node, spec in outputs))
-        root = torch.nn.Module()
-        for name, value in self._attributes.items():
-            _attach(root, name, value)
-        return GraphModule(root, self._graph)
+        return self._module(self._leaving(node, spec) for node, spec in outputs)
+
+    def finish_bare(self, outputs: Iterable[Node]) -> GraphModule:
+        """outputs: as they are computed, for a program that is joined with others."""
+        return self._module(map(self.copy, outputs))
+
+    def _module(self, outputs: Iterable[Node]) -> GraphModule:
+        self._graph.output(tuple(outputs))
+        return GraphModule(self._attributes, self._graph)
 
 
 def _stored(weight: torch.Tensor) -> torch.Tensor:
@@ -121,17 +125,3 @@ def _stored(weight: torch.Tensor) -> torch.Tensor:
     if isinstance(weight, torch.nn.Parameter):
         return torch.nn.Parameter(stored, requires_grad=False)
     return stored
-
-
-def _attach(root: torch.nn.Module, name: str, value: Any) -> None:
-    """Set root.a.b.c = value, as parameter, buffer or module, making the modules on the way."""
-    *path, last = name.split(".")
-    owner = root
-    for part in path:
-        if not hasattr(owner, part):
-            owner.add_module(part, torch.nn.Module())
-        owner = getattr(owner, part)
-    if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
-        owner.register_buffer(last, value)
-    else:
-        setattr(owner, last, value)

@@ -81,8 +81,21 @@ class TorchNetwork(Network):
 
     def exported(self, part: Part) -> ExportedProgram:
         """The part as torch.export makes it. Raises ModelError."""
-        module = self.module(part)
         examples = tuple(example_batch(tensor, EXAMPLE_BATCH) for tensor in part.inputs)
+        return self._export(self.module(part), examples, part)
+
+    def block(self, part: Part) -> ExportedProgram:
+        """The part's operators alone, to be joined with others (planner.programs). Raises ModelError."""
+        builder = StageBuilder(self.graph)
+        takes, gives = list(map(self._node, part.takes)), list(map(self._node, part.gives))
+        for node, spec in zip(takes, part.inputs, strict=True):
+            builder.add_input(node, safe_name(spec.name))
+        for node in self.graph.operators[part.span.start : part.span.stop]:
+            builder.copy(node)
+        examples = tuple(map(_zeros_like, takes))
+        return self._export(builder.finish_bare(gives), examples, part)
+
+    def _export(self, module: GraphModule, examples: tuple[torch.Tensor, ...], part: Part) -> ExportedProgram:
         try:
             return export_batched(module, examples)
         except Exception as error:
@@ -93,7 +106,7 @@ class TorchNetwork(Network):
 
     def save(self, part: Part, path: Path) -> None:
         """See Network."""
-        path.write_bytes(program_bytes(self.exported(part)))
+        path.write_bytes(program_bytes(self.block(part)))
 
     def chain(self, parts: Sequence[Part], how: Running) -> LoadedPrograms:
         """See Network."""
@@ -189,6 +202,12 @@ class TorchNetwork(Network):
         """What crosses the middle and cannot travel."""
         middle = (len(self.operators) - 1) // 2
         return (self._node(value) for value in self.live[middle] if value.spec is None)
+
+
+def _zeros_like(node: Node) -> torch.Tensor:
+    """A value of EXAMPLE_BATCH frames as it is computed."""
+    value = node.meta["val"]
+    return torch.zeros((EXAMPLE_BATCH, *map(int, value.shape[1:])), dtype=value.dtype)
 
 
 def frame_spec(name: str, value: torch.Tensor) -> TensorSpec:

@@ -36,6 +36,13 @@ def stage_model(line: Line, part: Part, folder: Path) -> ModelProto:
     return _Builder(line, part, folder).model()
 
 
+def block_model(line: Line, part: Part, folder: Path) -> ModelProto:
+    """The part's operators alone, to be joined with others (planner.programs). Values that travel have the
+    names by which Triton may know them, the same in all files of the network.
+    """
+    return _Builder(line, part, folder).bare()
+
+
 class _Builder:
     """Builds one file; used once."""
 
@@ -64,19 +71,34 @@ class _Builder:
             self._need(reads_of(node))
             self._add(node)
         outputs = [self._leave(value, spec) for value, spec in zip(part.gives, part.outputs, strict=True)]
+        return self._model([_described(spec.name, spec) for spec in part.inputs], outputs)
+
+    def bare(self) -> ModelProto:
+        """The part without what stands at its ends."""
+        part, line = self._part, self._line
+        self._names = dict(line.names)
+        self._there.update(value.name for value in part.takes)
+        for node in line.nodes[part.span.start : part.span.stop]:
+            self._need(reads_of(node))
+            self._add(node)
+        return self._model(list(map(self._as_computed, part.takes)), list(map(self._as_computed, part.gives)))
+
+    def _model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> ModelProto:
         graph = helper.make_graph(
-            self._made,
-            "stage",
-            [_described(spec.name, spec) for spec in part.inputs],
-            outputs,
-            initializer=list(self._weights.values()),
+            self._made, "stage", inputs, outputs, initializer=list(self._weights.values())
         )
         return helper.make_model(
             graph,
-            opset_imports=line.model.opset_import,
-            ir_version=max(line.model.ir_version, 4),  # older files list weights among inputs
+            opset_imports=self._line.model.opset_import,
+            ir_version=max(self._line.model.ir_version, 4),  # older files list weights among inputs
             producer_name=PRODUCER,
         )
+
+    def _as_computed(self, value: Value) -> ValueInfoProto:
+        known = self._line.inferred.known[value.name]
+        assert known.sizes is not None
+        sizes = ["batch", *(size.rest for size in known.sizes[1:])]
+        return helper.make_tensor_value_info(self._names[value.name], known.element_type, sizes)
 
     def _travels_as_it_is(self, value: Value, spec: TensorSpec) -> bool:
         known = self._line.inferred.known.get(value.name)
@@ -164,9 +186,10 @@ class _Builder:
         """The number of frames, a scalar."""
         if _BATCH not in self._there:
             self._there.add(_BATCH)
-            first = self._constant(f"{_BATCH}_place", np.array(0, dtype=np.int64))
-            self._emit("Shape", [self._part.inputs[0].name], f"{_BATCH}_shape")
-            self._emit("Gather", [f"{_BATCH}_shape", first], _BATCH, axis=0)
+            place = self._constant(f"{_BATCH}_place", np.array(0, dtype=np.int64))
+            first = self._part.takes[0].name
+            self._emit("Shape", [self._names.get(first, first)], f"{_BATCH}_shape")
+            self._emit("Gather", [f"{_BATCH}_shape", place], _BATCH, axis=0)
         return _BATCH
 
     def _constant(self, name: str, array: npt.NDArray[Any]) -> str:

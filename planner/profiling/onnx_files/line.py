@@ -210,6 +210,12 @@ class Line:
             names[name] = chosen
         return names
 
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """Of what depends on a frame: own names -> those in files of blocks, the same in all of them."""
+        made = {own: name for own, name in self.safe.items() if own in self.carried}
+        return {**made, **{own: spec.name for own, spec in self._inputs.items()}}
+
     def _operator(self, node: NodeProto) -> Operator:
         made = [name for name in node.output if name]
         return Operator(

@@ -14,7 +14,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from planner.profile import ProgramFormat
 from planner.profiling.network import LoadedPrograms, Network, Part, Running, Value
 from planner.profiling.networks.errors import ModelError
-from planner.profiling.onnx_files.building import stage_model
+from planner.profiling.onnx_files.building import block_model, stage_model
 from planner.profiling.onnx_files.ends import NetworkEnds
 from planner.profiling.onnx_files.folding import MOST_NUMBERS
 from planner.profiling.onnx_files.line import Line
@@ -62,17 +62,21 @@ class OnnxNetwork(Network):
 
     def save(self, part: Part, path: Path) -> None:
         """See Network."""
-        path.write_bytes(self.program_bytes(part))
+        self._require_size(part)
+        path.write_bytes(_content(block_model(self.line, part, self._folder)))
 
     def program_bytes(self, part: Part) -> bytes:
-        """The part's file. Raises ModelError where it would be too large for one."""
+        """The part's file, its ends as they travel. Raises ModelError where it would be too large for one."""
+        self._require_size(part)
+        return _content(self.program(part))
+
+    def _require_size(self, part: Part) -> None:
         size = self.weight_bytes(part.span)
         if size > MOST_BYTES:
             raise ModelError(
                 f"{self._where}: the weights of operators {part.span.start} to {part.span.stop - 1} are "
-                f"{size / 2**30:.1f} GiB, and a stage's file holds 2: plan it in more stages (max_stages)"
+                f"{size / 2**30:.1f} GiB, and one file holds 2: give the model more blocks"
             )
-        return bytes(self.program(part).SerializeToString(deterministic=True))
 
     def chain(self, parts: Sequence[Part], how: Running) -> LoadedPrograms:
         """See Network."""
@@ -91,6 +95,10 @@ class OnnxNetwork(Network):
 
     def _shown(self, value: Value) -> str:
         return f"{value.name!r} [{', '.join(value.shape)}]"
+
+
+def _content(model: ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _describe(node: NodeProto) -> str:

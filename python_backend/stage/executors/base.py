@@ -15,6 +15,7 @@ from planner.cluster import Executor as Kind
 from planner.ingress import PrepareRecipe
 from planner.manifest import StageProgram
 from planner.profile import ProgramFormat
+from python_backend.stage.executors.program_file import format_of
 from python_backend.wire.kserve import Array
 
 
@@ -45,8 +46,9 @@ def make_executor(
         from python_backend.stage.executors.emulated import EmulatedExecutor
 
         return EmulatedExecutor(program, first_stage)
-    is_onnx = program.program.endswith(f".{ProgramFormat.ONNX.value}")
+    path = root / program.program
+    is_onnx = format_of(program, path) is ProgramFormat.ONNX
     name, kind = ("onnx_program", "OnnxExecutor") if is_onnx else ("torch_program", "TorchExecutor")
     module: Any = importlib.import_module(f"python_backend.stage.executors.{name}")
     place = "cpu" if program.executor is Kind.CPU else device or "cuda:0"
-    return cast(StageExecutor, getattr(module, kind)(program, root / program.program, place, prepare))
+    return cast(StageExecutor, getattr(module, kind)(program, path, place, prepare))

@@ -11,24 +11,25 @@ import numpy as np
 from planner.ingress import PrepareRecipe
 from planner.manifest import StageProgram
 from python_backend.stage.executors.errors import ProgramError
+from python_backend.stage.executors.onnx_join import joined
 from python_backend.stage.executors.onnx_session import OnnxSession, SessionDevice
-from python_backend.stage.executors.program_file import require_hash, warm_sizes
+from python_backend.stage.executors.program_file import files_of, warm_sizes
 from python_backend.wire.kserve import NUMPY_OF, Array
 
 
 class OnnxExecutor:
-    """One ONNX file on one device, on one CPU thread."""
+    """ONNX files, joined, on one device, on one CPU thread."""
 
     def __init__(
         self, program: StageProgram, path: Path, device: str, prepare: PrepareRecipe | None = None
     ) -> None:
         """prepare: of a first stage that gets pixels as well. Raises ProgramError."""
-        require_hash(path, program.program_sha256)
         self._program = program
         self._recipe = prepare
+        made = joined(list(files_of(program, path)), program.inputs, program.outputs)
         self._session = OnnxSession(
-            path,
-            program.inputs,
+            made.content,
+            made.inputs,
             program.outputs,
             program.options,
             SessionDevice(device=device, memory_bytes=program.memory_bytes),

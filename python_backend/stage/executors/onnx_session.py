@@ -63,7 +63,7 @@ class OnnxSession:
 
     def __init__(
         self,
-        program: bytes | Path,
+        program: bytes,
         inputs: Specs,
         outputs: Specs,
         options: ExecutorOptions,
@@ -76,10 +76,9 @@ class OnnxSession:
         self._place = place
         self._inputs = inputs
         self._outputs = outputs
-        given = str(program) if isinstance(program, Path) else program
         try:
             self._session = onnxruntime.InferenceSession(
-                given,
+                program,
                 _session_options(place),
                 providers=_providers(chosen, options, place, inputs, largest_batch),
             )

@@ -1,40 +1,41 @@
-"""Runs an exported stage with torch, on the CPU or on a GPU: the same code path, tensors move where they
+"""Runs the blocks of a stage with torch, on the CPU or on a GPU: the same code path, tensors move where they
 must.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.fx import GraphModule
 
 from planner.ingress import PrepareRecipe
 from planner.manifest import StageProgram
 from python_backend.stage.executors.errors import ProgramError
 from python_backend.stage.executors.gpu_memory import limit_memory
 from python_backend.stage.executors.handover import given
-from python_backend.stage.executors.program_file import warm_sizes
+from python_backend.stage.executors.program_file import files_of, warm_sizes
 from python_backend.stage.executors.prologue import Prologue
 from python_backend.stage.executors.runner import build_run
 from python_backend.stage.executors.staging import on_device, staging_of
 from python_backend.stage.executors.task import Task, Tensors, torch_dtype
+from python_backend.stage.executors.torch_join import joined
 from python_backend.wire.kserve import NUMPY_OF, Array
 
 __all__ = ["ProgramError", "TorchExecutor"]
 
 
 class TorchExecutor:
-    """One torch.export program on one device, on one CPU thread, without gradients."""
+    """Programs of torch.export, joined, on one device, on one CPU thread, without gradients."""
 
     def __init__(
         self, program: StageProgram, path: Path, device: str, prepare: PrepareRecipe | None = None
     ) -> None:
         """prepare: of a first stage that gets pixels as well; one that takes uint8 gets them as its input."""
-        _require_hash(path, program.program_sha256)
         torch.set_num_threads(1)
         _import(program.imports)
         self._program = program
@@ -52,7 +53,7 @@ class TorchExecutor:
         self._prologue: Prologue | None = None
         if (prepare := self._recipe) is not None:
             self._prologue = Prologue(prepare, torch_dtype(program.inputs[0]), self._device)
-        self._run = build_run(torch.export.load(path).module(), task)
+        self._run = build_run(joined(_loaded(program, path), program.inputs, program.outputs), task)
 
     def run(self, inputs: Sequence[Array | torch.Tensor]) -> list[Array]:
         """See StageExecutor. Raises ProgramError."""
@@ -83,10 +84,6 @@ class TorchExecutor:
                 for tensor, spec in zip(tensors, self._program.inputs, strict=True)
             )
         results = self._run(tensors)
-        if len(results) != len(self._program.outputs):
-            raise ProgramError(
-                f"{self._program.program} gives {len(results)} outputs, not {len(self._program.outputs)}"
-            )
         batch = len(inputs[0])
         for result, spec in zip(results, self._program.outputs, strict=True):
             if tuple(result.shape) != (batch, *spec.shape):
@@ -109,8 +106,7 @@ def _import(modules: Sequence[str]) -> None:
             ) from error
 
 
-def _require_hash(path: Path, sha256: str) -> None:
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise ProgramError(
-            f"{path} is not the program of this plan (its SHA-256 differs from the manifest's)"
-        )
+def _loaded(program: StageProgram, path: Path) -> Iterator[GraphModule]:
+    """The stage's blocks, one after another. Raises ProgramError."""
+    for content in files_of(program, path):
+        yield torch.export.load(io.BytesIO(content)).module()
