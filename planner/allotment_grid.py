@@ -25,7 +25,8 @@ DIRECTIONS = 20
 @dataclass(frozen=True, eq=False)
 class Alike:
     """Small allotments (rows of the grid) that have none, one or more GPUs of the same classes: pipelines
-    mostly run on all of them or on none. directions: [direction, class], prices to bound them by.
+    mostly run on all of them or on none. directions: [direction, class], prices to bound them by; one table
+    for all that have GPUs of the same classes.
     """
 
     rows: Ints
@@ -35,11 +36,14 @@ class Alike:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The small allotments of a cluster. gpus: [allotment, class]; below[i, j]: is i within j (i <= j)?"""
+    """The small allotments of a cluster. gpus: [allotment, class]; below[i, j]: is i within j (i <= j)?
+    less: [allotment, class], the row with one GPU less of the class; -1 where it has none, or no other.
+    """
 
     counts: tuple[int, ...]
     gpus: Floats
     below: Flags
+    less: Ints
     largest: int
     """GPUs of the largest allotments listed; all of the cluster's where no allotment is large."""
     alike: tuple[Alike, ...]
@@ -59,11 +63,12 @@ class Grid:
         for g in range(len(gpu_counts)):
             below &= gpus[:, None, g] <= gpus[None, :, g]
         patterns, number = np.unique(np.minimum(gpus, 2), axis=0, return_inverse=True)
+        directions = {bytes(pattern > 0): _directions(pattern > 0) for pattern in patterns}
         alike = [
-            Alike(np.nonzero(number.ravel() == index)[0], pattern, _directions(pattern > 0))
+            Alike(np.nonzero(number.ravel() == index)[0], pattern, directions[bytes(pattern > 0)])
             for index, pattern in enumerate(patterns)
         ]
-        return Grid(tuple(gpu_counts), gpus, below, largest, tuple(alike))
+        return Grid(tuple(gpu_counts), gpus, below, _with_less(rows), largest, tuple(alike))
 
     @property
     def complete(self) -> bool:
@@ -82,6 +87,14 @@ def _layer(gpu_counts: Sequence[int], total: int, room: int) -> list[tuple[int, 
                 return None
             layer.append(gpus)
     return layer
+
+
+def _with_less(rows: Sequence[tuple[int, ...]]) -> Ints:
+    number = {row: index for index, row in enumerate(rows)}
+    return np.array(
+        [[number.get((*row[:g], row[g] - 1, *row[g + 1 :]), -1) for g in range(len(row))] for row in rows],
+        dtype=np.int64,
+    )
 
 
 def _directions(on: Flags) -> Floats:

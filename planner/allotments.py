@@ -97,9 +97,10 @@ class Allotments:
         asked = (rate_rps, real)
         if asked not in self._minimal:
             near = SERVED if real else NEAR
-            rows = np.nonzero((self.lower if real else self.upper) >= rate_rps * (1 - near))[0]
-            within = self.grid.below[np.ix_(rows, rows)]
-            self._minimal[asked] = np.asarray(rows[within.sum(axis=0) == 1])  # itself alone
+            serves = (self.lower if real else self.upper) >= rate_rps * (1 - near)
+            # Both bounds grow with the allotment, so one GPU less of any class tells.
+            with_less = np.append(serves, False)[self.grid.less].any(axis=1)
+            self._minimal[asked] = np.nonzero(serves & ~with_less)[0]
         return self._minimal[asked]
 
     def may_be_small(self, rate_rps: float) -> bool:
@@ -173,20 +174,30 @@ class Allotments:
         return prices[np.array(self.grid.counts) > 0]
 
     def _first_bounds(self) -> tuple[Floats, Floats]:
-        """U from prices alone, and per allotment the prices that gave it, scaled to k(pi) = 1."""
+        """U from prices alone, and per allotment the prices that gave it, scaled to k(pi) = 1.
+
+        What a larger allotment cannot serve, none within it can.
+        """
         gpus = self.grid.gpus
         upper, best = np.zeros(len(gpus)), np.zeros(gpus.shape)
         worth = _worth_of_a_gpu(self._busy)
+        needed = np.minimum(self._needs, 2)
+        front = _front(np.concatenate([self._busy, needed], axis=1))
+        busy, needed = np.split(front, 2, axis=1)
+        priced_busy: dict[int, Floats] = {}
         for alike in self.grid.alike:
-            possible = (np.minimum(self._needs, 2) <= alike.up_to_two).all(axis=1)
+            possible = (needed <= alike.up_to_two).all(axis=1)
             if not possible.any():
                 continue
             directions = alike.directions * worth
-            scaled = directions / priced_all(self._busy[possible], directions).min(axis=1)[:, None]
+            if id(alike.directions) not in priced_busy:
+                priced_busy[id(alike.directions)] = priced_all(busy, directions)
+            scaled = directions / priced_busy[id(alike.directions)][:, possible].min(axis=1)[:, None]
             bounds = priced_all(gpus[alike.rows], scaled)
             upper[alike.rows] = bounds.min(axis=0)
             best[alike.rows] = scaled[bounds.argmin(axis=0)]
-        return upper, best
+        grows: Floats = np.where(self.grid.below, upper[None, :], np.inf).min(axis=1)
+        return grows, best
 
     def _losses(self, rows: Ints, prices: Floats, frame_price: float, cap_rps: float) -> Floats:
         as_prices = Prices(0.0, tuple(map(float, prices)), (), ())
@@ -255,14 +266,15 @@ class Allotments:
         return bool(len(worse))
 
 
-def _front(busy: Floats) -> Floats:
-    """Rows that no other row equals or beats in every class; of equal ones the first."""
-    order = busy[np.lexsort(busy.T[::-1])]
-    kept: list[Floats] = []
+def _front(table: Floats) -> Floats:
+    """Rows that no other row equals or beats in every column; of equal ones the first."""
+    order = np.unique(table, axis=0)
+    kept, count = np.empty_like(order), 0
     for row in order:
-        if not any((one <= row).all() for one in kept):
-            kept.append(row)
-    return np.array(kept).reshape(len(kept), busy.shape[1])
+        if not (kept[:count] <= row).all(axis=1).any():
+            kept[count] = row
+            count += 1
+    return kept[:count]
 
 
 def _gpus_per_class(columns: Columns, classes: int) -> Floats:

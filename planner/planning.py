@@ -178,11 +178,15 @@ def with_build_rates(problem: Problem) -> Problem:
 def _rates_without_building(problem: Problem) -> dict[str, float | None]:
     instant = replace(problem, options=replace(problem.options, batch_build_factor=0.0))
     whole = one_stage(instant)
-    served = tuple(demand for demand in problem.demands if len(_columns(whole, demand)))
+    columns = [(demand, _columns(whole, demand)) for demand in problem.demands]
+    served = [
+        (demand, WantedModel(demand.model, mine, weight_of(demand))) for demand, mine in columns if len(mine)
+    ]
     rates: dict[str, float | None] = {}
     if served:
+        alone = replace(whole, demands=tuple(demand for demand, _ in served))
         try:
-            found = _milp(replace(whole, demands=served), "np", FAST, "")
+            found = _milp(alone, "np", FAST, "", [one for _, one in served])
             rates = {model.model: model.throughput_rps for model in found.models}
         except Infeasible:
             rates = {}
@@ -207,9 +211,17 @@ def _gpu_cost(problem: Problem) -> list[float]:
     return [problem.options.gpu_cost.get(c.name, 1.0) for c in problem.cluster.gpu_classes]
 
 
-def _milp(problem: Problem, planner: str, effort: Effort, problem_hash: str) -> Plan:
-    """Plan by planner.search. Raises Infeasible."""
-    wanted = _wanted(problem)
+def _milp(
+    problem: Problem,
+    planner: str,
+    effort: Effort,
+    problem_hash: str,
+    wanted: Sequence[WantedModel] | None = None,
+) -> Plan:
+    """Plan by planner.search. wanted: every model with its pipelines, where the caller has them. Raises
+    Infeasible.
+    """
+    wanted = _wanted(problem) if wanted is None else wanted
     rows = entry_rows(problem)
     _require_entry(problem, wanted, rows)
     loss = problem.options.loss_share
