@@ -17,6 +17,7 @@ from model_repo_generator.monitoring.metric_names import (
     FRAMES,
     IN_TIME,
     LATE,
+    OPEN_FRAMES,
     STAGE_DRIFT,
     SUPERSEDED,
     TRITON_GPU_MEMORY_TOTAL,
@@ -57,9 +58,10 @@ def rule_group(manifest: DeploymentManifest, restarting: str) -> Plain:
 
 def _outage_alerts(deployment: str) -> list[Plain]:
     entry = select(UP, deployment, ppipe_group=ENTRY_GROUP)
-    arriving = f"sum by (model) (rate({select(FRAMES, deployment)}[{WINDOW}]))"
+    # Not the frames that arrived: they are counted by the thread that may be what is stuck.
+    waiting = f"sum by (model) (min_over_time({select(OPEN_FRAMES, deployment)}[1m]))"
     ending = " + ".join(
-        f"(sum by (model) (rate({select(metric, deployment)}[{WINDOW}])) or 0 * {arriving})"
+        f"(sum by (model) (rate({select(metric, deployment)}[1m])) or 0 * {waiting})"
         for metric in (IN_TIME, LATE, DROPPED, SUPERSEDED)
     )
     return [
@@ -79,10 +81,10 @@ def _outage_alerts(deployment: str) -> list[Plain]:
         ),
         _alert(
             "PPipeDispatcherStuck",
-            f"{arriving} > 0 and {ending} == 0",
+            f"{waiting} > 0 and {ending} == 0",
             "2m",
             "critical",
-            "{{ $labels.model }}: frames come in and none is answered or dropped; restart the entry server.",
+            "{{ $labels.model }}: frames wait and none is answered or dropped; restart the entry server.",
         ),
     ]
 

@@ -193,6 +193,28 @@ def test_a_batch_that_can_be_sent_at_once_is_sent_by_the_thread_that_brought_its
     assert len(hops.batches) == 1
 
 
+def test_frames_that_a_stuck_thread_keeps_waiting_are_open_though_nobody_counts_them() -> None:
+    """What PPipeDispatcherStuck looks at: arrivals are counted by the thread that is stuck."""
+    inside, free = threading.Event(), threading.Event()
+
+    def stuck(_: WireTicket) -> None:
+        inside.set()
+        free.wait(60)
+
+    client, hops = Client(), Hops(begins=True, before_begin=stuck)
+    with driver_with(hops) as driver:
+        thread = threading.Thread(target=driver.arrive, args=([client.frame(0, 60_000_000)],))
+        thread.start()
+        assert inside.wait(60)
+        driver.arrive([client.frame(number, 60_000_000) for number in (1, 2)])
+        assert (driver.counts.arrived, driver.room.frames) == (1, 3)
+        assert not any(client.answers.values())
+        free.set()
+        client.wait()
+        thread.join()
+    assert driver.room.frames == 0
+
+
 def test_close_answers_what_is_under_way_and_what_waits() -> None:
     client = Client()
     with driver_with(Hops(before=lambda wire: time.sleep(0.3))) as driver:

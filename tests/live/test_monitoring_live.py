@@ -43,8 +43,10 @@ from model_repo_generator.emulated import (
     build_manifest,
     write_entries,
 )
+from planner import serial
 from planner.frames import FrameCost
 from planner.manifest import DeploymentManifest, ModelEntry
+from planner.places import PLACE_NAME, StagePlace
 from planner.profile import TensorSpec
 from planner.serving import ServedEnds, ServedEntry, ServedHost
 from ppipe.cli import run
@@ -247,6 +249,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         for model, server in zip(build_manifest(models(), port, NAME).models, "ab", strict=True)
     ]
     write_entries(root / "repository", entries, port + len(entries), NAME)
+    slow_down(root / "repository", "faces", times=2)
     files = root / "monitoring"
     assert run(["monitoring", str(root / "repository"), "--interval", "1s"]) == 0
     rules = hasten(files / "alerts.yml")
@@ -261,6 +264,16 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         with prometheus_of(files) as address, clients(served.manifest):
             board = json.loads((files / "dashboard.json").read_text(encoding="utf-8"))
             yield Watched(served, address, board, rules)
+
+
+def slow_down(repository: Path, model: str, times: int) -> None:
+    """Its workers take so many times what the dispatcher was told: a GPU that was throttled, say."""
+    found = [file for file in repository.rglob(PLACE_NAME) if file.parent.name.startswith(f"{model}.")]
+    assert found
+    for file in found:
+        place = serial.load(StagePlace, file)
+        slower = replace(place, latency_us=tuple(times * us for us in place.latency_us))
+        file.write_text(serial.dumps(slower), encoding="utf-8")
 
 
 def jpeg(number: int) -> bytes:
@@ -352,6 +365,10 @@ def test_more_load_than_planned_fires_its_alerts(watched: Watched) -> None:
 
     with clients(watched.manifest, 250.0, "cars"):
         eventually(found, watched.firing)
+
+
+def test_a_stage_that_is_slower_than_profiled_fires_its_alert(watched: Watched) -> None:
+    eventually(lambda: "faces" in watched.firing().get("PPipeStageSlow", ()), watched.firing)
 
 
 def documented() -> dict[str, tuple[str, str, str]]:
