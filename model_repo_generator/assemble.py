@@ -8,17 +8,19 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from model_repo_generator import naming
+from model_repo_generator.cascades import cascade_entries
 from model_repo_generator.chains import chain_names
 from model_repo_generator.entry import EntryModels
 from model_repo_generator.places import bare_address, split_digest
 from planner import serial
+from planner.cascades.served import CascadeEntry
 from planner.cluster import Cluster, Executor
 from planner.deployment import Deployment, ModelSpec
-from planner.manifest import Chain, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.manifest import LONGEST_SLOS, Chain, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
 from planner.memory import worker_bytes
 from planner.plan import BlockRange, Plan
 from planner.profile import ModelProfile, Profile, TensorSpec
@@ -39,14 +41,16 @@ def build_manifest(
 ) -> DeploymentManifest:
     """Everything that the run time must agree on. The plan must have passed checks.check_plan."""
     cluster = deployment.to_cluster()
+    cascades = cascade_entries(deployment, plan, cluster, entries)
     return DeploymentManifest(
         deployment=deployment.name,
         epoch=epoch,
         plan_hash=serial.content_hash(plan),
-        entry=_entry_address(cluster, entries),
+        entry=_entry_address(cluster, entries, cascades),
         servers=server_addresses(cluster, _loaded(served, chains)),
         models=tuple(
             _model_entry(
+                deployment,
                 spec,
                 index,
                 cluster,
@@ -62,6 +66,7 @@ def build_manifest(
         versions=versions,
         tls=deployment.to_tls(),
         unsigned_tickets=deployment.doors.unsigned_tickets,
+        cascades=cascades,
     )
 
 
@@ -155,11 +160,25 @@ def entry_address(cluster: Cluster, models: tuple[str, ...]) -> ServerAddress:
     )
 
 
-def _entry_address(cluster: Cluster, entries: Mapping[str, EntryModels]) -> ServerAddress:
-    return entry_address(cluster, tuple(name for models in entries.values() for name in models.names()))
+def _entry_address(
+    cluster: Cluster, entries: Mapping[str, EntryModels], cascades: Sequence[CascadeEntry]
+) -> ServerAddress:
+    names = (name for models in entries.values() for name in models.names())
+    return entry_address(cluster, (*names, *(cascade.name for cascade in cascades)))
+
+
+def _longest_us(deployment: Deployment, spec: ModelSpec) -> int | None:
+    """A cascade's member may have all of the time that the cascade's callers may ask for."""
+    if spec.longest_timeout_ms is not None:
+        return round(spec.longest_timeout_ms * 1000)
+    for cascade in deployment.cascades:
+        if any(member.model == spec.name for member in cascade.models):
+            return LONGEST_SLOS * round(cascade.slo_ms * 1000)
+    return None
 
 
 def _model_entry(
+    deployment: Deployment,
     spec: ModelSpec,
     index: int,
     cluster: Cluster,
@@ -180,7 +199,7 @@ def _model_entry(
         outputs=models.outputs,
         feedback_port=cluster.entry.feedback_port + index,
         late=spec.late,
-        longest_timeout_us=None if spec.longest_timeout_ms is None else round(spec.longest_timeout_ms * 1000),
+        longest_timeout_us=_longest_us(deployment, spec),
         served=served,
         programs=tuple(
             tuple(

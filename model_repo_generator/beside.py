@@ -50,6 +50,8 @@ def generate_beside(
     for epoch in older_epochs(listing):
         raise BesideFault(f"{out_dir}: revision {epoch} is still there; end it before a third one comes")
     older = serial.load(DeploymentManifest, out_dir / MANIFEST_NAME)
+    if deployment.cascades or older.cascades:
+        raise BesideFault("cascades: a revision of theirs cannot be put beside another yet; generate it anew")
     plan = placed(plan, deployment, profile)
 
     def renderer(program_hashes: Mapping[str, str]) -> Rendered:

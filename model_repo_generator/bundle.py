@@ -14,7 +14,7 @@ BUNDLE = "runtime"
 """Folder of the copy, beside deployment.json."""
 PACKAGES = ("ensembles", "planner", "python_backend")
 SHIPPED = tuple(
-    f"python_backend/{folder}" for folder in ("dispatcher", "scheduler", "stage", "triton", "wire")
+    f"python_backend/{folder}" for folder in ("cascade", "dispatcher", "scheduler", "stage", "triton", "wire")
 )
 
 

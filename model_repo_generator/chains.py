@@ -18,12 +18,13 @@ from types import MappingProxyType
 from ensembles.graphs import EnsembleGraph, StepModel, chain_graph
 from model_repo_generator import naming
 from planner.cluster import Cluster, Executor
-from planner.manifest import RAGGED_INPUT, STATUS_OUTPUT, Chain, ModelEntry, StageProgram
+from planner.manifest import RAGGED_INPUT, SHARED_INPUT, STATUS_OUTPUT, Chain, ModelEntry, StageProgram
 from planner.places import Place, StageBlocks
 from planner.plan import Plan
 from planner.profile import TensorSpec
 from planner.serving import ServedModel, ServedPipeline, WorkerPlace
 
+Tensors = tuple[TensorSpec, ...]
 Numbers = tuple[int, ...]
 GpuIds = Mapping[tuple[int, int, int], int]
 """GPU id of each worker of a model that computes on one, by pipeline, stage and worker."""
@@ -142,3 +143,20 @@ def _shared(index: int, numbers: Numbers, seats: GpuIds) -> int | None:
     """The GPU that all have in common."""
     gpus = {seats.get((index, stage, number)) for stage, number in enumerate(numbers)}
     return gpus.pop() if len(gpus) == 1 else None
+
+
+def stage_tensors(entry: ModelEntry, program: StageProgram) -> tuple[Tensors, Tensors]:
+    """(inputs, outputs) of a stage's workers.
+
+    A stage answers with the model's outputs when it forwards, else with its own; a tensor may be both.
+    """
+    outputs = merge_outputs(entry.outputs, program.outputs)
+    if entry.prepare is not None and any(program is programs[0] for programs in entry.programs):
+        return RAGGED_INPUT, (*outputs, STATUS_OUTPUT)
+    return (*program.inputs, SHARED_INPUT), outputs
+
+
+def merge_outputs(final: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> Tensors:
+    """Both, each name once."""
+    names = {tensor.name for tensor in final}
+    return (*final, *(tensor for tensor in own if tensor.name not in names))

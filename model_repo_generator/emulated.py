@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_repo_generator import config, naming
+from model_repo_generator.cascades import cascade_entry, cascade_files
 from model_repo_generator.chains import chains_of
 from model_repo_generator.model_files import (
     MANIFEST_FROM_MODEL,
@@ -25,6 +26,8 @@ from model_repo_generator.model_files import (
 )
 from model_repo_generator.places import server_table
 from planner import serial
+from planner.cascades.data import Cascade
+from planner.cascades.served import CascadeEntry
 from planner.cluster import Executor
 from planner.ingress import PrepareRecipe
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
@@ -83,6 +86,14 @@ class EmulatedModel:
     streams: StreamPolicy | None = None
 
 
+@dataclass(frozen=True)
+class EmulatedCascade:
+    """Of emulated models, whose SLOs are their parts."""
+
+    cascade: Cascade
+    planned_rps: float
+
+
 def write_deployment(
     root: Path,
     models: Sequence[EmulatedModel],
@@ -93,6 +104,7 @@ def write_deployment(
     entry_extras: Mapping[str, Mapping[str, str]] | None = None,
     chains: bool = False,
     hosts: Mapping[str, str] | None = None,
+    cascades: Sequence[EmulatedCascade] = (),
 ) -> DeploymentManifest:
     """Write manifest and repositories under `root`; ports count up from `base_port`. chains: also call a
     pipeline within one server as an ensemble. hosts: addresses of servers that are not on loopback.
@@ -109,6 +121,7 @@ def write_deployment(
         stage_parameters,
         entry_extras,
         hosts,
+        cascades,
     )
 
 
@@ -121,21 +134,27 @@ def write_entries(
     stage_parameters: Mapping[str, str] | None = None,
     entry_extras: Mapping[str, Mapping[str, str]] | None = None,
     hosts: Mapping[str, str] | None = None,
+    cascades: Sequence[EmulatedCascade] = (),
 ) -> DeploymentManifest:
     """As write_deployment, for entries made elsewhere.
 
     entry_extras: further models of the entry server by name, each as {path below its folder: text}.
     """
-    manifest = _manifest(entries, base_port, name)
+    manifest = _manifest(entries, base_port + len(cascades), name)
+    served = tuple(_cascade(one, entries, base_port + number) for number, one in enumerate(cascades))
     extras = entry_extras or {}
-    entry_server = replace(manifest.entry, models=(*manifest.entry.models, *extras))
-    manifest = _moved(replace(manifest, entry=entry_server), hosts or {})
+    doors = (*manifest.entry.models, *(one.name for one in served), *extras)
+    entry_server = replace(manifest.entry, models=doors)
+    manifest = _moved(replace(manifest, entry=entry_server, cascades=served), hosts or {})
     files = {MANIFEST_NAME: serial.dumps(manifest), ADDRESSES_NAME: serial.dumps(server_table(manifest))}
     for entry in manifest.models:
         layout = RepositoryLayout(parameters=stage_parameters or {})
         files.update(_dispatcher_files(entry, dispatcher_parameters or {}))
         files.update(worker_files(manifest, entry, layout, {}, stage_config))
         files.update(chain_files(manifest, entry, layout))
+    for cascade in served:
+        first = manifest.model(cascade.first.model)
+        files.update(cascade_files(cascade, first, RepositoryLayout()))
     for extra, texts in extras.items():
         folder = naming.group_folder(naming.ENTRY_GROUP)
         files |= {f"{folder}/{extra}/{path}": text for path, text in texts.items()}
@@ -144,6 +163,17 @@ def write_entries(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
     return manifest
+
+
+def _cascade(wanted: EmulatedCascade, entries: Sequence[ModelEntry], metrics_port: int) -> CascadeEntry:
+    of = {entry.model: entry for entry in entries}
+    return cascade_entry(
+        wanted.cascade,
+        {each.model: of[each.model].served.slo_us for each in wanted.cascade.members},
+        wanted.planned_rps,
+        {each.model: of[each.model].outputs for each in wanted.cascade.members},
+        metrics_port,
+    )
 
 
 def _moved(manifest: DeploymentManifest, hosts: Mapping[str, str]) -> DeploymentManifest:

@@ -114,9 +114,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _public(manifest: DeploymentManifest) -> Iterator[str]:
-    for model in manifest.models:
-        for name in (model.dispatcher, model.body_ensemble):
-            if name and not _NAME.fullmatch(name):
-                raise FrontError(f"model {name!r}: expected letters, digits, '_', '.' and '-' in its name")
-            if name:
-                yield name
+    bodies = (model.body_ensemble for model in manifest.models)
+    for name in filter(None, (*manifest.doors, *bodies)):
+        if not _NAME.fullmatch(name):
+            raise FrontError(f"model {name!r}: expected letters, digits, '_', '.' and '-' in its name")
+        yield name

@@ -15,6 +15,7 @@ from model_repo_generator.export import Exporter, hashes, planned_programs
 from model_repo_generator.render import Rendered, render
 from model_repo_generator.share import shared
 from model_repo_generator.write import Content, FileCopy, check_ours, write
+from planner.cascades.demands import divided_as_planned
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
 from planner.placing import place
@@ -153,7 +154,7 @@ def placed(plan: Plan, deployment: Deployment, profile: Profile) -> Plan:
 
 def serving_tables(deployment: Deployment, profile: Profile, plan: Plan) -> Mapping[str, ServedModel]:
     """What each dispatcher must know. Raises PlanFault where plan, profile and cluster do not fit."""
-    problem = deployment.to_problem(profile)
+    problem = divided_as_planned(deployment.to_problem(profile), plan)
     try:
         return {
             model.model: served_model(plan, problem, model.model, links="placed") for model in plan.models

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from model_repo_generator import config
-from model_repo_generator.chains import fed_on_device, graph_of
+from model_repo_generator.chains import fed_on_device, graph_of, stage_tensors
 from model_repo_generator.places import stage_place, unplanned_place
 from model_repo_generator.shims import VERSION_FOLDER, ensemble_version, model_py
-from model_repo_generator.tensors import stage_tensors
 from planner import serial
 from planner.cluster import Executor
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, StageProgram

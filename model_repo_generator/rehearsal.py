@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from planner.cascades.data import PlannedCascade
 from planner.deployment import (
     ClusterSpec,
     Deployment,
@@ -65,10 +66,12 @@ def rehearsed(
     """
     slow = how.slower
     local = _local(deployment, how)
+    models = tuple(_model_plan(model, how) for model in plan.models)
     small = replace(
         plan,
         planner=f"{plan.planner}, rehearsed",
-        models=tuple(_model_plan(model, how) for model in plan.models),
+        models=models,
+        cascades=tuple(_cascade_plan(cascade, models, how) for cascade in plan.cascades),
         placement=plan.placement if how.workers_per_pool is None else None,
     )
     if small.placement is None:
@@ -119,7 +122,11 @@ def _local(deployment: Deployment, how: Rehearsal) -> Deployment:
         update={"entry": entry, "gpu_classes": classes, "groups": tuple(groups)},
     )
     here: Mapping[str, None] = {"tls": None, "execution_env": None}
-    return deployment.model_copy(update={"cluster": cluster, "models": models, **here})
+    cascades = tuple(
+        each.model_copy(update={"slo_ms": each.slo_ms * how.slower, "rate_rps": _per(each.rate_rps, how)})
+        for each in deployment.cascades
+    )
+    return deployment.model_copy(update={"cluster": cluster, "models": models, "cascades": cascades, **here})
 
 
 def _only(deployment: Deployment, used: set[str]) -> Deployment:
@@ -142,6 +149,16 @@ def _model_plan(model: ModelPlan, how: Rehearsal) -> ModelPlan:
         pipelines=pipelines,
         throughput_rps=sum(pipeline.throughput_rps for pipeline in pipelines),
         batch_build_rps=_per(model.batch_build_rps, how),
+    )
+
+
+def _cascade_plan(cascade: PlannedCascade, models: Sequence[ModelPlan], how: Rehearsal) -> PlannedCascade:
+    rates = {model.model: model.throughput_rps for model in models}
+    return replace(
+        cascade,
+        slo_us=round(cascade.slo_us * how.slower),
+        throughput_rps=min(rates[part.model] / part.frames for part in cascade.parts),
+        parts=tuple(replace(part, slo_us=round(part.slo_us * how.slower)) for part in cascade.parts),
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import build_manifest
+from model_repo_generator.cascades import cascade_files
 from model_repo_generator.chains import GpuIds, chains_of, placed_name, seats_of
 from model_repo_generator.checking.fit import check_plan
 from model_repo_generator.entry import EntryModels, entry_models
@@ -89,7 +90,10 @@ def render(
         )
         for name in entries
     }
-    naming.check_models({name: _all_names(entries[name], served[name], chains[name]) for name in entries})
+    naming.check_models(
+        {name: _all_names(entries[name], served[name], chains[name]) for name in entries}
+        | {cascade.name: [cascade.name] for cascade in deployment.cascades}
+    )
     manifest = build_manifest(
         deployment,
         profile,
@@ -116,6 +120,8 @@ def render(
         entry = manifest.model(spec.name)
         files.update(worker_files(manifest, entry, layout, seats[spec.name], stage_config))
         files.update(chain_files(manifest, entry, layout))
+    for cascade in manifest.cascades:
+        files.update(cascade_files(cascade, manifest.model(cascade.first.model), layout))
     return Rendered(manifest=manifest, files=files)
 
 

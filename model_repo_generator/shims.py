@@ -8,7 +8,7 @@ from model_repo_generator.bundle import BUNDLE
 
 VERSION_FOLDER = "1"
 """Of what has no revisions, and of the first one."""
-ADAPTERS = ("dispatcher", "plain", "stage")
+ADAPTERS = ("cascade", "dispatcher", "plain", "stage")
 
 _HEAD = '''"""Written by ppipe generate; config.pbtxt in the folder above says what this is."""
 '''

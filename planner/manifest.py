@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from planner.addresses import authority
+from planner.cascades.served import CascadeEntry
 from planner.cluster import Executor
 from planner.execution import ExecutorOptions
 from planner.ingress import FinishRecipe, PrepareRecipe
@@ -210,6 +211,7 @@ class DeploymentManifest:
     """Of hops to stage servers; None: they are called without TLS."""
     unsigned_tickets: bool = False
     """Whether stages take work from whoever reaches them, where there is no ticket key."""
+    cascades: tuple[CascadeEntry, ...] = field(default=(), metadata=LATER)
 
     def server(self, name: str) -> ServerAddress:
         """The server called `name`, the entry server included. Raises KeyError."""
@@ -232,3 +234,27 @@ class DeploymentManifest:
             if model.model == name:
                 return model
         raise KeyError(f"no model {name!r} in deployment {self.deployment!r}")
+
+    def cascade(self, name: str) -> CascadeEntry:
+        """The cascade called `name`. Raises KeyError."""
+        for cascade in self.cascades:
+            if cascade.name == name:
+                return cascade
+        raise KeyError(f"no cascade {name!r} in deployment {self.deployment!r}")
+
+    def cascade_of(self, model: str) -> CascadeEntry | None:
+        """The cascade that a model is a member of; None for one by itself."""
+        for cascade in self.cascades:
+            if any(member.model == model for member in cascade.members):
+                return cascade
+        return None
+
+    @property
+    def own_models(self) -> tuple[ModelEntry, ...]:
+        """Models that are in no cascade: clients send to these, and to the cascades."""
+        return tuple(entry for entry in self.models if self.cascade_of(entry.model) is None)
+
+    @property
+    def doors(self) -> tuple[str, ...]:
+        """The Triton models that clients call: dispatchers and cascades."""
+        return (*(entry.dispatcher for entry in self.models), *(cascade.name for cascade in self.cascades))

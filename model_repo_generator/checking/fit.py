@@ -32,13 +32,8 @@ def check_plan(
 
 def check_pipelines(deployment: Deployment, profile: Profile, plan: Plan) -> None:
     """Models and stages, as far as they need no placement. Raises PlanFault."""
-    if deployment.cascades:
-        names = ", ".join(cascade.name for cascade in deployment.cascades)
-        raise PlanFault(
-            f"cascades: {names} can be planned and simulated, but not served yet; leave 'cascades' out and "
-            "give their models slo_ms to serve these by themselves"
-        )
     _refuse(_model_faults(deployment, profile, plan))
+    _refuse(_cascade_faults(deployment, plan))
     cluster = deployment.to_cluster()
     _refuse(
         fault
@@ -66,6 +61,7 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
     wanted = [spec.name for spec in deployment.models]
     planned = [model.model for model in plan.models]
     profiled = {model.model: model for model in profile.models}
+    inner = {member.model for cascade in deployment.cascades for member in cascade.models}
     for name in planned:
         if name not in wanted:
             yield f"the plan has model {name!r}, which is not in the deployment ({', '.join(wanted)})"
@@ -75,7 +71,8 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
         if spec.name not in planned:
             yield f"the plan has no model {spec.name!r}, which the deployment wants: plan again"
             continue
-        yield from _slo_faults(spec, plan)
+        if spec.name not in inner:
+            yield from _slo_faults(spec, plan)
         if not plan.model(spec.name).pipelines:
             note = plan.model(spec.name).note or "no reason given"
             yield f"the plan gives {spec.name!r} no pipeline: {note}"
@@ -96,6 +93,25 @@ def _model_faults(deployment: Deployment, profile: Profile, plan: Plan) -> Itera
             )
         if not profiled[spec.name].outputs:
             yield f"the profile of {spec.name!r} names no outputs: profile again"
+
+
+def _cascade_faults(deployment: Deployment, plan: Plan) -> Iterator[str]:
+    planned = {cascade.name: cascade for cascade in plan.cascades}
+    for spec in deployment.cascades:
+        where, found = f"cascades.{spec.name}", planned.pop(spec.name, None)
+        if found is None:
+            yield f"{where}: the plan was made without it: plan again (ppipe plan)"
+            continue
+        if found.slo_us != round(spec.slo_ms * 1000):
+            yield (
+                f"{where}.slo_ms: {spec.slo_ms:g} in the deployment, but the plan was made for "
+                f"{found.slo_us / 1000:g}: plan again (ppipe plan)"
+            )
+        there = {part.model: part.of for part in found.parts}
+        if there != {member.model: member.of or "" for member in spec.models}:
+            yield f"{where}.models: the plan was made for {', '.join(there)}: plan again (ppipe plan)"
+    for name in planned:
+        yield f"the plan has cascade {name!r}, which is not in the deployment: plan again (ppipe plan)"
 
 
 def _named(specs: tuple[TensorSpec, ...]) -> str:

@@ -160,6 +160,12 @@ def _check_names(manifest: DeploymentManifest) -> None:
             "deployment.json: no models on the entry server; repositories for a comparison without PPipe "
             "have none, and are not started from here"
         )
+    if manifest.cascades:
+        names = ", ".join(one.name for one in manifest.cascades)
+        raise BundleFault(
+            f"cascades: {names} can be served by ppipe serve, but not on Kubernetes yet; leave 'cascades' "
+            "out, and give their models slo_ms, to serve these by themselves"
+        )
     naming.check_component(manifest.deployment, "deployment.json: deployment")
     for model in manifest.models:
         naming.check_component(model.model, "deployment.json: model")

@@ -57,7 +57,11 @@ def render_prometheus(manifest: DeploymentManifest, interval: str = "15s") -> di
 
 def _targets(manifest: DeploymentManifest) -> Iterator[Plain]:
     """An entry per server: Triton's own page, and on the entry that of each dispatcher."""
-    pages = [authority(manifest.entry.host, model.feedback_port) for model in manifest.models]
+    ports = [
+        *(model.feedback_port for model in manifest.models),
+        *(cascade.metrics_port for cascade in manifest.cascades),
+    ]
+    pages = [authority(manifest.entry.host, port) for port in ports]
     for server in (manifest.entry, *manifest.servers):
         own = authority(server.host, server.metrics_port)
         is_entry = server.name == manifest.entry.name

@@ -100,7 +100,8 @@ class Deployment(Spec):
             raise ValueError("; ".join(faults))
         self._known_classes()
         cluster = self.to_cluster()  # its own checks: unique names of classes and servers
-        faults = list(port_faults(cluster, names))
+        cascades = [cascade.name for cascade in self.cascades]
+        faults = list(port_faults(cluster, [*names, *cascades]))
         if faults:
             shown = faults[:_MOST_FAULTS]
             more = f"; and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
@@ -120,7 +121,7 @@ class Deployment(Spec):
 
     def to_cluster(self) -> Cluster:
         """Servers with names and ports: entry first, then group by group, ports upwards from base_port."""
-        return cluster_of(self.cluster, len(self.models))
+        return cluster_of(self.cluster, len(self.models) + len(self.cascades))
 
     def to_demands(self) -> tuple[Demand, ...]:
         """What is wanted of each model."""

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from enum import Enum
 
 import grpc
+from tritonclient.grpc import service_pb2
+
+from ensembles.cascade_answer import PARTIAL
 
 
 class Fate(Enum):
     """How a request ended."""
 
     ANSWERED = "answered"
+    PARTIAL = "partial"
+    """Answered by a cascade, with something missing."""
     DROPPED = "dropped"
     """Declined by the scheduler, with a reason."""
     SUPERSEDED = "superseded"
@@ -53,6 +58,14 @@ class FrameResult:
     def is_good(self, slo_us: int) -> bool:
         """Answered, right, and in time."""
         return self.fate is Fate.ANSWERED and self.matched and self.latency_us <= slo_us
+
+
+def is_partial(response: service_pb2.ModelInferResponse) -> bool:
+    """Whether this is a cascade's answer that lacks something."""
+    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False):
+        if tensor.name == PARTIAL and tensor.datatype == "BOOL":
+            return any(raw)
+    return False
 
 
 def fate_of(error: grpc.RpcError) -> tuple[Fate, str]:

@@ -65,13 +65,17 @@ def measure(
 
 
 def slos_us(manifest: DeploymentManifest) -> dict[str, int]:
-    """The SLO of each model."""
-    return {entry.model: entry.served.slo_us for entry in manifest.models}
+    """The SLO of each model and cascade that clients call."""
+    return {model.model: model.served.slo_us for model in manifest.own_models} | {
+        cascade.name: cascade.slo_us for cascade in manifest.cascades
+    }
 
 
 def planned_rates(manifest: DeploymentManifest) -> dict[str, float]:
-    """What the plan says that it serves, frames/s of each model."""
-    return {entry.model: entry.served.planned_rps for entry in manifest.models}
+    """What the plan says that it serves, frames/s of each model and cascade that clients call."""
+    return {model.model: model.served.planned_rps for model in manifest.own_models} | {
+        cascade.name: cascade.planned_rps for cascade in manifest.cascades
+    }
 
 
 def save(measured: Sequence[Measured], path: Path, extra: Mapping[str, Any] | None = None) -> None:

@@ -33,6 +33,8 @@ class Score:
     """Answers that were held against a reference; mismatched and max_abs_error are of these."""
     superseded: int = 0
     """Frames that a newer one of their stream made worthless; attainment is of the others."""
+    partial: int = 0
+    """Frames of cascades that were answered with something missing; they count as not served."""
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
@@ -62,6 +64,7 @@ def score(outcomes: Sequence[FrameResult], slo_us: Mapping[str, int], seconds: f
         late=sum(outcome.latency_us > slo_us[outcome.model] for outcome in answered),
         compared=sum(outcome.compared for outcome in answered),
         superseded=fates[Fate.SUPERSEDED],
+        partial=fates[Fate.PARTIAL],
         drops=_reasons(outcomes, Fate.DROPPED),
         errors=_reasons(outcomes, Fate.FAILED),
         **_percentiles_ms(answered),

@@ -66,24 +66,25 @@ class SystemUnderTest:
 def served_target(
     manifest: DeploymentManifest, pictures: Sequence[Picture], tensors: Mapping[str, Sequence[Inputs]]
 ) -> SystemUnderTest:
-    """The public models of a deployment, each fed what its clients send: JPEG files, raw pictures, and of
-    `tensors` what is made of no picture.
+    """The public models and cascades of a deployment, each fed what its clients send: JPEG files, raw
+    pictures, and of `tensors` what is made of no picture.
     """
     address = manifest.entry.grpc_address
+    doors = {entry.model: (entry.dispatcher, entry) for entry in manifest.models}
+    doors |= {one.name: (one.name, manifest.model(one.first.model)) for one in manifest.cascades}
     return SystemUnderTest(
-        ways_in={entry.model: [WayIn(address, entry.dispatcher)] for entry in manifest.models},
-        inputs={
-            entry.model: [tensors_request(entry, given) for given in tensors[entry.model]]
-            if entry.prepare is None
-            else [
-                public_request(entry, picture, others)
-                for picture, others in zip(
-                    pictures, tensors.get(entry.model) or [()] * len(pictures), strict=True
-                )
-            ]
-            for entry in manifest.models
-        },
+        ways_in={name: [WayIn(address, triton_model)] for name, (triton_model, _) in doors.items()},
+        inputs={name: _requests(entry, pictures, tensors) for name, (_, entry) in doors.items()},
     )
+
+
+def _requests(
+    entry: ModelEntry, pictures: Sequence[Picture], tensors: Mapping[str, Sequence[Inputs]]
+) -> list[service_pb2.ModelInferRequest]:
+    if entry.prepare is None:
+        return [tensors_request(entry, given) for given in tensors[entry.model]]
+    others = tensors.get(entry.model) or [()] * len(pictures)
+    return [public_request(entry, picture, beside) for picture, beside in zip(pictures, others, strict=True)]
 
 
 def plain_target(manifest: DeploymentManifest, inputs: Mapping[str, Sequence[Inputs]]) -> SystemUnderTest:

@@ -22,9 +22,11 @@ def score_table(measured: Sequence[Measured]) -> Table:
 
 def _rows(measured: Sequence[Measured]) -> list[tuple[str, list[str]]]:
     scores = [one.total for one in measured]
-    superseded = [("superseded", [str(score.superseded) for score in scores])]
-    if not any(score.superseded for score in scores):
-        superseded = []
+    seldom = {
+        "superseded": [score.superseded for score in scores],
+        "partial": [score.partial for score in scores],
+    }
+    others = [(name, list(map(str, counts))) for name, counts in seldom.items() if any(counts)]
     return [
         ("planned frames/s", [_number(one.planned_rps) for one in measured]),
         ("offered frames/s", [_number(score.offered_rps) for score in scores]),
@@ -32,7 +34,7 @@ def _rows(measured: Sequence[Measured]) -> list[tuple[str, list[str]]]:
         ("attainment", [f"{score.attainment:.2%}" for score in scores]),
         ("requests", [str(score.requests) for score in scores]),
         ("dropped", [_counts(score.drops) for score in scores]),
-        *superseded,
+        *others,
         ("late", [str(score.late) for score in scores]),
         ("failed", [str(score.failed) for score in scores]),
         ("unanswered", [str(score.unanswered) for score in scores]),

@@ -105,6 +105,9 @@ def bench(
     err.print(score_table([measured]))
     if workspace.plan.is_file() and (note := estimates_note(workspace.load_plan().latency_sources)):
         err.print(f"planned from {note}", soft_wrap=True)
+    if manifest.cascades:
+        names = ", ".join(cascade.name for cascade in manifest.cascades)
+        err.print(f"cascades, whose answers are not compared: {names}", soft_wrap=True)
     if emulated:
         err.print(f"emulated, so answers are not compared: {', '.join(emulated)}", soft_wrap=True)
     if 2 * measured.total.mismatched > measured.total.answered:
@@ -127,13 +130,12 @@ def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
     address = manifest.entry.grpc_address
     give_up_s = time.monotonic() + wait_s
     with ModelProber(address) as prober:
-        for entry in manifest.models:
-            while (
-                probe := prober.ask(entry.dispatcher, PROBE_TIMEOUT_S)
-            ).verdict is not ProbeVerdict.ANSWERS:
+        models = [entry.dispatcher for entry in manifest.models]
+        for model in (*models, *(cascade.name for cascade in manifest.cascades)):
+            while (probe := prober.ask(model, PROBE_TIMEOUT_S)).verdict is not ProbeVerdict.ANSWERS:
                 if time.monotonic() > give_up_s:
                     raise NotAnswering(
-                        f"model {entry.dispatcher!r} at {address} does not answer ({probe.detail}); "
+                        f"model {model!r} at {address} does not answer ({probe.detail}); "
                         "start the deployment with ppipe serve"
                     )
                 time.sleep(RETRY_S)
@@ -141,7 +143,7 @@ def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
 
 def require_frames(workload: RequestTrace, manifest: DeploymentManifest) -> None:
     """Raises WorkloadError where there is nothing to send, or nobody to send it to."""
-    served = [entry.model for entry in manifest.models]
+    served = [*(entry.model for entry in manifest.models), *(one.name for one in manifest.cascades)]
     if not workload.arrivals:
         raise WorkloadError("--load, --seconds: not one frame comes of them; raise one of the two")
     for model in workload.models:

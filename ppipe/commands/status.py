@@ -107,9 +107,8 @@ def silent_models(manifest: DeploymentManifest, server: ServerAddress) -> dict[s
     What leads to a dispatcher is given a frame that it must decline: that shows that it lives, at no worker's
     expense. Stages are probed without holding their workers.
     """
-    dispatched = {
-        name for entry in manifest.models for name in (entry.dispatcher, entry.body_ensemble) if name
-    }
+    bodies = (entry.body_ensemble for entry in manifest.models if entry.body_ensemble)
+    dispatched = {*manifest.doors, *bodies}
     silent = {}
     with ModelProber(server.grpc_address, tls=manifest.tls_of(server)) as prober:
         for model in server.models:

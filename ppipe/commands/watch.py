@@ -110,7 +110,7 @@ def _address(url: str | None, deployment: Path | None, work: Path | None) -> tup
     if deployment is None:
         return url or DEFAULT_URL, ()
     manifest = load_manifest(folders(deployment, work)[0])
-    return manifest.entry.grpc_address, tuple(entry.dispatcher for entry in manifest.models)
+    return manifest.entry.grpc_address, manifest.doors
 
 
 @contextlib.contextmanager

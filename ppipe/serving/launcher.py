@@ -253,7 +253,7 @@ class ServedDeployment:
             self._logs / "models" / server.name, self._repository, server.repository
         )
         command = server_command(install, folder.path, server, prefix, room, tls)
-        dispatchers = {model.dispatcher for model in self.manifest.models}
+        doors = self.manifest.doors
         return ServerPlan(
             name=server.name,
             address=server.grpc_address,
@@ -269,7 +269,7 @@ class ServedDeployment:
             log=self._logs / f"{server.name}.log",
             shm_prefix=prefix,
             grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,
-            dispatchers=tuple(model for model in server.models if model in dispatchers),
+            dispatchers=tuple(model for model in server.models if model in doors),
             tls=tls,
             folder=folder,
             # Where other hosts have stages, they need not be there yet, nor all of them ever.

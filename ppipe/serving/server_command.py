@@ -68,6 +68,15 @@ def wanted_ports(manifest: DeploymentManifest, servers: Sequence[ServerAddress])
             for model in manifest.models
             for field, udp in _dispatcher_uses(model.model)
         ]
+        uses += [
+            PortUse(
+                owner=manifest.entry.name,
+                field=f"metrics port of cascade {cascade.name!r}",
+                host=manifest.entry.host,
+                port=cascade.metrics_port,
+            )
+            for cascade in manifest.cascades
+        ]
     return uses
 
 
@@ -90,9 +99,15 @@ def cluster_ports(deployment: Deployment) -> list[PortUse]:
             port=cluster.entry.feedback_port + index,
             udp=udp,
         )
-        for index, model in enumerate(deployment.models)
-        for field, udp in _dispatcher_uses(model.name)
+        for index, name in enumerate(_served_names(deployment))
+        for field, udp in _dispatcher_uses(name)
     ]
+
+
+def _served_names(deployment: Deployment) -> list[str]:
+    """Models, then cascades, in the order of their ports."""
+    models = [model.name for model in deployment.models]
+    return models + [cascade.name for cascade in deployment.cascades]
 
 
 def _dispatcher_uses(model: str) -> tuple[tuple[str, bool], ...]:

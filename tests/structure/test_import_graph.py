@@ -31,6 +31,7 @@ DATA_PLANE = {
     "simulator": 3,
     "dispatcher": 3,
     "stage": 3,
+    "cascade": 3,
     "triton": 4,
 }
 MOST_MODULES = 26

@@ -50,6 +50,7 @@ def _ports(here: Sequence[ServerAddress], manifest: DeploymentManifest, shown: s
             for entry in manifest.models
             if entry.dispatcher
         ]
+        uses += [(one.metrics_port, f"metrics_port of cascade {one.name!r}") for one in manifest.cascades]
     for port, use in uses:
         earlier = owners.setdefault(port, use)
         if earlier != use:

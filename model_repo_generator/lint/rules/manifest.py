@@ -16,13 +16,13 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as triton
 
+from model_repo_generator.chains import stage_tensors
 from model_repo_generator.lint.finding import Finding
 from model_repo_generator.lint.folders import NotReadable
 from model_repo_generator.lint.model import LintedModel, make_finding
 from model_repo_generator.lint.rules import hosts as rules_hosts
 from model_repo_generator.lint.rules import stage_programs
 from model_repo_generator.lint.rules.tensors import type_name
-from model_repo_generator.tensors import stage_tensors
 from planner import serial
 from planner.cluster import Cluster, Executor
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress, StageProgram

@@ -1,0 +1,106 @@
+"""Asks the public models of the entry server, over gRPC on loopback.
+
+Why not BLS: a BLS call cannot be cancelled, so frames whose caller has gone, or whose time is over, would be
+served all the same, and it waits without a limit. What either costs is in docs/measurements.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from planner.manifest import ModelEntry, ServerAddress
+from python_backend.cascade.frames import Given
+from python_backend.wire import kserve
+from python_backend.wire.kserve import Array, WireError
+from python_backend.wire.tls import open_channel
+
+_GRACE_S = 0.05
+"""By so much a dispatcher may be late with saying that a frame was not served."""
+_OPTIONS: Sequence[tuple[str, object]] = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+_DATATYPE_OF = {dtype: name for name, dtype in kserve.NUMPY_OF.items()}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model's error, or that it cannot be reached. code: gRPC's name of it."""
+
+    code: str
+    text: str
+
+
+Done = Callable[[Mapping[str, Array] | Refusal], None]
+Cancel = Callable[[], Any]
+
+
+class Asker:
+    """A connection to the entry server. Thread-safe."""
+
+    def __init__(self, entry: ServerAddress) -> None:
+        self._channel = open_channel(entry.grpc_address, None, _OPTIONS)
+        # Without serialisers, bytes go and come as they are on the wire.
+        self._call: Any = self._channel.unary_unary(kserve.INFER_METHOD)
+
+    def close(self) -> None:
+        """End all calls; each is refused."""
+        self._channel.close()
+
+    def ask(
+        self, entry: ModelEntry, given: Given, parameters: Mapping[str, Any], timeout_us: int, done: Done
+    ) -> Cancel:
+        """Send one frame. `done` is called once, in a thread of gRPC's or in this one; what is given back
+        cancels the call.
+        """
+        try:
+            request = request_of(entry.dispatcher, given, {**parameters, "timeout": timeout_us})
+            call = self._call.future(request, timeout=timeout_us / 1e6 + _GRACE_S)
+        except (ValueError, KeyError) as error:  # closed, or what no request can carry
+            done(Refusal("INVALID_ARGUMENT", str(error)))
+            return lambda: None
+        call.add_done_callback(lambda ended: done(_outcome(ended)))
+        return lambda: call.cancel()
+
+
+def request_of(model: str, given: Given, parameters: Mapping[str, Any]) -> bytes:
+    """A ModelInferRequest. Raises KeyError for arrays that no tensor can be."""
+    message = pb.ModelInferRequest(model_name=model)
+    raw = []
+    for name, array in given.items():
+        datatype = "BYTES" if array.dtype == object else _DATATYPE_OF[array.dtype.type]
+        message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        raw.append([_text_elements(array)] if datatype == "BYTES" else [kserve.piece(array)])
+    for name, value in parameters.items():
+        if isinstance(value, str):
+            message.parameters[name].string_param = value
+        else:
+            message.parameters[name].int64_param = int(value)
+    return kserve.request_bytes(message.SerializeToString(), b"", raw)
+
+
+def _text_elements(array: Array) -> bytes:
+    elements = [bytes(each) for each in array.reshape(-1).tolist()]
+    return b"".join(len(each).to_bytes(4, "little") + each for each in elements)
+
+
+def _outcome(call: Any) -> Mapping[str, Array] | Refusal:
+    try:
+        return kserve.response_outputs(call.result())
+    except grpc.FutureCancelledError:
+        return Refusal("CANCELLED", "given up")
+    except grpc.RpcError as error:
+        code = error.code()
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Refusal(code.name, "no answer by its deadline")
+        return Refusal(code.name, error.details() or code.name)
+    except WireError as error:
+        return Refusal("INTERNAL", str(error))

@@ -1,0 +1,94 @@
+"""A thread that tells when frames' deadlines come, and looks after those that have been open for a while.
+
+Asking whether a caller is still there is a round trip to the server process. So a frame is looked at when it
+has been open for LOOK_US, again whenever it has been open for twice as long.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from python_backend.wire.clock import now_us
+
+LOOK_US = 50_000
+Item = TypeVar("Item")
+
+
+class Deadlines(Generic[Item]):
+    """Thread-safe. Both callables are called in the thread of this."""
+
+    def __init__(
+        self, due: Callable[[Item], None], look: Callable[[Item], None], log: Callable[[str], None]
+    ) -> None:
+        self._due = due
+        self._look = look
+        self._log = log
+        self._open: dict[int, Item] = {}
+        self._heap: list[tuple[int, int, int, Item]] = []
+        self._serial = itertools.count()
+        self._closing = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def add(self, due_us: int, item: Item) -> None:
+        """Watch it until it is forgotten."""
+        with self._wake:
+            self._open[id(item)] = item
+            self._push(due_us, 0, item)
+            self._push(now_us() + LOOK_US, LOOK_US, item)
+
+    def forget(self, item: Item) -> None:
+        """It has ended."""
+        with self._wake:
+            self._open.pop(id(item), None)
+
+    def close(self) -> list[Item]:
+        """End the thread; what was still open."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        return list(self._open.values())
+
+    def _push(self, at_us: int, waited_us: int, item: Item) -> None:
+        """waited_us: 0 where it is the deadline."""
+        heapq.heappush(self._heap, (at_us, next(self._serial), waited_us, item))
+        if self._heap[0][3] is item:
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while (found := self._next()) is not None:
+            waited_us, item = found
+            try:
+                (self._look if waited_us else self._due)(item)
+            except Exception as error:
+                self._log(f"a frame could not be ended: {type(error).__name__}: {error}")
+            if waited_us:
+                with self._wake:
+                    if self._open.get(id(item)) is item:
+                        self._push(now_us() + waited_us, 2 * waited_us, item)
+
+    def _next(self) -> tuple[int, Item] | None:
+        """The next that is due and still open: how long it was waited for, and what."""
+        with self._wake:
+            while not self._closing:
+                while self._heap and self._open.get(id(self._heap[0][3])) is not self._heap[0][3]:
+                    heapq.heappop(self._heap)
+                if not self._heap:
+                    self._wake.wait()
+                    continue
+                left_us = self._heap[0][0] - now_us()
+                if left_us <= 0:
+                    _, _, waited_us, item = heapq.heappop(self._heap)
+                    return waited_us, item
+                self._wake.wait(left_us / 1e6)
+            return None

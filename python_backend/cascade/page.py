@@ -1,0 +1,74 @@
+"""A cascade's counters as a Prometheus page: http://<entry host>:<metrics port>/metrics over TCP.
+
+Why not Triton's custom metrics: see python_backend.dispatcher.metrics.prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+from planner.cascades.served import CascadeEntry
+from python_backend.cascade.counts import CascadeCounts, End
+
+PREFIX = "ppipe_cascade_"
+COUNTERS = {
+    "frames_total": "Frames that arrived.",
+    "ended_total": "Frames that ended: complete, partial, declined, failed, or gone with their callers.",
+    "latency_us_total": "Sum of the latencies of complete frames.",
+    "asked_total": "Frames that a member was asked.",
+    "answered_total": "Frames that a member answered.",
+    "answer_us_total": "Time that a member's answers took.",
+    "missing_total": "Frames of a member that were not made or not answered.",
+}
+GAUGES = {
+    "open_frames": "Frames without an answer.",
+    "slo_us": "The cascade's SLO.",
+    "part_us": "How long after a frame's arrival a member must have answered what came of it.",
+}
+_OF_MEMBERS = ("asked_total", "answered_total", "answer_us_total", "missing_total", "part_us")
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def exported_names() -> frozenset[str]:
+    """Full names of all series, as queries name them."""
+    return frozenset(f"{PREFIX}{name}" for name in (*COUNTERS, *GAUGES))
+
+
+class CascadePage:
+    """Prometheus' collector of one cascade: reads the counters when it is asked."""
+
+    def __init__(self, cascade: CascadeEntry, counts: CascadeCounts) -> None:
+        self._cascade = cascade
+        self._counts = counts
+
+    def make(self, openmetrics: bool = False) -> tuple[bytes, str]:
+        """The page and its content type."""
+        encode, content_type = choose_encoder(_OPENMETRICS if openmetrics else "")
+        return encode(self), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as it is now."""
+        for kind, table in (("counter", COUNTERS), ("gauge", GAUGES)):
+            for name, text in table.items():
+                metric = Metric(f"{PREFIX}{name.removesuffix('_total')}", text, kind)
+                for labels, value in self._series(name):
+                    metric.add_sample(f"{PREFIX}{name}", {"cascade": self._cascade.name, **labels}, value)
+                yield metric
+
+    def _series(self, name: str) -> Iterator[tuple[dict[str, str], int]]:
+        if name == "open_frames":
+            yield {}, self._counts.open_frames()
+        elif name == "slo_us":
+            yield {}, self._cascade.slo_us
+        elif name == "ended_total":
+            for end in End:
+                yield {"end": end.value}, self._counts.value(name, end.value)
+        elif name in _OF_MEMBERS:
+            for member in self._cascade.members:
+                value = member.by_us if name == "part_us" else self._counts.value(name, member.model)
+                yield {"model": member.model}, value
+        else:
+            yield {}, self._counts.value(name)
