@@ -4,6 +4,9 @@ Simulated: arrivals are Poisson, a detector's frame makes 0 to 20 crops. `gain_o
 which 99 % of the frames are complete, over what the same GPUs carry with both models behind BLS on one Triton
 server (benchmarks.helpers.apart), whose GPUs, delays and time-outs are searched on the same arrivals. Of our
 plans the margin is searched.
+
+On real tritonservers with emulated workers, at loads that are shares of what the simulation serves: how many
+frames were complete in time, and how many of the same arrivals, with the same crops, are in simulation.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.helpers.apart import best_apart
+from benchmarks.helpers.cascade_live import measure_live
 from benchmarks.helpers.report import main
 from planner.cascades.data import Cascade, Fanout, Member
 from planner.cascades.demands import divided
@@ -31,28 +35,39 @@ FEW = Fanout(mean=2.0, deviation=1.0, most=6)
 """Of small cases, whose five GPUs are soon full."""
 _FLEET = MadeSize(gpus=12, classes=2, models=2, blocks=6, max_slices=2)
 _SMALL = MadeSize(gpus=5, classes=2, models=2, blocks=3, max_slices=1)
+LOADS = (0.7, 0.9)
+"""Of what the simulation serves, on real servers."""
 _MARGINS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _BUILD_RPS = 200.0
 """At which batches fill, of small cases: fixed, so that all divisions are measured alike."""
 
 
-def run(fleets: int = 3, small: int = 6, seconds: float = 10.0, seed: int = 1) -> Mapping[str, Any]:
-    """The figures of this benchmark. fleets, small: how many made problems of each kind."""
-    if fleets < 1 and small < 1:
-        raise ValueError("fleets 0 and small 0: nothing to measure; give one of them above 0")
+def run(
+    fleets: int = 3, small: int = 6, seconds: float = 10.0, seed: int = 1, live_seconds: float = 60.0
+) -> Mapping[str, Any]:
+    """The figures of this benchmark. fleets, small: how many made problems of each kind; live_seconds: of
+    each load on real servers, 0 for none.
+    """
+    if fleets < 1 and small < 1 and live_seconds <= 0:
+        raise ValueError("fleets 0, small 0, live_seconds 0: nothing to measure; give one of them above 0")
     rows = [_compared(seed + number, seconds) for number in range(fleets)]
     gaps = [_division_gap(seed + number) for number in range(small)]
-    figures: dict[str, Any] = {"simulated": True}
+    live = measure_live(CROPS, LOADS, live_seconds) if live_seconds > 0 else []
+    figures: dict[str, Any] = {"fleets": rows, "live": [dataclasses.asdict(row) for row in live]}
     if rows:
-        figures |= {
-            "fleets": rows,
-            "gain_least": min(row["gain"] for row in rows),
-            "gain_over_apart": round(statistics.geometric_mean(row["gain"] for row in rows), 3),
-            "parents_unanswered": sum(row["unanswered"] for row in rows),
-            "partial_share": round(max(row["partial_share"] for row in rows), 5),
-        }
+        figures["gain_least"] = min(row["gain"] for row in rows)
+        figures["gain_over_apart"] = round(statistics.geometric_mean(row["gain"] for row in rows), 3)
     if gaps:
         figures["slo_division_gap"] = round(max(gaps), 5)
+    if live:
+        figures["simulated_against_measured"] = max(
+            round(abs(row.measured - row.simulated), 2) for row in live
+        )
+    partial = [row["partial_share"] for row in rows] + [row.partial / row.offered for row in live]
+    figures["parents_unanswered"] = sum(row["unanswered"] for row in rows) + sum(
+        row.unanswered for row in live
+    )
+    figures["partial_share"] = round(max(partial, default=0.0), 5)
     return figures
 
 
@@ -121,4 +136,5 @@ if __name__ == "__main__":
         small=6,
         seconds=10.0,
         seed=1,
+        live_seconds=60.0,
     )

@@ -1,7 +1,7 @@
 """Asks the public models of the entry server, over gRPC on loopback.
 
 Why not BLS: a BLS call cannot be cancelled, so frames whose caller has gone, or whose time is over, would be
-served all the same, and it waits without a limit. What either costs is in docs/measurements.md.
+served all the same, and it waits without a limit.
 """
 
 from __future__ import annotations

@@ -32,9 +32,11 @@ _OF_MEMBERS = ("asked_total", "answered_total", "answer_us_total", "missing_tota
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
-def exported_names() -> frozenset[str]:
-    """Full names of all series, as queries name them."""
-    return frozenset(f"{PREFIX}{name}" for name in (*COUNTERS, *GAUGES))
+def cascade_families() -> Iterator[tuple[str, str, str]]:
+    """(name without prefix, type, description) of all that is exported."""
+    for kind, table in (("counter", COUNTERS), ("gauge", GAUGES)):
+        for name, text in table.items():
+            yield name, kind, text
 
 
 class CascadePage:
@@ -51,12 +53,11 @@ class CascadePage:
 
     def collect(self) -> Iterator[Metric]:
         """Everything as it is now."""
-        for kind, table in (("counter", COUNTERS), ("gauge", GAUGES)):
-            for name, text in table.items():
-                metric = Metric(f"{PREFIX}{name.removesuffix('_total')}", text, kind)
-                for labels, value in self._series(name):
-                    metric.add_sample(f"{PREFIX}{name}", {"cascade": self._cascade.name, **labels}, value)
-                yield metric
+        for name, kind, text in cascade_families():
+            metric = Metric(f"{PREFIX}{name.removesuffix('_total')}", text, kind)
+            for labels, value in self._series(name):
+                metric.add_sample(f"{PREFIX}{name}", {"cascade": self._cascade.name, **labels}, value)
+            yield metric
 
     def _series(self, name: str) -> Iterator[tuple[dict[str, str], int]]:
         if name == "open_frames":

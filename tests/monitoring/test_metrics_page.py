@@ -13,6 +13,8 @@ import yaml
 from model_repo_generator.monitoring import render_prometheus
 from planner.manifest import DeploymentManifest
 from ppipe.cli import run
+from python_backend.cascade.page import PREFIX as CASCADE_PREFIX
+from python_backend.cascade.page import cascade_families
 from python_backend.dispatcher.metrics.prometheus import PREFIX, families
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -28,7 +30,9 @@ def rows(cells: int) -> list[list[str]]:
 def test_the_page_lists_every_metric_as_the_code_does() -> None:
     """Type and meaning; the labels are compared with a live deployment's (tests/live)."""
     listed = {row[0]: (row[1], row[3]) for row in rows(4) if row[0].startswith(PREFIX)}
-    assert listed == {f"{PREFIX}{name}": (kind, text) for name, kind, text in families()}
+    made = {f"{PREFIX}{name}": (kind, text) for name, kind, text in families()}
+    made |= {f"{CASCADE_PREFIX}{name}": (kind, text) for name, kind, text in cascade_families()}
+    assert listed == made
 
 
 def test_the_page_lists_every_alert(fleet_manifest: DeploymentManifest) -> None:

@@ -1,0 +1,133 @@
+"""Cascades in repositories: their part of deployment.json, their Triton models, plans that do not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as triton
+
+from model_repo_generator.beside import BesideFault, generate_beside
+from model_repo_generator.checking.fit import PlanFault
+from model_repo_generator.generate import generate, placed, render_once
+from model_repo_generator.rehearsal import Rehearsal, rehearsed
+from planner import serial
+from planner.cascades.demands import planned_cascades
+from planner.deployment import Deployment, parse_deployment
+from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.plan import Plan
+from planner.profile import Profile, TensorSpec
+from tests.golden import cases
+
+SLO_MS = 250
+PARTS_US = {"boxes": 150_000, "kinds": 100_000}
+
+
+def deployment(**cascade: Any) -> Deployment:
+    classes = [{"name": "L4", "executor": "emulated", "stated": cases.SPEED}]
+    data = cases.deployment(classes, [{"gpu": "L4", "count": 1, "gpus_per_server": 3}])
+    (model,) = data["models"]
+    del model["slo_ms"]
+    detector = model | {"name": "boxes", "postprocess": {"task": "detection", "max_boxes": 6}}
+    classifier = model | {"name": "kinds", "postprocess": {"task": "classification", "top_k": 2}}
+    members = [{"model": "boxes"}, {"model": "kinds", "of": "boxes", "count": 2, "most": 6}]
+    data["models"] = [detector, classifier]
+    data["cascades"] = [{"name": "street", "slo_ms": SLO_MS, "models": members} | cascade]
+    return parse_deployment(data, "made")
+
+
+def profile() -> Profile:
+    kinds = cases.network("kinds", {("L4", 1): 1000})
+    found = (TensorSpec("boxes", "FP32", (20, 4)), TensorSpec("scores", "FP32", (20, 3)))
+    boxes = dataclasses.replace(cases.network("boxes", {("L4", 1): 2000}), outputs=found)
+    return Profile(models=(boxes, kinds))
+
+
+def plan(made: Deployment | None = None) -> Plan:
+    stages = {
+        "boxes": (cases.stage(0, 1, "L4", 1, 1), cases.stage(1, 3, "L4", 1, 1)),
+        "kinds": (cases.stage(0, 3, "L4", 1, 1),),
+    }
+    models = tuple(
+        dataclasses.replace(cases.plan(name, steps).models[0], slo_us=PARTS_US[name])
+        for name, steps in stages.items()
+    )
+    whole = dataclasses.replace(cases.plan("boxes", stages["boxes"]), models=models)
+    problem = (made or deployment()).to_problem(profile())
+    return dataclasses.replace(whole, cascades=planned_cascades(problem, whole))
+
+
+def manifest_of(files: Any) -> DeploymentManifest:
+    return serial.loads(DeploymentManifest, files[MANIFEST_NAME], MANIFEST_NAME)
+
+
+def test_deployment_json_says_what_the_entry_must_know() -> None:
+    made = deployment()
+    rendered = render_once(made, profile(), placed(plan(), made, profile()))
+    manifest = manifest_of(rendered.files)
+    cascade = manifest.cascade("street")
+    assert [(one.model, one.of, one.make, one.most, one.by_us) for one in cascade.members] == [
+        ("boxes", "", "", 1, 150_000),
+        ("kinds", "boxes", "crops", 6, 250_000),
+    ]
+    assert cascade.planned_rps == 250.0, "500 crops/s of two for each frame"
+    assert manifest.model("kinds").longest_us == 5 * 1000 * SLO_MS
+    assert manifest.model("boxes").served.slo_us == PARTS_US["boxes"]
+    assert manifest.own_models == ()
+    assert manifest.entry.models[-1] == "street"
+    ports = [model.feedback_port for model in manifest.models]
+    assert cascade.metrics_port == max(ports) + 1
+
+
+def test_its_triton_model_takes_what_the_first_member_takes() -> None:
+    made = deployment()
+    files = render_once(made, profile(), placed(plan(), made, profile())).files
+    config = text_format.Parse(files["groups/entry/street/config.pbtxt"], triton.ModelConfig())
+    first = text_format.Parse(files["groups/entry/boxes/config.pbtxt"], triton.ModelConfig())
+    assert list(config.input) == list(first.input)
+    assert config.parameters["cascade"].string_value == "street"
+    assert "python_backend.triton.cascade" in files["groups/entry/street/1/model.py"]
+    outputs = {each.name: list(each.dims) for each in config.output}
+    assert outputs == {
+        "detected_boxes": [6, 4],
+        "detected_scores": [6],
+        "detected_classes": [6],
+        "kinds.classes": [-1, 2],
+        "kinds.scores": [-1, 2],
+        "kinds.of": [-1],
+        "kinds.row": [-1],
+        "kinds.answered": [-1],
+        "partial": [1],
+        "missing": [-1],
+    }
+
+
+def test_a_rehearsal_stretches_it_too() -> None:
+    made = deployment()
+    small = rehearsed(made, profile(), plan(), Rehearsal(slower=3.0))
+    manifest = manifest_of(render_once(*small).files)
+    cascade = manifest.cascade("street")
+    assert cascade.slo_us == 3000 * SLO_MS
+    assert [member.by_us for member in cascade.members] == [450_000, 750_000]
+    assert cascade.planned_rps == pytest.approx(250 / 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"slo_ms": 300}, "cascades.street.slo_ms: 300 in the deployment, but the plan was made for 250"),
+        ({"name": "road"}, "cascades.road: the plan was made without it"),
+    ],
+)
+def test_a_plan_of_another_cascade_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanFault, match=said):
+        placed(plan(), deployment(**change), profile())
+
+
+def test_revisions_side_by_side_are_refused(tmp_path: Any) -> None:
+    made = deployment()
+    generate(made, profile(), plan(), tmp_path, export=False)
+    with pytest.raises(BesideFault, match="cascades"):
+        generate_beside(made, profile(), plan(), tmp_path, export=False)
