@@ -30,7 +30,7 @@ from planner.solver import Limits
 ROUNDS = 2
 POOL = 12
 """Pipelines of least loss per model, beside those of the relaxation."""
-NODES, GAP = 500, 2e-3
+NODES, GAP = 100, 2e-3
 LOSS_SHARE = 0.01
 """Where the plan itself is for throughput alone: a promise is of what random arrivals can use."""
 BOUND_TOLERANCE = 1e-6

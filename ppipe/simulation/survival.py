@@ -7,14 +7,17 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 
 from planner.losses import Loss, after, losses_of
-from planner.plan import ModelPlan, Plan
+from planner.plan import ModelPlan, Plan, Survival
 from planner.planning import plan
-from planner.problem import Problem, wanted_of
+from planner.problem import Objective, Problem, wanted_of
 from planner.surviving import usable_rps
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margined import may_be_wrong, with_margins
@@ -70,9 +73,8 @@ def with_simulated_promise(made: Plan, problem: Problem, judge: Judge) -> Plan:
     """The plan with its promise as simulation has it, and the loss that binds there."""
     if made.survival is None:
         return made
-    left = dict(_simulated(made, problem, judge))
-    binding = min(left, key=lambda name: left[name])
-    factor = SAFE * left[binding]
+    held, binding = _simulated(made, problem, judge)
+    factor = SAFE * held
     survival = replace(
         made.survival,
         promised=factor,
@@ -80,33 +82,62 @@ def with_simulated_promise(made: Plan, problem: Problem, judge: Judge) -> Plan:
         bound=max(factor, made.survival.bound),
         without=max(factor, made.survival.without),
     )
-    gap = (survival.bound - factor) / factor if factor else 0.0
-    return replace(made, survival=replace(survival, gap=gap))
+    return replace(made, survival=_with_gap(survival))
 
 
-def _simulated(made: Plan, problem: Problem, judge: Judge) -> Iterator[tuple[str, float]]:
-    """Name of a loss, and the share of what is wanted that one model then serves."""
-    wanted = {demand.model: wanted_of(demand, problem.options) for demand in problem.demands}
-    for name, each in remaining(made, problem).items():
-        for one in each[:WORST]:
-            alone = replace(one.whole, models=(one.model,))
-            held = judge.held_rps(alone, problem, scenarios_of(SCENARIOS), SECONDS)
-            yield one.losses[0].name, held[name] / wanted[name]
+def _with_gap(survival: Survival) -> Survival:
+    promised, bound = survival.promised, survival.bound
+    return replace(survival, gap=(bound - promised) / promised if promised else 0.0)
 
 
-def surviving_plan(problem: Problem, judge: Judge) -> tuple[Problem, Plan]:
-    """Of the margins as stated and MARGINS those whose plan promises most, and that plan. Raises what the
-    planner raises.
+def _simulated(made: Plan, problem: Problem, judge: Judge) -> tuple[float, str]:
+    """The share of what is wanted that every model serves after the worst losses, and the loss that binds.
+    Hardest losses first: whether a later one holds that much is quickly seen.
     """
-    found: list[tuple[Problem, Plan]] = []
-    without = 0.0
-    for margined in _margined(problem):
-        found.append((margined, with_simulated_promise(plan(margined, mode="fast"), margined, judge)))
-        without = max(without, _without_promise(margined, judge))
+    wanted = {demand.model: wanted_of(demand, problem.options) for demand in problem.demands}
+    worst = [(name, one) for name, each in remaining(made, problem).items() for one in each[:WORST]]
+    worst.sort(key=lambda pair: usable_rps(pair[1].model, problem) / wanted[pair[0]])
+    least, binding = math.inf, ""
+    for name, one in worst:
+        alone = replace(one.whole, models=(one.model,))
+        share = _held(alone, problem, judge, least * wanted[name]) / wanted[name]
+        if share < least:
+            least, binding = share, one.losses[0].name
+    return least, binding
+
+
+def _held(alone: Plan, problem: Problem, judge: Judge, most_rps: float) -> float:
+    """What a plan of one model serves in every scenario, as far as up to `most_rps`."""
+    most = most_rps if math.isfinite(most_rps) else None
+    (held,) = judge.held_rps(alone, problem, scenarios_of(SCENARIOS), SECONDS, most).values()
+    return held
+
+
+def surviving_plan(problem: Problem, judge: Judge, processes: int = 2) -> tuple[Problem, Plan]:
+    """Of the margins as stated and MARGINS those whose plan promises most, and that plan. Its bound is one of
+    the plans of all of these margins. Raises what the planner raises.
+    """
+    jobs = [(margined, judge) for margined in _margined(problem)]
+    if processes < 2:
+        plans, without = [*map(_promising, jobs)], max(map(_without_promise, jobs))
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            of_plans, of_without = pool.map(_promising, jobs), pool.map(_without_promise, jobs)
+            plans, without = list(of_plans), max(of_without)
+    found = [(margined, made) for (margined, _), made in zip(jobs, plans, strict=True)]
+    promises = [made.survival for made in plans if made.survival is not None]
     planned, made = max(found, key=lambda pair: pair[1].survival.promised if pair[1].survival else 0.0)
     assert made.survival is not None
-    survival = replace(made.survival, without=max(without, made.survival.promised))
-    return planned, replace(made, survival=survival)
+    survival = replace(
+        made.survival,
+        without=max(without, made.survival.promised),
+        bound=max(one.bound for one in promises) if _is_max_rate(problem) else made.survival.bound,
+    )
+    return planned, replace(made, survival=_with_gap(survival))
+
+
+def _is_max_rate(problem: Problem) -> bool:
+    return problem.options.objective is Objective.MAX_RATE
 
 
 def _margined(problem: Problem) -> Iterator[Problem]:
@@ -117,13 +148,25 @@ def _margined(problem: Problem) -> Iterator[Problem]:
         yield with_margins(problem, [margin] * len(problem.demands), LOSS_SHARE)
 
 
-def _without_promise(problem: Problem, judge: Judge) -> float:
-    """What a plan that promises nothing serves while nothing is lost, in units of what is wanted."""
+def _promising(job: tuple[Problem, Judge]) -> Plan:
+    """The plan of one problem, with what it promises. Runs in a process of its own."""
+    problem, judge = job
+    return with_simulated_promise(plan(problem, mode="fast"), problem, judge)
+
+
+def _without_promise(job: tuple[Problem, Judge]) -> float:
+    """What a plan that promises nothing serves while nothing is lost, in units of what is wanted. Runs in a
+    process of its own.
+    """
+    problem, judge = job
     steady = tuple(replace(one, spot="") for one in problem.cluster.gpu_classes)
     plain = replace(
         problem,
         cluster=replace(problem.cluster, gpu_classes=steady),
         options=replace(problem.options, survive_servers=0),
     )
-    held = judge.held_rps(plan(plain, mode="fast"), plain, scenarios_of(SCENARIOS), SECONDS)
-    return SAFE * min(held[demand.model] / wanted_of(demand, problem.options) for demand in problem.demands)
+    made, least = plan(plain, mode="fast"), math.inf
+    for model, demand in zip(made.models, problem.demands, strict=True):
+        wanted = wanted_of(demand, problem.options)
+        least = min(least, _held(replace(made, models=(model,)), plain, judge, least * wanted) / wanted)
+    return SAFE * least

@@ -30,7 +30,7 @@ def test_the_promise_is_served_after_every_loss(seed: int, monkeypatch: pytest.M
     monkeypatch.setattr(survival, "SCENARIOS", 4)
     problem = made_problem(MadeSize(gpus=16, classes=2, models=2, blocks=4, max_slices=2), seed=seed)
     problem = replace(problem, options=replace(problem.options, survive_servers=1))
-    planned, made = surviving_plan(problem, Judge())
+    planned, made = surviving_plan(problem, Judge(), processes=1)
     assert made.survival is not None
     left = remaining(made, planned)
     for demand in problem.demands:
