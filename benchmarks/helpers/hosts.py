@@ -3,7 +3,8 @@
 Rules
 - Every host has one link to the others; the clients may have a second one to one host, of their own.
 - Both ends of a link are shaped, so that what a host sends and what it gets are bounded alike.
-- Memory and processes are shared: only the network tells the hosts apart.
+- Each host has a clock of its own, where the kernel has time namespaces: they differ by an hour.
+- Memory and processes are shared: only network and clock tell the hosts apart.
 - Names begin with our process id; what is left by a run that was killed is swept by the next one.
 - Delay, loss and jitter need the kernel's netem; without it a link has its rate alone, and says so.
 """
@@ -24,6 +25,7 @@ _BURST_KBIT = 128
 """Of the shaper's bucket: a few frames of Ethernet, as a switch port has."""
 _QUEUE_MS = 50
 """How long a packet may wait at a link before it is lost."""
+_CLOCKS_APART_S = 3_600
 _HEADERS_BYTES = 14 + 20 + 32
 """Of a packet as the link counts it: Ethernet, IP, TCP with time stamps."""
 CLIENT_NET, FLEET_NET = "10.213.1", "10.213.0"
@@ -53,10 +55,13 @@ class Host:
     switch: str
     port: str
     """Where its link ends, and in which namespace."""
+    ahead_s: int = 0
+    """Of its monotonic clock before this machine's."""
 
     def command(self, command: Sequence[str]) -> list[str]:
         """The same command, run on this host."""
-        return ["nsenter", f"--net={_NAMESPACES / self.namespace}", "--", *command]
+        clock = ["unshare", "--time", f"--monotonic={self.ahead_s}", "--"] if self.ahead_s else []
+        return ["nsenter", f"--net={_NAMESPACES / self.namespace}", "--", *clock, *command]
 
     @contextlib.contextmanager
     def cut_off(self) -> Iterator[None]:
@@ -94,6 +99,11 @@ def why_not() -> str:
         return str(error)
 
 
+def has_clocks() -> bool:
+    """Whether hosts can have clocks of their own."""
+    return shutil.which("unshare") is not None and _try(["unshare", "--time", "--monotonic=1", "--", "true"])
+
+
 def has_netem() -> bool:
     """Whether links can have delay, jitter and loss."""
     with contextlib.ExitStack() as stack:
@@ -110,6 +120,7 @@ def hosts(links: Mapping[str, Link], clients: tuple[str, Link] | None = None) ->
     Raises NoHosts.
     """
     _sweep()
+    apart_s = _CLOCKS_APART_S if has_clocks() else 0
     made = {
         name: Host(
             name=name,
@@ -117,6 +128,7 @@ def hosts(links: Mapping[str, Link], clients: tuple[str, Link] | None = None) ->
             address=f"{FLEET_NET}.{index + 2}",
             switch=f"{_PREFIX}{os.getpid()}_switch",
             port=f"port{index}",
+            ahead_s=apart_s * (index + 1),
         )
         for index, name in enumerate(links)
     }

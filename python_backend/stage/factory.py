@@ -16,6 +16,7 @@ from python_backend.stage.emulated_preparer import EmulatedPreparer
 from python_backend.stage.executors.base import make_executor
 from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.worker import Finish, StageWorker
+from python_backend.wire.clocks import AskedClocks, EntryClocks
 from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.kserve import Array
 from python_backend.wire.notice_senders import NoticeSenders
@@ -52,14 +53,16 @@ def make_stage_worker(
         place.program, root, first_stage=place.blocks.is_first, device=device, prepare=recipe
     )
     executor.warm_up()
-    notices = NoticeSenders(servers, place.model, host, keys)
-    transport = _way_on(place, servers, host, keys, log)
+    clocks = AskedClocks(servers, place.model, host, keys)
+    notices = NoticeSenders(servers, place.model, keys, clocks)
+    transport = _way_on(place, servers, host, keys, clocks, log)
     made = StageWorker(
         place=place,
         executor=executor,
         transport=transport,
         keys=keys,
         notify=notices.send,
+        clocks=clocks,
         log=log,
         jitter=jitter,
         on_close=lambda: close(),
@@ -70,17 +73,23 @@ def make_stage_worker(
 
     def close() -> None:
         reporter.close()
+        clocks.close()
         notices.close()
 
     return made
 
 
 def _way_on(
-    place: StagePlace, servers: Servers, host: str, keys: Keys, log: Callable[[str], None]
+    place: StagePlace,
+    servers: Servers,
+    host: str,
+    keys: Keys,
+    clocks: EntryClocks,
+    log: Callable[[str], None],
 ) -> Transport:
     """What the next stages are reached by; their inputs are this one's outputs."""
     routes = Routes(servers, host, place.program.outputs)
-    grpc = GrpcTransport(routes.targets, keys, place.tls)
+    grpc = GrpcTransport(routes.targets, keys, place.tls, clocks)
     layout = layout_of_worker(place.worker, place.program)
     if place.blocks.is_last:
         layout = replace(layout, shares={})

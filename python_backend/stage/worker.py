@@ -37,6 +37,7 @@ from python_backend.stage.executors.base import StageExecutor
 from python_backend.stage.preparing import TOO_LATE, Prepared, Preparer
 from python_backend.wire import graces, kserve, ticket_codec
 from python_backend.wire.clock import now_us, sleep_until
+from python_backend.wire.clocks import SAME_CLOCK, EntryClocks
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys, TicketError, wall_us
@@ -109,9 +110,10 @@ class StageWorker:
         on_close: Callable[[], None] = lambda: None,
         preparer: Preparer | None = None,
         finish: Finish | None = None,
+        clocks: EntryClocks = SAME_CLOCK,
     ) -> None:
-        """notify: the dispatcher on an entry server. preparer: of a first stage that gets clients' frames.
-        finish: of a last stage, if there is any.
+        """notify: the dispatcher on an entry server. clocks: what is known of entry servers'. preparer: of a
+        first stage that gets clients' frames. finish: of a last stage, if there is any.
         """
         self._place = place
         self._grace_us = graces.stage_us(place.serves_late)
@@ -120,6 +122,7 @@ class StageWorker:
         self._executor = executor
         self._transport = transport
         self._keys = keys
+        self._clocks = clocks
         self._notify = notify
         self._log = log
         self._jitter = jitter
@@ -259,7 +262,7 @@ class StageWorker:
                 f"no {ticket_codec.PARAMETER}: stages are called by their dispatcher; call the public model"
             )
         place = self._place
-        wire = ticket_codec.decode(text, self._keys, arrived_us)
+        wire = ticket_codec.decode(text, self._keys, arrived_us, self._clocks)
         wire = ticket_codec.at_own_hop(wire, place.worker, arrived_us)
         ticket_codec.check_addressee(wire, place.deployment, place.worker)
         if wire.ticket is not None:

@@ -1,8 +1,9 @@
 """Completion notices: small UDP datagrams from stages to their dispatcher, off the answer's path.
 
 A notice lost is no harm: the batch's answer, or its failure, tells the same later. A notice is signed like
-a ticket, because a forged one would bend the timelines. Between hosts `ended_us` is not comparable and is
-set on arrival.
+a ticket, because a forged one would bend the timelines. `ended_us` is on the dispatcher's clock
+(wire.clocks); where the sender does not know that, it is set on arrival. The same port answers questions for
+the time.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
+from python_backend.wire.clocks import ONE_CLOCK, QUESTION, Offset, answer_to
 from python_backend.wire.keys import Keys
 from python_backend.wire.sockets import resolved
 
@@ -29,7 +31,8 @@ _CONNECTED_S: Final = 5.0
 @record
 class Notice(Record):
     """Stage `stage` of a batch ended its compute at `ended_us`, after `busy_us` on its worker; or it
-    failed. revision: of the batch's ticket. ended_us: None if the sender is on another host.
+    failed. revision: of the batch's ticket. ended_us: None where the sender does not know the dispatcher's
+    clock.
     """
 
     revision: int
@@ -48,16 +51,22 @@ class NoticeSender:
     after a failure and every now and then.
     """
 
-    def __init__(self, address: tuple[str, int], keys: Keys, same_host: bool) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        keys: Keys,
+        offset: Callable[[], Offset | None] = lambda: ONE_CLOCK,
+    ) -> None:
+        """offset: of the dispatcher's clock, as it is known now."""
         self._socket = _socket_of(socket.AF_INET)
         self._address = address
         self._connected_until_s = 0.0
         self._keys = keys
-        self._same_host = same_host
+        self._offset = offset
 
     def send(self, notice: Notice) -> None:
         """Send, or lose it."""
-        self.send_datagram(encode(notice, self._keys, self._same_host))
+        self.send_datagram(encode(notice, self._keys, self._offset()))
 
     def send_datagram(self, datagram: bytes) -> None:
         """Send something to the same dispatcher, or lose it."""
@@ -125,14 +134,23 @@ class NoticeReceiver:
         """The next genuine notice; None when closed."""
         while not self._closing:
             try:
-                datagram = self._socket.recv(512)
+                datagram, sender = self._socket.recvfrom(512)
             except OSError:
                 return None
             notice = decode(datagram, self._keys)
             if notice is not None:
                 return notice
-            self._other(datagram)
+            if datagram.startswith(QUESTION):
+                self._say_the_time(datagram, sender)
+            else:
+                self._other(datagram)
         return None
+
+    def _say_the_time(self, datagram: bytes, sender: Any) -> None:
+        answer = answer_to(datagram, self._keys)
+        if answer is not None:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(answer, socket.MSG_DONTWAIT, sender)
 
     def run(self, handle: Callable[[Notice], None]) -> None:
         """Give every notice to `handle` until closed."""
@@ -148,9 +166,11 @@ class NoticeReceiver:
         self._socket.close()
 
 
-def encode(notice: Notice, keys: Keys, same_host: bool = True) -> bytes:
-    """The datagram of a notice."""
-    ended_us = notice.ended_us if same_host and notice.ended_us is not None else _NO_TIME
+def encode(notice: Notice, keys: Keys, offset: Offset | None = ONE_CLOCK) -> bytes:
+    """The datagram of a notice. offset: of the dispatcher's clock to the one that the notice's time is on."""
+    ended_us = _NO_TIME
+    if offset is not None and notice.ended_us is not None:
+        ended_us = notice.ended_us + offset.ahead_us
     body = _BODY.pack(
         *(
             _MAGIC,

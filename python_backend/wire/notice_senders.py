@@ -5,6 +5,7 @@ Their addresses are those of the table of servers, as it is now. Sockets to othe
 
 from __future__ import annotations
 
+from python_backend.wire.clocks import EntryClocks
 from python_backend.wire.feedback import Notice, NoticeSender
 from python_backend.wire.keys import Keys
 from python_backend.wire.servers import Servers
@@ -13,11 +14,11 @@ from python_backend.wire.servers import Servers
 class NoticeSenders:
     """See the module. Never blocks, never raises. Thread-safe."""
 
-    def __init__(self, servers: Servers, model: str, own_host: str, keys: Keys) -> None:
+    def __init__(self, servers: Servers, model: str, keys: Keys, clocks: EntryClocks) -> None:
         self._servers = servers
         self._model = model
-        self._own_host = own_host
         self._keys = keys
+        self._clocks = clocks
         self._senders: dict[tuple[str, int], NoticeSender] = {}
         """By address."""
 
@@ -46,7 +47,7 @@ class NoticeSenders:
             return None
         sender = self._senders.get(address)
         if sender is None:
-            made = NoticeSender(address, self._keys, address[0] == self._own_host)
+            made = NoticeSender(address, self._keys, lambda: self._clocks.offset(entry))
             sender = self._senders.setdefault(address, made)
             if sender is not made:
                 made.close()

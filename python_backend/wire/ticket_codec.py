@@ -5,7 +5,7 @@ key. One format, FORMAT, of which every ticket says the number; a receiver refus
      "batch": 17, "attempt": 0, "pipeline": 0, "deadline_us": ...,
      "hops": [["<worker>", "<server>", transfer start, transfer end, start, end], ...],
      "entry": "<server>", "back_us": 1500,
-     "relative": false, "stamp": ["<run>", <number>, <time of day>],
+     "relative": false, "sent": ..., "stamp": ["<run>", <number>, <time of day>],
      "digest": "...", "frames": [...], "chain": true, "device": true, "ingress": [...],   where needed
      "mac": "..."}
 
@@ -18,8 +18,9 @@ Rules
 - The signature (HMAC-SHA256 over the text before it, so over deployment, revision, batch, attempt and the hop
   that it is for) makes a stage refuse what did not come from its own dispatcher. Each hop signs for the next.
 - Times are absolute CLOCK_MONOTONIC microseconds within a host. Hosts do not share that clock, so between
-  hosts all times are written relative to `sent` and set on the receiver's clock on arrival: the flight time
-  then counts as time gained, which the caller subtracts if it knows it.
+  hosts all times are written relative to their sending. `sent` is when that was, on the entry's clock, where
+  the sender knows it. Who knows that clock too counts from then; others from receipt, and the flight counts
+  as time gained (wire.clocks).
 - A probe ticket carries no reservation. Stages answer it at once, outside the reserved order, with zeros. It
   harms nobody, so `{"probe": true}` needs neither signature nor deployment: a health check has no key.
 - Each sending has a stamp of its own, so a receiver knows a ticket that it has seen (wire.replays).
@@ -38,6 +39,7 @@ from typing import Any, Final
 from python_backend.scheduler.actions import Hop, Ticket, plain_ticket, tensor_hop
 from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
+from python_backend.wire.clocks import NO_CLOCKS, EntryClocks, origin_us
 from python_backend.wire.keys import Keys, Stamp, TicketError
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, info_of
@@ -164,9 +166,11 @@ def encode(
     keys: Keys,
     sent_us: int | None = None,
     covered: Sequence[Sequence[Buffer]] | None = None,
+    sent_on_entry: int | None = None,
 ) -> str:
     """The text of a ticket, good for one sending. `sent_us`: now, when the receiver is on another host; None
-    on the same host. covered: what goes with it in the message, to be covered by a digest.
+    on the same host. sent_on_entry: the same on the entry's clock, where that is known. covered: what goes
+    with it in the message, to be covered by a digest.
     """
     assert wire.ticket is not None
     stamp = keys.stamp()
@@ -178,6 +182,8 @@ def encode(
         '"relative":false' if sent_us is None else '"relative":true',
         f'"stamp":["{stamp.run}",{stamp.number},{stamp.sent_us}]',
     ]
+    if sent_on_entry is not None:
+        fields.append(f'"sent":{sent_on_entry}')
     if covered is not None:
         fields.append(f'"digest":"{keys.digest(stamp, [piece for pieces in covered for piece in pieces])}"')
     if (frames := wire.frames) is not None:
@@ -200,8 +206,10 @@ def stray_text(keys: Keys) -> str:
     return encode(WireTicket(deployment="", revision=0, hop=0, ticket=ticket), keys, sent_us=0)
 
 
-def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
-    """The ticket in `text`, its times on this host's clock. Raises TicketError."""
+def decode(text: str, keys: Keys, received_us: int, clocks: EntryClocks = NO_CLOCKS) -> WireTicket:
+    """The ticket in `text`, its times on this host's clock. clocks: what is known here of the entries'.
+    Raises TicketError.
+    """
     if len(text) > _TEXT_LIMIT:
         raise TicketError(f"{PARAMETER}: {len(text)} characters; expected at most {_TEXT_LIMIT}")
     signed, field, mac = text.rpartition(_MAC_FIELD)
@@ -214,7 +222,7 @@ def decode(text: str, keys: Keys, received_us: int) -> WireTicket:
     if not (mac.endswith('"}') and keys.accepts(f"{signed}}}", mac[:-2])):
         raise TicketError(f"{PARAMETER}: {FOREIGN_KEY}")
     try:
-        return _wire_ticket(json.loads(f"{signed}}}"), received_us)
+        return _wire_ticket(json.loads(f"{signed}}}"), received_us, clocks)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TicketError(f"{PARAMETER}: {type(error).__name__}: {error}") from error
 
@@ -286,18 +294,22 @@ def _times(hop: Hop) -> Sequence[int]:
     return hop.transfer_start_us, hop.transfer_end_us, hop.start_us, hop.end_us
 
 
-def _wire_ticket(body: Any, received_us: int) -> WireTicket:
+def _wire_ticket(body: Any, received_us: int, clocks: EntryClocks) -> WireTicket:
     if not isinstance(body, dict):
         raise TypeError("expected an object")
     if body.get("v") != FORMAT:
         raise ValueError(f"format {body.get('v')!r:.40}; this stage reads format {FORMAT}")
-    origin_us = received_us if body["relative"] else 0
+    entry = _text(body["entry"])
+    set_us = 0
+    if body["relative"]:
+        sent = _whole(body["sent"]) if "sent" in body else None
+        set_us = origin_us(clocks.offset(entry), sent, received_us)
     ticket = plain_ticket(
         batch_id=_whole(body["batch"]),
         attempt=_whole(body["attempt"]),
         pipeline=_whole(body["pipeline"]),
-        deadline_us=_whole(body["deadline_us"]) + origin_us,
-        hops=tuple(_hop(plain, origin_us) for plain in body["hops"]),
+        deadline_us=_whole(body["deadline_us"]) + set_us,
+        hops=tuple(_hop(plain, set_us) for plain in body["hops"]),
     )
     hop = _whole(body["hop"])
     if not 0 <= hop < len(ticket.hops):
@@ -315,7 +327,7 @@ def _wire_ticket(body: Any, received_us: int) -> WireTicket:
         ingress=tuple([info_of(plain) for plain in body.get("ingress", ())]),
         stamp=_stamp(body["stamp"]),
         digest=_text(body.get("digest", "")),
-        way=Way(servers if any(servers) else (), _text(body["entry"]), _whole(body["back_us"])),
+        way=Way(servers if any(servers) else (), entry, _whole(body["back_us"])),
         on_device=body.get("device") is True,
     )
 

@@ -28,6 +28,7 @@ from planner.manifest import (
 from planner.profile import TensorSpec
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
+from python_backend.wire.clocks import SAME_CLOCK, EntryClocks, sent_on_entry_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
 from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array, Buffer
@@ -144,7 +145,15 @@ def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -
 class GrpcTransport:
     """ModelInfer over gRPC with the tensors in the message. Thread-safe. targets: may grow meanwhile."""
 
-    def __init__(self, targets: Mapping[str, Target], keys: Keys, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        keys: Keys,
+        tls: TlsFiles | None = None,
+        clocks: EntryClocks = SAME_CLOCK,
+    ) -> None:
+        """clocks: what this host knows of the entry servers'; the entry server itself has the same."""
+        self._clocks = clocks
         self._targets = targets
         self._tls = tls
         self._keys = keys
@@ -193,7 +202,9 @@ class GrpcTransport:
         if self._targets[worker_of(wire)].same_host:
             return ticket_codec.encode(wire, self._keys)
         covered = tensors if self._tls is None else None
-        return ticket_codec.encode(wire, self._keys, now_us(), covered)
+        sent_us = now_us()
+        on_entry = sent_on_entry_us(self._clocks, wire.way.entry, sent_us)
+        return ticket_codec.encode(wire, self._keys, sent_us, covered, on_entry)
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from python_backend.wire.clocks import Offset
 from python_backend.wire.feedback import Notice, NoticeReceiver, NoticeSender, decode, encode
 from python_backend.wire.keys import Keys
 
@@ -23,7 +24,7 @@ def test_a_notice_arrives_and_closing_wakes_the_receiver(host: str, family: sock
     got: list[Notice] = []
     thread = threading.Thread(target=receiver.run, args=(got.append,))
     thread.start()
-    sender = NoticeSender((host, receiver.port), Keys.none(), same_host=True)
+    sender = NoticeSender((host, receiver.port), Keys.none())
     with socket.socket(family, socket.SOCK_DGRAM) as stranger:
         stranger.sendto(b"hello", (host, receiver.port))
     sender.send(NOTICE)
@@ -48,8 +49,11 @@ def test_a_forged_notice_is_not_taken(tmp_path: Path) -> None:
         assert decode(changed, keys) is None
 
 
-def test_between_hosts_no_time_is_told() -> None:
-    notice = decode(encode(NOTICE, Keys.none(), same_host=False), Keys.none())
+def test_between_hosts_the_time_is_the_dispatchers_or_none_is_told() -> None:
+    notice = decode(encode(NOTICE, Keys.none(), Offset(-100_000, 5)), Keys.none())
+    assert notice is not None
+    assert notice.ended_us == 23_456
+    notice = decode(encode(NOTICE, Keys.none(), None), Keys.none())
     assert notice is not None
     assert notice.ended_us is None
 
