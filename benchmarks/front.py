@@ -56,7 +56,8 @@ SLO_US = 3_000_000
 """Long: a closed loop drops nothing."""
 _SETTLE_S = 0.5
 _FLOOR_PASSES = 5
-_LINK = Link(1_000)
+_LINK = Link(1_000, burst_kbit=1_024)
+"""A real card cuts large segments up itself; here the entry would be charged with it."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from pathlib import Path
 
 _NAMESPACES = Path("/run/netns")
 _PREFIX = "ppipe"
-_BURST_KBIT = 128
-"""Of the shaper's bucket: a few frames of Ethernet, as a switch port has."""
 _QUEUE_MS = 50
 """How long a packet may wait at a link before it is lost."""
 _CLOCKS_APART_S = 3_600
@@ -37,12 +35,17 @@ class NoHosts(RuntimeError):
 
 @dataclass(frozen=True)
 class Link:
-    """Of a host, each way. The last three only where the kernel has netem."""
+    """Of a host, each way. Delay, jitter and loss only where the kernel has netem."""
 
     mbit: float
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
     loss_percent: float = 0.0
+    burst_kbit: int = 128
+    """Of the shaper's bucket: a few frames of Ethernet, as a switch port has. Segments larger than that are
+    cut up by the sender's processor; from 512 on whole ones go through, as to a card that cuts them up
+    itself.
+    """
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def _shape_here(device: str, link: Link) -> None:
 
 
 def _shaping(device: str, link: Link) -> Iterator[list[str]]:
-    rate = ["rate", f"{link.mbit}mbit", "burst", f"{_BURST_KBIT}kbit", "latency", f"{_QUEUE_MS}ms"]
+    rate = ["rate", f"{link.mbit}mbit", "burst", f"{link.burst_kbit}kbit", "latency", f"{_QUEUE_MS}ms"]
     yield ["tc", "qdisc", "add", "dev", device, "root", "handle", "1:", "tbf", *rate]
     if link.delay_ms or link.jitter_ms or link.loss_percent:
         more = ["delay", f"{link.delay_ms}ms", f"{link.jitter_ms}ms", "loss", f"{link.loss_percent}%"]

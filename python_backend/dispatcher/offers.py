@@ -4,6 +4,8 @@ Rules
 - A core holds a frame back for a fuller batch as long as its deadline allows. So a frame with a later
   deadline than its SLO is offered with that of its SLO first, and again, with more time, when the core
   gives it up. With the late policy "serve" this goes on past the deadline.
+- Among frames of one priority, those whose callers wait well beyond the SLO come after those whose callers do
+  not. Else who asks for an hour is served for an hour, in the order of deadlines before all that came later.
 - The core is given deadlines less what answers were lately late by (dispatcher.lateness), so that it plans
   with the way back too.
 """
@@ -23,6 +25,7 @@ from python_backend.wire.clock import NEVER
 
 _MOST_DOUBLINGS: Final = 10
 _PAUSE_US: Final = 500
+_PATIENT_SLOS: Final = 1.5
 
 
 class Offers:
@@ -55,13 +58,13 @@ class Offers:
         """
         return self._arrived(frame, again=True)
 
-    @staticmethod
-    def _arrived(frame: Frame, again: bool) -> RequestArrived:
+    def _arrived(self, frame: Frame, again: bool) -> RequestArrived:
         info = frame.info
+        patient = frame.deadline_us > frame.arrived_us + _PATIENT_SLOS * self._slo_us
         return RequestArrived(
             frame.request_id,
             frame.offered_us,
-            frame.priority,
+            2 * frame.priority - int(patient),
             0 if info is None else info.size,
             0 if info is None else info.width * info.height,
             frame.stream,

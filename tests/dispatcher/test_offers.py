@@ -1,0 +1,70 @@
+"""How frames are offered: whose callers can wait come after those whose callers cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.lateness import Lateness
+from python_backend.dispatcher.offers import Offers
+from python_backend.dispatcher.priority import priority_of
+from python_backend.scheduler.actions import Dispatch
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.events import StageCompleted, TimerFired
+from tests.dispatcher.test_driver import SLO_US, manifest
+
+NOW_US = 1_000_000
+
+
+def offers() -> Offers:
+    return Offers(manifest().models[0], Lateness(SLO_US))
+
+
+def frame(number: int, timeout_us: int, priority: int = 1) -> Frame:
+    return Frame(
+        request_id=number,
+        data=memoryview(bytes(8)),
+        arrived_us=NOW_US,
+        deadline_us=NOW_US + timeout_us,
+        send_outputs=lambda outputs: None,
+        send_error=lambda code, text: None,
+        priority=priority_of({"ppipe_priority": priority}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((SLO_US, 1), (2 * SLO_US, 1)),
+        ((SLO_US // 2, 1), (5 * SLO_US, 1)),
+        ((5 * SLO_US, 1), (SLO_US, 2)),
+        ((SLO_US, 8), (9 * SLO_US, 8)),
+    ],
+    ids=["the SLO before twice that", "less than the SLO", "priority before patience", "at any priority"],
+)
+def test_who_can_wait_comes_after_who_cannot(first: tuple[int, int], second: tuple[int, int]) -> None:
+    made = offers()
+    before, after = (made.offer(frame(0, *each), NOW_US).priority for each in (first, second))
+    assert before > after
+
+
+def test_a_little_more_than_the_slo_is_no_patience() -> None:
+    made = offers()
+    assert len({made.offer(frame(0, time_us), NOW_US).priority for time_us in (SLO_US, SLO_US + 5_000)}) == 1
+
+
+def test_a_frame_is_served_before_all_that_were_there_and_can_wait() -> None:
+    """Else who asks for an hour is served for an hour, before what came later."""
+    entry = manifest().models[0]
+    core, made = SchedulerCore(entry.served), offers()
+    patient = [made.offer(frame(number, 3_600_000_000), NOW_US) for number in range(100)]
+    sent = [each for each in core.handle_arrivals(patient, NOW_US) if isinstance(each, Dispatch)]
+    urgent = made.offer(frame(100, SLO_US), NOW_US)
+    later = core.handle(urgent, NOW_US + 1)
+    assert [each for each in later if isinstance(each, Dispatch)] == [], "all workers are busy"
+    core_time_us = min(dispatch.ticket.hops[0].end_us for dispatch in sent)
+    ticket = sent[0].ticket
+    actions = core.handle(StageCompleted(ticket.batch_id, ticket.attempt, 0, core_time_us), core_time_us)
+    actions += core.handle(TimerFired(), core_time_us + 1)
+    next_sent = [each for each in actions if isinstance(each, Dispatch)]
+    assert next_sent[0].request_ids == (100,)
