@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +42,10 @@ BATCHES = (1, 2, 4, 8)
 TARGET = 0.99
 CLIENT_LINK = Link(1_000)
 PREPARE = FrameCost(fixed_us=300, us_per_pixel=0.0012, us_per_byte=0.006)
-"""About what simplejpeg and OpenCV take on one core: 5 ms for a 1080p JPEG."""
+"""About what simplejpeg and OpenCV take on a fast core: 5 ms for a 1080p JPEG."""
+REAL_PREPARE = FrameCost(fixed_us=830, us_per_pixel=0.0014, us_per_byte=0.0078)
+"""What they take on a core of the machine that docs/measurements.md is of (scripts/benchmarks prepare)."""
+CORES = 8
 _PICTURES = 8
 _FIRST_PORT = 24_000
 
@@ -60,6 +64,9 @@ class Case:
     link can.
     """
     stage_mbit: float = 200.0
+    prepare: FrameCost = PREPARE
+    cores: int = CORES
+    """Of each stage host."""
 
 
 CASES = (
@@ -90,7 +97,8 @@ def run(
         figures |= found if case is CASES[0] else {case.name: found}
     if shared:
         figures["shared"] = [_measure_shared(CASES[0], int(models), seconds, loads) for models in shared]
-    figures["real_prepare"] = _measure_real(CASES[0], seconds, loads[:1])
+    if cases:
+        figures["real_prepare"] = _measure_real(CASES[0], seconds, figures["points"])
     if has_netem():
         bad = dataclasses.replace(CASES[0], name="loss")
         figures["loss"] = _measure(bad, seconds, loads[:1], over, jitter_ms=1.0, loss_percent=0.1)
@@ -189,16 +197,23 @@ def _together(tables: Mapping[str, ServedModel], arrivals: Mapping[str, list[int
     return round(sum(one.in_time for one in counts) / sum(one.offered for one in counts), 4)
 
 
-def _measure_real(case: Case, seconds: float, loads: Sequence[float]) -> dict[str, Any]:
-    """Attainment with frames that are decoded for real, by this machine's cores."""
+def _measure_real(case: Case, seconds: float, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Attainment with frames that are decoded for real, by this machine's cores: half of them a host's.
+    points: of the same case with frames that are not decoded; at their rates.
+    """
+    cores = max(1, (os.cpu_count() or 2) // 2)
+    case = dataclasses.replace(case, prepare=REAL_PREPARE, cores=cores)
     with _served(case, prepare="real") as (planned, served, fleet):
         jpegs = camera_jpegs(_PICTURES, case.width, case.height, case.frame_bytes)
         load = JpegLoad(fleet.address, served.model, jpegs, served.slo_us)
         with contextlib.closing(load):
-            rate_rps = planned.models[0].throughput_rps
             return {
                 "prepare": "real",
-                "points": [_point(load, served, share * rate_rps, share, seconds) for share in loads],
+                "cores_per_host": cores,
+                "planned_rps": round(planned.models[0].throughput_rps, 1),
+                "points": [
+                    _point(load, served, point["rate_rps"], point["load_factor"], seconds) for point in points
+                ],
             }
 
 
@@ -312,8 +327,8 @@ def make_deployment(case: Case, made: Mapping[str, Host], models: int = 1) -> De
                     for name in ("fast", "slow")
                 ],
                 "groups": [
-                    _group("fast", max(2, models), made["fast"].address),
-                    _group("slow", max(4, models), made["slow"].address),
+                    _group("fast", max(2, models), made["fast"].address, case.cores),
+                    _group("slow", max(4, models), made["slow"].address, case.cores),
                 ],
             },
             "models": [
@@ -339,9 +354,9 @@ def _names(models: int) -> list[str]:
     return ["net"] if models == 1 else [f"net{number}" for number in range(models)]
 
 
-def _group(gpu: str, workers: int, address: str) -> dict[str, Any]:
+def _group(gpu: str, workers: int, address: str, cores: int) -> dict[str, Any]:
     servers = [{"name": gpu, "host": address}]
-    return {"gpu": gpu, "gpus_per_server": workers, "servers": servers, "cores": 8}
+    return {"gpu": gpu, "gpus_per_server": workers, "servers": servers, "cores": cores}
 
 
 def make_profile(case: Case, models: int = 1) -> Profile:
@@ -365,7 +380,7 @@ def make_profile(case: Case, models: int = 1) -> Profile:
         cut_tensors=((wide,), (narrow,)),
         inputs=(TensorSpec("image", "FP32", (3, SIZE, SIZE)),),
         outputs=(TensorSpec("logits", "FP32", (10,)),),
-        prepare=PREPARE,
+        prepare=case.prepare,
     )
     return Profile(models=tuple(dataclasses.replace(one, model=name) for name in _names(models)))
 
