@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.hosts import Host, Link, has_clocks, has_netem, hosts, why_not
+from benchmarks.helpers.hosts import Host, Link, has_netem, hosts, why_not
 from benchmarks.helpers.jpeg_load import JpegLoad, Sent, reasons
 from benchmarks.helpers.jpegs import camera_jpegs
 from benchmarks.helpers.report import main
@@ -90,7 +90,6 @@ def run(
         "prepare": "emulated",
         "slo_ms": SLO_MS,
         "netem": has_netem(),
-        "clocks_apart": has_clocks(),
     }
     for case in CASES[:cases]:
         found = _measure(case, seconds, loads, over)

@@ -3,7 +3,8 @@
 Rules
 - Every host has one link to the others; the clients may have a second one to one host, of their own.
 - Both ends of a link are shaped, so that what a host sends and what it gets are bounded alike.
-- Each host has a clock of its own, where the kernel has time namespaces: they differ by an hour.
+- Where it is asked for, and the kernel has time namespaces, each host has a clock of its own: they differ by
+  an hour.
 - Memory and processes are shared: only network and clock tell the hosts apart.
 - Names begin with our process id; what is left by a run that was killed is swept by the next one.
 - Delay, loss and jitter need the kernel's netem; without it a link has its rate alone, and says so.
@@ -117,13 +118,15 @@ def has_netem() -> bool:
 
 
 @contextlib.contextmanager
-def hosts(links: Mapping[str, Link], clients: tuple[str, Link] | None = None) -> Iterator[dict[str, Host]]:
+def hosts(
+    links: Mapping[str, Link], clients: tuple[str, Link] | None = None, clocks_apart: bool = False
+) -> Iterator[dict[str, Host]]:
     """Hosts by name. clients: (host, link) of a second link from this process's own network to that host.
 
     Raises NoHosts.
     """
     _sweep()
-    apart_s = _CLOCKS_APART_S if has_clocks() else 0
+    apart_s = _CLOCKS_APART_S if clocks_apart and has_clocks() else 0
     made = {
         name: Host(
             name=name,

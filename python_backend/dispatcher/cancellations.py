@@ -17,7 +17,8 @@ _TICK_S = 0.02
 _WAITED_US = (20_000, 100_000)
 """At least and at most; between them it is this part of the time from a frame's arrival to its deadline."""
 _WAITED_PART = 8
-_PER_TICK = 50
+_PER_TICK = 16
+"""A twelfth of a core's time: asking about thousands of frames must not keep others from being served."""
 
 
 class Cancellations:
