@@ -50,7 +50,9 @@ def run(
     modes: str = "",
     compilers: str = "",
 ) -> Mapping[str, Any]:
-    """The figures of this benchmark. `modes` '': those of the device; 'no' leaves torch.compile out."""
+    """The figures of this benchmark. `network`: of pytorchcv, or a factory, 'package.module:callable'.
+    `modes` '': those of the device; 'no' leaves torch.compile out.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
     spec = _spec(network, size)
@@ -76,9 +78,12 @@ def run(
 
 
 def _spec(network: str, size: int) -> ModelSpec:
+    own = ":" in network
     return ModelSpec(
-        name=network,
-        program=ProgramSpec(factory=_FACTORY, arguments={"name": network, "size": size}),
+        name=network.partition(":")[2] or network,
+        program=ProgramSpec(factory=network)
+        if own
+        else ProgramSpec(factory=_FACTORY, arguments={"name": network, "size": size}),
         input=TensorSpecModel(name="image", shape=(3, size, size)),
         slo_ms=60_000,
     )

@@ -89,8 +89,10 @@ def executor(job: Job) -> Mapping[str, Any]:
     """benchmarks.executor: stages over unsplit, executor over torch, errors per precision."""
     from benchmarks.executor import run
 
-    small = {"size": 32, "batch": 1, "repeats": 3, "modes": "no", "compilers": "none"}
-    return run(**small) if job.rehearse else run(size=224, batch=8)  # type: ignore[arg-type]
+    if job.rehearse:
+        small = "benchmarks.helpers.small_net:small_net"
+        return run(network=small, size=32, batch=1, repeats=3, modes="no", compilers="none")
+    return run(size=224, batch=8)
 
 
 def profile(job: Job) -> list[Mapping[str, Any]]:

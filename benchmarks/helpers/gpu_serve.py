@@ -67,7 +67,7 @@ def served(rehearse: bool) -> Mapping[str, Any]:
             _command(command, path, work)
         with ServedDeployment(work / "repository", work / "logs") as running:
             running.start()
-            seconds = "3" if rehearse else "20"
+            seconds = "2" if rehearse else "20"
             said = _command("bench", path, work, "--seconds", seconds, "--load", "0.5", "--json")
         plan = json.loads((work / "plan.json").read_text(encoding="utf-8"))
         stages = [

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from ppipe.serving.ports import free_base
+from tests.docs.example_fleet import assert_fleet_is_sound
 from tests.docs.test_pictures import assert_fleet_is_current
 
 ROOT = Path(__file__).parents[2]
@@ -97,12 +98,19 @@ def test_commands_of_a_page_run(page: Path, reader: Path) -> None:
             continue  # its own test skips with a message where the data is absent
         if line.startswith("ppipe serve"):
             with served(line, reader):
-                while pending and not pending[0].startswith("ppipe serve"):
+                while pending and example_of(line) in pending[0]:
                     run(pending.pop(0), reader)
         else:
             run(line, reader)
     if page.name == "README.md":
         assert_fleet_is_current(reader)
+        assert_fleet_is_sound(reader)
+
+
+def example_of(line: str) -> str:
+    """The example that a command is about: 'demo' of ensembles/examples/demo.yaml or .ppipe/demo/x."""
+    (found,) = re.findall(r"ensembles/examples/([\w-]+)\.yaml|\.ppipe/([\w-]+)/", line)
+    return "".join(found)
 
 
 def environment() -> dict[str, str]:

@@ -34,7 +34,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.timeout(420)
 def test_the_demo_measures_three_systems_and_every_answer_is_right(tmp_path: Path) -> None:
-    command = demo("--json", "--seconds", "7", "--base-port", str(free_base(24_000, 30)), cwd=tmp_path)
+    command = demo("--json", "--seconds", "4", "--base-port", str(free_base(24_000, 30)), cwd=tmp_path)
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=400
     )
@@ -44,7 +44,7 @@ def test_the_demo_measures_three_systems_and_every_answer_is_right(tmp_path: Pat
         *("requests", "unanswered", "mismatched", "max_abs_error", "attainment", "goodput_rps"),
         *("planned_rps", "np_goodput_rps", "plain_triton_goodput_rps", "perf_analyzer_rps"),
     ]
-    assert summary["requests"] > 100
+    assert summary["requests"] > 50
     assert (summary["unanswered"], summary["mismatched"]) == (0, 0)
     assert 0 < summary["max_abs_error"] <= 1e-4
     # How fast is for a quiet machine to say; that each system served is not.

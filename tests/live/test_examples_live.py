@@ -1,4 +1,5 @@
-"""Every example but the demo, whose test is its own: profile, three planners, generate, check, lint, serve.
+"""Every example but the demo and README's fleet, whose tests are their own: profile, three planners,
+generate, check, lint, serve.
 
 The fleets are of GPUs that are not here. So each example's own repository is generated, checked and linted,
 and what is loaded and asked is its rehearsal (ppipe generate --rehearse) on real tritonservers: emulated with
@@ -37,7 +38,9 @@ pytestmark = pytest.mark.live
 
 EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
 DEMO = "demo"
-FLEETS = ("l4-t4", "three-classes")
+FLEET = "three-classes"
+READMES = "l4-t4"
+"""README's commands go through it: tests/docs/example_fleet.py."""
 WORKSTATION = "workstation"
 TEXT = "text-detection"
 """Served by test_onnx_live."""
@@ -48,7 +51,7 @@ PATIENCE_US = 20_000_000
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, *FLEETS, WORKSTATION, TEXT, POOLS}
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, FLEET, READMES, WORKSTATION, TEXT, POOLS}
 
 
 def example(name: str, folder: Path) -> Path:
@@ -95,9 +98,8 @@ def ask(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", FLEETS)
-def test_a_fleet_is_planned_checked_and_rehearsed(name: str, tmp_path: Path) -> None:
-    file = example(name, tmp_path)
+def test_a_fleet_is_planned_checked_and_rehearsed(tmp_path: Path) -> None:
+    file = example(FLEET, tmp_path)
     ppipe(file, "profile", "--estimate", "all")
     profile = serial.load(Profile, tmp_path / "profile.json")
     assert {table.source for model in profile.models for table in model.tables} == {Source.ESTIMATED}
