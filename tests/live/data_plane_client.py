@@ -75,6 +75,8 @@ class Client:
         self.answers: dict[int, int] = {}
         self._done = Semaphore(0)
         self._sent = 0
+        self._seen = 0
+        """Answers that a wait has seen."""
 
     def close(self) -> None:
         """Give the connection back."""
@@ -96,12 +98,13 @@ class Client:
         self._client.async_infer(self._entry.dispatcher, [frame], call, **options)
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for all answers; returns how many did not come."""
+        """Wait for all answers to what was sent; returns how many did not come."""
         end_s = time.monotonic() + timeout_s
-        for arrived in range(self._sent):
+        while self._seen < self._sent:
             if not self._done.acquire(timeout=max(0.01, end_s - time.monotonic())):
-                return self._sent - arrived
-        return 0
+                break
+            self._seen += 1
+        return self._sent - self._seen
 
     def _counter(self, number: int, sent_s: float) -> Callable[[Any, Any], None]:
         def count(result: Any, error: Any) -> None:

@@ -30,7 +30,7 @@ def test_a_recorded_run_replays_to_the_same_actions(
             if number % 20 == 19:
                 client.send(client_timeout=0.004, timeout=1)  # refused, or its caller leaves
             time.sleep(0.003)
-        client.wait(timeout_s=60)
+        assert client.wait(timeout_s=60) == 0
         (from_start,) = logs.glob("tiny.*.events.jsonl")
         assert run(["record", str(repository), "--work", str(tmp_path), "--seconds", "0.5"]) == 0
         deadline_s = time.monotonic() + 60
@@ -40,7 +40,7 @@ def test_a_recorded_run_replays_to_the_same_actions(
         for _ in range(100):
             client.send()
             time.sleep(0.01)
-        client.wait(timeout_s=60)
+        assert client.wait(timeout_s=60) == 0
         client.close()
         (later,) = set(logs.glob("*.events.jsonl")) - {from_start}
     capsys.readouterr()
