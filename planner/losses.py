@@ -1,6 +1,8 @@
-"""What a plan must survive: the loss of any one server, of a spot class as a whole; and what then remains.
+"""What a plan must survive: the loss of any one server or entry, of a spot class as a whole; what is left.
 
 Rules
+- Of several entries the loss of one takes no workers: others adopt its shards (planner.sharding). But each of
+  those that are left then carries 1 / (N - 1) of all frames, and that bounds what is promised.
 - What remains of a plan is the plan without the workers that were on what is lost. Nothing is planned anew.
 - A loss is of servers by name. While a plan is sought, workers have no servers yet: then the loss of one of
   a class's K servers counts as 1 / K of each of its pools (KeptShares). No placement beats that in the mean
@@ -14,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from planner.entry import EntryRow, entry_rows
 from planner.placement import PlacedWorker, Placement
 from planner.plan import ModelPlan, Pipeline, Plan
 from planner.problem import Problem
@@ -22,10 +25,11 @@ from planner.rates import ends_of, worker_rates_rps
 
 @dataclass(frozen=True)
 class Loss:
-    """Servers that are lost together: one, or all of a spot class."""
+    """Servers that are lost together: one, or all of a spot class. entry: the entry that is lost instead."""
 
     name: str
     servers: tuple[str, ...]
+    entry: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,24 @@ def losses_of(problem: Problem) -> tuple[Loss, ...]:
         for server in cluster.servers
         if problem.options.survive_servers and server.gpu not in vanishing
     ]
-    return (*spot, *single)
+    return (*spot, *single, *_entry_losses(problem))
+
+
+def _entry_losses(problem: Problem) -> tuple[Loss, ...]:
+    entries = problem.cluster.entries
+    if len(entries) == 1 or not problem.options.survive_servers:
+        return ()
+    return tuple(Loss(f"entry {entry.name}", (), entry.name) for entry in entries)
+
+
+def rows_after(problem: Problem, loss: Loss) -> tuple[EntryRow, ...]:
+    """What the entries that are left carry, named after the loss; none where no entry is lost."""
+    left = [entry for entry in problem.cluster.entries if entry.name != loss.entry]
+    if not loss.entry or not left:
+        return ()
+    cluster = replace(problem.cluster, entry=left[0], more_entries=tuple(left[1:]))
+    rows = entry_rows(replace(problem, cluster=cluster))
+    return tuple(replace(row, name=f"without {loss.entry}: {row.server} {row.name}".strip()) for row in rows)
 
 
 def kept_shares(problem: Problem, whole: bool = False) -> tuple[KeptShares, ...]:

@@ -31,7 +31,7 @@ from planner.explain import (
 )
 from planner.feasibility import check
 from planner.formulation import MilpProblem
-from planner.losses import KeptShares, kept_shares
+from planner.losses import KeptShares, kept_shares, losses_of, rows_after
 from planner.pipelines import Columns, enumerate_columns
 from planner.placing import place
 from planner.plan import ModelPlan, Plan
@@ -271,6 +271,7 @@ def _surviving(problem: Problem, planner: str, effort: Effort, problem_hash: str
         )
     loss = LOSS_SHARE if problem.options.loss_share is None else problem.options.loss_share
     wanted, rows = _wanted(problem), entry_rows(problem)
+    rows = (*rows, *(row for loss in losses_of(problem) for row in rows_after(problem, loss)))
     _require_entry(problem, wanted, rows)
     bound = _bound(problem, wanted)
     reserved = _reserved(problem, wanted, bound, loss)

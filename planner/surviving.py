@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.dominance import undominated
+from planner.entry import most_factor
 from planner.formulation import MilpProblem, PlanMilp
-from planner.losses import KeptShares, Loss, after, kept_shares, losses_of, thinned
+from planner.losses import KeptShares, Loss, after, kept_shares, losses_of, rows_after, thinned
 from planner.plan import ModelPlan, Plan, Survival
 from planner.prices import Prices
 from planner.problem import Objective, Problem, wanted_of
@@ -126,10 +127,18 @@ def _worth(one: _Promised, problem: Problem) -> tuple[float, float]:
 
 
 def _promised(made: Plan, problem: Problem) -> _Promised:
-    return _Promised(
-        made,
-        {loss: promised_factor(after(made, loss, problem), problem) for loss in losses_of(problem)},
-    )
+    return _Promised(made, {loss: _left(made, loss, problem) for loss in losses_of(problem)})
+
+
+def _left(made: Plan, loss: Loss, problem: Problem) -> float:
+    workers = promised_factor(after(made, loss, problem), problem)
+    return min(workers, carried_factor(loss, problem))
+
+
+def carried_factor(loss: Loss, problem: Problem) -> float:
+    """What the entries that a loss leaves carry, over what is wanted."""
+    wanted = [wanted_of(demand, problem.options) for demand in problem.demands]
+    return most_factor(rows_after(problem, loss), wanted)
 
 
 def promised_factor(made: Plan, problem: Problem) -> float:

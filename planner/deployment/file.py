@@ -44,7 +44,8 @@ class TlsSpec(Spec):
 
 
 class SurviveSpec(Spec):
-    """What the promised load must survive: the loss of this many servers, whichever they are."""
+    """What the promised load must survive: the loss of this many servers, whichever they are; and
+    of any one entry where there are several."""
 
     servers: Literal[0, 1] = 1
 

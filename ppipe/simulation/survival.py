@@ -2,6 +2,7 @@
 
 Rules
 - A loss that takes the same workers of a model as another one is simulated once.
+- The loss of an entry takes no workers; what the entries that are left carry is not simulated but computed.
 - A promise is what the WORST losses of each model by the closed form still serve in every scenario.
 """
 
@@ -18,7 +19,7 @@ from planner.losses import Loss, after, losses_of
 from planner.plan import ModelPlan, Plan, Survival
 from planner.planning import plan
 from planner.problem import Objective, Problem, wanted_of
-from planner.surviving import usable_rps
+from planner.surviving import carried_factor, usable_rps
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margined import may_be_wrong, with_margins
 from ppipe.simulation.scenarios import scenarios_of
@@ -97,7 +98,9 @@ def _simulated(made: Plan, problem: Problem, judge: Judge) -> tuple[float, str]:
     wanted = {demand.model: wanted_of(demand, problem.options) for demand in problem.demands}
     worst = [(name, one) for name, each in remaining(made, problem).items() for one in each[:WORST]]
     worst.sort(key=lambda pair: usable_rps(pair[1].model, problem) / wanted[pair[0]])
-    least, binding = math.inf, ""
+    carried = {loss.name: carried_factor(loss, problem) for loss in losses_of(problem) if loss.entry}
+    binding = min(carried, key=lambda name: carried[name], default="")
+    least = carried.get(binding, math.inf)
     for name, one in worst:
         alone = replace(one.whole, models=(one.model,))
         share = _held(alone, problem, judge, least * wanted[name]) / wanted[name]

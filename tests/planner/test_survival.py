@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from planner.cluster import EntryServer
 from planner.explain import Infeasible, ProblemError
+from planner.frames import FrameSize
 from planner.losses import KeptShares, after, kept_shares, losses_of, thinned
 from planner.placing import place
 from planner.plan import Plan
 from planner.planning import plan
-from planner.problem import Objective, Problem
+from planner.problem import Objective, Problem, wanted_of
 from planner.serving_build import served_model
-from planner.surviving import promised_factor, usable_rps
+from planner.surviving import carried_factor, promised_factor, usable_rps
 from tests.fixtures.made_problems import MadeSize, made_problem
 
 
@@ -152,3 +154,32 @@ def test_what_cannot_be_survived_is_said() -> None:
     servers = tuple(server for server in lone.cluster.servers if server.gpu == "C1")
     with pytest.raises(Infeasible, match=r"planner\.survive: nothing is left of any plan"):
         plan(replace(lone, cluster=replace(lone.cluster, servers=servers)))
+
+
+def test_the_loss_of_an_entry_leaves_all_workers_and_less_of_a_link() -> None:
+    demands = tuple(replace(demand, frame=FrameSize(0, 0, 100_000)) for demand in PROBLEM.demands)
+    options = replace(PROBLEM.options, count_ends=True)
+    entries = [EntryServer(name=f"entry-{number}", bandwidth_gbps=10.0) for number in range(2)]
+    wide = replace(PROBLEM, demands=demands, options=options)
+    wide = replace(wide, cluster=replace(wide.cluster, entry=entries[0], more_entries=(entries[1],)))
+    made = plan(wide)
+    assert made.survival is not None
+    names = [loss.name for loss in losses_of(wide)]
+    assert names[-2:] == ["entry entry-0", "entry entry-1"]
+    assert made.survival.losses == len(PROBLEM.cluster.servers) + 2
+    for loss in losses_of(wide)[-2:]:
+        assert after(made, loss, wide).models == made.models
+        # One of two entries of 10 Gbit/s: each frame comes in and goes out once, answers cost nothing.
+        wanted = sum(wanted_of(one, wide.options) for one in wide.demands)
+        assert carried_factor(loss, wide) == pytest.approx(10e9 / 8 / 100_000 / wanted, rel=1e-3)
+    tight = replace(
+        wide, cluster=replace(wide.cluster, more_entries=(replace(entries[1], bandwidth_gbps=1.0),))
+    )
+    carried = carried_factor(losses_of(tight)[-2], tight)
+    assert carried < 0.9 * made.survival.promised
+    survival = plan(tight).survival
+    assert survival is not None
+    assert survival.bound == pytest.approx(carried, rel=1e-3)
+    assert survival.promised == pytest.approx(carried, rel=5e-3)
+    alone = replace(wide, cluster=replace(wide.cluster, more_entries=()))
+    assert not any(loss.entry for loss in losses_of(alone))
