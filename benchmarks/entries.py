@@ -1,4 +1,5 @@
-"""scripts/benchmarks entries: what two entries with a shard each serve of what one scheduler does, simulated.
+"""scripts/benchmarks entries: what two entries with a shard each serve of what one scheduler does, simulated;
+and what kills of one of them under load cost, live.
 
 Problems: the README's fleet of L4s and T4s (estimated latencies), made ones from a seed, and with --data DIR
 those of settings.json. Each model's load at 99 % is searched with one scheduler of all workers, with
@@ -7,6 +8,9 @@ planner.queueing says of it. The last line has
 
     problems, models, two_shards_over_one_capacity (mean of the problems' means), least_over_one,
     without_forwarding, closed_form_without_forwarding, l4_t4 (the first's mean), passed_on (share of frames)
+
+and, where entries were killed (--kills 0 for none), what helpers.entry_kills counts: kills, failed_at_others,
+double, wrong, adoption_s_max, recovery_s_max, given_back_s_max.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from multiprocessing import get_context
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.helpers.entry_kills import run_kills
 from benchmarks.helpers.kept import Kept
 from benchmarks.paper.problems import FLEET, parser_of, problems
 from planner.cluster import EntryServer
@@ -82,13 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [Row(**row) for found in kept.named("") for row in found["rows"]]
     if not arguments.json:
         Console(width=110).print(table(rows))
-    print(json.dumps(figures(rows)))
+    live = run_kills(arguments.kills, arguments.seed) if arguments.kills else {}
+    for kill in live.pop("by_kill", ()):
+        print(json.dumps(kill), file=sys.stderr)
+    print(json.dumps({**live, **figures(rows)}))
     return 0
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of("entries", __doc__.split("\n")[0], each="rate", seeds=2)
     parser.add_argument("--json", action="store_true", help="the figures alone, as the last line")
+    parser.add_argument("--kills", type=int, default=20, help="of a random entry, live (default: 20)")
     return parser.parse_args(argv)
 
 

@@ -18,9 +18,17 @@ from model_repo_generator.entry import EntryModels
 from model_repo_generator.places import bare_address, split_digest
 from planner import serial
 from planner.cascades.served import CascadeEntry
-from planner.cluster import Cluster, Executor
+from planner.cluster import Cluster, EntryServer, Executor
 from planner.deployment import Deployment, ModelSpec
-from planner.manifest import LONGEST_SLOS, Chain, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.manifest import (
+    LONGEST_SLOS,
+    Chain,
+    DeploymentManifest,
+    EntryPorts,
+    ModelEntry,
+    ServerAddress,
+    StageProgram,
+)
 from planner.memory import worker_bytes
 from planner.plan import BlockRange, Plan
 from planner.profile import ModelProfile, Profile, TensorSpec
@@ -46,7 +54,7 @@ def build_manifest(
         deployment=deployment.name,
         epoch=epoch,
         plan_hash=serial.content_hash(plan),
-        entry=_entry_address(cluster, entries, cascades),
+        entry=_entry_address(cluster.entry, entries, cascades),
         servers=server_addresses(cluster, _loaded(served, chains)),
         models=tuple(
             _model_entry(
@@ -67,6 +75,14 @@ def build_manifest(
         tls=deployment.to_tls(),
         unsigned_tickets=deployment.doors.unsigned_tickets,
         cascades=cascades,
+        more_entries=tuple(
+            EntryPorts(
+                _entry_address(entry, entries, cascades),
+                {spec.name: entry.feedback_port + index for index, spec in enumerate(deployment.models)},
+            )
+            for entry in cluster.more_entries
+        ),
+        leases=deployment.to_leases(),
     )
 
 
@@ -145,9 +161,8 @@ def server_addresses(cluster: Cluster, workers: Mapping[str, tuple[str, ...]]) -
     )
 
 
-def entry_address(cluster: Cluster, models: tuple[str, ...]) -> ServerAddress:
-    """The entry server and what it loads."""
-    entry = cluster.entry
+def entry_address(entry: EntryServer, models: tuple[str, ...]) -> ServerAddress:
+    """An entry server and what it loads: all of them load the same."""
     return ServerAddress(
         name=entry.name,
         group=naming.ENTRY_GROUP,
@@ -161,10 +176,10 @@ def entry_address(cluster: Cluster, models: tuple[str, ...]) -> ServerAddress:
 
 
 def _entry_address(
-    cluster: Cluster, entries: Mapping[str, EntryModels], cascades: Sequence[CascadeEntry]
+    entry: EntryServer, entries: Mapping[str, EntryModels], cascades: Sequence[CascadeEntry]
 ) -> ServerAddress:
     names = (name for models in entries.values() for name in models.names())
-    return entry_address(cluster, (*names, *(cascade.name for cascade in cascades)))
+    return entry_address(entry, (*names, *(cascade.name for cascade in cascades)))
 
 
 def _longest_us(deployment: Deployment, spec: ModelSpec) -> int | None:
@@ -223,4 +238,5 @@ def _model_entry(
         prepare=models.prepare,
         finish=models.finish,
         body_ensemble=models.body.name if models.body else "",
+        shards=next((each.shards for each in plan.shards if each.model == spec.name), ()),
     )

@@ -30,7 +30,15 @@ from planner.cascades.data import Cascade
 from planner.cascades.served import CascadeEntry
 from planner.cluster import Executor
 from planner.ingress import PrepareRecipe
-from planner.manifest import MANIFEST_NAME, DeploymentManifest, ModelEntry, ServerAddress, StageProgram
+from planner.leases import LeasesAt
+from planner.manifest import (
+    MANIFEST_NAME,
+    DeploymentManifest,
+    EntryPorts,
+    ModelEntry,
+    ServerAddress,
+    StageProgram,
+)
 from planner.places import ADDRESSES_NAME
 from planner.profile import TensorSpec
 from planner.serving import (
@@ -41,6 +49,7 @@ from planner.serving import (
     WorkerPlace,
     worker_name,
 )
+from planner.shards import Shard
 from planner.streams import StreamPolicy
 
 LOOPBACK = "127.0.0.1"
@@ -105,11 +114,15 @@ def write_deployment(
     chains: bool = False,
     hosts: Mapping[str, str] | None = None,
     cascades: Sequence[EmulatedCascade] = (),
+    shards: Mapping[str, Sequence[Shard]] | None = None,
+    leases: LeasesAt | None = None,
 ) -> DeploymentManifest:
     """Write manifest and repositories under `root`; ports count up from `base_port`. chains: also call a
-    pipeline within one server as an ensemble. hosts: addresses of servers that are not on loopback.
+    pipeline within one server as an ensemble. hosts: addresses of servers that are not on loopback. shards:
+    by model, where there are several entries, which are those in the shards' orders.
     """
     entries = tuple(_entry(model, base_port + index) for index, model in enumerate(models))
+    entries = tuple(replace(entry, shards=tuple((shards or {}).get(entry.model, ()))) for entry in entries)
     if chains:
         entries = tuple(replace(entry, chains=chains_of(entry.served)) for entry in entries)
     return write_entries(
@@ -122,6 +135,7 @@ def write_deployment(
         entry_extras,
         hosts,
         cascades,
+        leases,
     )
 
 
@@ -135,6 +149,7 @@ def write_entries(
     entry_extras: Mapping[str, Mapping[str, str]] | None = None,
     hosts: Mapping[str, str] | None = None,
     cascades: Sequence[EmulatedCascade] = (),
+    leases: LeasesAt | None = None,
 ) -> DeploymentManifest:
     """As write_deployment, for entries made elsewhere.
 
@@ -145,7 +160,7 @@ def write_entries(
     extras = entry_extras or {}
     doors = (*manifest.entry.models, *(one.name for one in served), *extras)
     entry_server = replace(manifest.entry, models=doors)
-    manifest = _moved(replace(manifest, entry=entry_server, cascades=served), hosts or {})
+    manifest = _moved(replace(manifest, entry=entry_server, cascades=served, leases=leases), hosts or {})
     files = {MANIFEST_NAME: serial.dumps(manifest), ADDRESSES_NAME: serial.dumps(server_table(manifest))}
     for entry in manifest.models:
         layout = RepositoryLayout(parameters=stage_parameters or {})
@@ -178,11 +193,13 @@ def _cascade(wanted: EmulatedCascade, entries: Sequence[ModelEntry], metrics_por
 
 def _moved(manifest: DeploymentManifest, hosts: Mapping[str, str]) -> DeploymentManifest:
     """With some servers at other addresses."""
-    entry, *servers = (
-        replace(server, host=hosts.get(server.name, server.host))
-        for server in (manifest.entry, *manifest.servers)
-    )
-    return replace(manifest, entry=entry, servers=tuple(servers))
+
+    def moved(server: ServerAddress) -> ServerAddress:
+        return replace(server, host=hosts.get(server.name, server.host))
+
+    more = tuple(replace(each, server=moved(each.server)) for each in manifest.more_entries)
+    servers = tuple(map(moved, manifest.servers))
+    return replace(manifest, entry=moved(manifest.entry), more_entries=more, servers=servers)
 
 
 def build_manifest(models: Sequence[EmulatedModel], base_port: int, name: str) -> DeploymentManifest:
@@ -199,16 +216,26 @@ def _manifest(entries: Sequence[ModelEntry], ports: int, name: str) -> Deploymen
         for chain in entry.chains:
             loads[chain.server].append(chain.name)
     dispatchers = tuple(entry.dispatcher for entry in entries)
+    first, *others = next((entry.shards[0].order for entry in entries if entry.shards), ("entry",))
+    ends = ports + 3 * (len(loads) + 1)
+    step = 3 + len(entries)
     return DeploymentManifest(
         deployment=name,
         epoch=_EPOCH,
         plan_hash="",
-        entry=_address("entry", ports, dispatchers),
+        entry=replace(_address("entry", ports, dispatchers), name=first),
         servers=tuple(
             _address(server, ports + 3 * (index + 1), tuple(workers))
             for index, (server, workers) in enumerate(loads.items())
         ),
         models=tuple(entries),
+        more_entries=tuple(
+            EntryPorts(
+                replace(_address("entry", ends + step * index, dispatchers), name=name),
+                {entry.model: ends + step * index + 3 + at for at, entry in enumerate(entries)},
+            )
+            for index, name in enumerate(others)
+        ),
     )
 
 

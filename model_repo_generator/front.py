@@ -63,7 +63,7 @@ def render_front(
     _check(options)
     addressed = [
         {"http": authority(entry.host, entry.http_port), "grpc": authority(entry.host, entry.grpc_port)}
-        for entry in entries or (manifest.entry,)
+        for entry in entries or manifest.entries
     ]
     return render_text(
         "nginx.conf",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from model_repo_generator.bundle import bundle_files
+from model_repo_generator.checking.entries import check_entries
 from model_repo_generator.checking.fit import PlanFault, check_pipelines, check_placement
 from model_repo_generator.export import Exporter, hashes, planned_programs
 from model_repo_generator.render import Rendered, render
@@ -140,15 +141,11 @@ def _versions_for(deployment: Deployment) -> Mapping[str, str]:
 
 def placed(plan: Plan, deployment: Deployment, profile: Profile) -> Plan:
     """The plan with a placement. Raises PlanFault."""
-    if more := deployment.to_cluster().more_entries:
-        raise PlanFault(
-            f"cluster.entries: {len(more) + 1} entries can be planned and simulated, but not be served yet; "
-            "give one 'entry' to make a repository"
-        )
     check_pipelines(deployment, profile, plan)
     if plan.placement is None:
         plan = dataclasses.replace(plan, placement=place(plan, deployment.to_cluster()))
     check_placement(deployment, plan)
+    check_entries(deployment, plan)
     return plan
 
 

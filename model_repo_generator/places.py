@@ -19,7 +19,7 @@ from planner import serial
 from planner.cluster import Cluster, Server
 from planner.deployment import ModelSpec
 from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
-from planner.places import EntryPorts, Place, ServerTable, StageBlocks, StagePlace
+from planner.places import Place, ServerTable, StageBlocks, StagePlace
 from planner.plan import Plan
 from planner.profile import ModelProfile
 from planner.serving import WorkerPlace
@@ -108,10 +108,9 @@ def server_table(manifest: DeploymentManifest, cluster: Cluster | None = None) -
     for server in () if cluster is None else cluster.servers:
         if server.name not in known:
             servers.append(bare_address(server))
-    ports = {entry.model: entry.feedback_port for entry in manifest.models}
     return ServerTable(
         deployment=manifest.deployment,
-        entries=(EntryPorts(_bare(manifest.entry), ports),),
+        entries=tuple(replace(each, server=_bare(each.server)) for each in manifest.entry_ports),
         servers=tuple(sorted(servers, key=lambda each: each.name)),
     )
 

@@ -49,7 +49,7 @@ def render_plain(
         deployment=deployment.name,
         epoch=1,
         plan_hash=serial.content_hash(plan),
-        entry=entry_address(cluster, ()),
+        entry=entry_address(cluster.entry, ()),
         servers=server_addresses(cluster, worker_names(served)),
         models=tuple(
             _model_entry(

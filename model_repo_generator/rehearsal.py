@@ -73,6 +73,7 @@ def rehearsed(
         models=models,
         cascades=tuple(_cascade_plan(cascade, models, how) for cascade in plan.cascades),
         placement=plan.placement if how.workers_per_pool is None else None,
+        shards=(),
     )
     if small.placement is None:
         small = replace(small, placement=place(small, local.to_cluster()))
@@ -119,9 +120,9 @@ def _local(deployment: Deployment, how: Rehearsal) -> Deployment:
         cores=spec.entry.cores,
     )
     cluster = spec.model_copy(
-        update={"entry": entry, "gpu_classes": classes, "groups": tuple(groups)},
+        update={"entry": entry, "entries": (), "gpu_classes": classes, "groups": tuple(groups)},
     )
-    here: Mapping[str, None] = {"tls": None, "execution_env": None}
+    here: Mapping[str, None] = {"tls": None, "execution_env": None, "leases": None}
     cascades = tuple(
         each.model_copy(update={"slo_ms": each.slo_ms * how.slower, "rate_rps": _per(each.rate_rps, how)})
         for each in deployment.cascades

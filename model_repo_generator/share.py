@@ -22,6 +22,9 @@ def shared(rendered: Rendered) -> Rendered:
     manifest = dataclasses.replace(
         rendered.manifest,
         entry=_moved(rendered.manifest.entry),
+        more_entries=tuple(
+            dataclasses.replace(each, server=_moved(each.server)) for each in rendered.manifest.more_entries
+        ),
         servers=tuple(_moved(server) for server in rendered.manifest.servers),
     )
     files: dict[str, str] = {}

@@ -6,7 +6,7 @@ Names are made once, in model_repo_generator.naming; nothing else derives one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from planner.addresses import authority
@@ -14,9 +14,11 @@ from planner.cascades.served import CascadeEntry
 from planner.cluster import Executor
 from planner.execution import ExecutorOptions
 from planner.ingress import FinishRecipe, PrepareRecipe
+from planner.leases import LeasesAt
 from planner.profile import TensorSpec
 from planner.serial import LATER
 from planner.serving import ServedModel
+from planner.shards import Shard
 
 MANIFEST_NAME = "deployment.json"
 SHARED_FRAMES = "ppipe_frames"
@@ -135,6 +137,8 @@ class ModelEntry:
     """Of pipelines whose stages share a server."""
     longest_timeout_us: int | None = None
     """The most that a request's timeout may be; None: LONGEST_SLOS SLOs."""
+    shards: tuple[Shard, ...] = field(default=(), metadata=LATER)
+    """Which of its workers each entry's dispatcher schedules; empty where one entry has all of them."""
 
     @property
     def longest_us(self) -> int:
@@ -197,6 +201,14 @@ class TlsFiles:
 
 
 @dataclass(frozen=True)
+class EntryPorts:
+    """An entry server and its dispatchers' ports for notices, by model."""
+
+    server: ServerAddress
+    feedback_ports: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class DeploymentManifest:
     """Everything that a dispatcher, a stage, the launcher and the bench must agree on."""
 
@@ -212,10 +224,45 @@ class DeploymentManifest:
     unsigned_tickets: bool = False
     """Whether stages take work from whoever reaches them, where there is no ticket key."""
     cascades: tuple[CascadeEntry, ...] = field(default=(), metadata=LATER)
+    more_entries: tuple[EntryPorts, ...] = field(default=(), metadata=LATER)
+    """Beside `entry`; each of them has the models that `entry` has."""
+    leases: LeasesAt | None = field(default=None, metadata=LATER)
+    """Where entries keep who owns which shard; None where there is one entry."""
+
+    @property
+    def entries(self) -> tuple[ServerAddress, ...]:
+        """All entry servers, `entry` first."""
+        return (self.entry, *(more.server for more in self.more_entries))
+
+    @property
+    def every_server(self) -> tuple[ServerAddress, ...]:
+        """Entry servers first."""
+        return (*self.entries, *self.servers)
+
+    @property
+    def entry_ports(self) -> tuple[EntryPorts, ...]:
+        """Of all entry servers."""
+        own = {model.model: model.feedback_port for model in self.models}
+        return (EntryPorts(self.entry, own), *self.more_entries)
+
+    def is_entry(self, server: ServerAddress) -> bool:
+        """Whether dispatchers run there."""
+        return any(entry.name == server.name for entry in self.entries)
+
+    def seen_from(self, entry: str) -> DeploymentManifest:
+        """The same deployment with this entry server as `entry`. Raises KeyError."""
+        ports = {each.server.name: each for each in self.entry_ports}
+        if entry not in ports:
+            raise KeyError(f"no entry {entry!r} in deployment {self.deployment!r}; it has {', '.join(ports)}")
+        mine = ports.pop(entry)
+        models = tuple(
+            replace(model, feedback_port=mine.feedback_ports[model.model]) for model in self.models
+        )
+        return replace(self, entry=mine.server, more_entries=tuple(ports.values()), models=models)
 
     def server(self, name: str) -> ServerAddress:
-        """The server called `name`, the entry server included. Raises KeyError."""
-        for server in (self.entry, *self.servers):
+        """The server called `name`, entry servers included. Raises KeyError."""
+        for server in self.every_server:
             if server.name == name:
                 return server
         raise KeyError(f"no server {name!r} in deployment {self.deployment!r}")
@@ -225,8 +272,8 @@ class DeploymentManifest:
         return f"http://{authority(self.entry.host, model.feedback_port)}/metrics"
 
     def tls_of(self, server: ServerAddress) -> TlsFiles | None:
-        """How a server is called: the entry is for clients, who have no certificates of ours."""
-        return None if server.name == self.entry.name else self.tls
+        """How a server is called: an entry is for clients, who have no certificates of ours."""
+        return None if self.is_entry(server) else self.tls
 
     def model(self, name: str) -> ModelEntry:
         """The model called `name`. Raises KeyError."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from planner.frames import FrameCost
 from planner.ingress import FinishRecipe, PrepareRecipe
-from planner.manifest import STATUS_OUTPUT, ServerAddress, StageProgram, TlsFiles
+from planner.manifest import STATUS_OUTPUT, EntryPorts, ServerAddress, StageProgram, TlsFiles
 from planner.profile import TensorSpec
 
 PLACE_NAME = "place.json"
@@ -98,14 +98,6 @@ class StagePlace:
         if self.blocks.is_last:
             answers |= {spec.name: spec for spec in self.outputs}
         return tuple(answers.values())
-
-
-@dataclass(frozen=True)
-class EntryPorts:
-    """An entry server and its dispatchers' ports for notices, by model."""
-
-    server: ServerAddress
-    feedback_ports: Mapping[str, int]
 
 
 @dataclass(frozen=True)

@@ -82,18 +82,26 @@ class TaggedLoad:
 
     def _send(self, number: int, frame: TaggedFrame) -> None:
         self._frame[:8] = np.array([number], np.int64).view(np.uint8)
-        turn = number % len(self._calls)
+        turn = self._target(number)
         request = kserve.request_bytes(self._heads[turn], self._parameter, [[self._frame.data]])
         frame.sent_s = time.monotonic() - self._start_s
         call = self._calls[turn].future(request, timeout=self._slo_us / 1e6 + _GRACE_S)
-        call.add_done_callback(lambda done: self._take(number, frame, done))
+        call.add_done_callback(lambda done: self._take(number, frame, turn, done))
 
-    def _take(self, number: int, frame: TaggedFrame, call: Any) -> None:
+    def _target(self, number: int) -> int:
+        """Where the next frame goes."""
+        return number % len(self._calls)
+
+    def _failed(self, target: int, error: str) -> None:
+        """A target has answered so."""
+
+    def _take(self, number: int, frame: TaggedFrame, target: int, call: Any) -> None:
         frame.ended_s = time.monotonic() - self._start_s
         frame.answers += 1
         error = call.exception()
         if error is not None:
             frame.error = f"{error.code().name}: {error.details()}"
+            self._failed(target, frame.error)
         else:
             output = kserve.response_outputs(call.result())[self._output]
             frame.wrong = int(np.ascontiguousarray(output).reshape(-1).view(np.int64)[0]) != number

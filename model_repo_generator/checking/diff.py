@@ -120,7 +120,7 @@ def _repository_units(root: Path, manifest: DeploymentManifest) -> Iterator[tupl
         for stage, program in zip(pipeline.stages, row, strict=True)
         for worker in stage.workers
     }
-    for server in (manifest.entry, *manifest.servers):
+    for server in manifest.every_server:
         for name in server.models:
             folder = root / server.repository / name
             text = (folder / "config.pbtxt").read_text(encoding="utf-8")

@@ -155,6 +155,11 @@ def _has_slices(manifest: DeploymentManifest, server: str) -> bool:
 
 def _check_names(manifest: DeploymentManifest) -> None:
     """A manifest may have been edited by hand: its names become labels, file names and arguments."""
+    if manifest.more_entries:
+        raise BundleFault(
+            f"cluster.entries: {len(manifest.entries)} entries are served by ppipe serve (docs/hosts.md), "
+            "not in containers yet; give one 'entry' for a bundle"
+        )
     if not manifest.models or not manifest.entry.models:
         raise BundleFault(
             "deployment.json: no models on the entry server; repositories for a comparison without PPipe "
@@ -169,7 +174,7 @@ def _check_names(manifest: DeploymentManifest) -> None:
     naming.check_component(manifest.deployment, "deployment.json: deployment")
     for model in manifest.models:
         naming.check_component(model.model, "deployment.json: model")
-    for server in (manifest.entry, *manifest.servers):
+    for server in manifest.every_server:
         naming.check_component(server.name, "deployment.json: server")
         naming.check_component(server.group, f"deployment.json: group of server {server.name}")
         for name in server.models:

@@ -56,16 +56,17 @@ def render_prometheus(manifest: DeploymentManifest, interval: str = "15s") -> di
 
 
 def _targets(manifest: DeploymentManifest) -> Iterator[Plain]:
-    """An entry per server: Triton's own page, and on the entry that of each dispatcher."""
-    ports = [
-        *(model.feedback_port for model in manifest.models),
-        *(cascade.metrics_port for cascade in manifest.cascades),
+    """An entry per server: Triton's own page, and on entries that of each dispatcher."""
+    pages = {
+        entry.server.name: [authority(entry.server.host, port) for port in entry.feedback_ports.values()]
+        for entry in manifest.entry_ports
+    }
+    pages[manifest.entry.name] += [
+        authority(manifest.entry.host, cascade.metrics_port) for cascade in manifest.cascades
     ]
-    pages = [authority(manifest.entry.host, port) for port in ports]
-    for server in (manifest.entry, *manifest.servers):
+    for server in manifest.every_server:
         own = authority(server.host, server.metrics_port)
-        is_entry = server.name == manifest.entry.name
-        yield {"targets": [own, *(pages if is_entry else [])], "labels": _labels(manifest, server)}
+        yield {"targets": [own, *pages.get(server.name, ())], "labels": _labels(manifest, server)}
 
 
 def _labels(manifest: DeploymentManifest, server: ServerAddress) -> dict[str, str]:

@@ -47,7 +47,7 @@ def render_units(manifest: DeploymentManifest, options: UnitOptions) -> dict[str
     """A unit for each host, by path: <host>/ppipe-<deployment>.service. Raises UnitFault."""
     _check(options)
     hosts: dict[str, list[ServerAddress]] = {}
-    for server in (manifest.entry, *manifest.servers):
+    for server in manifest.every_server:
         if server.models:
             hosts.setdefault(same_host(server.host), []).append(server)
     name = unit_name(manifest)

@@ -11,6 +11,7 @@ from planner.deployment.cluster import (
 )
 from planner.deployment.expect import ExpectSpec
 from planner.deployment.file import Deployment, DoorsSpec, PlannerSpec, SurviveSpec, TlsSpec
+from planner.deployment.leases import LeasesSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
     ModelSpec,
@@ -36,6 +37,7 @@ __all__ = [
     "ExpectSpec",
     "FrameSpec",
     "GpuClassSpec",
+    "LeasesSpec",
     "MemberSpec",
     "ModelSpec",
     "PlannerSpec",

@@ -14,11 +14,13 @@ from planner.cluster import Cluster
 from planner.deployment.cascade import CascadeSpec, cascade_faults, with_slos
 from planner.deployment.cluster import ClusterSpec, cluster_of
 from planner.deployment.expect import ExpectSpec
+from planner.deployment.leases import LeasesSpec
 from planner.deployment.model import ModelSpec, demand_of, input_spec
 from planner.deployment.preprocess import PreprocessSpec
 from planner.deployment.recipe import prepare_key, recipe_of
 from planner.deployment.spec import AbsolutePath, Name, Spec
 from planner.frames import ASSUMED_DISPATCH, ASSUMED_ENTRY, NO_COST, FrameCost, assumed_prepare
+from planner.leases import LeasesAt
 from planner.manifest import TlsFiles
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile, Profile
@@ -81,6 +83,8 @@ class Deployment(Spec):
     expect: ExpectSpec = ExpectSpec()
     tls: TlsSpec | None = None
     doors: DoorsSpec = DoorsSpec()
+    leases: LeasesSpec | None = None
+    """Where there are several entries: who owns which shard. None: in a file of their host."""
     execution_env: AbsolutePath | None = None
     """Python environment of all stubs, at the same path on every host: an archive as conda-pack makes it, or
     the folder of one. None: the first `python3` on the server's PATH.
@@ -131,6 +135,12 @@ class Deployment(Spec):
     def to_tls(self) -> TlsFiles | None:
         """The files of mutual TLS as the run time's type."""
         return None if self.tls is None else self.tls.to_files()
+
+    def to_leases(self) -> LeasesAt | None:
+        """Where leases are; None where one entry needs none."""
+        if len(self.to_cluster().entries) == 1:
+            return None
+        return LeasesAt() if self.leases is None else self.leases.to_leases()
 
     def to_options(self) -> PlanOptions:
         """The planner's options."""

@@ -64,16 +64,23 @@ class SystemUnderTest:
 
 
 def served_target(
-    manifest: DeploymentManifest, pictures: Sequence[Picture], tensors: Mapping[str, Sequence[Inputs]]
+    manifest: DeploymentManifest,
+    pictures: Sequence[Picture],
+    tensors: Mapping[str, Sequence[Inputs]],
+    addresses: Sequence[str] = (),
 ) -> SystemUnderTest:
     """The public models and cascades of a deployment, each fed what its clients send: JPEG files, raw
-    pictures, and of `tensors` what is made of no picture.
+    pictures, and of `tensors` what is made of no picture. addresses: of gRPC, which get frames in turn; all
+    entries' without.
     """
-    address = manifest.entry.grpc_address
+    addresses = addresses or [server.grpc_address for server in manifest.entries]
     doors = {entry.model: (entry.dispatcher, entry) for entry in manifest.models}
     doors |= {one.name: (one.name, manifest.model(one.first.model)) for one in manifest.cascades}
     return SystemUnderTest(
-        ways_in={name: [WayIn(address, triton_model)] for name, (triton_model, _) in doors.items()},
+        ways_in={
+            name: [WayIn(address, triton_model) for address in addresses]
+            for name, (triton_model, _) in doors.items()
+        },
         inputs={name: _requests(entry, pictures, tensors) for name, (_, entry) in doors.items()},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,14 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    entry: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="gRPC address that frames go to, such as a load balancer's; several get them in turn. "
+            "[default: all entries]",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the deployment to answer.")] = 90.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -66,7 +75,8 @@ def bench(
     manifest = load_manifest(repository or workspace.repository)
     name = "bench" if repository is None else f"bench-{repository.resolve().name}"
     results, picture = (workspace.root / f"{name}.{suffix}" for suffix in ("json", "png"))
-    wait_until_answering(manifest, wait)
+    addresses = entry or [server.grpc_address for server in manifest.entries]
+    wait_until_answering(manifest, wait, addresses)
     rates = planned_rates(manifest)
     if workload is None:
         wanted = {model: load * rate for model, rate in rates.items()}
@@ -93,7 +103,7 @@ def bench(
     with progress_bar("sending", total=len(sent.arrivals)) as update:
         measured = measure(
             "ppipe",
-            served_target(manifest, pictures, tensors),
+            served_target(manifest, pictures, tensors, addresses),
             sent,
             references,
             slos_us(manifest),
@@ -125,20 +135,27 @@ class NotAnswering(Exception):
     """A deployment under test that does not answer."""
 
 
-def wait_until_answering(manifest: DeploymentManifest, wait_s: float) -> None:
-    """Returns when every public model has answered a frame. Raises NotAnswering."""
-    address = manifest.entry.grpc_address
+def wait_until_answering(manifest: DeploymentManifest, wait_s: float, addresses: Sequence[str] = ()) -> None:
+    """Returns when every public model has answered a frame at each address, every entry's without.
+
+    Raises NotAnswering.
+    """
     give_up_s = time.monotonic() + wait_s
-    with ModelProber(address) as prober:
-        models = [entry.dispatcher for entry in manifest.models]
-        for model in (*models, *(cascade.name for cascade in manifest.cascades)):
-            while (probe := prober.ask(model, PROBE_TIMEOUT_S)).verdict is not ProbeVerdict.ANSWERS:
-                if time.monotonic() > give_up_s:
-                    raise NotAnswering(
-                        f"model {model!r} at {address} does not answer ({probe.detail}); "
-                        "start the deployment with ppipe serve"
-                    )
-                time.sleep(RETRY_S)
+    models = [entry.dispatcher for entry in manifest.models]
+    for address in addresses or [server.grpc_address for server in manifest.entries]:
+        with ModelProber(address) as prober:
+            for model in (*models, *(cascade.name for cascade in manifest.cascades)):
+                _wait_for(prober, model, address, give_up_s)
+
+
+def _wait_for(prober: ModelProber, model: str, address: str, give_up_s: float) -> None:
+    while (probe := prober.ask(model, PROBE_TIMEOUT_S)).verdict is not ProbeVerdict.ANSWERS:
+        if time.monotonic() > give_up_s:
+            raise NotAnswering(
+                f"model {model!r} at {address} does not answer ({probe.detail}); "
+                "start the deployment with ppipe serve"
+            )
+        time.sleep(RETRY_S)
 
 
 def require_frames(workload: RequestTrace, manifest: DeploymentManifest) -> None:

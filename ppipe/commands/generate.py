@@ -94,7 +94,7 @@ def generate(
                 one_folder=one_folder,
                 exporter=exporter,
             )
-    servers = [server for server in (manifest.entry, *manifest.servers) if server.models]
+    servers = [server for server in manifest.every_server if server.models]
     err.print(f"  {sum(len(server.models) for server in servers)} Triton models on {len(servers)} servers")
     out.print(str(folder), soft_wrap=True)
 

@@ -86,11 +86,10 @@ def _told_of_others(served: ServedDeployment) -> Iterator[None]:
 
 
 def _say_and_wait(served: ServedDeployment, seconds: float | None) -> None:
-    entry = served.manifest.entry
-    err.print(
-        f"serving {', '.join(served.manifest.doors)}: "
-        f"gRPC {entry.grpc_address}, HTTP {entry.http_address}; Ctrl-C stops it"
+    ways = "; ".join(
+        f"gRPC {entry.grpc_address}, HTTP {entry.http_address}" for entry in served.manifest.entries
     )
+    err.print(f"serving {', '.join(served.manifest.doors)}: {ways}; Ctrl-C stops it")
     wait(seconds)
 
 

@@ -27,6 +27,7 @@ from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 TIMEOUT_S = 3.0
 _LOOK_S = 1.0
 _HOST_HEADINGS = ("host", "its servers", "whole")
+_ENTRY_HEADINGS = ("model", "entry", "owns of its shards", "passed on", "from others")
 _SERVER_HEADINGS = ("server", "address", "answering", "first that does not")
 
 
@@ -45,13 +46,16 @@ def status(
         show_load_until_stopped(manifest)
     elif whole:
         out.print(*load_tables(manifest, looks(manifest), _LOOK_S))
+    if manifest.more_entries:
+        rows = list(_entry_rows(manifest))
+        out.print(*fitting_tables(_ENTRY_HEADINGS, rows, out.width, left=_ENTRY_HEADINGS[:3]))
     if not whole:
         raise typer.Exit(1)
 
 
 def show_servers(manifest: DeploymentManifest) -> bool:
     """A row per server; whether all models answer."""
-    servers = [server for server in (manifest.entry, *manifest.servers) if server.models]
+    servers = [server for server in manifest.every_server if server.models]
     silent = {server.name: silent_models(manifest, server) for server in servers}
     rows = [_row(server, silent[server.name]) for server in servers]
     out.print(*fitting_tables(_SERVER_HEADINGS, rows, out.width, left=_SERVER_HEADINGS))
@@ -71,6 +75,27 @@ def _host_rows(
     for host, here in hosts.items():
         well = sum(not silent[server.name] for server in here)
         yield host, ", ".join(server.name for server in here), f"{well} of {len(here)}"
+
+
+def _entry_rows(manifest: DeploymentManifest) -> Iterator[tuple[str, ...]]:
+    """Each dispatcher of each entry: the shards that it owns with their terms, and frames so far."""
+    for server in manifest.entries:
+        seen = manifest.seen_from(server.name)
+        for entry in seen.models:
+            try:
+                look = read(seen, entry)
+            except OSError:
+                yield entry.model, server.name, "does not answer", "", ""
+                continue
+            owned = look.values("ppipe_shard_term", "shard")
+            shards = ", ".join(f"{shard} (term {term:.0f})" for shard, term in sorted(owned.items()))
+            yield (
+                entry.model,
+                server.name,
+                f"{shards or 'none'} of {len(entry.shards)}",
+                f"{look.total('ppipe_passed_on_total'):.0f}",
+                f"{look.total('ppipe_passed_here_total'):.0f}",
+            )
 
 
 def looks(manifest: DeploymentManifest) -> dict[str, Look]:

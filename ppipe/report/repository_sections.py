@@ -33,7 +33,7 @@ def _servers(manifest: DeploymentManifest) -> Table:
             number(len(server.models), 0),
             text(", ".join(server.models)),
         ]
-        for server in (manifest.entry, *manifest.servers)
+        for server in manifest.every_server
     ]
     return table("Servers", ("server", "group", "gRPC", "GPUs", "models", "Triton models"), rows)
 

@@ -25,7 +25,7 @@ from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
 from planner.profile import Profile
 from planner.revision import read_hand_over, run_of
-from planner.rollout.check import check_rollout
+from planner.rollout.check import RolloutFault, check_rollout
 from planner.rollout.fleet import FleetRevision, Situation
 from planner.rollout.steps import Step, steps_to
 from planner.rollout.tables import capacities
@@ -129,6 +129,11 @@ def prepare(deployed: Deployed, plan: Plan, number: int) -> DeploymentManifest:
 
 def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
     """Give the repository what the plan needs; the manifest, which has no number yet. Raises as prepare."""
+    if len(deployed.deployment.to_cluster().entries) > 1:
+        raise RolloutFault(
+            "cluster.entries: a running deployment of several entries takes no other plan yet; generate it "
+            "and start ppipe serve anew, host by host"
+        )
     plan = placed(plan, deployed.deployment, deployed.profile)
     served = served_manifest(deployed.repository)
     with Exporter(deployed.deployment, deployed.profile) as exporter:

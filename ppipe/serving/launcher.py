@@ -33,7 +33,9 @@ from ppipe.serving.server_command import (
 from ppipe.serving.server_life import ServerPlan
 from ppipe.serving.shm_room import check_room, shm_bytes_per_stub
 from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
+from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
 from python_backend.dispatcher.recording import FOLDER_VARIABLE, SIZE_VARIABLE
+from python_backend.leases.opening import FOLDER_VARIABLE as LEASES_VARIABLE
 from python_backend.wire.keys import KEY_FILE_VARIABLE
 
 LOADING_AT_ONCE = 2
@@ -46,6 +48,8 @@ _TICK_S = 0.2
 
 REVISIONS = "revisions"
 """Folder, in that of the logs, in which the entry's dispatchers are given other tables (planner.revision)."""
+LEASES = "leases"
+"""Folder there with the leases of several entries, where these are kept in files."""
 TICKET_KEY = "ticket.key"
 """File of the run's key, in the folder of the logs."""
 
@@ -134,6 +138,7 @@ class ServedDeployment:
         self._logs = logs
         self._changed = changed
         self._servers = started_servers(self.manifest, host)
+        self._entries = {entry.name for entry in self.manifest.entries}
         self._is_whole = host is None
         self._keys = None if host is None else shared_ticket_key(ticket_keys)
         self._prefixes = shm_prefixes(self._servers)
@@ -197,8 +202,8 @@ class ServedDeployment:
 
     def _may_probe(self, name: str) -> bool:
         """The entry's models call the stages, so its first probe waits until these answer."""
-        stages = [status for status in self.statuses if status.name != self.manifest.entry.name]
-        return name != self.manifest.entry.name or all(status.has_served for status in stages)
+        stages = [status for status in self.statuses if status.name not in self._entries]
+        return name not in self._entries or all(status.has_served for status in stages)
 
     @property
     def revisions(self) -> Path:
@@ -236,9 +241,9 @@ class ServedDeployment:
         raise KeyError(f"no server {server!r} was started here")
 
     def stop(self) -> None:
-        """End everything: the entry first, so that no stage goes while frames are on their way."""
-        entry = [keeper for keeper in self._keepers if keeper.status.name == self.manifest.entry.name]
-        for keepers in (entry, self._keepers):
+        """End everything: entries first, so that no stage goes while frames are on their way."""
+        entries = [keeper for keeper in self._keepers if keeper.status.name in self._entries]
+        for keepers in (entries, self._keepers):
             for keeper in keepers:
                 keeper.stop()
             for keeper in keepers:
@@ -261,17 +266,23 @@ class ServedDeployment:
             command=tuple(command),
             environment=server_environment(install, prefix, keys, server.devices)
             | {FOLDER_VARIABLE: str(self._logs.resolve()), SIZE_VARIABLE: f"{self._record_mb:g}"}
-            | (
-                {revision.FOLDER_VARIABLE: str(self.revisions)}
-                if server.name == self.manifest.entry.name
-                else {}
-            ),
+            | self._entry_environment(server),
             log=self._logs / f"{server.name}.log",
             shm_prefix=prefix,
-            grace_s=ENTRY_GRACE_S if server.name == self.manifest.entry.name else STAGE_GRACE_S,
+            grace_s=ENTRY_GRACE_S if server.name in self._entries else STAGE_GRACE_S,
             dispatchers=tuple(model for model in server.models if model in doors),
             tls=tls,
             folder=folder,
             # Where other hosts have stages, they need not be there yet, nor all of them ever.
             through=self._is_whole,
         )
+
+    def _entry_environment(self, server: ServerAddress) -> dict[str, str]:
+        """What an entry server is told beside: which one it is, where leases lie in files, and where other
+        tables come. Two entries cannot be told tables yet.
+        """
+        if server.name not in self._entries:
+            return {}
+        if len(self._entries) == 1:
+            return {revision.FOLDER_VARIABLE: str(self.revisions)}
+        return {ENTRY_VARIABLE: server.name, LEASES_VARIABLE: str(self._logs.resolve() / LEASES)}

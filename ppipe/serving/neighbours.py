@@ -45,7 +45,7 @@ class Neighbours:
     ) -> None:
         mine = {same_host(server.host) for server in here}
         self._hosts: dict[str, list[ServerAddress]] = {}
-        for server in (manifest.entry, *manifest.servers):
+        for server in manifest.every_server:
             if server.models and same_host(server.host) not in mine:
                 self._hosts.setdefault(server.host, []).append(server)
         self._manifest = manifest
@@ -106,7 +106,7 @@ class Neighbours:
                 return HostState.SILENT
             if not prober.is_server_ready(TIMEOUT_S):
                 return HostState.LOADING
-            if server.name == self._manifest.entry.name:
+            if self._manifest.is_entry(server):
                 return HostState.ANSWERS
             if prober.refuses_keys(server.models[0], self._keys, TIMEOUT_S):
                 return HostState.OTHER_KEYS

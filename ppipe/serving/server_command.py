@@ -35,12 +35,12 @@ class NotLocal(Exception):
 
 
 def started_servers(manifest: DeploymentManifest, host: str | None = None) -> tuple[ServerAddress, ...]:
-    """The servers to start, stages first and the entry last. A server without models is left out.
+    """The servers to start, stages first and entries last. A server without models is left out.
 
     host: only those of this host ('auto': of this machine); None: all, which have to be on loopback.
     Raises NotLocal, NotHere.
     """
-    servers = tuple(server for server in (*manifest.servers, manifest.entry) if server.models)
+    servers = tuple(server for server in (*manifest.servers, *manifest.entries) if server.models)
     if host is not None:
         here = hosts_here((server.host for server in servers), host)
         return tuple(server for server in servers if server.host in here)
@@ -56,18 +56,14 @@ def wanted_ports(manifest: DeploymentManifest, servers: Sequence[ServerAddress])
         for server in servers
         for field in _PORT_FIELDS
     ]
+    uses += [
+        PortUse(owner=entry.server.name, field=field, host=entry.server.host, port=port, udp=udp)
+        for entry in manifest.entry_ports
+        if entry.server in servers
+        for model, port in entry.feedback_ports.items()
+        for field, udp in _dispatcher_uses(model)
+    ]
     if manifest.entry in servers:
-        uses += [
-            PortUse(
-                owner=manifest.entry.name,
-                field=field,
-                host=manifest.entry.host,
-                port=model.feedback_port,
-                udp=udp,
-            )
-            for model in manifest.models
-            for field, udp in _dispatcher_uses(model.model)
-        ]
         uses += [
             PortUse(
                 owner=manifest.entry.name,
@@ -83,7 +79,7 @@ def wanted_ports(manifest: DeploymentManifest, servers: Sequence[ServerAddress])
 def cluster_ports(deployment: Deployment) -> list[PortUse]:
     """Every port that a deployment file gives out, before anything is planned. Raises NotLocal."""
     cluster = deployment.to_cluster()
-    servers: tuple[EntryServer | Server, ...] = (cluster.entry, *cluster.servers)
+    servers: tuple[EntryServer | Server, ...] = (*cluster.entries, *cluster.servers)
     for server in servers:
         _require_local(server)
     uses = [
@@ -92,13 +88,8 @@ def cluster_ports(deployment: Deployment) -> list[PortUse]:
         for field in _PORT_FIELDS
     ]
     return uses + [
-        PortUse(
-            owner=cluster.entry.name,
-            field=field,
-            host=cluster.entry.host,
-            port=cluster.entry.feedback_port + index,
-            udp=udp,
-        )
+        PortUse(owner=entry.name, field=field, host=entry.host, port=entry.feedback_port + index, udp=udp)
+        for entry in cluster.entries
         for index, name in enumerate(_served_names(deployment))
         for field, udp in _dispatcher_uses(name)
     ]

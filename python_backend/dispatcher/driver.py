@@ -18,12 +18,14 @@ Rules
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from planner.manifest import DeploymentManifest, ModelEntry
-from python_backend.dispatcher.frame import Frame
+from planner.owned import Fence
+from python_backend.dispatcher.entries.passing import PassingOn
+from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.dispatcher.frame_state import FrameState
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.metrics.budget import Budget
@@ -60,6 +62,7 @@ _MOST_TOGETHER: Final = 256
 _ANSWERING_US: Final = 1_000
 """From a batch's answer here to a frame's answer at its client, on a host with something to do."""
 _CLOSING: Final = "the dispatcher is shutting down"
+_NO_FENCES: Final[Mapping[str, Fence]] = {}
 _TIME_REASONS = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
 
 
@@ -87,6 +90,18 @@ class _Refused:
 class _Probed:
     def __init__(self, frame: Frame) -> None:
         self.frame: Final = frame
+
+
+class _CameBack:
+    def __init__(self, frame: Frame) -> None:
+        self.frame: Final = frame
+
+
+class _RefusedElsewhere:
+    def __init__(self, frame: Frame, code: ErrorCode, text: str) -> None:
+        self.frame: Final = frame
+        self.code: Final = code
+        self.text: Final = text
 
 
 class _Finished:
@@ -117,19 +132,9 @@ class _Failed:
 
 
 _Taken = TypeVar("_Taken")
-_Item = (
-    _Arrived
-    | _Refused
-    | _Probed
-    | _Finished
-    | _Failed
-    | _LookAgain
-    | _Change
-    | ServedTable
-    | Notice
-    | Event
-    | WantedRecording
-)
+_Elsewhere = _CameBack | _RefusedElsewhere
+_Own = _Arrived | _Refused | _Probed | _Finished | _Failed | _LookAgain | _Change | _Elsewhere
+_Item = _Own | ServedTable | Notice | Event | WantedRecording
 
 
 class Driver:
@@ -148,10 +153,14 @@ class Driver:
         room: Room | None = None,
         number: int = 0,
         uplink: Uplink | None = None,
+        passing: PassingOn | None = None,
+        fences: Mapping[str, Fence] = _NO_FENCES,
     ) -> None:
         """room: for open frames; as this host's memory allows without. number: of the hand-over that brought
-        the table, 0 for deployment.json. uplink: the entry's, if other models send over it too.
+        the table, 0 for deployment.json. uplink: the entry's, if other models send over it too. passing,
+        fences: where there are several entries.
         """
+        self._passing = passing
         self.room = room or Room(bounds_of(entry.served, entry.longest_us, len(manifest.models)))
         self.counts = Counts(entry.served)
         self.frame_drift = FrameDrift(entry.model, entry.served.entry, log)
@@ -162,7 +171,7 @@ class Driver:
         self._on_seen = on_seen
         self._lateness = Lateness(entry.served.slo_us)
         self._offers = Offers(entry, self._lateness)
-        self._tables = ServedTables(self._table_of(number, manifest, entry, core, transport))
+        self._tables = ServedTables(self._table_of(number, manifest, entry, core, transport, fences))
         self._turns: Turns[_Item] = Turns("alarms", self._take_turn)
         self.failed_table: TableFailed | None = None
         """The last that could not be served, though it was handed over."""
@@ -226,11 +235,13 @@ class Driver:
         entry: ModelEntry,
         core: SchedulerCore,
         transport: Transport,
+        fences: Mapping[str, Fence] = _NO_FENCES,
     ) -> None:
         """Serve by another table from now on. number: of this hand-over. entry: what clients see of it must
-        be what they see now. core, transport: new ones.
+        be what they see now. core, transport: new ones. fences: of its workers, where there are several
+        entries.
         """
-        self._turns.bring(self._table_of(number, manifest, entry, core, transport))
+        self._turns.bring(self._table_of(number, manifest, entry, core, transport, fences))
 
     def take_left(self) -> list[ServedTable]:
         """Tables of which nothing is under way any more. Their hops are to be closed, though not by a hop's
@@ -326,9 +337,10 @@ class Driver:
         entry: ModelEntry,
         core: SchedulerCore,
         transport: Transport,
+        fences: Mapping[str, Fence],
     ) -> ServedTable:
         return ServedTable(
-            number, manifest, entry, core, transport, self._end_served, self._end_failed, self._log
+            number, manifest, entry, core, transport, self._end_served, self._end_failed, self._log, fences
         )
 
     # One thread at a time
@@ -403,6 +415,10 @@ class Driver:
             self._take_change(item)
         elif isinstance(item, RequestCancelled):
             self._take_cancelled(item)
+        elif isinstance(item, _CameBack):
+            self._offer_again([item.frame])
+        elif isinstance(item, _RefusedElsewhere):
+            self._frames.relay(item.frame, item.code, item.text)
         elif isinstance(item, ServedTable):
             self._take_table(item)
         elif isinstance(item, WantedRecording):
@@ -419,6 +435,8 @@ class Driver:
         self.counts.frame_bytes += sum([len(frame.data) for frame in frames])
         self.frame_drift.saw(frames, now_us())
         began_us = now_us()
+        if self._passing is not None:
+            frames = self._passing.keep(frames, self._tables.now.core, began_us)
         self._handle_together([self._offers.offer(frame, began_us) for frame in frames], began_us)
 
     def _handle_together(self, offers: Sequence[RequestArrived], began_us: int) -> None:
@@ -432,7 +450,7 @@ class Driver:
 
     def _take_cancelled(self, cancelled: RequestCancelled) -> None:
         frame = self._frames.find(cancelled.request_id)
-        if frame is not None and frame.state is FrameState.PAUSED:
+        if frame is not None and frame.state in (FrameState.PAUSED, FrameState.PASSED):
             self._frames.drop(frame, DropReason.CANCELLED)
         else:
             self._handle(cancelled)
@@ -693,9 +711,22 @@ class Driver:
         if reason in _TIME_REASONS and self._offers.again(frame, now_us()):
             frame.last_reason = reason
             return
-        self._frames.drop(frame, reason)
+        if self._passing is None or not self._passing.rescue(frame, reason, now_us()):
+            self._frames.drop(frame, reason)
 
-    # Hop threads
+    # Threads of hops, and of calls to other entries
+
+    def served_elsewhere(self, frame: Frame, outputs: Outputs) -> None:
+        """See dispatcher.entries.passing.Returns."""
+        self._frames.serve([frame], outputs)
+
+    def refused_elsewhere(self, frame: Frame, code: ErrorCode, text: str) -> None:
+        """See dispatcher.entries.passing.Returns."""
+        self._turns.bring(_RefusedElsewhere(frame, code, text))
+
+    def came_back(self, frame: Frame) -> None:
+        """See dispatcher.entries.passing.Returns."""
+        self._turns.bring(_CameBack(frame))
 
     def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
         self._turns.leave(_Finished(ticket, now_us(), served=True))

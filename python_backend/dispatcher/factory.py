@@ -4,31 +4,43 @@ that was handed over last where the environment names a folder for that (dispatc
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from planner.manifest import DeploymentManifest, ModelEntry
+from planner.owned import OwnedPart, owned_part
 from planner.revision import HandOver, read_hand_over
 from python_backend.dispatcher import recording
 from python_backend.dispatcher.cancellations import Cancellations
 from python_backend.dispatcher.driver import Driver, DriverSettings
+from python_backend.dispatcher.entries.passing import PassingOn
+from python_backend.dispatcher.entries.shard_owner import ShardOwner
+from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import MetricsPage
 from python_backend.dispatcher.private_folder import PrivateFolder
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.dispatcher.uplink import Uplink
+from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.core import SchedulerCore
+from python_backend.wire import forwarded
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.feedback import Notice, NoticeReceiver
+from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.keys import Keys
+from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports
-from python_backend.wire.shm.layout import layout_of_entry
+from python_backend.wire.shm.layout import MemoryLayout, layout_of_entry
 from python_backend.wire.shm.transport import make_transport
 from python_backend.wire.transport import GrpcTransport, Target, Transport, targets_of
+
+_OWNER_S = 2.0
+"""How long a dispatcher that starts waits until it, or another entry, is known to own something."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,24 @@ class Dispatcher:
     receiver: NoticeReceiver
     listening: threading.Thread
     revisions: Revisions | None = None
+    passing: PassingOn | None = None
+    shards: ShardOwner | None = None
+    """The last two where there are several entries."""
+
+    def forwarded(self, text: str) -> Forwarded:
+        """What another entry says of a frame that it passes on to this one. Raises TicketError."""
+        if self.passing is None:
+            raise TicketError(f"{forwarded.PARAMETER}: this deployment has one entry")
+        return self.passing.read(text)
 
     def close(self) -> None:
         """Answer what is left, end all threads, give up the port."""
         if self.revisions is not None:
             self.revisions.close()
+        if self.shards is not None:
+            self.shards.close()
+        if self.passing is not None:
+            self.passing.close()
         self.health.close()
         self.cancellations.close()
         self.driver.close()
@@ -76,17 +101,23 @@ class _Maker:
         self._keys = keys
         self._log = log
         self._uplink = uplink
+        self._parts = 0
+        """Made so far, of shards."""
 
-    def parts(self, manifest: DeploymentManifest, entry: ModelEntry, number: int) -> _Parts:
-        """number: of the hand-over."""
+    def parts(
+        self, manifest: DeploymentManifest, entry: ModelEntry, number: int, owned: ModelEntry
+    ) -> _Parts:
+        """number: of the hand-over. owned: of the model `entry`, what this dispatcher schedules."""
         # First what may refuse the table. Notices of an earlier run, sent again, fit no batch of this core.
         told = self._uplink.join(manifest, entry)
         ids_from = secrets.randbits(40)
-        core = SchedulerCore(entry.served, policy=self.policy, batch_ids_from=ids_from, told=told)
+        core = SchedulerCore(owned.served, policy=self.policy, batch_ids_from=ids_from, told=told)
         targets = targets_of(manifest, entry, own_host=manifest.entry.host)
         grpc = GrpcTransport(targets, self._keys, manifest.tls)
         grpc.connect()
-        transport = _transport(manifest, entry, grpc, targets, self._parameters, self._log, number)
+        self._parts += int(owned is not entry)
+        layout = layout_of_entry(manifest, number, self._parts)
+        transport = _transport(manifest, owned, grpc, targets, self._parameters, self._log, layout)
         return _Parts(targets, grpc, transport, core)
 
 
@@ -102,16 +133,21 @@ def make_dispatcher(
     """
     folder = _folder(log)
     number, manifest, entry = _table_at_start(folder, manifest, entry, log)
+    me = this_entry(manifest)
+    manifest = manifest.seen_from(me)
+    entry = manifest.model(entry.model)
     keys = Keys.from_environment(manifest.unsigned_tickets)
     reports = Reports(keys)
     links = _Links(keys, reports, entry.model)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=links.take)
     uplink = Uplink(log)
     maker = _Maker(parameters, keys, log, uplink)
-    parts = maker.parts(manifest, entry, number)
+    passing = PassingOn(manifest, entry, keys, log) if entry.shards else None
+    part = owned_part(entry, {}) if entry.shards else OwnedPart(entry, {})
+    parts = maker.parts(manifest, entry, number, part.entry)
     driver = Driver(
         manifest=manifest,
-        entry=entry,
+        entry=part.entry,
         core=parts.core,
         transport=parts.transport,
         log=log,
@@ -124,10 +160,13 @@ def make_dispatcher(
         on_failure=links.failed,
         on_seen=links.seen,
         uplink=uplink,
+        passing=passing,
+        fences=part.fences,
     )
     health = Health(parts.targets, parts.grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
     links.health = health
     links.driver = driver
+    links.passing = passing
     health.start()
     cancellations = Cancellations(driver)
     cancellations.start()
@@ -139,11 +178,28 @@ def make_dispatcher(
     listening = threading.Thread(target=receiver.run, args=(handle,), name="notices", daemon=True)
     listening.start()
 
+    taking = _Taking(me, maker, parts, number, health, driver)
+    shards = None
+    if passing is not None:
+        passing.start(driver)
+        leases = os.environ.get(FOLDER_VARIABLE)
+        shards = taking.shards = links.shards = ShardOwner(
+            number,
+            manifest,
+            entry,
+            taking.serve,
+            driver.worker_lost,
+            health.reaches_any,
+            passing,
+            Path(leases) if leases else None,
+            log,
+        )
+        shards.start()
+        passing.wait_for_owner(_OWNER_S)
     revisions = None
     if folder is not None:
-        taking = _Taking(maker, parts, number, health, driver)
         revisions = Revisions(
-            folder, manifest.deployment, driver, number, taking.take, taking.undo, health.keep, log
+            folder, manifest.deployment, driver, number, taking.take, taking.undo, taking.keep, log
         )
         revisions.start()
     return Dispatcher(
@@ -155,26 +211,47 @@ def make_dispatcher(
         receiver=receiver,
         listening=listening,
         revisions=revisions,
+        passing=passing,
+        shards=shards,
     )
 
 
 class _Taking:
-    """Makes what a table needs, and has it looked after and served. Used by one thread."""
+    """Makes what a table needs, and has it looked after and served: on the entry `me`. One call at a time."""
 
-    def __init__(self, maker: _Maker, parts: _Parts, number: int, health: Health, driver: Driver) -> None:
+    shards: ShardOwner | None = None
+    """Where there are several entries."""
+
+    def __init__(
+        self, me: str, maker: _Maker, parts: _Parts, number: int, health: Health, driver: Driver
+    ) -> None:
+        self._me = me
         self._maker = maker
         self._parts = {number: parts}
         self._health = health
         self._driver = driver
 
     def take(self, table: HandOver, new: ModelEntry) -> None:
-        made = self._maker.parts(table.manifest, new, table.number)
+        manifest = table.manifest.seen_from(self._me)
+        entry = manifest.model(new.model)
+        if self.shards is None:
+            self.serve(table.number, manifest, entry, OwnedPart(entry, {}))
+        else:
+            self.shards.take(table.number, manifest, entry)
+
+    def serve(self, number: int, manifest: DeploymentManifest, entry: ModelEntry, part: OwnedPart) -> None:
+        made = self._maker.parts(manifest, entry, number, part.entry)
         served = self._driver.table.number
-        self._parts = {number: parts for number, parts in self._parts.items() if number >= served}
-        self._parts[table.number] = made
+        self._parts = {earlier: parts for earlier, parts in self._parts.items() if earlier >= served}
+        self._parts[number] = made
         self._health.look_after(made.targets, made.grpc)
-        self._driver.hand_over(table.number, table.manifest, new, made.core, made.transport)
+        self._driver.hand_over(number, manifest, part.entry, made.core, made.transport, part.fences)
         self._health.tell_lost()  # perhaps since before the driver knew them
+
+    def keep(self, workers: Collection[str]) -> None:
+        """Look after these, and where shards are owned after all of the model, for who adopts one."""
+        whole = () if self.shards is None else self.shards.whole.served.workers()
+        self._health.keep({*workers, *(worker.name for _, worker in whole)})
 
     def undo(self) -> None:
         served = self._parts[self._driver.table.number]
@@ -229,7 +306,7 @@ def _transport(
     targets: Mapping[str, Target],
     parameters: Mapping[str, str],
     log: Callable[[str], None],
-    number: int,
+    layout: MemoryLayout,
 ) -> Transport:
     """By the parameter `transport`: 'auto' (default), 'grpc', or 'null' for measuring the dispatcher
     alone.
@@ -239,7 +316,6 @@ def _transport(
         return NullTransport(entry.outputs)
     if wanted == "grpc":
         return grpc
-    layout = layout_of_entry(manifest, number)
     hops = make_transport(grpc, targets, layout, entry.dispatcher, log, far=manifest.tls is None)
     return ChainTransport(hops, entry) if entry.chains else hops
 
@@ -249,6 +325,8 @@ class _Links:
 
     health: Health | None = None
     driver: Driver | None = None
+    passing: PassingOn | None = None
+    shards: ShardOwner | None = None
 
     def __init__(self, keys: Keys, reports: Reports, model: str) -> None:
         self._keys = keys
@@ -256,7 +334,11 @@ class _Links:
         self._model = model
 
     def take(self, datagram: bytes) -> None:
-        """A datagram that is no notice: what a process says of itself, or a recording that is asked for."""
+        """A datagram that is no notice: what a process says of itself, what another entry's dispatcher
+        says, or a recording that is asked for.
+        """
+        if self.passing is not None and self.passing.take(datagram):
+            return
         wanted = recording.decode(datagram, self._keys)
         if wanted is None:
             self._reports.take(datagram)
@@ -266,6 +348,8 @@ class _Links:
     def failed(self, failure: HopFailure) -> None:
         if self.health is not None:
             self.health.failed(failure)
+        if self.shards is not None:
+            self.shards.failed(failure)
 
     def seen(self, worker: str) -> None:
         if self.health is not None:

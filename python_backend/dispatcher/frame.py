@@ -52,6 +52,7 @@ class Frame:
         "send_error",
         "send_outputs",
         "state",
+        "stays",
         "stream",
     )  # fmt: skip
 
@@ -68,9 +69,10 @@ class Frame:
         info: FrameInfo | None = None,
         stream: str = "",
         place: int = -1,
+        stays: bool = False,
     ) -> None:
         """info: of a frame that is to be prepared by the first stage's host. stream, place: as its client
-        says, '' for none and -1 for the next one.
+        says, '' for none and -1 for the next one. stays: whether another entry has passed it on.
         """
         self._lock = threading.Lock()
         self._answered = False
@@ -93,6 +95,8 @@ class Frame:
         """Times that the core was given this frame."""
         self.offered_us = 0
         """The deadline that the core was last given for it."""
+        self.stays = stays
+        """Whether no other entry may get it: one had it already."""
         self.came_too_late = False
         """Whether its last attempt ended for want of time alone: it reached a stage too late."""
         self.last_reason: DropReason | None = None

@@ -6,11 +6,13 @@
     SENT     a batch that is under way                                its attempt fails: back to the core
     PAUSED   dispatcher.offers: the core gave it up, and it has       its pause is over: offered with a later
              more time than it was offered with                       deadline
+    PASSED   another entry's dispatcher                               it cannot be reached: back to the core
     ANSWERED nobody: its one answer is sent, or being sent            never
 
 - A frame may be answered in any state: by an attempt that was given up too early, by a drop, at the end.
-- QUEUED, SENT and PAUSED are entered by whose turn it is (dispatcher.turns) alone; ANSWERED by any thread,
-  through Frame.claim(), whose first caller sends the answer.
+- PASSED is entered once, from NEW or, when the core gave the frame up, from QUEUED.
+- QUEUED, SENT, PAUSED and PASSED are entered by whose turn it is (dispatcher.turns) alone; ANSWERED by any
+  thread, through Frame.claim(), whose first caller sends the answer.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ class FrameState(Enum):
     QUEUED = "queued"
     SENT = "sent"
     PAUSED = "paused"
+    PASSED = "passed"
     ANSWERED = "answered"
 
 
@@ -36,6 +39,9 @@ MOVES: Final = frozenset(
         (FrameState.QUEUED, FrameState.PAUSED),
         (FrameState.SENT, FrameState.QUEUED),
         (FrameState.PAUSED, FrameState.QUEUED),
+        (FrameState.NEW, FrameState.PASSED),
+        (FrameState.QUEUED, FrameState.PASSED),
+        (FrameState.PASSED, FrameState.QUEUED),
     }
 )
 """All moves but those to ANSWERED."""

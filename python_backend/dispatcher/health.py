@@ -153,6 +153,10 @@ class Health:
         """Names of the workers that are out."""
         return [name for name, worker in self._workers.items() if worker.lost_since_us is not None]
 
+    def reaches_any(self) -> bool:
+        """Whether not all workers are out."""
+        return not self._workers or any(worker.lost_since_us is None for worker in self._workers.values())
+
     def tell_lost(self) -> None:
         """Tell once more which workers are out, for who did not know them when it was told."""
         for name, worker in self._workers.items():

@@ -21,10 +21,12 @@ import functools
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
+from planner.owned import Fence
 from python_backend.dispatcher.frame import Frame
 from python_backend.scheduler.actions import Ticket
 from python_backend.wire import graces
@@ -54,9 +56,13 @@ class Hops:
         failed: Failed,
         log: Callable[[str], None],
         is_given_up: Callable[[int], bool] = lambda batch: False,
+        fences: Mapping[str, Fence] = MappingProxyType({}),
     ) -> None:
-        """is_given_up: whether nobody waits for a batch any more, though its hop goes on."""
+        """is_given_up: whether nobody waits for a batch any more, though its hop goes on. fences: by worker;
+        empty where there is one entry.
+        """
         self.transport = transport
+        self._fences = fences
         self._manifest = manifest
         self._outputs = [spec.name for spec in entry.outputs]
         self._servers = {worker.name: worker.server for _, worker in entry.served.workers()}
@@ -166,6 +172,7 @@ class Hops:
                 servers=tuple([self._servers[hop.worker] for hop in ticket.hops]),
                 entry=self._manifest.entry.name,
                 back_us=self._pipelines[ticket.pipeline].back_us(len(frames)),
+                fences=tuple([self._fences[hop.worker] for hop in ticket.hops]) if self._fences else (),
             ),
         )
 

@@ -100,4 +100,4 @@ class Offers:
 
 
 def _fastest_us(entry: ModelEntry) -> int:
-    return min(pipeline.rest_us(0)[0] for pipeline in entry.served.pipelines)
+    return min((pipeline.rest_us(0)[0] for pipeline in entry.served.pipelines), default=0)

@@ -122,6 +122,13 @@ class OpenFrames:
                 self._answers.error(frame, ErrorCode.INTERNAL, text)
         self._end(frames)
 
+    def relay(self, frame: Frame, code: ErrorCode, text: str) -> None:
+        """Answer with what another entry said of a frame that was passed on."""
+        if frame.claim():
+            self._counts.dropped(reason_in(text))
+            self._answers.error(frame, code, text)
+        self._end([frame])
+
     def drop(self, frame: Frame, reason: DropReason) -> None:
         """Answer that nothing can serve it in time, unless a hop that was given up has just answered it."""
         if frame.claim():
@@ -186,6 +193,12 @@ def stream_text(
     else:
         return None
     return f"{model}: {why}: reason={reason.value}"
+
+
+def reason_in(text: str) -> DropReason:
+    """Why another entry's dispatcher did not serve a frame, of the text that it says."""
+    said = text.rpartition("reason=")[2].split(maxsplit=1)
+    return next((reason for reason in DropReason if said and reason.value == said[0]), DropReason.FAILED)
 
 
 def drop_text(model: str, reason: DropReason, late_us: int, allowed_us: int) -> str:

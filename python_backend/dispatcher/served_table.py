@@ -12,10 +12,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
+from planner.owned import Fence
 from python_backend.dispatcher.hops import Failed, Hops, Served
 from python_backend.dispatcher.metrics.drift import Drift
 from python_backend.dispatcher.under_way import UnderWay
@@ -37,6 +39,7 @@ class ServedTable:
         served: Served,
         failed: Failed,
         log: Callable[[str], None],
+        fences: Mapping[str, Fence] = MappingProxyType({}),
     ) -> None:
         self.number: Final = number
         self.revision: Final = manifest.epoch
@@ -46,7 +49,9 @@ class ServedTable:
         self.first_batch = core.next_batch_id
         self.drift: Final = Drift(entry.served, log)
         self.under_way: Final = UnderWay(entry.served, entry.prepare is not None)
-        self.hops: Final = Hops(manifest, entry, transport, served, failed, log, self.under_way.is_given_up)
+        self.hops: Final = Hops(
+            manifest, entry, transport, served, failed, log, self.under_way.is_given_up, fences
+        )
 
 
 class ServedTables:

@@ -4,6 +4,8 @@ Rules
 - The file is read and replaced under a lock of the kernel, which ends with the process that has it.
 - Nobody waits long for that lock: a process that is stopped while it has it makes the store unreachable, and
   then nobody adopts.
+- A process holds a lock on a file of its own as long as it lives. Leases of one that has ended are given up
+  by whoever looks next: they need not run out.
 - Folder and files are their user's alone.
 """
 
@@ -14,7 +16,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from python_backend.leases.lease import Lease, StoreUnreachable, Swap
@@ -34,15 +36,21 @@ class FileStore:
         self._path = folder / "leases.json"
         self._lock_path = folder / "leases.lock"
         self._lock_s = lock_s
+        self._folder = folder
+        self._alive: dict[str, int] = {}
+        """Descriptors of the files that are locked for our runs."""
 
     def look(self, prefix: str) -> Mapping[str, Lease]:
         """See LeaseStore."""
         with self._locked(fcntl.LOCK_SH):
             found = self._read()
-        return {name: from_text(name, text) for name, text in found.items() if name.startswith(prefix)}
+        leases = {name: from_text(name, text) for name, text in found.items() if name.startswith(prefix)}
+        over = {lease.run for lease in leases.values() if lease.run and not self._lives(lease.run)}
+        return self._given_up(leases, over) if over else leases
 
     def swap(self, swap: Swap) -> bool:
         """See LeaseStore."""
+        self._live(swap.new.run)
         with self._locked(fcntl.LOCK_EX):
             found = self._read()
             seen = None if swap.seen is None else to_text(swap.seen)
@@ -53,6 +61,61 @@ class FileStore:
 
     def close(self) -> None:
         """See LeaseStore."""
+        for run, descriptor in self._alive.items():
+            with contextlib.suppress(OSError):
+                self._of_run(run).unlink()
+            os.close(descriptor)
+        self._alive.clear()
+
+    def _of_run(self, run: str) -> Path:
+        return self._folder / f"{run}.alive"
+
+    def _live(self, run: str) -> None:
+        """Show that a run of ours lives, for as long as this process does."""
+        if not run or run in self._alive:
+            return
+        try:
+            descriptor = os.open(self._of_run(run), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnreachable(f"{self._of_run(run)}: {error.strerror}") from error
+        try:
+            # Shared: what tells of life is that nobody else can have it alone, but for a moment's look.
+            self._lock(descriptor, fcntl.LOCK_SH)
+        except StoreUnreachable:
+            os.close(descriptor)
+            raise
+        self._alive[run] = descriptor
+
+    def _lives(self, run: str) -> bool:
+        """Whether a run's process is there. One whose file cannot be looked at is: its leases can run out."""
+        if run in self._alive:
+            return True
+        try:
+            descriptor = os.open(self._of_run(run), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _given_up(self, leases: Mapping[str, Lease], runs: Collection[str]) -> Mapping[str, Lease]:
+        """The same leases where those of these runs are nobody's."""
+        with self._locked(fcntl.LOCK_EX):
+            found = self._read()
+            for name, lease in leases.items():
+                if lease.run in runs and found.get(name) == to_text(lease):
+                    found[name] = to_text(lease.given_up())
+            self._write(found)
+        for run in runs:
+            with contextlib.suppress(OSError):
+                self._of_run(run).unlink()
+        return {name: from_text(name, found[name]) for name in leases if name in found}
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:

@@ -1,6 +1,8 @@
 """Keeps an entry's leases: looks at the store, does what `Ownership` decides, tells of changes. One thread.
 
-Rule: nobody who serves frames waits for the store. What is owned is read from memory.
+Rules
+- Nobody who serves frames waits for the store. What is owned is read from memory.
+- Only this thread tells of changes, so that whoever is told may call back.
 """
 
 from __future__ import annotations
@@ -30,11 +32,14 @@ class LeaseKeeper:
         now_us: Callable[[], int],
         *,
         changed: Callable[[Owned], None] = lambda owned: None,
+        ready: Callable[[], bool] = lambda: True,
         times: LeaseTimes | None = None,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """changed: called by the keeper's thread with all that is owned. log: takes a line where the store
-        goes or comes back."""
+        """changed: called by the keeper's thread with all that is owned, again at the next look if it raises.
+        ready: whether any worker can be reached; without one nothing is taken. log: takes a line where the
+        store goes or comes back.
+        """
         self._store = store
         self._group = group
         self._times = times or LeaseTimes()
@@ -47,9 +52,11 @@ class LeaseKeeper:
         )
         self._now_us = now_us
         self._changed = changed
+        self._ready = ready
         self._log = log
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._ended = False
+        self._wake = threading.Event()
         self._reachable = True
         self._told: Owned = {}
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -60,8 +67,10 @@ class LeaseKeeper:
 
     def stop(self) -> None:
         """End, and leave what is owned to the next."""
-        self._ended.set()
-        self._thread.join()
+        self._ended = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
         with self._lock:
             swaps = self._ownership.give_up()
         try:
@@ -87,20 +96,18 @@ class LeaseKeeper:
         """A worker refused our term of a shard because it has seen this one."""
         with self._lock:
             self._ownership.refused(self._group + shard, term)
-        self._tell()
-
-    def set_ready(self, ready: bool) -> None:
-        """Whether any worker can be reached: without one nothing is taken."""
-        with self._lock:
-            self._ownership.ready = ready
+        self._wake.set()
 
     def _run(self) -> None:
-        while not self._ended.is_set():
+        while not self._ended:
+            self._tell()  # of what a worker refused, however long the store takes
             self.look()
-            self._ended.wait(self._times.look_us / 1e6)
+            self._wake.wait(self._times.look_us / 1e6)
+            self._wake.clear()
 
     def look(self) -> None:
         """One look at the store, and what follows from it."""
+        self._ownership.ready = self._ready()
         asked_us = self._now_us()
         try:
             found = self._store.look(self._group)
@@ -128,9 +135,14 @@ class LeaseKeeper:
 
     def _tell(self) -> None:
         owned = self.owned
-        if owned != self._told:
-            self._told = owned
+        if owned == self._told:
+            return
+        try:
             self._changed(owned)
+        except Exception as error:
+            self._log(f"leases: what is owned cannot be served: {error!r}")
+        else:
+            self._told = owned
 
     def _short(self, owned: Owned) -> Owned:
         return {name.removeprefix(self._group): term for name, term in owned.items()}

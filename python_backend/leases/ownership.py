@@ -131,7 +131,9 @@ class Ownership:
             self._watched[name] = _Watched(lease, now_us)
         elif before.lease != lease:
             alive_us = before.alive_us if before.alive_us is not None and lease is not None else None
-            if lease is not None and alive_us is None and lease.beat > 0:
+            if lease is not None and not lease.holder:
+                alive_us = None  # it was given up, by its holder or by a store that knows of its end
+            elif lease is not None and alive_us is None and lease.beat > 0:
                 alive_us = now_us
             self._watched[name] = _Watched(lease, now_us, alive_us)
         elif not whole:

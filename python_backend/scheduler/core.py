@@ -50,9 +50,9 @@ class SchedulerCore:
         batch_ids_from: int = 0,
         told: bool = False,
     ) -> None:
-        """told: whether LinkTaken will tell what other models send over the entry's uplink."""
-        if not served.pipelines:
-            raise ValueError(f"model {served.model!r} has no pipeline, so nothing can serve it")
+        """served: without a pipeline where this core owns nothing; it drops every frame. told: whether
+        LinkTaken will tell what other models send over the entry's uplink.
+        """
         self.told: bool = told
         self._policy: Policy = make_policy(policy) if isinstance(policy, str) else policy
         if not self._policy.counts_ends:

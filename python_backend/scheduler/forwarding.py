@@ -5,6 +5,7 @@ Rules
   two tellings every frame that is passed on counts as one more that waits there.
 - A frame is passed on where the other's wait, the hop there and `SPARE` of it are shorter than the own wait,
   and always from an entry that owns nothing of its model.
+- A frame that is given up here goes to the owner at which it would still be in time, if there is one.
 - It is passed on once: who gets a frame that was passed on schedules it, whatever its own wait.
 """
 
@@ -55,9 +56,32 @@ class Forwarding:
             peer.backlog_us = backlog_us
             peer.sent = 0
 
+    def silent(self, name: str) -> None:
+        """It does not answer: it gets nothing until it is heard again."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            peer.said_us = -STALE_US
+
     def target(self, own_us: int, now_us: int) -> str:
         """The peer to pass a new frame to, which then counts as sent; '' to keep it. own_us: how long it
         would wait here; below 0: nothing is owned here."""
+        best, best_us = self._soonest(now_us)
+        if best and (own_us < 0 or best_us + self.hop_us + self.spare_us < own_us):
+            self.peers[best].sent += 1
+            return best
+        return ""
+
+    def rescuer(self, served_us: int, left_us: int, now_us: int) -> str:
+        """The peer at which a frame that is given up here would be in time, which then counts as sent; ''
+        for none. served_us: what serving it takes once its turn comes; left_us: until its deadline."""
+        best, best_us = self._soonest(now_us)
+        if best and best_us + 2 * self.hop_us + served_us < left_us:
+            self.peers[best].sent += 1
+            return best
+        return ""
+
+    def _soonest(self, now_us: int) -> tuple[str, float]:
+        """The peer with the shortest wait, and that; '' where none was heard of lately."""
         best = ""
         best_us = 0.0
         for name, peer in self.peers.items():
@@ -65,7 +89,4 @@ class Forwarding:
                 wait_us = peer.wait_us(now_us)
                 if not best or wait_us < best_us:
                     best, best_us = name, wait_us
-        if best and (own_us < 0 or best_us + self.hop_us + self.spare_us < own_us):
-            self.peers[best].sent += 1
-            return best
-        return ""
+        return best, best_us

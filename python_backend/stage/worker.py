@@ -13,6 +13,7 @@ Rules
   frame that could not be used went on as zeros; the answer says which (STATUS).
 - What the last stage answers is finished, where the model says so, off the compute thread.
 - A ticket is good once, and for the tensors that it was signed for (wire.replays, wire.keys).
+- A batch of an owner that another has replaced is refused (stage.fences): workers tell owners of that.
 - Of batches that wait, being prepared or prepared, there are at most MOST_WAITING; more are refused.
 - Every job's reply is used exactly once, whatever happens.
 - A worker whose program fails on a frame of zeros too says so to probes, until a batch is computed again.
@@ -34,6 +35,7 @@ from planner.manifest import STATUS
 from planner.places import StagePlace
 from planner.profile import TensorSpec
 from python_backend.stage.executors.base import StageExecutor
+from python_backend.stage.fences import Fenced, Fences
 from python_backend.stage.preparing import TOO_LATE, Prepared, Preparer
 from python_backend.wire import graces, kserve, ticket_codec
 from python_backend.wire.clock import now_us, sleep_until
@@ -134,6 +136,7 @@ class StageWorker:
         self._random = random.Random(place.worker)
         self._memory = SharedReader()
         self._used = UsedTickets(wall_us())
+        self._fences = Fences()
         self._waiting: list[tuple[tuple[int, int, int], int, BatchJob]] = []
         self._sequence = 0
         self._wake = threading.Condition()
@@ -162,6 +165,9 @@ class StageWorker:
         except CannotRead as error:
             self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
             return
+        except Fenced as error:
+            self._say(reply, HopFailure(FailureKind.FENCED, error.hop, self._place.worker, str(error)))
+            return
         if wire.is_probe:
             self._answer_probe(len(inputs[0]), reply)
             return
@@ -185,6 +191,9 @@ class StageWorker:
             return
         except CannotRead as error:
             self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
+            return
+        except Fenced as error:
+            self._say(reply, HopFailure(FailureKind.FENCED, error.hop, self._place.worker, str(error)))
             return
         job = BatchJob(wire, len(frames), [], reply, arrived_us)
         if self._is_hopeless(job, arrived_us):
@@ -270,10 +279,13 @@ class StageWorker:
         return wire
 
     def _use(self, wire: WireTicket, message: Sequence[Buffer]) -> None:
-        """Raises TicketError where the message is not what the ticket was signed for, or was used before."""
+        """Raises TicketError where the message is not what the ticket was signed for, or was used before;
+        Fenced.
+        """
         stamp = wire.stamp
         if stamp is None:  # a probe
             return
+        self._fences.check(wire)
         # A later stage of a chain gets what Triton hands over from the stage before.
         covered = wire.relative and self._place.tls is None and not (wire.chained and wire.hop > 0)
         if covered and not self._keys.accepts_digest(stamp, message, wire.digest):

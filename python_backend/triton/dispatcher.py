@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import triton_python_backend_utils as pb_utils
 
 from python_backend.compiled import code_in_use
+from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
 from python_backend.dispatcher.frame import ErrorCode, Frame, SendError, SendOutputs
 from python_backend.dispatcher.intake import Intake, Taken
@@ -19,11 +20,11 @@ from python_backend.dispatcher.stream_place import PLACE, STREAM, stream_place_o
 from python_backend.dispatcher.together import Together
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
-from python_backend.wire import ticket_codec
+from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.kserve import Array
 
-_PARAMETERS = (PRIORITY, STREAM, PLACE, ticket_codec.PARAMETER)
+_PARAMETERS = (PRIORITY, STREAM, PLACE, ticket_codec.PARAMETER, forwarded.PARAMETER)
 _NOTHING: Taken = (memoryview(b""), None)
 
 
@@ -33,12 +34,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once."""
         folder = open_model_folder(args)
-        entry = folder.manifest.model(folder.parameter("model"))
-        self._dispatcher = make_dispatcher(
-            folder.manifest, entry, folder.parameters, pb_utils.Logger.log_warn
-        )
+        manifest = folder.manifest.seen_from(this_entry(folder.manifest))
+        entry = manifest.model(folder.parameter("model"))
+        self._dispatcher = make_dispatcher(manifest, entry, folder.parameters, pb_utils.Logger.log_warn)
         pb_utils.Logger.log_info(f"{folder.name}: {code_in_use()}")
-        self._metrics = show_metrics(self._dispatcher, folder.manifest, entry, pb_utils.Logger.log_warn)
+        self._metrics = show_metrics(self._dispatcher, manifest, entry, pb_utils.Logger.log_warn)
         self._intake = Intake(entry)
         self._slo_us = entry.served.slo_us
         self._longest_us = entry.longest_us
@@ -64,9 +64,7 @@ class TritonPythonModel:
             parameters = _parameters_of(request)
             probes = ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER))
             taken = [_NOTHING] if probes else self._intake.take(self._given(request))
-            deadline_us = arrived_us + min(request.timeout() or self._slo_us, self._longest_us)
-            priority = priority_of(parameters)
-            stream, place = stream_place_of(parameters, len(taken))
+            wanted = self._wanted(parameters, request.timeout(), len(taken))
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return []
@@ -78,14 +76,15 @@ class TritonPythonModel:
                 request_id=next(self._ids),
                 data=data,
                 arrived_us=arrived_us,
-                deadline_us=deadline_us,
+                deadline_us=arrived_us + wanted.time_us,
                 send_outputs=answers.outputs,
                 send_error=answers.error,
-                priority=priority,
+                priority=wanted.priority,
                 is_cancelled=answers.is_cancelled,
                 info=info,
-                stream=stream,
-                place=place,
+                stream=wanted.stream,
+                place=wanted.place,
+                stays=wanted.stays,
             )
             for (data, info), answers in zip(taken, _ways_back(request, sender, len(taken)), strict=True)
         ]
@@ -94,10 +93,31 @@ class TritonPythonModel:
             return []
         return frames
 
+    def _wanted(self, parameters: Mapping[str, Any], timeout_us: int, frames: int) -> _Wanted:
+        """What the caller wants of a request, a client or another entry. Raises ValueError."""
+        mark = parameters.get(forwarded.PARAMETER)
+        if mark is not None:
+            said = self._dispatcher.forwarded(str(mark))
+            time_us = min(said.left_us, self._longest_us)
+            return _Wanted(time_us, said.priority, said.stream, said.place, stays=True)
+        time_us = min(timeout_us or self._slo_us, self._longest_us)
+        stream, place = stream_place_of(parameters, frames)
+        return _Wanted(time_us, priority_of(parameters), stream, place, stays=False)
+
     def _given(self, request: Any) -> Mapping[str, Array]:
         """The inputs that a request has."""
         tensors = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in self._intake.names)
         return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
+
+
+class _Wanted(NamedTuple):
+    """time_us: until the answer is wanted. stays: another entry has passed it on."""
+
+    time_us: int
+    priority: int
+    stream: str
+    place: int
+    stays: bool
 
 
 class _WayBack(NamedTuple):

@@ -26,6 +26,8 @@ _MAGIC: Final = b"PPN1"
 _MAC_CHARACTERS: Final = 32
 _NO_TIME: Final = -1
 _CONNECTED_S: Final = 5.0
+_LONGEST: Final = 1400
+"""Bytes of any datagram of ours: one Ethernet frame."""
 
 
 @record
@@ -134,7 +136,7 @@ class NoticeReceiver:
         """The next genuine notice; None when closed."""
         while not self._closing:
             try:
-                datagram, sender = self._socket.recvfrom(512)
+                datagram, sender = self._socket.recvfrom(_LONGEST)
             except OSError:
                 return None
             notice = decode(datagram, self._keys)

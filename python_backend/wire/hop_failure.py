@@ -33,7 +33,8 @@ class FailureKind(Enum):
     """The worker has fallen silent: its batch is tried elsewhere before the hop times out."""
     COMPUTE = "compute"
     """The stage raised an exception while computing."""
-
+    FENCED = "fenced"
+    """The worker's shard has a newer owner; the text is the term that it has seen (`seen_term`)."""
     NO_MEMORY = "no_memory"
     """The stage cannot map the sender's shared memory: the sender puts the tensors into the message."""
 
@@ -65,6 +66,12 @@ class HopFailure(Exception):
 
     def __str__(self) -> str:
         return f"{self.worker} (hop {self.hop}): {self.kind.value}: {self.text}"
+
+    @property
+    def seen_term(self) -> int:
+        """Of a failure of kind FENCED: the highest term of its shard that the worker has seen."""
+        number = self.text.rpartition(" ")[2]
+        return int(number) if number.isascii() and number.isdigit() else 0
 
     def to_wire(self) -> str:
         """The message of the Triton error that carries this failure back."""

@@ -7,6 +7,7 @@ key. One format, FORMAT, of which every ticket says the number; a receiver refus
      "entry": "<server>", "back_us": 1500,
      "relative": false, "sent": ..., "stamp": ["<run>", <number>, <time of day>],
      "digest": "...", "frames": [...], "chain": true, "device": true, "ingress": [...],   where needed
+     "fences": [["<shard>", term], ...],                              where there are several entries
      "mac": "..."}
 
 Rules
@@ -23,6 +24,8 @@ Rules
   as time gained (wire.clocks).
 - A probe ticket carries no reservation. Stages answer it at once, outside the reserved order, with zeros. It
   harms nobody, so `{"probe": true}` needs neither signature nor deployment: a health check has no key.
+- `fences`: by hop, the worker's shard and the term with which the sender owns it. A worker refuses a lower
+  term than the highest that it has seen of a shard, so an owner that has been replaced finds out from it.
 - Each sending has a stamp of its own, so a receiver knows a ticket that it has seen (wire.replays).
 - Between hosts without TLS, tensors or frames in the message are covered by a digest in the ticket.
 - Keys: wire.keys.
@@ -36,6 +39,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, Final
 
+from planner.owned import Fence
 from python_backend.scheduler.actions import Hop, Ticket, plain_ticket, tensor_hop
 from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
@@ -70,12 +74,14 @@ class SharedFrames(Record):
 class Way(Record):
     """What stages must know of a batch's way beside its ticket. servers: of each hop's worker. entry: the
     server whose dispatcher has sent it, and hears of every stage's end. back_us: from the end of the last
-    stage's compute until the answers are at the entry, waits for links aside.
+    stage's compute until the answers are at the entry, waits for links aside. fences: of each hop's worker;
+    empty where there is one entry.
     """
 
     servers: tuple[str, ...]
     entry: str
     back_us: int
+    fences: tuple[Fence, ...] = ()
 
 
 NO_WAY: Final = Way((), "", 0)
@@ -191,6 +197,9 @@ def encode(
         fields.append(f'"frames":[{name},{frames.inode},{frames.offset},{frames.generation}]')
     if wire.chain:
         fields.append('"chain":true,"device":true' if wire.on_device else '"chain":true')
+    if way.fences:
+        fenced = ",".join([f"[{_quoted(fence.shard)},{fence.term}]" for fence in way.fences])
+        fields.append(f'"fences":[{fenced}]')
     if wire.ingress:
         fields.append(f'"ingress":[{",".join([info.to_text() for info in wire.ingress])}]')
     text = ",".join(fields)
@@ -316,6 +325,9 @@ def _wire_ticket(body: Any, received_us: int, clocks: EntryClocks) -> WireTicket
         raise ValueError(f"hop {hop} of {len(ticket.hops)}")
     frames = _shared_frames(body["frames"]) if "frames" in body else None
     servers = tuple([_text(plain[1]) for plain in body["hops"]])
+    fences = tuple([Fence(_text(shard), _whole(term)) for shard, term in body.get("fences", ())])
+    if fences and len(fences) != len(servers):
+        raise ValueError(f"{len(fences)} fences for {len(servers)} hops")
     return WireTicket(
         deployment=_text(body["deployment"]),
         revision=_whole(body["revision"]),
@@ -327,7 +339,7 @@ def _wire_ticket(body: Any, received_us: int, clocks: EntryClocks) -> WireTicket
         ingress=tuple([info_of(plain) for plain in body.get("ingress", ())]),
         stamp=_stamp(body["stamp"]),
         digest=_text(body.get("digest", "")),
-        way=Way(servers if any(servers) else (), entry, _whole(body["back_us"])),
+        way=Way(servers if any(servers) else (), entry, _whole(body["back_us"]), fences),
         on_device=body.get("device") is True,
     )
 

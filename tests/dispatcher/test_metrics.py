@@ -65,6 +65,8 @@ class Dispatcher:
     driver: Driver = field(default_factory=Driver)
     health: Health = field(default_factory=Health)
     reports: Reports = field(default_factory=lambda: Reports(Keys.none()))
+    shards: None = None
+    passing: None = None
     name: str = "a_dispatch"
 
 

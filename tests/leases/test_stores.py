@@ -6,6 +6,8 @@ import fcntl
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -206,3 +208,36 @@ def test_an_entry_that_ends_leaves_its_shard_and_gets_it_back(etcd: Etcd, pair: 
     back.wait_for({"0": 3})
     other.wait_for({"1": 1})
     back.keeper.stop()
+
+
+def test_leases_of_a_process_that_has_ended_are_free_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "leases"
+    held = Lease("a/0", "e0", "run-0", 1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(folder), *map(str, (held.name, held.holder, held.run))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "holds\n"
+        store = FileStore(folder)
+        assert store.look("a/") == {held.name: held}
+        child.kill()
+    assert store.look("a/") == {held.name: held.given_up()}
+    assert store.swap(Swap(held.given_up(), Lease("a/0", "e1", "run-1", 2)))
+    assert store.look("a/")["a/0"].holder == "e1"
+
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from python_backend.leases.file_store import FileStore
+from python_backend.leases.lease import Lease, Swap
+folder, name, holder, run = sys.argv[1:]
+store = FileStore(Path(folder))
+assert store.swap(Swap(None, Lease(name, holder, run, 1)))
+print("holds", flush=True)
+sys.stdin.read()
+"""

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from model_repo_generator.checking.entries import check_entries
 from model_repo_generator.checking.fit import PlanFault
-from model_repo_generator.generate import placed
 from planner.cluster import EntryServer
-from planner.deployment import parse_deployment
+from planner.deployment import DeploymentError, parse_deployment
 from planner.feasibility import violations
 from planner.frames import FrameCost, FrameSize
+from planner.leases import LeasesAt
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
@@ -236,8 +237,46 @@ def test_the_plans_table_says_whose_the_shards_are_and_what_they_cost() -> None:
     assert "dispatchers carry 80 frames/s" in " ".join(text.split())
 
 
-def test_no_repository_is_made_for_several_entries_yet() -> None:
+def test_a_plan_whose_shards_are_not_the_deployments_is_refused() -> None:
+    deployment = parse_deployment(entries_on("127.0.0.1", "localhost"), "f")
+    made = replace(plan(with_entries(PROBLEM, 2), mode="fast"))
+    check_entries(deployment, made)
+    with pytest.raises(PlanFault, match="no shards of 'net00', and the deployment several entries"):
+        check_entries(deployment, replace(made, shards=()))
+    with pytest.raises(PlanFault, match="of several entries, the deployment has one"):
+        check_entries(parse_deployment(copy.deepcopy(PLAIN), "f"), made)
+    (first, *others) = made.shards
+    renamed = replace(first, shards=tuple(replace(one, order=("entry-0", "x")) for one in first.shards))
+    with pytest.raises(PlanFault, match=r"its order is entry-0, x; expected each entry once \("):
+        check_entries(deployment, replace(made, shards=(renamed, *others)))
+    twice = replace(first, shards=(first.shards[0], first.shards[0]))
+    with pytest.raises(PlanFault, match="its shards have workers"):
+        check_entries(deployment, replace(made, shards=(twice, *others)))
+
+
+def test_entries_on_several_hosts_need_a_store_that_all_reach() -> None:
+    made = plan(with_entries(PROBLEM, 2), mode="fast")
+    plain = entries_on("10.0.0.1", "10.0.0.2")
+    with pytest.raises(PlanFault, match=r"on 2 hosts \(10.0.0.1, 10.0.0.2\).*give 'leases: {kind: etcd"):
+        check_entries(parse_deployment(plain, "f"), made)
+    endpoints = ["http://10.0.0.5:2379"]
+    deployment = parse_deployment(plain | {"leases": {"kind": "etcd", "endpoints": endpoints}}, "f")
+    check_entries(deployment, made)
+    assert deployment.to_leases() == LeasesAt("etcd", ("http://10.0.0.5:2379",))
+    for leases, fault in (
+        ({"kind": "etcd"}, "endpoints: none"),
+        ({"endpoints": endpoints}, "kind is 'file', which has neither endpoints"),
+        ({"kind": "etcd", "endpoints": endpoints, "key": "/k"}, "give both, or none"),
+        ({"kind": "zookeeper"}, "'file' or 'etcd'"),
+    ):
+        with pytest.raises(DeploymentError, match=fault):
+            parse_deployment(plain | {"leases": leases}, "f")
+
+
+def entries_on(*hosts: str) -> dict[str, Any]:
     plain = copy.deepcopy(PLAIN)
-    plain["cluster"]["entries"] = 2
-    with pytest.raises(PlanFault, match=r"cluster\.entries: 2 entries can be planned and simulated"):
-        placed(plan(PROBLEM, mode="fast"), parse_deployment(plain, "f"), PROBLEM.profile)
+    plain["cluster"].pop("entry", None)
+    plain["cluster"]["entries"] = [
+        {"name": f"entry-{number}", "host": host} for number, host in enumerate(hosts)
+    ]
+    return plain

@@ -296,8 +296,11 @@ def test_bad_input_is_named() -> None:
         core.handle(WorkerLost("z"), 0)
     with pytest.raises(ValueError, match="unknown policy 'x'"):
         SchedulerCore(one_stage(), policy="x")
-    with pytest.raises(ValueError, match="no pipeline"):
-        SchedulerCore(ServedModel(model="m", slo_us=1, planned_rps=0.0, pipelines=()))
+
+
+def test_who_owns_no_worker_drops_every_frame() -> None:
+    core = SchedulerCore(ServedModel(model="m", slo_us=1_000, planned_rps=0.0, pipelines=()))
+    assert core.handle(RequestArrived(1, deadline_us=1_000), 0) == [Drop(1, DropReason.NO_WORKER)]
 
 
 def test_frames_that_come_together_share_a_batch() -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from model_repo_generator.places import place_of
+from planner.owned import Fence
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.worker import MOST_WAITING, StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
-from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
 from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array
 from python_backend.wire.ticket_codec import NO_WAY, Way, WireTicket
@@ -363,3 +364,20 @@ def test_close_answers_what_waits() -> None:
     assert answers[0] == {"y": [0]}
     assert {answer.kind for answer in answers[1:]} == {FailureKind.UNREACHABLE}
     assert last.send(4).wait().kind is FailureKind.UNREACHABLE
+
+
+def test_a_replaced_owner_is_told_the_newer_term_and_nothing_of_its_is_run() -> None:
+    with stage(0) as first:
+
+        def sent(number: int, shard: str, term: int) -> Any:
+            fenced = first.wire(number, way=Way((), "", 0, (Fence(shard, term),) * 2))
+            return first.submit(ticket_codec.encode(fenced, Keys.none()), number)
+
+        for term, shard in ((2, "0"), (3, "0"), (1, "1")):
+            assert "y" in sent(term, shard, term)
+        refused = sent(9, "0", 2)
+        assert (refused.kind, refused.seen_term) == (FailureKind.FENCED, 3)
+        assert from_wire(refused.to_wire()) == refused
+        assert "y" in sent(4, "0", 3)
+        assert first.send(5).wait() == {"y": [11]}
+        assert [9] not in first.executor.ran

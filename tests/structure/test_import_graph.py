@@ -27,6 +27,7 @@ ORDER = {
 DATA_PLANE = {
     "compiled": 0,
     "scheduler": 1,
+    "leases": 1,
     "wire": 2,
     "simulator": 3,
     "dispatcher": 3,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.owned import Fence
 from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
 from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.ticket_codec import Way, WireTicket, check_addressee, decode, encode
@@ -56,7 +57,8 @@ def test_a_ticket_arrives_as_sent(ticket: Ticket, sent_us: int | None, flight_us
 def test_what_stages_need_of_the_way_arrives_with_it(
     ticket: Ticket, servers: list[str], back_us: int
 ) -> None:
-    way = Way(tuple(f"s{server}" for server in servers[: len(ticket.hops)]), "entry-1", abs(back_us))
+    fences = tuple(Fence(server, abs(back_us)) for server in servers[: len(ticket.hops)])
+    way = Way(tuple(f"s{server}" for server in servers[: len(ticket.hops)]), "entry-1", abs(back_us), fences)
     sent = wire(ticket, way=way, chain="chain", on_device=True)
     received = decode(encode(sent, Keys.none()), Keys.none(), 0)
     assert (received.way, received.revision, received.on_device) == (way, 2, True)

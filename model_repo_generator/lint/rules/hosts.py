@@ -20,7 +20,7 @@ _PORTS = ("http_port", "grpc_port", "metrics_port")
 
 def check(manifest: DeploymentManifest, shown: str) -> Iterator[Finding]:
     """`shown`: the manifest's path, for messages."""
-    servers = [server for server in (manifest.entry, *manifest.servers) if server.models]
+    servers = [server for server in manifest.every_server if server.models]
     hosts = list(dict.fromkeys(same_host(server.host) for server in servers))
     on_gpus = _on_gpus(manifest)
     for host in hosts:
@@ -44,12 +44,15 @@ def _ports(here: Sequence[ServerAddress], manifest: DeploymentManifest, shown: s
     uses = [
         (getattr(server, field), f"{field} of server {server.name!r}") for server in here for field in _PORTS
     ]
+    called = {entry.model for entry in manifest.models if entry.dispatcher}
+    uses += [
+        (port, f"feedback_port of model {model!r}" + (f" at {at.server.name!r}" if manifest.leases else ""))
+        for at in manifest.entry_ports
+        if at.server in here
+        for model, port in at.feedback_ports.items()
+        if model in called
+    ]
     if manifest.entry in here:
-        uses += [
-            (entry.feedback_port, f"feedback_port of model {entry.model!r}")
-            for entry in manifest.models
-            if entry.dispatcher
-        ]
         uses += [(one.metrics_port, f"metrics_port of cascade {one.name!r}") for one in manifest.cascades]
     for port, use in uses:
         earlier = owners.setdefault(port, use)

@@ -74,7 +74,7 @@ def check(
         manifest = revision.manifest
         yield from rules_hosts.check(manifest, revision.shown)
         loaded: dict[str, LintedModel] = {}
-        for server in (manifest.entry, *manifest.servers):
+        for server in manifest.every_server:
             models = linted.get((path.parent / server.repository).resolve())
             if models is not None:
                 yield from _loaded(server, revision.shown, models)
@@ -106,7 +106,7 @@ def _unused(revisions: Sequence[Revision], path: Path, linted: Linted) -> Iterat
         named = {
             name
             for revision in revisions
-            for server in (revision.manifest.entry, *revision.manifest.servers)
+            for server in revision.manifest.every_server
             if (path.parent / server.repository).resolve() == repository
             for name in server.models
         }

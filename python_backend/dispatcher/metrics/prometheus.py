@@ -19,6 +19,8 @@ from prometheus_client.exposition import choose_encoder
 
 from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.driver import Driver
+from python_backend.dispatcher.entries.passing import PassingOn
+from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.wire.chain_transport import ChainTransport
@@ -37,6 +39,9 @@ COUNTERS = {
     "unusable_total": "Frames that are no usable images, each answered with what is wrong with it.",
     "superseded_total": "Frames that a newer one of their stream made worthless before they were sent.",
     "dropped_total": "Frames answered with an error, by reason.",
+    "passed_on_total": "Frames that were passed on to another entry, by entry.",
+    "passed_back_total": "Of these, frames that came back because that entry did not answer.",
+    "passed_here_total": "Frames that other entries passed on to this one.",
     "failed_attempts_total": "Attempts of batches that failed, by kind.",
     "batches_total": "Batches sent, by size.",
     "chained_batches_total": "Batches sent to a pipeline's ensemble within one server.",
@@ -63,6 +68,7 @@ GAUGES = {
     "allowance_us": "Time taken off deadlines for the way back.",
     "guard_us": "Time that predictions are taken to be wrong by.",
     "slo_us": "The model's SLO.",
+    "shard_term": "The lease's term of each shard that this entry owns, where there are several entries.",
     "revision": "The revision of the plan that new frames are served by.",
     "older_in_flight": "Batches on their way that were sent by the revisions before it.",
     "arena_bytes": "Shared memory that a sender puts batches into, by state: free, taken, quarantined.",
@@ -112,6 +118,14 @@ class MetricsSource(Protocol):
     @property
     def reports(self) -> Reports:
         """What the workers say of themselves."""
+
+    @property
+    def shards(self) -> ShardOwner | None:
+        """What is owned here, where there are several entries."""
+
+    @property
+    def passing(self) -> PassingOn | None:
+        """What passes between them."""
 
     @property
     def name(self) -> str:
@@ -206,11 +220,24 @@ def samples(source: MetricsSource) -> Iterator[Sample]:
     yield "slo_us", {}, counts.slo_us
     yield "revision", {}, driver.table.revision
     yield "older_in_flight", {}, sum(len(table.under_way) for table in driver.older_tables)
+    yield from _of_entries(source)
     own = report_of(source.name, driver.transport)
     yield from _of_process(own)
     for report in source.reports.last().values():
         yield from _of_process(report)
         yield "stage_refused_total", {"worker": report.sender}, report.refused
+
+
+def _of_entries(source: MetricsSource) -> Iterator[Sample]:
+    if source.shards is None or source.passing is None:
+        return
+    for shard, term in source.shards.owned.items():
+        yield "shard_term", {"shard": shard}, term
+    counts = source.passing.counts
+    for entry, count in list(counts.sent.items()):
+        yield "passed_on_total", {"to": entry}, count
+    yield "passed_back_total", {}, counts.came_back
+    yield "passed_here_total", {}, counts.taken
 
 
 def _of_process(report: SelfReport) -> Iterator[Sample]:

@@ -42,9 +42,10 @@ def layout_of_worker(worker: str, program: StageProgram) -> MemoryLayout:
     return MemoryLayout(f"hops_{worker}", share.end, {worker: share})
 
 
-def layout_of_entry(manifest: DeploymentManifest, table: int = 0) -> MemoryLayout:
+def layout_of_entry(manifest: DeploymentManifest, table: int = 0, part: int = 0) -> MemoryLayout:
     """The file that the dispatchers of the entry server send through. table: the number of the hand-over that
-    brought the manifest: two tables of a dispatcher are in use side by side for a while.
+    brought the manifest, and part: how often what is owned of it has changed: two tables of a dispatcher are
+    in use side by side for a while.
     """
     shares: dict[str, Share] = {}
     size = 0
@@ -54,12 +55,14 @@ def layout_of_entry(manifest: DeploymentManifest, table: int = 0) -> MemoryLayou
             shares[entry.dispatcher] = share_of(size, sizes, batches)
             size = shares[entry.dispatcher].end
     name = f"hops_{manifest.entry.name}_{manifest.epoch}" + (f"_{table}" if table else "")
+    name += f"_p{part}" if part else ""
     return MemoryLayout(name=name, size=size, shares=shares)
 
 
 def sizes_of_server(manifest: DeploymentManifest, server: str) -> int:
     """Bytes of all files that the models of a server send through within its host."""
-    size = layout_of_entry(manifest).size if server == manifest.entry.name else 0
+    entries = [entry.name for entry in manifest.entries]
+    size = layout_of_entry(manifest.seen_from(server)).size if server in entries else 0
     for entry in manifest.models:
         for index, pipeline in enumerate(entry.served.pipelines):
             for position, stage in enumerate(pipeline.stages[:-1]):

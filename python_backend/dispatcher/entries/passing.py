@@ -1,0 +1,304 @@
+"""Passes frames of one model between the dispatchers of several entries: which frames, to whom, and what the
+entries tell each other for it (scheduler.forwarding decides, dispatcher.entries.onward calls).
+
+Rules
+- A frame is passed on when it comes, where another owner gets to it clearly sooner or nothing is owned here;
+  or when the core gives it up and another owner would still be in time. Once: then it stays.
+- Frames of a stream stay with their stream as long as anything is owned here.
+- An entry that does not answer gets nothing until it is heard again, and its frames come back to the core.
+- Words go out every TELL_US while there are frames, else every IDLE_US. Those of another revision, or that
+  none of our keys signed, count as silence, and are logged.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from planner.manifest import DeploymentManifest, ModelEntry
+from planner.serving import ServedModel
+from python_backend.dispatcher.entries.onward import Onward
+from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frame_state import FrameState
+from python_backend.scheduler.actions import DropReason
+from python_backend.scheduler.core import SchedulerCore
+from python_backend.scheduler.forwarding import Forwarding
+from python_backend.wire import forwarded, peer_words
+from python_backend.wire.clock import now_us
+from python_backend.wire.feedback import NoticeSender
+from python_backend.wire.forwarded import Forwarded
+from python_backend.wire.keys import Keys
+from python_backend.wire.peer_words import Heard, Word
+from python_backend.wire.transport import Outputs
+
+TELL_US: Final = 20_000
+IDLE_US: Final = 200_000
+HOP_US: Final = 1_500
+"""Of a call to another entry beside half the round trip of a word: two servers take and give the frame."""
+SPARE_BATCHES: Final = 3
+"""As in simulator.shards."""
+_SAW_US: Final = 10_000
+_LOG_US: Final = 10_000_000
+_RESCUED: Final = frozenset(
+    {DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED, DropReason.NO_WORKER}
+)
+
+
+class Returns(Protocol):
+    """Where frames that were passed on end."""
+
+    def served_elsewhere(self, frame: Frame, outputs: Outputs) -> None:
+        """Another entry has served it."""
+
+    def refused_elsewhere(self, frame: Frame, code: ErrorCode, text: str) -> None:
+        """Another entry says that it cannot be served."""
+
+    def came_back(self, frame: Frame) -> None:
+        """The other entry cannot be reached."""
+
+
+@dataclass
+class _Peer:
+    """Another entry. heard_us: when its last word came; its_us: what that said of its own clock."""
+
+    sender: NoticeSender
+    heard: Heard = field(default_factory=Heard)
+    heard_us: int = 0
+    its_us: int = 0
+    rtt_us: int = 0
+    revision: int = 0
+    owned: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class PassedCounts:
+    """Frames that went to other entries, by entry; that came back from one that did not answer; that others
+    have passed on.
+    """
+
+    sent: dict[str, int] = field(default_factory=dict)
+    came_back: int = 0
+    taken: int = 0
+
+
+class PassingOn:
+    """Of a model's dispatcher on the entry that `manifest` is seen from. Thread-safe."""
+
+    def __init__(
+        self, manifest: DeploymentManifest, entry: ModelEntry, keys: Keys, log: Callable[[str], None]
+    ) -> None:
+        self._deployment = manifest.deployment
+        self._model = entry.model
+        self._me = manifest.entry.name
+        self._keys = keys
+        self._log = log
+        self._run = secrets.token_hex(8)
+        self._number = 0
+        self._owned: Mapping[str, int] = {}
+        self._rate_rps = 0.0
+        self._backlog_us = 0
+        self._saw_us = 0
+        self._busy = False
+        self._logged_us: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._way = Forwarding(HOP_US, 0)
+        self.serves(manifest, entry)
+        self.counts = PassedCounts()
+        self._peers = {
+            more.server.name: _Peer(NoticeSender((more.server.host, more.feedback_ports[entry.model]), keys))
+            for more in manifest.more_entries
+        }
+        servers = [more.server for more in manifest.more_entries]
+        self._returns: Returns | None = None
+        self._onward = Onward(
+            manifest.deployment,
+            entry,
+            self._me,
+            servers,
+            keys,
+            self._served,
+            self._refused,
+            self._unreachable,
+        )
+        self._heard_any = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run_telling, name="peers", daemon=True)
+
+    def start(self, returns: Returns) -> None:
+        """Begin to tell, and to pass on."""
+        self._returns = returns
+        self._thread.start()
+
+    def close(self) -> None:
+        """Tell that nothing is owned here any more, and end."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.owns({}, 0.0)
+        self._onward.close()
+        for peer in self._peers.values():
+            peer.sender.close()
+
+    def serves(self, manifest: DeploymentManifest, entry: ModelEntry) -> None:
+        """Frames are served by this table from now on. entry: with all workers of the model."""
+        self._revision = manifest.epoch
+        self._served_us = min((each.rest_us(0)[0] for each in entry.served.pipelines), default=0)
+        self._way.spare_us = _spare_us(entry.served)
+
+    def owns(self, owned: Mapping[str, int], rate_rps: float) -> None:
+        """What is owned here from now on, which is told at once."""
+        with self._lock:
+            self._owned, self._rate_rps = owned, rate_rps
+        self._tell()
+
+    def wait_for_owner(self, timeout_s: float) -> None:
+        """Return when somebody is known to own something, or when the time is over."""
+        until_s = time.monotonic() + timeout_s
+        while not self._owned and not self._way.peers and time.monotonic() < until_s:
+            self._heard_any.wait(0.01)
+
+    def read(self, text: str) -> Forwarded:
+        """What another entry says of a frame that it passes on. Raises TicketError."""
+        return forwarded.decode(text, self._keys, self._deployment, self._model, self._me)
+
+    # Whose turn it is at the core
+
+    def keep(self, frames: Sequence[Frame], core: SchedulerCore, at_us: int) -> list[Frame]:
+        """New frames that are scheduled here; the others are on their way to other entries."""
+        self._saw(core, at_us)
+        self.counts.taken += sum(frame.stays for frame in frames)
+        return [frame for frame in frames if not self._pass_new(frame, core, at_us)]
+
+    def rescue(self, frame: Frame, reason: DropReason, at_us: int) -> bool:
+        """Whether a frame that the core gives up is passed on instead."""
+        if frame.stays or frame.answered or reason not in _RESCUED:
+            return False
+        with self._lock:
+            to = self._way.rescuer(self._served_us, frame.deadline_us - at_us, at_us)
+        return self._send(frame, to, at_us)
+
+    def _pass_new(self, frame: Frame, core: SchedulerCore, at_us: int) -> bool:
+        if frame.stays or (frame.stream and self._owned):
+            return False
+        own_us = core.backlog_us(at_us) if self._owned else -1
+        with self._lock:
+            to = self._way.target(own_us, at_us)
+        return self._send(frame, to, at_us)
+
+    def _send(self, frame: Frame, to: str, at_us: int) -> bool:
+        if not to:
+            return False
+        frame.stays = True
+        frame.move(FrameState.PASSED)
+        self.counts.sent[to] = self.counts.sent.get(to, 0) + 1
+        self._onward.send(frame, to, frame.deadline_us - at_us - 2 * self._way.hop_us)
+        return True
+
+    def _saw(self, core: SchedulerCore, at_us: int) -> None:
+        self._busy = True
+        if at_us - self._saw_us >= _SAW_US:
+            self._saw_us, self._backlog_us = at_us, core.backlog_us(at_us) if self._owned else 0
+
+    # gRPC's threads
+
+    def _served(self, frame: Frame, outputs: Outputs) -> None:
+        assert self._returns is not None
+        self._returns.served_elsewhere(frame, outputs)
+
+    def _refused(self, frame: Frame, code: ErrorCode, text: str) -> None:
+        assert self._returns is not None
+        self._returns.refused_elsewhere(frame, code, text)
+
+    def _unreachable(self, frame: Frame, to: str, text: str) -> None:
+        assert self._returns is not None
+        with self._lock:
+            self._way.silent(to)
+            self.counts.came_back += 1
+        self._log_now_and_then(to, f"entry {to} did not answer for a frame that was passed on: {text}")
+        self._returns.came_back(frame)
+
+    # Words
+
+    def take(self, datagram: bytes) -> bool:
+        """Whether it is a word, genuine or not."""
+        if not peer_words.is_word(datagram):
+            return False
+        word = peer_words.decode(datagram, self._keys)
+        if word is None:
+            self._log_now_and_then(
+                "", f"{self._model}: another entry has other ticket keys, or none; copy one file to all hosts"
+            )
+        elif (word.deployment, word.model) == (self._deployment, self._model):
+            self._hear(word, now_us())
+        return True
+
+    def _hear(self, word: Word, at_us: int) -> None:
+        peer = self._peers.get(word.sender)
+        if peer is None or not peer.heard.is_new(word):
+            return
+        peer.revision = word.revision
+        if word.revision != self._revision:
+            self._log_now_and_then(
+                word.sender,
+                f"{self._model}: entry {word.sender} serves revision {word.revision} and {self._me} revision "
+                f"{self._revision}: no frames are passed between them until both have one deployment.json",
+            )
+            return
+        with self._lock:
+            peer.heard_us, peer.its_us, peer.owned = at_us, word.sent_us, word.owned
+            if word.echo_us:
+                peer.rtt_us = max(0, at_us - word.echo_us - word.held_us)
+                self._way.hop_us = HOP_US + max(each.rtt_us for each in self._peers.values()) // 2
+            if not word.owned or word.rate_rps <= 0:
+                self._way.remove(word.sender)
+            else:
+                if word.sender not in self._way.peers:
+                    self._way.add(word.sender, word.rate_rps)
+                self._way.peers[word.sender].frame_us = 1e6 / word.rate_rps
+                self._way.told(word.sender, word.backlog_us, at_us)
+        self._heard_any.set()
+
+    def _run_telling(self) -> None:
+        told_us = 0
+        while not self._closing.wait(TELL_US / 1e6):
+            at_us = now_us()
+            if self._busy or at_us - told_us >= IDLE_US:
+                self._busy, told_us = False, at_us
+                self._tell()
+
+    def _tell(self) -> None:
+        at_us = now_us()
+        with self._lock:
+            backlog_us = max(0, self._backlog_us - (at_us - self._saw_us))
+            for peer in self._peers.values():
+                self._number += 1
+                word = Word(
+                    self._deployment,
+                    self._model,
+                    self._me,
+                    self._revision,
+                    self._run,
+                    self._number,
+                    at_us,
+                    peer.its_us,
+                    at_us - peer.heard_us if peer.its_us else 0,
+                    backlog_us,
+                    self._rate_rps,
+                    dict(self._owned),
+                )
+                peer.sender.send_datagram(peer_words.encode(word, self._keys))
+
+    def _log_now_and_then(self, about: str, text: str) -> None:
+        at_us = now_us()
+        if at_us - self._logged_us.get(about, -_LOG_US) >= _LOG_US:
+            self._logged_us[about] = at_us
+            self._log(text)
+
+
+def _spare_us(served: ServedModel) -> int:
+    batch = max((pipeline.batch_size for pipeline in served.pipelines), default=1)
+    return round(SPARE_BATCHES * 1e6 * batch / max(1.0, served.planned_rps))

@@ -1,0 +1,98 @@
+"""What goes with a frame that one entry passes on to another: JSON text in the request parameter
+`ppipe_forwarded`, signed with the deployment's key.
+
+    {"v": 1, "deployment": "street", "model": "resnet18", "from": "entry-0", "to": "entry-1",
+     "left_us": 41000, "priority": 0, "stream": "", "place": -1, "stamp": ["<run>", <number>, <time of day>],
+     "mac": "..."}
+
+Rules
+- Who gets it schedules the frame himself, whatever his own queue: a frame is passed on once.
+- left_us: until the answer has to leave there. Hosts share no clock, so the way there and back is taken off
+  by the sender.
+- Nobody but an entry may say this: a client could keep its frames at an entry with it. So it is signed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from python_backend.wire.keys import Keys, TicketError
+
+PARAMETER: Final = "ppipe_forwarded"
+_FORMAT: Final = 1
+_MAC_FIELD: Final = ',"mac":"'
+_TEXT_LIMIT: Final = 4_000
+_FIELDS: Final[Mapping[str, type]] = {
+    "deployment": str,
+    "model": str,
+    "from": str,
+    "to": str,
+    "left_us": int,
+    "priority": int,
+    "stream": str,
+    "place": int,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """See the module."""
+
+    deployment: str
+    model: str
+    sender: str
+    receiver: str
+    left_us: int
+    priority: int = 0
+    stream: str = ""
+    place: int = -1
+
+
+def encode(mark: Forwarded, keys: Keys) -> str:
+    """The parameter's text."""
+    stamp = keys.stamp()
+    body = {
+        "v": _FORMAT,
+        "deployment": mark.deployment,
+        "model": mark.model,
+        "from": mark.sender,
+        "to": mark.receiver,
+        "left_us": mark.left_us,
+        "priority": mark.priority,
+        "stream": mark.stream,
+        "place": mark.place,
+        "stamp": [stamp.run, stamp.number, stamp.sent_us],
+    }
+    text = json.dumps(body, separators=(",", ":"))
+    return f'{text[:-1]}{_MAC_FIELD}{keys.mac(text)}"}}'
+
+
+def decode(text: str, keys: Keys, deployment: str, model: str, entry: str) -> Forwarded:
+    """What another entry says of a frame of `model` that it passes on to `entry`. Raises TicketError."""
+    if len(text) > _TEXT_LIMIT:
+        raise TicketError(f"{PARAMETER}: {len(text)} characters; expected at most {_TEXT_LIMIT}")
+    signed, field, mac = text.rpartition(_MAC_FIELD)
+    if not field or not mac.endswith('"}') or not keys.accepts(f"{signed}}}", mac[:-2]):
+        raise TicketError(f"{PARAMETER}: the signature is not of another entry of this deployment")
+    try:
+        body = json.loads(f"{signed}}}")
+    except (ValueError, RecursionError) as error:
+        raise TicketError(f"{PARAMETER}: {error}") from error
+    if body.get("v") != _FORMAT:
+        raise TicketError(f"{PARAMETER}: format {body.get('v')!r:.40}; this entry reads format {_FORMAT}")
+    values = {name: _checked(body, name, kind) for name, kind in _FIELDS.items()}
+    for name, mine in (("deployment", deployment), ("model", model), ("to", entry)):
+        if values[name] != mine:
+            raise TicketError(f"{PARAMETER}: {name} is {values[name]!r:.80}; this is {mine!r}")
+    values["sender"], values["receiver"] = values.pop("from"), values.pop("to")
+    return Forwarded(**values)
+
+
+def _checked(body: Mapping[str, Any], name: str, kind: type) -> Any:
+    value: Any = body.get(name)
+    if type(value) is not kind or (isinstance(value, int) and abs(value) >= 1 << 62):
+        raise TicketError(f"{PARAMETER}: {name} is {value!r:.40}; expected {kind.__name__}")
+    return value

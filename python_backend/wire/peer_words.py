@@ -1,0 +1,97 @@
+"""What a model's dispatchers on several entries tell each other, many times a second: one signed datagram
+each, to the port for notices. One that gets lost is no harm: the next says it anew.
+
+Rules
+- Hosts share no clock: a word carries its sender's own time, and the receiver's last time with how long it
+  was held, so that whoever gets an answer knows the round trip.
+- A word is good once: numbers of a run rise, and a run that another has followed is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from python_backend.wire.keys import Keys
+
+_MAGIC: Final = b"PPW1"
+_MAC_CHARACTERS: Final = 32
+
+
+@dataclass(frozen=True)
+class Word:
+    """sender: an entry's name. revision: of its deployment.json. run, number: of its process, and of the word
+    there. sent_us: by its clock. echo_us: our own sent_us that came last, held_us ago; 0 for none.
+
+    backlog_us: how long a new frame waits. rate_rps: of what is owned. owned: terms by shard.
+    """
+
+    deployment: str
+    model: str
+    sender: str
+    revision: int
+    run: str
+    number: int
+    sent_us: int
+    echo_us: int
+    held_us: int
+    backlog_us: int
+    rate_rps: float
+    owned: Mapping[str, int] = field(default_factory=dict)
+
+
+def encode(word: Word, keys: Keys) -> bytes:
+    """The datagram of a word."""
+    body = json.dumps(asdict(word), separators=(",", ":"))
+    return _MAGIC + keys.mac(body)[:_MAC_CHARACTERS].ljust(_MAC_CHARACTERS).encode() + body.encode()
+
+
+def is_word(datagram: bytes) -> bool:
+    """Whether it says that it is one, of whomever."""
+    return datagram.startswith(_MAGIC)
+
+
+def decode(datagram: bytes, keys: Keys) -> Word | None:
+    """The word in a datagram; None for anything that is not a genuine one."""
+    if not is_word(datagram):
+        return None
+    text = datagram[len(_MAGIC) :].decode("utf-8", "replace")
+    mac, body = text[:_MAC_CHARACTERS], text[_MAC_CHARACTERS:]
+    if not keys.accepts_prefix(body, mac, _MAC_CHARACTERS):
+        return None
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        return _checked(Word(**json.loads(body)))
+    return None
+
+
+def _checked(word: Word) -> Word | None:
+    kinds: dict[str, Any] = {"rate_rps": (int, float), "owned": dict}
+    for name, value in asdict(word).items():
+        kind = kinds.get(name, str if name in ("deployment", "model", "sender", "run") else int)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return None
+    whole = all(isinstance(shard, str) and type(term) is int for shard, term in word.owned.items())
+    return word if whole else None
+
+
+class Heard:
+    """Which words of one sender are new."""
+
+    _MOST_RUNS: Final = 64
+
+    def __init__(self) -> None:
+        self._runs: dict[str, int] = {}
+        """Highest number by run, the present run last."""
+
+    def is_new(self, word: Word) -> bool:
+        """Whether it was never heard, and nothing later was."""
+        present = next(reversed(self._runs), None)
+        if word.run in self._runs and (word.run != present or word.number <= self._runs[word.run]):
+            return False
+        self._runs[word.run] = word.number
+        while len(self._runs) > self._MOST_RUNS:
+            del self._runs[next(iter(self._runs))]
+        return True

@@ -1,0 +1,256 @@
+"""Dispatchers of two entries in one process, with leases in a file: who owns what, which frames go to the
+other one, and what becomes of them when it ends. The server in front of each is a small one of gRPC's;
+workers answer at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from model_repo_generator.emulated import build_manifest
+from planner.manifest import DeploymentManifest, EntryPorts
+from planner.shards import Shard
+from ppipe.serving.ports import free_base
+from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
+from python_backend.dispatcher.factory import Dispatcher, make_dispatcher
+from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.leases.opening import FOLDER_VARIABLE
+from python_backend.scheduler.actions import DropReason
+from python_backend.wire import forwarded
+from python_backend.wire.clock import now_us
+from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.keys import TicketError
+from tests.live.data_plane_client import OUTPUT, two_stage_model
+
+SHARDS = (
+    Shard(("a", "b"), 250.0, (((0,), (0,)),)),
+    Shard(("b", "a"), 250.0, (((1,), (1,)),)),
+)
+PATIENT_US = 20_000_000
+PATIENCE_S = 30.0
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+class Caller:
+    """Who sent a frame, and what he is answered."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.answered = threading.Event()
+
+    def outputs(self, outputs: Mapping[str, Any]) -> None:
+        self.answers.append(dict(outputs))
+        self.answered.set()
+
+    def error(self, code: ErrorCode, text: str) -> None:
+        self.answers.append((code, text))
+        self.answered.set()
+
+    def wait(self) -> Any:
+        assert self.answered.wait(PATIENCE_S)
+        (answer,) = self.answers
+        return answer
+
+
+class Front(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Takes calls of one entry's public model, as its tritonserver does."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.texts: list[str] = []
+        self._numbers = iter(range(1_000_000, 2_000_000))
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        text = request.parameters[forwarded.PARAMETER].string_param
+        self.texts.append(text)
+        mark = self.dispatcher.forwarded(text)
+        caller = Caller()
+        data = memoryview(request.raw_input_contents[0])
+        frame = frame_of(next(self._numbers), caller, mark.left_us, data=data, stays=True)
+        self.dispatcher.driver.arrive([frame])
+        answer = caller.wait()
+        if isinstance(answer, tuple):
+            context.abort(grpc.StatusCode.UNAVAILABLE, answer[1])
+        response = pb.ModelInferResponse()
+        for name, array in answer.items():
+            response.outputs.add(name=name, datatype="FP32", shape=array.shape)
+            response.raw_output_contents.append(array.tobytes())
+        return response
+
+
+def frame_of(number: int, caller: Caller, time_us: int = PATIENT_US, **changes: Any) -> Frame:
+    fields: dict[str, Any] = {"data": memoryview(np.zeros(1_000, np.float32).tobytes())}
+    arrived_us = now_us()
+    return Frame(
+        request_id=number,
+        arrived_us=arrived_us,
+        deadline_us=arrived_us + time_us,
+        send_outputs=caller.outputs,
+        send_error=caller.error,
+        **(fields | changes),
+    )
+
+
+class Entry:
+    """A dispatcher on one entry, and what is in front of it."""
+
+    def __init__(self, manifest: DeploymentManifest, name: str, folder: Path, log: list[str]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(ENTRY_VARIABLE, name)
+            patch.setenv(FOLDER_VARIABLE, str(folder))
+            self.dispatcher = make_dispatcher(manifest, manifest.models[0], {"transport": "null"}, log.append)
+        # There are no servers to ask for a sign of life.
+        self.dispatcher.health.close()
+        self.dispatcher.health.keep(())
+        for _, worker in manifest.models[0].served.workers():
+            self.dispatcher.driver.worker_back(worker.name)
+        self.front = Front(self.dispatcher)
+        self.server = grpc.server(ThreadPoolExecutor(8))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self.front, self.server)
+        self.server.add_insecure_port(manifest.server(name).grpc_address)
+        self.server.start()
+        self._numbers = iter(range(1_000_000))
+
+    @property
+    def owned(self) -> Mapping[str, int]:
+        assert self.dispatcher.shards is not None
+        return self.dispatcher.shards.owned
+
+    @property
+    def passed(self) -> int:
+        assert self.dispatcher.passing is not None
+        return sum(self.dispatcher.passing.counts.sent.values())
+
+    def send(self, **changes: Any) -> Caller:
+        caller = Caller()
+        self.dispatcher.driver.arrive([frame_of(next(self._numbers), caller, **changes)])
+        return caller
+
+    def end(self) -> None:
+        self.server.stop(0).wait()
+        self.dispatcher.close()
+
+
+@pytest.fixture
+def deployment() -> DeploymentManifest:
+    made = build_manifest([two_stage_model()], free_base(31_000, 40), "d")
+    spare = made.models[0].feedback_port + 30
+    address = replace(made.entry, name="b", grpc_port=spare + 1)
+    return replace(
+        made,
+        entry=replace(made.entry, name="a"),
+        models=(replace(made.models[0], shards=SHARDS),),
+        more_entries=(EntryPorts(address, {"tiny": spare}),),
+        unsigned_tickets=True,
+    )
+
+
+Start = Callable[[str], Entry]
+
+
+@pytest.fixture
+def start(deployment: DeploymentManifest, tmp_path: Path) -> Iterator[Start]:
+    started: list[Entry] = []
+
+    def begin(name: str) -> Entry:
+        started.append(Entry(deployment, name, tmp_path / "leases", []))
+        return started[-1]
+
+    yield begin
+    for entry in started:
+        entry.end()
+
+
+@contextmanager
+def both(start: Start) -> Iterator[tuple[Entry, Entry]]:
+    a, b = start("a"), start("b")
+    wait_for(lambda: (set(a.owned), set(b.owned)) == ({"0"}, {"1"}))
+    yield a, b
+
+
+def test_each_owns_its_shard_and_serves_its_own_frames(start: Start) -> None:
+    with both(start) as (a, b):
+        for entry in (a, b):
+            assert set(entry.send().wait()) == {OUTPUT[0].name}
+        assert a.passed == b.passed == 0
+        workers = [worker.name for _, worker in a.dispatcher.driver.table.entry.served.workers()]
+        assert workers == ["tiny.p0.s0.w0", "tiny.p0.s1.w0"]
+
+
+def test_who_ends_is_stood_in_for_and_gets_its_shard_back(start: Start) -> None:
+    with both(start) as (a, b):
+        first_term = b.owned["1"]
+        b.end()
+        wait_for(lambda: set(a.owned) == {"0", "1"})
+        assert a.owned["1"] > first_term
+        assert set(a.send().wait()) == {OUTPUT[0].name}
+        again = start("b")
+        wait_for(lambda: (set(a.owned), set(again.owned)) == ({"0"}, {"1"}))
+        assert again.owned["1"] > first_term + 1
+
+
+def test_frames_that_come_where_nothing_is_owned_go_to_an_owner(start: Start) -> None:
+    a = start("a")
+    wait_for(lambda: set(a.owned) == {"0", "1"})  # nobody else is there
+    b = start("b")
+    assert b.dispatcher.passing is not None
+    if not b.owned:
+        wait_for(lambda: b.passed == 1 or bool(b.owned) or not b.send().wait())
+    wait_for(lambda: set(b.owned) == {"1"})
+    # A newer owner is told by its own worker: b gives up its shard before it looks at the store.
+    assert b.dispatcher.shards is not None
+    seen = b.owned["1"] + 100
+    b.dispatcher.shards.failed(HopFailure(FailureKind.FENCED, 0, "tiny.p0.s0.w1", f"owner has term {seen}"))
+    wait_for(lambda: b.owned.get("1", seen) >= seen)
+
+
+def test_a_frame_is_passed_on_once_and_its_answer_comes_back(start: Start) -> None:
+    with both(start) as (a, b):
+        passing, driver = b.dispatcher.passing, b.dispatcher.driver
+        assert passing is not None
+        caller = Caller()
+        frame = frame_of(77, caller)
+        assert a.dispatcher.passing is not None
+        taken = a.dispatcher.passing.counts.taken
+        driver._frames.add([frame])  # as if it had just been given up
+        wait_for(lambda: "a" in passing._way.peers)
+        assert passing.rescue(frame, DropReason.OVERLOAD, now_us())
+        assert not passing.rescue(frame, DropReason.OVERLOAD, now_us())
+        assert set(caller.wait()) == {OUTPUT[0].name}
+        assert a.dispatcher.passing.counts.taken == taken + 1
+        (text,) = a.front.texts
+        with pytest.raises(TicketError, match="to is 'a'; this is 'b'"):
+            passing.read(text)
+
+
+def test_a_frame_whose_other_entry_is_gone_comes_back(start: Start) -> None:
+    with both(start) as (a, b):
+        assert b.dispatcher.passing is not None
+        passing = b.dispatcher.passing
+        wait_for(lambda: "a" in passing._way.peers)
+        a.server.stop(0).wait()
+        caller = Caller()
+        frame = frame_of(78, caller)
+        b.dispatcher.driver._frames.add([frame])
+        assert passing.rescue(frame, DropReason.OVERLOAD, now_us())
+        assert set(caller.wait()) == {OUTPUT[0].name}
+        assert passing.counts.came_back == 1
