@@ -6,18 +6,21 @@ seeded. Every turn is kept in the results file, so a run goes on where another e
 Losses are permanent, of a random stage server, half at 70 % and half at 95 % of what the plan for what
 remains serves at 99 % in simulation. Healed: the new revision serves, and every later second attains 0.97.
 Rollouts go between two plans, half of them on GPUs whose memory does not hold both; some are killed and
-taken up again.
+taken up again. Loads: rollouts there and back until so many workers were loaded, and what is held more by it.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.helpers.heal_loads import load_and_unload
 from benchmarks.helpers.heal_turns import constant, flap, lose, roll, turn_load
 from benchmarks.helpers.kept import Kept
 from benchmarks.helpers.report import main
@@ -30,20 +33,29 @@ def run(
     losses: int = 20,
     rollouts: int = 20,
     kills: int = 5,
+    moves: int = 1,
     flap_s: float = 60.0,
     constant_s: float = 600.0,
+    loads: int = 200,
     seed: int = 1,
     results: str = "",
     limit_s: float = _NO_END_S,
 ) -> Mapping[str, Any]:
     """The figures of this benchmark, over all turns so far. limit_s: begin no turn after that long; 0 for
-    flap_s or constant_s leaves these out.
+    moves, flap_s, constant_s or loads leaves these out.
     """
-    settings = {"rollouts": rollouts, "kills": kills, "flap_s": flap_s, "constant_s": constant_s}
+    settings = {
+        "rollouts": rollouts,
+        "kills": kills,
+        "moves": moves,
+        "flap_s": flap_s,
+        "constant_s": constant_s,
+        "loads": loads,
+    }
     kept = Kept(Path(results) if results else None, settings)
     end_s = time.monotonic() + limit_s
     left = 0
-    for name, turn in _turns(losses, rollouts, kills, flap_s, constant_s, seed):
+    for name, turn in _turns(losses, rollouts, kills, moves, flap_s, constant_s, loads, seed):
         if name in kept:
             continue
         if time.monotonic() > end_s:
@@ -55,7 +67,14 @@ def run(
 
 
 def _turns(
-    losses: int, rollouts: int, kills: int, flap_s: float, constant_s: float, seed: int
+    losses: int,
+    rollouts: int,
+    kills: int,
+    moves: int,
+    flap_s: float,
+    constant_s: float,
+    loads: int,
+    seed: int,
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, Any]]]]:
     for number in range(losses):
         load = _LOADS[number % len(_LOADS)]
@@ -67,11 +86,14 @@ def _turns(
                 f"rollouts/{'break' if breaks else 'make'}/{seed}",
                 lambda b=breaks, n=count, k=dead: {"turns": [asdict(t) for t in roll(n, b, k, seed)]},  # type: ignore[misc]
             )
-    yield f"moved/{seed}", lambda: asdict(turn_load(seed))
+    for number in range(moves):
+        yield f"moved/{seed + number}", lambda s=seed + number: asdict(turn_load(s))  # type: ignore[misc]
     if flap_s:
         yield f"flap/{seed}", lambda: asdict(flap(flap_s, seed))
     if constant_s:
         yield f"constant/{seed}", lambda: _constant(constant_s, seed)
+    if loads:
+        yield f"loads/{loads}", lambda: asdict(load_and_unload(loads))
 
 
 def _constant(seconds: float, seed: int) -> Mapping[str, Any]:
@@ -88,6 +110,7 @@ def figures(kept: Kept) -> dict[str, Any]:
     moved, flaps, still = (list(kept.named(f"{kind}/")) for kind in ("moved", "flap", "constant"))
     every = [*lost, *rolled, *moved, *flaps, *still]
     healed = [turn["heal_s"] for turn in lost if turn["heal_s"] is not None]
+    loaded = list(kept.named("loads/"))
     return {
         "emulated": True,
         "losses": len(lost),
@@ -95,6 +118,8 @@ def figures(kept: Kept) -> dict[str, Any]:
         **{key: sum(turn[key] for turn in every) for key in ("unanswered", "wrong", "double")},
         "plan_s_max": max((turn["plan_s"] for turn in lost), default=None),
         "heal_s_max": max(healed, default=None),
+        "heal_s_median": statistics.median(healed) if healed else None,
+        "heal_parts_max": parts_of(lost),
         "never_healed": len(lost) - len(healed),
         "attainment_after_loss_min": min((turn["attainment_after"] for turn in lost), default=None),
         "after_loss_shortfall_max": max(
@@ -105,13 +130,33 @@ def figures(kept: Kept) -> dict[str, Any]:
             (round(turn["expected"] - turn["attained"], 4) for turn in broke), default=None
         ),
         "killed_and_resumed": sum(turn["killed"] for turn in rolled),
-        "loads_and_unloads": sum(turn["loads"] for turn in rolled),
+        "loads_and_unloads": sum(turn["loads"] for turn in loaded),
+        "rss_mib_per_100_loads": max((turn["rss_mib_per_100"] for turn in loaded), default=None),
+        "files_per_100_loads": max((turn["files_per_100"] for turn in loaded), default=None),
+        "shm_mib_more_after_loads": max((turn["shm_mib"] for turn in loaded), default=None),
         "moved_load_reached_s": max((turn["reached_s"] or 1e9 for turn in moved), default=None),
         "moved_load_reached": min((turn["reached"] for turn in moved), default=None),
         "flaps": sum(max(0, turn["rollouts"] - 1) for turn in flaps),
         "rollouts_at_constant_load": sum(turn["rollouts"] for turn in still),
         "watching_share": max((turn["watching_share"] for turn in still), default=None),
     }
+
+
+def parts_of(lost: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The longest of each part of a loss, in seconds: until the server is out, from then to the first step,
+    the loads, the hand-over, and the first good window.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for turn in lost:
+        before = 0.0
+        for name in ("out_s", "begun_s", "loaded_s", "served_s"):
+            at = turn["parts"][name]
+            if at is not None:  # nothing to load: the next part begins where this one would have
+                found[name].append(at - before)
+                before = at
+        if turn["heal_s"] is not None:
+            found["good_s"].append(turn["heal_s"] - before)
+    return {name: round(max(values), 2) for name, values in found.items()}
 
 
 if __name__ == "__main__":
@@ -121,8 +166,10 @@ if __name__ == "__main__":
         losses=20,
         rollouts=20,
         kills=5,
+        moves=1,
         flap_s=60.0,
         constant_s=600.0,
+        loads=200,
         seed=1,
         results="",
         limit_s=_NO_END_S,

@@ -82,25 +82,18 @@ def export_and_write(
     *,
     force: bool,
     export: bool,
-    keep: Callable[[Rendered, Mapping[str, str]], Mapping[str, Content]] | None = None,
     exporter: Exporter | None = None,
 ) -> DeploymentManifest:
-    """`renderer`: SHA-256 by program path -> texts. Faults of any kind show before minutes of export.
-
-    `keep`: files to write beside the rendered ones.
-    """
+    """`renderer`: SHA-256 by program path -> texts. Faults of any kind show before minutes of export."""
     out_dir = Path(out_dir)
     check_ours(out_dir, force)
-    first = renderer({})
-    if keep is not None:
-        keep(first, {})
+    renderer({})
     with contextlib.ExitStack() as stack:
         wanted = planned_programs(deployment, profile, plan) if export else ()
         exporter = exporter or stack.enter_context(Exporter(deployment, profile))
         programs = exporter.programs(wanted)
         rendered = renderer(hashes(programs))
-        files: dict[str, Content] = dict(keep(rendered, hashes(programs)) if keep else {})
-        files.update(rendered.files)
+        files: dict[str, Content] = dict(rendered.files)
         files.update({path: FileCopy(file) for path, file in programs.items()})
         write(files, out_dir, force)
     return rendered.manifest

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from planner.manifest import MANIFEST_NAME
 from planner.places import Place, StageBlocks
 from planner.profile import ProgramFormat
 from planner.programs import LIST_ENDING, is_list
@@ -24,7 +23,6 @@ LABELS = "labels"
 MAX_NAME = 120
 """Characters of a Triton model's name. File systems end at 255 bytes; names are parts of longer ones."""
 
-_OLDER_MANIFEST = re.compile(r"deployment\.(\d+)\.json", re.ASCII)
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -66,18 +64,6 @@ def chain(model: str, stages: Sequence[tuple[StageBlocks, Place]]) -> str:
     cuts = "-".join(["0", *(str(blocks.end) for blocks, _ in stages)])
     slices = "-".join(f"g{place.gpu_id}s{place.slice_index}of{place.slices_per_gpu}" for _, place in stages)
     return f"{model}.{split}.b{cuts}.{server}.{slices}"
-
-
-def older_manifest(epoch: int) -> str:
-    """File of the manifest of an older revision that is still loaded; the newest is deployment.json."""
-    stem, _, suffix = MANIFEST_NAME.partition(".")
-    return f"{stem}.{epoch}.{suffix}"
-
-
-def older_manifest_epoch(name: str) -> int | None:
-    """The revision of a file that `older_manifest` named; None for any other."""
-    match = _OLDER_MANIFEST.fullmatch(name)
-    return None if match is None else int(match[1])
 
 
 def program_list(model: str, split: str) -> str:

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +21,13 @@ from pathlib import Path
 
 from benchmarks.helpers.heal_fleet import MEMORY_GIB, TIGHT_GIB, HealFleet, make_fleet, weighted
 from benchmarks.helpers.heal_load import FleetLoad
+from benchmarks.helpers.heal_watch import LossParts, Watched, loop, serves_another
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.planning import plan as make_plan
 from planner.rollout.steps import Step
 from planner.serving import ServedModel
-from ppipe.commands.operate import what_is_served
-from ppipe.operate.looks import Watch
-from ppipe.operate.loop import OperateLoop, OperateSettings
-from ppipe.operate.planners import Planners
+from ppipe.operate.loop import OperateSettings
 from ppipe.operate.replan import Truth, attained, plan_now, problem_now, tables_of, what_is_left
 from ppipe.operate.rules import RuleSettings
 from ppipe.rollout.history import HistoryEntry
@@ -39,9 +36,11 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 
 SETTLED_S = 8.0
-"""Of load before anything is done: the loop knows the rates then, and has a plan for each loss."""
+"""Of load before anything is done: the loop knows the rates then. Before a loss it also has its plans."""
+READY_S = 60.0
+"""At most, for these plans: they are made niced, on cores that have other things to do."""
 AFTER_S = 16.0
-_MIXES = ({"cars": 1.0, "faces": 1.0}, {"cars": 1.0, "faces": 3.0})
+MIXES = ({"cars": 1.0, "faces": 1.0}, {"cars": 1.0, "faces": 3.0})
 _SERVED = 0.99
 _WINDOW_S, _STEP_S = 1.0, 0.25
 _OF_POSSIBLE = 0.97
@@ -57,6 +56,7 @@ class LossTurn:
     victim: str
     plan_s: float
     heal_s: float | None
+    parts: LossParts
     attainment_after: float
     possible: float
     unanswered: int
@@ -102,7 +102,7 @@ def served_fleet(
 ) -> Iterator[tuple[HealFleet, ServedDeployment]]:
     """A new fleet, served from a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="ppipe-heal-") as folder:
-        fleet = make_fleet(Path(folder), free_base(33_000, 40), _MIXES[mix], memory_gib)
+        fleet = make_fleet(Path(folder), free_base(33_000, 40), MIXES[mix], memory_gib)
         workspace = fleet.deployed.workspace
         with ServedDeployment(workspace.repository, workspace.logs) as served:
             served.start()
@@ -133,26 +133,27 @@ def lose(load: float, seed: int) -> LossTurn:
         rates = {model: factor * rate for model, rate in mix.items()}
         left = tables_of(what_is_left(fleet.plan, fleet.problem, truth), fleet.problem)
         possible = sum(min(rates[m], left[m].planned_rps) for m in rates if m in left) / sum(rates.values())
-        stretches = [(SETTLED_S + AFTER_S + 20.0, rates)]
-        with FleetLoad(fleet.manifest, stretches, seed) as load_on, loop(fleet) as done:
-            start_s = time.monotonic()
+        stretches = [(READY_S + AFTER_S + 20.0, rates)]
+        watched = Watched()
+        with FleetLoad(fleet.manifest, stretches, seed) as load_on, loop(fleet, watched=watched):
             time.sleep(SETTLED_S)
-            lost_s = time.monotonic() - start_s
+            watched.wait_until_ready(READY_S - SETTLED_S)
+            lost_s = load_on.now_s
             end_for_good(served, victim)
-            healed_s = None
-            while time.monotonic() - start_s < lost_s + AFTER_S:
-                if healed_s is None and start_of(fleet.deployed).manifest.epoch != fleet.manifest.epoch:
-                    healed_s = time.monotonic() - start_s
+            served_s = None
+            while load_on.now_s < lost_s + AFTER_S:
+                if served_s is None and serves_another(fleet):
+                    served_s = load_on.now_s
                 time.sleep(0.05)
-            end_s = time.monotonic() - start_s
-        del done
+            end_s = load_on.now_s
         score = load_on.score()
-        heal = None if healed_s is None else first_good(load_on, lost_s, healed_s, end_s - 1.5)
+        heal = None if served_s is None else first_good(load_on, lost_s, served_s, end_s - 1.5)
         return LossTurn(
             load=load,
             victim=victim,
             plan_s=round(plan_s, 3),
             heal_s=None if heal is None else round(heal - lost_s, 2),
+            parts=watched.parts(load_on.start_s + lost_s, served_s and served_s - lost_s),
             attainment_after=round(load_on.attained(lost_s, lost_s + 10.0), 4),
             possible=round(min(1.0, possible), 4),
             unanswered=score.unanswered,
@@ -179,7 +180,7 @@ def roll(turns: int, breaks: bool, kills: int, seed: int) -> list[RolloutTurn]:
     choose = random.Random(seed)
     found = []
     with served_fleet(TIGHT_GIB if breaks else MEMORY_GIB) as (fleet, served):
-        other = make_plan(weighted(fleet.problem, _MIXES[1]), mode="fast")
+        other = make_plan(weighted(fleet.problem, MIXES[1]), mode="fast")
         there = prepare(fleet.deployed, other, fleet.deployed.kept.next_number(1))
         fleet.deployed.kept.keep(fleet.manifest, fleet.plan)
         rates = {
@@ -204,21 +205,20 @@ def _roll_once(
 ) -> RolloutTurn:
     seen: list[tuple[float, Sequence[Step]]] = []
     with FleetLoad(fleet.manifest, [(90.0, rates)], seed) as load:
-        start_s = time.monotonic()
         time.sleep(1.5)
         if killed:
             _begin_and_kill(fleet, target, choose)
-        began_s = time.monotonic() - start_s
+        began_s = load.now_s
         perform(
             fleet.deployed,
             target,
             "rollout",
             "measured",
-            progress=lambda done, steps: seen.append((time.monotonic() - start_s, steps)),
+            progress=lambda done, steps: seen.append((load.now_s, steps)),
             wanted_rps=rates,
             before={},
         )
-        ended_s = time.monotonic() - start_s
+        ended_s = load.now_s
     score = load.score()
     made_s = seen[-1][0] if seen else ended_s
     return RolloutTurn(
@@ -276,8 +276,8 @@ def turn_load(seed: int) -> LoopTurn:
         settings = OperateSettings(rules=RuleSettings(between_s=10.0))
         stretches = [(12.0, before), (30.0, after)]
         with FleetLoad(fleet.manifest, stretches, seed) as load, loop(fleet, settings) as done:
-            start_s, reached, reached_s = time.monotonic(), 0.0, None
-            while (now_s := time.monotonic() - start_s) < 40.0:
+            reached, reached_s = 0.0, None
+            while (now_s := load.now_s) < 40.0:
                 served = fleet.deployed.kept.plan(start_of(fleet.deployed).manifest.epoch)
                 reached = _of_best(served, after, best)
                 if reached_s is None and now_s > 12.0 and reached >= 0.95:
@@ -347,31 +347,6 @@ def _loop_turn(
 ) -> LoopTurn:
     seconds = None if reached_s is None else round(reached_s, 1)
     return LoopTurn(len(done), tuple(entry.cause for entry in done), round(reached, 3), seconds, *counts)
-
-
-@contextlib.contextmanager
-def loop(fleet: HealFleet, settings: OperateSettings | None = None) -> Iterator[list[HistoryEntry]]:
-    """The loop, in a thread; yields the rollouts that it has made."""
-    done: list[HistoryEntry] = []
-    stop = threading.Event()
-    start = what_is_served(fleet.deployed)
-    with Watch(start.manifest) as watch, Planners() as planners:
-        operate = OperateLoop(
-            fleet.deployed,
-            start,
-            settings or OperateSettings(),
-            watch,
-            planners,
-            lambda text: print(f"  {text}", file=sys.stderr, flush=True),
-            rolled_out=done.append,
-        )
-        thread = threading.Thread(target=operate.run, args=(stop,))
-        thread.start()
-        try:
-            yield done
-        finally:
-            stop.set()
-            thread.join()
 
 
 def end_for_good(served: ServedDeployment, server: str) -> None:

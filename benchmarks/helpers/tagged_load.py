@@ -55,11 +55,13 @@ class TaggedLoad:
         self._start_s = 0.0
         self._stop = threading.Event()
 
-    def run(self, arrivals_us: Sequence[int]) -> list[TaggedFrame]:
-        """Send a frame at each time; returns when all have ended, or are long overdue."""
+    def run(self, arrivals_us: Sequence[int], start_s: float | None = None) -> list[TaggedFrame]:
+        """Send a frame at each time, counted from `start_s` (time.monotonic) or from now; returns when all
+        have ended, or are long overdue.
+        """
         self.frames = [TaggedFrame(due_s=arrival_us / 1e6) for arrival_us in arrivals_us]
         self._left = len(self.frames)
-        self._start_s = time.monotonic() + 0.05
+        self._start_s = time.monotonic() + 0.05 if start_s is None else start_s
         for number, frame in enumerate(self.frames):
             if self._stop.wait(max(0.0, self._start_s + frame.due_s - time.monotonic())):
                 with self._ended:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from model_repo_generator.beside import older_paths
 from model_repo_generator.bundle import BUNDLE
 from model_repo_generator.export import planned_programs
 from model_repo_generator.generate import placed, render_once
@@ -84,11 +83,10 @@ def check(
         self_contained=(out_dir / BUNDLE).is_dir(),
         one_folder=disk is not None and is_shared(disk),
     )
-    older = set(older_paths(out_dir, listing))
     differences = [
         *compare_texts(rendered.files, out_dir),
         *(_compare_programs(needed, listing, out_dir) if programs else ()),
-        *_extra_files({*rendered.files, *needed, *older}, out_dir, listing.files),
+        *_extra_files({*rendered.files, *needed}, out_dir, listing.files),
     ]
     return tuple(sorted(differences, key=lambda each: each.path))
 

@@ -5,8 +5,9 @@
     services.yaml             one name per server, one per group, one for clients
     disruption.yaml           how many servers of a group may be evicted at once
     network.yaml              who may call whom
+    operator.yaml             ppipe operate, where that is wanted
     monitoring.yaml           scrape and alerts; dashboard.json for Grafana
-    launch/                   what containers run: launch.py, closer.py, probe.py, servers.json
+    launch/                   what containers run: launch.py, agent.py, closer.py, probe.py, servers.json
 The repository itself is not in it: pods read it from a volume or an object store.
 """
 
@@ -21,8 +22,16 @@ from model_repo_generator.kubernetes.launch import launch_files, server_settings
 from model_repo_generator.kubernetes.memory import MIB
 from model_repo_generator.kubernetes.monitoring import pod_monitor, prometheus_rule
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label
+from model_repo_generator.kubernetes.operator import operator_deployment, operator_of
 from model_repo_generator.kubernetes.options import KubernetesOptions
-from model_repo_generator.kubernetes.pods import Plain, launch_config, set_name
+from model_repo_generator.kubernetes.pods import (
+    Plain,
+    common_spec,
+    container_rights,
+    launch_config,
+    set_name,
+    tls_volumes,
+)
 from model_repo_generator.kubernetes.services import network_policies, services
 from model_repo_generator.kubernetes.workloads import disruption_budget, pod_name, stateful_set
 from model_repo_generator.monitoring.dashboard import dashboard_json
@@ -44,6 +53,7 @@ def render_bundle(
 ) -> dict[str, str]:
     """Raises BundleFault, NameFault: ValueErrors that say what does not fit and what would."""
     fleet = read_fleet(manifest, deployment, plan)
+    operator = operator_of(options)
     check_addresses(fleet, options)
     _check_options(fleet, deployment, options)
     check_distinct((set_name(fleet, group), f"group {group.group}") for group in fleet.groups)
@@ -54,6 +64,17 @@ def render_bundle(
     documents["services.yaml"] = services(fleet, options)
     documents["disruption.yaml"] = [disruption_budget(fleet, group, options) for group in fleet.groups]
     documents["network.yaml"] = network_policies(fleet, options)
+    if operator is not None:
+        documents["operator.yaml"] = [
+            operator_deployment(
+                fleet,
+                options,
+                *operator,
+                common_spec(options),
+                container_rights(),
+                tls_volumes(fleet, options),
+            )
+        ]
     if options.monitoring.enabled:
         documents["monitoring.yaml"] = [pod_monitor(fleet, options), prometheus_rule(fleet, options)]
     launch = {f"{LAUNCH}/{name}": text for name, text in launch_files(_settings(fleet, options)).items()}
@@ -97,6 +118,7 @@ def _settings(fleet: Fleet, options: KubernetesOptions) -> dict[str, Plain]:
             shm_default_bytes=options.shm_default_mib * MIB,
             triton_version=options.triton_version or "",
             old_triton=options.old_triton,
+            operated=options.operator is not None,
         )
         for group in fleet.groups
         for index, server in enumerate(group.servers)

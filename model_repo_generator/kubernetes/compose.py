@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from model_repo_generator.kubernetes.addresses import check_ports
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of, read_fleet
 from model_repo_generator.kubernetes.launch import (
+    FLEET_FOLDER,
     LAUNCH_FOLDER,
     REPOSITORY_FOLDER,
     SHM_PREFIX,
@@ -35,8 +37,10 @@ from model_repo_generator.kubernetes.launch import (
     server_environment,
     server_settings,
 )
-from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, shm_bytes
+from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
+from model_repo_generator.kubernetes.operator import OPERATOR, REPOSITORY, SHARED, WORK_FOLDER
+from model_repo_generator.kubernetes.operator import command as operator_command
 from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
 from model_repo_generator.kubernetes.tls import tls_paths
@@ -63,6 +67,19 @@ def _host_path(value: str) -> str:
 HostPath = Annotated[str, AfterValidator(_host_path)]
 
 
+class ComposeOperator(BaseModel):
+    """`ppipe operate` in a container. `work`: the deployment's working folder, of user `user_id`:
+    deployment.yaml, profile.json, plan.json and repository/ lie in it. image: holds this project with its
+    planner; None: the servers'.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    work: HostPath
+    image: Image | None = None
+    memory_mib: int = Field(default=2048, ge=512, le=1 << 20)
+
+
 class ComposeOptions(BaseModel):
     """Choices for one host. Paths are relative to the compose file, or absolute."""
 
@@ -85,6 +102,8 @@ class ComposeOptions(BaseModel):
     pids: int = Field(default=4096, ge=64, le=1 << 22)
     log_mib: int = Field(default=32, ge=1, le=4096)
     """Of each of the three log files that a container keeps."""
+    operator: ComposeOperator | None = None
+    """None: plans are changed by generating and starting anew."""
     listen: str = "127.0.0.1"
     """The host's address that clients reach the entry on, where servers have a network of their own."""
 
@@ -104,7 +123,8 @@ def render_compose(
     shared = _shares_host(fleet)
     servers = {_service_name(server): (group, server) for group, server in _servers(fleet)}
     owners = [(_service_name(server), f"server {server.name}") for server in fleet.servers]
-    check_distinct([(SHM_HOLDER, "the holder of /dev/shm"), *owners])
+    check_distinct([(SHM_HOLDER, "the holder of /dev/shm"), (OPERATOR, "the operator"), *owners])
+    _check_operator(options)
     project = dns_label(manifest.deployment, "deployment")
     gpus = _gpus(fleet, options, shared)
     document: Plain = {"name": project, "services": {}, "secrets": {"tickets": {"file": options.ticket_keys}}}
@@ -122,6 +142,8 @@ def render_compose(
         else:
             service |= {"network_mode": "host", "ipc": f"service:{SHM_HOLDER}"}
         document["services"][name] = service
+    if options.operator is not None:
+        document["services"][OPERATOR] = _operator(fleet, options, options.operator, shared)
     if shared:
         document["services"][SHM_HOLDER] = _shm_holder(fleet, options)
     else:
@@ -136,6 +158,7 @@ def render_compose(
             triton_version=options.triton_version or "",
             old_triton=options.old_triton,
             shm_prefix=_prefix(name) if shared else SHM_PREFIX,
+            operated=options.operator is not None,
         )
         for name, (group, server) in servers.items()
     }
@@ -197,6 +220,11 @@ def _service(
             {"type": "bind", "source": options.repository, "target": REPOSITORY_FOLDER, "read_only": True},
             {"type": "bind", "source": f"./{LAUNCH}", "target": LAUNCH_FOLDER, "read_only": True},
             *(
+                [{"type": "bind", "source": f"{options.operator.work}/{SHARED}", "target": FLEET_FOLDER}]
+                if options.operator
+                else []
+            ),
+            *(
                 {"type": "bind", "source": path, "target": path, "read_only": True}
                 for path in tls_paths(fleet.manifest).values()
             ),
@@ -226,6 +254,45 @@ def _service(
     return service
 
 
+def _check_operator(options: ComposeOptions) -> None:
+    """Raises BundleFault."""
+    if options.operator is None:
+        return
+    wanted = f"{options.operator.work}/{REPOSITORY}"
+    if options.repository != wanted:
+        raise BundleFault(
+            f"operator.work: {options.operator.work!r}, so repository must be {wanted!r}, not "
+            f"{options.repository!r}: the operator adds to the repository in its working folder"
+        )
+
+
+def _operator(fleet: Fleet, options: ComposeOptions, operator: ComposeOperator, shared: bool) -> Plain:
+    """It may write its working folder, and calls servers; nobody calls it."""
+    return {
+        "image": operator.image or options.image,
+        "command": operator_command(),
+        "environment": {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
+        "volumes": [
+            {"type": "bind", "source": operator.work, "target": WORK_FOLDER},
+            *(
+                {"type": "bind", "source": path, "target": path, "read_only": True}
+                for path in tls_paths(fleet.manifest).values()
+            ),
+        ],
+        **({"network_mode": "host"} if shared else {"networks": ["servers"]}),
+        "restart": "unless-stopped",
+        "stop_grace_period": "60s",
+        "user": f"{options.user_id}:{options.user_id}",
+        "mem_limit": f"{operator.memory_mib}m",
+        "pids_limit": options.pids,
+        "logging": _logging(options),
+        "read_only": True,
+        "tmpfs": ["/tmp"],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+    }
+
+
 def _shm_holder(fleet: Fleet, options: ComposeOptions) -> Plain:
     total = sum(_shm(fleet, server, options) for server in fleet.servers)
     return {
@@ -252,7 +319,8 @@ def _logging(options: ComposeOptions) -> Plain:
 
 def _memory(fleet: Fleet, group: ServerGroup, server: ServerAddress, options: ComposeOptions) -> int:
     """The most that a container may take, its /dev/shm included."""
-    return group_memory_bytes(fleet, group, _shm(fleet, server, options), options.memory_per_stub_mib)
+    shm, any_plan = _shm(fleet, server, options), options.operator is not None
+    return group_memory_bytes(fleet, group, shm, options.memory_per_stub_mib, any_plan)
 
 
 def _gpus(fleet: Fleet, options: ComposeOptions, shared: bool) -> dict[str, tuple[str, ...]]:
@@ -285,9 +353,19 @@ def _prefix(name: str) -> str:
 
 
 def _shm(fleet: Fleet, server: ServerAddress, options: ComposeOptions) -> int:
-    return shm_bytes(
-        fleet.manifest, server, in_flight=options.in_flight, default_bytes=options.shm_default_mib * MIB
+    return group_shm_bytes(
+        fleet,
+        _alone(fleet, server),
+        in_flight=options.in_flight,
+        default_bytes=options.shm_default_mib * MIB,
+        any_plan=options.operator is not None,
     )
+
+
+def _alone(fleet: Fleet, server: ServerAddress) -> ServerGroup:
+    """The server's group with no other in it."""
+    group = next(group for group in fleet.groups if server in group.servers)
+    return dataclasses.replace(group, servers=(server,))
 
 
 def _size(count: int) -> str:

@@ -29,7 +29,8 @@ Choice = TypeVar("Choice")
 @dataclass(frozen=True)
 class ServerGroup:
     """Equal servers. `gpus` per server, 0 where nothing runs on GPUs; `mps`: some worker is a slice. `links`:
-    the speed of theirs, where others of the class and size have another; '' where none have.
+    the speed of theirs, where others of the class and size have another; '' where none have. most_workers:
+    on one server, by any plan.
     """
 
     group: str
@@ -38,6 +39,7 @@ class ServerGroup:
     gpus: int
     mps: bool
     links: str = ""
+    most_workers: int = 0
 
     @property
     def is_entry(self) -> bool:
@@ -102,6 +104,8 @@ def read_fleet(manifest: DeploymentManifest, deployment: Deployment, plan: Plan)
                 gpus=gpus,
                 mps=gpus > 0 and any(_has_slices(manifest, server.name) for server in servers),
                 links=speed,
+                most_workers=max(known[server.name].gpu_count for server in servers)
+                * cluster.gpu_class(gpu).max_slices_per_gpu,
             )
         )
     return Fleet(manifest=manifest, groups=tuple(groups))

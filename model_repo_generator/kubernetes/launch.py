@@ -22,9 +22,13 @@ REPOSITORY_FOLDER = "/repository"
 MODELS_FOLDER = "/tmp/ppipe-models"
 """Copies of the models that the server loads; launch.py makes it."""
 LAUNCH_FOLDER = "/ppipe"
+FLEET_FOLDER = "/fleet"
+"""Through which the operator asks for changes, where there is one (container/agent.py)."""
+REVISIONS_FOLDER = "/tmp/ppipe-revisions"
+"""Of the entry's dispatchers; launch.py makes it."""
 TICKET_FOLDER = "/tickets"
 TICKET_FILE = f"{TICKET_FOLDER}/keys"
-LAUNCH_FILES = ("launch.py", "closer.py", "probe.py")
+LAUNCH_FILES = ("launch.py", "agent.py", "closer.py", "probe.py")
 SERVERS_FILE = "servers.json"
 SHM_PREFIX = "ppipe-container_"
 """Of a server that has /dev/shm to itself."""
@@ -48,8 +52,11 @@ def server_settings(
     triton_version: str,
     old_triton: bool = False,
     shm_prefix: str = SHM_PREFIX,
+    operated: bool = False,
 ) -> dict[str, Any]:
-    """One entry of servers.json. `bind`: address to listen on, None for all of the container's."""
+    """One entry of servers.json. `bind`: address to listen on, None for all of the container's. operated: an
+    operator changes what servers load, so nothing here is of a plan: that is deployment.json's alone.
+    """
     manifest = fleet.manifest
     return {
         "server": server.name,
@@ -59,16 +66,18 @@ def server_settings(
         "triton": triton_version,
         "oldest_triton": [f"{RECOMMENDED}", RECOMMENDED.container],
         "old_triton": old_triton or bind is not None,  # on loopback a warning will do
-        "mps": group.mps,
+        "mps": group.mps or (operated and group.most_workers > group.gpus > 0),
         "shm_prefix": shm_prefix,
         "root": REPOSITORY_FOLDER,
         "folder": MODELS_FOLDER,
         "repository": server.repository,
-        "models": list(server.models),
+        "fleet": FLEET_FOLDER if operated else "",
+        "revisions": REVISIONS_FOLDER if operated and group.is_entry else "",
+        "models": [] if operated else list(server.models),
         # Callers of a dispatcher whose process has died wait until the server's end, so probes end it.
-        "revives": [name for name, kind in _probes(manifest, server) if kind == "stage"],
+        "revives": [] if operated else [name for name, kind in _probes(manifest, server) if kind == "stage"],
         "arguments": list(_arguments(manifest, server, bind, shm_default_bytes, shm_prefix)),
-        "probes": dict(_probes(manifest, server)),
+        "probes": {} if operated else dict(_probes(manifest, server)),
         "public": {model.dispatcher: "public" for model in manifest.models} if group.is_entry else {},
     }
 

@@ -57,19 +57,44 @@ def shm_bytes(
     return max(64, -(-round(wanted) // MIB)) * MIB
 
 
-def group_shm_bytes(fleet: Fleet, group: ServerGroup, *, in_flight: int, default_bytes: int) -> int:
-    """What the hungriest server of a group needs: its pods have one template."""
-    return max(
+def group_shm_bytes(
+    fleet: Fleet, group: ServerGroup, *, in_flight: int, default_bytes: int, any_plan: bool = False
+) -> int:
+    """What the hungriest server of a group needs: its pods have one template. any_plan: by whatever plan."""
+    sizes = [
         shm_bytes(fleet.manifest, server, in_flight=in_flight, default_bytes=default_bytes)
         for server in group.servers
-    )
+    ]
+    if not any_plan or group.is_entry:
+        return max(sizes)
+    each = default_bytes + in_flight * _largest_batch_bytes(fleet.manifest)
+    return -(-round(group_stubs(fleet, group, any_plan=True) * each * SHM_HEADROOM) // MIB) * MIB
 
 
-def group_memory_bytes(fleet: Fleet, group: ServerGroup, shm: int, per_stub_mib: int | None) -> int:
+def group_memory_bytes(
+    fleet: Fleet, group: ServerGroup, shm: int, per_stub_mib: int | None, any_plan: bool = False
+) -> int:
     """Memory limit of a group's container, /dev/shm included."""
     default = ENTRY_STUB_MIB if group.is_entry else STUB_MIB[group.executor]
-    stubs = max(stub_count(server, fleet.manifest) for server in group.servers)
+    stubs = group_stubs(fleet, group, any_plan)
     return (SERVER_MIB + stubs * (per_stub_mib or default)) * MIB + shm
+
+
+def group_stubs(fleet: Fleet, group: ServerGroup, any_plan: bool) -> int:
+    """Python processes on the server of a group that has most; by whatever plan, and while one replaces
+    another, twice as many workers as its GPUs have slices.
+    """
+    if any_plan and not group.is_entry:
+        return 2 * group.most_workers
+    return max(stub_count(server, fleet.manifest) for server in group.servers)
+
+
+def _largest_batch_bytes(manifest: DeploymentManifest) -> int:
+    """Of any worker of the plan that was generated; another plan's cuts may differ somewhat."""
+    return max(
+        program.max_batch_size * tensor_bytes((*program.inputs, *program.outputs, *model.outputs))
+        for model, program, _, _ in stage_programs(manifest)
+    )
 
 
 def _stage_tensor_bytes(manifest: DeploymentManifest, server: str, in_flight: int) -> int:

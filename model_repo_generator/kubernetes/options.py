@@ -93,6 +93,20 @@ class Toleration(_Strict):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = "NoSchedule"
 
 
+class OperatorSpec(_Strict):
+    """`ppipe operate` in a pod of its own, so that plans change without a pod being restarted.
+
+    `work`: folder of the repository's claim that is the deployment's working folder: deployment.yaml,
+    profile.json, plan.json and repository/ lie in it, of user `user_id`. The claim must let many nodes write.
+    """
+
+    work: SubPath
+    image: Image | None = None
+    """Holds this project with its planner. None: the servers' image."""
+    cpu: Quantity = "500m"
+    memory_mib: int = Field(default=2048, ge=512, le=1 << 20)
+
+
 class MonitoringSpec(_Strict):
     """Objects of the Prometheus operator and a dashboard for Grafana's sidecar."""
 
@@ -158,6 +172,8 @@ class KubernetesOptions(_Strict):
     """False: a drain of the entry's node waits until somebody deletes the pod, because that is an outage."""
     user_id: int = Field(default=1000, ge=1, le=1 << 30)
     monitoring: MonitoringSpec = MonitoringSpec()
+    operator: OperatorSpec | None = None
+    """None: plans are changed by generating and applying anew."""
 
 
 def parse_options(plain: Any, where: str) -> KubernetesOptions:

@@ -21,8 +21,9 @@ from model_repo_generator.kubernetes.launch import (
     probe_command,
     server_environment,
 )
-from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes, stub_count
+from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes, group_stubs
 from model_repo_generator.kubernetes.names import MAX_STATEFUL_SET, dns_label
+from model_repo_generator.kubernetes.operator import fleet_mount, fleet_volume
 from model_repo_generator.kubernetes.options import (
     GPU_CLASS_LABEL,
     ClaimSource,
@@ -73,12 +74,9 @@ def selector(fleet: Fleet, group: ServerGroup | None = None) -> dict[str, str]:
 
 def labels(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> dict[str, str]:
     """Labels of a pod."""
-    found = {
-        **selector(fleet, group),
-        "ppipe/group": group.group,
-        "ppipe/plan": fleet.manifest.plan_hash,
-        "ppipe/epoch": str(fleet.manifest.epoch),
-    }
+    found = {**selector(fleet, group), "ppipe/group": group.group}
+    if options.operator is None:  # else plans change while pods go on
+        found |= {"ppipe/plan": fleet.manifest.plan_hash, "ppipe/epoch": str(fleet.manifest.epoch)}
     version = options.triton_version
     return {**found, "ppipe/triton": version} if version else found
 
@@ -86,14 +84,31 @@ def labels(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> dict
 def pod_template(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:
     """The template of a group's pods."""
     shm = group_shm_bytes(
-        fleet, group, in_flight=options.in_flight, default_bytes=options.shm_default_mib * MIB
+        fleet,
+        group,
+        in_flight=options.in_flight,
+        default_bytes=options.shm_default_mib * MIB,
+        any_plan=options.operator is not None,
     )
+    spec: Plain = {
+        **common_spec(options),
+        "terminationGracePeriodSeconds": PRE_STOP_S + exit_timeout_s(fleet.manifest) + KILL_AFTER_S,
+        **_scheduling(fleet, group, options),
+    }
+    if isinstance(options.repository, ObjectStoreSource):
+        spec["initContainers"] = [_fetch(options.repository)]
+    spec["containers"] = [_container(fleet, group, options, shm)]
+    spec["volumes"] = _volumes(fleet, options, shm)
+    return {"metadata": {"labels": labels(fleet, group, options)}, "spec": spec}
+
+
+def common_spec(options: KubernetesOptions) -> Plain:
+    """What the specs of all pods have."""
     spec: Plain = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         # A name with a dot is tried as it is first: every look-up of another server is one question, not six.
         "dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
-        "terminationGracePeriodSeconds": PRE_STOP_S + exit_timeout_s(fleet.manifest) + KILL_AFTER_S,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": options.user_id,
@@ -102,17 +117,12 @@ def pod_template(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        **_scheduling(fleet, group, options),
     }
     if options.image_pull_secret is not None:
         spec["imagePullSecrets"] = [{"name": options.image_pull_secret}]
     if options.priority_class is not None:
         spec["priorityClassName"] = options.priority_class
-    if isinstance(options.repository, ObjectStoreSource):
-        spec["initContainers"] = [_fetch(options.repository)]
-    spec["containers"] = [_container(fleet, group, options, shm)]
-    spec["volumes"] = _volumes(fleet, options, shm)
-    return {"metadata": {"labels": labels(fleet, group, options)}, "spec": spec}
+    return spec
 
 
 def _scheduling(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:
@@ -157,13 +167,14 @@ def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
         "livenessProbe": _probe(RESTART_ENTRY_AFTER if group.is_entry else RESTART_AFTER),
         # Callers stop to come before the server stops to listen.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_S)]}}},
-        "securityContext": _container_rights(),
+        "securityContext": container_rights(),
         "volumeMounts": [
             {"name": "launch", "mountPath": LAUNCH_FOLDER, "readOnly": True},
             _repository_mount(options),
             {"name": "tickets", "mountPath": TICKET_FOLDER, "readOnly": True},
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "tmp", "mountPath": "/tmp"},
+            *([fleet_mount(options.operator)] if options.operator else []),
             *(
                 {"name": "tls", "mountPath": path, "subPath": key, "readOnly": True}
                 for key, path in tls_paths(fleet.manifest).items()
@@ -172,7 +183,8 @@ def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
     }
 
 
-def _container_rights() -> Plain:
+def container_rights() -> Plain:
+    """None."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -218,7 +230,7 @@ def _resources(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
     """CPU is asked for and not limited: a throttled stub holds a GPU for nothing. Memory is limited to what
     is asked for, or the kernel would choose a victim on the node.
     """
-    memory = f"{group_memory_bytes(fleet, group, shm, options.memory_per_stub_mib) // MIB}Mi"
+    memory = f"{_memory_bytes(fleet, group, options, shm) // MIB}Mi"
     requests: Plain = {"cpu": _cpu(fleet, group, options), "memory": memory}
     limits: Plain = {"memory": memory}
     if group.gpus:
@@ -229,6 +241,11 @@ def _resources(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
     return {"requests": requests, "limits": limits}
 
 
+def _memory_bytes(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm: int) -> int:
+    any_plan = options.operator is not None
+    return group_memory_bytes(fleet, group, shm, options.memory_per_stub_mib, any_plan)
+
+
 def _cpu(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> str:
     """One core for the server and a half per stub of the entry; a core per stub where stages compute on
     it. A server that prepares frames asks for the cores that the plan counts on at least.
@@ -236,7 +253,9 @@ def _cpu(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> str:
     if group.is_entry:
         stubs = len(fleet.manifest.models)
         return options.entry_cpu or f"{1000 + 500 * stubs}m"
-    stubs = max(stub_count(server, fleet.manifest) for server in group.servers)
+    stubs = group_stubs(fleet, group, any_plan=False)
+    if options.operator is not None:
+        stubs = group.most_workers  # while a plan changes, more are loaded, which compute nothing yet
     per_stub = 250 if group.executor is Executor.EMULATED else 1000
     prepares = max(prepare_cores(server, fleet.manifest) for server in group.servers)
     return options.stage_cpu or f"{max(1000 + per_stub * stubs, 1000 * prepares)}m"
@@ -272,7 +291,7 @@ def _fetch(source: ObjectStoreSource) -> Plain:
         "args": ["copy", "--checksum", "--retries=10", "--", source.remote, REPOSITORY_FOLDER],
         "env": [{"name": "HOME", "value": "/tmp"}],
         "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "512Mi"}},
-        "securityContext": _container_rights(),
+        "securityContext": container_rights(),
         "volumeMounts": [
             {"name": "repository", "mountPath": REPOSITORY_FOLDER},
             {"name": "tmp", "mountPath": "/tmp"},
@@ -295,12 +314,16 @@ def _volumes(fleet: Fleet, options: KubernetesOptions, shm: int) -> list[Plain]:
         {"name": "tickets", "secret": {"secretName": ticket_secret(fleet, options), "defaultMode": 0o440}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm // MIB}Mi"}},
         {"name": "tmp", "emptyDir": {}},
-        *(
-            [{"name": "tls", "secret": {"secretName": tls_secret(fleet, options), "defaultMode": 0o440}}]
-            if fleet.manifest.tls
-            else []
-        ),
+        *([fleet_volume(source)] if options.operator and isinstance(source, ClaimSource) else []),
+        *tls_volumes(fleet, options),
     ]
+
+
+def tls_volumes(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
+    """The files of mutual TLS, where the deployment has it."""
+    if not fleet.manifest.tls:
+        return []
+    return [{"name": "tls", "secret": {"secretName": tls_secret(fleet, options), "defaultMode": 0o440}}]
 
 
 def ticket_secret(fleet: Fleet, options: KubernetesOptions) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model_repo_generator import naming
 from model_repo_generator.lint import rules
 from model_repo_generator.lint.finding import Finding, in_order
 from model_repo_generator.lint.folders import (
@@ -90,7 +89,7 @@ def lint(
                 findings += _finished([each], context)
         if at is not None and deployment is not None:
             findings += rules.manifest.check(
-                _revisions(at, deployment, root),
+                [rules.manifest.Revision(manifest=deployment, shown=os.path.relpath(at, root))],
                 at,
                 {each.path: each.models for each in found},
                 context.cluster,
@@ -129,17 +128,6 @@ def manifest_path(root: Path, given: Path | str | None) -> Path | None:
         if (folder / MANIFEST_NAME).is_file():
             return folder / MANIFEST_NAME
     return None
-
-
-def _revisions(at: Path, newest: DeploymentManifest, root: Path) -> list[rules.manifest.Revision]:
-    """The newest revision and those that are still loaded beside it."""
-    older = sorted(path for path in at.parent.iterdir() if naming.older_manifest_epoch(path.name) is not None)
-    manifests = [(newest, at)]
-    manifests += [(serial.load(DeploymentManifest, path), path) for path in older if path != at]
-    return [
-        rules.manifest.Revision(manifest=manifest, shown=os.path.relpath(path, root))
-        for manifest, path in manifests
-    ]
 
 
 def _repositories(root: Path, at: Path | None, deployment: DeploymentManifest | None) -> list[Path]:

@@ -13,6 +13,14 @@ DeploymentFile = Annotated[Path, typer.Argument(help="The deployment file, YAML.
 WorkFolder = Annotated[
     Path | None, typer.Option("--work", help="Working folder. [default: .ppipe/<deployment's name>]")
 ]
+FleetFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--fleet",
+        help="The folder that all hosts share, as given to ppipe serve. [default: all servers run here]",
+        show_default=False,
+    ),
+]
 ArrivalsText = Annotated[
     str, typer.Option(help="poisson, gamma:cv=2, mmpp:burst=3, cameras:fps=30, trace:path=FILE.")
 ]

@@ -1,4 +1,6 @@
-"""demo: the whole main job on this machine, compared with two other ways to use the same GPUs."""
+"""demo: the whole main job on this machine, compared with two other ways to use the same GPUs; or with
+--heal, a server that is lost for good.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from ppipe.serving.server_command import cluster_ports
 from ppipe.workspace import Workspace
 
 DEMO_FILE = Path(ensembles.__file__).parent / "examples" / "demo.yaml"
+HEAL_FILE = DEMO_FILE.with_name("heal.yaml")
 PNG, JSON = "demo.png", "demo.json"
+HEAL_PNG, HEAL_JSON = "heal.png", "heal.json"
 
 
 def demo(
@@ -33,11 +37,24 @@ def demo(
         int | None, typer.Option(min=1024, max=60_000, help="First port. [default: the file's, if free]")
     ] = None,
     deployment_file: Annotated[
-        Path, typer.Option("--deployment", help="A deployment whose GPU classes all have stated speeds.")
-    ] = DEMO_FILE,
+        Path | None,
+        typer.Option(
+            "--deployment",
+            help="A deployment whose GPU classes all have stated speeds. [default: an example]",
+            show_default=False,
+        ),
+    ] = None,
+    heal: Annotated[
+        bool,
+        typer.Option("--heal", help="Kill a server for good under load, with ppipe operate and without."),
+    ] = False,
 ) -> None:
     """Profile, plan, generate, serve and measure; then the same load on NP's plan and on plain Triton."""
+    if heal:
+        _demo_heal(deployment_file or HEAL_FILE, work, base_port, seconds, seed, as_json)
+        return
     started = time.monotonic()
+    deployment_file = deployment_file or DEMO_FILE
     deployment = on_free_ports(load_deployment(deployment_file), base_port)
     # They import torch, which takes seconds that a faulty file should not cost.
     from ppipe.bench.picture import draw
@@ -64,6 +81,35 @@ def demo(
     for fault in result.faults():
         err.print(f"ppipe: error: {fault}", markup=False)
     if result.faults():
+        raise typer.Exit(1)
+
+
+def _demo_heal(
+    deployment_file: Path,
+    work: Path | None,
+    base_port: int | None,
+    seconds: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    started = time.monotonic()
+    deployment = on_free_ports(load_deployment(deployment_file), base_port)
+    from ppipe.heal_demo import HealOptions, run_heal_demo
+    from ppipe.heal_picture import draw_heal
+
+    workspace = Workspace.of(deployment.name, work)
+    options = HealOptions(seed=seed) if seconds is None else HealOptions(seconds, seed)
+    result = run_heal_demo(deployment, workspace, deployment_file.parent, options)
+    summary = result.summary()
+    draw_heal(result, workspace.root / HEAL_PNG, f"{deployment.name}: {result.loss.server} is lost for good")
+    (workspace.root / HEAL_JSON).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    show = err if as_json else out
+    for line in (*result.lines(), f"{workspace.root / HEAL_PNG}; {time.monotonic() - started:.0f} s in all"):
+        show.print(f"  {line}", markup=False, soft_wrap=True)
+    if as_json:
+        out.print(json.dumps(summary), soft_wrap=True, markup=False)
+    if summary["unanswered"]:
+        err.print(f"ppipe: error: {summary['unanswered']} frames got no answer at all", markup=False)
         raise typer.Exit(1)
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from model_repo_generator.beside import generate_beside
 from model_repo_generator.checking.fit import check_pipelines
 from model_repo_generator.checking.on_disk import check as check_repository
 from model_repo_generator.checking.on_disk import format_differences
@@ -38,9 +37,6 @@ def generate(
         bool, typer.Option(help="Export the stage programs (with --check: look at their files).")
     ] = True,
     epoch: Annotated[int, typer.Option(min=1, help="Revision of the plan.")] = 1,
-    beside: Annotated[
-        bool, typer.Option("--beside", help="As the next revision, beside the one in the folder.")
-    ] = False,
     self_contained: Annotated[
         bool, typer.Option("--self-contained", help="With a copy of the run time for the servers.")
     ] = False,
@@ -78,22 +74,17 @@ def generate(
         return
     # Blocks are cut alike for a rehearsal, so its programs are those of the deployment file.
     with step("generate: export programs, write repositories"), Exporter(deployment, profile) as exporter:
-        if beside:
-            manifest = generate_beside(
-                *made_for, folder, force=force, export=programs, base=base, exporter=exporter
-            )
-        else:
-            manifest = write_repository(
-                *made_for,
-                folder,
-                epoch=epoch,
-                force=force,
-                export=programs,
-                base=base,
-                self_contained=self_contained,
-                one_folder=one_folder,
-                exporter=exporter,
-            )
+        manifest = write_repository(
+            *made_for,
+            folder,
+            epoch=epoch,
+            force=force,
+            export=programs,
+            base=base,
+            self_contained=self_contained,
+            one_folder=one_folder,
+            exporter=exporter,
+        )
     servers = [server for server in manifest.every_server if server.models]
     err.print(f"  {sum(len(server.models) for server in servers)} Triton models on {len(servers)} servers")
     out.print(str(folder), soft_wrap=True)

@@ -14,12 +14,13 @@ from planner import serial
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.rollout.check import RolloutFault
-from ppipe.commands.arguments import DeploymentFile, WorkFolder
+from ppipe.commands.arguments import DeploymentFile, FleetFolder, WorkFolder
 from ppipe.commands.rollout import deployed_from
 from ppipe.commands.serve import wait
 from ppipe.console import err, out
 from ppipe.operate.looks import Watch
-from ppipe.operate.loop import OperateLoop, OperateSettings, ServedNow
+from ppipe.operate.loop import OperateLoop, OperateSettings
+from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Planners
 from ppipe.operate.replan import Truth
 from ppipe.operate.rules import RuleSettings
@@ -33,6 +34,7 @@ from ppipe.rollout.text import figures_text
 def operate(
     deployment_file: DeploymentFile,
     work: WorkFolder = None,
+    fleet: FleetFolder = None,
     advise: Annotated[bool, typer.Option("--advise", help="Say what would be done, and do nothing.")] = False,
     silent_s: Annotated[float, typer.Option(help="A server is out after so long without an answer.")] = 1.5,
     healthy_s: Annotated[float, typer.Option(help="It is in again after so long with answers.")] = 30.0,
@@ -48,7 +50,7 @@ def operate(
     """Watch servers and load of a running deployment; when it would serve clearly more by another plan,
     make that plan, simulate it, and roll it out. What was done and why: ppipe history.
     """
-    deployed = deployed_from(deployment_file, work)
+    deployed = deployed_from(deployment_file, work, fleet)
     settings = OperateSettings(
         silence=SilenceSettings(silent_s, healthy_s),
         rules=RuleSettings(gain=gain, gain_s=gain_s, between_s=at_most_every),

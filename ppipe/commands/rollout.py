@@ -15,7 +15,7 @@ from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.rollout.check import RolloutFault
 from planner.rollout.steps import Step
-from ppipe.commands.arguments import DeploymentFile, WorkFolder
+from ppipe.commands.arguments import DeploymentFile, FleetFolder, WorkFolder
 from ppipe.console import err, out
 from ppipe.rollout.rollout import Deployed, dry_run, make_ready, perform, prepare, require_running, start_of
 from ppipe.rollout.text import figures_text, step_text, steps_table
@@ -35,11 +35,12 @@ def rollout(
         typer.Option("--dry-run", help="Show the steps, how long each takes and what is served meanwhile."),
     ] = False,
     work: WorkFolder = None,
+    fleet: FleetFolder = None,
 ) -> None:
     """Change a running deployment to another plan: load what is new, hand dispatchers their table, unload
     what nobody uses. Stopped at any step, it goes on when it is called again, or back with --to.
     """
-    deployed = deployed_from(deployment_file, work)
+    deployed = deployed_from(deployment_file, work, fleet)
     require_running(deployed)
     start = start_of(deployed)
     if start.stopped is not None:
@@ -58,11 +59,11 @@ def rollout(
     out.print(figures_text(entry), markup=False, soft_wrap=True)
 
 
-def deployed_from(deployment_file: Path, work: Path | None) -> Deployed:
-    """What a deployment file names, as it is served here. Raises MissingResult."""
+def deployed_from(deployment_file: Path, work: Path | None, fleet: Path | None = None) -> Deployed:
+    """What a deployment file names, as it is served. Raises MissingResult."""
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
-    return Deployed(deployment, workspace.load_profile(), workspace, deployment_file.parent)
+    return Deployed(deployment, workspace.load_profile(), workspace, deployment_file.parent, fleet)
 
 
 def _target(deployed: Deployed, plan: Path | None, to: int | None, dry: bool) -> DeploymentManifest:

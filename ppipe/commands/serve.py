@@ -39,6 +39,14 @@ def serve(
     ticket_keys: Annotated[
         Path | None, typer.Option(help="With --host: the file of ticket keys that all hosts have.")
     ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder that all hosts share, through which ppipe rollout and operate ask for changes. "
+            "[default: they run here]",
+            show_default=False,
+        ),
+    ] = None,
     old_triton: Annotated[
         bool, typer.Option(help="Start releases with known holes on addresses that others reach, too.")
     ] = False,
@@ -57,6 +65,7 @@ def serve(
             host=host,
             ticket_keys=ticket_keys,
             old_triton=old_triton,
+            fleet=fleet,
         ) as served,
     ):
         served.start()

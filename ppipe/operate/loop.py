@@ -5,8 +5,7 @@ has a plan made for it where something changed (planners), asks the rules (rules
 (ppipe.rollout).
 
 Rules
-- For the loss of each single server a plan is made in idle time and the repository is given its workers,
-  so that healing begins with a load. Such a plan counts as long as the mix is the one that it was made for.
+- For the loss of each single server there is a plan beforehand (loss_plans).
 - While a rollout is made nothing else is looked at; what changed meanwhile is seen at the next turn.
 - A plan that cannot be made, or a rollout that fails, is said and recorded, and tried again after
   `between_s`.
@@ -17,35 +16,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 
-from model_repo_generator.write import WriteFault
-from planner.manifest import DeploymentManifest
-from planner.plan import Plan
 from planner.problem import Problem
 from planner.rollout.fleet import Tables
 from ppipe.operate.looks import Watch
+from ppipe.operate.loss_plans import NOT_ROLLED_OUT, AskedPlan, LossPlans, ServedNow
 from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
 from ppipe.operate.planners import LONGEST_S, Made, Planners
 from ppipe.operate.replan import Truth
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
-from ppipe.rollout.history import HistoryEntry, HistoryFault
+from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.live import FleetDown, served_tables
-from ppipe.rollout.lock import RolloutBusy
-from ppipe.rollout.rollout import Deployed, make_ready, perform
-from ppipe.rollout.run import StepFailed
+from ppipe.rollout.rollout import (
+    Deployed,
+    Progress,
+    make_ready,
+    no_progress,
+    perform,
+)
 
 TURN_S = 0.3
-STALE_BY = 1.4
-"""A plan for so many times the load, or so much less, is made anew: what it promises is of what comes."""
 FRESH_S = 3.0
 """A plan for load or drift is made anew after that long, while the reason holds."""
-
-
-_NOT_ROLLED_OUT = (StepFailed, RolloutBusy, FleetDown, HistoryFault, WriteFault, ValueError, OSError)
-"""What making a plan ready or rolling it out may end with; the loop goes on."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +53,10 @@ class OperateSettings:
     advise: bool = False
 
 
-@dataclass(frozen=True)
-class ServedNow:
-    """What is served: the manifest, its plan, and what that was made with."""
-
-    manifest: DeploymentManifest
-    plan: Plan
-    truth: Truth
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A plan that is being made."""
-
-    truth: Truth
-    since_s: float
-    made: Future[Made]
-
-
 class OperateLoop:
-    """See the module. `log` hears what is decided, `rolled_out` of each rollout that has ended."""
+    """See the module. `log` hears what is decided, `progress` how far a rollout has come, `rolled_out` how
+    each ended.
+    """
 
     def __init__(
         self,
@@ -88,6 +67,7 @@ class OperateLoop:
         planners: Planners,
         log: Callable[[str], None],
         rolled_out: Callable[[HistoryEntry], None] = lambda entry: None,
+        progress: Progress = no_progress,
         now_s: float | None = None,
     ) -> None:
         now_s = time.monotonic() if now_s is None else now_s
@@ -99,18 +79,25 @@ class OperateLoop:
         self._planners = planners
         self._log = log
         self._rolled_out = rolled_out
+        self._progress = progress
         self._health = ServerHealth(watch.servers, settings.silence, now_s, served.truth.out)
         self._rates = Rates(settings.measure)
         self._drift = DriftWatch(settings.measure)
         self._decider = Decider(settings.rules)
-        self._kept: dict[str, _Asked] = {}
-        """By server: what to do should it be lost."""
-        self._asked: _Asked | None = None
+        self._losses = LossPlans(
+            deployed, self._problem, planners, self._rates, settings.measure, self._say_text
+        )
+        self._asked: AskedPlan | None = None
         self._judged_rps: Mapping[str, float] = served.truth.rates_rps or {
             model.model: model.throughput_rps for model in served.plan.models
         }
         """The mix that what is served was last found good for."""
         self._said, self._said_last = "", ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a plan for the loss of each server that is used, for the load as it is now."""
+        return self._losses.complete and self._rates.is_full
 
     def run(self, stop: threading.Event) -> None:
         """Turn after turn."""
@@ -133,7 +120,12 @@ class OperateLoop:
         made = None
         if view.cause is None:
             self._asked = None
-            self._plan_for_losses(tables, truth, now_s)
+            suspected = self._health.suspected
+            if not suspected:
+                self._losses.plan_next(self.served, tables, truth, now_s)
+            if not self._settings.advise:
+                least_gain = self._settings.rules.least_gain
+                self._losses.look(suspected, self.served, truth, least_gain, now_s)
         else:
             made = self._plan_for(view.cause, truth, now_s)
         decision = self._decider.decide(replace(view, promise=None if made is None else made.promise), now_s)
@@ -176,24 +168,17 @@ class OperateLoop:
         plan take. A plan for a mix that has moved on since is made anew: while a load turns, the window over
         which rates are taken holds some of both.
         """
-        if cause is Cause.LOSS and (kept := self._kept_for(truth)) is not None:
+        if cause is Cause.LOSS and (kept := self._losses.kept_for(self.served, truth)) is not None:
             return kept
         asked = self._asked
         if asked is not None and asked.made.done() and now_s - asked.since_s > FRESH_S:
             asked = None
-        if asked is None or self._is_stale(asked, truth):
-            asked = _Asked(truth, now_s, self._planners.now(self._problem, truth, self.served.plan))
+        if asked is None or self._losses.is_stale(asked, truth):
+            asked = AskedPlan(truth, now_s, self._planners.now(self._problem, truth, self.served.plan))
             self._asked = asked
         return self._made(asked, LONGEST_S if cause is Cause.LOSS else 0.0)
 
-    def _kept_for(self, truth: Truth) -> Made | None:
-        lost = truth.out - self.served.truth.out
-        kept = self._kept.get(next(iter(lost))) if len(lost) == 1 else None
-        if kept is None or not kept.made.done() or self._is_stale(kept, truth):
-            return None
-        return self._made(kept, 0.0)
-
-    def _made(self, asked: _Asked, wait_s: float) -> Made | None:
+    def _made(self, asked: AskedPlan, wait_s: float) -> Made | None:
         """None where it is not there yet, or cannot be."""
         try:
             return asked.made.result(timeout=wait_s)
@@ -202,30 +187,6 @@ class OperateLoop:
         except (ValueError, BrokenExecutor) as error:
             self._say_text(f"no plan without {', '.join(sorted(asked.truth.out)) or 'a change'}: {error}")
             return None
-
-    def _plan_for_losses(self, tables: Tables, truth: Truth, now_s: float) -> None:
-        """One at a time, for a server that a plan is lacking of, or whose plan is for another mix."""
-        if any(not kept.made.done() for kept in self._kept.values()):
-            return
-        used = sorted({worker.server for table in tables.values() for _, worker in table.workers()})
-        for server in used:
-            after = replace(truth, out=truth.out | {server})
-            kept = self._kept.get(server)
-            if kept is None or self._is_stale(kept, after):
-                future = self._planners.idly(self._deployed, self._problem, after, self.served.plan)
-                self._kept[server] = _Asked(after, now_s, future)
-                return
-
-    def _is_stale(self, kept: _Asked, truth: Truth) -> bool:
-        """Whether a plan is of other servers, or of another load by more than chance or STALE_BY."""
-        measure = self._settings.measure
-        now_rps, then_rps = truth.rates_rps, kept.truth.rates_rps
-        total, then = sum(now_rps.values()), sum(then_rps.values())
-        return (
-            kept.truth.out != truth.out
-            or not then / STALE_BY <= total <= then * STALE_BY
-            or has_moved(now_rps, then_rps, self._rates.seconds or measure.window_s, measure)
-        )
 
     # Acting
 
@@ -243,17 +204,20 @@ class OperateLoop:
                 manifest,
                 decision.cause.value,
                 decision.why,
+                progress=self._progress,
                 wanted_rps=truth.rates_rps or None,
                 before=self._watch.pages.rows,
+                early=self._losses.early,
             )
-        except _NOT_ROLLED_OUT as error:
+        except NOT_ROLLED_OUT as error:
             self._say_text(f"not rolled out: {error}")
         else:
             self.served = ServedNow(manifest, made.plan, truth)
             self._judged_rps = truth.rates_rps or self._judged_rps
             self._drift.planned_with({_text(key): factor for key, factor in truth.factors.items()})
             self._rolled_out(entry)
-        self._asked, self._kept = None, {}
+        self._asked = None
+        self._losses.forget()
         self._decider.rolled_out(time.monotonic())
 
     def _say(self, decision: Decision) -> None:

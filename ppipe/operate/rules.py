@@ -65,6 +65,10 @@ class PlanPromise:
             return 0.0 if self.planned <= 0 else float("inf")
         return self.planned / self.served - 1
 
+    def heals(self, least_gain: float) -> bool:
+        """Whether it is rolled out after a loss."""
+        return self.gain >= least_gain and self.simulated_planned >= self.simulated_served
+
 
 @dataclass(frozen=True)
 class View:

@@ -4,6 +4,8 @@ Rules
 - A server is out after `silent_s` of silence. Time in which nobody looked is no silence: a loop that was
   itself stopped finds no server out because of it.
 - A server that is out is in again once it has answered at every look for `healthy_s`.
+- One that has been silent for `suspect_s` is suspected: what its loss needs may be made ready. Not one that
+  has been out before and has not been healthy for long since.
 - One that goes out again soon after it came back must be healthy twice as long each time, so one that flaps
   moves the fleet once.
 """
@@ -30,9 +32,11 @@ class SilenceSettings:
 
     silent_s: float = 1.5
     healthy_s: float = 30.0
+    suspect_s: float = 0.6
 
     def __post_init__(self) -> None:
-        for name, value in (("silent_s", self.silent_s), ("healthy_s", self.healthy_s)):
+        for name in ("silent_s", "healthy_s", "suspect_s"):
+            value = getattr(self, name)
             if not value > 0:
                 raise SettingFault(f"{name}: {value:g} must be above 0")
 
@@ -79,6 +83,17 @@ class ServerHealth:
         """Servers that are not to be planned with."""
         return frozenset(name for name, server in self._servers.items() if server.is_out)
 
+    @property
+    def suspected(self) -> frozenset[str]:
+        """Servers that are in, and may be out soon."""
+        return frozenset(
+            name
+            for name, server in self._servers.items()
+            if not server.is_out
+            and server.silent_s >= self._settings.suspect_s
+            and not self._was_out_lately(server, self._looked_s)
+        )
+
     def saw(self, answering: Collection[str], now_s: float) -> tuple[ServerChange, ...]:
         """A look at all servers: which of them answered, and what that changes."""
         passed_s = min(LONGEST_LOOK_S, max(0.0, now_s - self._looked_s))
@@ -111,6 +126,10 @@ class ServerHealth:
         return ServerChange(name, True, server.silent_s)
 
     def _next_healthy_s(self, server: _Server, now_s: float) -> float:
-        if server.in_since_s is None or now_s - server.in_since_s > SOON * server.must_be_healthy_s:
+        if not self._was_out_lately(server, now_s):
             return self._settings.healthy_s
         return min(LONGEST_HEALTHY_S, 2 * server.must_be_healthy_s)
+
+    def _was_out_lately(self, server: _Server, now_s: float) -> bool:
+        since_s = server.in_since_s
+        return since_s is not None and now_s - since_s <= SOON * server.must_be_healthy_s

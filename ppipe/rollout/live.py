@@ -1,8 +1,8 @@
-"""The servers of `ppipe serve` on this machine, as a rollout sees and changes them.
+"""The servers of a deployment that runs, as a rollout sees and changes them.
 
 Rules
-- What a server has is what is in the folder that it polls; what dispatchers serve by is the last table
-  that was handed over, or deployment.json.
+- What a server has is what is in the folder that it polls (ppipe.serving.server_models); what dispatchers
+  serve by is the last table that was handed over, or deployment.json.
 - A step has been made when it shows: a loaded worker has answered a question, of an unloaded one no
   process is left, and each dispatcher has said that it serves by the table and that nothing older is under
   way.
@@ -15,9 +15,8 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from planner import serial
@@ -27,11 +26,9 @@ from planner.revision import HandOver, hand_over, read_acks, read_hand_over
 from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables, named_in
 from ppipe.rollout.revisions import chain_names, rooms_of, tables_of, with_tables
 from ppipe.rollout.run import StepFailed
-from ppipe.serving.launcher import REVISIONS
-from ppipe.serving.polled_folder import NoSuchModel, PolledFolder
+from ppipe.serving.polled_folder import NoSuchModel
 from ppipe.serving.probe import ModelProber, ProbeVerdict
-from ppipe.serving.processes import stub_folders
-from ppipe.serving.server_life import log_errors
+from ppipe.serving.server_models import ServerModels
 
 LOAD_LIMIT_S = 180.0
 UNLOAD_LIMIT_S = 60.0
@@ -39,7 +36,6 @@ HAND_OVER_GRACE_S = 15.0
 """Beyond the longest time that a frame may take."""
 ANSWER_S = 1.0
 _TICK_S = 0.1
-_LOG_TAIL = 65_536
 
 
 class FleetDown(Exception):
@@ -47,30 +43,31 @@ class FleetDown(Exception):
 
 
 class LiveFleet:
-    """See the module. others: revisions beside these two whose workers may be loaded. A context."""
+    """See the module. servers: their models, by name. tables: where dispatchers look. others: revisions
+    beside these two whose workers may be loaded. logs_from: where what each server says was when workers were
+    put there early (begin_load). A context.
+    """
 
     def __init__(
         self,
-        repository: Path,
-        logs: Path,
+        servers: Mapping[str, ServerModels],
+        tables: Path,
         cluster: Cluster,
         origin: tuple[FleetRevision, DeploymentManifest],
         target: tuple[FleetRevision, DeploymentManifest],
         others: Sequence[FleetRevision] = (),
+        logs_from: Mapping[str, int] | None = None,
     ) -> None:
-        self._logs = logs
-        self._folder = logs.resolve() / REVISIONS
+        self._servers = servers
+        self._folder = tables
         self._cluster = cluster
         self._manifests = {manifest.epoch: manifest for _, manifest in (origin, target)}
         self._older = origin[1]
         self._before = origin[0].workers.keys()
+        self._logs_from = dict(logs_from or {})
         self._workers = {**origin[0].workers, **target[0].workers}
         for other in others:
             self._workers |= other.workers
-        self._folders = {
-            server.name: PolledFolder(logs / "models" / server.name, repository, server.repository)
-            for server in origin[1].servers
-        }
         self._probers: dict[str, ModelProber] = {}
 
     def __enter__(self) -> LiveFleet:
@@ -92,12 +89,12 @@ class LiveFleet:
         if missing:
             raise FleetDown(
                 f"{self._folder}: nothing there from the dispatchers of {', '.join(sorted(missing))}; run "
-                "this where ppipe serve runs, with the same --work"
+                "this where ppipe serve runs, with the same --work, or both with the same --fleet"
             )
 
     def situation(self) -> Situation:
         """As it is now. Raises FleetDown."""
-        loaded = {name for folder in self._folders.values() for name in folder.models()}
+        loaded = {name for server in self._servers.values() for name in server.models()}
         table = _last_table(self._folder)
         return Situation(
             tables=_tables(table, self._older),
@@ -107,7 +104,7 @@ class LiveFleet:
             out=frozenset(
                 server.name
                 for server in self._cluster.servers
-                if server.name not in self._folders or not self._answers(server.name)
+                if server.name not in self._servers or not self._answers(server.name)
             ),
             settled=table is None or not self._without(table.number),
         )
@@ -115,15 +112,25 @@ class LiveFleet:
     def load(self, workers: Sequence[Loadable]) -> None:
         """See RunningFleet."""
         self._wait_until_gone(self._removed({worker.gpu.server for worker in workers}))
-        starts = {server: self._log_size(server) for server in self._folders}
-        for worker in workers:
-            server = worker.gpu.server
-            try:
-                self._folders[server].add(worker.name)
-            except (NoSuchModel, OSError) as error:
-                raise StepFailed(f"server {server!r}: {worker.name} cannot be put there: {error}") from error
+        starts = self.begin_load(workers)
         for worker in workers:
             self._wait_for(worker, starts[worker.gpu.server])
+
+    def begin_load(self, workers: Sequence[Loadable]) -> dict[str, int]:
+        """Have them loaded, and wait for nothing; where their servers' logs were. Raises StepFailed."""
+        starts = {}
+        for server, names in _by_server(workers).items():
+            starts[server] = self._servers[server].mark()
+            try:
+                self._servers[server].add(names)
+            except (NoSuchModel, ValueError, OSError) as error:
+                raise StepFailed(f"server {server!r}: not put there: {', '.join(names)}: {error}") from error
+        return starts
+
+    def begin_unload(self, workers: Sequence[Loadable]) -> None:
+        """Have workers that no dispatcher uses unloaded, and wait for nothing."""
+        for server, names in _by_server(workers).items():
+            self._servers[server].remove(names)
 
     def _wait_for(self, worker: Loadable, log_from: int) -> None:
         self._wait(
@@ -135,29 +142,28 @@ class LiveFleet:
     def unload(self, workers: Sequence[Loadable]) -> None:
         """See RunningFleet."""
         self._wait_until_settled()
-        for worker in workers:
-            self._folders[worker.gpu.server].remove(worker.name)
-        self._wait_until_gone({self._folders[worker.gpu.server].path / worker.name for worker in workers})
+        self.begin_unload(workers)
+        self._wait_until_gone({(worker.gpu.server, worker.name) for worker in workers})
 
-    def _removed(self, servers: Iterable[str]) -> set[Path]:
-        """Models of these servers whose folders are gone and whose processes are not: a rollout may have been
-        killed while it waited for that.
+    def _removed(self, servers: Iterable[str]) -> set[tuple[str, str]]:
+        """Models of these servers, by server, that they are to have no more and whose processes are still
+        there: a rollout may have been killed while it waited for that.
         """
-        there = {self._folders[server].path: self._folders[server].models() for server in servers}
-        stubs = (Path(folder) for folder in stub_folders())
-        return {stub for stub in stubs if stub.parent in there and stub.name not in there[stub.parent]}
+        return {
+            (server, name)
+            for server in servers
+            for name in self._servers[server].processes() - self._servers[server].models()
+        }
 
-    def _wait_until_gone(self, models: Collection[Path]) -> None:
+    def _wait_until_gone(self, models: Collection[tuple[str, str]]) -> None:
         """Until the memory of these workers is free."""
+        servers = {server for server, _ in models}
 
-        def left() -> set[str]:
-            return {str(path) for path in models} & stub_folders() if models else set()
+        def left() -> list[str]:
+            there = {(server, name) for server in servers for name in self._servers[server].processes()}
+            return sorted(name for server, name in there & set(models))
 
-        self._wait(
-            lambda: not left(),
-            UNLOAD_LIMIT_S,
-            lambda: f"still there: {', '.join(sorted(Path(path).name for path in left()))}",
-        )
+        self._wait(lambda: not left(), UNLOAD_LIMIT_S, lambda: f"still there: {', '.join(left())}")
 
     def hand_over(self, tables: Tables, revision: int) -> None:
         """See RunningFleet."""
@@ -184,10 +190,10 @@ class LiveFleet:
         for name in sorted(set(named_in(tables)) - used):
             worker = self._workers[name]
             server = worker.gpu.server
-            if name not in self._folders[server].models() or not self._answers(server):
+            if name not in self._servers[server].models() or not self._answers(server):
                 continue
             try:
-                self._wait_for(worker, self._log_size(server))
+                self._wait_for(worker, self._logs_from.get(server, self._servers[server].mark()))
             except StepFailed:
                 if name not in self._before:
                     raise
@@ -214,9 +220,9 @@ class LiveFleet:
     def _remove_chains(self) -> None:
         """No table of a rollout uses an ensemble; one whose stages go would keep its server from starting."""
         names = chain_names(*self._manifests.values())
-        for folder in self._folders.values():
-            for name in folder.models() & names:
-                folder.remove(name)
+        for server in self._servers.values():
+            if chains := server.models() & names:
+                server.remove(chains)
 
     def _other_than(self, revision: int) -> DeploymentManifest:
         return next((m for number, m in self._manifests.items() if number != revision), self._older)
@@ -243,7 +249,7 @@ class LiveFleet:
             return True
         if probe.verdict in (ProbeVerdict.REFUSED, ProbeVerdict.FAILS, ProbeVerdict.STUB_DEAD):
             raise StepFailed(f"server {worker.gpu.server!r}: {worker.name}: {probe.detail}")
-        said = [line for line in self._log_errors(worker.gpu.server, log_from) if worker.name in line]
+        said = [line for line in self._servers[worker.gpu.server].said(log_from) if worker.name in line]
         if said:
             raise StepFailed(f"server {worker.gpu.server!r} does not load {worker.name}: {said[0]}")
         if not self._answers(worker.gpu.server):
@@ -259,17 +265,6 @@ class LiveFleet:
             self._probers[server] = ModelProber(address.grpc_address, tls=self._older.tls_of(address))
         return self._probers[server]
 
-    def _log_size(self, server: str) -> int:
-        with contextlib.suppress(FileNotFoundError):
-            return (self._logs / f"{server}.log").stat().st_size
-        return 0
-
-    def _log_errors(self, server: str, log_from: int) -> list[str]:
-        with contextlib.suppress(FileNotFoundError), (self._logs / f"{server}.log").open("rb") as log:
-            log.seek(log_from)
-            return log_errors(log.read(_LOG_TAIL).decode(errors="replace"))
-        return []
-
     @staticmethod
     def _wait(done: Callable[[], bool], limit_s: float, what: Callable[[], str]) -> None:
         until_s = time.monotonic() + limit_s
@@ -277,6 +272,13 @@ class LiveFleet:
             if time.monotonic() > until_s:
                 raise StepFailed(f"after {limit_s:.0f} s: {what()}")
             time.sleep(_TICK_S)
+
+
+def _by_server(workers: Sequence[Loadable]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for worker in workers:
+        found.setdefault(worker.gpu.server, []).append(worker.name)
+    return found
 
 
 def _hand_over_limit_s(manifest: DeploymentManifest) -> float:

@@ -21,16 +21,16 @@ from model_repo_generator.grow import grow
 from model_repo_generator.write import Content, FileCopy, WrittenFile, read_listing
 from planner import serial
 from planner.deployment import Deployment
-from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from planner.plan import Plan
 from planner.profile import Profile
 from planner.revision import read_hand_over, run_of
 from planner.rollout.check import RolloutFault, check_rollout
 from planner.rollout.fleet import FleetRevision, Situation
-from planner.rollout.steps import Step, steps_to
+from planner.rollout.steps import Step, StepKind, steps_to
 from planner.rollout.tables import capacities
 from ppipe.rollout.history import History, HistoryEntry, ModelFigures, now_text
-from ppipe.rollout.live import LiveFleet
+from ppipe.rollout.live import FleetDown, LiveFleet
 from ppipe.rollout.lock import rollout_lock
 from ppipe.rollout.record import RolloutRecord, load_record
 from ppipe.rollout.revisions import (
@@ -42,7 +42,10 @@ from ppipe.rollout.revisions import (
 )
 from ppipe.rollout.run import StepFailed, roll_out
 from ppipe.serving import live_metrics
+from ppipe.serving.here import is_here
 from ppipe.serving.launcher import REVISIONS
+from ppipe.serving.polled_folder import PolledFolder
+from ppipe.serving.server_models import AskedModels, HereModels, ServerModels
 from ppipe.workspace import Workspace
 
 LOOK_S = 1.0
@@ -62,14 +65,15 @@ def no_progress(done: int, steps: Sequence[Step]) -> None:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment whose servers run here. base: folder that relative paths of the deployment file start
-    from.
+    """A deployment that runs. base: folder that relative paths of the deployment file start from. fleet: the
+    folder through which servers of other hosts are asked; None: all servers run here.
     """
 
     deployment: Deployment
     profile: Profile
     workspace: Workspace
     base: Path = Path()
+    fleet: Path | None = None
 
     @property
     def repository(self) -> Path:
@@ -79,7 +83,7 @@ class Deployed:
     @property
     def tables(self) -> Path:
         """Where its dispatchers look for tables."""
-        return self.workspace.logs.resolve() / REVISIONS
+        return self.fleet or self.workspace.logs.resolve() / REVISIONS
 
     @property
     def kept(self) -> KeptRevisions:
@@ -90,6 +94,14 @@ class Deployed:
     def history(self) -> History:
         """What was done to it."""
         return History(self.workspace.root)
+
+    def models_of(self, server: ServerAddress) -> ServerModels:
+        """The models of one of its servers, as they are changed."""
+        if self.fleet is not None:
+            return AskedModels(self.fleet, server.name)
+        logs = self.workspace.logs
+        folder = PolledFolder(logs / "models" / server.name, self.repository, server.repository)
+        return HereModels(folder, logs / f"{server.name}.log")
 
     def revision(self, manifest: DeploymentManifest) -> FleetRevision:
         """As rollouts reckon with it. Raises RolloutFault."""
@@ -134,6 +146,11 @@ def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
             "cluster.entries: a running deployment of several entries takes no other plan yet; generate it "
             "and start ppipe serve anew, host by host"
         )
+    if deployed.deployment.cascades:
+        raise RolloutFault(
+            "cascades: their parts of the SLO follow from the plan, and a running dispatcher takes no other "
+            "SLO; generate and serve anew"
+        )
     plan = placed(plan, deployed.deployment, deployed.profile)
     served = served_manifest(deployed.repository)
     with Exporter(deployed.deployment, deployed.profile) as exporter:
@@ -159,10 +176,27 @@ def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
 
 
 def require_running(deployed: Deployed) -> None:
-    """Raises FleetDown unless the deployment is served from this working folder."""
+    """Raises FleetDown unless the deployment is served from this working folder, or by hosts that look at the
+    fleet's folder.
+    """
     start = start_of(deployed)
-    with _fleet(deployed, start, start.manifest) as fleet:
+    _require_reached(deployed, start.manifest)
+    served = deployed.revision(start.manifest), start.manifest
+    with _fleet(deployed, start, served, served) as fleet:
         fleet.require_entry()
+
+
+def _require_reached(deployed: Deployed, manifest: DeploymentManifest) -> None:
+    """Without a folder that hosts share, only servers of this one can be asked to load."""
+    if deployed.fleet is not None:
+        return
+    elsewhere = [server for server in manifest.servers if not is_here(server.host)]
+    if elsewhere:
+        named = ", ".join(f"{server.name} ({server.host})" for server in elsewhere)
+        raise FleetDown(
+            f"{named}: on other hosts, which load what they are asked for through a folder that all of them "
+            "share: give it with --fleet, here and to ppipe serve --host on each of them"
+        )
 
 
 def dry_run(
@@ -170,12 +204,50 @@ def dry_run(
 ) -> tuple[Step, ...]:
     """The steps that a rollout would make now. Raises RolloutFault, FleetDown."""
     start = start_of(deployed)
-    with _fleet(deployed, start, target) as fleet:
+    origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
+    with _fleet(deployed, start, (origin, start.manifest), (wanted, target)) as fleet:
         fleet.require_entry()
         now = fleet.situation()
-        wanted = deployed.revision(target)
-        check_rollout(deployed.revision(start.manifest), wanted, now)
+        check_rollout(origin, wanted, now)
         return steps_to(wanted, now, wanted_rps)
+
+
+@dataclass(frozen=True)
+class Early:
+    """Workers that were put onto servers before it was decided that they are needed. logs_from: where those
+    servers' logs were then.
+    """
+
+    workers: tuple[str, ...]
+    logs_from: Mapping[str, int]
+
+
+def load_early(deployed: Deployed, target: DeploymentManifest) -> Early | None:
+    """Have servers begin to load what a rollout to `target` would load first, where that fits beside all that
+    is there; None where that is nothing. No dispatcher uses it, and a rollout finds it loaded. Raises as
+    perform.
+    """
+    with rollout_lock(deployed.workspace.root, "ppipe operate: workers that a loss would need"):
+        start = start_of(deployed)
+        if start.stopped is not None:
+            return None
+        origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
+        with _fleet(deployed, start, (origin, start.manifest), (wanted, target)) as fleet:
+            steps = steps_to(wanted, fleet.situation())
+            first = next((step for step in steps if step.kind is StepKind.LOAD and not step.breaks), None)
+            if first is None:
+                return None
+            return Early(first.workers, fleet.begin_load([wanted.workers[name] for name in first.workers]))
+
+
+def unload_early(deployed: Deployed, target: DeploymentManifest, early: Early) -> None:
+    """Have them unloaded again: they are not needed after all. Raises as perform."""
+    with rollout_lock(deployed.workspace.root, "ppipe operate: workers that no loss needed"):
+        start = start_of(deployed)
+        origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
+        with _fleet(deployed, start, (origin, start.manifest), (wanted, target)) as fleet:
+            unused = early.workers if start.stopped is None else ()
+            fleet.begin_unload([wanted.workers[name] for name in unused if name not in origin.workers])
 
 
 def perform(
@@ -186,16 +258,19 @@ def perform(
     progress: Progress = no_progress,
     wanted_rps: Mapping[str, float] | None = None,
     before: Rows | None = None,
+    early: Early | None = None,
 ) -> HistoryEntry:
-    """Roll out, and record it. before: what was served, where it was measured already. Raises RolloutFault,
-    RolloutBusy, FleetDown, HistoryFault; StepFailed, recorded too, with the fleet where it was.
+    """Roll out, and record it. before: what was served, where it was measured already. early: what was loaded
+    already. Raises RolloutFault, RolloutBusy, FleetDown, HistoryFault; StepFailed, recorded too, with the
+    fleet where it was.
     """
     with rollout_lock(deployed.workspace.root, f"ppipe {cause}: revision {target.epoch}"):
         deployed.history.require_writable()
         start = start_of(deployed)
         deployed.kept.keep_served(start.manifest)
         origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
-        with _fleet(deployed, start, target) as fleet:
+        logs_from = {} if early is None else early.logs_from
+        with _fleet(deployed, start, (origin, start.manifest), (wanted, target), logs_from) as fleet:
             fleet.require_entry()
             now = fleet.situation()
             check_rollout(origin, wanted, now)
@@ -263,14 +338,21 @@ def _look(manifest: DeploymentManifest, model: str) -> live_metrics.Look | None:
         return None
 
 
-def _fleet(deployed: Deployed, start: Start, target: DeploymentManifest) -> LiveFleet:
+def _fleet(
+    deployed: Deployed,
+    start: Start,
+    origin: tuple[FleetRevision, DeploymentManifest],
+    target: tuple[FleetRevision, DeploymentManifest],
+    logs_from: Mapping[str, int] | None = None,
+) -> LiveFleet:
     return LiveFleet(
-        deployed.repository,
-        deployed.workspace.logs,
+        {server.name: deployed.models_of(server) for server in origin[1].servers},
+        deployed.tables,
         deployed.deployment.to_cluster(),
-        (deployed.revision(start.manifest), start.manifest),
-        (deployed.revision(target), target),
-        others=_others(deployed, start, target),
+        origin,
+        target,
+        others=_others(deployed, start, target[1]),
+        logs_from=logs_from,
     )
 
 

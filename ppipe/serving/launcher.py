@@ -21,6 +21,7 @@ from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe.serving import ports
 from ppipe.serving.binaries import TritonInstall, find_tritonserver
 from ppipe.serving.devices import check_devices
+from ppipe.serving.fleet_agents import FleetAgents
 from ppipe.serving.polled_folder import PolledFolder
 from ppipe.serving.release import check_release
 from ppipe.serving.server_command import (
@@ -31,6 +32,7 @@ from ppipe.serving.server_command import (
     wanted_ports,
 )
 from ppipe.serving.server_life import ServerPlan
+from ppipe.serving.server_models import HereModels
 from ppipe.serving.shm_room import check_room, shm_bytes_per_stub
 from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
@@ -122,15 +124,19 @@ class ServedDeployment:
         host: str | None = None,
         ticket_keys: Path | None = None,
         old_triton: bool = False,
+        fleet: Path | None = None,
     ) -> None:
         """`record_mb`: of events that each dispatcher writes down from its start on, beside the logs.
         `host`: start the servers of this host alone ('auto': of this machine), with `ticket_keys`, which all
-        hosts have. `old_triton`: start releases with known holes where others reach them, too.
+        hosts have. `old_triton`: start releases with known holes where others reach them, too. `fleet`: the
+        folder through which rollouts ask for changes, where they are made on another host.
 
         Raises NotLocal, NotHere, ServeError.
         """
         self._record_mb = record_mb
         self._old_triton = old_triton
+        self._fleet = fleet
+        self._agents: FleetAgents | None = None
         self.warning = ""
         """What is to be said of the servers that were started."""
         self.manifest = load_manifest(repository)
@@ -186,6 +192,12 @@ class ServedDeployment:
         self._keepers = tuple(
             ServerKeeper(plan, self._loading, self._changed, may_probe=self._may_probe) for plan in plans
         )
+        if self._fleet is not None:
+            servers = {
+                name: HereModels(folder, self._logs / f"{name}.log") for name, folder in self._folders.items()
+            }
+            self._agents = FleetAgents(self._fleet, servers, self.manifest.entry.name, self.revisions)
+            self._agents.start()
         for keeper in self._keepers:
             keeper.start()
         self.wait_until_serving()
@@ -242,6 +254,9 @@ class ServedDeployment:
 
     def stop(self) -> None:
         """End everything: entries first, so that no stage goes while frames are on their way."""
+        if self._agents is not None:
+            self._agents.stop()
+            self._agents = None
         entries = [keeper for keeper in self._keepers if keeper.status.name in self._entries]
         for keepers in (entries, self._keepers):
             for keeper in keepers:

@@ -4,6 +4,7 @@ Rules
 - All first-stage workers of a server share its cores, whose times lie in a file of the server's in /dev/shm;
   whoever has it locked takes the cores that are free first. The server's supervisor sweeps the file with the
   others.
+- What a server left that was killed with its supervisor, the next one removes.
 - Nothing is looked at: every frame is taken to be good.
 """
 
@@ -24,14 +25,17 @@ from python_backend.stage.preparing import Done, Prepared
 from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo
-from python_backend.wire.shm.file import SHM, is_at, let_go, lock, open_own, prefix
+from python_backend.wire.shm.file import SHM, is_at, let_go, lock, open_own, prefix, remove_left
+
+_ENDING = "cores"
 
 
 class SharedCores:
     """When each core of a server is free, for all of its processes; the last one removes the file."""
 
     def __init__(self, cores: int) -> None:
-        self._path = SHM / f"{prefix()}cores"
+        self._path = SHM / f"{prefix()}{_ENDING}"
+        remove_left(_ENDING)
         self._descriptor = _opened(self._path)
         os.ftruncate(self._descriptor, 8 * cores)
         self._map = mmap.mmap(self._descriptor, 8 * cores)

@@ -9,9 +9,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
-from model_repo_generator.beside import BesideFault, generate_beside
 from model_repo_generator.checking.fit import PlanFault
-from model_repo_generator.generate import generate, placed, render_once
+from model_repo_generator.generate import placed, render_once
 from model_repo_generator.rehearsal import Rehearsal, rehearsed
 from planner import serial
 from planner.cascades.demands import planned_cascades
@@ -124,10 +123,3 @@ def test_a_rehearsal_stretches_it_too() -> None:
 def test_a_plan_of_another_cascade_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(PlanFault, match=said):
         placed(plan(), deployment(**change), profile())
-
-
-def test_revisions_side_by_side_are_refused(tmp_path: Any) -> None:
-    made = deployment()
-    generate(made, profile(), plan(), tmp_path, export=False)
-    with pytest.raises(BesideFault, match="cascades"):
-        generate_beside(made, profile(), plan(), tmp_path, export=False)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc as triton
 
-from model_repo_generator.beside import generate_beside
 from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate
 from planner.deployment import Deployment
@@ -26,8 +25,6 @@ def test_every_model_has_its_class_configuration(
             own = (folder / "configs" / f"{server.group}.pbtxt").read_text()
             assert own == (folder / "config.pbtxt").read_text()
             assert [path.name for path in (folder / "configs").iterdir()] == [f"{server.group}.pbtxt"]
-    assert check(emulated, profile, plan, out) == ()
-    generate_beside(emulated, profile, plan, out)
     assert check(emulated, profile, plan, out) == ()
 
 

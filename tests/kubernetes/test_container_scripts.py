@@ -210,7 +210,7 @@ def test_no_server_is_a_fault() -> None:
 
 def test_every_fault_is_told(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     FakeTriton.answers |= {"good": (200, "{}"), "bad": (500, '{"error": "broken"}'), "ill": (503, "")}
-    server = {"probe_host": "127.0.0.1", "http_port": port}
+    server = {"probe_host": "127.0.0.1", "http_port": port, "fleet": ""}
     server |= {"probes": dict.fromkeys(("good", "bad", "ill"), "stage"), "public": {"good": "public"}}
     (tmp_path / "servers.json").write_text(json.dumps({"servers": {"a-0": server}}))
     monkeypatch.setattr(probe, "__file__", str(tmp_path / "probe.py"))

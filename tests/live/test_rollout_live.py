@@ -23,6 +23,7 @@ import ppipe.commands.rollout
 from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
 from benchmarks.helpers.heal_load import FleetLoad
 from planner import serial
+from planner.manifest import DeploymentManifest
 from planner.planning import plan
 from planner.rollout.check import RolloutFault
 from ppipe.cli import run
@@ -78,6 +79,11 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return text
 
 
+def places_of(manifest: DeploymentManifest) -> list[tuple[str, str]]:
+    """Server and name of each worker."""
+    return [(worker.server, worker.name) for entry in manifest.models for _, worker in entry.served.workers()]
+
+
 def wait_for(what: Callable[[], bool], limit_s: float = 120.0) -> None:
     until_s = time.monotonic() + limit_s
     while not what():
@@ -120,6 +126,12 @@ def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown
         assert run(serving.command("rollout", "--to", "1")) == 0
         assert start_of(fleet.deployed).manifest.epoch == 1
     assert_all_answered(load)
+    logs = fleet.deployed.workspace.logs
+    kept = [place for place in places_of(fleet.manifest) if place in places_of(after.manifest)]
+    assert kept
+    for server, name in kept:
+        log = (logs / f"{server}.log").read_text()
+        assert log.count(f"successfully loaded '{name}'") == 1, "what stays is not loaded anew"
     assert run(serving.command("operate", "--advise", "--seconds", "2")) == 0
     assert run(serving.command("history", "--last", "1")) == 0
     assert "to 1," in shown.getvalue()

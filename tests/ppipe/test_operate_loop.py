@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.helpers.heal_fleet import HealFleet, make_fleet
+from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.rollout.fleet import Tables
+from ppipe.operate import loss_plans
 from ppipe.operate.looks import Pages
-from ppipe.operate.loop import OperateLoop, OperateSettings, ServedNow
+from ppipe.operate.loop import OperateLoop, OperateSettings
+from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Made, make_plan
 from ppipe.operate.replan import Truth
 from ppipe.operate.rules import Cause, Decision
-from ppipe.rollout.rollout import Deployed
+from ppipe.rollout.rollout import Deployed, Early
 
 SERVERS = ("fast-0", "fast-1", "slow-0", "slow-1")
 EVEN, TURNED = {"cars": 50.0, "faces": 50.0}, {"cars": 10.0, "faces": 90.0}
@@ -45,6 +49,7 @@ class PlannersHere:
     """Plans in this process, and keeps what was asked for."""
 
     def __init__(self) -> None:
+        self.ready: DeploymentManifest | None = None
         self.asked: list[Truth] = []
         self.idle: list[Truth] = []
 
@@ -54,7 +59,12 @@ class PlannersHere:
 
     def idly(self, deployed: Deployed, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
         self.idle.append(truth)
-        return self._made(problem, truth, served)
+        made = self._made(problem, truth, served)
+        if made.exception() is not None:
+            return made
+        ready: Future[Made] = Future()
+        ready.set_result(replace(made.result(), ready=self.ready))
+        return ready
 
     def _made(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
         future: Future[Made] = Future()
@@ -114,6 +124,36 @@ def test_a_lost_server_is_healed_by_the_plan_that_was_kept(stand: LoopStand) -> 
     assert decisions[-1].cause is Cause.LOSS
     assert stand.planners.asked == [], "its plan was there"
     assert any(line.startswith("server fast-0: out") for line in stand.said)
+
+
+def test_what_the_loss_of_a_silent_server_needs_is_loaded_early_and_unloaded_if_it_answers_again(
+    stand: LoopStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    early = Early(("w",), {})
+
+    def load(deployed: Deployed, target: DeploymentManifest) -> Early:
+        done.append("load")
+        return early
+
+    monkeypatch.setattr(loss_plans, "load_early", load)
+    monkeypatch.setattr(loss_plans, "unload_early", lambda deployed, target, found: done.append("unload"))
+    stand.loop._settings = replace(stand.loop._settings, advise=False)
+    monkeypatch.setattr(stand.loop, "_act", lambda decision, made, truth: done.append("roll out"))
+    stand.planners.ready = stand.loop.served.manifest
+    stand.turn(EVEN, 20.0)
+    assert done == []
+    for _ in range(5):
+        stand.seen.silent = {"fast-0"}
+        stand.turn(EVEN, 1.0)
+        stand.seen.silent = set()
+        stand.turn(EVEN, 2.0)
+    assert done == ["load", "unload"], "short silences do not make the fleet flap"
+    stand.turn(EVEN, 60.0)
+    stand.seen.silent = {"fast-0"}
+    stand.turn(EVEN, 2.5)
+    assert done[2] == "load"
+    assert set(done[3:]) == {"roll out"}
 
 
 def test_a_load_that_turns_is_planned_for_as_it_is_in_the_end(stand: LoopStand) -> None:

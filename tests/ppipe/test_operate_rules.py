@@ -43,6 +43,25 @@ def test_a_short_silence_is_none() -> None:
     assert watch(health, lambda now_s: [] if now_s % 2 < 1 else ["a"], 60) == []
 
 
+def test_a_silent_server_is_suspected_before_it_is_out_unless_it_was_out_lately() -> None:
+    health = ServerHealth(["a", "b"], SilenceSettings(silent_s=1.5, healthy_s=5, suspect_s=0.6), 0.0)
+    watch(health, lambda _: ["a", "b"], 10)
+    now_s, seen = 10.0, []
+    for _ in range(6):
+        now_s += 0.3
+        health.saw({"b"}, now_s)
+        seen.append((sorted(health.suspected), sorted(health.out)))
+    assert seen[:5] == [([], []), (["a"], []), (["a"], []), (["a"], []), ([], ["a"])]
+    for _ in range(20):
+        now_s += 0.3
+        health.saw({"a", "b"}, now_s)
+    assert health.out == frozenset()
+    for _ in range(4):
+        now_s += 0.3
+        health.saw({"b"}, now_s)
+    assert health.suspected == frozenset(), "it has flapped"
+
+
 def test_a_server_that_flaps_every_3_s_moves_the_fleet_once() -> None:
     health = ServerHealth(["a", "b"], SilenceSettings(), 0.0)
     changes = watch(health, lambda now_s: ["b"] if now_s % 6 < 3 else ["a", "b"], 600)

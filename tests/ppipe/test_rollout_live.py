@@ -15,11 +15,14 @@ from planner.rollout.fleet import Loadable
 from planner.rollout.steps import StepKind, steps_to
 from ppipe.commands.operate import what_is_served
 from ppipe.rollout import live
-from ppipe.rollout.live import LiveFleet
+from ppipe.rollout.live import FleetDown, LiveFleet
 from ppipe.rollout.record import RolloutRecord, save_record
-from ppipe.rollout.rollout import prepare, start_of
+from ppipe.rollout.rollout import make_ready, prepare, require_running, start_of
 from ppipe.rollout.run import StepFailed
+from ppipe.serving import server_models
 from ppipe.serving.launcher import REVISIONS, make_own
+from ppipe.serving.polled_folder import PolledFolder
+from ppipe.serving.server_models import ServerModels
 from ppipe.workspace import save
 
 
@@ -53,6 +56,18 @@ def made(tmp_path: Path) -> HealFleet:
     return make_fleet(tmp_path / "work", 30_000)
 
 
+def servers_of(made: HealFleet) -> dict[str, ServerModels]:
+    return {server.name: made.deployed.models_of(server) for server in made.manifest.servers}
+
+
+def folders_of(made: HealFleet) -> dict[str, PolledFolder]:
+    logs, repository = made.deployed.workspace.logs, made.deployed.repository
+    return {
+        server.name: PolledFolder(logs / "models" / server.name, repository, server.repository)
+        for server in made.manifest.servers
+    }
+
+
 def test_workers_that_a_killed_rollout_put_there_are_waited_for_before_they_are_used(made: HealFleet) -> None:
     deployed = made.deployed
     target = prepare(deployed, plan(weighted(made.problem, {"cars": 1.0, "faces": 6.0}), mode="fast"), 2)
@@ -61,8 +76,8 @@ def test_workers_that_a_killed_rollout_put_there_are_waited_for_before_they_are_
     (logs / REVISIONS).mkdir(parents=True)
     coming = sorted(new.workers.keys() - old.workers.keys())
     assert coming
-    with SlowFleet(deployed.repository, logs, cluster, (old, made.manifest), (new, target)) as fleet:
-        for server, folder in fleet._folders.items():
+    with SlowFleet(servers_of(made), deployed.tables, cluster, (old, made.manifest), (new, target)) as fleet:
+        for server, folder in folders_of(made).items():
             every = {**old.workers, **new.workers}.values()
             folder.make([worker.name for worker in every if worker.gpu.server == server])
         steps = steps_to(new, fleet.situation())
@@ -90,8 +105,8 @@ def test_nothing_is_unloaded_that_batches_of_an_older_table_may_need(
     tables.mkdir(parents=True)
     worker = next(iter(both[0].workers.values()))
     hand_over(tables, HandOver(3, made.manifest))
-    with SlowFleet(deployed.repository, logs, cluster, both, both) as fleet:
-        folder = fleet._folders[worker.gpu.server]
+    with SlowFleet(servers_of(made), deployed.tables, cluster, both, both) as fleet:
+        folder = folders_of(made)[worker.gpu.server]
         folder.make([worker.name])
         for number, older, refused in ((2, 0, 0), (3, 1, 0)):
             for entry in made.manifest.models:
@@ -124,13 +139,12 @@ def test_nothing_is_loaded_on_a_server_whose_memory_a_removed_worker_still_holds
 ) -> None:
     """A rollout was killed once it had removed the folders of workers that had to break first."""
     deployed, both = made.deployed, (made.deployed.revision(made.manifest), made.manifest)
-    logs, cluster = deployed.workspace.logs, deployed.deployment.to_cluster()
     coming = next(iter(both[0].workers.values()))
-    with SlowFleet(deployed.repository, logs, cluster, both, both) as fleet:
-        folder = fleet._folders[coming.gpu.server]
+    cluster, folders = deployed.deployment.to_cluster(), folders_of(made)
+    with SlowFleet(servers_of(made), deployed.tables, cluster, both, both) as fleet:
+        folder = folders[coming.gpu.server]
         folder.make([])
-        elsewhere = [other for other in fleet._folders.values() if other is not folder]
-        others = {str(other.path / "old") for other in elsewhere}
+        others = {str(other.path / "old") for other in folders.values() if other is not folder}
         looks: list[set[str]] = []
 
         def stubs() -> set[str]:
@@ -138,7 +152,7 @@ def test_nothing_is_loaded_on_a_server_whose_memory_a_removed_worker_still_holds
             old = {str(folder.path / "old")} if len(looks) < 4 else set()
             return old | others
 
-        monkeypatch.setattr(live, "stub_folders", stubs)
+        monkeypatch.setattr(server_models, "stub_folders", stubs)
         fleet.load([coming])
         assert looks[:4] == [set()] * 4
         assert folder.models() == {coming.name}
@@ -180,3 +194,18 @@ def test_a_plan_that_was_kept_of_an_earlier_repository_is_not_taken_for_the_one_
     save(other, deployed.workspace.plan)
     with pytest.raises(RolloutFault, match="not the plan that is served"):
         what_is_served(deployed)
+
+
+def test_servers_of_other_hosts_need_a_folder_that_they_share(made: HealFleet) -> None:
+    away = [replace(server, host="192.0.2.7") for server in made.manifest.servers]
+    save(replace(made.manifest, servers=tuple(away)), made.deployed.repository / "deployment.json")
+    with pytest.raises(
+        FleetDown, match=r"fast-0 \(192.0.2.7\).*give it with --fleet, here and to ppipe serve"
+    ):
+        require_running(made.deployed)
+
+
+def test_a_deployment_with_cascades_is_not_rolled_out(made: HealFleet) -> None:
+    cascaded = made.deployed.deployment.model_copy(update={"cascades": ("one",)})
+    with pytest.raises(RolloutFault, match="cascades: their parts of the SLO follow from the plan"):
+        make_ready(replace(made.deployed, deployment=cascaded), made.plan)

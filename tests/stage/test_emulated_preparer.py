@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -39,6 +42,24 @@ def test_workers_of_a_server_share_its_cores() -> None:
     assert (SHM / "ppipe_test_cores_cores").exists(), "the other is still here"
     second.close()
     assert not (SHM / "ppipe_test_cores_cores").exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_held_is_not() -> None:
+    code = (
+        "import os, signal; from python_backend.stage.emulated_preparer import SharedCores\n"
+        "cores = SharedCores(2); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    left = {**os.environ, PREFIX_VARIABLE: "ppipe_test_cores_killed_"}
+    assert subprocess.run([sys.executable, "-c", code], env=left, check=False).returncode == -9
+    path = SHM / "ppipe_test_cores_killed_cores"
+    assert path.exists()
+    first = SharedCores(1)
+    assert not path.exists()
+    first.take(1_000, [500])
+    second = SharedCores(1)
+    assert second.take(1_000, [500]) == 2_000, "that of the first is held"
+    first.close()
+    second.close()
 
 
 def test_a_batch_is_ready_when_its_cores_have_done_it() -> None:

@@ -6,7 +6,7 @@ Rules
 - The server polls a folder that is made here and that only this container's user can write: nobody can load a
   model over the network. A process beside the server (tend) watches its models' Python processes
   and has a model loaded again whose process has died; another (closer.py) keeps its shared memory to
-  this user.
+  this user. Where there is an operator, a fourth (agent.py) loads and unloads what that asks for.
 - It refuses an image with an older Triton than is recommended, unless the options say that it may be.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -38,6 +39,7 @@ CLOSED = (
     f"--grpc-restricted-protocol={_APIS}:Sent By Nobody=-",
 )
 """Headers that no message can carry: see model_repo_generator/control.py."""
+MANIFEST = "deployment.json"
 TEND_S = 0.5
 TEND_PATIENCE_S = 30.0
 MPS_FOLDER = Path("/tmp/ppipe-mps")
@@ -59,14 +61,21 @@ def main() -> None:
         os.umask(0o077)  # what the server makes in shared memory is nobody else's to read
         sweep(SHM, server["shm_prefix"])
         folder = Path(server["folder"])
-        made = make_models(folder, Path(server["root"]), server["repository"], server["models"])
+        root = Path(server["root"])
+        models = models_of(root / MANIFEST, server["server"]) if server["fleet"] else server["models"]
+        made = make_models(folder, root, server["repository"], models)
         environment = dict(os.environ)
+        if server["revisions"]:
+            environment["PPIPE_REVISIONS"] = server["revisions"]
+            make_revisions(Path(server["revisions"]))
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
         command = server_command(server, os.environ.get(ADDRESS_VARIABLE, ""))
         start_closer(server["shm_prefix"])
         if os.fork() == 0:
-            tend(os.getppid(), made, server["revives"])
+            tend(os.getppid(), made, server)
+        if server["fleet"] and os.fork() == 0:
+            follow(os.getppid(), folder, made, server)
         os.execvpe(command[0], command, environment)
     except (LaunchFault, OSError) as error:
         sys.exit(f"ppipe: {error}")
@@ -163,6 +172,22 @@ def server_command(server: Any, address: str = "") -> list[str]:
     return command
 
 
+def models_of(manifest: Path, server: str) -> list[str]:
+    """What a server is to begin with: the revision that was served last. Raises LaunchFault."""
+    found = json.loads(manifest.read_text(encoding="utf-8"))
+    for each in (found["entry"], *found["servers"]):
+        if each["name"] == server:
+            return list(each["models"])
+    raise LaunchFault(f"{manifest} has no server {server!r}: it is of another deployment than servers.json")
+
+
+def make_revisions(folder: Path) -> None:
+    """Where the dispatchers are given tables; with the name of this run of the server, and no table yet."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "run").write_text(secrets.token_hex(16))
+
+
 def make_models(folder: Path, root: Path, repository: str, models: list[str]) -> Path:
     """A copy of the models' folders, as they are now, with what they find beside them: a repository that is
     generated anew changes nothing under a running server. Returns what the server is to poll. Raises
@@ -170,23 +195,51 @@ def make_models(folder: Path, root: Path, repository: str, models: list[str]) ->
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
+    (folder / repository).mkdir(parents=True)
+    for model in models:
+        add_model(folder, root, repository, model)
+    take_root(folder, root, repository)
+    return folder / repository
+
+
+def add_model(folder: Path, root: Path, repository: str, model: str) -> None:
+    """Copy one, in a single step for a server that polls. Raises LaunchFault."""
+    source = root / repository / model
+    if not source.is_dir():
+        raise LaunchFault(f"{source.parent} has no model {model!r}: it is of another plan than servers.json")
+    take_root(folder, root, repository)
+    away = folder / f".away.{os.getpid()}"
+    shutil.rmtree(away, ignore_errors=True)
+    away.mkdir()
+    shutil.copytree(source, away / "new", copy_function=take, ignore=shutil.ignore_patterns(BYTECODE))
+    for version in filter(Path.is_dir, (away / "new").iterdir()):
+        # Bytecode left here would make the folder newer, and the model be loaded twice.
+        (version / BYTECODE).touch()
+    if (folder / repository / model).exists():
+        os.rename(folder / repository / model, away / "old")
+    os.rename(away / "new", folder / repository / model)
+    shutil.rmtree(away)
+
+
+def remove_model(folder: Path, repository: str, model: str) -> None:
+    """In a single step, too; nothing where it is not there."""
+    away = folder / f".away.{os.getpid()}"
+    shutil.rmtree(away, ignore_errors=True)
+    away.mkdir()
+    if (folder / repository / model).exists():
+        os.rename(folder / repository / model, away / "old")
+    shutil.rmtree(away)
+
+
+def take_root(folder: Path, root: Path, repository: str) -> None:
+    """What models find beside their repository: files as they are now, links to all else."""
     for path in root.iterdir():
         if path.is_file():
-            shutil.copyfile(path, folder / path.name)
-        elif path.name != Path(repository).parts[0]:
+            beside = folder / f".{path.name}.{os.getpid()}"
+            shutil.copyfile(path, beside)
+            os.replace(beside, folder / path.name)
+        elif path.name != Path(repository).parts[0] and not (folder / path.name).is_symlink():
             (folder / path.name).symlink_to(path)
-    for model in models:
-        source = root / repository / model
-        if not source.is_dir():
-            raise LaunchFault(
-                f"{source.parent} has no model {model!r}: it is of another plan than servers.json"
-            )
-        made = folder / repository / model
-        shutil.copytree(source, made, copy_function=take, ignore=shutil.ignore_patterns(BYTECODE))
-        for version in filter(Path.is_dir, made.iterdir()):
-            # Bytecode left here would make the folder newer, and the model be loaded twice.
-            (version / BYTECODE).touch()
-    return folder / repository
 
 
 def take(source: str, made: str) -> None:
@@ -197,13 +250,63 @@ def take(source: str, made: str) -> None:
         os.symlink(os.path.realpath(source), made)
 
 
-def tend(server_pid: int, folder: Path, revives: list[str]) -> None:
-    """Have models loaded again whose Python process has died, until the server ends. Never returns."""
+class PolledModels:
+    """The models of this container's server, for its agent: as ppipe.serving.server_models.ServerModels."""
+
+    def __init__(self, server_pid: int, folder: Path, root: Path, repository: str) -> None:
+        self._pid = server_pid
+        self._folder = folder
+        self._root = root
+        self._repository = repository
+
+    def models(self) -> set[str]:
+        return {path.name for path in (self._folder / self._repository).iterdir()}
+
+    def processes(self) -> set[str]:
+        return stubs_of(self._pid)
+
+    def add(self, names: list[str]) -> None:
+        for name in names:
+            add_model(self._folder, self._root, self._repository, name)
+
+    def remove(self, names: list[str]) -> None:
+        for name in names:
+            remove_model(self._folder, self._repository, name)
+
+    def mark(self) -> int:
+        return 0
+
+    def said(self, since: int) -> list[str]:
+        return []  # the server's log is the container's
+
+
+def follow(server_pid: int, folder: Path, made: Path, server: Any) -> None:
+    """Do what the operator asks, until the server ends. Never returns."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    agent: Any = __import__("agent")
+    models = PolledModels(server_pid, folder, Path(server["root"]), server["repository"])
+    revisions = Path(server["revisions"]) if server["revisions"] else None
+    while os.getppid() == server_pid:
+        try:
+            agent.Agent(Path(server["fleet"]), server["server"], models, revisions).follow(
+                lambda: os.getppid() != server_pid
+            )
+        except OSError as error:
+            print(f"ppipe: {server['fleet']}: {error}", file=sys.stderr)
+            time.sleep(TEND_PATIENCE_S)
+    os._exit(0)
+
+
+def tend(server_pid: int, folder: Path, server: Any) -> None:
+    """Have models loaded again whose Python process has died, until the server ends. Never returns. A
+    dispatcher that has died ends its server instead, by its probes.
+    """
     seen: set[str] = set()
     asked: dict[str, float] = {}
     while os.getppid() == server_pid:
         found = stubs_of(server_pid)
-        for model in revives:
+        there = {path.name for path in folder.iterdir()} if server["fleet"] else set(server["revives"])
+        for model in sorted(there - set(server["public"])):
             now = time.monotonic()
             died = model in seen and model not in found
             if died and now >= asked.get(model, -TEND_PATIENCE_S) + TEND_PATIENCE_S:

@@ -47,6 +47,10 @@ class ProbeFault(Exception):
     """What is wrong, in one line."""
 
 
+class NotLoaded(ProbeFault):
+    """The server has not loaded this model, or not yet."""
+
+
 def main() -> None:
     """Exit with status 0 where all is well, else 1 and a line per fault, which Kubernetes shows as an
     event.
@@ -56,15 +60,31 @@ def main() -> None:
     ]
     full = sys.argv[1:] == ["full"]
     faults = []
-    for model, kind in (server["public"] if full else server["probes"]).items():
+    for model, kind in (server["public"] if full else asked(server)).items():
         try:
             probe(server["probe_host"], server["http_port"], model, kind)
+        except NotLoaded as error:
+            if not server["fleet"]:
+                faults.append(f"{model}: {error}")
+            else:
+                print(f"{model}: not loaded")  # an operator may just have asked for it
         except (ProbeFault, OSError, http.client.HTTPException) as error:
             faults.append(f"{model}: {error or type(error).__name__}")
         else:
             print(f"{model}: answers")
     if faults:
         sys.exit("\n".join(faults))
+
+
+def asked(server: Any) -> dict[str, str]:
+    """The models with a Python process, and how each is asked: where an operator changes them, those that are
+    there now.
+    """
+    if not server["fleet"]:
+        return dict(server["probes"])
+    folder = Path(server["folder"]) / server["repository"]
+    found = {path.parent.parent.name for path in folder.glob("*/*/model.py")}
+    return {name: "dispatcher" if name in server["public"] else "stage" for name in sorted(found)}
 
 
 def probe(host: str, port: int, model: str, kind: str) -> None:
@@ -75,7 +95,8 @@ def probe(host: str, port: int, model: str, kind: str) -> None:
     try:
         status, answer = call(connection, "GET", f"/v2/models/{model}", b"", {})
         if status != 200:
-            raise ProbeFault(f"no metadata: {status} {text_of(answer)}")
+            missing = NotLoaded if status in (400, 404) else ProbeFault
+            raise missing(f"no metadata: {status} {text_of(answer)}")
         body, length = question(json.loads(answer), kind)
         headers = {"Inference-Header-Content-Length": str(length)}
         status, answer = call(connection, "POST", f"/v2/models/{model}/infer", body, headers)

@@ -138,6 +138,20 @@ def let_go(path: Path, descriptor: int, share: Share | None) -> None:
     os.close(descriptor)
 
 
+def remove_left(ending: str) -> None:
+    """Remove files of ours that end so and that nobody holds: those of processes that were killed with all
+    that would have swept them. Whoever makes such a file holds a lock on it, and makes it anew where it was
+    removed before it was locked.
+    """
+    for path in SHM.glob(f"ppipe_*_{ending}"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if is_own(os.fstat(descriptor)):
+                let_go(path, descriptor, None)
+            else:
+                os.close(descriptor)
+
+
 def lock(descriptor: int, kind: int, share: Share | None) -> bool:
     """Lock or unlock a share, or the whole file; whether that worked."""
     start, length = (0, 0) if share is None else (share.offset, share.end - share.offset)

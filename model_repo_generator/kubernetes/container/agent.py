@@ -1,0 +1,177 @@
+"""Does for a server what a rollout asks of it, through a folder that both can reach: the fleet's folder.
+
+    <fleet>/wanted/<server>.json   {"number": 3, "models": [...]}, written by who rolls out
+    <fleet>/there/<server>.json    {"number": 3, "models": [...], "processes": [...], ...}, written here
+    <fleet>/table.json             for the entry's dispatchers (planner.revision), and their answers beside it
+    <fleet>/run                    the name of this run of the entry server
+
+Rules
+- Standard library only: this runs in containers too, in whatever Python the image has.
+- Nothing of the folder is run: a model is loaded from this host's own repository, by its name there.
+- A folder that others than this user may write in is not read.
+- What was asked before this began is not done: a server that starts has what deployment.json says.
+- The entry's agent takes tables over into its dispatchers' own folder, and their answers back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LOOK_S = 0.1
+TELL_S, TELL_AT_REST_S = 0.5, 5.0
+"""How often it is looked which processes there are: for BUSY_S after something was asked, and else."""
+BUSY_S = 120.0
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Of a model: one folder's name and no more."""
+TABLE, RUN, ACK = "table.json", "run", ".ack.json"
+
+
+class Agent:
+    """See the module. Used by one thread. models: of the server, ppipe.serving.server_models.ServerModels or
+    the like. private: the folder of the dispatchers, where the server is the entry.
+    """
+
+    def __init__(self, fleet: Path, server: str, models: Any, private: Path | None = None) -> None:
+        self._fleet = fleet
+        self._models = models
+        self._private = private
+        self._wanted = fleet / "wanted" / f"{server}.json"
+        self._there = fleet / "there" / f"{server}.json"
+        self._faults: dict[str, str] = {}
+        self._mark = models.mark()
+        self._told: object = None
+        self._told_models: list[str] = []
+        self._tell_at_s = self._busy_until_s = 0.0
+        self._fault = ""
+        make_folder(fleet)
+        self._stamp = _stamp(self._wanted)
+        self._number = _number(self._wanted)
+        self._table_stamp = _stamp(fleet / TABLE)
+        self._acks: dict[str, object] = {}
+        if private is not None:
+            for path in (fleet / TABLE, *fleet.glob(f"*{ACK}")):
+                path.unlink(missing_ok=True)  # of a run before this one
+            replace(fleet / RUN, (private / RUN).read_text(encoding="utf-8"))
+            self._table_stamp = None
+
+    def look(self) -> None:
+        """Do what is newly wanted, and say what is there where that has changed. Never raises."""
+        try:
+            require_private(self._fleet)
+            self._do()
+            if self._private is not None:
+                self._pass_on(self._private)
+            self._tell()
+            self._fault = ""
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if str(error) != self._fault:
+                print(f"ppipe: {self._fleet}: {error}", file=sys.stderr)
+            self._fault = str(error)
+
+    def follow(self, until: Any) -> None:
+        """Look again and again, until `until()`."""
+        while not until():
+            self.look()
+            time.sleep(LOOK_S)
+
+    def _do(self) -> None:
+        stamp = _stamp(self._wanted)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        wanted = json.loads(self._wanted.read_text(encoding="utf-8"))
+        models = {str(name) for name in wanted["models"]}
+        for name in models:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{self._wanted}: {name!r} is no model's name")
+        self._number, self._faults, self._mark = int(wanted["number"]), {}, self._models.mark()
+        self._busy_until_s, self._tell_at_s = time.monotonic() + BUSY_S, 0.0
+        there = set(self._models.models())
+        self._models.remove(sorted(there - models))
+        for name in sorted(models - there):
+            try:
+                self._models.add([name])
+            except Exception as error:  # said, for who waits for it
+                self._faults[name] = str(error)
+
+    def _pass_on(self, private: Path) -> None:
+        """Tables to the dispatchers, and what they say of them back."""
+        stamp = _stamp(self._fleet / TABLE)
+        if stamp is not None and stamp != self._table_stamp:
+            replace(private / TABLE, (self._fleet / TABLE).read_text(encoding="utf-8"))
+            self._table_stamp = stamp
+        for path in private.glob(f"*{ACK}"):
+            if path.name.startswith("."):
+                continue  # in the making
+            stamp = _stamp(path)
+            if stamp != self._acks.get(path.name):
+                replace(self._fleet / path.name, path.read_text(encoding="utf-8"))
+                self._acks[path.name] = stamp
+
+    def _tell(self) -> None:
+        now_s, models = time.monotonic(), sorted(self._models.models())
+        if now_s < self._tell_at_s and models == self._told_models:
+            return
+        self._told_models = models
+        self._tell_at_s = now_s + (TELL_S if now_s < self._busy_until_s else TELL_AT_REST_S)
+        there = {
+            "number": self._number,
+            "models": models,
+            "processes": sorted(self._models.processes()),
+            "said": list(self._models.said(self._mark)),
+            "faults": self._faults,
+        }
+        if there != self._told or not self._there.exists():
+            replace(self._there, json.dumps(there))
+            self._told = there
+
+
+def make_folder(fleet: Path) -> None:
+    """The folder and what is in it, for this user alone. Raises OSError."""
+    for folder in (fleet, fleet / "wanted", fleet / "there"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def require_private(fleet: Path) -> None:
+    """Raises ValueError where others may write there: who does decides what servers load."""
+    status = fleet.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise ValueError(
+            f"it is of user {status.st_uid} with mode {status.st_mode & 0o777:o}; expected a folder of user "
+            f"{os.geteuid()} that nobody else can write in: nothing is taken from there"
+        )
+
+
+def replace(path: Path, text: str) -> None:
+    """Write it in one step, for this user alone."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["number"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -1,0 +1,48 @@
+"""The agents of the servers that `ppipe serve` runs here: they do what a rollout made elsewhere asks
+(model_repo_generator.kubernetes.container.agent), all in one thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from model_repo_generator.kubernetes.container.agent import LOOK_S, Agent
+from ppipe.serving.server_models import ServerModels
+
+
+class FleetAgents:
+    """See the module. servers: their models. tables: of the entry's dispatchers."""
+
+    def __init__(
+        self,
+        fleet: Path,
+        servers: Mapping[str, ServerModels],
+        entry: str,
+        tables: Path,
+    ) -> None:
+        """Raises OSError."""
+        self._agents = [
+            Agent(fleet, name, models, tables if name == entry else None) for name, models in servers.items()
+        ]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            self.look()
+
+    def look(self) -> None:
+        """Once, for all."""
+        for agent in self._agents:
+            agent.look()

@@ -1,0 +1,149 @@
+"""What a rollout asks for through a shared folder is done by the agents of the servers, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from model_repo_generator.kubernetes.container import agent as agents
+from model_repo_generator.kubernetes.container.agent import Agent
+from planner.revision import Ack, HandOver, hand_over, read_acks, read_hand_over, run_of, write_ack
+from ppipe.serving.fleet_agents import FleetAgents
+from ppipe.serving.launcher import make_own
+from ppipe.serving.polled_folder import NoSuchModel
+from ppipe.serving.server_models import AskedModels
+from tests.dispatcher.test_driver import manifest
+
+
+class Models:
+    """Of a server that has everything but 'missing'; processes end when they are told to."""
+
+    def __init__(self, *there: str) -> None:
+        self.there = set(there)
+        self.ending: set[str] = set()
+
+    def models(self) -> set[str]:
+        return set(self.there)
+
+    def processes(self) -> set[str]:
+        return self.there | self.ending
+
+    def add(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name == "missing":
+                raise NoSuchModel("the repository of this host has no model 'missing'")
+            self.there.add(name)
+
+    def remove(self, names: Iterable[str]) -> None:
+        self.ending |= set(names) & self.there
+        self.there -= set(names)
+
+    def mark(self) -> int:
+        return 0
+
+    def said(self, since: int) -> list[str]:
+        return [f"E0101 failed to load {name}" for name in sorted(self.there) if name.startswith("bad")]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    return tmp_path / "fleet"
+
+
+def test_what_is_asked_is_done_and_said(fleet: Path) -> None:
+    here = Models("a", "b")
+    agent = Agent(fleet, "s", here)
+    agent.look()
+    asked = AskedModels(fleet, "s")
+    assert (asked.models(), asked.processes()) == ({"a", "b"}, {"a", "b"})
+    asked.add(["c", "missing", "bad"])
+    assert asked.models() == {"a", "b", "c", "missing", "bad"}, "it is to have them"
+    assert asked.said(0) == [], "nothing is known yet"
+    agent.look()
+    assert here.there == asked.models() == {"a", "b", "c", "bad"}
+    assert asked.said(asked.mark()) == [
+        "E0101 failed to load bad",
+        "missing: the repository of this host has no model 'missing'",
+    ]
+    asked.remove(["a", "bad"])
+    agent.look()
+    assert asked.models() == {"b", "c"}
+    assert asked.processes() == {"a", "b", "bad", "c"}, "their memory is not free yet"
+    here.there.add("by hand")
+    agent.look()
+    assert asked.models() == {"b", "c", "by hand"}, "whoever changed it"
+    here.there.remove("by hand")
+    here.ending.clear()
+    agent._tell_at_s = 0.0
+    agent.look()
+    assert asked.processes() == {"b", "c"}
+
+
+def test_what_was_asked_before_an_agent_began_is_not_done(fleet: Path) -> None:
+    """A server that starts has what deployment.json says."""
+    agents.make_folder(fleet)
+    AskedModels(fleet, "s").add(["old"])
+    here = Models("a")
+    agent = Agent(fleet, "s", here)
+    agent.look()
+    assert here.there == {"a"}
+    assert AskedModels(fleet, "s").models() == {"a"}
+    AskedModels(fleet, "s").add(["new"])
+    agent.look()
+    assert here.there == {"a", "new"}
+
+
+@pytest.mark.parametrize("bad", ["../x", "a/b", "", ".hidden"])
+def test_names_that_are_no_models_are_refused_whole(
+    fleet: Path, bad: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = Models("a")
+    agent = Agent(fleet, "s", here)
+    (fleet / "wanted" / "s.json").write_text(json.dumps({"number": 9, "models": ["b", bad]}))
+    for _ in range(3):
+        agent.look()
+    assert here.there == {"a"}
+    assert capsys.readouterr().err.count("is no model's name") == 1
+
+
+def test_a_folder_in_which_others_may_write_is_neither_read_nor_written(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = Models("a")
+    agent = Agent(fleet, "s", here)
+    agent.look()
+    asked = AskedModels(fleet, "s")
+    asked.add(["b"])
+    fleet.chmod(0o777)
+    agent.look()
+    assert here.there == {"a"}
+    assert "expected a folder of user" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="mode 777"):
+        asked.add(["c"])
+    fleet.chmod(0o700)
+    agent.look()
+    assert here.there == {"a", "b"}
+
+
+def test_tables_reach_the_entrys_dispatchers_and_their_answers_come_back(fleet: Path, tmp_path: Path) -> None:
+    agents.make_folder(fleet)
+    hand_over(fleet, HandOver(7, manifest()))
+    write_ack(fleet, Ack("m", "before", 7, 1, ""))
+    private = tmp_path / "revisions"
+    make_own(private)
+    every = FleetAgents(fleet, {"s": Models(), "entry": Models()}, "entry", private)
+    every.look()
+    assert read_hand_over(fleet) is None, "it was of a run before this one"
+    assert run_of(fleet) == run_of(private) != ""
+    write_ack(private, Ack("m", "now", 0, 1, ""))
+    every.look()
+    assert read_acks(fleet, ["m"])["m"].run == "now"
+    hand_over(fleet, HandOver(1, manifest()))
+    every.look()
+    assert read_hand_over(private) == HandOver(1, manifest())
+    write_ack(private, Ack("m", "now", 1, 1, ""))
+    every.look()
+    assert read_acks(fleet, ["m"])["m"].number == 1
