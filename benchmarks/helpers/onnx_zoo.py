@@ -85,7 +85,11 @@ def exported(each: ZooEntry, frame: tuple[int, int, int], files: Path) -> float:
 
 def export(each: ZooEntry, frame: tuple[int, int, int], file: Path) -> None:
     """The network as torch.onnx writes it, with a batch of any size."""
-    network = load_network(each.spec(shape=frame))
+    export_network(load_network(each.spec(shape=frame)), frame, file)
+
+
+def export_network(network: torch.nn.Module, frame: tuple[int, int, int], file: Path) -> None:
+    """As `export`, of a network that is there already."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

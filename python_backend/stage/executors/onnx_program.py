@@ -11,7 +11,7 @@ import numpy as np
 from planner.ingress import PrepareRecipe
 from planner.manifest import StageProgram
 from python_backend.stage.executors.errors import ProgramError
-from python_backend.stage.executors.onnx_join import joined
+from python_backend.stage.executors.onnx_join import OnnxProgram, joined
 from python_backend.stage.executors.onnx_session import OnnxSession, SessionDevice
 from python_backend.stage.executors.program_file import files_of, warm_sizes
 from python_backend.wire.kserve import NUMPY_OF, Array
@@ -26,7 +26,7 @@ class OnnxExecutor:
         """prepare: of a first stage that gets pixels as well. Raises ProgramError."""
         self._program = program
         self._recipe = prepare
-        made = joined(list(files_of(program, path)), program.inputs, program.outputs)
+        made = self._file(program, path)
         self._session = OnnxSession(
             made.content,
             made.inputs,
@@ -35,6 +35,9 @@ class OnnxExecutor:
             SessionDevice(device=device, memory_bytes=program.memory_bytes),
             program.max_batch_size,
         )
+
+    def _file(self, program: StageProgram, path: Path) -> OnnxProgram:
+        return joined(list(files_of(program, path)), program.inputs, program.outputs)
 
     def run(self, inputs: Sequence[Any]) -> list[Array]:
         """See StageExecutor. Raises ProgramError."""

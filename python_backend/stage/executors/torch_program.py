@@ -53,7 +53,10 @@ class TorchExecutor:
         self._prologue: Prologue | None = None
         if (prepare := self._recipe) is not None:
             self._prologue = Prologue(prepare, torch_dtype(program.inputs[0]), self._device)
-        self._run = build_run(joined(_loaded(program, path), program.inputs, program.outputs), task)
+        self._run = build_run(self._module(program, path), task)
+
+    def _module(self, program: StageProgram, path: Path) -> GraphModule:
+        return joined(_loaded(program, path), program.inputs, program.outputs)
 
     def run(self, inputs: Sequence[Array | torch.Tensor]) -> list[Array]:
         """See StageExecutor. Raises ProgramError."""
