@@ -367,7 +367,11 @@ def _programs(deployed: Deployed, plan: Plan, exporter: Exporter) -> Mapping[str
     """Those of splits that the repository has not got, exported; any plan of a split needs the same."""
     there = _listed(deployed.repository)
     wanted = planned_programs(deployed.deployment, deployed.profile, plan)
-    return exporter.programs(each for each in wanted if each.list_path not in there)
+    return exporter.programs(
+        each
+        for each in wanted
+        if each.list_path not in there and not (deployed.repository / each.list_path).is_file()
+    )
 
 
 def _listed(repository: Path) -> Mapping[str, WrittenFile]:
