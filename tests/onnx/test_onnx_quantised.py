@@ -13,6 +13,7 @@ from planner.plan import BlockRange
 from planner.profiling.loading import load_checked
 from planner.profiling.onnx_files.running import PlainRun, noise_of
 from planner.profiling.split import split_network
+from python_backend.stage.executors.onnx_join import joined
 from tests.onnx import files
 
 FRAME = (3, 16, 16)
@@ -48,7 +49,7 @@ def quantised(request, tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")  # onnxruntime.quantization's own
-def test_a_quantised_file_is_cut_between_q_and_dq_and_is_bit_equal(spec, quantised):
+def test_a_quantised_file_is_cut_between_q_and_dq_and_is_bit_equal(spec, quantised, tmp_path):
     wanted = spec(quantised, blocks=3, image=FRAME)
     split = split_network(wanted, load_checked(wanted).network)
     assert split.block_count == 3
@@ -57,14 +58,20 @@ def test_a_quantised_file_is_cut_between_q_and_dq_and_is_bit_equal(spec, quantis
         PlainRun(split.network.program_bytes(split.part(BlockRange(k, k + 1))))
         for k in range(split.block_count)
     ]
+    paths = [tmp_path / f"block{k}.onnx" for k in range(split.block_count)]
+    for k, path in enumerate(paths):
+        split.network.save(split.part(BlockRange(k, k + 1)), path)
+    blocks = [path.read_bytes() for path in paths]
+    again = PlainRun(joined(blocks, split.inputs, split.outputs).content)
     whole = PlainRun(str(quantised))
     for batch in (1, 2, 8):
         frames = noise_of(split.inputs, batch, seed=batch)
         values = frames
         for stage in stages:
             values = stage.run(values)
-        for given, right in zip(values, whole.run(frames), strict=True):
+        for given, same, right in zip(values, again.run(frames), whole.run(frames), strict=True):
             np.testing.assert_array_equal(given, right)
+            np.testing.assert_array_equal(same, right)
 
 
 @pytest.mark.filterwarnings("ignore")

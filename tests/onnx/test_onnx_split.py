@@ -17,6 +17,7 @@ from planner.profiling.loading import load_checked
 from planner.profiling.network import KernelKind
 from planner.profiling.onnx_files.running import PlainRun, noise_of
 from planner.profiling.split import split_network
+from python_backend.stage.executors.onnx_join import joined
 from tests.onnx import files
 from tests.onnx.files import model, random, value, weight
 
@@ -128,7 +129,7 @@ CASES = [files.chain, with_constants, reshaping, choosing, looping, odd_names, o
 
 
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
-def test_two_stages_equal_the_file_at_every_valid_cut(spec, make):
+def test_two_stages_and_two_blocks_joined_equal_the_file_at_every_valid_cut(spec, make, tmp_path):
     wanted = spec(make())
     loaded = load_checked(wanted)
     assert loaded.remarks == ()
@@ -140,11 +141,24 @@ def test_two_stages_equal_the_file_at_every_valid_cut(spec, make):
         halves = dataclasses.replace(whole, cuts=(cut,))
         parts = [halves.part(BlockRange(k, k + 1)) for k in (0, 1)]
         stages = [PlainRun(network.program_bytes(part)) for part in parts]
+        saved = [(tmp_path / f"{k}.onnx", part) for k, part in enumerate(parts)]
+        for path, part in saved:
+            network.save(part, path)
+        blocks = [path.read_bytes() for path, _ in saved]
+        alone = [
+            PlainRun(joined([block], part.inputs, part.outputs).content)
+            for block, part in zip(blocks, parts, strict=True)
+        ]
+        both = PlainRun(joined(blocks, network.inputs, network.outputs).content)
         for batch in (1, 2, 8):
             values = noise_of(network.inputs, batch, seed=batch)
             right = plain.run(None, dict(zip([plain.get_inputs()[0].name], values, strict=True)))
-            for part, stage in zip(parts, stages, strict=True):
-                values = stage.run(values)
+            for one, other in zip(both.run(values), right, strict=True):
+                np.testing.assert_array_equal(one, other.reshape(one.shape))
+            for part, stage, same in zip(parts, stages, alone, strict=True):
+                again, values = same.run(values), stage.run(values)
+                for one, other in zip(again, values, strict=True):
+                    np.testing.assert_array_equal(one, other)
                 for array, tensor in zip(values, part.outputs, strict=True):
                     assert array.shape == (batch, *tensor.shape)
             for given, answer in zip(values, right, strict=True):
