@@ -46,12 +46,15 @@ TEXT = "text-detection"
 """Served by test_onnx_live."""
 POOLS = "pools"
 """The commands of docs/fleets.md go through it."""
+HEAL = "heal"
+"""Of ppipe demo --heal: test_heal_demo_live.py, with smaller networks."""
 PATIENCE_US = 20_000_000
 """Asked of the dispatcher as a timeout: what is tested here are answers, on machines of any speed."""
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == {DEMO, FLEET, READMES, WORKSTATION, TEXT, POOLS}
+    tested = {DEMO, FLEET, READMES, WORKSTATION, TEXT, POOLS, HEAL}
+    assert {path.stem for path in EXAMPLES.glob("*.yaml")} == tested
 
 
 def example(name: str, folder: Path) -> Path:
