@@ -258,7 +258,12 @@ class DeploymentManifest:
         models = tuple(
             replace(model, feedback_port=mine.feedback_ports[model.model]) for model in self.models
         )
-        return replace(self, entry=mine.server, more_entries=tuple(ports.values()), models=models)
+        # A cascade's port is so far behind those of its entry's dispatchers.
+        shift = models[0].feedback_port - self.models[0].feedback_port
+        cascades = tuple(replace(one, metrics_port=one.metrics_port + shift) for one in self.cascades)
+        return replace(
+            self, entry=mine.server, more_entries=tuple(ports.values()), models=models, cascades=cascades
+        )
 
     def server(self, name: str) -> ServerAddress:
         """The server called `name`, entry servers included. Raises KeyError."""

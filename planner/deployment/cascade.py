@@ -187,6 +187,11 @@ def _crop_faults(where: str, giver: ModelSpec, taker: ModelSpec) -> Iterator[str
             f"{where}: crops are of boxes, and {giver.name} answers none: its postprocess.task is "
             f"{task or 'not stated'}; expected {' or '.join(_WITH_BOXES)}, or give 'make' a function"
         )
+    if len(taker.inputs) > 1:
+        yield (
+            f"{where}: {taker.name} takes {', '.join(each.name for each in taker.inputs)}, and a crop is one "
+            "input; give 'make' a function that makes all of them"
+        )
     for model in (giver, taker):
         if model.preprocess is None:
             yield f"{where}: crops are cut out of pictures, and {model.name} has no preprocess"

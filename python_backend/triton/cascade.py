@@ -12,6 +12,7 @@ from python_backend.cascade.asking import Refusal
 from python_backend.cascade.frames import Given
 from python_backend.cascade.parent import Outputs, empty_answer
 from python_backend.cascade.service import PASSED_ON, CascadeService
+from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.frame import ErrorCode
 from python_backend.dispatcher.metrics.page import MetricsPage
 from python_backend.dispatcher.priority import PRIORITY, priority_of
@@ -32,10 +33,11 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once."""
         folder = open_model_folder(args)
-        self._cascade = folder.manifest.cascade(folder.parameter("cascade"))
-        self._service = CascadeService(folder.manifest, self._cascade, pb_utils.Logger.log_warn)
+        manifest = folder.manifest.seen_from(this_entry(folder.manifest))
+        self._cascade = manifest.cascade(folder.parameter("cascade"))
+        self._service = CascadeService(manifest, self._cascade, pb_utils.Logger.log_warn)
         self._names = tuple(spec.name for spec in self._service.first.public_inputs)
-        self._page = self._show_metrics(folder.manifest.entry.host)
+        self._page = self._show_metrics(manifest.entry.host)
 
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with whatever has come; answers are sent later by the service's threads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +11,15 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.checking.fit import PlanFault
-from model_repo_generator.generate import placed, render_once
+from model_repo_generator.generate import generate, placed, render_once
 from model_repo_generator.rehearsal import Rehearsal, rehearsed
 from planner import serial
 from planner.cascades.demands import planned_cascades
 from planner.deployment import Deployment, parse_deployment
-from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.manifest import MANIFEST_NAME, DeploymentManifest, EntryPorts
 from planner.plan import Plan
 from planner.profile import Profile, TensorSpec
+from ppipe.cli import run
 from tests.golden import cases
 
 SLO_MS = 250
@@ -123,3 +125,17 @@ def test_a_rehearsal_stretches_it_too() -> None:
 def test_a_plan_of_another_cascade_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(PlanFault, match=said):
         placed(plan(), deployment(**change), profile())
+
+
+def test_its_repository_has_no_faults(tmp_path: Path) -> None:
+    made = deployment()
+    generate(made, profile(), plan(), tmp_path, export=False)
+    assert run(["lint", str(tmp_path), "--strict"]) == 0
+
+
+def test_another_entry_has_its_page_beside_its_own_dispatchers() -> None:
+    made = deployment()
+    manifest = manifest_of(render_once(made, profile(), placed(plan(), made, profile())).files)
+    other = EntryPorts(dataclasses.replace(manifest.entry, name="b"), {"boxes": 30_001, "kinds": 30_002})
+    seen = dataclasses.replace(manifest, more_entries=(other,)).seen_from("b")
+    assert seen.cascade("street").metrics_port == 30_003

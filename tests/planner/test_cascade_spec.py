@@ -12,7 +12,10 @@ from planner.deployment import Deployment, DeploymentError, parse_deployment
 from planner.plan import Plan
 from planner.profile import Profile
 
+TWO = [{"name": "image", "shape": [3, 32, 32]}, {"name": "size", "shape": [2]}]
 PICTURES = {"kind": "jpeg", "frame": {"width": 640, "height": 360, "bytes": 40_000}}
+
+ONE_OF_TWO = PICTURES | {"input": "image"}
 
 
 def model(name: str, task: str | None = "detection", **more: Any) -> dict[str, Any]:
@@ -87,6 +90,11 @@ def test_members_stand_after_what_feeds_them_and_have_defaults() -> None:
         ),
         (
             [member("a"), member("b", "a")],
+            {"models": [model("a"), model("b", input=None, inputs=TWO, preprocess=ONE_OF_TWO)]},
+            "b takes image, size, and a crop is one input; give 'make' a function",
+        ),
+        (
+            [member("a"), member("b", "a")],
             {"models": [model("a", slo_ms=50), model("b")]},
             "models.a.slo_ms: a is in cascade 'all', which states it; leave it out",
         ),
@@ -119,8 +127,8 @@ def test_a_model_without_an_slo_is_named_where_no_cascade_has_it() -> None:
         parsed(member("a"), member("b", "a"))
 
 
-def test_serving_a_cascade_is_refused_before_anything_is_written() -> None:
+def test_a_plan_made_without_the_cascade_is_refused_before_anything_is_written() -> None:
     deployment = parsed(member("a"), member("b", "a"), models=[model("a"), model("b")])
     empty = Plan("p", 1.0, 1.0, 0.0, "s", ())
-    with pytest.raises(PlanFault, match="cascades: all can be planned and simulated, but not served"):
+    with pytest.raises(PlanFault, match="the plan has no model 'a', which the deployment wants"):
         check_pipelines(deployment, Profile(models=()), empty)
