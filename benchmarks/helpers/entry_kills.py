@@ -79,7 +79,7 @@ def run_kills(kills: int, seed: int) -> dict[str, Any]:
         )
         with ServedDeployment(root / "repository", root / "logs") as deployment:
             deployment.start()
-            _wait(lambda: all(_owns(deployment, entry) == {str(entry)} for entry in range(2)))
+            wait_until(lambda: all(owns(deployment, entry) == {str(entry)} for entry in range(2)))
             return _killed(deployment, kills, seed)
 
 
@@ -106,11 +106,11 @@ def _kill(deployment: ServedDeployment, victim: int, began_s: float) -> Kill:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     killed_s = time.monotonic()
-    _wait(lambda: _owns(deployment, other) == {"0", "1"})
+    wait_until(lambda: owns(deployment, other) == {"0", "1"})
     adopted_s = time.monotonic()
-    _wait(lambda: _page(deployment, victim) is not None)
+    wait_until(lambda: _page(deployment, victim) is not None)
     back_s = time.monotonic()
-    _wait(lambda: _owns(deployment, victim) == {str(victim)} and _owns(deployment, other) == {str(other)})
+    wait_until(lambda: owns(deployment, victim) == {str(victim)} and owns(deployment, other) == {str(other)})
     returned_s = time.monotonic()
     time.sleep(_AFTER_S)
     return Kill(victim, *(at_s - began_s for at_s in (killed_s, adopted_s, back_s, returned_s)))
@@ -165,20 +165,22 @@ def _share(frames: Sequence[TaggedFrame], start_s: float, end_s: float) -> float
     return sum(frame.in_time(SLO_US / 1e6) for frame in sent) / len(sent) if sent else None
 
 
-def _page(deployment: ServedDeployment, entry: int) -> Look | None:
+def _page(deployment: ServedDeployment, entry: int, model: int = 0) -> Look | None:
     seen = deployment.manifest.seen_from(ENTRIES[entry])
     try:
-        return read(seen, seen.models[0])
+        return read(seen, seen.models[model])
     except OSError:
         return None
 
 
-def _owns(deployment: ServedDeployment, entry: int) -> set[str]:
-    page = _page(deployment, entry)
+def owns(deployment: ServedDeployment, entry: int, model: int = 0) -> set[str]:
+    """Names of the shards of a model that an entry owns, as it says."""
+    page = _page(deployment, entry, model)
     return set() if page is None else set(page.values("ppipe_shard_term", "shard"))
 
 
-def _wait(holds: Callable[[], bool]) -> None:
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Raises RuntimeError."""
     end_s = time.monotonic() + _LONGEST_S
     while not holds():
         if time.monotonic() > end_s:

@@ -42,10 +42,12 @@ def record(
             raise DeploymentError(f"--model: {name!r} is not one of {', '.join(known)}")
     file = keys or Path(os.environ.get(KEY_FILE_VARIABLE) or logs / TICKET_KEY)
     signing = Keys(file)
-    family, _ = resolved(manifest.entry.host, 0, socket.SOCK_DGRAM)
-    with socket.socket(family, socket.SOCK_DGRAM) as sender:
-        for entry in manifest.models:
-            if not model or entry.model in model:
-                datagram = encode(WantedRecording(entry.model, seconds, most_mb), signing)
-                sender.sendto(datagram, (manifest.entry.host, entry.feedback_port))
-                err.print(f"{entry.model}: asked for {seconds:g} s, at most {most_mb:g} MB", markup=False)
+    for at in manifest.entry_ports:
+        family, _ = resolved(at.server.host, 0, socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            for name, port in at.feedback_ports.items():
+                if not model or name in model:
+                    datagram = encode(WantedRecording(name, seconds, most_mb), signing)
+                    sender.sendto(datagram, (at.server.host, port))
+    for name in model or known:
+        err.print(f"{name}: asked for {seconds:g} s, at most {most_mb:g} MB", markup=False)

@@ -3,7 +3,8 @@
 Rules
 - A line for every change, and none without one: a host that does not answer, answers, has other ticket keys.
 - Whether two hosts have one ticket key is asked of a stage by a ticket that it must refuse: with our key for
-  being of no revision, with another for its signature. So no work is done, and no key is shown.
+  being of no revision, with another for its signature. So no work is done, and no key is shown. Of several
+  entries it is asked in the same way, by the mark of a frame that is passed on.
 """
 
 from __future__ import annotations
@@ -107,7 +108,10 @@ class Neighbours:
             if not prober.is_server_ready(TIMEOUT_S):
                 return HostState.LOADING
             if self._manifest.is_entry(server):
-                return HostState.ANSWERS
+                model = self._manifest.models[0].dispatcher
+                several = bool(self._manifest.more_entries)
+                other_keys = several and prober.refuses_marks(model, self._keys, TIMEOUT_S)
+                return HostState.OTHER_KEYS if other_keys else HostState.ANSWERS
             if prober.refuses_keys(server.models[0], self._keys, TIMEOUT_S):
                 return HostState.OTHER_KEYS
             return HostState.ANSWERS

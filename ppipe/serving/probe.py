@@ -21,7 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from planner.manifest import TlsFiles
 from planner.profile import DTYPE_BYTES
-from python_backend.wire import ticket_codec
+from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.hop_failure import FailureKind, from_wire
 from python_backend.wire.keys import Keys
 from python_backend.wire.tls import open_channel
@@ -119,6 +119,19 @@ class ModelProber:
             self._call(self._stub.ModelInfer, request, timeout_s)
         except grpc.RpcError as error:
             return ticket_codec.FOREIGN_KEY in (error.details() or "")
+        return False
+
+    def refuses_marks(self, dispatcher: str, keys: Keys, timeout_s: float) -> bool:
+        """Whether an entry's dispatcher takes no frames that were passed on with these keys. False where it
+        says nothing.
+        """
+        try:
+            request = service_pb2.ModelInferRequest()
+            request.CopyFrom(self._request(dispatcher, timeout_s))
+            request.parameters[forwarded.PARAMETER].string_param = forwarded.stray_text(keys)
+            self._call(self._stub.ModelInfer, request, timeout_s)
+        except grpc.RpcError as error:
+            return forwarded.FOREIGN_KEY in (error.details() or "")
         return False
 
     def is_server_ready(self, timeout_s: float) -> bool:

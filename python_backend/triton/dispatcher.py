@@ -22,6 +22,7 @@ from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.clock import now_us
+from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.kserve import Array
 
 _PARAMETERS = (PRIORITY, STREAM, PLACE, ticket_codec.PARAMETER, forwarded.PARAMETER)
@@ -63,8 +64,10 @@ class TritonPythonModel:
         try:
             parameters = _parameters_of(request)
             probes = ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER))
+            mark = parameters.get(forwarded.PARAMETER)
+            said = None if mark is None else self._dispatcher.forwarded(str(mark))
             taken = [_NOTHING] if probes else self._intake.take(self._given(request))
-            wanted = self._wanted(parameters, request.timeout(), len(taken))
+            wanted = self._wanted(parameters, said, request.timeout(), len(taken))
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return []
@@ -93,11 +96,11 @@ class TritonPythonModel:
             return []
         return frames
 
-    def _wanted(self, parameters: Mapping[str, Any], timeout_us: int, frames: int) -> _Wanted:
-        """What the caller wants of a request, a client or another entry. Raises ValueError."""
-        mark = parameters.get(forwarded.PARAMETER)
-        if mark is not None:
-            said = self._dispatcher.forwarded(str(mark))
+    def _wanted(
+        self, parameters: Mapping[str, Any], said: Forwarded | None, timeout_us: int, frames: int
+    ) -> _Wanted:
+        """What the caller wants of a request: a client, or another entry that says so. Raises ValueError."""
+        if said is not None:
             time_us = min(said.left_us, self._longest_us)
             return _Wanted(time_us, said.priority, said.stream, said.place, stays=True)
         time_us = min(timeout_us or self._slo_us, self._longest_us)

@@ -22,6 +22,7 @@ from typing import Any, Final
 from python_backend.wire.keys import Keys, TicketError
 
 PARAMETER: Final = "ppipe_forwarded"
+FOREIGN_KEY: Final = "the signature is not of another entry of this deployment"
 _FORMAT: Final = 1
 _MAC_FIELD: Final = ',"mac":"'
 _TEXT_LIMIT: Final = 4_000
@@ -70,13 +71,18 @@ def encode(mark: Forwarded, keys: Keys) -> str:
     return f'{text[:-1]}{_MAC_FIELD}{keys.mac(text)}"}}'
 
 
+def stray_text(keys: Keys) -> str:
+    """A mark that every entry refuses: who has the same keys for its addressee, others for its signature."""
+    return encode(Forwarded(deployment="", model="", sender="", receiver="", left_us=0), keys)
+
+
 def decode(text: str, keys: Keys, deployment: str, model: str, entry: str) -> Forwarded:
     """What another entry says of a frame of `model` that it passes on to `entry`. Raises TicketError."""
     if len(text) > _TEXT_LIMIT:
         raise TicketError(f"{PARAMETER}: {len(text)} characters; expected at most {_TEXT_LIMIT}")
     signed, field, mac = text.rpartition(_MAC_FIELD)
     if not field or not mac.endswith('"}') or not keys.accepts(f"{signed}}}", mac[:-2]):
-        raise TicketError(f"{PARAMETER}: the signature is not of another entry of this deployment")
+        raise TicketError(f"{PARAMETER}: {FOREIGN_KEY}")
     try:
         body = json.loads(f"{signed}}}")
     except (ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ workers answer at once.
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from model_repo_generator.emulated import build_manifest
 from planner.manifest import DeploymentManifest, EntryPorts
 from planner.shards import Shard
 from ppipe.serving.ports import free_base
+from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
 from python_backend.dispatcher.factory import Dispatcher, make_dispatcher
 from python_backend.dispatcher.frame import ErrorCode, Frame
@@ -32,7 +34,7 @@ from python_backend.scheduler.actions import DropReason
 from python_backend.wire import forwarded
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.keys import TicketError
+from python_backend.wire.keys import Keys, TicketError
 from tests.live.data_plane_client import OUTPUT, two_stage_model
 
 SHARDS = (
@@ -129,6 +131,7 @@ class Entry:
         self.server.add_insecure_port(manifest.server(name).grpc_address)
         self.server.start()
         self._numbers = iter(range(1_000_000))
+        self.log = log
 
     @property
     def owned(self) -> Mapping[str, int]:
@@ -172,7 +175,7 @@ def start(deployment: DeploymentManifest, tmp_path: Path) -> Iterator[Start]:
     started: list[Entry] = []
 
     def begin(name: str) -> Entry:
-        started.append(Entry(deployment, name, tmp_path / "leases", []))
+        started.append(Entry(deployment, name, tmp_path / "leases", log=[]))
         return started[-1]
 
     yield begin
@@ -240,6 +243,41 @@ def test_a_frame_is_passed_on_once_and_its_answer_comes_back(start: Start) -> No
         (text,) = a.front.texts
         with pytest.raises(TicketError, match="to is 'a'; this is 'b'"):
             passing.read(text)
+
+
+def test_while_the_leases_cannot_be_reached_owners_serve_on_and_nobody_adopts(
+    start: Start, tmp_path: Path
+) -> None:
+    with both(start) as (a, b):
+        terms = dict(a.owned), dict(b.owned)
+        with (tmp_path / "leases" / "leases.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for entry in (a, b):
+                wait_for(lambda said=entry.log: any("nothing is adopted" in line for line in said))  # type: ignore[misc]
+                assert set(entry.send().wait()) == {OUTPUT[0].name}
+            b.server.stop(0).wait()
+            assert (dict(a.owned), dict(b.owned)) == terms
+            assert set(a.send().wait()) == {OUTPUT[0].name}
+        for entry in (a, b):
+            wait_for(lambda said=entry.log: any("answers again" in line for line in said))  # type: ignore[misc]
+        assert (dict(a.owned), dict(b.owned)) == terms
+
+
+def test_an_entry_of_another_revision_or_with_other_keys_gets_nothing_and_is_told(
+    start: Start, deployment: DeploymentManifest, tmp_path: Path
+) -> None:
+    with both(start) as (a, _):
+        passing = a.dispatcher.passing
+        assert passing is not None
+        wait_for(lambda: "b" in passing._way.peers)
+        other = PassingOn(
+            replace(deployment, epoch=9).seen_from("b"), deployment.models[0], Keys.none(), a.log.append
+        )
+        other.owns({"1": 3}, 250.0)
+        wait_for(lambda: any("entry b serves revision 9 and a revision 1" in line for line in a.log))
+        assert passing.take(b"PPW1 not signed by us")
+        assert any("has other ticket keys" in line for line in a.log)
+        other.close()
 
 
 def test_a_frame_whose_other_entry_is_gone_comes_back(start: Start) -> None:
