@@ -89,7 +89,8 @@ def lint(
                 findings += _finished([each], context)
         if at is not None and deployment is not None:
             findings += rules.manifest.check(
-                [rules.manifest.Revision(manifest=deployment, shown=os.path.relpath(at, root))],
+                deployment,
+                os.path.relpath(at, root),
                 at,
                 {each.path: each.models for each in found},
                 context.cluster,

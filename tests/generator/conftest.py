@@ -155,14 +155,3 @@ def change_stage(plan: Plan) -> Callable[..., Plan]:
         return dataclasses.replace(plan, models=(dataclasses.replace(model, pipelines=tuple(pipelines)),))
 
     return change
-
-
-def cut_after_one(change_stage: Callable[..., Plan]) -> Plan:
-    """The plan with its first pipeline cut after block 0; its second one stays."""
-    moved = change_stage(0, 0, blocks=BlockRange(0, 1))
-    first, *others = moved.models[0].pipelines
-    stages = (first.stages[0], dataclasses.replace(first.stages[1], blocks=BlockRange(1, 3)))
-    model = dataclasses.replace(
-        moved.models[0], pipelines=(dataclasses.replace(first, stages=stages), *others)
-    )
-    return dataclasses.replace(moved, models=(model,))

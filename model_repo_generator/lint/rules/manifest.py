@@ -9,7 +9,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,14 +38,6 @@ _GROUP = triton.ModelInstanceGroup
 
 
 @dataclass(frozen=True)
-class Revision:
-    """A manifest and its path for messages."""
-
-    manifest: DeploymentManifest
-    shown: str
-
-
-@dataclass(frozen=True)
 class _Seat:
     """A worker of a stage, with its Triton model."""
 
@@ -62,36 +54,31 @@ class _Seat:
 
 
 def check(
-    revisions: Sequence[Revision],
+    manifest: DeploymentManifest,
+    shown: str,
     path: Path,
     linted: Linted,
     cluster: Cluster | None,
     profile: Profile | None,
 ) -> Iterator[Finding]:
-    """Every rule, on all revisions that one generated folder holds; `path` is a manifest of them."""
-    everything: dict[tuple[str, str], _Seat] = {}
-    for revision in revisions:
-        manifest = revision.manifest
-        yield from rules_hosts.check(manifest, revision.shown)
-        loaded: dict[str, LintedModel] = {}
-        for server in manifest.every_server:
-            models = linted.get((path.parent / server.repository).resolve())
-            if models is not None:
-                yield from _loaded(server, revision.shown, models)
-                loaded |= {name: models[name] for name in server.models if name in models}
-        seats = list(_seats(manifest, loaded))
-        for seat in seats:
-            yield from _stage(seat, manifest, path)
-            # Without a dispatcher (models served unsplit, for comparison) Triton forms the batches.
-            if manifest.entry.models and seat.model.config.HasField("dynamic_batching"):
-                said = "a stage's batches are formed by the dispatcher; Triton must not join them"
-                yield seat.model.finding("manifest", ("dynamic_batching",), said)
-        yield from _shares(seats, revision.shown, _gpu_counts(manifest, cluster))
-        everything |= {(seat.worker.server, seat.worker.name): seat for seat in seats}
-    yield from _unused(revisions, path, linted)
-    # While one revision takes over from another, the weights of both are loaded.
-    if revisions:
-        yield from _memory(list(everything.values()), revisions[0].shown, cluster, profile)
+    """Every rule. `path`: of the manifest; `shown`: the same for messages."""
+    yield from rules_hosts.check(manifest, shown)
+    loaded: dict[str, LintedModel] = {}
+    for server in manifest.every_server:
+        models = linted.get((path.parent / server.repository).resolve())
+        if models is not None:
+            yield from _loaded(server, shown, models)
+            loaded |= {name: models[name] for name in server.models if name in models}
+    seats = list(_seats(manifest, loaded))
+    for seat in seats:
+        yield from _stage(seat, manifest, path)
+        # Without a dispatcher (models served unsplit, for comparison) Triton forms the batches.
+        if manifest.entry.models and seat.model.config.HasField("dynamic_batching"):
+            said = "a stage's batches are formed by the dispatcher; Triton must not join them"
+            yield seat.model.finding("manifest", ("dynamic_batching",), said)
+    yield from _shares(seats, shown, _gpu_counts(manifest, cluster))
+    yield from _unused(manifest, path, linted)
+    yield from _memory(seats, shown, cluster, profile)
 
 
 def _loaded(server: ServerAddress, shown: str, models: Mapping[str, LintedModel]) -> Iterator[Finding]:
@@ -101,12 +88,11 @@ def _loaded(server: ServerAddress, shown: str, models: Mapping[str, LintedModel]
             yield make_finding("manifest-model", name, shown, 0, "servers.models", said)
 
 
-def _unused(revisions: Sequence[Revision], path: Path, linted: Linted) -> Iterator[Finding]:
+def _unused(manifest: DeploymentManifest, path: Path, linted: Linted) -> Iterator[Finding]:
     for repository, models in linted.items():
         named = {
             name
-            for revision in revisions
-            for server in revision.manifest.every_server
+            for server in manifest.every_server
             if (path.parent / server.repository).resolve() == repository
             for name in server.models
         }
