@@ -41,6 +41,8 @@ class UnitOptions:
     ticket_keys: Path | None = None
     user: str = "ppipe"
     old_triton: bool = False
+    fleet: Path | None = None
+    """The folder that all hosts share, where plans are changed while they run (docs/operations.md)."""
 
 
 def render_units(manifest: DeploymentManifest, options: UnitOptions) -> dict[str, str]:
@@ -67,6 +69,7 @@ def _check(options: UnitOptions) -> None:
         ("--ppipe", options.ppipe),
         ("--repository", options.repository),
         ("--ticket-keys", options.ticket_keys),
+        ("--fleet", options.fleet),
     ):
         if path is None:
             continue
@@ -89,6 +92,8 @@ def _unit(manifest: DeploymentManifest, servers: Sequence[ServerAddress], option
     keys = options.ticket_keys or Path("/etc/ppipe") / f"{manifest.deployment}.keys"
     command = [str(options.ppipe), "serve", str(repository), "--host", checked_host(servers[0].host)]
     command += ["--ticket-keys", str(keys), "--work", f"/var/lib/{state}"]
+    if options.fleet:
+        command += ["--fleet", str(options.fleet)]
     if options.old_triton:
         command.append("--old-triton")
     return render_text(
@@ -98,6 +103,7 @@ def _unit(manifest: DeploymentManifest, servers: Sequence[ServerAddress], option
         command=command,
         user=options.user,
         state=state,
+        fleet=options.fleet,
         stop_s=STOP_S,
         gpus=any(server.devices for server in servers),
     )

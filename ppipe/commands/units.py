@@ -31,6 +31,10 @@ def units(
             help="The ticket keys on every host. [default: /etc/ppipe/<deployment>.keys]", show_default=False
         ),
     ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(help="As of ppipe serve: the folder that all hosts share.", show_default=False),
+    ] = None,
     user: Annotated[str, typer.Option(help="Whose processes all are; not root.")] = "ppipe",
     old_triton: Annotated[
         bool, typer.Option(help="As of ppipe serve: releases with known holes may be started.")
@@ -50,6 +54,7 @@ def units(
         ticket_keys=ticket_keys,
         user=user,
         old_triton=old_triton,
+        fleet=fleet,
     )
     folder = output or repository.resolve().parent / "units"
     write(render_units(manifest_in(repository), options), folder, force)

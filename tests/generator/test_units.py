@@ -84,6 +84,19 @@ def test_a_unit_serves_its_host_and_stops_what_it_started(manifest: DeploymentMa
     assert service["KillMode"] == "mixed"
 
 
+def test_a_unit_may_write_the_folder_that_hosts_share_where_there_is_one(
+    manifest: DeploymentManifest,
+) -> None:
+    fleet = Path("/srv/ppipe/three/fleet")
+    for text in render_units(manifest, UnitOptions(fleet=fleet)).values():
+        service = settings(text)["Service"]
+        assert f"--fleet {fleet}" in service["ExecStart"]
+        assert service["ReadWritePaths"] == str(fleet)
+    for text in render_units(manifest, UnitOptions()).values():
+        assert "--fleet" not in text
+        assert "ReadWritePaths" not in text
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
