@@ -65,12 +65,14 @@ class Relaxed:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """One allotment per model, none where none was found; the bound on the cost of every choice."""
+    """One allotment per model, none where none was found; the bound on the cost of every choice. work:
+    variables times nodes that it took.
+    """
 
     status: Status
     bound: float
     picks: tuple[Pick, ...] = ()
-    nodes: int = 0
+    work: int = 0
 
 
 @dataclass(eq=False)
@@ -127,7 +129,7 @@ class AllotmentLp:
         solution = program.solve(Limits(relative_gap=gap, nodes=CHOOSE_NODES))
         picks = program.picks(solution) if solution.found else ()
         bound = math.inf if solution.status is Status.INFEASIBLE else solution.bound
-        return Chosen(solution.status, bound, picks, solution.nodes)
+        return Chosen(solution.status, bound, picks, program.variables * max(1, solution.nodes))
 
 
 def _worth(gpus: Floats, prices: Floats) -> Floats:
@@ -168,6 +170,11 @@ class _Program:
             else:
                 self._model.constrain(f"capacity_{g}", self._used[g], "<=", float(count))
         self._model.optimise([(ratio, 1.0)] if ratio is not None else self._objective)
+
+    @property
+    def variables(self) -> int:
+        """How many it has."""
+        return self._made
 
     def solve(self, limits: Limits) -> Solution:
         """Solve it."""

@@ -40,8 +40,10 @@ FIRST_STEP = 0.02
 FAR_DOWN = 0.7
 MOST_OPEN = 3
 """Trials without a verdict, once there is a plan."""
-PATIENT_NODES = 150
-"""Of the MILPs over whole allotments; then LOOSER times the gap will do: the last proofs take longest."""
+PATIENT_WORK = 100_000
+"""Variables times nodes of the MILPs over whole allotments, some 20 s; then LOOSER times the gap will do: the
+last proofs take longest.
+"""
 LOOSER = 5
 HALVINGS = 20
 MOST_WORK = 300_000
@@ -88,7 +90,8 @@ class _Search:
         self._factor, self._bound = 0.0, problem.bound
         self._open = 0.0
         """The largest factor that was left open."""
-        self._nodes = 0
+        self._choosing = 0
+        """Variables times nodes of the MILPs over whole allotments so far."""
         self._uses: tuple[Uses, ...] = ()
         self._impossible = False
         self._prices = np.ones(len(problem.gpu_counts))
@@ -139,7 +142,7 @@ class _Search:
         """Is there still something to find between the plan and `top`?"""
         if not self._uses:
             return top > LEAST * self._problem.bound
-        gap = self._gap * (1 if self._nodes < PATIENT_NODES else LOOSER)
+        gap = self._gap * (1 if self._choosing < PATIENT_WORK else LOOSER)
         return self._bound > self._factor * (1 + gap) and top > self._factor * (1 + self._gap / 4)
 
     def _proven(self, z: float) -> float:
@@ -212,7 +215,7 @@ class _Search:
             return TrialVerdict.IMPOSSIBLE
         for _ in range(ROUNDS):
             chosen = lp.choose(relaxed.prices, spare, real=False)
-            self._nodes += chosen.nodes
+            self._choosing += chosen.work
             if chosen.status is Status.INFEASIBLE:
                 return TrialVerdict.IMPOSSIBLE
             if chosen.picks and self._real(lp, chosen.picks):

@@ -29,6 +29,7 @@ from planner.profiling.networks.libraries import require_imports
 from planner.profiling.networks.loading import load_network, load_program, load_with_remarks
 from planner.profiling.networks.regions import other_regions
 from planner.profiling.smaller import MOST_GFLOP_TO_RUN, shapes_text, smaller_frames
+from planner.profiling.timing import torch_threads
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def checked_program(spec: ModelSpec, without_weights: bool = False) -> Checked:
     is too large to be run here is asked with smaller frames then.
     """
     if without_weights and (large := _too_large_to_run(spec)) is not None:
-        return _asked_smaller(spec, large)
+        with torch_threads(1):  # small frames: on a busy host more threads wait for each other
+            return _asked_smaller(spec, large)
     return _asked(spec, input_specs(spec), without_weights)
 
 
