@@ -58,6 +58,7 @@ def plan(
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
     problem = with_options(deployment.to_problem(workspace.load_profile()), objective, max_stages, margin)
+    _require_arrivals(problem)
     if problem.cascades and frontier is not None:
         raise DeploymentError("--frontier: not for cascades yet; leave it out, or plan without 'cascades'")
     if frontier is not None:
@@ -85,6 +86,17 @@ def plan(
     for gpu, why in made.unusable.items():
         out.print(f"no pipeline can use {gpu}: {why}", soft_wrap=True, markup=False)
     out.print(str(workspace.plan), soft_wrap=True)
+
+
+def _require_arrivals(problem: Problem) -> None:
+    """Whatever the margin: what is expected would else be found wrong on the day that it is searched for."""
+    from python_backend.simulator.arrivals import parse_arrivals
+    from python_backend.simulator.errors import ArrivalError
+
+    try:
+        next(iter(parse_arrivals(problem.options.expect.arrivals, 1.0).times_us(1.0, 0)), None)
+    except ArrivalError as error:
+        raise DeploymentError(f"expect.arrivals: {error}") from error
 
 
 def with_options(

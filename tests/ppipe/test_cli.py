@@ -188,6 +188,32 @@ def test_a_choice_that_is_none_names_the_choices(
     assert not (tmp_path / "work" / "plan.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arrivals", "message"),
+    [
+        ("gamma:cv=-1", "cv -1.0 must be a finite number above 0"),
+        ("cameras:speed=3", "'speed=3'; expected fps="),
+        ("trace:path=one.csv", "1 arrival time; a trace needs at least two"),
+        ("trace:path=nowhere.csv", "nowhere.csv: No such file"),
+    ],
+)
+def test_expected_arrivals_that_cannot_be_are_said_at_once(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arrivals: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.csv").write_text("0.5\n")
+    write_profile(tmp_path / "work")
+    plain = DEPLOYMENT | {"expect": {"arrivals": arrivals}}
+    said = fails(capsys, ["plan", str(write(tmp_path, plain)), "--work", str(tmp_path / "work")])
+    assert said.startswith("ppipe: error: expect.arrivals: ")
+    assert message in said
+    assert not (tmp_path / "work" / "plan.json").exists()
+
+
 def test_foreign_files_are_neither_overwritten_nor_deleted(
     deployment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
