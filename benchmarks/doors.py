@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.door_floods import all_floods, bear
+from benchmarks.helpers.door_floods import all_floods, bear, memory_bytes, most_bytes
 from benchmarks.helpers.door_stand import Stand, stand
 from benchmarks.helpers.door_tries import all_tries
 from benchmarks.helpers.report import main
@@ -24,9 +24,14 @@ def run(seconds: float = 6.0) -> Mapping[str, Any]:
         figures = try_all(tried)
         if seconds <= 0:
             return figures
+        rest_bytes = memory_bytes(tried)
+        most_mib = most_bytes(tried, rest_bytes) >> 20
         borne = {name: bear(tried, flood, seconds) for name, flood in all_floods(tried).items()}
     return {
         **figures,
+        "rest_mib": rest_bytes >> 20,
+        "most_mib": most_mib,
+        "peak_mib": max(max(each.peak_bytes) for each in borne.values()) >> 20,
         "attacks": {name: each.figures() for name, each in borne.items()},
         "attainment": min(each.attainment for each in borne.values()),
         "unanswered": sum(each.sent - each.answered for each in borne.values()),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.hosts import Host, Link, has_netem, hosts, why_not
+from benchmarks.helpers.hosts import Host, Link, has_clocks, has_netem, hosts, why_not
 from benchmarks.helpers.jpeg_load import JpegLoad, Sent, reasons
 from benchmarks.helpers.jpegs import camera_jpegs
 from benchmarks.helpers.report import main
@@ -90,6 +90,7 @@ def run(
         "prepare": "emulated",
         "slo_ms": SLO_MS,
         "netem": has_netem(),
+        "clocks_apart": has_clocks(),
     }
     for case in CASES[:cases]:
         found = _measure(case, seconds, loads, over)
@@ -288,7 +289,7 @@ def fleet_of(
     }
     with (
         tempfile.TemporaryDirectory(prefix="ppipe-hosts-") as folder,
-        hosts(links, ("entry", CLIENT_LINK)) as made,
+        hosts(links, ("entry", CLIENT_LINK), clocks_apart=True) as made,
     ):
         root = Path(folder)
         deployment, profile = make_deployment(case, made, models), make_profile(case, models)

@@ -83,6 +83,7 @@ class EmulatedModel:
     """One model. Every pipeline takes `input` and ends in the same outputs.
 
     prepare: what clients send instead, and what first stages make of it; None: clients send `input`.
+    longest_timeout_us: that a caller may ask for; None: as a deployment that does not say.
     """
 
     name: str
@@ -93,6 +94,7 @@ class EmulatedModel:
     late: Literal["drop", "serve"] = "drop"
     prepare: PrepareRecipe | None = None
     streams: StreamPolicy | None = None
+    longest_timeout_us: int | None = _LONGEST_US
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ def _entry(model: EmulatedModel, feedback_port: int) -> ModelEntry:
         ),
         programs=tuple(_programs(model.input, pipeline) for pipeline in model.pipelines),
         prepare=model.prepare,
-        longest_timeout_us=_LONGEST_US,
+        longest_timeout_us=model.longest_timeout_us,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks.helpers.door_callers import flood
 from benchmarks.helpers.door_stand import CAPACITY_RPS, SLO_US, Stand
 from benchmarks.helpers.door_tries import (
     bomb,
@@ -29,12 +30,16 @@ from benchmarks.helpers.door_tries import (
 )
 from benchmarks.helpers.door_wire import closing_with_a_large_body, in_small_chunks, raw
 from benchmarks.helpers.tagged_load import TaggedLoad
+from model_repo_generator.config import MOST_QUEUED
+from python_backend.dispatcher.room import bounds_of
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
 from python_backend.wire.keys import Keys
 
 Flood = Callable[[Stand, threading.Event], None]
 _GOOD_SHARE = 0.5
+_COPIES = 4
+"""Of a frame without an answer: as it came, in Triton's shared memory, in the dispatcher, in a transport."""
 _SETTLE_S = 1.0
 
 
@@ -65,6 +70,22 @@ class Borne:
             "peak_mib": [size >> 20 for size in self.peak_bytes],
             "growth": round(self.growth, 4),
         }
+
+
+def most_bytes(stand: Stand, rest_bytes: int) -> int:
+    """What the deployment may take at most, whatever callers do, by docs/security.md: `rest_bytes` that it
+    takes by itself, and the frames that a dispatcher lets be open and Triton lets wait for it.
+    """
+    entry = stand.entry
+    frame_bytes = entry.input.bytes_per_frame
+    bounds = bounds_of(entry.served, entry.longest_us, len(stand.manifest.models))
+    open_bytes = min(bounds.bytes, bounds.frames * frame_bytes)
+    return rest_bytes + _COPIES * (open_bytes + MOST_QUEUED * frame_bytes)
+
+
+def memory_bytes(stand: Stand) -> int:
+    """That the deployment's processes have to themselves or share, now."""
+    return sum(map(_proportional_bytes, stand.processes().values()))
 
 
 def bear(stand: Stand, flood: Flood, seconds: float) -> Borne:
@@ -154,12 +175,7 @@ def bombs(stand: Stand, stop: threading.Event) -> None:
 def callers(stand: Stand, stop: threading.Event, count: int = 5_000) -> None:
     """So many calls at once that ask for an hour's time, each ended after a few seconds at the latest."""
     request = frame_request(stand, timeout_us=3_600_000_000)
-    with grpc.insecure_channel(stand.manifest.entry.grpc_address) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        calls = [stub.ModelInfer.future(request, timeout=20) for _ in range(count)]
-        stop.wait(20)
-        for call in calls:
-            call.cancel()
+    flood(stand.manifest.entry.grpc_address, request.SerializeToString(), count, stop)
 
 
 def slow_readers(stand: Stand, stop: threading.Event) -> None:

@@ -136,6 +136,7 @@ def _model() -> EmulatedModel:
         planned_rps=CAPACITY_RPS,
         input=TensorSpec("image", "FP32", (3, _SIZE, _SIZE)),
         pipelines=(EmulatedPipeline(4, stages, ((500,) * 4,)),),
+        longest_timeout_us=None,
         prepare=PrepareRecipe(
             kind="jpeg",
             frame=TensorSpec("jpeg", "BYTES", (1,)),

@@ -21,6 +21,7 @@ from python_backend.scheduler.event_log import read_logs
 from python_backend.scheduler.events import LinkTaken
 from python_backend.simulator.replay import replay_as_it_was
 from python_backend.wire.clock import sleep_until
+from python_backend.wire.shm import link_ledger
 from python_backend.wire.shm.file import PREFIX_VARIABLE, SHM
 from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import Client, Hops, manifest
@@ -51,6 +52,7 @@ def test_dispatchers_keep_clear_of_each_other_and_their_logs_replay(
     prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(link_ledger, "PATIENCE_US", 60_000_000)  # this machine may have much to do
     made = two_models()
     drivers, clients, hops = [], [Client(), Client()], [Hops(before=_in_time), Hops(before=_in_time)]
     for model, sender in zip(made.models, hops, strict=True):
@@ -72,8 +74,7 @@ def test_dispatchers_keep_clear_of_each_other_and_their_logs_replay(
         if wire.ticket is not None
     )
     assert len(sent) == 12
-    clear = sum(after - before >= TRANSFER_US for before, after in pairwise(sent))
-    assert clear >= 8, "but for those that were decided without waiting for a turn"
+    assert all(after - before >= TRANSFER_US for before, after in pairwise(sent)), sent
     heard = 0
     for path in tmp_path.iterdir():
         ((header, body),) = [(header, list(body)) for header, body in read_logs(iter(_lines(path)), "log")]

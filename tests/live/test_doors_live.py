@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.doors import try_all
-from benchmarks.helpers.door_floods import bear, callers, replays
+from benchmarks.helpers.door_floods import bear, callers, memory_bytes, most_bytes, replays
 from benchmarks.helpers.door_stand import Stand, find_nginx, stand
 
 pytestmark = pytest.mark.live
@@ -33,7 +33,9 @@ def test_a_good_client_is_served_while_a_ticket_is_replayed(tried: Stand) -> Non
     assert borne.attainment >= 0.7
 
 
-def test_callers_without_end_end_nothing(tried: Stand) -> None:
+def test_callers_without_end_end_nothing_and_take_no_more_memory_than_is_said(tried: Stand) -> None:
+    most = most_bytes(tried, memory_bytes(tried))
     borne = bear(tried, lambda stand, stop: callers(stand, stop, 1_500), 1.0)
     assert borne.ended == ()
     assert borne.answered == borne.sent
+    assert max(borne.peak_bytes) <= most

@@ -34,6 +34,9 @@ PICTURES = make_pictures(4, seed=3, width=640, height=480)
 SIZE = 320
 
 
+_LINKS = {"entry": Link(200), "a": Link(100), "b": Link(100)}
+
+
 @dataclass(frozen=True)
 class Hosts:
     """Three of them, and what they serve."""
@@ -76,7 +79,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         prepare=recipe,
     )
     with (
-        hosts({"entry": Link(200), "a": Link(100), "b": Link(100)}, ("entry", Link(1_000))) as made,
+        hosts(_LINKS, ("entry", Link(1_000)), clocks_apart=True) as made,
         serve_on_hosts(root, [model], made) as served,
     ):
         yield Hosts(made, served)
