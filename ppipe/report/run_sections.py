@@ -31,7 +31,8 @@ def attainment_section(lot: Material) -> Section | None:
     models = list(dict.fromkeys([*(row[0].text for row in rows), *(curve.model for curve in lot.curves)]))
     pictures = (_curve(lot, model, rows) for model in models[:MOST_PICTURES])
     words = [
-        "Attainment is the share of all frames that were answered within their SLO; drops count against it."
+        "Attainment is the share of all frames that were answered within their SLO; drops count against it, "
+        "but for frames that a newer one of their stream made worthless."
     ]
     words += [f"{run.model}'s event log: {run.note}" for run in lot.runs if run.note]
     return Section(

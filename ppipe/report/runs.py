@@ -17,7 +17,7 @@ from pathlib import Path
 
 from planner import serial
 from planner.serving import ServedModel
-from python_backend.scheduler.actions import Dispatch, Drop, Ticket
+from python_backend.scheduler.actions import Dispatch, Drop, DropReason, Ticket
 from python_backend.scheduler.errors import EventLogError
 from python_backend.scheduler.event_log import LogHeader, LogLine, read_logs
 from python_backend.scheduler.events import Event, RequestArrived, StageCompleted
@@ -94,8 +94,10 @@ class Run:
 
     @property
     def attainment(self) -> float | None:
-        """None without frames that have ended."""
-        ended = len(self.latencies_us) + sum(self.drops.values())
+        """None without frames that have ended. What a newer frame of its stream made worthless was neither
+        served nor missed.
+        """
+        ended = len(self.latencies_us) + sum(self.drops.values()) - self.drops[DropReason.SUPERSEDED.value]
         return self.in_time / ended if ended else None
 
     @property

@@ -11,6 +11,7 @@ from planner.streams import StreamPolicy
 from ppipe.report.content import Cell, Picture, Section, Table, number, share, table, text
 from ppipe.report.graphs import Axis, GraphLine, line_graph
 from ppipe.report.runs import Run, RunFrame
+from python_backend.scheduler.actions import DropReason
 
 MOST_PICTURES = 12
 MOST_ROWS = 600
@@ -69,7 +70,8 @@ def _words(run: Run, streams: Sequence[_Stream]) -> Iterator[str]:
         jain = sum(shares) ** 2 / (len(shares) * squares)
         said += f"; Jain's index of goodput over weight is {jain:.4f}, 1 being equal"
     overtaking = sum(one.overtaking for one in streams)
-    held = ", and their answers were held back until then" if policy and policy.order == "stream" else ""
+    ordered = policy is not None and policy.order == "stream"
+    held = ", and their answers were held back until then" if overtaking and ordered else ""
     yield f"{said}; {overtaking} frames were computed before an earlier one of their stream{held}."
 
 
@@ -112,7 +114,7 @@ def _row(run: Run, one: _Stream, over_weight: float) -> list[Cell]:
     latencies = sorted(frame.latency_us for frame in one.frames if frame.latency_us is not None)
     drops = Counter(frame.why for frame in one.frames if frame.why)
     dropped = ", ".join(f"{count} {why}" for why, count in sorted(drops.items())) or "0"
-    ended = len(latencies) + sum(drops.values())
+    ended = len(latencies) + sum(drops.values()) - drops[DropReason.SUPERSEDED.value]
     in_time = one.in_time(run.served.slo_us)
     return [
         text(run.model),
