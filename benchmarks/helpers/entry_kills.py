@@ -36,7 +36,7 @@ _AWAY_S = 0.5
 """How long callers leave an entry alone that did not answer."""
 _BEFORE_S, _AFTER_S = 2.0, 1.0
 _LONGEST_S = 60.0
-_WINDOW_S, _STEP_S = 0.5, 0.1
+_WINDOW_S, _STEP_S = 1.0, 0.1
 
 
 class Callers(TaggedLoad):
@@ -119,7 +119,8 @@ def _kill(deployment: ServedDeployment, victim: int, began_s: float) -> Kill:
 def figures(kills: Sequence[Kill], frames: Sequence[TaggedFrame]) -> dict[str, Any]:
     """failed_at_others: share of the frames, from a kill to the return, of callers of the entry that was not
     killed, that failed or were late. adoption_s, recovery_s: from the kill; recovery_s until frames are
-    answered in time at 98 % of the share before. given_back_s: from the killed entry's first answer.
+    answered in time at 98 % of the share before, and stay so. given_back_s: from the killed entry's first
+    answer.
     """
     others = [
         frame
@@ -150,13 +151,13 @@ def figures(kills: Sequence[Kill], frames: Sequence[TaggedFrame]) -> dict[str, A
 
 def _recovery_s(kill: Kill, frames: Sequence[TaggedFrame]) -> float:
     before = _share(frames, kill.killed_s - _BEFORE_S, kill.killed_s) or 1.0
-    at_s = kill.killed_s
+    recovered_s = at_s = kill.killed_s
     while at_s < kill.returned_s:
         share = _share(frames, at_s, at_s + _WINDOW_S)
-        if share is not None and share >= 0.98 * before:
-            break
         at_s += _STEP_S
-    return at_s - kill.killed_s
+        if share is not None and share < 0.98 * before:
+            recovered_s = at_s
+    return recovered_s - kill.killed_s
 
 
 def _share(frames: Sequence[TaggedFrame], start_s: float, end_s: float) -> float | None:

@@ -60,8 +60,15 @@ def rollout(
 
 
 def deployed_from(deployment_file: Path, work: Path | None, fleet: Path | None = None) -> Deployed:
-    """What a deployment file names, as it is served. Raises MissingResult."""
+    """What a deployment file names, as it is served. Raises MissingResult; RolloutFault where it has several
+    entries.
+    """
     deployment = load_deployment(deployment_file)
+    if len(deployment.to_cluster().entries) > 1:
+        raise RolloutFault(
+            "cluster.entries: a running deployment of several entries takes no other plan yet; generate it "
+            "and start ppipe serve anew, host by host"
+        )
     workspace = Workspace.of(deployment.name, work)
     return Deployed(deployment, workspace.load_profile(), workspace, deployment_file.parent, fleet)
 

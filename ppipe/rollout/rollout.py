@@ -141,11 +141,6 @@ def prepare(deployed: Deployed, plan: Plan, number: int) -> DeploymentManifest:
 
 def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
     """Give the repository what the plan needs; the manifest, which has no number yet. Raises as prepare."""
-    if len(deployed.deployment.to_cluster().entries) > 1:
-        raise RolloutFault(
-            "cluster.entries: a running deployment of several entries takes no other plan yet; generate it "
-            "and start ppipe serve anew, host by host"
-        )
     if deployed.deployment.cascades:
         raise RolloutFault(
             "cascades: their parts of the SLO follow from the plan, and a running dispatcher takes no other "

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +34,13 @@ class LeaseKeeper:
         *,
         changed: Callable[[Owned], None] = lambda owned: None,
         ready: Callable[[], bool] = lambda: True,
+        lives: Callable[[], bool] = lambda: True,
         times: LeaseTimes | None = None,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
         """changed: called by the keeper's thread with all that is owned, again at the next look if it raises.
-        ready: whether any worker can be reached; without one nothing is taken. log: takes a line where the
+        ready: whether any worker can be reached; without one nothing is taken. lives: whether what is owned
+        can still be served; else all is left to the next, at once and for good. log: takes a line where the
         store goes or comes back.
         """
         self._store = store
@@ -53,6 +56,7 @@ class LeaseKeeper:
         self._now_us = now_us
         self._changed = changed
         self._ready = ready
+        self._lives = lives
         self._log = log
         self._lock = threading.Lock()
         self._ended = False
@@ -71,15 +75,15 @@ class LeaseKeeper:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._give_up()
+        self._store.close()
+
+    def _give_up(self) -> None:
         with self._lock:
             swaps = self._ownership.give_up()
-        try:
+        with contextlib.suppress(StoreUnreachable):  # then their leases run out
             for swap in swaps:
                 self._store.swap(swap)
-        except StoreUnreachable:
-            pass  # their leases run out
-        finally:
-            self._store.close()
 
     @property
     def owned(self) -> Owned:
@@ -100,6 +104,10 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while not self._ended:
+            if not self._lives():
+                self._give_up()
+                self._tell()
+                return
             self._tell()  # of what a worker refused, however long the store takes
             self.look()
             self._wake.wait(self._times.look_us / 1e6)

@@ -27,5 +27,5 @@ def test_frames_of_the_other_entrys_callers_count_from_kill_to_return() -> None:
     assert (found["wrong"], found["double"], found["unanswered"]) == (1, 1, 0)
     assert found["adoption_s_max"] == 0.4
     assert found["given_back_s_max"] == 0.5
-    # The window from 5.5 on is the first without a failed frame.
+    # Windows from 5.5 on are the first without a failed frame.
     assert found["recovery_s_max"] == pytest.approx(0.5, abs=0.11)

@@ -230,6 +230,21 @@ def test_leases_of_a_process_that_has_ended_are_free_at_once(tmp_path: Path) -> 
     assert store.look("a/")["a/0"].holder == "e1"
 
 
+def test_who_can_serve_no_more_leaves_all_to_the_next_at_once(tmp_path: Path) -> None:
+    lives: list[bool] = [True]
+    told: list[Owned] = []
+    orders = {"0": ("a", "b")}
+    keeper = LeaseKeeper(
+        FileStore(tmp_path), "a", "d/m/", orders, now_us, changed=told.append, lives=lambda: lives[0]
+    )
+    keeper.start()
+    wait_until(lambda: told == [{"0": 1}], "the shard to be owned")
+    lives[0] = False
+    wait_until(lambda: told == [{"0": 1}, {}], "the shard to be left")
+    assert FileStore(tmp_path).look("d/m/")["d/m/0"].holder == ""
+    keeper.stop()
+
+
 _HOLDER = """
 import sys
 from pathlib import Path

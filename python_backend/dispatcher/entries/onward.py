@@ -131,9 +131,7 @@ class Onward:
                 self._refused(frame, ErrorCode.INVALID, details)
         elif REASON in details:
             self._refused(frame, ErrorCode.UNAVAILABLE, details)
-        elif code is grpc.StatusCode.INTERNAL and "Stub process" not in details:
-            self._refused(frame, ErrorCode.INTERNAL, details)
-        else:
+        else:  # its process may be ending, whatever the code says
             self._unreachable(frame, to, f"{code.name}: {details[:200]}")
 
 

@@ -6,8 +6,8 @@ Rules
   or when the core gives it up and another owner would still be in time. Once: then it stays.
 - Frames of a stream stay with their stream as long as anything is owned here.
 - An entry that does not answer gets nothing until it is heard again, and its frames come back to the core.
-- Words go out every TELL_US while there are frames, else every IDLE_US. Those of another revision, or that
-  none of our keys signed, count as silence, and are logged.
+- Words go out every IDLE_US, and after TELL_US where the backlog is not what the last word lets others
+  expect. Those of another revision, or that none of our keys signed, count as silence, and are logged.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ HOP_US: Final = 1_500
 SPARE_BATCHES: Final = 3
 """As in simulator.shards."""
 _SAW_US: Final = 10_000
+_TOLERATED: Final = 0.1
+"""Of what an owner must be better by: what others may be wrong about a backlog."""
 _LOG_US: Final = 10_000_000
 _RESCUED: Final = frozenset(
     {DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED, DropReason.NO_WORKER}
@@ -102,7 +104,6 @@ class PassingOn:
         self._rate_rps = 0.0
         self._backlog_us = 0
         self._saw_us = 0
-        self._busy = False
         self._logged_us: dict[str, int] = {}
         self._lock = threading.Lock()
         self._way = Forwarding(HOP_US, 0)
@@ -199,7 +200,6 @@ class PassingOn:
         return True
 
     def _saw(self, core: SchedulerCore, at_us: int) -> None:
-        self._busy = True
         if at_us - self._saw_us >= _SAW_US:
             self._saw_us, self._backlog_us = at_us, core.backlog_us(at_us) if self._owned else 0
 
@@ -263,17 +263,22 @@ class PassingOn:
         self._heard_any.set()
 
     def _run_telling(self) -> None:
-        told_us = 0
+        told_us = told_backlog_us = 0
         while not self._closing.wait(TELL_US / 1e6):
             at_us = now_us()
-            if self._busy or at_us - told_us >= IDLE_US:
-                self._busy, told_us = False, at_us
+            expected_us = max(0, told_backlog_us - (at_us - told_us))
+            off_us = abs(self._backlog_now_us(at_us) - expected_us)
+            if off_us > self._way.spare_us * _TOLERATED or at_us - told_us >= IDLE_US:
+                told_us, told_backlog_us = at_us, self._backlog_now_us(at_us)
                 self._tell()
+
+    def _backlog_now_us(self, at_us: int) -> int:
+        return max(0, self._backlog_us - (at_us - self._saw_us))
 
     def _tell(self) -> None:
         at_us = now_us()
         with self._lock:
-            backlog_us = max(0, self._backlog_us - (at_us - self._saw_us))
+            backlog_us = self._backlog_now_us(at_us)
             for peer in self._peers.values():
                 self._number += 1
                 word = Word(

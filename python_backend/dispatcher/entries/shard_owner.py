@@ -4,11 +4,14 @@ Rules
 - What is owned comes from the leases (leases.keeper); which workers that means, from the table that is
   served. Either may change at any time, so both changes go through here, one after the other.
 - All workers of the model are looked after, owned or not: who adopts a shard knows which of them are lost.
+- When the server that this process belongs to ends, nobody can send it frames any more: what is owned is left
+  to the others, though Triton may let the process live for seconds.
 - A worker that refused our term has a newer owner: its shard is given up before anything else is sent there.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,6 +48,7 @@ class ShardOwner:
         OSError.
         """
         self._lose = lose
+        self._parent = os.getppid()
         self._table = (number, manifest, entry)
         self._serve = serve
         self._passing = passing
@@ -60,6 +64,7 @@ class ShardOwner:
             now_us,
             changed=self.owns,
             ready=reaches,
+            lives=lambda: os.getppid() == self._parent,
             log=log,
         )
 
