@@ -20,9 +20,12 @@ from ensembles.graphs import (
     DETECTED_SCORES,
     LABEL_MAP,
     LABELS,
+    READ_SCORE,
+    READ_TEXT,
     SCORES,
 )
 from ensembles.prepare.fitting import Geometry, geometry
+from ensembles.reading import read_line
 from ensembles.steps import labels_of, top_k
 from planner.ingress import FinishRecipe, PrepareRecipe
 
@@ -52,6 +55,7 @@ class Finisher:
             "detection": self._detected,
             "segmentation": self._segmented,
             "text": self._lines_of_text,
+            "reading": self._read,
         }
         self._answer = tasks[recipe.task]
 
@@ -74,6 +78,12 @@ class Finisher:
         recipe = self._recipe
         rule = TextRule(recipe.threshold, recipe.widening, recipe.min_score, recipe.max_boxes)
         return self._boxes([text_boxes(frame, rule) for frame in maps], places)
+
+    def _read(self, probabilities: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
+        assert self._labels is not None
+        read = [read_line(frame, self._labels) for frame in probabilities]
+        texts = np.array([[text.encode()] for text, _ in read], dtype=np.object_)
+        return {READ_TEXT: texts, READ_SCORE: np.array([[score] for _, score in read], np.float32)}
 
     def _detected(self, boxes: Any, scores: Any, places: Sequence[Geometry]) -> dict[str, npt.NDArray[Any]]:
         rule = Suppression(

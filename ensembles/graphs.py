@@ -19,6 +19,7 @@ FRAMES_PER_REQUEST = 1
 CLASSES, SCORES, LABELS = "classes", "scores", "labels"
 DETECTED_BOXES, DETECTED_SCORES, DETECTED_CLASSES = "detected_boxes", "detected_scores", "detected_classes"
 LABEL_MAP = "label_map"
+READ_TEXT, READ_SCORE = "read_text", "read_score"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def detection_outputs(max_boxes: int, labelled: bool) -> tuple[TensorSpec, ...]:
         TensorSpec(name=DETECTED_CLASSES, dtype="INT32", shape=(max_boxes,)),
     )
     return (*plain, TensorSpec(name=LABELS, dtype="BYTES", shape=(max_boxes,))) if labelled else plain
+
+
+def reading_outputs() -> tuple[TensorSpec, ...]:
+    """A line of text in UTF-8, and how sure its symbols are on average."""
+    return TensorSpec(READ_TEXT, "BYTES", (1,)), TensorSpec(READ_SCORE, "FP32", (1,))
 
 
 def segmentation_outputs(height: int, width: int) -> tuple[TensorSpec, ...]:

@@ -16,6 +16,7 @@ from ensembles.graphs import (
     classification_outputs,
     detection_outputs,
     entry_graph,
+    reading_outputs,
     segmentation_outputs,
 )
 from model_repo_generator import naming
@@ -103,6 +104,7 @@ def _finish(
         "detection": _detection,
         "segmentation": _segmentation,
         "text": _text,
+        "reading": _reading,
     }[wanted.task]
     inputs, outputs, classes = make(where, wanted, given, bool(labels))
     if labels and len(labels) != classes:
@@ -180,3 +182,17 @@ def _text(
     if labelled:
         raise EntryFault(f"{where}.labels: text has one class; leave the label file out")
     return (probabilities,), detection_outputs(wanted.max_boxes, False), 1
+
+
+def _reading(
+    where: str, wanted: PostprocessSpec, given: Sequence[TensorSpec], labelled: bool
+) -> tuple[Tensors, Tensors, int]:
+    steps = given[0]
+    if len(steps.shape) != 2:
+        raise EntryFault(
+            f"{where}: reading takes probabilities [steps, symbols], but output {steps.name!r} has shape "
+            f"{list(steps.shape)}"
+        )
+    if not labelled:
+        raise EntryFault(f"{where}.labels: missing: reading needs a file with a line for every symbol")
+    return (steps,), reading_outputs(), steps.shape[1]

@@ -96,7 +96,7 @@ class FinishRecipe:
     raw: whether the network's own outputs are answered too.
     """
 
-    task: Literal["classification", "detection", "segmentation", "text"]
+    task: Literal["classification", "detection", "segmentation", "text", "reading"]
     inputs: tuple[str, ...]
     outputs: tuple[TensorSpec, ...]
     top_k: int = 0

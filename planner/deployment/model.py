@@ -78,10 +78,12 @@ class PostprocessSpec(Spec):
     segmentation: the first output is scores [classes, height, width]; answers the best class of each pixel.
     text: the first output is a map [1, height, width] of the input's size, of how likely each pixel is text;
     answers boxes of lines (ensembles.text), of class 0.
+    reading: the first output has, for each step from left to right, a probability per symbol, the first one
+    of which is the blank; answers a line of text. `labels` has a line for every symbol, the blank's too.
     Boxes are in pixels of the frame as the client sent it, upright.
     """
 
-    task: Literal["classification", "detection", "segmentation", "text"] = "classification"
+    task: Literal["classification", "detection", "segmentation", "text", "reading"] = "classification"
     top_k: int = Field(default=5, ge=1, le=1000)
     labels: Path | None = None
     max_boxes: int = Field(default=100, ge=1, le=10_000)
@@ -222,7 +224,8 @@ def _answer_bytes(model: ModelSpec) -> int | None:
     post = model.postprocess
     if post is None or post.task == "segmentation":
         return None
-    return BYTES_PER_FINDING * (post.top_k if post.task == "classification" else post.max_boxes)
+    findings = {"classification": post.top_k, "reading": 1}
+    return BYTES_PER_FINDING * findings.get(post.task, post.max_boxes)
 
 
 def input_specs(model: ModelSpec) -> tuple[TensorSpec, ...]:

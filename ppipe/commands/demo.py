@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import ensembles
-from planner.deployment import Deployment, load_deployment
+from planner.deployment import Deployment, DeploymentError, load_deployment
 from planner.serial import to_plain
 from ppipe.commands.arguments import WorkFolder
 from ppipe.console import err, out
@@ -24,6 +24,7 @@ DEMO_FILE = Path(ensembles.__file__).parent / "examples" / "demo.yaml"
 HEAL_FILE = DEMO_FILE.with_name("heal.yaml")
 PNG, JSON = "demo.png", "demo.json"
 HEAL_PNG, HEAL_JSON = "heal.png", "heal.json"
+CLIP_SECONDS = 6.0
 
 
 def demo(
@@ -48,12 +49,21 @@ def demo(
         bool,
         typer.Option("--heal", help="Kill a server for good under load, with ppipe operate and without."),
     ] = False,
+    video: Annotated[
+        bool,
+        typer.Option("--video", help="Instead: a drawn clip, whose words a cascade finds and reads."),
+    ] = False,
 ) -> None:
     """Profile, plan, generate, serve and measure; then the same load on NP's plan and on plain Triton."""
+    if video and (heal or deployment_file is not None):
+        raise DeploymentError("--video: a demo of its own; leave --heal and --deployment out")
     if heal:
         _demo_heal(deployment_file or HEAL_FILE, work, base_port, seconds, seed, as_json)
         return
     started = time.monotonic()
+    if video:
+        _demo_video(as_json, CLIP_SECONDS if seconds is None else seconds, work, base_port)
+        return
     deployment_file = deployment_file or DEMO_FILE
     deployment = on_free_ports(load_deployment(deployment_file), base_port)
     # They import torch, which takes seconds that a faulty file should not cost.
@@ -110,6 +120,34 @@ def _demo_heal(
         out.print(json.dumps(summary), soft_wrap=True, markup=False)
     if summary["unanswered"]:
         err.print(f"ppipe: error: {summary['unanswered']} frames got no answer at all", markup=False)
+        raise typer.Exit(1)
+
+
+def _demo_video(as_json: bool, seconds: float, work: Path | None, base_port: int | None) -> None:
+    started = time.monotonic()
+    try:
+        from ppipe.video_demo import NAME, run_video_demo, video_deployment
+    except ModuleNotFoundError as error:
+        if error.name not in ("av", "onnx"):
+            raise
+        raise DeploymentError(
+            f"--video needs {error.name}, which is not here: pip install 'ppipe[onnx,video]'"
+        ) from error
+    workspace = Workspace.of(NAME, work)
+    deployment = on_free_ports(video_deployment(workspace.root), base_port)
+    result = run_video_demo(deployment, workspace, seconds)
+    show = err if as_json else out
+    said = ", ".join(f"{text!r} {count} times" for text, count in sorted(result.read.items()))
+    show.print(
+        f"  {result.frames} frames: {result.complete} complete, {result.partial} partial", markup=False
+    )
+    show.print(f"  read: {said}", markup=False, soft_wrap=True)
+    show.print(
+        f"  {result.clip}, {result.picture}; {time.monotonic() - started:.0f} s in all", soft_wrap=True
+    )
+    if as_json:
+        out.print(json.dumps(result.summary()), soft_wrap=True, markup=False)
+    if not result.complete:
         raise typer.Exit(1)
 
 

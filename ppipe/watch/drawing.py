@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ensembles.cascade_answer import ANSWERED, OF, ROW, joined
 from ensembles.graphs import (
     CLASSES,
     DETECTED_BOXES,
@@ -16,6 +17,7 @@ from ensembles.graphs import (
     DETECTED_SCORES,
     LABEL_MAP,
     LABELS,
+    READ_TEXT,
     SCORES,
 )
 from ppipe.watch.reading import Pixels
@@ -48,10 +50,30 @@ def annotated(pixels: Pixels, outputs: Mapping[str, npt.NDArray[Any]]) -> Pixels
 
 def _boxes(outputs: Mapping[str, npt.NDArray[Any]]) -> Iterator[tuple[Any, str, tuple[int, int, int]]]:
     labels = outputs.get(LABELS)
+    later = _said_of_rows(outputs)
     rows = zip(outputs[DETECTED_BOXES], outputs[DETECTED_SCORES], outputs[DETECTED_CLASSES], strict=True)
     for number, (box, score, kind) in enumerate(rows):
         name = str(kind) if labels is None else labels[number].decode("utf-8", "replace")
-        yield box, f"{name} {score:.2f}", COLOURS[int(kind) % len(COLOURS)]
+        yield box, later.get(number, f"{name} {score:.2f}"), COLOURS[int(kind) % len(COLOURS)]
+
+
+def _said_of_rows(outputs: Mapping[str, npt.NDArray[Any]]) -> dict[int, str]:
+    """What later members of a cascade said of the crops of boxes: texts that were read, best labels."""
+    said: dict[int, str] = {}
+    for name, array in outputs.items():
+        model, _, output = name.rpartition(".")
+        of = outputs.get(joined(model, OF))
+        if output not in (READ_TEXT, LABELS, CLASSES) or of is None or of.any():
+            continue
+        if output == CLASSES and joined(model, LABELS) in outputs:
+            continue
+        rows, answered = outputs[joined(model, ROW)], outputs[joined(model, ANSWERED)]
+        for number, row in enumerate(rows.tolist()):
+            if answered[number]:
+                best = array[number].reshape(-1)[0]
+                text = best.decode("utf-8", "replace") if isinstance(best, bytes) else f"class {best}"
+                said[row] = f"{said[row]}, {text}" if row in said else text
+    return said
 
 
 def _classes(outputs: Mapping[str, npt.NDArray[Any]]) -> Iterator[str]:

@@ -301,6 +301,7 @@ def test_a_profile_of_another_input_is_refused(data: dict[str, Any], profile: Pr
         ({"top_k": 6}, "top_k: 6 is more than the model's 5 classes"),
         ({"task": "detection"}, "detection takes boxes [n, 4] and scores [n, classes]"),
         ({"task": "segmentation"}, "segmentation takes scores [classes, height, width]"),
+        ({"task": "reading"}, "reading takes probabilities [steps, symbols]"),
     ],
 )
 def test_postprocessing_that_does_not_fit_is_refused(

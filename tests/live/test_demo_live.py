@@ -55,6 +55,23 @@ def test_the_demo_measures_three_systems_and_every_answer_is_right(tmp_path: Pat
     assert len(workload) == summary["requests"] + 1
 
 
+@pytest.mark.timeout(300)
+def test_the_video_demo_reads_the_words_of_its_clip(tmp_path: Path) -> None:
+    command = demo("--video", "--json", "--seconds", "2", cwd=tmp_path)
+    command += ["--base-port", str(free_base(24_100, 30))]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["frames"] == 10
+    assert summary["complete"] >= 1
+    assert set(summary["read"]) & {"TRITON", "PIPELINE", "READING"}
+    assert summary["read_right"] > 0.5
+    assert (tmp_path / "work" / "annotated" / "words.mp4").stat().st_size > 1_000
+    assert (tmp_path / "work" / "words.png").stat().st_size > 1_000
+
+
 @contextmanager
 def running_demo(folder: Path, executor: str) -> Iterator[subprocess.Popen[str]]:
     """A demo of the tiny network; ended for certain."""
