@@ -50,14 +50,14 @@ def annotated(pixels: Pixels, outputs: Mapping[str, npt.NDArray[Any]]) -> Pixels
 
 def _boxes(outputs: Mapping[str, npt.NDArray[Any]]) -> Iterator[tuple[Any, str, tuple[int, int, int]]]:
     labels = outputs.get(LABELS)
-    later = _said_of_rows(outputs)
+    later = said_of_rows(outputs)
     rows = zip(outputs[DETECTED_BOXES], outputs[DETECTED_SCORES], outputs[DETECTED_CLASSES], strict=True)
     for number, (box, score, kind) in enumerate(rows):
         name = str(kind) if labels is None else labels[number].decode("utf-8", "replace")
         yield box, later.get(number, f"{name} {score:.2f}"), COLOURS[int(kind) % len(COLOURS)]
 
 
-def _said_of_rows(outputs: Mapping[str, npt.NDArray[Any]]) -> dict[int, str]:
+def said_of_rows(outputs: Mapping[str, npt.NDArray[Any]]) -> dict[int, str]:
     """What later members of a cascade said of the crops of boxes: texts that were read, best labels."""
     said: dict[int, str] = {}
     for name, array in outputs.items():

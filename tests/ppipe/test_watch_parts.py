@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.helpers.clips import HEIGHT, WIDTH, draw_clip
 from ppipe.watch.asking import ShotFate, ShotResult
 from ppipe.watch.clips import Clip
-from ppipe.watch.drawing import annotated
+from ppipe.watch.drawing import annotated, said_of_rows
 from ppipe.watch.feed import Feed, Shot
 from ppipe.watch.pacing import SendPolicy, Thinning
 from ppipe.watch.reading import SourceError, SourcePicture, pictures
@@ -267,6 +267,22 @@ def test_what_was_found_is_drawn(outputs: dict[str, np.ndarray]) -> None:
     assert drawn.shape == pixels.shape
     assert (drawn != pixels).any()
     assert (pixels == 90).all()
+
+
+def test_at_a_box_stands_what_later_models_said_of_its_crop() -> None:
+    outputs = {
+        "words.read_text": np.array([[b"LEFT"], [b""], [b"lost"]], dtype=np.object_),
+        "words.row": np.array([2, 0, 1]),
+        "words.of": np.zeros(3, int),
+        "words.answered": np.array([True, True, False]),
+        "kinds.labels": np.array([[b"sign", b"car"]], dtype=np.object_),
+        "kinds.classes": np.array([[4, 1]]),
+        "kinds.row": np.array([2]),
+        "kinds.of": np.zeros(1, int),
+        "kinds.answered": np.array([True]),
+        "a.labels": np.array([b"no cascade's"], dtype=np.object_),
+    }
+    assert said_of_rows(outputs) == {0: "", 2: "LEFT, sign"}
 
 
 def test_a_clip_holds_all_pictures_in_order_whatever_order_answers_come_in(tmp_path: Path) -> None:
