@@ -48,12 +48,14 @@ POOLS = "pools"
 """The commands of docs/fleets.md go through it."""
 HEAL = "heal"
 """Of ppipe demo --heal: test_heal_demo_live.py, with smaller networks."""
+READING = "reading"
+"""Of ppipe demo --video: test_demo_live."""
 PATIENCE_US = 20_000_000
 """Asked of the dispatcher as a timeout: what is tested here are answers, on machines of any speed."""
 
 
 def test_every_example_is_tested() -> None:
-    tested = {DEMO, FLEET, READMES, WORKSTATION, TEXT, POOLS, HEAL}
+    tested = {DEMO, FLEET, READMES, WORKSTATION, TEXT, POOLS, HEAL, READING}
     assert {path.stem for path in EXAMPLES.glob("*.yaml")} == tested
 
 
