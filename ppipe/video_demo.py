@@ -93,7 +93,7 @@ def run_video_demo(deployment: Deployment, workspace: Workspace, seconds: float)
     with step("draw: a clip of moving words"):
         clip = draw_words(workspace.root / "words.mp4", seconds)
     with step("profile: split both networks, time their blocks"):
-        profile = steps.run_profile(deployment, workspace)
+        profile = steps.run_profile(deployment, workspace, repeats=2)
     with step("plan: both models as one cascade"):
         plan = steps.run_plan(deployment, profile, workspace, "ppipe")
     err.print(plan_table(plan))
