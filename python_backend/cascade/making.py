@@ -23,6 +23,8 @@ from python_backend.wire.kserve import Array
 
 CROPS = "crops"
 _LONGEST_FAULT = 300
+_LAST_ROW = 2**31 - 1
+"""Answers have rows as INT32."""
 Step = Callable[[SentFrame, Mapping[str, Array]], Iterable[Any]]
 
 
@@ -71,6 +73,9 @@ class Maker:
         row = number
         if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], int):
             row, item = item
+        if not 0 <= row <= _LAST_ROW:
+            faults.append(f"row {row}: expected a row from 0 to {_LAST_ROW}")
+            return
         try:
             frames.append((row, as_given(self._entry, item)))
         except (TypeError, ValueError) as error:

@@ -153,7 +153,15 @@ class CascadeService:
         with frame.lock:
             if not frame.claim():
                 return
-            outputs, partial = frame.parent.answer(), frame.parent.is_partial
+            partial = frame.parent.is_partial
+            try:
+                outputs = frame.parent.answer()
+            except Exception as error:  # answers of one model that do not fit together
+                outputs, fault = None, Refusal("INTERNAL", f"{type(error).__name__}: {error}")
+        if outputs is None:
+            self._close_books(frame, End.FAILED)
+            frame.caller.refuse(fault)
+            return
         self._close_books(frame, End.PARTIAL if partial else End.COMPLETE)
         frame.caller.outputs(outputs)
 

@@ -107,7 +107,10 @@ class _WaitingCaller:
 
     def outputs(self, outputs: Outputs) -> None:
         """See Caller."""
-        send_outputs(self._sender, outputs)
+        try:
+            send_outputs(self._sender, outputs)
+        except Exception as error:  # nothing was sent, and a caller without an answer waits for ever
+            send_error(self._sender, ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
         self._request = None
 
     def refuse(self, refusal: Refusal) -> None:

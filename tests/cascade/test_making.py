@@ -118,7 +118,7 @@ def raises(frame: SentFrame, outputs: Any) -> list[Any]:
 
 def mixed(frame: SentFrame, outputs: Any) -> list[Any]:
     good = np.zeros((4,), np.float32)
-    return [good, "text", np.zeros((5,), np.float32), (9, good), {"frame": good}]
+    return [good, "text", np.zeros((5,), np.float32), (9, good), {"frame": good}, (2**40, good)]
 
 
 NOT_CALLABLE = 3
@@ -130,11 +130,12 @@ def test_functions_that_go_wrong_raise_nothing() -> None:
     assert maker(f"{__name__}:raises", plain).make(sent(), {}).faults == (
         f"{__name__}:raises: SystemExit: as a script would",
     )
-    made = maker(f"{__name__}:mixed", plain).make(sent(), {})
+    made = maker(f"{__name__}:mixed", plain, most=6).make(sent(), {})
     assert [row for row, _ in made.frames] == [0, 9, 4]
     assert "row 1: " in made.faults[0]
     assert "a value of type str; kinds takes its network's input frame FP32 [4]" in made.faults[0]
     assert "an array float32 [5]" in made.faults[1]
+    assert made.faults[2] == f"row {2**40}: expected a row from 0 to {2**31 - 1}"
 
 
 @pytest.mark.parametrize(
