@@ -26,6 +26,7 @@ from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
+from planner.rollout.keeping import held_by
 from planner.rollout.steps import Step, StepKind
 from ppipe import steps
 from ppipe.bench.frames import make_pictures, make_tensors
@@ -39,7 +40,7 @@ from ppipe.console import ServerBoard, progress_bar, step
 from ppipe.operate.looks import Watch
 from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.planners import Planners
-from ppipe.operate.replan import Truth, factor, plan_now, problem_now, tables_of, what_is_left
+from ppipe.operate.replan import Truth, factor, plan_now, problem_now, tables_of, what_is_left, with_servers
 from ppipe.rollout.rollout import Deployed
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.workspace import Workspace, save
@@ -172,6 +173,7 @@ def run_heal_demo(deployment: Deployment, root: Workspace, base: Path, options: 
 
 def worst_loss(plan: Plan, problem: Problem) -> LostServer:
     """The loss that another plan gives back most of. Raises NothingToHeal."""
+    problem = with_servers(problem, {gpu.server for gpu in held_by(plan)})  # others are not started
     losses = [_loss_of(server.name, plan, problem) for server in problem.cluster.servers]
     worst = max(losses, key=lambda loss: loss.planned - loss.left)
     if worst.planned <= worst.left:

@@ -19,13 +19,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 
-from planner.problem import Problem
 from planner.rollout.fleet import Tables
 from ppipe.operate.looks import Watch
 from ppipe.operate.loss_plans import NOT_ROLLED_OUT, AskedPlan, LossPlans, ServedNow
 from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
 from ppipe.operate.planners import LONGEST_S, Made, Planners
-from ppipe.operate.replan import Truth
+from ppipe.operate.replan import Truth, with_servers
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
 from ppipe.rollout.history import HistoryEntry
@@ -72,7 +71,8 @@ class OperateLoop:
     ) -> None:
         now_s = time.monotonic() if now_s is None else now_s
         self._deployed = deployed
-        self._problem: Problem = deployed.deployment.to_problem(deployed.profile)
+        running = {server.name for server in served.manifest.servers}
+        self._problem = with_servers(deployed.deployment.to_problem(deployed.profile), running)
         self.served = served
         self._settings = settings
         self._watch = watch

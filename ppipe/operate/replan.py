@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from planner.feasibility import check
@@ -43,6 +43,12 @@ class Truth:
     out: frozenset[str] = frozenset()
     rates_rps: Mapping[str, float] = field(default_factory=dict)
     factors: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+def with_servers(problem: Problem, names: Collection[str]) -> Problem:
+    """With these servers alone: one that runs no tritonserver cannot be given work."""
+    servers = tuple(server for server in problem.cluster.servers if server.name in names)
+    return replace(problem, cluster=replace(problem.cluster, servers=servers))
 
 
 def problem_now(problem: Problem, truth: Truth) -> Problem:

@@ -22,6 +22,7 @@ import ppipe.commands.history
 import ppipe.commands.rollout
 from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
 from benchmarks.helpers.heal_load import FleetLoad
+from benchmarks.helpers.leaks import own_shm_files
 from planner import serial
 from planner.manifest import DeploymentManifest
 from planner.planning import plan
@@ -64,7 +65,7 @@ class Serving:
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     fleet = make_fleet(tmp_path_factory.mktemp("fleet"), free_base(22_000, 40))
     workspace = fleet.deployed.workspace
-    with ServedDeployment(workspace.repository, workspace.logs) as served:
+    with ServedDeployment(workspace.repository, workspace.logs, fleet=workspace.root / "shared") as served:
         served.start()
         yield Serving(fleet, served)
 
@@ -102,6 +103,7 @@ def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown
     root = fleet.deployed.workspace.root
     other = plan(weighted(fleet.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
     serial.save(other, root / "other.json")
+    files = len(own_shm_files())
     with FleetLoad(fleet.manifest, [(LOAD_S, RATES)], seed=1) as load:
         assert run(serving.command("rollout", "--plan", str(root / "other.json"), "--dry-run")) == 0
         lines = shown.getvalue().splitlines()
@@ -123,7 +125,8 @@ def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown
         after = start_of(fleet.deployed)
         assert (after.stopped, after.manifest.plan_hash) == (None, serial.content_hash(other))
 
-        assert run(serving.command("rollout", "--to", "1")) == 0
+        # Back as if from another host: what is asked for goes through the folder that both see.
+        assert run(serving.command("rollout", "--to", "1", "--fleet", str(root / "shared"))) == 0
         assert start_of(fleet.deployed).manifest.epoch == 1
     assert_all_answered(load)
     logs = fleet.deployed.workspace.logs
@@ -132,6 +135,7 @@ def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown
     for server, name in kept:
         log = (logs / f"{server}.log").read_text()
         assert log.count(f"successfully loaded '{name}'") == 1, "what stays is not loaded anew"
+    wait_for(lambda: len(own_shm_files()) == files, 30)  # those that went gave theirs back
     assert run(serving.command("operate", "--advise", "--seconds", "2")) == 0
     assert run(serving.command("history", "--last", "1")) == 0
     assert "to 1," in shown.getvalue()

@@ -116,6 +116,15 @@ def test_at_constant_load_only_losses_are_planned_for_one_by_one(stand: LoopStan
     assert len(stand.planners.idle) <= 3 * len(SERVERS)
 
 
+def test_servers_that_do_not_run_are_not_planned_with(tmp_path: Path) -> None:
+    """They had no work when the deployment was generated."""
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    running = tuple(server for server in fleet.manifest.servers if server.name != "slow-1")
+    stand = LoopStand(replace(fleet, manifest=replace(fleet.manifest, servers=running)))
+    names = [server.name for server in stand.loop._problem.cluster.servers]
+    assert sorted(names) == ["fast-0", "fast-1", "slow-0"]
+
+
 def test_a_lost_server_is_healed_by_the_plan_that_was_kept(stand: LoopStand) -> None:
     stand.turn(EVEN, 20.0)
     stand.seen.silent = {"fast-0"}
