@@ -58,7 +58,7 @@ class Sample:
 
 
 def run(
-    network: str, size: int, turns: int, rounds: int, loads: int, compiler: str, kinds: str
+    network: str, size: int, turns: int, rounds: int, loads: int, compiler: str, kinds: str, batches: str
 ) -> Mapping[str, Any]:
     """The figures. network: of pytorchcv. rounds: batches of each way in a turn; loads: processes of each."""
     torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def run(
             sizes = _write(split, folder, options)
             found[kind] = {
                 "blocks": split.block_count,
-                **_compared(split, folder, turns, rounds),
+                **_compared(split, folder, turns, rounds, list(map(int, batches.split(",")))),
                 **(_loads(folder, loads) if loads else {}),
                 "disk_mb": sizes,
             }
@@ -132,10 +132,12 @@ def _content(split: Split, blocks: BlockRange) -> bytes:
     return content
 
 
-def _compared(split: Split, folder: Path, turns: int, rounds: int) -> Mapping[str, Any]:
+def _compared(
+    split: Split, folder: Path, turns: int, rounds: int, batches: Sequence[int]
+) -> Mapping[str, Any]:
     ways = {way: _loaded(way, folder) for way in WAYS}
     found: dict[str, Any] = {}
-    for batch in (1, LARGEST):
+    for batch in batches:
         frames = noise_of(split.inputs, batch, seed=batch)
         alone, joined = (_answers(ways[way], frames) for way in WAYS)
         same = all(np.array_equal(one, other) for one, other in zip(alone, joined, strict=True))
@@ -236,4 +238,5 @@ if __name__ == "__main__":
         loads=10,
         compiler="none",
         kinds="torch,onnx",
+        batches=f"1,{LARGEST}",
     )
