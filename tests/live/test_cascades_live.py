@@ -32,7 +32,7 @@ FAILS, FLOODS, NONSENSE, SLOW = 1_000, 2_000, 3_000, 4_000
 """Frames with these numbers and above make the function raise, give 10,000 frames, give what is none, or take
 longer than their callers wait.
 """
-SHORT_US = 3_000_000
+SHORT_US = 2_000_000
 """In which any host answers a detector's frame; the slow function takes a little longer."""
 OUTPUT = (TensorSpec("scores", "FP32", (10,)),)
 LATENCY_US = (4_000, 5_000, 6_000, 7_000)
