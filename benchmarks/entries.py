@@ -10,8 +10,7 @@ planner.queueing says of it. The last line has
     without_forwarding, closed_form_without_forwarding, l4_t4 (the first's mean), passed_on (share of frames)
 
 and, where entries were killed (--kills 0 for none), what helpers.entry_kills counts: kills, failed_at_others,
-double, wrong, adoption_s_max, recovery_s_max, given_back_s_max; cpu_two_over_one of helpers.entry_cpu and
-two_limited_over_one_rps of helpers.entry_limited.
+double, wrong, adoption_s_max, recovery_s_max, given_back_s_max; and helpers.entry_cpu's cpu_two_over_one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from rich.table import Table
 
 from benchmarks.helpers.entry_cpu import cpu_of_entries
 from benchmarks.helpers.entry_kills import run_kills
-from benchmarks.helpers.entry_limited import limited_entries
 from benchmarks.helpers.kept import Kept
 from benchmarks.paper.problems import FLEET, parser_of, problems
 from planner.cluster import EntryServer
@@ -92,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.json:
         Console(width=110).print(table(rows))
     live = run_kills(arguments.kills, arguments.seed) if arguments.kills else {}
-    if arguments.kills:
-        live |= cpu_of_entries(_CPU_S) | limited_entries(_CPU_S)
+    live |= cpu_of_entries(_CPU_S) if arguments.kills else {}
     for kill in live.pop("by_kill", ()):
         print(json.dumps(kill), file=sys.stderr)
     print(json.dumps({**live, **figures(rows)}))

@@ -35,13 +35,14 @@ class LeaseKeeper:
         changed: Callable[[Owned], None] = lambda owned: None,
         ready: Callable[[], bool] = lambda: True,
         lives: Callable[[], bool] = lambda: True,
+        left: Callable[[], None] = lambda: None,
         times: LeaseTimes | None = None,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
         """changed: called by the keeper's thread with all that is owned, again at the next look if it raises.
         ready: whether any worker can be reached; without one nothing is taken. lives: whether what is owned
-        can still be served; else all is left to the next, at once and for good. log: takes a line where the
-        store goes or comes back.
+        can still be served; else all is left to the next, at once and for good, and `left` is called. log:
+        takes a line where the store goes or comes back.
         """
         self._store = store
         self._group = group
@@ -57,6 +58,7 @@ class LeaseKeeper:
         self._changed = changed
         self._ready = ready
         self._lives = lives
+        self._left = left
         self._log = log
         self._lock = threading.Lock()
         self._ended = False
@@ -107,6 +109,7 @@ class LeaseKeeper:
             if not self._lives():
                 self._give_up()
                 self._tell()
+                self._left()
                 return
             self._tell()  # of what a worker refused, however long the store takes
             self.look()

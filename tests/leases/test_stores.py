@@ -235,12 +235,19 @@ def test_who_can_serve_no_more_leaves_all_to_the_next_at_once(tmp_path: Path) ->
     told: list[Owned] = []
     orders = {"0": ("a", "b")}
     keeper = LeaseKeeper(
-        FileStore(tmp_path), "a", "d/m/", orders, now_us, changed=told.append, lives=lambda: lives[0]
+        FileStore(tmp_path),
+        "a",
+        "d/m/",
+        orders,
+        now_us,
+        changed=told.append,
+        lives=lambda: lives[0],
+        left=lambda: told.append({"left": 0}),
     )
     keeper.start()
     wait_until(lambda: told == [{"0": 1}], "the shard to be owned")
     lives[0] = False
-    wait_until(lambda: told == [{"0": 1}, {}], "the shard to be left")
+    wait_until(lambda: told == [{"0": 1}, {}, {"left": 0}], "the shard to be left")
     assert FileStore(tmp_path).look("d/m/")["d/m/0"].holder == ""
     keeper.stop()
 

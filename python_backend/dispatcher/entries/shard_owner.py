@@ -5,7 +5,7 @@ Rules
   served. Either may change at any time, so both changes go through here, one after the other.
 - All workers of the model are looked after, owned or not: who adopts a shard knows which of them are lost.
 - When the server that this process belongs to ends, nobody can send it frames any more: what is owned is left
-  to the others, though Triton may let the process live for seconds.
+  to the others and the process ends. Triton may let it live for seconds, with the ports that the next needs.
 - A worker that refused our term has a newer owner: its shard is given up before anything else is sent there.
 """
 
@@ -65,6 +65,7 @@ class ShardOwner:
             changed=self.owns,
             ready=reaches,
             lives=lambda: os.getppid() == self._parent,
+            left=lambda: os._exit(1),
             log=log,
         )
 
