@@ -46,7 +46,7 @@ def _measured(shards: Mapping[str, Sequence[Shard]], seconds: float) -> dict[str
     with tempfile.TemporaryDirectory(prefix="ppipe-entry-cpu-") as folder:
         root = Path(folder)
         models = [_model(name, numbers) for name, numbers in SIZES.items()]
-        write_deployment(root / "repository", models, free_base(38_000, 40), "cpu", shards=shards)
+        write_deployment(root / "repository", models, free_base(31_000, 40), "cpu", shards=shards)
         with ServedDeployment(root / "repository", root / "logs") as deployment:
             deployment.start()
             if shards:

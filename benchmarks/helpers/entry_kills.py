@@ -75,7 +75,7 @@ def run_kills(kills: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ppipe-entries-") as folder:
         root = Path(folder)
         write_deployment(
-            root / "repository", [emulated_model()], free_base(38_000, 40), "entries", shards={"net": SHARDS}
+            root / "repository", [emulated_model()], free_base(31_000, 40), "entries", shards={"net": SHARDS}
         )
         with ServedDeployment(root / "repository", root / "logs") as deployment:
             deployment.start()
