@@ -80,7 +80,7 @@ class Dispatcher:
         self.listening.join()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Parts:
     """What is made anew for each table."""
 
@@ -102,7 +102,7 @@ class _Maker:
         self._log = log
         self._uplink = uplink
         self._parts = 0
-        """Made so far, of shards."""
+        """Made so far, where there are shards: any two tables may be in use side by side."""
 
     def parts(
         self, manifest: DeploymentManifest, entry: ModelEntry, number: int, owned: ModelEntry
@@ -115,7 +115,7 @@ class _Maker:
         targets = targets_of(manifest, entry, own_host=manifest.entry.host)
         grpc = GrpcTransport(targets, self._keys, manifest.tls)
         grpc.connect()
-        self._parts += int(owned is not entry)
+        self._parts += int(bool(entry.shards))
         layout = layout_of_entry(manifest, number, self._parts)
         transport = _transport(manifest, owned, grpc, targets, self._parameters, self._log, layout)
         return _Parts(targets, grpc, transport, core)
@@ -178,7 +178,7 @@ def make_dispatcher(
     listening = threading.Thread(target=receiver.run, args=(handle,), name="notices", daemon=True)
     listening.start()
 
-    taking = _Taking(me, maker, parts, number, health, driver)
+    taking = _Taking(me, maker, parts, health, driver, closes_left=folder is None)
     shards = None
     if passing is not None:
         passing.start(driver)
@@ -191,6 +191,8 @@ def make_dispatcher(
             driver.worker_lost,
             health.reaches_any,
             passing,
+            driver,
+            taking.tidy,
             Path(leases) if leases else None,
             log,
         )
@@ -223,13 +225,17 @@ class _Taking:
     """Where there are several entries."""
 
     def __init__(
-        self, me: str, maker: _Maker, parts: _Parts, number: int, health: Health, driver: Driver
+        self, me: str, maker: _Maker, parts: _Parts, health: Health, driver: Driver, closes_left: bool
     ) -> None:
+        """closes_left: tables that are over, which Revisions does where tables are handed over."""
         self._me = me
         self._maker = maker
-        self._parts = {number: parts}
+        self._parts = [parts]
+        """Of the tables that may be served, the latest last."""
+        self._lock = threading.Lock()
         self._health = health
         self._driver = driver
+        self._closes_left = closes_left
 
     def take(self, table: HandOver, new: ModelEntry) -> None:
         manifest = table.manifest.seen_from(self._me)
@@ -241,9 +247,8 @@ class _Taking:
 
     def serve(self, number: int, manifest: DeploymentManifest, entry: ModelEntry, part: OwnedPart) -> None:
         made = self._maker.parts(manifest, entry, number, part.entry)
-        served = self._driver.table.number
-        self._parts = {earlier: parts for earlier, parts in self._parts.items() if earlier >= served}
-        self._parts[number] = made
+        with self._lock:
+            self._parts = [*self._parts[self._parts.index(self._served()) :], made]
         self._health.look_after(made.targets, made.grpc)
         self._driver.hand_over(number, manifest, part.entry, made.core, made.transport, part.fences)
         self._health.tell_lost()  # perhaps since before the driver knew them
@@ -254,8 +259,22 @@ class _Taking:
         self._health.keep({*workers, *(worker.name for _, worker in whole)})
 
     def undo(self) -> None:
-        served = self._parts[self._driver.table.number]
+        with self._lock:
+            served = self._served()
         self._health.look_after(served.targets, served.grpc)
+
+    def tidy(self, refused: bool) -> None:
+        """Called now and then where there are several entries. refused: whether a table was not taken."""
+        left = self._driver.take_left() if self._closes_left else []
+        if left or refused:
+            self.undo()  # workers may be asked over the connections of a table that was refused
+        for table in left:
+            table.hops.close()
+
+    def _served(self) -> _Parts:
+        """Those of the table that is served."""
+        transport = self._driver.transport
+        return next(parts for parts in self._parts if parts.transport is transport)
 
 
 def _folder(log: Callable[[str], None]) -> PrivateFolder | None:

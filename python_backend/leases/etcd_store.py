@@ -58,9 +58,9 @@ class EtcdStore:
         first = (_ROOT + prefix).encode()
         said = self._call("range", {"key": _base64(first), "range_end": _base64(_after(first))})
         found = {}
-        for pair in said.get("kvs", ()):
-            name = _plain(pair["key"]).decode("utf-8", "replace").removeprefix(_ROOT)
-            found[name] = from_text(name, _plain(pair.get("value", "")))
+        for key, value in _pairs(said.get("kvs", [])):
+            name = _plain(key).decode("utf-8", "replace").removeprefix(_ROOT)
+            found[name] = from_text(name, _plain(value))
         return found
 
     def swap(self, swap: Swap) -> bool:
@@ -86,13 +86,18 @@ class EtcdStore:
             try:
                 answer = self._ask(endpoint, f"/v3/kv/{what}", json.dumps(body))
             except (OSError, http.client.HTTPException, ValueError) as error:
-                self._connections.pop(endpoint).close()
+                self._give_up(endpoint)
                 faults.append(f"{endpoint}: {error or type(error).__name__}")
                 continue
             self._endpoints.remove(endpoint)
             self._endpoints.insert(0, endpoint)
             return answer
         raise StoreUnreachable(f"etcd: {'; '.join(faults)}")
+
+    def _give_up(self, endpoint: str) -> None:
+        connection = self._connections.pop(endpoint, None)
+        if connection is not None:
+            connection.close()
 
     def _ask(self, endpoint: str, path: str, body: str) -> dict[str, Any]:
         connection = self._connections.get(endpoint)
@@ -139,6 +144,17 @@ def _context(tls: EtcdTls) -> ssl.SSLContext:
 def _after(prefix: bytes) -> bytes:
     """The first key behind all that begin so; names are text, whose bytes end below 0xff."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _pairs(said: Any) -> list[tuple[str, str]]:
+    """Keys and values of an answer, as they came."""
+    try:
+        pairs = [(pair["key"], pair.get("value", "")) for pair in said]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreUnreachable(f"etcd: {said!r:.80} are no keys and values") from error
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise StoreUnreachable(f"etcd: {said!r:.80} are no keys and values of text")
+    return pairs
 
 
 def _base64(data: bytes) -> str:

@@ -139,6 +139,8 @@ class FileStore:
                 if time.monotonic() > end_s:
                     raise StoreUnreachable(f"{self._lock_path}: locked for {self._lock_s} s") from None
                 time.sleep(_PAUSE_S)
+            except OSError as error:  # a file system without locks, or none left
+                raise StoreUnreachable(f"{self._lock_path}: {error.strerror}") from error
 
     def _read(self) -> dict[str, str]:
         try:

@@ -2,12 +2,13 @@
 
 Rules
 - Nobody who serves frames waits for the store. What is owned is read from memory.
-- Only this thread tells of changes, so that whoever is told may call back.
+- Only this thread tells of changes, so that whoever is told may call back. He must not keep it long: leases
+  are to be renewed.
+- Whatever goes wrong, it looks again: without it what is owned would be neither renewed nor given up.
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,8 @@ class LeaseKeeper:
         times: LeaseTimes | None = None,
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """changed: called by the keeper's thread with all that is owned, again at the next look if it raises.
+        """changed: called by the keeper's thread with all that is owned, again at the next look if it raises;
+        must return at once.
         ready: whether any worker can be reached; without one nothing is taken. lives: whether what is owned
         can still be served; else all is left to the next, at once and for good, and `left` is called. log:
         takes a line where the store goes or comes back.
@@ -83,9 +85,11 @@ class LeaseKeeper:
     def _give_up(self) -> None:
         with self._lock:
             swaps = self._ownership.give_up()
-        with contextlib.suppress(StoreUnreachable):  # then their leases run out
+        try:
             for swap in swaps:
                 self._store.swap(swap)
+        except Exception as error:
+            self._log(f"leases: what is left cannot be given up, and has to run out: {error!r}")
 
     @property
     def owned(self) -> Owned:
@@ -118,18 +122,19 @@ class LeaseKeeper:
 
     def look(self) -> None:
         """One look at the store, and what follows from it."""
-        self._ownership.ready = self._ready()
-        asked_us = self._now_us()
         try:
+            self._ownership.ready = self._ready()
+            asked_us = self._now_us()
             found = self._store.look(self._group)
             with self._lock:
                 swaps = self._ownership.looked(found, asked_us, self._now_us())
             for swap in swaps:
                 self._swap(swap)
-        except StoreUnreachable as error:
+        except Exception as error:  # one that nobody expected must not end the thread
             with self._lock:
                 self._ownership.unreachable()
-            self._say(False, f"leases: {error}; what is owned is served on, and nothing is adopted")
+            text = str(error) if isinstance(error, StoreUnreachable) else repr(error)
+            self._say(False, f"leases: {text}; what is owned is served on, and nothing is adopted")
         else:
             self._say(True, "leases: the store answers again")
         self._tell()

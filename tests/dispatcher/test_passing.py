@@ -153,8 +153,7 @@ class Entry:
         self.dispatcher.close()
 
 
-@pytest.fixture
-def deployment() -> DeploymentManifest:
+def two_entries() -> DeploymentManifest:
     made = build_manifest([two_stage_model()], free_base(31_000, 40), "d")
     spare = made.models[0].feedback_port + 30
     address = replace(made.entry, name="b", grpc_port=spare + 1)
@@ -165,6 +164,11 @@ def deployment() -> DeploymentManifest:
         more_entries=(EntryPorts(address, {"tiny": spare}),),
         unsigned_tickets=True,
     )
+
+
+@pytest.fixture
+def deployment() -> DeploymentManifest:
+    return two_entries()
 
 
 Start = Callable[[str], Entry]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -10,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from benchmarks.helpers.etcd import Etcd, find_etcd
-from python_backend.leases.etcd_store import EtcdStore
+from python_backend.leases.etcd_store import EtcdStore, _pairs
 from python_backend.leases.file_store import FileStore
 from python_backend.leases.keeper import LeaseKeeper, Owned
 from python_backend.leases.lease import Lease, LeaseStore, StoreUnreachable, Swap
@@ -250,6 +251,53 @@ def test_who_can_serve_no_more_leaves_all_to_the_next_at_once(tmp_path: Path) ->
     wait_until(lambda: told == [{"0": 1}, {}, {"left": 0}], "the shard to be left")
     assert FileStore(tmp_path).look("d/m/")["d/m/0"].holder == ""
     keeper.stop()
+
+
+class Wayward:
+    """A store that fails as no store should, once."""
+
+    def __init__(self, store: LeaseStore, error: Exception) -> None:
+        self._store, self._error = store, [error]
+
+    def look(self, prefix: str) -> Mapping[str, Lease]:
+        if self._error:
+            raise self._error.pop()
+        return self._store.look(prefix)
+
+    def swap(self, swap: Swap) -> bool:
+        return self._store.swap(swap)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+@pytest.mark.parametrize("error", [KeyError("kvs"), OSError("no locks"), ArithmeticError()])
+def test_whatever_a_store_does_the_keeper_looks_again(tmp_path: Path, error: Exception) -> None:
+    said: list[str] = []
+    keeper = LeaseKeeper(
+        Wayward(FileStore(tmp_path), error), "a", "d/m/", {"0": ("a",)}, now_us, log=said.append
+    )
+    keeper.start()
+    wait_until(lambda: keeper.owned == {"0": 1}, "the shard to be owned")
+    keeper.stop()
+    assert f"{error!r}; what is owned is served on" in said[0]
+
+
+def test_a_host_without_locks_has_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreUnreachable, match=r"leases\.lock: No locks available"):
+        FileStore(tmp_path).look("")
+
+
+@pytest.mark.parametrize(
+    "kvs", [7, [7], [{}], [{"key": 7}], {"key": "bQ=="}, [{"key": "bQ==", "value": None}]]
+)
+def test_an_answer_of_etcd_that_is_none_is_no_store(kvs: object) -> None:
+    with pytest.raises(StoreUnreachable, match="no keys and values"):
+        _pairs(kvs)
 
 
 _HOLDER = """

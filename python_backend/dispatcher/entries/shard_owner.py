@@ -1,6 +1,9 @@
 """Serves what an entry owns of a model: another table is made and handed over whenever that changes.
 
 Rules
+- Tables are made by a thread of its own: making one takes longer than leases may wait to be renewed. Of
+  several changes that came meanwhile only the last is served.
+- A table that could not be made or taken is tried again, by the last hand-over that could be served.
 - What is owned comes from the leases (leases.keeper); which workers that means, from the table that is
   served. Either may change at any time, so both changes go through here, one after the other.
 - All workers of the model are looked after, owned or not: who adopts a shard knows which of them are lost.
@@ -13,19 +16,43 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final, Protocol
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.owned import OwnedPart, owned_part, shard_orders
 from python_backend.dispatcher.entries.passing import PassingOn
+from python_backend.dispatcher.taking_over import TableFailed
 from python_backend.leases.keeper import LeaseKeeper, Owned
 from python_backend.leases.opening import open_store
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 
+_LOOK_S: Final = 0.1
+"""How often it is looked whether a table could be taken, and whether one is over."""
+_AGAIN_S: Final = 1.0
+"""From a table that could not be served to the next try."""
+
 Serve = Callable[[int, DeploymentManifest, ModelEntry, OwnedPart], None]
 """Serve by this part of a model's table from now on: the table's number and manifest, the whole model."""
+
+
+class _Numbered(Protocol):
+    @property
+    def number(self) -> int:
+        """Of the hand-over that brought a table."""
+
+
+class Taker(Protocol):
+    """Who takes tables, in a turn of his own, or finds that he cannot (dispatcher.driver)."""
+
+    failed_table: TableFailed | None
+
+    @property
+    def table(self) -> _Numbered:
+        """The one that is served."""
 
 
 class ShardOwner:
@@ -40,20 +67,35 @@ class ShardOwner:
         lose: Callable[[str], None],
         reaches: Callable[[], bool],
         passing: PassingOn,
+        taker: Taker,
+        tidy: Callable[[bool], None],
         folder: Path | None,
         log: Callable[[str], None],
     ) -> None:
         """number: of the hand-over that brought the manifest. lose: send nothing more to this worker.
-        reaches: whether any worker of the model answers. folder: of leases in files. Raises ValueError,
-        OSError.
+        reaches: whether any worker of the model answers. taker: of the tables that are served. tidy: called
+        now and then, ends tables that are over; True where one was not taken. folder: of leases in files.
+        Raises ValueError, OSError.
         """
         self._lose = lose
         self._parent = os.getppid()
         self._table = (number, manifest, entry)
+        self._tables = {number: self._table}
+        """By number, those that the taker may serve."""
         self._serve = serve
         self._passing = passing
+        self._taker = taker
+        self._tidy = tidy
         self._log = log
+        self._said = ""
         self._owned: Owned = {}
+        self._wanted: Owned = {}
+        self._not_before_s = 0.0
+        self._failed: TableFailed | None = None
+        self._again = False
+        self._closing = False
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shards", daemon=True)
         self._part = owned_part(entry, {})
         self._lock = threading.Lock()
         self._keeper = LeaseKeeper(
@@ -71,11 +113,16 @@ class ShardOwner:
 
     def start(self) -> None:
         """Begin to hold leases."""
+        self._thread.start()
         self._keeper.start()
 
     def close(self) -> None:
         """Leave what is owned to the other entries."""
         self._keeper.stop()
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     @property
     def owned(self) -> Mapping[str, int]:
@@ -97,20 +144,61 @@ class ShardOwner:
             part = owned_part(entry, self._owned)
             self._serve(number, manifest, entry, part)
             self._table = (number, manifest, entry)
+            served = self._taker.table.number
+            self._tables = {each: table for each, table in self._tables.items() if each >= served}
+            self._tables[number] = self._table
             self._part = part
         self._passing.serves(manifest, entry)
 
     def owns(self, owned: Owned) -> None:
-        """Serve these shards from now on."""
+        """Have these shards served from now on; waits for nothing."""
+        self._wanted = owned
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(_LOOK_S)
+            self._wake.clear()
+            try:
+                self._look()
+            except Exception as error:
+                self._not_before_s = time.monotonic() + _AGAIN_S
+                self._say(f"{self.whole.model}: what is owned cannot be served: {error!r}")
+
+    def _look(self) -> None:
+        """Serve what is owned now, and end what is over. Raises what making a table raises."""
+        self._tidy(self._has_failed())
+        if self._closing or time.monotonic() < self._not_before_s:
+            return
         with self._lock:
-            if owned == self._owned:
+            owned = self._wanted
+            if owned == self._owned and not self._again:
                 return
             number, manifest, entry = self._table
             part = owned_part(entry, owned)
-            self._log(f"{entry.model}: {_said(self._owned, owned)}")
+            self._say(f"{entry.model}: {_said(self._owned, owned) or 'serves what it owns anew'}")
             self._serve(number, manifest, entry, part)
-            self._owned, self._part = owned, part
+            self._owned, self._part, self._again = owned, part, False
         self._passing.owns(owned, part.entry.served.planned_rps)
+
+    def _has_failed(self) -> bool:
+        """The driver takes a table in a turn of its own, and may find then that it cannot."""
+        failed = self._taker.failed_table
+        if failed is None or failed is self._failed:
+            return False
+        self._failed, self._again = failed, True
+        self._not_before_s = time.monotonic() + _AGAIN_S
+        with self._lock:
+            back = self._tables.get(self._taker.table.number, self._table)
+            changed, self._table = back is not self._table, back
+        if changed:
+            self._passing.serves(back[1], back[2])
+        return True
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._log(text)
 
     def failed(self, failure: HopFailure) -> None:
         """A hop failed; of one that a newer owner's worker refused, its shard is given up."""
