@@ -719,6 +719,8 @@ class Driver:
     def served_elsewhere(self, frame: Frame, outputs: Outputs) -> None:
         """See dispatcher.entries.passing.Returns."""
         self._frames.serve([frame], outputs)
+        self._look_again()
+        self._turns.take_turn()
 
     def refused_elsewhere(self, frame: Frame, code: ErrorCode, text: str) -> None:
         """See dispatcher.entries.passing.Returns."""

@@ -138,7 +138,7 @@ def make_dispatcher(
     entry = manifest.model(entry.model)
     keys = Keys.from_environment(manifest.unsigned_tickets)
     reports = Reports(keys)
-    links = _Links(keys, reports, entry.model)
+    links = _Links(keys, reports, entry.model, log)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=links.take)
     uplink = Uplink(log)
     maker = _Maker(parameters, keys, log, uplink)
@@ -347,15 +347,25 @@ class _Links:
     passing: PassingOn | None = None
     shards: ShardOwner | None = None
 
-    def __init__(self, keys: Keys, reports: Reports, model: str) -> None:
+    def __init__(self, keys: Keys, reports: Reports, model: str, log: Callable[[str], None]) -> None:
         self._keys = keys
         self._reports = reports
         self._model = model
+        self._log = log
+        self._said = ""
 
     def take(self, datagram: bytes) -> None:
         """A datagram that is no notice: what a process says of itself, what another entry's dispatcher
-        says, or a recording that is asked for.
+        says, or a recording that is asked for. Whoever sent it, notices are read on.
         """
+        try:
+            self._take(datagram)
+        except Exception as error:
+            if (text := f"a datagram cannot be taken: {error!r}") != self._said:
+                self._said = text
+                self._log(text)
+
+    def _take(self, datagram: bytes) -> None:
         if self.passing is not None and self.passing.take(datagram):
             return
         wanted = recording.decode(datagram, self._keys)

@@ -18,10 +18,13 @@ STALE_US: Final = 1_000_000
 
 
 class Peer:
-    """Another owner: what it said last, and what was sent there since. frame_us: 1e6 / its frames/s."""
+    """Another owner: what it said last, and what was sent there since. frame_us: 1e6 / its frames/s. hop_us:
+    from here to it.
+    """
 
-    def __init__(self, frame_us: float) -> None:
+    def __init__(self, frame_us: float, hop_us: int) -> None:
         self.frame_us: float = frame_us
+        self.hop_us: int = hop_us
         self.said_us: int = -STALE_US
         self.backlog_us: int = 0
         self.sent: int = 0
@@ -33,7 +36,9 @@ class Peer:
 
 
 class Forwarding:
-    """Of one entry. hop_us: from here to a peer; spare_us: by how much a peer must be better."""
+    """Of one entry. hop_us: from here to a peer of which nothing else is known; spare_us: by how much a peer
+    must be better.
+    """
 
     def __init__(self, hop_us: int, spare_us: int) -> None:
         self.hop_us: int = hop_us
@@ -42,7 +47,7 @@ class Forwarding:
 
     def add(self, name: str, rate_rps: float) -> None:
         """Another entry with a shard of so many frames/s."""
-        self.peers[name] = Peer(1e6 / rate_rps)
+        self.peers[name] = Peer(1e6 / rate_rps, self.hop_us)
 
     def remove(self, name: str) -> None:
         """It owns no shard any more."""
@@ -65,8 +70,8 @@ class Forwarding:
     def target(self, own_us: int, now_us: int) -> str:
         """The peer to pass a new frame to, which then counts as sent; '' to keep it. own_us: how long it
         would wait here; below 0: nothing is owned here."""
-        best, best_us = self._soonest(now_us)
-        if best and (own_us < 0 or best_us + self.hop_us + self.spare_us < own_us):
+        best, best_us = self._soonest(1, now_us)
+        if best and (own_us < 0 or best_us + self.spare_us < own_us):
             self.peers[best].sent += 1
             return best
         return ""
@@ -74,19 +79,19 @@ class Forwarding:
     def rescuer(self, served_us: int, left_us: int, now_us: int) -> str:
         """The peer at which a frame that is given up here would be in time, which then counts as sent; ''
         for none. served_us: what serving it takes once its turn comes; left_us: until its deadline."""
-        best, best_us = self._soonest(now_us)
-        if best and best_us + 2 * self.hop_us + served_us < left_us:
+        best, best_us = self._soonest(2, now_us)
+        if best and best_us + served_us < left_us:
             self.peers[best].sent += 1
             return best
         return ""
 
-    def _soonest(self, now_us: int) -> tuple[str, float]:
-        """The peer with the shortest wait, and that; '' where none was heard of lately."""
+    def _soonest(self, hops: int, now_us: int) -> tuple[str, float]:
+        """The peer with the shortest wait and so many hops, and that; '' where none was heard of lately."""
         best = ""
         best_us = 0.0
         for name, peer in self.peers.items():
             if now_us - peer.said_us < STALE_US:
-                wait_us = peer.wait_us(now_us)
+                wait_us = peer.wait_us(now_us) + hops * peer.hop_us
                 if not best or wait_us < best_us:
                     best, best_us = name, wait_us
         return best, best_us

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -19,6 +20,7 @@ from python_backend.wire.keys import Keys
 
 _MAGIC: Final = b"PPW1"
 _MAC_CHARACTERS: Final = 32
+_LARGEST: Final = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,13 @@ def _checked(word: Word) -> Word | None:
         kind = kinds.get(name, str if name in ("deployment", "model", "sender", "run") else int)
         if not isinstance(value, kind) or isinstance(value, bool):
             return None
-    whole = all(isinstance(shard, str) and type(term) is int for shard, term in word.owned.items())
-    return word if whole else None
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            return None
+    whole = all(
+        isinstance(shard, str) and type(term) is int and abs(term) <= _LARGEST
+        for shard, term in word.owned.items()
+    )
+    return word if whole and math.isfinite(word.rate_rps) else None
 
 
 class Heard:

@@ -556,3 +556,18 @@ def test_an_answer_that_waits_for_an_earlier_one_waits_no_longer_than_that_ones_
         first = client.answers[0][0]
     assert "the answer to a later frame of stream 'camera' waited for it" in first[1]
     assert client.answers[1] == [2]
+
+
+def test_an_answer_of_another_entry_waits_no_longer_than_an_earlier_frames_time() -> None:
+    client = Client()
+    with driver_with(Hops()) as driver:
+        entry = driver.table.entry
+        driver._frames.serve_by(replace(entry, served=replace(entry.served, streams=StreamPolicy("stream"))))
+        frames = [client.frame(0), client.frame(1, slo_us=100 * SLO_US)]
+        for number, frame in enumerate(frames):
+            frame.stream, frame.place = "camera", number
+        driver._frames.add(frames)  # both are at other entries, and nothing else is to be looked at
+        driver.served_elsewhere(frames[1], {"y": np.array([[7]], np.int64)})
+        client.wait()
+    assert "the answer to a later frame of stream 'camera' waited for it" in client.answers[0][0][1]
+    assert client.answers[1] == [7]

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -25,9 +26,9 @@ from model_repo_generator.emulated import build_manifest
 from planner.manifest import DeploymentManifest, EntryPorts
 from planner.shards import Shard
 from ppipe.serving.ports import free_base
-from python_backend.dispatcher.entries.passing import PassingOn
+from python_backend.dispatcher.entries.passing import HOP_US, PassingOn
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
-from python_backend.dispatcher.factory import Dispatcher, make_dispatcher
+from python_backend.dispatcher.factory import Dispatcher, _Links, make_dispatcher
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.actions import DropReason
@@ -35,6 +36,8 @@ from python_backend.wire import forwarded
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.keys import Keys, TicketError
+from python_backend.wire.peer_words import Word
+from python_backend.wire.self_report import Reports
 from tests.live.data_plane_client import OUTPUT, two_stage_model
 
 SHARDS = (
@@ -296,3 +299,80 @@ def test_a_frame_whose_other_entry_is_gone_comes_back(start: Start) -> None:
         assert passing.rescue(frame, DropReason.OVERLOAD, now_us())
         assert set(caller.wait()) == {OUTPUT[0].name}
         assert passing.counts.came_back == 1
+
+
+@pytest.fixture
+def passing(deployment: DeploymentManifest) -> Iterator[PassingOn]:
+    """Of entry a, which tells nothing by itself."""
+    made = PassingOn(deployment, deployment.models[0], Keys.none(), lambda text: None)
+    yield made
+    made.close()
+
+
+def word_of(passing: PassingOn, number: int, **changes: Any) -> Word:
+    fields: dict[str, Any] = {"backlog_us": 0, "rate_rps": 250.0, "owned": {"1": 1}}
+    fields |= {"echo_us": 0, "held_us": 0, "sent_us": number} | changes
+    return Word("d", "tiny", "b", passing._revision, "run", number, **fields)
+
+
+def test_the_shortest_of_its_last_round_trips_is_an_entrys_hop(passing: PassingOn) -> None:
+    for number, rtt_us in enumerate((90_000, 2_000, 40_000)):
+        passing._hear(word_of(passing, number, echo_us=1_000, held_us=500), 1_500 + rtt_us)
+    assert passing._way.peers["b"].hop_us == HOP_US + 1_000
+    for number in range(3, 20):
+        passing._hear(word_of(passing, number, echo_us=1_000), 41_000)
+    assert passing._way.peers["b"].hop_us == HOP_US + 20_000
+
+
+def test_frames_are_passed_on_while_words_cannot_be_sent(passing: PassingOn) -> None:
+    began, may_go = threading.Event(), threading.Event()
+
+    class Stuck:
+        def send_datagram(self, datagram: bytes) -> None:
+            began.set()
+            may_go.wait(PATIENCE_S)
+
+        def close(self) -> None: ...
+
+    passing._peers["b"].sender.close()
+    passing._peers["b"].sender = Stuck()  # type: ignore[assignment]
+    telling = threading.Thread(target=passing.owns, args=({"0": 1}, 250.0))
+    telling.start()
+    assert began.wait(PATIENCE_S)
+    assert passing._lock.acquire(timeout=PATIENCE_S)
+    passing._lock.release()
+    assert telling.is_alive()
+    may_go.set()
+    telling.join()
+
+
+def test_who_waits_for_an_owner_is_woken_by_owners_alone(passing: PassingOn) -> None:
+    passing._hear(word_of(passing, 1, owned={}), 1)
+    assert not passing._heard_any.is_set()
+    passing._hear(word_of(passing, 2), 2)
+    assert passing._heard_any.is_set()
+
+
+def test_a_frame_that_cannot_even_be_sent_comes_back(passing: PassingOn) -> None:
+    back: list[Frame] = []
+    passing._returns = SimpleNamespace(came_back=back.append)  # type: ignore[assignment]
+    passing._hear(word_of(passing, 1), now_us())
+    passing._onward._calls.clear()
+    frame = frame_of(1, Caller())
+    assert passing.rescue(frame, DropReason.OVERLOAD, now_us())
+    assert back == [frame]
+    assert "b" in passing._way.peers
+    assert passing._way.target(-1, now_us()) == "b", "it is not to blame"
+    frame.claim()
+
+
+def test_no_datagram_ends_the_thread_that_reads_them() -> None:
+    def fail(datagram: bytes) -> bool:
+        raise OverflowError("int too large to convert to float")
+
+    logged: list[str] = []
+    links = _Links(Keys.none(), Reports(Keys.none()), "tiny", logged.append)
+    links.passing = SimpleNamespace(take=fail)  # type: ignore[assignment]
+    for _ in range(3):
+        links.take(b"PPW1")
+    assert logged == ["a datagram cannot be taken: OverflowError('int too large to convert to float')"]

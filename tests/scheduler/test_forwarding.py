@@ -33,3 +33,15 @@ def test_who_is_silent_gets_nothing_until_it_is_heard_again(way: Forwarding) -> 
     assert way.target(own_us=-1, now_us=3) == "b"
     assert way.target(own_us=-1, now_us=3 + STALE_US) == ""
     way.silent("nobody")
+
+
+def test_each_owner_counts_with_its_own_hop(way: Forwarding) -> None:
+    way.add("c", rate_rps=1_000.0)
+    way.told("c", backlog_us=0, now_us=0)
+    way.peers["c"].hop_us = 50_000
+    # 5 ms of wait and 1 ms of hop there; c is free and far.
+    assert way.target(own_us=9_001, now_us=0) == "b"
+    assert way.rescuer(served_us=0, left_us=100_000, now_us=0) == "b"
+    way.silent("b")
+    assert way.target(own_us=53_000, now_us=0) == ""
+    assert way.target(own_us=53_001, now_us=0) == "c"

@@ -4,7 +4,9 @@ signed mark (wire.forwarded).
 Rules
 - Calls wait on no thread of ours: gRPC's own threads bring the answers.
 - Every frame that is sent ends once: in `served`, in `refused` (the other entry's own answer, which its
-  caller gets), or in `unreachable`, where the other entry has said nothing.
+  caller gets), in `missed` (this frame alone was not taken, or not answered in time), or in `unreachable`,
+  where nobody serves there.
+- An answer is waited for as long as a hop's: the other entry may tell late of a hop that failed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import grpc
 from planner.manifest import ModelEntry, ServerAddress
 from planner.profile import TensorSpec
 from python_backend.dispatcher.frame import ErrorCode, Frame
-from python_backend.wire import forwarded, kserve
+from python_backend.wire import forwarded, graces, kserve
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Buffer
@@ -27,8 +29,8 @@ from python_backend.wire.transport import CHANNEL_OPTIONS, Outputs
 
 REASON: Final = "reason="
 """In the text of every frame that a dispatcher of ours did not serve."""
-_GRACE_S: Final = 0.05
-"""Beyond its deadline: an answer that is late is an answer."""
+_PASSES: Final = ("Exceeds maximum queue size", "Request timeout expired")
+"""In the text of Triton's own refusals of one request, whose model goes on serving."""
 
 Served = Callable[[Frame, Outputs], None]
 Refused = Callable[[Frame, ErrorCode, str], None]
@@ -48,6 +50,7 @@ class Onward:
         keys: Keys,
         served: Served,
         refused: Refused,
+        missed: Unreachable,
         unreachable: Unreachable,
     ) -> None:
         self._deployment = deployment
@@ -56,7 +59,10 @@ class Onward:
         self._keys = keys
         self._served = served
         self._refused = refused
+        self._missed = missed
         self._unreachable = unreachable
+        self._grace_us = graces.entry_us(entry.serves_late)
+        self._outputs = [spec.name for spec in entry.outputs]
         self._others = sum(spec.bytes_per_frame for spec in entry.other_inputs)
         self._head = functools.lru_cache(maxsize=256)(kserve.request_head)
         self._channels = {
@@ -83,7 +89,7 @@ class Onward:
         parameter = kserve.text_parameter(forwarded.PARAMETER, forwarded.encode(mark, self._keys))
         request = kserve.request_bytes(self._head(self._entry.dispatcher, specs, 1), parameter, tensors)
         try:
-            call = self._calls[to].future(request, timeout=max(0, left_us) / 1e6 + _GRACE_S)
+            call = self._calls[to].future(request, timeout=(max(0, left_us) + self._grace_us) / 1e6)
         except ValueError as error:  # closed
             self._unreachable(frame, to, str(error))
             return
@@ -112,15 +118,28 @@ class Onward:
 
     def _ended(self, frame: Frame, to: str, call: Any) -> None:
         try:
-            answer = kserve.response_outputs(call.result())
+            answer = self._checked(kserve.response_outputs(call.result()))
+            self._served(frame, answer)
         except grpc.RpcError as error:
             self._take_error(frame, to, error.code(), error.details() or "")
         except grpc.FutureCancelledError:
             self._unreachable(frame, to, "the call was given up")
         except kserve.WireError as error:
             self._refused(frame, ErrorCode.INTERNAL, f"entry {to}: {error}")
-        else:
-            self._served(frame, answer)
+        except (
+            Exception
+        ) as error:  # gRPC would write it to its log, and the frame's caller would wait for ever
+            self._refused(frame, ErrorCode.INTERNAL, f"entry {to}: {error!r}")
+
+    def _checked(self, answer: Outputs) -> Outputs:
+        """Raises WireError unless it is of one frame, with all outputs."""
+        for name in self._outputs:
+            if name not in answer or answer[name].shape[:1] != (1,):
+                found = ", ".join(f"{each} {list(array.shape)}" for each, array in answer.items())
+                raise kserve.WireError(
+                    f"output {name}: not one frame of it in the answer, which has {found or 'nothing'}"
+                )
+        return answer
 
     def _take_error(self, frame: Frame, to: str, code: grpc.StatusCode, details: str) -> None:
         if code is grpc.StatusCode.INVALID_ARGUMENT:
@@ -131,6 +150,8 @@ class Onward:
                 self._refused(frame, ErrorCode.INVALID, details)
         elif REASON in details:
             self._refused(frame, ErrorCode.UNAVAILABLE, details)
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED or any(text in details for text in _PASSES):
+            self._missed(frame, to, f"{code.name}: {details[:200]}")
         else:  # its process may be ending, whatever the code says
             self._unreachable(frame, to, f"{code.name}: {details[:200]}")
 

@@ -5,7 +5,9 @@ Rules
 - A frame is passed on when it comes, where another owner gets to it clearly sooner or nothing is owned here;
   or when the core gives it up and another owner would still be in time. Once: then it stays.
 - Frames of a stream stay with their stream as long as anything is owned here.
-- An entry that does not answer gets nothing until it is heard again, and its frames come back to the core.
+- An entry that cannot be reached gets nothing until it is heard again, and its frames come back to the core;
+  so does one that was refused there, or not answered in time, by a queue that goes on.
+- Words are sent under no lock that frames need: a host's name may take seconds to be looked up.
 - Words go out every IDLE_US, and after TELL_US where the backlog is not what the last word lets others
   expect. Those of another revision, or that none of our keys signed, count as silence, and are logged.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -44,6 +47,8 @@ SPARE_BATCHES: Final = 3
 _SAW_US: Final = 10_000
 _TOLERATED: Final = 0.1
 """Of what an owner must be better by: what others may be wrong about a backlog."""
+_RECENT: Final = 16
+"""Round trips of which the shortest counts: the others had to wait for a busy host as well."""
 _LOG_US: Final = 10_000_000
 _RESCUED: Final = frozenset(
     {DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED, DropReason.NO_WORKER}
@@ -71,9 +76,14 @@ class _Peer:
     heard: Heard = field(default_factory=Heard)
     heard_us: int = 0
     its_us: int = 0
-    rtt_us: int = 0
+    rtts_us: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))
     revision: int = 0
     owned: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def hop_us(self) -> int:
+        """From here to it."""
+        return HOP_US + min(self.rtts_us, default=0) // 2
 
 
 @dataclass
@@ -106,6 +116,7 @@ class PassingOn:
         self._saw_us = 0
         self._logged_us: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._way = Forwarding(HOP_US, 0)
         self.serves(manifest, entry)
         self.counts = PassedCounts()
@@ -123,6 +134,7 @@ class PassingOn:
             keys,
             self._served,
             self._refused,
+            self._missed,
             self._unreachable,
         )
         self._heard_any = threading.Event()
@@ -196,7 +208,11 @@ class PassingOn:
         frame.stays = True
         frame.move(FrameState.PASSED)
         self.counts.sent[to] = self.counts.sent.get(to, 0) + 1
-        self._onward.send(frame, to, frame.deadline_us - at_us - 2 * self._way.hop_us)
+        left_us = frame.deadline_us - at_us - 2 * self._peers[to].hop_us
+        try:
+            self._onward.send(frame, to, left_us)
+        except Exception as error:
+            self._missed(frame, to, repr(error))
         return True
 
     def _saw(self, core: SchedulerCore, at_us: int) -> None:
@@ -214,11 +230,15 @@ class PassingOn:
         self._returns.refused_elsewhere(frame, code, text)
 
     def _unreachable(self, frame: Frame, to: str, text: str) -> None:
-        assert self._returns is not None
         with self._lock:
             self._way.silent(to)
+        self._missed(frame, to, text)
+
+    def _missed(self, frame: Frame, to: str, text: str) -> None:
+        assert self._returns is not None
+        with self._lock:
             self.counts.came_back += 1
-        self._log_now_and_then(to, f"entry {to} did not answer for a frame that was passed on: {text}")
+        self._log_now_and_then(to, f"entry {to} did not serve a frame that was passed on: {text}")
         self._returns.came_back(frame)
 
     # Words
@@ -251,16 +271,16 @@ class PassingOn:
         with self._lock:
             peer.heard_us, peer.its_us, peer.owned = at_us, word.sent_us, word.owned
             if word.echo_us:
-                peer.rtt_us = max(0, at_us - word.echo_us - word.held_us)
-                self._way.hop_us = HOP_US + max(each.rtt_us for each in self._peers.values()) // 2
+                peer.rtts_us.append(max(0, at_us - word.echo_us - word.held_us))
             if not word.owned or word.rate_rps <= 0:
                 self._way.remove(word.sender)
             else:
                 if word.sender not in self._way.peers:
                     self._way.add(word.sender, word.rate_rps)
-                self._way.peers[word.sender].frame_us = 1e6 / word.rate_rps
+                known = self._way.peers[word.sender]
+                known.frame_us, known.hop_us = 1e6 / word.rate_rps, peer.hop_us
                 self._way.told(word.sender, word.backlog_us, at_us)
-        self._heard_any.set()
+                self._heard_any.set()
 
     def _run_telling(self) -> None:
         told_us = told_backlog_us = 0
@@ -276,26 +296,29 @@ class PassingOn:
         return max(0, self._backlog_us - (at_us - self._saw_us))
 
     def _tell(self) -> None:
-        at_us = now_us()
-        with self._lock:
-            backlog_us = self._backlog_now_us(at_us)
-            for peer in self._peers.values():
-                self._number += 1
-                word = Word(
-                    self._deployment,
-                    self._model,
-                    self._me,
-                    self._revision,
-                    self._run,
-                    self._number,
-                    at_us,
-                    peer.its_us,
-                    at_us - peer.heard_us if peer.its_us else 0,
-                    backlog_us,
-                    self._rate_rps,
-                    dict(self._owned),
-                )
+        with self._telling:  # so that words go out in the order of their numbers
+            at_us = now_us()
+            with self._lock:
+                words = [(peer, self._word(peer, at_us)) for peer in self._peers.values()]
+            for peer, word in words:
                 peer.sender.send_datagram(peer_words.encode(word, self._keys))
+
+    def _word(self, peer: _Peer, at_us: int) -> Word:
+        self._number += 1
+        return Word(
+            self._deployment,
+            self._model,
+            self._me,
+            self._revision,
+            self._run,
+            self._number,
+            at_us,
+            peer.its_us,
+            at_us - peer.heard_us if peer.its_us else 0,
+            self._backlog_now_us(at_us),
+            self._rate_rps,
+            dict(self._owned),
+        )
 
     def _log_now_and_then(self, about: str, text: str) -> None:
         at_us = now_us()
