@@ -207,7 +207,6 @@ class OperateLoop:
                 progress=self._progress,
                 wanted_rps=truth.rates_rps or None,
                 before=self._watch.pages.rows,
-                early=self._losses.early,
             )
         except NOT_ROLLED_OUT as error:
             self._say_text(f"not rolled out: {error}")

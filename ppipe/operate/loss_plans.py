@@ -25,7 +25,7 @@ from ppipe.operate.replan import Truth
 from ppipe.rollout.history import HistoryFault
 from ppipe.rollout.live import FleetDown
 from ppipe.rollout.lock import RolloutBusy
-from ppipe.rollout.rollout import Deployed, Early, load_early, unload_early
+from ppipe.rollout.rollout import Deployed, load_early, unload_early
 from ppipe.rollout.run import StepFailed
 
 STALE_BY = 1.4
@@ -75,16 +75,9 @@ class LossPlans:
         self._say = say
         self._kept: dict[str, AskedPlan] = {}
         """By server."""
-        self._early: tuple[DeploymentManifest, Early] | None = None
-        """What was loaded early, and of which plan's manifest."""
         self._not_before_s = -AGAIN_S
         self.complete = False
         """Whether there is one for each server that is used, for the load as it was when last looked at."""
-
-    @property
-    def early(self) -> Early | None:
-        """What was loaded early."""
-        return None if self._early is None else self._early[1]
 
     def is_stale(self, asked: AskedPlan, truth: Truth) -> bool:
         """Whether a plan is of other servers, or of another load by more than chance or STALE_BY."""
@@ -99,7 +92,7 @@ class LossPlans:
 
     def forget(self) -> None:
         """Another plan is served."""
-        self._kept, self._early, self.complete = {}, None, False
+        self._kept, self.complete = {}, False
 
     def plan_next(self, served: ServedNow, tables: Tables, truth: Truth, now_s: float) -> None:
         """For a server that a plan is lacking of, or whose plan is for another mix."""
@@ -136,24 +129,31 @@ class LossPlans:
         least_gain: float,
         now_s: float,
     ) -> None:
-        """Have what the loss of a suspected server needs loaded, or unload it again."""
-        if not suspected and self._early is not None:
-            manifest, early = self._early
-            self._early, self._not_before_s = None, now_s + AGAIN_S
-            self._try(lambda: unload_early(self._deployed, manifest, early))
-        if len(suspected) != 1 or self._early is not None or now_s < self._not_before_s:
+        """Have what the loss of a suspected server needs loaded, or unload it again. What is loaded early is
+        asked each time: it is kept for who comes after a process that was killed.
+        """
+        self._try(lambda: self._look(suspected, served, truth, least_gain, now_s))
+
+    def _look(
+        self,
+        suspected: frozenset[str],
+        served: ServedNow,
+        truth: Truth,
+        least_gain: float,
+        now_s: float,
+    ) -> None:
+        early = self._deployed.early
+        if not suspected and early is not None:
+            self._not_before_s = now_s + AGAIN_S
+            unload_early(self._deployed)
+        if len(suspected) != 1 or early is not None or now_s < self._not_before_s:
             return
         made = self.kept_for(served, replace(truth, out=truth.out | suspected))
         if made is not None and made.ready is not None and made.promise.heals(least_gain):
-            ready = made.ready
-            self._try(lambda: self._load(ready))
-
-    def _load(self, ready: DeploymentManifest) -> None:
-        early = load_early(self._deployed, ready)
-        self._early = None if early is None else (ready, early)
+            load_early(self._deployed, made.ready)
 
     def _try(self, act: Callable[[], None]) -> None:
         try:
             act()
         except NOT_ROLLED_OUT as error:
-            self._say(f"nothing is loaded early: {error}")
+            self._say(f"what may be loaded early: {error}")

@@ -156,12 +156,18 @@ class LiveFleet:
         }
 
     def _wait_until_gone(self, models: Collection[tuple[str, str]]) -> None:
-        """Until the memory of these workers is free."""
-        servers = {server for server, _ in models}
+        """Until the memory of these workers is free. What a host that is lost said last of its processes it
+        says for ever: a server that does not answer is not waited for.
+        """
+        wanted: dict[str, set[str]] = {}
+        for server, name in models:
+            wanted.setdefault(server, set()).add(name)
 
         def left() -> list[str]:
-            there = {(server, name) for server in servers for name in self._servers[server].processes()}
-            return sorted(name for server, name in there & set(models))
+            there = {server: self._servers[server].processes() & names for server, names in wanted.items()}
+            return sorted(
+                name for server, names in there.items() if names and self._answers(server) for name in names
+            )
 
         self._wait(lambda: not left(), UNLOAD_LIMIT_S, lambda: f"still there: {', '.join(left())}")
 

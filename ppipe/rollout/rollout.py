@@ -29,6 +29,7 @@ from planner.rollout.check import RolloutFault, check_rollout
 from planner.rollout.fleet import FleetRevision, Situation
 from planner.rollout.steps import Step, StepKind, steps_to
 from planner.rollout.tables import capacities
+from ppipe.rollout.early import Early, forget_early, load_saved, save_early
 from ppipe.rollout.history import History, HistoryEntry, ModelFigures, now_text
 from ppipe.rollout.live import FleetDown, LiveFleet
 from ppipe.rollout.lock import rollout_lock
@@ -94,6 +95,11 @@ class Deployed:
     def history(self) -> History:
         """What was done to it."""
         return History(self.workspace.root)
+
+    @property
+    def early(self) -> Early | None:
+        """What may be loaded early on its servers."""
+        return load_saved(self.workspace.root, run_of(self.tables))
 
     def models_of(self, server: ServerAddress) -> ServerModels:
         """The models of one of its servers, as they are changed."""
@@ -207,42 +213,38 @@ def dry_run(
         return steps_to(wanted, now, wanted_rps)
 
 
-@dataclass(frozen=True)
-class Early:
-    """Workers that were put onto servers before it was decided that they are needed. logs_from: where those
-    servers' logs were then.
-    """
-
-    workers: tuple[str, ...]
-    logs_from: Mapping[str, int]
-
-
-def load_early(deployed: Deployed, target: DeploymentManifest) -> Early | None:
+def load_early(deployed: Deployed, target: DeploymentManifest) -> None:
     """Have servers begin to load what a rollout to `target` would load first, where that fits beside all that
-    is there; None where that is nothing. No dispatcher uses it, and a rollout finds it loaded. Raises as
-    perform.
+    is there. No dispatcher uses it, and a rollout finds it loaded. Raises as perform.
     """
     with rollout_lock(deployed.workspace.root, "ppipe operate: workers that a loss would need"):
         start = start_of(deployed)
-        if start.stopped is not None:
-            return None
+        if start.stopped is not None or deployed.early is not None:
+            return
         origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
         with _fleet(deployed, start, (origin, start.manifest), (wanted, target)) as fleet:
             steps = steps_to(wanted, fleet.situation())
             first = next((step for step in steps if step.kind is StepKind.LOAD and not step.breaks), None)
             if first is None:
-                return None
-            return Early(first.workers, fleet.begin_load([wanted.workers[name] for name in first.workers]))
+                return
+            early = Early(target, run_of(deployed.tables), first.workers, {})
+            save_early(early, deployed.workspace.root)
+            logs_from = fleet.begin_load([wanted.workers[name] for name in first.workers])
+            save_early(replace(early, logs_from=logs_from), deployed.workspace.root)
 
 
-def unload_early(deployed: Deployed, target: DeploymentManifest, early: Early) -> None:
-    """Have them unloaded again: they are not needed after all. Raises as perform."""
+def unload_early(deployed: Deployed) -> None:
+    """Have them unloaded again: they are not needed after all. What a rollout that was stopped may use is
+    left to the one that takes it up. Raises as perform.
+    """
     with rollout_lock(deployed.workspace.root, "ppipe operate: workers that no loss needed"):
-        start = start_of(deployed)
-        origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
-        with _fleet(deployed, start, (origin, start.manifest), (wanted, target)) as fleet:
-            unused = early.workers if start.stopped is None else ()
-            fleet.begin_unload([wanted.workers[name] for name in unused if name not in origin.workers])
+        start, early = start_of(deployed), deployed.early
+        if early is None or start.stopped is not None:
+            return
+        origin, wanted = deployed.revision(start.manifest), deployed.revision(early.manifest)
+        with _fleet(deployed, start, (origin, start.manifest), (wanted, early.manifest)) as fleet:
+            fleet.begin_unload([wanted.workers[name] for name in early.workers if name not in origin.workers])
+        forget_early(deployed.workspace.root)
 
 
 def perform(
@@ -253,19 +255,17 @@ def perform(
     progress: Progress = no_progress,
     wanted_rps: Mapping[str, float] | None = None,
     before: Rows | None = None,
-    early: Early | None = None,
 ) -> HistoryEntry:
-    """Roll out, and record it. before: what was served, where it was measured already. early: what was loaded
-    already. Raises RolloutFault, RolloutBusy, FleetDown, HistoryFault; StepFailed, recorded too, with the
-    fleet where it was.
+    """Roll out, and record it. before: what was served, where it was measured already. What was loaded early
+    is used or unloaded. Raises RolloutFault, RolloutBusy, FleetDown, HistoryFault; StepFailed, recorded too,
+    with the fleet where it was.
     """
     with rollout_lock(deployed.workspace.root, f"ppipe {cause}: revision {target.epoch}"):
         deployed.history.require_writable()
         start = start_of(deployed)
         deployed.kept.keep_served(start.manifest)
         origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
-        logs_from = {} if early is None else early.logs_from
-        with _fleet(deployed, start, (origin, start.manifest), (wanted, target), logs_from) as fleet:
+        with _fleet(deployed, start, (origin, start.manifest), (wanted, target)) as fleet:
             fleet.require_entry()
             now = fleet.situation()
             check_rollout(origin, wanted, now)
@@ -276,10 +276,10 @@ def perform(
             )
             failure: StepFailed | None = None
             try:
+                settle = _settler(deployed, start.manifest, target)
                 record = roll_out(
-                    origin, wanted, fleet, deployed.workspace.root, record, progress, wanted_rps
+                    origin, wanted, fleet, deployed.workspace.root, record, progress, wanted_rps, settle
                 )
-                grow(deployed.repository, {}, {MANIFEST_NAME: serial.dumps(target)})
             except StepFailed as failed:
                 failure = failed
             took_s = time.monotonic() - began_s
@@ -300,6 +300,18 @@ def perform(
             if failure is not None:
                 raise failure
         return entry
+
+
+def _settler(deployed: Deployed, *manifests: DeploymentManifest) -> Callable[[int], None]:
+    """Makes one of these revisions the one that servers begin with, once the fleet has it alone."""
+    by_number = {manifest.epoch: manifest for manifest in manifests}
+
+    def settle(number: int) -> None:
+        if served_manifest(deployed.repository) != by_number[number]:
+            grow(deployed.repository, {}, {MANIFEST_NAME: serial.dumps(by_number[number])})
+        forget_early(deployed.workspace.root)
+
+    return settle
 
 
 def measured(manifest: DeploymentManifest, look_s: float = LOOK_S) -> Rows:
@@ -338,24 +350,29 @@ def _fleet(
     start: Start,
     origin: tuple[FleetRevision, DeploymentManifest],
     target: tuple[FleetRevision, DeploymentManifest],
-    logs_from: Mapping[str, int] | None = None,
 ) -> LiveFleet:
+    early = deployed.early
     return LiveFleet(
         {server.name: deployed.models_of(server) for server in origin[1].servers},
         deployed.tables,
         deployed.deployment.to_cluster(),
         origin,
         target,
-        others=_others(deployed, start, target[1]),
-        logs_from=logs_from,
+        others=_others(deployed, start, target[1], early),
+        logs_from=None if early is None else early.logs_from,
     )
 
 
-def _others(deployed: Deployed, start: Start, target: DeploymentManifest) -> list[FleetRevision]:
-    """Of a rollout that was stopped, the revision to which it went: its workers may be loaded."""
-    if start.stopped is None or start.stopped.target == target.epoch:
-        return []
-    return [deployed.revision(deployed.kept.manifest(start.stopped.target))]
+def _others(
+    deployed: Deployed, start: Start, target: DeploymentManifest, early: Early | None
+) -> list[FleetRevision]:
+    """Whose workers may be loaded: the revision to which a rollout went that was stopped, and what was
+    loaded early.
+    """
+    found = [] if early is None else [early.manifest]
+    if start.stopped is not None and start.stopped.target != target.epoch:
+        found.append(deployed.kept.manifest(start.stopped.target))
+    return [deployed.revision(manifest) for manifest in found]
 
 
 def _programs(deployed: Deployed, plan: Plan, exporter: Exporter) -> Mapping[str, Path]:

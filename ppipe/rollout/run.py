@@ -50,13 +50,15 @@ def roll_out(
     record: RolloutRecord,
     progress: Callable[[int, Sequence[Step]], None] = lambda done, steps: None,
     wanted_rps: Mapping[str, float] | None = None,
+    settle: Callable[[int], None] = lambda revision: None,
 ) -> RolloutRecord:
-    """The record of how it ended. `progress` hears how many of which steps are done.
+    """The record of how it ended. `progress` hears how many of which steps are done. `settle` is given the
+    revision that is served when all are, before that is recorded: killed in between, a rollout is taken up.
 
     Raises StepFailed when a step failed, with the fleet back at `origin`, or with the reason why it is not.
     """
     try:
-        return _make_steps(target, fleet, folder, record, progress, wanted_rps)
+        ended = _make_steps(target, fleet, folder, record, progress, wanted_rps)
     except StepFailed as failure:
         back = replace(record, detail=f"going back to revision {origin.number}: {failure}", doing="", done=0)
         try:
@@ -65,8 +67,13 @@ def roll_out(
             detail = f"{failure}\nand the way back to revision {origin.number} failed: {second}"
             save_record(replace(back, status=RolloutStatus.FAILED, detail=detail), folder)
             raise StepFailed(detail) from second
+        settle(origin.number)
         save_record(replace(back, status=RolloutStatus.TURNED_BACK, detail=str(failure)), folder)
         raise
+    settle(target.number)
+    ended = replace(ended, status=RolloutStatus.DONE)
+    save_record(ended, folder)
+    return ended
 
 
 def _make_steps(
@@ -87,9 +94,7 @@ def _make_steps(
         _make(step, fleet, workers, target.number)
         save_record(replace(record, done=done + 1), folder)
         progress(done + 1, steps)
-    ended = replace(record, done=len(steps), status=RolloutStatus.DONE)
-    save_record(ended, folder)
-    return ended
+    return replace(record, done=len(steps))
 
 
 def _make(step: Step, fleet: RunningFleet, workers: Mapping[str, Loadable], revision: int) -> None:

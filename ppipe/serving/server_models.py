@@ -96,8 +96,12 @@ class AskedModels:
         return set(last["models"])
 
     def processes(self) -> set[str]:
-        """See ServerModels."""
-        return set(self._state()["processes"])
+        """See ServerModels. Until the agent has said what it found after it was asked last, what its server
+        had counts too: a process may have begun since it looked.
+        """
+        wanted, there = _read(self._wanted), self._state()
+        found = set(there["processes"])
+        return found | set(there["models"]) if there["number"] < wanted.get("number", 0) else found
 
     def add(self, names: Iterable[str]) -> None:
         """See ServerModels. What its host does not have is said later (`said`)."""

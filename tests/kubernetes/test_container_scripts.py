@@ -3,6 +3,7 @@
 import ast
 import http.client
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -223,3 +224,42 @@ def test_every_fault_is_told(port: int, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", ["probe.py", "full"])
     probe.main()
     assert capsys.readouterr().out == "good: answers\n"
+
+
+def test_a_model_that_is_loaded_for_the_second_time_is_not_taken_for_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(
+        [
+            ({"a", "b"}, {"a", "b"}),
+            ({"a"}, {"a", "b"}),  # b's process is ending
+            ({"a"}, {"a"}),
+            ({"a", "b"}, {"a"}),  # it is loading again
+            ({"a", "b"}, {"a", "b"}),
+            ({"a", "b"}, {"b"}),  # a died
+        ]
+    )
+    again: list[str] = []
+
+    def stubs_of(server_pid: int) -> set[str]:
+        there, found = next(ticks, (set(), set()))
+        for name in ("a", "b"):
+            if name in there:
+                (tmp_path / name).mkdir(exist_ok=True)
+            elif (tmp_path / name).exists():
+                (tmp_path / name).rmdir()
+        if not there:
+            monkeypatch.setattr(os, "getppid", lambda: 0)
+        return found
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "getppid", lambda: 7)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(launch, "stubs_of", stubs_of)
+    monkeypatch.setattr(launch, "load_again", lambda folder: again.append(folder.name))
+    monkeypatch.setattr(launch, "TEND_S", 0.0)
+    with pytest.raises(SystemExit):
+        launch.tend(7, tmp_path, {"fleet": "/fleet", "public": {}, "revives": {}})
+    assert again == ["a"]

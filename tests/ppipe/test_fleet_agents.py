@@ -82,6 +82,60 @@ def test_what_is_asked_is_done_and_said(fleet: Path) -> None:
     assert asked.processes() == {"b", "c"}
 
 
+def test_a_report_from_before_an_order_does_not_say_that_a_model_is_gone(fleet: Path) -> None:
+    """The process of a model that was loading when the agent looked began later."""
+    here = Models("a", "b")
+    agent, asked = Agent(fleet, "s", here), AskedModels(fleet, "s")
+    agent.look()
+    told = json.loads((fleet / "there" / "s.json").read_text())
+    (fleet / "there" / "s.json").write_text(json.dumps({**told, "processes": []}))
+    assert asked.processes() == set()
+    asked.remove(["b"])
+    assert asked.processes() - asked.models() == {"b"}
+    here.ending.clear()
+    agent.look()
+    assert asked.processes() - asked.models() == {"b"}, "its process is ending"
+    here.ending.clear()
+    agent._tell_at_s = 0.0
+    agent.look()
+    assert asked.processes() == {"a"}
+
+
+def test_an_order_that_could_not_be_read_or_done_is_done_later(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Models("a", "b", "c")
+    agent, asked = Agent(fleet, "s", here), AskedModels(fleet, "s")
+    agent.look()
+    asked.add(["d"])
+
+    def fail(*arguments: object, **named: object) -> str:
+        raise OSError("stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fail)
+        agent.look()
+    assert here.there == {"a", "b", "c"}
+    agent.look()
+    assert here.there == {"a", "b", "c", "d"}
+    asked.remove(["a", "b"])
+    remove = here.remove
+
+    def remove_some(names: list[str]) -> None:
+        if "a" in names:
+            raise OSError("directory not empty")
+        remove(names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(here, "remove", remove_some)
+        agent.look()
+    assert here.there == {"a", "c", "d"}, "one that cannot be removed keeps no other there"
+    assert asked.said(0) == ["a: directory not empty"]
+    agent.look()
+    assert here.there == {"c", "d"}
+    assert asked.said(0) == []
+
+
 def test_what_was_asked_before_an_agent_began_is_not_done(fleet: Path) -> None:
     """A server that starts has what deployment.json says."""
     agents.make_folder(fleet)

@@ -21,7 +21,8 @@ from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Made, make_plan
 from ppipe.operate.replan import Truth
 from ppipe.operate.rules import Cause, Decision
-from ppipe.rollout.rollout import Deployed, Early
+from ppipe.rollout.early import Early, forget_early, save_early
+from ppipe.rollout.rollout import Deployed
 
 SERVERS = ("fast-0", "fast-1", "slow-0", "slow-1")
 EVEN, TURNED = {"cars": 50.0, "faces": 50.0}, {"cars": 10.0, "faces": 90.0}
@@ -139,14 +140,17 @@ def test_what_the_loss_of_a_silent_server_needs_is_loaded_early_and_unloaded_if_
     stand: LoopStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    early = Early(("w",), {})
 
-    def load(deployed: Deployed, target: DeploymentManifest) -> Early:
+    def load(deployed: Deployed, target: DeploymentManifest) -> None:
         done.append("load")
-        return early
+        save_early(Early(target, "", ("w",), {}), deployed.workspace.root)
+
+    def unload(deployed: Deployed) -> None:
+        done.append("unload")
+        forget_early(deployed.workspace.root)
 
     monkeypatch.setattr(loss_plans, "load_early", load)
-    monkeypatch.setattr(loss_plans, "unload_early", lambda deployed, target, found: done.append("unload"))
+    monkeypatch.setattr(loss_plans, "unload_early", unload)
     stand.loop._settings = replace(stand.loop._settings, advise=False)
     monkeypatch.setattr(stand.loop, "_act", lambda decision, made, truth: done.append("roll out"))
     stand.planners.ready = stand.loop.served.manifest

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
+from model_repo_generator.kubernetes.container.agent import make_folder
+from planner.manifest import DeploymentManifest
 from planner.planning import plan
 from planner.revision import Ack, HandOver, hand_over, read_hand_over, run_of, write_ack
 from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Loadable
-from planner.rollout.steps import StepKind, steps_to
+from planner.rollout.steps import Step, StepKind, steps_to
 from ppipe.commands.operate import what_is_served
-from ppipe.rollout import live
+from ppipe.rollout import live, rollout
 from ppipe.rollout.live import FleetDown, LiveFleet
 from ppipe.rollout.record import RolloutRecord, save_record
-from ppipe.rollout.rollout import make_ready, prepare, require_running, start_of
+from ppipe.rollout.rollout import (
+    Deployed,
+    load_early,
+    make_ready,
+    prepare,
+    require_running,
+    start_of,
+    unload_early,
+)
 from ppipe.rollout.run import StepFailed
 from ppipe.serving import server_models
 from ppipe.serving.launcher import REVISIONS, make_own
 from ppipe.serving.polled_folder import PolledFolder
-from ppipe.serving.server_models import ServerModels
+from ppipe.serving.server_models import HereModels, ServerModels
 from ppipe.workspace import save
 
 
@@ -162,6 +174,100 @@ def test_nothing_is_loaded_on_a_server_whose_memory_a_removed_worker_still_holds
         with pytest.raises(StepFailed, match="still there: old"):
             fleet.load([coming])
         assert folder.models() == set()
+
+
+class PartFleet(SlowFleet):
+    """Of some of its servers there is no answer."""
+
+    silent: frozenset[str] = frozenset()
+
+    def _answers(self, server: str) -> bool:
+        return server not in self.silent
+
+
+def test_processes_of_a_host_that_does_not_answer_are_not_waited_for(
+    made: HealFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said last of them it says for ever."""
+    monkeypatch.setattr(live, "UNLOAD_LIMIT_S", -1.0)
+    deployed = replace(made.deployed, fleet=tmp_path / "fleet")
+    assert deployed.fleet is not None
+    make_folder(deployed.fleet)
+    revision = deployed.revision(made.manifest)
+    both = (revision, made.manifest)
+    servers = {server.name: deployed.models_of(server) for server in made.manifest.servers}
+    for server in servers:
+        names = sorted(worker.name for worker in revision.workers.values() if worker.gpu.server == server)
+        told = {"number": 1, "models": names, "processes": names}
+        (deployed.fleet / "there" / f"{server}.json").write_text(json.dumps(told))
+    going = list(revision.workers.values())
+    lost = going[0].gpu.server
+    cluster = deployed.deployment.to_cluster()
+    with PartFleet(servers, deployed.tables, cluster, both, both) as fleet:
+        fleet.silent = frozenset({lost})
+        fleet.unload([worker for worker in going if worker.gpu.server == lost])
+        with pytest.raises(StepFailed, match="still there") as failed:
+            fleet.unload(going)
+        assert not any(worker.name in str(failed.value) for worker in going if worker.gpu.server == lost)
+        assert all(worker.name in str(failed.value) for worker in going if worker.gpu.server != lost)
+
+
+def test_workers_that_were_loaded_early_are_unloaded_by_whoever_comes_next(
+    made: HealFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However loading them or unloading them ends, and whoever did it."""
+    deployed = made.deployed
+    deployed.workspace.logs.mkdir(parents=True)
+    make_own(deployed.tables)
+    monkeypatch.setattr(rollout, "LiveFleet", PartFleet)
+    ready = make_ready(deployed, plan(weighted(made.problem, {"cars": 1.0, "faces": 6.0}), mode="fast"))
+    served, wanted = deployed.revision(made.manifest), deployed.revision(ready)
+    folders = folders_of(made)
+    for server, folder in folders.items():
+        folder.make([worker.name for worker in served.workers.values() if worker.gpu.server == server])
+
+    def there() -> set[str]:
+        return {name for folder in folders.values() for name in folder.models()}
+
+    add, remove = HereModels.add, HereModels.remove
+    added: list[HereModels] = []
+
+    def add_once(models: HereModels, names: Iterable[str]) -> None:
+        if added:
+            raise OSError("disk full")
+        added.append(models)
+        add(models, names)
+
+    def fail(models: HereModels, names: Iterable[str]) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(HereModels, "add", add_once)
+    with pytest.raises(StepFailed, match="disk full"):
+        load_early(deployed, ready)
+    loaded = there() - served.workers.keys()
+    assert loaded
+    monkeypatch.setattr(HereModels, "remove", fail)
+    with pytest.raises(OSError, match="disk full"):
+        unload_early(deployed)
+    monkeypatch.setattr(HereModels, "add", add)
+    monkeypatch.setattr(HereModels, "remove", remove)
+    steps = dry_run_steps(deployed, made.manifest)
+    assert {name for step in steps if step.kind is StepKind.UNLOAD for name in step.workers} == loaded
+    unload_early(deployed)
+    assert (there(), deployed.early) == (set(served.workers), None)
+    load_early(deployed, ready)
+    assert deployed.early is not None
+    assert there() == served.workers.keys() | set(deployed.early.workers)
+    assert set(deployed.early.workers) <= wanted.workers.keys()
+    make_own(deployed.tables)
+    assert deployed.early is None, "servers that are started anew have them no more"
+
+
+def dry_run_steps(deployed: Deployed, target: DeploymentManifest) -> tuple[Step, ...]:
+    """Without asking the entry, which is not there."""
+    start, revision = start_of(deployed), deployed.revision(target)
+    with rollout._fleet(deployed, start, (revision, target), (revision, target)) as fleet:
+        return steps_to(revision, fleet.situation())
 
 
 def test_a_stopped_rollout_is_not_of_a_run_of_the_servers_that_began_since(made: HealFleet) -> None:

@@ -94,6 +94,43 @@ def test_a_rollout_that_is_killed_anywhere_goes_on_or_goes_back(seed: int, tmp_p
             assert ended.status is RolloutStatus.DONE
 
 
+def test_one_that_is_killed_before_servers_begin_with_its_revision_is_taken_up(tmp_path: Path) -> None:
+    roomy = (made_pair(seed) for seed in range(20))
+    served, now, wanted = next(
+        (served, now, wanted)
+        for served, now, wanted in roomy
+        if wanted.workers.keys() - served.workers.keys()
+        and not any(step.breaks for step in steps_to(wanted, now))
+    )
+
+    def killed(revision: int) -> None:
+        raise Killed
+
+    fleet = FleetInMemory(now)
+    with pytest.raises(Killed):
+        roll_out(served, wanted, fleet, tmp_path, record(served, wanted), settle=killed)
+    stopped = load_record(tmp_path)
+    assert stopped is not None
+    assert stopped.was_stopped
+    settled: list[tuple[int, bool]] = []
+
+    def settle(revision: int) -> None:
+        under_way = load_record(tmp_path)
+        assert under_way is not None
+        settled.append((revision, under_way.was_stopped))
+
+    ended = roll_out(served, wanted, fleet, tmp_path, record(served, wanted), settle=settle)
+    assert (ended, ended.status) == (load_record(tmp_path), RolloutStatus.DONE)
+    new = next(w for name, w in wanted.workers.items() if name not in served.workers)
+    back = FleetInMemory(now, refuses=new.gpu.server)
+    with pytest.raises(StepFailed):
+        roll_out(served, wanted, back, tmp_path, record(served, wanted), settle=settle)
+    turned = load_record(tmp_path)
+    assert turned is not None
+    assert turned.status is RolloutStatus.TURNED_BACK
+    assert settled == [(wanted.number, True), (served.number, True)]
+
+
 def test_a_server_that_refuses_to_load_leaves_the_old_plan_serving(tmp_path: Path) -> None:
     turned_back = 0
     for seed in range(20):

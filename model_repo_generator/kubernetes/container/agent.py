@@ -85,8 +85,9 @@ class Agent:
         stamp = _stamp(self._wanted)
         if stamp == self._stamp:
             return
+        text = self._wanted.read_text(encoding="utf-8")
         self._stamp = stamp
-        wanted = json.loads(self._wanted.read_text(encoding="utf-8"))
+        wanted = json.loads(text)
         models = {str(name) for name in wanted["models"]}
         for name in models:
             if not NAME.fullmatch(name):
@@ -94,12 +95,14 @@ class Agent:
         self._number, self._faults, self._mark = int(wanted["number"]), {}, self._models.mark()
         self._busy_until_s, self._tell_at_s = time.monotonic() + BUSY_S, 0.0
         there = set(self._models.models())
-        self._models.remove(sorted(there - models))
-        for name in sorted(models - there):
-            try:
-                self._models.add([name])
-            except Exception as error:  # said, for who waits for it
-                self._faults[name] = str(error)
+        for change, names in ((self._models.remove, there - models), (self._models.add, models - there)):
+            for name in sorted(names):
+                try:
+                    change([name])
+                except Exception as error:  # said, for who waits for it
+                    self._faults[name] = str(error)
+        if self._faults.keys() & there:
+            self._stamp = None  # what could not be removed is removed at one of the next looks
 
     def _pass_on(self, private: Path) -> None:
         """Tables to the dispatchers, and what they say of them back."""

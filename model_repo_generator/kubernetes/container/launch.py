@@ -315,7 +315,7 @@ def tend(server_pid: int, folder: Path, server: Any) -> None:
                 asked[model] = now
             elif model in found:
                 asked.pop(model, None)
-        seen |= found
+        seen = (seen & there) | found  # one that was unloaded and is loaded again has not died
         time.sleep(TEND_S)
     os._exit(0)
 
