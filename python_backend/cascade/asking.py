@@ -64,21 +64,23 @@ class Asker:
         try:
             request = request_of(entry.dispatcher, given, {**parameters, "timeout": timeout_us})
             call = self._call.future(request, timeout=timeout_us / 1e6 + _GRACE_S)
-        except (ValueError, KeyError) as error:  # closed, or what no request can carry
-            done(Refusal("INVALID_ARGUMENT", str(error)))
+        except Exception as error:  # closed, or what no request can carry: a step of the user's gave it
+            done(Refusal("INVALID_ARGUMENT", f"{type(error).__name__}: {error}"))
             return lambda: None
         call.add_done_callback(lambda ended: done(_outcome(ended)))
         return lambda: call.cancel()
 
 
 def request_of(model: str, given: Given, parameters: Mapping[str, Any]) -> bytes:
-    """A ModelInferRequest. Raises KeyError for arrays that no tensor can be."""
+    """A ModelInferRequest. Raises TypeError for arrays that no tensor can be."""
     message = pb.ModelInferRequest(model_name=model)
     raw = []
     for name, array in given.items():
-        datatype = "BYTES" if array.dtype == object else _DATATYPE_OF[array.dtype.type]
+        datatype = "BYTES" if array.dtype.kind in "OSU" else _DATATYPE_OF.get(array.dtype.type)
+        if datatype is None:
+            raise TypeError(f"input {name}: an array of {array.dtype}, which no tensor can be")
         message.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        raw.append([_text_elements(array)] if datatype == "BYTES" else [kserve.piece(array)])
+        raw.append([_text_elements(name, array)] if datatype == "BYTES" else [kserve.piece(array)])
     for name, value in parameters.items():
         if isinstance(value, str):
             message.parameters[name].string_param = value
@@ -87,9 +89,17 @@ def request_of(model: str, given: Given, parameters: Mapping[str, Any]) -> bytes
     return kserve.request_bytes(message.SerializeToString(), b"", raw)
 
 
-def _text_elements(array: Array) -> bytes:
-    elements = [bytes(each) for each in array.reshape(-1).tolist()]
+def _text_elements(name: str, array: Array) -> bytes:
+    elements = [_text_element(name, each) for each in array.reshape(-1).tolist()]
     return b"".join(len(each).to_bytes(4, "little") + each for each in elements)
+
+
+def _text_element(name: str, element: Any) -> bytes:
+    if isinstance(element, str):
+        return element.encode()
+    if isinstance(element, bytes | bytearray | memoryview):
+        return bytes(element)
+    raise TypeError(f"input {name}: an element of type {type(element).__name__}; expected bytes or text")
 
 
 def _outcome(call: Any) -> Mapping[str, Array] | Refusal:

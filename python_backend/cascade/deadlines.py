@@ -28,7 +28,10 @@ class Deadlines(Generic[Item]):
         self._look = look
         self._log = log
         self._open: dict[int, Item] = {}
-        self._heap: list[tuple[int, int, int, Item]] = []
+        self._serial_of: dict[int, int] = {}
+        """By id, of what is open."""
+        self._heap: list[tuple[int, int, int]] = []
+        """When, serial number, how long it was waited for. No item: one that has ended is not kept."""
         self._serial = itertools.count()
         self._closing = False
         self._wake = threading.Condition()
@@ -41,14 +44,18 @@ class Deadlines(Generic[Item]):
     def add(self, due_us: int, item: Item) -> None:
         """Watch it until it is forgotten."""
         with self._wake:
-            self._open[id(item)] = item
-            self._push(due_us, 0, item)
-            self._push(now_us() + LOOK_US, LOOK_US, item)
+            serial = next(self._serial)
+            self._open[serial] = item
+            self._serial_of[id(item)] = serial
+            self._push(due_us, serial, 0)
+            self._push(now_us() + LOOK_US, serial, LOOK_US)
 
     def forget(self, item: Item) -> None:
         """It has ended."""
         with self._wake:
-            self._open.pop(id(item), None)
+            serial = self._serial_of.pop(id(item), None)
+            if serial is not None:
+                del self._open[serial]
 
     def close(self) -> list[Item]:
         """End the thread; what was still open."""
@@ -59,36 +66,43 @@ class Deadlines(Generic[Item]):
             self._thread.join()
         return list(self._open.values())
 
-    def _push(self, at_us: int, waited_us: int, item: Item) -> None:
+    def _push(self, at_us: int, serial: int, waited_us: int) -> None:
         """waited_us: 0 where it is the deadline."""
-        heapq.heappush(self._heap, (at_us, next(self._serial), waited_us, item))
-        if self._heap[0][3] is item:
+        heapq.heappush(self._heap, (at_us, serial, waited_us))
+        if self._heap[0][1] == serial:
             self._wake.notify()
 
     def _run(self) -> None:
         while (found := self._next()) is not None:
-            waited_us, item = found
-            try:
-                (self._look if waited_us else self._due)(item)
-            except Exception as error:
-                self._log(f"a frame could not be ended: {type(error).__name__}: {error}")
-            if waited_us:
-                with self._wake:
-                    if self._open.get(id(item)) is item:
-                        self._push(now_us() + waited_us, 2 * waited_us, item)
+            self._tell(*found)
 
-    def _next(self) -> tuple[int, Item] | None:
-        """The next that is due and still open: how long it was waited for, and what."""
+    def _tell(self, serial: int, waited_us: int) -> None:
+        """Of its own, so that a thread that waits holds no item."""
+        with self._wake:
+            if serial not in self._open:
+                return
+            item = self._open[serial]
+        try:
+            (self._look if waited_us else self._due)(item)
+        except Exception as error:
+            self._log(f"a frame could not be ended: {type(error).__name__}: {error}")
+        if waited_us:
+            with self._wake:
+                if serial in self._open:
+                    self._push(now_us() + waited_us, serial, 2 * waited_us)
+
+    def _next(self) -> tuple[int, int] | None:
+        """The next that is due and still open: its serial number, and how long it was waited for."""
         with self._wake:
             while not self._closing:
-                while self._heap and self._open.get(id(self._heap[0][3])) is not self._heap[0][3]:
+                while self._heap and self._heap[0][1] not in self._open:
                     heapq.heappop(self._heap)
                 if not self._heap:
                     self._wake.wait()
                     continue
                 left_us = self._heap[0][0] - now_us()
                 if left_us <= 0:
-                    _, _, waited_us, item = heapq.heappop(self._heap)
-                    return waited_us, item
+                    _, serial, waited_us = heapq.heappop(self._heap)
+                    return serial, waited_us
                 self._wake.wait(left_us / 1e6)
             return None

@@ -80,6 +80,8 @@ class Maker:
             frames.append((row, as_given(self._entry, item)))
         except (TypeError, ValueError) as error:
             faults.append(f"row {row}: {self._member.make} gave {error}")
+        except Exception as error:  # of an object's own code, which numpy asks for an array
+            faults.append(f"row {row}: {self._member.make}: {_text(error)}")
 
 
 def _function(path: str) -> Step:

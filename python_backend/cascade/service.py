@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 from planner.cascades.served import CascadeEntry, ServedMember
@@ -25,13 +25,17 @@ from python_backend.cascade.asking import Asker, Cancel, Refusal
 from python_backend.cascade.counts import CascadeCounts, End
 from python_backend.cascade.deadlines import Deadlines
 from python_backend.cascade.frames import Given, SentFrame
-from python_backend.cascade.making import Maker
+from python_backend.cascade.making import MadeFrames, Maker
 from python_backend.cascade.parent import Ask, Make, Outputs, Parent
+from python_backend.cascade.threads import MakingThreads
 from python_backend.wire.clock import now_us
 
 LEAD_US = 1_000
 """By so much an answer is sent before its deadline: it takes that long to leave the server."""
 _MAKERS = 4
+_MOST_WAITING = 1024
+"""Answers of which frames are still to be made; what comes beyond it is missing at once."""
+_TOO_MANY = MadeFrames(faults=(f"not made: {_MOST_WAITING} answers wait for the steps that make frames",))
 CALLER_GONE = Refusal("CANCELLED", "the caller has gone")
 
 
@@ -60,7 +64,7 @@ class CascadeService:
         self._entries = {each.model: manifest.model(each.model) for each in cascade.members}
         self._makers = {each.model: Maker(each, self._entries[each.model]) for each in cascade.members[1:]}
         self._asker = Asker(manifest.entry)
-        self._threads = ThreadPoolExecutor(_MAKERS, thread_name_prefix="making")
+        self._threads = MakingThreads(_MAKERS, _MOST_WAITING, cascade.slo_us, log)
         self._deadlines: Deadlines[_Open] = Deadlines(self._expire, self._look, log)
         self._deadlines.start()
 
@@ -88,7 +92,7 @@ class CascadeService:
         for frame in self._deadlines.close():
             self._expire(frame)
         self._asker.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _send(self, frame: _Open, asks: list[Ask]) -> None:
         self.counts.asked(asks)
@@ -119,6 +123,8 @@ class CascadeService:
                 makes = frame.parent.answered(ask, outcome)
                 if makes and frame.caller.is_cancelled():
                     refusal = CALLER_GONE
+                else:
+                    self._begin(frame, makes)
             elif ask.member is self.cascade.first:
                 refusal = outcome
             else:
@@ -127,9 +133,15 @@ class CascadeService:
         if refusal is not None:
             self._refuse(frame, refusal)
         else:
-            for make in makes:
-                self._threads.submit(self._make, frame, make)
             self._answer_if_whole(frame)
+
+    def _begin(self, frame: _Open, makes: list[Make]) -> None:
+        """Under the frame's lock, so that none begins to wait when the frame is answered already."""
+        for make in makes:
+            name = f"make {make.member.make} of {make.member.model}"
+            if not self._threads.put(frame, name, partial(self._make, frame, make)):
+                self.counts.missed(make.member.model, 1)
+                frame.parent.made(make, _TOO_MANY)
 
     def _make(self, frame: _Open, make: Make) -> None:
         if frame.is_answered:
@@ -177,6 +189,7 @@ class CascadeService:
     def _close_books(self, frame: _Open, end: End) -> None:
         self.counts.ended(end, now_us() - frame.arrived_us)
         self._deadlines.forget(frame)
+        self._threads.forget(frame)
         frame.cancel_all()
 
     def _expire(self, frame: _Open) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from python_backend.cascade import deadlines
@@ -60,3 +63,32 @@ def test_an_error_of_one_is_logged_and_others_go_on() -> None:
     assert good.told.wait(WAIT_S)
     watched.close()
     assert said == ["a frame could not be ended: RuntimeError: lost"]
+
+
+def test_what_has_ended_is_not_kept_until_its_deadline() -> None:
+    """Answered long before it, or told of and then answered: a frame holds its inputs and answers."""
+    looked: list[Callable[[], Item | None]] = []
+    again = threading.Event()
+    watched: Deadlines[Item]
+
+    def look(item: Item) -> None:
+        looked.append(weakref.ref(item))
+        watched.forget(item)
+        again.set()
+
+    watched = Deadlines(lambda item: None, look, lambda text: None)
+    due_us = now_us() + 3_600_000_000
+    answered = Item("answered")
+    kept = weakref.ref(answered)
+    watched.add(due_us, answered)
+    watched.forget(answered)
+    del answered
+    assert kept() is None
+    watched.start()
+    watched.add(due_us, Item("looked at"))
+    assert again.wait(WAIT_S)
+    end_s = time.monotonic() + WAIT_S
+    while looked[0]() is not None and time.monotonic() < end_s:
+        time.sleep(0.001)
+    assert looked[0]() is None
+    assert watched.close() == []

@@ -18,7 +18,7 @@ from model_repo_generator.emulated import (
 )
 from model_repo_generator.emulated import _cascade as served_cascade
 from planner.cascades.data import Cascade, Fanout, Member
-from planner.manifest import ModelEntry
+from planner.manifest import DeploymentManifest
 from planner.profile import TensorSpec
 from python_backend.cascade.frames import SentFrame
 from python_backend.cascade.making import MadeFrames
@@ -36,13 +36,14 @@ TREE = (
 )
 
 
-def entries() -> dict[str, ModelEntry]:
+def made_manifest() -> DeploymentManifest:
     pipeline = EmulatedPipeline(1, (EmulatedStage((1000,), ("s",), OUTPUT),))
     models = [EmulatedModel(member.model, 100_000, 10.0, INPUT, (pipeline,)) for member in TREE]
-    return {entry.model: entry for entry in build_manifest(models, 20_000, "made").models}
+    return build_manifest(models, 20_000, "made")
 
 
-ENTRIES = entries()
+MANIFEST = made_manifest()
+ENTRIES = {entry.model: entry for entry in MANIFEST.models}
 CASCADE = served_cascade(EmulatedCascade(Cascade("street", 300_000, TREE), 5.0), list(ENTRIES.values()), 1)
 
 
