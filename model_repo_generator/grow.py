@@ -30,8 +30,9 @@ from planner import serial
 def grow(
     out_dir: Path, files: Mapping[str, Content], replaced: Mapping[str, Content] | None = None
 ) -> tuple[str, ...]:
-    """Put those files into the repository that it lacks; their paths. replaced: files that are written in any
-    case. Raises WriteFault, before anything is written, where one is there and says something else.
+    """Put those files into the repository that it lacks, and list them all; the paths of those put. replaced:
+    files that are written in any case. Raises WriteFault, before anything is written, where one is there and
+    says something else.
     """
     with locked(out_dir):
         return _grow(out_dir, files, replaced or {})
@@ -47,6 +48,8 @@ def _grow(out_dir: Path, files: Mapping[str, Content], replaced: Mapping[str, Co
             )
     missing = tuple(path for path in sorted(files) if not (out_dir / path).exists())
     try:
+        for path in files.keys() - known.keys() - set(missing):  # of one that was killed
+            known[path] = _written(out_dir / path)
         for path, content in ({path: files[path] for path in missing} | dict(replaced)).items():
             known[path] = _put(out_dir / path, content)
         if listing is not None:
@@ -71,4 +74,8 @@ def _put(path: Path, content: Content) -> WrittenFile:
     else:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(beside, path)
+    return _written(path)
+
+
+def _written(path: Path) -> WrittenFile:
     return WrittenFile(sha256=hash_file(path), bytes=path.stat().st_size)

@@ -376,14 +376,16 @@ def _others(
 
 
 def _programs(deployed: Deployed, plan: Plan, exporter: Exporter) -> Mapping[str, Path]:
-    """Those of splits that the repository has not got, exported; any plan of a split needs the same."""
-    there = _listed(deployed.repository)
+    """Those of splits that the repository does not list; any plan of a split needs the same. What is there
+    and not listed, as a rollout that was killed leaves it, is taken as it is; the rest is exported.
+    """
+    listed = _listed(deployed.repository)
     wanted = planned_programs(deployed.deployment, deployed.profile, plan)
-    return exporter.programs(
-        each
-        for each in wanted
-        if each.list_path not in there and not (deployed.repository / each.list_path).is_file()
-    )
+    unlisted = [each for each in wanted if each.list_path not in listed]
+    there = {each: {path: deployed.repository / path for path in each.paths} for each in unlisted}
+    whole = [each for each, files in there.items() if all(file.is_file() for file in files.values())]
+    found = {path: file for each in whole for path, file in there[each].items()}
+    return {**found, **exporter.programs(each for each in unlisted if each not in whole)}
 
 
 def _listed(repository: Path) -> Mapping[str, WrittenFile]:

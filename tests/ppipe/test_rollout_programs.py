@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from model_repo_generator.generate import generate
+from model_repo_generator.write import LISTING, Listing, read_listing
 from planner import serial
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
@@ -115,6 +116,33 @@ def test_another_cut_is_rolled_out_from_programs_that_nobody_can_write_or_export
     assert {worker for row in (served, target) for worker in names(row)} > set(names(served))
     for manifest in (served, target):
         np.testing.assert_allclose(answers(manifest, workspace.repository, frames), right, atol=1e-5)
+
+
+def test_what_a_killed_rollout_left_is_listed_and_used_with_its_hash(
+    deployment: Deployment, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are put in place first, then listed."""
+    profile = profile_deployment(deployment, options=ProfileOptions(check_stated=False))
+    workspace = Workspace(tmp_path / "work")
+    generate(deployment, profile, plan_of(profile, 1), workspace.repository)
+    deployed = Deployed(deployment, profile, workspace)
+    whole = make_ready(deployed, plan_of(profile, 2))
+    listing = read_listing(workspace.repository)
+    assert listing is not None
+    served = serial.load(DeploymentManifest, workspace.repository / "deployment.json")
+    old = {name for name in names(whole) if name in names(served)}
+    left = {
+        path: file
+        for path, file in listing.files.items()
+        if not path.startswith("programs/")
+        and not any(name in path for name in names(whole) if name not in old)
+    }
+    assert len(left) < len(listing.files)
+    serial.save(Listing(left), workspace.repository / LISTING)
+    source.write_text("raise RuntimeError('the network is not there any more')")
+    monkeypatch.delitem(sys.modules, source.stem)
+    assert make_ready(deployed, plan_of(profile, 2)) == whole
+    assert read_listing(workspace.repository) == listing
 
 
 def names(manifest: DeploymentManifest) -> list[str]:
