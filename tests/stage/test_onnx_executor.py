@@ -107,12 +107,29 @@ def test_settings_of_the_gpu_providers(tmp_path: Path, monkeypatch: pytest.Monke
     settings = onnx_session.cuda_settings(ExecutorOptions(precision=Precision.FP32), place)
     assert (settings["device_id"], settings["gpu_mem_limit"], settings["use_tf32"]) == ("1", "1000", "0")
     half = ExecutorOptions(precision=Precision.FP16, provider=Provider.TENSORRT)
-    settings = onnx_session.tensorrt_settings(half, place, INPUTS, 8)
+    settings = onnx_session.tensorrt_settings(half, place, INPUTS, 8, b"a program")
     assert settings["trt_profile_max_shapes"] == "size:8x2,image:8x3x16x16"
     assert (settings["trt_fp16_enable"], settings["trt_bf16_enable"]) == ("True", "False")
-    assert Path(settings["trt_engine_cache_path"]).is_dir()
+    engines = Path(settings["trt_engine_cache_path"])
+    assert engines.is_dir()
+    assert engines.parent == onnx_session.engine_folder(1)
+    assert settings["trt_timing_cache_path"] == str(engines.parent), "layers' timings say nothing of weights"
     with pytest.raises(ProgramError, match="CUDA alone needs about"):
         onnx_session.memory_limit(CONTEXT_BYTES)
+
+
+def test_engines_of_programs_that_differ_in_weights_alone_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(onnx_session.CACHE, str(tmp_path))
+    options = ExecutorOptions(provider=Provider.TENSORRT)
+
+    def engines(content: bytes) -> str:
+        place = SessionDevice(device="cuda")
+        return onnx_session.tensorrt_settings(options, place, INPUTS, 8, content)["trt_engine_cache_path"]
+
+    assert engines(b"graph 1.0") != engines(b"graph 2.0")
+    assert engines(b"graph 1.0") == engines(b"graph 1.0"), "what was profiled is there when a stage loads"
 
 
 def test_engines_are_kept_per_kind_of_gpu_and_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

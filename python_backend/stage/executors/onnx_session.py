@@ -5,12 +5,13 @@ Rules
 - On a CPU inputs are read where they lie and outputs written into arrays that the caller keeps. On a GPU all
   values stay there until they are given back (IO binding).
 - One CPU thread, unless told otherwise: a server has as many workers as it should keep cores busy.
-- TensorRT's engines are kept per GPU class and driver (engine_folder): what `ppipe profile` has built on a
-  node is there when a stage loads.
+- TensorRT's engines are kept per GPU class, driver (engine_folder) and program: what `ppipe profile` has
+  built on a node is there when a stage loads.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(
                 program,
                 _session_options(place),
-                providers=_providers(chosen, options, place, inputs, largest_batch),
+                providers=_providers(chosen, options, place, inputs, largest_batch, program),
             )
         except Exception as error:
             raise ProgramError(f"ONNX Runtime does not take the program: {error}") from error
@@ -173,7 +174,12 @@ def _session_options(place: SessionDevice) -> Any:
 
 
 def _providers(
-    provider: Provider, options: ExecutorOptions, place: SessionDevice, inputs: Specs, largest_batch: int
+    provider: Provider,
+    options: ExecutorOptions,
+    place: SessionDevice,
+    inputs: Specs,
+    largest_batch: int,
+    program: bytes,
 ) -> list[tuple[str, Mapping[str, str]]]:
     """What ONNX Runtime is to try, in order, with settings."""
     cpu: tuple[str, Mapping[str, str]] = (_NAMES[Provider.CPU], {})
@@ -182,7 +188,8 @@ def _providers(
     cuda = (_NAMES[Provider.CUDA], cuda_settings(options, place))
     if provider is Provider.CUDA:
         return [cuda, cpu]
-    return [(_NAMES[Provider.TENSORRT], tensorrt_settings(options, place, inputs, largest_batch)), cuda, cpu]
+    tensorrt = tensorrt_settings(options, place, inputs, largest_batch, program)
+    return [(_NAMES[Provider.TENSORRT], tensorrt), cuda, cpu]
 
 
 def cuda_settings(options: ExecutorOptions, place: SessionDevice) -> Mapping[str, str]:
@@ -199,17 +206,20 @@ def cuda_settings(options: ExecutorOptions, place: SessionDevice) -> Mapping[str
 
 
 def tensorrt_settings(
-    options: ExecutorOptions, place: SessionDevice, inputs: Specs, largest_batch: int
+    options: ExecutorOptions, place: SessionDevice, inputs: Specs, largest_batch: int, program: bytes
 ) -> Mapping[str, str]:
-    """Of the TensorRT provider: one engine for all batch sizes, kept."""
+    """Of the TensorRT provider: one engine for all batch sizes, kept. ONNX Runtime names an engine after the
+    graph, without its weights, so each program has a folder of its own.
+    """
     folder = engine_folder(place.number)
-    folder.mkdir(parents=True, exist_ok=True)
+    engines = folder / hashlib.sha256(program).hexdigest()
+    engines.mkdir(parents=True, exist_ok=True)
     settings = {
         "device_id": str(place.number),
         "trt_fp16_enable": str(options.precision is Precision.FP16),
         "trt_bf16_enable": str(options.precision is Precision.BF16),
         "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": str(folder),
+        "trt_engine_cache_path": str(engines),
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder),
         "trt_profile_min_shapes": _shapes(inputs, 1),
