@@ -259,7 +259,7 @@ class DeploymentManifest:
             replace(model, feedback_port=mine.feedback_ports[model.model]) for model in self.models
         )
         # A cascade's port is so far behind those of its entry's dispatchers.
-        shift = models[0].feedback_port - self.models[0].feedback_port
+        shift = models[0].feedback_port - self.models[0].feedback_port if models else 0
         cascades = tuple(replace(one, metrics_port=one.metrics_port + shift) for one in self.cascades)
         return replace(
             self, entry=mine.server, more_entries=tuple(ports.values()), models=models, cascades=cascades

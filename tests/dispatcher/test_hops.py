@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,6 @@ from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs
 from tests.dispatcher.test_driver import manifest
@@ -151,13 +151,17 @@ def test_a_batch_whose_worker_is_lost_before_its_time_is_not_sent(wire: Wire) ->
     table.hops.close()
 
 
+def no_thread(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_what_was_sent_gives_its_memory_back_though_no_thread_was_there_to_wait_for_it(
     hops: Hops, wire: Wire, ended: queue.SimpleQueue[Ticket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awaited: queue.SimpleQueue[int] = queue.SimpleQueue()
     monkeypatch.setattr(wire, "begin", lambda *message: lambda: awaited.put(1) or {"y": np.zeros((1, 1))})
     with monkeypatch.context() as short:
-        short.setattr(Crew, "submit", lambda crew, task: (_ for _ in ()).throw(RuntimeError("no threads")))
+        short.setattr(threading.Thread, "start", no_thread)
         for _ in range(2):
             send(hops, now_us() - IN_US)
     assert awaited.empty()

@@ -17,6 +17,7 @@ from planner.profile import TensorSpec
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.factory import make_stage_worker
 from python_backend.wire.clock import now_us
+from python_backend.wire.clocks import NO_CLOCKS
 from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.keys import Keys
 from python_backend.wire.notice_senders import NoticeSenders
@@ -118,7 +119,7 @@ def test_sockets_to_where_an_entry_was_are_given_back(tmp_path: Path) -> None:
     path, made = tmp_path / ADDRESSES_NAME, manifest()
     serial.save(server_table(made), path)
     servers = Servers(path, look_us=0)
-    notices = NoticeSenders(servers, "m", made.entry.host, Keys.none())
+    notices = NoticeSenders(servers, "m", Keys.none(), NO_CLOCKS)
     before = sockets()
     notices.send_to_all(b"x")
     one = len(sockets() - before)
