@@ -35,12 +35,12 @@ from ppipe.bench.outcome import Fate, FrameResult
 from ppipe.bench.run import slos_us
 from ppipe.bench.target import served_target
 from ppipe.bench.workload import RequestTrace, make_workload
-from ppipe.commands.operate import what_is_served
 from ppipe.console import ServerBoard, progress_bar, step
 from ppipe.operate.looks import Watch
 from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.planners import Planners
 from ppipe.operate.replan import Truth, factor, plan_now, problem_now, tables_of, what_is_left, with_servers
+from ppipe.operate.served import what_is_served
 from ppipe.rollout.rollout import Deployed
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.workspace import Workspace, save

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from benchmarks.helpers.heal_fleet import HealFleet
 from planner.revision import read_acks, read_hand_over
 from planner.rollout.steps import Step, StepKind
-from ppipe.commands.operate import what_is_served
 from ppipe.operate.looks import Watch
 from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.planners import Planners
+from ppipe.operate.served import what_is_served
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.revisions import tables_of
 

@@ -10,24 +10,19 @@ from typing import Annotated
 
 import typer
 
-from planner import serial
-from planner.manifest import DeploymentManifest
-from planner.plan import Plan
-from planner.rollout.check import RolloutFault
 from ppipe.commands.arguments import DeploymentFile, FleetFolder, WorkFolder
 from ppipe.commands.rollout import deployed_from
 from ppipe.commands.serve import wait
 from ppipe.console import err, out
 from ppipe.operate.looks import Watch
 from ppipe.operate.loop import OperateLoop, OperateSettings
-from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Planners
-from ppipe.operate.replan import Truth
 from ppipe.operate.rules import RuleSettings
+from ppipe.operate.served import what_is_served
 from ppipe.operate.server_health import SilenceSettings
 from ppipe.rollout.history import HistoryEntry
-from ppipe.rollout.lock import OPERATE_LOCK, rollout_lock
-from ppipe.rollout.rollout import Deployed, require_running, start_of
+from ppipe.rollout.lock import OPERATE_LOCK
+from ppipe.rollout.rollout import require_running
 from ppipe.rollout.text import figures_text
 
 
@@ -60,7 +55,7 @@ def operate(
     served = what_is_served(deployed)
     stop = threading.Event()
     with (
-        rollout_lock(deployed.workspace.root, "ppipe operate", OPERATE_LOCK),
+        deployed.lock("ppipe operate", OPERATE_LOCK),
         Watch(served.manifest) as watch,
         Planners() as planners,
     ):
@@ -85,31 +80,6 @@ def operate(
             thread.join()
         if failures:
             raise failures[0]
-
-
-def what_is_served(deployed: Deployed) -> ServedNow:
-    """The revision that is served, with its plan. Raises RolloutFault where the plan is not known."""
-    manifest = start_of(deployed).manifest
-    plan = _plan_of(deployed, manifest)
-    used = {worker.gpu.server for worker in deployed.revision(manifest).workers.values()}
-    there = {server.name for server in manifest.servers}
-    return ServedNow(
-        manifest, plan, Truth(out=frozenset(there - used) if manifest.epoch > 1 else frozenset())
-    )
-
-
-def _plan_of(deployed: Deployed, manifest: DeploymentManifest) -> Plan:
-    """What is kept under a number may be of an earlier repository: ppipe generate counts from 1 again."""
-    kept = deployed.kept.plan(manifest.epoch)
-    if kept is not None and serial.content_hash(kept) == manifest.plan_hash:
-        return kept
-    plan = deployed.workspace.load_plan()
-    if serial.content_hash(plan) != manifest.plan_hash:
-        raise RolloutFault(
-            f"{deployed.workspace.plan}: not the plan that is served ({manifest.plan_hash}); roll it out "
-            "first, or plan and generate again"
-        )
-    return plan
 
 
 def _say(text: str) -> None:

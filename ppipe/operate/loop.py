@@ -6,6 +6,7 @@ has a plan made for it where something changed (planners), asks the rules (rules
 
 Rules
 - For the loss of each single server there is a plan beforehand (loss_plans).
+- A rollout that was stopped is brought to its end first of all (served).
 - While a rollout is made nothing else is looked at; what changed meanwhile is seen at the next turn.
 - A plan that cannot be made, or a rollout that fails, is said and recorded, and tried again after
   `between_s`.
@@ -26,6 +27,7 @@ from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
 from ppipe.operate.planners import LONGEST_S, Made, Planners
 from ppipe.operate.replan import Truth, with_servers
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
+from ppipe.operate.served import take_up, what_is_served
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.live import FleetDown, served_tables
@@ -93,6 +95,8 @@ class OperateLoop:
         }
         """The mix that what is served was last found good for."""
         self._said, self._said_last = "", ""
+        self._stopped, self._take_up_at_s = not settings.advise, now_s
+        """Whether there may be a rollout that was stopped, and when to look."""
 
     @property
     def is_ready(self) -> bool:
@@ -108,6 +112,8 @@ class OperateLoop:
 
     def turn(self, now_s: float) -> Decision:
         """One turn; what was decided."""
+        if self._stopped and now_s >= self._take_up_at_s and self._takes_up(now_s):
+            return Decision(False, None, "a rollout that was stopped was taken up")
         try:
             tables = served_tables(self._deployed.tables, self.served.manifest)
         except (FleetDown, OSError) as error:
@@ -190,6 +196,25 @@ class OperateLoop:
 
     # Acting
 
+    def _takes_up(self, now_s: float) -> bool:
+        """Whether there was a rollout to bring to its end, and that is done."""
+        self._take_up_at_s = now_s + self._settings.rules.between_s
+        try:
+            entry = take_up(self._deployed, self._progress, self._watch.pages.rows)
+            if entry is not None:
+                self.served = what_is_served(self._deployed)
+        except NOT_ROLLED_OUT as error:
+            self._say_text(f"a rollout that was stopped is not taken up: {error}")
+            return False
+        self._stopped = False
+        if entry is None:
+            return False
+        out = self.served.truth.out
+        self._health = ServerHealth(self._watch.servers, self._settings.silence, time.monotonic(), out)
+        self._rolled_out(entry)
+        self._end_act()
+        return True
+
     def _act(self, decision: Decision, made: Made, truth: Truth) -> None:
         """Roll out, unless this only advises."""
         if self._settings.advise or decision.cause is None:
@@ -210,11 +235,15 @@ class OperateLoop:
             )
         except NOT_ROLLED_OUT as error:
             self._say_text(f"not rolled out: {error}")
+            self._stopped, self._take_up_at_s = True, time.monotonic() + self._settings.rules.between_s
         else:
             self.served = ServedNow(manifest, made.plan, truth)
             self._judged_rps = truth.rates_rps or self._judged_rps
             self._drift.planned_with({_text(key): factor for key, factor in truth.factors.items()})
             self._rolled_out(entry)
+        self._end_act()
+
+    def _end_act(self) -> None:
         self._asked = None
         self._losses.forget()
         self._decider.rolled_out(time.monotonic())

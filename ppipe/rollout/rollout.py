@@ -9,8 +9,9 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from planner.rollout.tables import capacities
 from ppipe.rollout.early import Early, forget_early, load_saved, save_early
 from ppipe.rollout.history import History, HistoryEntry, ModelFigures, now_text
 from ppipe.rollout.live import FleetDown, LiveFleet
-from ppipe.rollout.lock import rollout_lock
+from ppipe.rollout.lock import LOCK_NAME, rollout_lock
 from ppipe.rollout.record import RolloutRecord, load_record
 from ppipe.rollout.revisions import (
     KeptRevisions,
@@ -100,6 +101,16 @@ class Deployed:
     def early(self) -> Early | None:
         """What may be loaded early on its servers."""
         return load_saved(self.workspace.root, run_of(self.tables))
+
+    @contextlib.contextmanager
+    def lock(self, what: str, name: str = LOCK_NAME) -> Iterator[None]:
+        """Hold the lock of its working folder, and of the folder that its hosts share: others may roll out
+        from another working folder. Raises RolloutBusy, OSError.
+        """
+        with contextlib.ExitStack() as held:
+            for folder in (self.workspace.root, *([] if self.fleet is None else [self.fleet])):
+                held.enter_context(rollout_lock(folder, what, name))
+            yield
 
     def models_of(self, server: ServerAddress) -> ServerModels:
         """The models of one of its servers, as they are changed."""
@@ -217,7 +228,7 @@ def load_early(deployed: Deployed, target: DeploymentManifest) -> None:
     """Have servers begin to load what a rollout to `target` would load first, where that fits beside all that
     is there. No dispatcher uses it, and a rollout finds it loaded. Raises as perform.
     """
-    with rollout_lock(deployed.workspace.root, "ppipe operate: workers that a loss would need"):
+    with deployed.lock("ppipe operate: workers that a loss would need"):
         start = start_of(deployed)
         if start.stopped is not None or deployed.early is not None:
             return
@@ -237,7 +248,7 @@ def unload_early(deployed: Deployed) -> None:
     """Have them unloaded again: they are not needed after all. What a rollout that was stopped may use is
     left to the one that takes it up. Raises as perform.
     """
-    with rollout_lock(deployed.workspace.root, "ppipe operate: workers that no loss needed"):
+    with deployed.lock("ppipe operate: workers that no loss needed"):
         start, early = start_of(deployed), deployed.early
         if early is None or start.stopped is not None:
             return
@@ -260,7 +271,7 @@ def perform(
     is used or unloaded. Raises RolloutFault, RolloutBusy, FleetDown, HistoryFault; StepFailed, recorded too,
     with the fleet where it was.
     """
-    with rollout_lock(deployed.workspace.root, f"ppipe {cause}: revision {target.epoch}"):
+    with deployed.lock(f"ppipe {cause}: revision {target.epoch}"):
         deployed.history.require_writable()
         start = start_of(deployed)
         deployed.kept.keep_served(start.manifest)

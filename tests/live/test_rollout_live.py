@@ -28,10 +28,10 @@ from planner.manifest import DeploymentManifest
 from planner.planning import plan
 from planner.rollout.check import RolloutFault
 from ppipe.cli import run
-from ppipe.commands.operate import what_is_served
 from ppipe.operate.looks import Watch
 from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.planners import Planners
+from ppipe.operate.served import what_is_served
 from ppipe.operate.server_health import SilenceSettings
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.live import FleetDown

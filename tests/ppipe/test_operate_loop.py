@@ -9,20 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.helpers.heal_fleet import HealFleet, make_fleet
+from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
+from planner.planning import plan
 from planner.problem import Problem
+from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Tables
-from ppipe.operate import loss_plans
+from ppipe.operate import loss_plans, served
 from ppipe.operate.looks import Pages
 from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Made, make_plan
 from ppipe.operate.replan import Truth
-from ppipe.operate.rules import Cause, Decision
+from ppipe.operate.rules import Cause, Decision, RuleSettings
 from ppipe.rollout.early import Early, forget_early, save_early
-from ppipe.rollout.rollout import Deployed
+from ppipe.rollout.history import HistoryEntry
+from ppipe.rollout.record import RolloutRecord, RolloutStatus, save_record
+from ppipe.rollout.rollout import Deployed, prepare
+from ppipe.rollout.run import StepFailed
+from ppipe.workspace import save
+from tests.ppipe.test_rollout_run import entry
 
 SERVERS = ("fast-0", "fast-1", "slow-0", "slow-1")
 EVEN, TURNED = {"cars": 50.0, "faces": 50.0}, {"cars": 10.0, "faces": 90.0}
@@ -77,15 +84,15 @@ class PlannersHere:
 
 
 class LoopStand:
-    """A loop that only advises, turned twice a second."""
+    """A loop, turned twice a second, that only advises unless it is told otherwise."""
 
-    def __init__(self, fleet: HealFleet) -> None:
+    def __init__(self, fleet: HealFleet, advise: bool = True, between_s: float = 60.0) -> None:
         self.seen, self.planners, self.said = SeenServers(), PlannersHere(), list[str]()
-        served = ServedNow(fleet.manifest, fleet.plan, Truth(rates_rps=EVEN))
+        start = ServedNow(fleet.manifest, fleet.plan, Truth(rates_rps=EVEN))
         self.loop = OperateLoop(
             fleet.deployed,
-            served,
-            OperateSettings(advise=True),
+            start,
+            OperateSettings(rules=RuleSettings(between_s=between_s), advise=advise),
             self.seen,  # type: ignore[arg-type]
             self.planners,  # type: ignore[arg-type]
             self.said.append,
@@ -177,6 +184,47 @@ def test_a_load_that_turns_is_planned_for_as_it_is_in_the_end(stand: LoopStand) 
     assert decisions[first].cause is Cause.LOAD
     rates = stand.planners.asked[-1].rates_rps
     assert rates["faces"] / sum(rates.values()) == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_rollout_that_was_stopped_is_taken_up_or_turned_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    deployed = fleet.deployed
+    other = plan(weighted(fleet.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
+    target = prepare(deployed, other, 2)
+    deployed.kept.keep(fleet.manifest, fleet.plan)
+    stopped = RolloutRecord("heal", 1, 2, "lost: x", "now", ("load",))
+    save_record(stopped, deployed.workspace.root)
+    asked: list[int] = []
+    faults: list[Exception] = [StepFailed("the way back failed"), RolloutFault("needs a lost server")]
+
+    def perform(deployed: Deployed, wanted: DeploymentManifest, *_: object, **__: object) -> HistoryEntry:
+        asked.append(wanted.epoch)
+        if faults:
+            raise faults.pop(0)
+        save(wanted, deployed.repository / "deployment.json")
+        save_record(replace(stopped, status=RolloutStatus.DONE), deployed.workspace.root)
+        return entry(target=wanted.epoch)
+
+    monkeypatch.setattr(served, "perform", perform)
+    advised = LoopStand(fleet)
+    advised.turn(EVEN, 2.0)
+    assert asked == [], "one that only advises does nothing"
+    stand = LoopStand(fleet, advise=False, between_s=2.0)
+    stand.turn(EVEN, 1.5)
+    assert asked == [2], "it is not tried again at each turn"
+    assert any("the way back failed" in line for line in stand.said)
+    stand.turn(EVEN, 1.5)
+    assert asked == [2, 2, 1]
+    assert stand.loop.served.manifest == fleet.manifest
+    stand.turn(EVEN, 3.0)
+    assert asked == [2, 2, 1]
+    save_record(stopped, deployed.workspace.root)
+    again = LoopStand(fleet, advise=False)
+    again.turn(EVEN, 1.0)
+    assert asked[3:] == [2]
+    assert (again.loop.served.manifest, again.loop.served.plan) == (target, deployed.kept.plan(2))
 
 
 def test_losing_all_servers_is_said_and_survived(stand: LoopStand) -> None:

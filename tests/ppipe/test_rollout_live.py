@@ -17,9 +17,10 @@ from planner.revision import Ack, HandOver, hand_over, read_hand_over, run_of, w
 from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Loadable
 from planner.rollout.steps import Step, StepKind, steps_to
-from ppipe.commands.operate import what_is_served
+from ppipe.operate.served import what_is_served
 from ppipe.rollout import live, rollout
 from ppipe.rollout.live import FleetDown, LiveFleet
+from ppipe.rollout.lock import LOCK_NAME, OPERATE_LOCK, RolloutBusy
 from ppipe.rollout.record import RolloutRecord, save_record
 from ppipe.rollout.rollout import (
     Deployed,
@@ -35,7 +36,7 @@ from ppipe.serving import server_models
 from ppipe.serving.launcher import REVISIONS, make_own
 from ppipe.serving.polled_folder import PolledFolder
 from ppipe.serving.server_models import HereModels, ServerModels
-from ppipe.workspace import save
+from ppipe.workspace import Workspace, save
 
 
 class SlowFleet(LiveFleet):
@@ -261,6 +262,24 @@ def test_workers_that_were_loaded_early_are_unloaded_by_whoever_comes_next(
     assert set(deployed.early.workers) <= wanted.workers.keys()
     make_own(deployed.tables)
     assert deployed.early is None, "servers that are started anew have them no more"
+
+
+def test_one_rollout_at_a_time_on_a_fleet_whatever_working_folder_it_is_of(
+    made: HealFleet, tmp_path: Path
+) -> None:
+    fleet, elsewhere = tmp_path / "fleet", tmp_path / "elsewhere"
+    make_folder(fleet)
+    elsewhere.mkdir()
+    mine = replace(made.deployed, fleet=fleet)
+    theirs = replace(mine, workspace=Workspace(elsewhere))
+    for name in (LOCK_NAME, OPERATE_LOCK):
+        with mine.lock("mine", name):
+            with pytest.raises(RolloutBusy, match=r"fleet/.*mine, process"), theirs.lock("theirs", name):
+                pass
+            with pytest.raises(RolloutBusy, match=r"work/.*mine, process"), made.deployed.lock("here", name):
+                pass
+        with theirs.lock("theirs", name):
+            pass
 
 
 def dry_run_steps(deployed: Deployed, target: DeploymentManifest) -> tuple[Step, ...]:
