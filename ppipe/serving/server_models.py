@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+from model_repo_generator.kubernetes.container.agent import held
 from model_repo_generator.kubernetes.container.agent import replace as replace_text
-from model_repo_generator.kubernetes.container.agent import require_private
 from ppipe.serving.polled_folder import PolledFolder
 from ppipe.serving.processes import stub_folders
 from ppipe.serving.server_life import log_errors
@@ -123,9 +123,10 @@ class AskedModels:
         return [*there["said"], *(f"{name}: {text}" for name, text in there["faults"].items())]
 
     def _ask(self, models: set[str]) -> None:
-        require_private(self._fleet)
         number = 1 + max(_read(self._wanted).get("number", 0), self._state()["number"])
-        replace_text(self._wanted, json.dumps({"number": number, "models": sorted(models)}))
+        with held(self._fleet) as fleet:
+            wanted = fleet / self._wanted.relative_to(self._fleet)
+            replace_text(wanted, json.dumps({"number": number, "models": sorted(models)}))
 
     def _state(self) -> dict[str, Any]:
         empty = {"number": 0, "models": [], "processes": [], "said": [], "faults": {}}

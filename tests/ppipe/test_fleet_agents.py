@@ -182,6 +182,39 @@ def test_a_folder_in_which_others_may_write_is_neither_read_nor_written(
     assert here.there == {"a", "b"}
 
 
+@pytest.mark.parametrize("name", ["wanted", "there"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_nor_is_one_with_a_folder_in_which_others_may_write(
+    fleet: Path, tmp_path: Path, name: str, linked: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = Models("a")
+    agent = Agent(fleet, "s", here)
+    agent.look()
+    asked = AskedModels(fleet, "s")
+    asked.add(["b"])
+    if linked:
+        (fleet / name).rename(tmp_path / "away")
+        (fleet / name).symlink_to(tmp_path / "away")
+    else:
+        (fleet / name).chmod(0o770)
+    agent.look()
+    assert here.there == {"a"}
+    assert f"'{name}' in it is of user" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"'{name}' in it is of user"):
+        asked.add(["c"])
+
+
+def test_what_was_checked_is_what_is_read(fleet: Path, tmp_path: Path) -> None:
+    """The folder's name leads to another one as soon as it was checked."""
+    agents.make_folder(fleet)
+    (fleet / "run").write_text("checked")
+    with agents.held(fleet) as checked:
+        fleet.rename(tmp_path / "away")
+        agents.make_folder(fleet)
+        (fleet / "run").write_text("another")
+        assert (checked / "run").read_text() == "checked"
+
+
 def test_tables_reach_the_entrys_dispatchers_and_their_answers_come_back(fleet: Path, tmp_path: Path) -> None:
     agents.make_folder(fleet)
     hand_over(fleet, HandOver(7, manifest()))

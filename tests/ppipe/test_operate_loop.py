@@ -208,6 +208,7 @@ def test_a_rollout_that_was_stopped_is_taken_up_or_turned_back(
         return entry(target=wanted.epoch)
 
     monkeypatch.setattr(served, "perform", perform)
+    monkeypatch.setattr(loss_plans.LossPlans, "plan_next", lambda *_: None)
     advised = LoopStand(fleet)
     advised.turn(EVEN, 2.0)
     assert asked == [], "one that only advises does nothing"

@@ -8,19 +8,23 @@
 Rules
 - Standard library only: this runs in containers too, in whatever Python the image has.
 - Nothing of the folder is run: a model is loaded from this host's own repository, by its name there.
-- A folder that others than this user may write in is not read.
+- A folder that others than this user may write in is not read, nor one of its folders. It is held open while
+  it is looked at, so that what was checked is what is read, whatever its name leads to meanwhile.
 - What was asked before this began is not done: a server that starts has what deployment.json says.
 - The entry's agent takes tables over into its dispatchers' own folder, and their answers back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import secrets
+import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ TELL_S, TELL_AT_REST_S = 0.5, 5.0
 BUSY_S = 120.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a model: one folder's name and no more."""
+FOLDERS = ("wanted", "there")
 TABLE, RUN, ACK = "table.json", "run", ".ack.json"
 
 
@@ -42,8 +47,7 @@ class Agent:
         self._fleet = fleet
         self._models = models
         self._private = private
-        self._wanted = fleet / "wanted" / f"{server}.json"
-        self._there = fleet / "there" / f"{server}.json"
+        self._file = f"{server}.json"
         self._faults: dict[str, str] = {}
         self._mark = models.mark()
         self._told: object = None
@@ -51,8 +55,9 @@ class Agent:
         self._tell_at_s = self._busy_until_s = 0.0
         self._fault = ""
         make_folder(fleet)
-        self._stamp = _stamp(self._wanted)
-        self._number = _number(self._wanted)
+        wanted = fleet / "wanted" / self._file
+        self._stamp = _stamp(wanted)
+        self._number = _number(wanted)
         self._table_stamp = _stamp(fleet / TABLE)
         self._acks: dict[str, object] = {}
         if private is not None:
@@ -64,11 +69,11 @@ class Agent:
     def look(self) -> None:
         """Do what is newly wanted, and say what is there where that has changed. Never raises."""
         try:
-            require_private(self._fleet)
-            self._do()
-            if self._private is not None:
-                self._pass_on(self._private)
-            self._tell()
+            with held(self._fleet) as fleet:
+                self._do(fleet / "wanted" / self._file)
+                if self._private is not None:
+                    self._pass_on(fleet, self._private)
+                self._tell(fleet / "there" / self._file)
             self._fault = ""
         except (OSError, ValueError, KeyError, TypeError) as error:
             if str(error) != self._fault:
@@ -81,17 +86,17 @@ class Agent:
             self.look()
             time.sleep(LOOK_S)
 
-    def _do(self) -> None:
-        stamp = _stamp(self._wanted)
+    def _do(self, asked: Path) -> None:
+        stamp = _stamp(asked)
         if stamp == self._stamp:
             return
-        text = self._wanted.read_text(encoding="utf-8")
+        text = asked.read_text(encoding="utf-8")
         self._stamp = stamp
         wanted = json.loads(text)
         models = {str(name) for name in wanted["models"]}
         for name in models:
             if not NAME.fullmatch(name):
-                raise ValueError(f"{self._wanted}: {name!r} is no model's name")
+                raise ValueError(f"wanted/{self._file}: {name!r} is no model's name")
         self._number, self._faults, self._mark = int(wanted["number"]), {}, self._models.mark()
         self._busy_until_s, self._tell_at_s = time.monotonic() + BUSY_S, 0.0
         there = set(self._models.models())
@@ -104,21 +109,21 @@ class Agent:
         if self._faults.keys() & there:
             self._stamp = None  # what could not be removed is removed at one of the next looks
 
-    def _pass_on(self, private: Path) -> None:
+    def _pass_on(self, fleet: Path, private: Path) -> None:
         """Tables to the dispatchers, and what they say of them back."""
-        stamp = _stamp(self._fleet / TABLE)
+        stamp = _stamp(fleet / TABLE)
         if stamp is not None and stamp != self._table_stamp:
-            replace(private / TABLE, (self._fleet / TABLE).read_text(encoding="utf-8"))
+            replace(private / TABLE, (fleet / TABLE).read_text(encoding="utf-8"))
             self._table_stamp = stamp
         for path in private.glob(f"*{ACK}"):
             if path.name.startswith("."):
                 continue  # in the making
             stamp = _stamp(path)
             if stamp != self._acks.get(path.name):
-                replace(self._fleet / path.name, path.read_text(encoding="utf-8"))
+                replace(fleet / path.name, path.read_text(encoding="utf-8"))
                 self._acks[path.name] = stamp
 
-    def _tell(self) -> None:
+    def _tell(self, report: Path) -> None:
         now_s, models = time.monotonic(), sorted(self._models.models())
         if now_s < self._tell_at_s and models == self._told_models:
             return
@@ -131,24 +136,38 @@ class Agent:
             "said": list(self._models.said(self._mark)),
             "faults": self._faults,
         }
-        if there != self._told or not self._there.exists():
-            replace(self._there, json.dumps(there))
+        if there != self._told or not report.exists():
+            replace(report, json.dumps(there))
             self._told = there
 
 
 def make_folder(fleet: Path) -> None:
     """The folder and what is in it, for this user alone. Raises OSError."""
-    for folder in (fleet, fleet / "wanted", fleet / "there"):
+    for folder in (fleet, *(fleet / name for name in FOLDERS)):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def require_private(fleet: Path) -> None:
-    """Raises ValueError where others may write there: who does decides what servers load."""
-    status = fleet.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+@contextlib.contextmanager
+def held(fleet: Path) -> Iterator[Path]:
+    """The folder by a path that stays with it. Raises OSError; ValueError where others may write in it or in
+    one of its folders: who does decides what servers load.
+    """
+    descriptor = os.open(fleet, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _require_private(os.fstat(descriptor), "it")
+        for name in FOLDERS:
+            with contextlib.suppress(FileNotFoundError):
+                _require_private(os.stat(name, dir_fd=descriptor, follow_symlinks=False), f"{name!r} in it")
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _require_private(status: os.stat_result, what: str) -> None:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise ValueError(
-            f"it is of user {status.st_uid} with mode {status.st_mode & 0o777:o}; expected a folder of user "
-            f"{os.geteuid()} that nobody else can write in: nothing is taken from there"
+            f"{what} is of user {status.st_uid} with mode {status.st_mode & 0o777:o}; expected a folder of "
+            f"user {os.geteuid()} that nobody else can write in: nothing is taken from there"
         )
 
 
