@@ -385,6 +385,8 @@ class Driver:
             for lost in self._frames.overtaken(host_us):
                 if lost.state is FrameState.QUEUED:
                     self._handle(RequestCancelled(lost.request_id))
+                elif lost.state is FrameState.PASSED and self._passing is not None:
+                    self._passing.give_up(lost)
         for request_id in self._offers.due(host_us):
             frame = self._frames.find(request_id)
             if frame is not None and frame.state is FrameState.PAUSED:
@@ -452,6 +454,8 @@ class Driver:
         frame = self._frames.find(cancelled.request_id)
         if frame is not None and frame.state in (FrameState.PAUSED, FrameState.PASSED):
             self._frames.drop(frame, DropReason.CANCELLED)
+            if self._passing is not None:
+                self._passing.give_up(frame)
         else:
             self._handle(cancelled)
 

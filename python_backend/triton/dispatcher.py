@@ -101,6 +101,10 @@ class TritonPythonModel:
     ) -> _Wanted:
         """What the caller wants of a request: a client, or another entry that says so. Raises ValueError."""
         if said is not None:
+            if frames != 1:
+                raise ValueError(
+                    f"parameter {forwarded.PARAMETER}: a request of {frames} frames; expected one frame"
+                )
             time_us = min(said.left_us, self._longest_us)
             return _Wanted(time_us, said.priority, said.stream, said.place, stays=True)
         time_us = min(timeout_us or self._slo_us, self._longest_us)

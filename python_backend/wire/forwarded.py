@@ -9,6 +9,7 @@ Rules
 - Who gets it schedules the frame himself, whatever his own queue: a frame is passed on once.
 - left_us: until the answer has to leave there. Hosts share no clock, so the way there and back is taken off
   by the sender.
+- A mark is good once, and not for long, as a ticket is (wire.replays): who reads it uses its stamp.
 - Nobody but an entry may say this: a client could keep its frames at an entry with it. So it is signed.
 """
 
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from python_backend.wire.keys import Keys, TicketError
+from python_backend.wire.keys import Keys, Stamp, TicketError
 
 PARAMETER: Final = "ppipe_forwarded"
 FOREIGN_KEY: Final = "the signature is not of another entry of this deployment"
@@ -40,7 +41,7 @@ _FIELDS: Final[Mapping[str, type]] = {
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """See the module."""
+    """See the module. stamp: of its signing, once it is signed."""
 
     deployment: str
     model: str
@@ -50,6 +51,7 @@ class Forwarded:
     priority: int = 0
     stream: str = ""
     place: int = -1
+    stamp: Stamp | None = field(default=None, compare=False)
 
 
 def encode(mark: Forwarded, keys: Keys) -> str:
@@ -94,7 +96,14 @@ def decode(text: str, keys: Keys, deployment: str, model: str, entry: str) -> Fo
         if values[name] != mine:
             raise TicketError(f"{PARAMETER}: {name} is {values[name]!r:.80}; this is {mine!r}")
     values["sender"], values["receiver"] = values.pop("from"), values.pop("to")
-    return Forwarded(**values)
+    return Forwarded(**values, stamp=_stamp_of(body.get("stamp")))
+
+
+def _stamp_of(value: Any) -> Stamp:
+    match value:
+        case [str(run), int(number), int(sent_us)] if max(abs(number), abs(sent_us)) < 1 << 62:
+            return Stamp(run, number, sent_us)
+    raise TicketError(f"{PARAMETER}: stamp is {value!r:.40}; expected a run, a number and a time of day")
 
 
 def _checked(body: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -4,7 +4,10 @@ each, to the port for notices. One that gets lost is no harm: the next says it a
 Rules
 - Hosts share no clock: a word carries its sender's own time, and the receiver's last time with how long it
   was held, so that whoever gets an answer knows the round trip.
-- A word is good once: numbers of a run rise, and a run that another has followed is over.
+- A word is good once, and not for long: numbers of a run rise, and one that was said more than LIFETIME_US
+  ago by the time of day, or will be, is refused (wire.replays).
+- A run that another has followed is over. One follows that began later, so that an old run's words, sent
+  again, cut nobody off; any one does after LIFETIME_US of silence, whose clock may have been set back.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from python_backend.wire.keys import Keys
+from python_backend.wire.replays import LIFETIME_US
 
 _MAGIC: Final = b"PPW1"
 _MAC_CHARACTERS: Final = 32
@@ -26,7 +30,8 @@ _LARGEST: Final = 1 << 62
 @dataclass(frozen=True)
 class Word:
     """sender: an entry's name. revision: of its deployment.json. run, number: of its process, and of the word
-    there. sent_us: by its clock. echo_us: our own sent_us that came last, held_us ago; 0 for none.
+    there; began_us, said_us: when these were, by the time of day. sent_us: by its clock. echo_us: our own
+    sent_us that came last, held_us ago; 0 for none.
 
     backlog_us: how long a new frame waits. rate_rps: of what is owned. owned: terms by shard.
     """
@@ -37,6 +42,8 @@ class Word:
     revision: int
     run: str
     number: int
+    began_us: int
+    said_us: int
     sent_us: int
     echo_us: int
     held_us: int
@@ -69,6 +76,11 @@ def decode(datagram: bytes, keys: Keys) -> Word | None:
     return None
 
 
+def is_fresh(word: Word, wall_us: int) -> bool:
+    """Whether it was said a moment ago, as well as hosts' clocks are set. wall_us: the time of day here."""
+    return abs(wall_us - word.said_us) <= LIFETIME_US
+
+
 def _checked(word: Word) -> Word | None:
     kinds: dict[str, Any] = {"rate_rps": (int, float), "owned": dict}
     for name, value in asdict(word).items():
@@ -92,13 +104,20 @@ class Heard:
     def __init__(self) -> None:
         self._runs: dict[str, int] = {}
         """Highest number by run, the present run last."""
+        self._began_us = 0
+        """Of the present run."""
+        self._heard_us = 0
 
-    def is_new(self, word: Word) -> bool:
-        """Whether it was never heard, and nothing later was."""
+    def is_new(self, word: Word, wall_us: int) -> bool:
+        """Whether it was never heard, and nothing later was. wall_us: the time of day here."""
         present = next(reversed(self._runs), None)
-        if word.run in self._runs and (word.run != present or word.number <= self._runs[word.run]):
+        if word.run in self._runs:
+            if word.run != present or word.number <= self._runs[word.run]:
+                return False
+        elif word.began_us <= self._began_us and abs(wall_us - self._heard_us) <= LIFETIME_US:
             return False
         self._runs[word.run] = word.number
+        self._began_us, self._heard_us = word.began_us, wall_us
         while len(self._runs) > self._MOST_RUNS:
             del self._runs[next(iter(self._runs))]
         return True

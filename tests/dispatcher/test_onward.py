@@ -138,6 +138,26 @@ def test_an_answer_that_is_not_one_whole_frame_is_an_error_of_ours(outputs: Any)
     assert "not one frame of it in the answer" in text
 
 
+def test_what_is_given_up_ends_there_and_in_nothing_here() -> None:
+    came, gone = threading.Event(), threading.Event()
+
+    def answer(context: Any) -> Any:
+        context.add_callback(gone.set)
+        came.set()
+        gone.wait(60)
+        return answer_of(*WHOLE)
+
+    with onward_to(answer) as (onward, ends):
+        frame = frame_of(1, Caller())
+        onward.send(frame, "b", PATIENT_US)
+        assert came.wait(60)
+        onward.give_up(frame)
+        assert gone.wait(60)
+        onward.give_up(frame)
+        frame.claim()
+    assert ends.all == []
+
+
 def test_whatever_goes_wrong_with_an_answer_its_frame_ends() -> None:
     with onward_to(lambda context: answer_of(*WHOLE)) as (onward, ends):
 

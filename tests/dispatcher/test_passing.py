@@ -34,8 +34,9 @@ from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire import forwarded
 from python_backend.wire.clock import now_us
+from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.keys import Keys, TicketError
+from python_backend.wire.keys import Keys, TicketError, wall_us
 from python_backend.wire.peer_words import Word
 from python_backend.wire.self_report import Reports
 from tests.live.data_plane_client import OUTPUT, two_stage_model
@@ -311,7 +312,7 @@ def passing(deployment: DeploymentManifest) -> Iterator[PassingOn]:
 
 def word_of(passing: PassingOn, number: int, **changes: Any) -> Word:
     fields: dict[str, Any] = {"backlog_us": 0, "rate_rps": 250.0, "owned": {"1": 1}}
-    fields |= {"echo_us": 0, "held_us": 0, "sent_us": number} | changes
+    fields |= {"echo_us": 0, "held_us": 0, "sent_us": number, "began_us": 1, "said_us": wall_us()} | changes
     return Word("d", "tiny", "b", passing._revision, "run", number, **fields)
 
 
@@ -364,6 +365,44 @@ def test_a_frame_that_cannot_even_be_sent_comes_back(passing: PassingOn) -> None
     assert "b" in passing._way.peers
     assert passing._way.target(-1, now_us()) == "b", "it is not to blame"
     frame.claim()
+
+
+def test_words_of_long_ago_count_as_silence(passing: PassingOn) -> None:
+    logged: list[str] = []
+    passing._log = logged.append
+    passing._hear(word_of(passing, 1, said_us=wall_us() - 11_000_000), now_us())
+    assert passing._way.peers == {}
+    assert "entry b sends words that are not of now" in logged[0]
+
+
+def test_a_mark_is_good_once_and_of_a_priority_that_clients_may_have(passing: PassingOn) -> None:
+    mark = Forwarded("d", "tiny", "b", "a", 1_000, priority=-8)
+    text = forwarded.encode(mark, Keys.none())
+    assert passing.read(text) == mark
+    with pytest.raises(TicketError, match="ppipe_forwarded: ticket was used before"):
+        passing.read(text)
+    for priority in (1, -9, 1 << 40):
+        with pytest.raises(TicketError, match=f"ppipe_forwarded: priority is {priority}; expected -8 to 0"):
+            passing.read(forwarded.encode(replace(mark, priority=priority), Keys.none()))
+
+
+def test_a_frame_whose_caller_has_gone_is_given_up_at_the_other_entry(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = start("a")
+    passing, driver = entry.dispatcher.passing, entry.dispatcher.driver
+    assert passing is not None
+    given_up: list[Frame] = []
+    monkeypatch.setattr(passing._onward, "send", lambda *sent: None)  # it is never answered there
+    monkeypatch.setattr(passing._onward, "give_up", given_up.append)
+    passing._hear(word_of(passing, 1), now_us())
+    caller = Caller()
+    frame = frame_of(99, caller)
+    driver._frames.add([frame])
+    assert passing.rescue(frame, DropReason.OVERLOAD, now_us())
+    driver.cancel(frame)
+    assert "reason=cancelled" in caller.wait()[1]
+    wait_for(lambda: given_up == [frame])
 
 
 def test_no_datagram_ends_the_thread_that_reads_them() -> None:

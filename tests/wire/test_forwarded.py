@@ -11,6 +11,10 @@ from python_backend.wire.keys import Keys, TicketError
 from tests.wire.test_ticket_codec import keys_of
 
 MARK = Forwarded("d", "m", "entry-0", "entry-1", 41_000, 3, "camera 7", 12)
+STAMPLESS = (
+    '{"v":1,"deployment":"d","model":"m","from":"entry-0","to":"entry-1","left_us":1,"priority":0,"stream":"",'
+    '"place":-1,"stamp":["run",1]}'
+)
 
 
 def test_a_mark_arrives_as_sent(tmp_path: Path) -> None:
@@ -46,7 +50,9 @@ def test_nobody_else_can_say_it(tmp_path: Path) -> None:
             decode(text, keys, "d", "m", "entry-1")
 
 
-@pytest.mark.parametrize("body", ["[]", '{"v":2}', '{"v":1}', '{"v":1,"deployment":7}', "[" * 2_000])
+@pytest.mark.parametrize(
+    "body", ["[]", '{"v":2}', '{"v":1}', '{"v":1,"deployment":7}', "[" * 2_000, STAMPLESS]
+)
 def test_what_was_signed_and_is_no_mark_is_refused(tmp_path: Path, body: str) -> None:
     keys = keys_of(tmp_path, "the key of this deployment")
     text = f'{body[:-1]},"mac":"{keys.mac(body)}"}}' if body.endswith("}") else body

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from python_backend.wire.keys import Keys
-from python_backend.wire.peer_words import Heard, Word, decode, encode, is_word
+from python_backend.wire.peer_words import Heard, Word, decode, encode, is_fresh, is_word
+from python_backend.wire.replays import LIFETIME_US
 from tests.wire.test_ticket_codec import keys_of
 
-WORD = Word("d", "m", "entry-0", 3, "run-a", 7, 1_000, 900, 50, 20_000, 512.5, {"0": 4})
+NOW_US = 1_800_000_000_000_000
+WORD = Word("d", "m", "entry-0", 3, "run-a", 7, NOW_US, NOW_US, 1_000, 900, 50, 20_000, 512.5, {"0": 4})
 
 
 def test_a_word_arrives_as_said_and_from_its_own_deployment_alone(tmp_path: Path) -> None:
@@ -40,10 +42,37 @@ def test_numbers_that_nothing_could_be_counted_with_are_no_word(bad: dict[str, A
 
 def test_a_word_is_good_once_and_a_run_that_another_followed_is_over() -> None:
     heard = Heard()
-    assert heard.is_new(WORD)
-    assert not heard.is_new(WORD)
-    assert not heard.is_new(replace(WORD, number=6))
-    assert heard.is_new(replace(WORD, number=8))
-    assert heard.is_new(replace(WORD, run="run-b", number=0))
-    assert not heard.is_new(replace(WORD, number=9))
-    assert heard.is_new(replace(WORD, run="run-b", number=1))
+    later = replace(WORD, run="run-b", number=0, began_us=NOW_US + 1)
+    assert heard.is_new(WORD, NOW_US)
+    assert not heard.is_new(WORD, NOW_US)
+    assert not heard.is_new(replace(WORD, number=6), NOW_US)
+    assert heard.is_new(replace(WORD, number=8), NOW_US)
+    assert heard.is_new(later, NOW_US)
+    assert not heard.is_new(replace(WORD, number=9), NOW_US)
+    assert heard.is_new(replace(later, number=1), NOW_US)
+
+
+def test_an_old_runs_word_that_is_sent_again_cuts_nobody_off() -> None:
+    heard = Heard()
+    assert heard.is_new(WORD, NOW_US)
+    assert not heard.is_new(replace(WORD, run="run-0", began_us=NOW_US - 1), NOW_US)
+    assert heard.is_new(replace(WORD, number=8), NOW_US)
+
+
+def test_who_starts_anew_with_his_clock_set_back_is_heard_once_the_last_run_is_silent() -> None:
+    heard = Heard()
+    assert heard.is_new(WORD, NOW_US)
+    back = replace(WORD, run="run-b", began_us=NOW_US - 5)
+    assert not heard.is_new(back, NOW_US + LIFETIME_US)
+    assert heard.is_new(back, NOW_US + LIFETIME_US + 1)
+    assert heard.is_new(replace(back, number=8), NOW_US + LIFETIME_US + 1)
+
+
+def test_a_word_is_good_for_a_moment() -> None:
+    for age_us, fresh in (
+        (0, True),
+        (LIFETIME_US, True),
+        (LIFETIME_US + 1, False),
+        (-LIFETIME_US - 1, False),
+    ):
+        assert is_fresh(WORD, NOW_US + age_us) is fresh

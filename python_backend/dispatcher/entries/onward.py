@@ -3,9 +3,9 @@ signed mark (wire.forwarded).
 
 Rules
 - Calls wait on no thread of ours: gRPC's own threads bring the answers.
-- Every frame that is sent ends once: in `served`, in `refused` (the other entry's own answer, which its
-  caller gets), in `missed` (this frame alone was not taken, or not answered in time), or in `unreachable`,
-  where nobody serves there.
+- Every frame that is sent, and not given up, ends once: in `served`, in `refused` (the other entry's own
+  answer, which its caller gets), in `missed` (this frame alone was not taken, or not answered in time), or
+  in `unreachable`, where nobody serves there.
 - An answer is waited for as long as a hop's: the other entry may tell late of a hop that failed.
 """
 
@@ -65,6 +65,8 @@ class Onward:
         self._outputs = [spec.name for spec in entry.outputs]
         self._others = sum(spec.bytes_per_frame for spec in entry.other_inputs)
         self._head = functools.lru_cache(maxsize=256)(kserve.request_head)
+        self._under_way: dict[int, Any] = {}
+        """Calls by the frame's request id."""
         self._channels = {
             other.name: grpc.insecure_channel(other.grpc_address, options=CHANNEL_OPTIONS)
             for other in entries
@@ -93,7 +95,14 @@ class Onward:
         except ValueError as error:  # closed
             self._unreachable(frame, to, str(error))
             return
+        self._under_way[frame.request_id] = call
         call.add_done_callback(functools.partial(self._ended, frame, to))
+
+    def give_up(self, frame: Frame) -> None:
+        """It was answered here: have the other entry know, and end it in nothing."""
+        call = self._under_way.pop(frame.request_id, None)
+        if call is not None:
+            call.cancel()
 
     def close(self) -> None:
         """Give up connections; calls under way end in `unreachable`."""
@@ -117,6 +126,8 @@ class Onward:
         return (pixels, *entry.other_inputs), [[own], *rest]
 
     def _ended(self, frame: Frame, to: str, call: Any) -> None:
+        if self._under_way.pop(frame.request_id, None) is None:
+            return  # given up
         try:
             answer = self._checked(kserve.response_outputs(call.result()))
             self._served(frame, answer)

@@ -27,6 +27,7 @@ from planner.serving import ServedModel
 from python_backend.dispatcher.entries.onward import Onward
 from python_backend.dispatcher.frame import ErrorCode, Frame
 from python_backend.dispatcher.frame_state import FrameState
+from python_backend.dispatcher.priority import FIRST, LAST
 from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.forwarding import Forwarding
@@ -34,8 +35,9 @@ from python_backend.wire import forwarded, peer_words
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import NoticeSender
 from python_backend.wire.forwarded import Forwarded
-from python_backend.wire.keys import Keys
+from python_backend.wire.keys import Keys, TicketError, wall_us
 from python_backend.wire.peer_words import Heard, Word
+from python_backend.wire.replays import UsedTickets
 from python_backend.wire.transport import Outputs
 
 TELL_US: Final = 20_000
@@ -70,20 +72,18 @@ class Returns(Protocol):
 
 @dataclass
 class _Peer:
-    """Another entry. heard_us: when its last word came; its_us: what that said of its own clock."""
+    """Another entry. heard_us: when its last word came; its_us: what that said of its own clock. hop_us: from
+    here to it, by its last round trips.
+    """
 
     sender: NoticeSender
     heard: Heard = field(default_factory=Heard)
     heard_us: int = 0
     its_us: int = 0
+    hop_us: int = HOP_US
     rtts_us: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))
     revision: int = 0
     owned: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def hop_us(self) -> int:
-        """From here to it."""
-        return HOP_US + min(self.rtts_us, default=0) // 2
 
 
 @dataclass
@@ -109,6 +109,11 @@ class PassingOn:
         self._keys = keys
         self._log = log
         self._run = secrets.token_hex(8)
+        self._began_us = wall_us()
+        self._used = UsedTickets(self._began_us)
+        self._on_this_host = {
+            more.server.name for more in manifest.more_entries if more.server.host == manifest.entry.host
+        }
         self._number = 0
         self._owned: Mapping[str, int] = {}
         self._rate_rps = 0.0
@@ -175,8 +180,17 @@ class PassingOn:
             self._heard_any.wait(0.01)
 
     def read(self, text: str) -> Forwarded:
-        """What another entry says of a frame that it passes on. Raises TicketError."""
-        return forwarded.decode(text, self._keys, self._deployment, self._model, self._me)
+        """What another entry says of a frame that it passes on, once. Raises TicketError."""
+        mark = forwarded.decode(text, self._keys, self._deployment, self._model, self._me)
+        lowest = FIRST - LAST
+        if not lowest <= mark.priority <= 0:
+            raise TicketError(f"{forwarded.PARAMETER}: priority is {mark.priority}; expected {lowest} to 0")
+        assert mark.stamp is not None
+        try:
+            self._used.use(mark.stamp, wall_us(), same_host=mark.sender in self._on_this_host)
+        except TicketError as error:
+            raise TicketError(f"{forwarded.PARAMETER}: {error}") from error
+        return mark
 
     # Whose turn it is at the core
 
@@ -219,6 +233,10 @@ class PassingOn:
         if at_us - self._saw_us >= _SAW_US:
             self._saw_us, self._backlog_us = at_us, core.backlog_us(at_us) if self._owned else 0
 
+    def give_up(self, frame: Frame) -> None:
+        """A frame was answered here: where another entry has it, nobody waits for it there any more."""
+        self._onward.give_up(frame)
+
     # gRPC's threads
 
     def _served(self, frame: Frame, outputs: Outputs) -> None:
@@ -258,7 +276,16 @@ class PassingOn:
 
     def _hear(self, word: Word, at_us: int) -> None:
         peer = self._peers.get(word.sender)
-        if peer is None or not peer.heard.is_new(word):
+        if peer is None:
+            return
+        if not peer_words.is_fresh(word, wall_us()):
+            self._log_now_and_then(
+                f"{word.sender}'s clock",
+                f"{self._model}: entry {word.sender} sends words that are not of now by this host's clock, "
+                "which count as silence: are the clocks of all hosts set (NTP, chrony)?",
+            )
+            return
+        if not peer.heard.is_new(word, wall_us()):
             return
         peer.revision = word.revision
         if word.revision != self._revision:
@@ -272,6 +299,7 @@ class PassingOn:
             peer.heard_us, peer.its_us, peer.owned = at_us, word.sent_us, word.owned
             if word.echo_us:
                 peer.rtts_us.append(max(0, at_us - word.echo_us - word.held_us))
+                peer.hop_us = HOP_US + min(peer.rtts_us) // 2
             if not word.owned or word.rate_rps <= 0:
                 self._way.remove(word.sender)
             else:
@@ -312,6 +340,8 @@ class PassingOn:
             self._revision,
             self._run,
             self._number,
+            self._began_us,
+            wall_us(),
             at_us,
             peer.its_us,
             at_us - peer.heard_us if peer.its_us else 0,
