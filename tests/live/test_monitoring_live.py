@@ -372,8 +372,8 @@ def test_a_stage_that_is_slower_than_profiled_fires_its_alert(watched: Watched) 
 
 
 def documented() -> dict[str, tuple[str, str, str]]:
-    """Rows of the page's table of metrics: type, labels, what."""
-    text = METRICS_PAGE.read_text(encoding="utf-8")
+    """Rows of the page's table of what the dispatcher of a lone entry exports: type, labels, what."""
+    text = METRICS_PAGE.read_text(encoding="utf-8").partition("## Where there are several entries")[0]
     rows = re.findall(r"^\| `(ppipe_\w+)` \| (\w+) \| ([^|]*)\| (.*) \|$", text, re.MULTILINE)
     return {name: (kind, labels.strip(), what) for name, kind, labels, what in rows}
 
