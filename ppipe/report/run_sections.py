@@ -11,7 +11,7 @@ from ppipe.report.content import Cell, Picture, Section, Table, number, share, t
 from ppipe.report.graphs import Axis, GraphLine, line_graph, stacked_bars
 from ppipe.report.materials import Material
 from ppipe.report.plan_sections import planned_parts_us
-from ppipe.report.runs import Run, parts_us
+from ppipe.report.runs import Run, parts_us, quantile_ms
 
 MOST_PICTURES = 12
 """Models that get a picture each; tables hold all."""
@@ -69,8 +69,8 @@ def _run_rows(lot: Material) -> Iterator[list[Cell]]:
             *_row(run.model, f"event log, {run.policy}", planned, run.offered_rps, run.attainment, goodput),
             number(len(latencies) - run.in_time, 0),
             Cell(dropped, sum(run.drops.values())),
-            number(_quantile_ms(latencies, 0.5)),
-            number(_quantile_ms(latencies, 0.99)),
+            number(quantile_ms(latencies, 0.5)),
+            number(quantile_ms(latencies, 0.99)),
         ]
 
 
@@ -106,10 +106,6 @@ def _bench_rows(lot: Material) -> Iterator[list[Cell]]:
                 number(score.p50_ms),
                 number(score.p99_ms),
             ]
-
-
-def _quantile_ms(ascending: list[int], part: float) -> float | None:
-    return ascending[min(len(ascending) - 1, int(part * len(ascending)))] / 1e3 if ascending else None
 
 
 def _curve(lot: Material, model: str, rows: list[list[Cell]]) -> Picture | None:
@@ -208,7 +204,7 @@ def latency_section(lot: Material) -> Section | None:
             text(run.model),
             number(len(run.frames), 0),
             number(len(found), 0),
-            *(number(_quantile_ms(found, part)) for part in (0.5, 0.9, 0.99, 1.0)),
+            *(number(quantile_ms(found, part)) for part in (0.5, 0.9, 0.99, 1.0)),
             number(run.served.slo_us / 1e3),
         ]
         for run in runs

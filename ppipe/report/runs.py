@@ -106,6 +106,11 @@ class Run:
         return len(self.frames) / self.seconds if self.seconds else 0.0
 
 
+def quantile_ms(ascending: Sequence[int], part: float) -> float | None:
+    """Of latencies in microseconds; None where there are none."""
+    return ascending[min(len(ascending) - 1, int(part * len(ascending)))] / 1e3 if ascending else None
+
+
 def read_runs(path: Path) -> list[Run]:
     """Every model's run of a file. Raises EventLogError where not one can be read, OSError."""
     runs: list[Run] = []

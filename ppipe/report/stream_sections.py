@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from planner.streams import StreamPolicy
 from ppipe.report.content import Cell, Picture, Section, Table, number, share, table, text
 from ppipe.report.graphs import Axis, GraphLine, line_graph
-from ppipe.report.runs import Run, RunFrame
-from python_backend.scheduler.actions import DropReason
+from ppipe.report.runs import Run, RunFrame, quantile_ms
 
 MOST_PICTURES = 12
 MOST_ROWS = 600
 """Of the table: those that got least for their weight."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Stream:
-    """One stream's frames in one run."""
+    """One stream in one run. part: the run with this stream's frames alone."""
 
     name: str
     weight: float
-    frames: list[RunFrame] = field(default_factory=list)
-
-    def in_time(self, slo_us: int) -> int:
-        return sum(frame.latency_us is not None and frame.latency_us <= slo_us for frame in self.frames)
+    part: Run
 
     @property
     def overtaking(self) -> int:
         """Frames that were computed before the one that came before them."""
-        ends = [frame.ended_us for frame in self.frames if frame.ended_us is not None]
+        ends = [frame.ended_us for frame in self.part.frames.values() if frame.ended_us is not None]
         return sum(later < earlier for earlier, later in itertools.pairwise(ends))
 
 
@@ -49,14 +44,13 @@ def streams_section(runs: Sequence[Run]) -> Section | None:
 
 def _streams(run: Run) -> list[_Stream]:
     policy = run.served.streams or StreamPolicy()
-    found: dict[str, _Stream] = {}
-    for frame in run.frames.values():
+    found: dict[str, dict[int, RunFrame]] = {}
+    for request_id, frame in run.frames.items():
         if frame.stream:
-            one = found.get(frame.stream)
-            if one is None:
-                one = found[frame.stream] = _Stream(frame.stream, policy.weight_of(frame.stream))
-            one.frames.append(frame)
-    return list(found.values())
+            found.setdefault(frame.stream, {})[request_id] = frame
+    return [
+        _Stream(name, policy.weight_of(name), replace(run, frames=frames)) for name, frames in found.items()
+    ]
 
 
 def _words(run: Run, streams: Sequence[_Stream]) -> Iterator[str]:
@@ -78,7 +72,7 @@ def _words(run: Run, streams: Sequence[_Stream]) -> Iterator[str]:
 def _shares(run: Run, streams: Sequence[_Stream]) -> list[float]:
     """Frames/s in time over weight, of each."""
     seconds = run.seconds or 1.0
-    return [one.in_time(run.served.slo_us) / seconds / one.weight for one in streams]
+    return [one.part.in_time / seconds / one.weight for one in streams]
 
 
 def _picture(run: Run, streams: Sequence[_Stream]) -> Picture:
@@ -111,25 +105,18 @@ def _table(found: Sequence[tuple[Run, Sequence[_Stream]]]) -> Table:
 
 
 def _row(run: Run, one: _Stream, over_weight: float) -> list[Cell]:
-    latencies = sorted(frame.latency_us for frame in one.frames if frame.latency_us is not None)
-    drops = Counter(frame.why for frame in one.frames if frame.why)
+    latencies, drops = one.part.latencies_us, one.part.drops
     dropped = ", ".join(f"{count} {why}" for why, count in sorted(drops.items())) or "0"
-    ended = len(latencies) + sum(drops.values()) - drops[DropReason.SUPERSEDED.value]
-    in_time = one.in_time(run.served.slo_us)
     return [
         text(run.model),
         text(one.name),
         number(one.weight),
-        number(len(one.frames), 0),
-        number(in_time, 0),
+        number(len(one.part.frames), 0),
+        number(one.part.in_time, 0),
         number(over_weight * one.weight, 2),
         number(over_weight, 2),
-        share(in_time / ended if ended else None),
+        share(one.part.attainment),
         Cell(dropped, sum(drops.values())),
         number(one.overtaking, 0),
-        *(number(_at(latencies, part)) for part in (0.5, 0.99)),
+        *(number(quantile_ms(latencies, part)) for part in (0.5, 0.99)),
     ]
-
-
-def _at(ascending: Sequence[int], part: float) -> float | None:
-    return ascending[min(len(ascending) - 1, int(part * len(ascending)))] / 1e3 if ascending else None
