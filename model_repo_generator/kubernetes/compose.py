@@ -39,7 +39,13 @@ from model_repo_generator.kubernetes.launch import (
 )
 from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
-from model_repo_generator.kubernetes.operator import OPERATOR, REPOSITORY, SHARED, WORK_FOLDER
+from model_repo_generator.kubernetes.operator import (
+    OPERATOR,
+    OPERATOR_STOP_S,
+    REPOSITORY,
+    SHARED,
+    WORK_FOLDER,
+)
 from model_repo_generator.kubernetes.operator import command as operator_command
 from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
@@ -134,7 +140,7 @@ def render_compose(
             service |= {
                 "hostname": server.host,
                 "networks": {"servers": {"aliases": [server.host]}},
-                "shm_size": _size(_shm(fleet, server, options)),
+                "shm_size": _size(_shm(fleet, group, server, options)),
             }
             if group.is_entry:
                 address = f"[{options.listen}]" if ":" in options.listen else options.listen
@@ -224,10 +230,7 @@ def _service(
                 if options.operator
                 else []
             ),
-            *(
-                {"type": "bind", "source": path, "target": path, "read_only": True}
-                for path in tls_paths(fleet.manifest).values()
-            ),
+            *_tls_binds(fleet),
         ],
         "secrets": [{"source": "tickets", "target": TICKET_FILE}],
         "healthcheck": {
@@ -237,16 +240,9 @@ def _service(
             "retries": 3,
             "start_period": f"{options.start_timeout_s}s",
         },
-        "restart": "unless-stopped",
-        "stop_grace_period": f"{exit_timeout_s(fleet.manifest) + KILL_AFTER_S}s",
-        "user": f"{options.user_id}:{options.user_id}",
-        "mem_limit": _size(_memory(fleet, group, server, options)),
-        "pids_limit": options.pids,
-        "logging": _logging(options),
-        "read_only": True,
-        "tmpfs": ["/tmp"],
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges:true"],
+        **_confined(
+            options, exit_timeout_s(fleet.manifest) + KILL_AFTER_S, _memory(fleet, group, server, options)
+        ),
     }
     if gpus:
         device = {"driver": "nvidia", "device_ids": list(gpus), "capabilities": ["gpu"]}
@@ -274,16 +270,25 @@ def _operator(fleet: Fleet, options: ComposeOptions, operator: ComposeOperator, 
         "environment": {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
         "volumes": [
             {"type": "bind", "source": operator.work, "target": WORK_FOLDER},
-            *(
-                {"type": "bind", "source": path, "target": path, "read_only": True}
-                for path in tls_paths(fleet.manifest).values()
-            ),
+            *_tls_binds(fleet),
         ],
         **({"network_mode": "host"} if shared else {"networks": ["servers"]}),
+        **_confined(options, OPERATOR_STOP_S, operator.memory_mib * MIB),
+    }
+
+
+def _tls_binds(fleet: Fleet) -> Iterator[Plain]:
+    for path in tls_paths(fleet.manifest).values():
+        yield {"type": "bind", "source": path, "target": path, "read_only": True}
+
+
+def _confined(options: ComposeOptions, stop_s: int, memory: int) -> Plain:
+    """How a container that runs our code is ended, and what it may take and do. memory: bytes."""
+    return {
         "restart": "unless-stopped",
-        "stop_grace_period": "60s",
+        "stop_grace_period": f"{stop_s}s",
         "user": f"{options.user_id}:{options.user_id}",
-        "mem_limit": f"{operator.memory_mib}m",
+        "mem_limit": _size(memory),
         "pids_limit": options.pids,
         "logging": _logging(options),
         "read_only": True,
@@ -294,7 +299,7 @@ def _operator(fleet: Fleet, options: ComposeOptions, operator: ComposeOperator, 
 
 
 def _shm_holder(fleet: Fleet, options: ComposeOptions) -> Plain:
-    total = sum(_shm(fleet, server, options) for server in fleet.servers)
+    total = sum(_shm(fleet, group, server, options) for group, server in _servers(fleet))
     return {
         "image": options.image,
         "entrypoint": ["sleep"],
@@ -319,7 +324,7 @@ def _logging(options: ComposeOptions) -> Plain:
 
 def _memory(fleet: Fleet, group: ServerGroup, server: ServerAddress, options: ComposeOptions) -> int:
     """The most that a container may take, its /dev/shm included."""
-    shm, any_plan = _shm(fleet, server, options), options.operator is not None
+    shm, any_plan = _shm(fleet, group, server, options), options.operator is not None
     return group_memory_bytes(fleet, group, shm, options.memory_per_stub_mib, any_plan)
 
 
@@ -352,20 +357,15 @@ def _prefix(name: str) -> str:
     return f"ppipe-{name}_"
 
 
-def _shm(fleet: Fleet, server: ServerAddress, options: ComposeOptions) -> int:
+def _shm(fleet: Fleet, group: ServerGroup, server: ServerAddress, options: ComposeOptions) -> int:
+    """Of this server alone: each has a service of its own."""
     return group_shm_bytes(
         fleet,
-        _alone(fleet, server),
+        dataclasses.replace(group, servers=(server,)),
         in_flight=options.in_flight,
         default_bytes=options.shm_default_mib * MIB,
         any_plan=options.operator is not None,
     )
-
-
-def _alone(fleet: Fleet, server: ServerAddress) -> ServerGroup:
-    """The server's group with no other in it."""
-    group = next(group for group in fleet.groups if server in group.servers)
-    return dataclasses.replace(group, servers=(server,))
 
 
 def _size(count: int) -> str:

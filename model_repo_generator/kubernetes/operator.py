@@ -15,7 +15,7 @@ from model_repo_generator.kubernetes.fleet import Fleet
 from model_repo_generator.kubernetes.launch import FLEET_FOLDER
 from model_repo_generator.kubernetes.names import BundleFault, dns_label
 from model_repo_generator.kubernetes.options import ClaimSource, KubernetesOptions, OperatorSpec
-from model_repo_generator.kubernetes.tls import tls_paths
+from model_repo_generator.kubernetes.tls import tls_mounts
 
 Plain = dict[str, Any]
 OPERATOR = "operator"
@@ -23,6 +23,8 @@ WORK_FOLDER = "/work"
 SHARED = "fleet"
 """Folder of the working folder: the fleet's (container/agent.py)."""
 REPOSITORY = "repository"
+OPERATOR_STOP_S = 60
+"""How long it may take to come to an end."""
 
 
 def operator_of(options: KubernetesOptions) -> tuple[OperatorSpec, ClaimSource] | None:
@@ -89,10 +91,7 @@ def operator_deployment(
         "volumeMounts": [
             {"name": "work", "mountPath": WORK_FOLDER, "subPath": spec.work},
             {"name": "tmp", "mountPath": "/tmp"},
-            *(
-                {"name": "tls", "mountPath": path, "subPath": key, "readOnly": True}
-                for key, path in tls_paths(fleet.manifest).items()
-            ),
+            *tls_mounts(fleet.manifest),
         ],
     }
     return {
@@ -107,7 +106,7 @@ def operator_deployment(
                 "metadata": {"labels": labels},
                 "spec": {
                     **common,
-                    "terminationGracePeriodSeconds": 60,
+                    "terminationGracePeriodSeconds": OPERATOR_STOP_S,
                     "containers": [container],
                     "volumes": [
                         {"name": "work", "persistentVolumeClaim": {"claimName": source.claim}},

@@ -30,7 +30,7 @@ from model_repo_generator.kubernetes.options import (
     KubernetesOptions,
     ObjectStoreSource,
 )
-from model_repo_generator.kubernetes.tls import tls_paths
+from model_repo_generator.kubernetes.tls import tls_mounts
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ServerAddress
 
@@ -175,10 +175,7 @@ def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "tmp", "mountPath": "/tmp"},
             *([fleet_mount(options.operator)] if options.operator else []),
-            *(
-                {"name": "tls", "mountPath": path, "subPath": key, "readOnly": True}
-                for key, path in tls_paths(fleet.manifest).items()
-            ),
+            *tls_mounts(fleet.manifest),
         ],
     }
 

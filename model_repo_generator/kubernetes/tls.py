@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
+from typing import Any
 
 from model_repo_generator.kubernetes.launch import LAUNCH_FOLDER, REPOSITORY_FOLDER, TICKET_FOLDER
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct
@@ -30,6 +31,14 @@ def tls_paths(manifest: DeploymentManifest) -> Mapping[str, str]:
         _check_path(f"tls.{fields[key]}", path)
     check_distinct((path, f"tls.{fields[key]}") for key, path in paths.items())
     return paths
+
+
+def tls_mounts(manifest: DeploymentManifest) -> list[dict[str, Any]]:
+    """Mounts of the volume 'tls' in a pod's container. Raises BundleFault."""
+    return [
+        {"name": "tls", "mountPath": path, "subPath": key, "readOnly": True}
+        for key, path in tls_paths(manifest).items()
+    ]
 
 
 def _check_path(field: str, path: str) -> None:
