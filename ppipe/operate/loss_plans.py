@@ -132,28 +132,15 @@ class LossPlans:
         """Have what the loss of a suspected server needs loaded, or unload it again. What is loaded early is
         asked each time: it is kept for who comes after a process that was killed.
         """
-        self._try(lambda: self._look(suspected, served, truth, least_gain, now_s))
-
-    def _look(
-        self,
-        suspected: frozenset[str],
-        served: ServedNow,
-        truth: Truth,
-        least_gain: float,
-        now_s: float,
-    ) -> None:
-        early = self._deployed.early
-        if not suspected and early is not None:
-            self._not_before_s = now_s + AGAIN_S
-            unload_early(self._deployed)
-        if len(suspected) != 1 or early is not None or now_s < self._not_before_s:
-            return
-        made = self.kept_for(served, replace(truth, out=truth.out | suspected))
-        if made is not None and made.ready is not None and made.promise.heals(least_gain):
-            load_early(self._deployed, made.ready)
-
-    def _try(self, act: Callable[[], None]) -> None:
         try:
-            act()
+            early = self._deployed.early
+            if not suspected and early is not None:
+                self._not_before_s = now_s + AGAIN_S
+                unload_early(self._deployed)
+            if len(suspected) != 1 or early is not None or now_s < self._not_before_s:
+                return
+            made = self.kept_for(served, replace(truth, out=truth.out | suspected))
+            if made is not None and made.ready is not None and made.promise.heals(least_gain):
+                load_early(self._deployed, made.ready)
         except NOT_ROLLED_OUT as error:
             self._say(f"what may be loaded early: {error}")
