@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from planner.deployment.spec import AbsolutePath, Spec
-from planner.leases import LeasesAt
+from planner.leases import LeasesAt, StoreKind
 
 
 class LeasesSpec(Spec):
@@ -15,7 +13,7 @@ class LeasesSpec(Spec):
     https, PEM files at the same paths on every entry's host.
     """
 
-    kind: Literal["file", "etcd"] = "file"
+    kind: StoreKind = "file"
     endpoints: tuple[str, ...] = Field(default=(), max_length=64)
     ca: AbsolutePath | None = None
     certificate: AbsolutePath | None = None

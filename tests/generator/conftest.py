@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,34 @@ def deployment_data() -> dict[str, Any]:
             }
         ],
     }
+
+
+NETWORK = """
+import torch
+
+def make():
+    torch.manual_seed(1)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 5),
+    )
+"""
+
+
+def real_deployment(source: Path) -> Deployment:
+    """Of a network whose code is written to `source`, a module on the path, for two classes of CPU."""
+    source.write_text(NETWORK)
+    data = deployment_data()
+    data["cluster"]["gpu_classes"][1] = {
+        "name": "slow",
+        "executor": "cpu",
+        "stated": {"gflop_per_s": 4, "gbyte_per_s": 1},
+    }
+    data["models"][0] |= {"program": {"factory": f"{source.stem}:make"}, "blocks": 3}
+    return parse_deployment(data, "test")
 
 
 def table(gpu: str, slices: int, block_us: float) -> LatencyTable:

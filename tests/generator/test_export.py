@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,38 +11,18 @@ from model_repo_generator.generate import generate
 from model_repo_generator.plain import generate_plain
 from model_repo_generator.write import hash_file
 from planner import serial
-from planner.deployment import Deployment, parse_deployment
+from planner.deployment import Deployment
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import Profile
 from planner.profiling.run import ProfileOptions, profile_deployment
 from planner.programs import ProgramList
-
-NETWORK = """
-import torch
-
-def make():
-    torch.manual_seed(1)
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(4, 4, 3),
-        torch.nn.Flatten(),
-        torch.nn.Linear(64, 5),
-    )
-"""
+from tests.generator.conftest import real_deployment
 
 
 @pytest.fixture
-def real(data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    (tmp_path / "generator_export_net.py").write_text(NETWORK)
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     monkeypatch.syspath_prepend(tmp_path)
-    data["cluster"]["gpu_classes"][1] = {
-        "name": "slow",
-        "executor": "cpu",
-        "stated": {"gflop_per_s": 4, "gbyte_per_s": 1},
-    }
-    data["models"][0] |= {"program": {"factory": "generator_export_net:make"}, "blocks": 3}
-    return parse_deployment(data, "test")
+    return real_deployment(tmp_path / "generator_export_net.py")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from model_repo_generator.generate import generate
 from model_repo_generator.write import LISTING, Listing, read_listing
 from planner import serial
-from planner.deployment import Deployment, parse_deployment
+from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
 from planner.places import PLACE_NAME, StagePlace
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
@@ -23,42 +23,19 @@ from planner.profiling.run import ProfileOptions, profile_deployment
 from ppipe.rollout.rollout import Deployed, make_ready
 from ppipe.workspace import Workspace
 from python_backend.stage.executors.base import make_executor
-from tests.generator.conftest import deployment_data
-
-NETWORK = """
-import torch
-
-def make():
-    torch.manual_seed(1)
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(4, 4, 3),
-        torch.nn.Flatten(),
-        torch.nn.Linear(64, 5),
-    )
-"""
+from tests.generator.conftest import real_deployment
 
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the network's code, which an export would need."""
-    path = tmp_path / "rollout_programs_net.py"
-    path.write_text(NETWORK)
     monkeypatch.syspath_prepend(tmp_path)
-    return path
+    return tmp_path / "rollout_programs_net.py"
 
 
 @pytest.fixture
 def deployment(source: Path) -> Deployment:
-    data: dict[str, Any] = deployment_data()
-    data["cluster"]["gpu_classes"][1] = {
-        "name": "slow",
-        "executor": "cpu",
-        "stated": {"gflop_per_s": 4, "gbyte_per_s": 1},
-    }
-    data["models"][0] |= {"program": {"factory": f"{source.stem}:make"}, "blocks": 3}
-    return parse_deployment(data, "test")
+    return real_deployment(source)
 
 
 def plan_of(profile: Profile, cut: int) -> Plan:
