@@ -41,7 +41,7 @@ from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.planners import Planners
 from ppipe.operate.replan import Truth, factor, plan_now, problem_now, tables_of, what_is_left, with_servers
 from ppipe.operate.served import what_is_served
-from ppipe.rollout.rollout import Deployed
+from ppipe.rollout.deployed import Deployed
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.workspace import Workspace, save
 

@@ -21,7 +21,7 @@ from planner.plan import Plan
 from planner.planning import plan as make_plan
 from planner.problem import Problem
 from planner.profile import LatencyTable, ModelProfile, Profile, Source, TensorSpec
-from ppipe.rollout.rollout import Deployed
+from ppipe.rollout.deployed import Deployed
 from ppipe.workspace import Workspace, save
 
 BATCHES = (1, 2)

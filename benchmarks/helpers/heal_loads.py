@@ -17,7 +17,8 @@ from benchmarks.helpers.heal_turns import MIXES, served_fleet
 from benchmarks.helpers.leaks import held_by, own_shm_files
 from planner.planning import plan as make_plan
 from planner.rollout.steps import Step, StepKind
-from ppipe.rollout.rollout import perform, prepare
+from ppipe.rollout.preparing import prepare
+from ppipe.rollout.rollout import perform
 from ppipe.serving.guard import SHM
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.processes import stubs_of

@@ -30,8 +30,10 @@ from planner.serving import ServedModel
 from ppipe.operate.loop import OperateSettings
 from ppipe.operate.replan import Truth, attained, plan_now, problem_now, tables_of, what_is_left
 from ppipe.operate.rules import RuleSettings
+from ppipe.rollout.deployed import start_of
 from ppipe.rollout.history import HistoryEntry
-from ppipe.rollout.rollout import perform, prepare, start_of
+from ppipe.rollout.preparing import prepare
+from ppipe.rollout.rollout import perform
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 

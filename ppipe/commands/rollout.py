@@ -17,7 +17,9 @@ from planner.rollout.check import RolloutFault
 from planner.rollout.steps import Step
 from ppipe.commands.arguments import DeploymentFile, FleetFolder, WorkFolder
 from ppipe.console import err, out
-from ppipe.rollout.rollout import Deployed, dry_run, make_ready, perform, prepare, require_running, start_of
+from ppipe.rollout.deployed import Deployed, start_of
+from ppipe.rollout.preparing import make_ready, prepare
+from ppipe.rollout.rollout import dry_run, perform, require_running
 from ppipe.rollout.text import figures_text, step_text, steps_table
 from ppipe.workspace import MissingResult, Workspace
 

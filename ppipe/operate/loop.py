@@ -29,15 +29,11 @@ from ppipe.operate.replan import Truth, with_servers
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
 from ppipe.operate.served import take_up, what_is_served
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
+from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.live import FleetDown, served_tables
-from ppipe.rollout.rollout import (
-    Deployed,
-    Progress,
-    make_ready,
-    no_progress,
-    perform,
-)
+from ppipe.rollout.preparing import make_ready
+from ppipe.rollout.rollout import Progress, no_progress, perform
 
 TURN_S = 0.3
 FRESH_S = 3.0

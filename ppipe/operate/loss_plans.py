@@ -22,10 +22,11 @@ from planner.rollout.fleet import Tables
 from ppipe.operate.measured import MeasureSettings, Rates, has_moved
 from ppipe.operate.planners import Made, Planners
 from ppipe.operate.replan import Truth
+from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.history import HistoryFault
 from ppipe.rollout.live import FleetDown
 from ppipe.rollout.lock import RolloutBusy
-from ppipe.rollout.rollout import Deployed, load_early, unload_early
+from ppipe.rollout.rollout import load_early, unload_early
 from ppipe.rollout.run import StepFailed
 
 STALE_BY = 1.4

@@ -20,7 +20,8 @@ from planner.plan import Plan
 from planner.problem import Problem
 from ppipe.operate.replan import Truth, plan_now, promise_of
 from ppipe.operate.rules import PlanPromise
-from ppipe.rollout.rollout import Deployed, make_ready
+from ppipe.rollout.deployed import Deployed
+from ppipe.rollout.preparing import make_ready
 
 LONGEST_S = 1.0
 _NICE = 19

@@ -13,8 +13,9 @@ from planner.plan import Plan
 from planner.rollout.check import RolloutFault
 from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.replan import Truth
+from ppipe.rollout.deployed import Deployed, start_of
 from ppipe.rollout.history import HistoryEntry
-from ppipe.rollout.rollout import Deployed, Progress, Rows, perform, start_of
+from ppipe.rollout.rollout import Progress, Rows, perform
 
 
 def what_is_served(deployed: Deployed) -> ServedNow:

@@ -1,61 +1,38 @@
-"""A rollout from the revision that is served to another, whole: prepared, checked, made, recorded.
+"""A rollout from the revision that is served to another, whole: checked, made, recorded.
 
 Rules
-- All that can be refused is refused before anything is touched; what preparing adds to the repository is
-  harmless without a table that names it.
+- All that can be refused is refused before anything is touched.
 - Only one acts at a time (ppipe.rollout.lock), and what cannot be recorded is not done.
 - deployment.json becomes the new revision's last of all: servers that are started anew serve that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from model_repo_generator import naming
-from model_repo_generator.export import Exporter, hashes, planned_programs
-from model_repo_generator.generate import placed, render_once
 from model_repo_generator.grow import grow
-from model_repo_generator.write import Content, FileCopy, WrittenFile, read_listing
 from planner import serial
-from planner.deployment import Deployment
-from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
-from planner.plan import Plan
-from planner.profile import Profile
-from planner.revision import read_hand_over, run_of
-from planner.rollout.check import RolloutFault, check_rollout
+from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.revision import run_of
+from planner.rollout.check import check_rollout
 from planner.rollout.fleet import FleetRevision, Situation
 from planner.rollout.steps import Step, StepKind, steps_to
 from planner.rollout.tables import capacities
-from ppipe.rollout.early import Early, forget_early, load_saved, save_early
-from ppipe.rollout.history import History, HistoryEntry, ModelFigures, now_text
+from ppipe.rollout.deployed import Deployed, Start, start_of
+from ppipe.rollout.early import Early, forget_early, save_early
+from ppipe.rollout.history import HistoryEntry, ModelFigures, now_text
 from ppipe.rollout.live import FleetDown, LiveFleet
-from ppipe.rollout.lock import LOCK_NAME, rollout_lock
-from ppipe.rollout.record import RolloutRecord, load_record
-from ppipe.rollout.revisions import (
-    KeptRevisions,
-    fleet_revision,
-    reader_of,
-    served_manifest,
-    with_idle_servers,
-)
+from ppipe.rollout.record import RolloutRecord
+from ppipe.rollout.revisions import served_manifest
 from ppipe.rollout.run import StepFailed, roll_out
 from ppipe.serving import live_metrics
 from ppipe.serving.here import is_here
-from ppipe.serving.launcher import REVISIONS
-from ppipe.serving.polled_folder import PolledFolder
-from ppipe.serving.server_models import AskedModels, HereModels, ServerModels
-from ppipe.workspace import Workspace
 
 LOOK_S = 1.0
-UNNUMBERED = 1
-"""The number of a revision that is not kept yet; it is in no name and no worker's file."""
 Progress = Callable[[int, Sequence[Step]], None]
 """Hears how many of which steps are done."""
-
 
 Rows = Mapping[str, live_metrics.ModelRow]
 """By model."""
@@ -63,128 +40,6 @@ Rows = Mapping[str, live_metrics.ModelRow]
 
 def no_progress(done: int, steps: Sequence[Step]) -> None:
     """For who does not look."""
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """A deployment that runs. base: folder that relative paths of the deployment file start from. fleet: the
-    folder through which servers of other hosts are asked; None: all servers run here.
-    """
-
-    deployment: Deployment
-    profile: Profile
-    workspace: Workspace
-    base: Path = Path()
-    fleet: Path | None = None
-
-    @property
-    def repository(self) -> Path:
-        """From which its servers load."""
-        return self.workspace.repository
-
-    @property
-    def tables(self) -> Path:
-        """Where its dispatchers look for tables."""
-        return self.fleet or self.workspace.logs.resolve() / REVISIONS
-
-    @property
-    def kept(self) -> KeptRevisions:
-        """Its revisions."""
-        return KeptRevisions(self.workspace.root)
-
-    @property
-    def history(self) -> History:
-        """What was done to it."""
-        return History(self.workspace.root)
-
-    @property
-    def early(self) -> Early | None:
-        """What may be loaded early on its servers."""
-        return load_saved(self.workspace.root, run_of(self.tables))
-
-    @contextlib.contextmanager
-    def lock(self, what: str, name: str = LOCK_NAME) -> Iterator[None]:
-        """Hold the lock of its working folder, and of the folder that its hosts share: others may roll out
-        from another working folder. Raises RolloutBusy, OSError.
-        """
-        with contextlib.ExitStack() as held:
-            for folder in (self.workspace.root, *([] if self.fleet is None else [self.fleet])):
-                held.enter_context(rollout_lock(folder, what, name))
-            yield
-
-    def models_of(self, server: ServerAddress) -> ServerModels:
-        """The models of one of its servers, as they are changed."""
-        if self.fleet is not None:
-            return AskedModels(self.fleet, server.name)
-        logs = self.workspace.logs
-        folder = PolledFolder(logs / "models" / server.name, self.repository, server.repository)
-        return HereModels(folder, logs / f"{server.name}.log")
-
-    def revision(self, manifest: DeploymentManifest) -> FleetRevision:
-        """As rollouts reckon with it. Raises RolloutFault."""
-        cluster = self.deployment.to_cluster()
-        return fleet_revision(manifest, reader_of(self.repository), self.profile, cluster)
-
-
-@dataclass(frozen=True)
-class Start:
-    """From where a rollout goes. stopped: the one that was not ended, which left the fleet in between."""
-
-    manifest: DeploymentManifest
-    stopped: RolloutRecord | None = None
-
-
-def start_of(deployed: Deployed) -> Start:
-    """The revision that is served; of a rollout that was stopped, the one from which it came."""
-    table = read_hand_over(deployed.tables) if deployed.tables.is_dir() else None
-    generated = served_manifest(deployed.repository)
-    record = load_record(deployed.workspace.root)
-    if record is not None and record.was_stopped and record.began_with == run_of(deployed.tables):
-        return Start(deployed.kept.manifest(record.origin), record)
-    if table is None or table.manifest.epoch == generated.epoch:
-        return Start(generated)
-    return Start(deployed.kept.manifest(table.manifest.epoch))
-
-
-def prepare(deployed: Deployed, plan: Plan, number: int) -> DeploymentManifest:
-    """Give the repository what the plan needs, and keep it as revision `number`. Raises PlanFault,
-    RolloutFault, WriteFault, ExportFault.
-    """
-    plan = placed(plan, deployed.deployment, deployed.profile)
-    manifest = replace(make_ready(deployed, plan), epoch=number)
-    deployed.kept.keep(manifest, plan)
-    return manifest
-
-
-def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
-    """Give the repository what the plan needs; the manifest, which has no number yet. Raises as prepare."""
-    if deployed.deployment.cascades:
-        raise RolloutFault(
-            "cascades: their parts of the SLO follow from the plan, and a running dispatcher takes no other "
-            "SLO; generate and serve anew"
-        )
-    plan = placed(plan, deployed.deployment, deployed.profile)
-    served = served_manifest(deployed.repository)
-    with Exporter(deployed.deployment, deployed.profile) as exporter:
-        programs = _programs(deployed, plan, exporter)
-        known = {path: file.sha256 for path, file in _listed(deployed.repository).items()}
-        rendered = render_once(
-            deployed.deployment,
-            deployed.profile,
-            plan,
-            epoch=UNNUMBERED,
-            base=deployed.base,
-            program_hashes={**known, **hashes(programs)},
-        )
-        cluster = deployed.deployment.to_cluster()
-        wanted = fleet_revision(rendered.manifest, rendered.files.get, deployed.profile, cluster)
-        check_rollout(deployed.revision(served), wanted, Situation({}, frozenset(), wanted.workers))
-        files: dict[str, Content] = {
-            path: text for path, text in rendered.files.items() if _is_of_a_stage(path)
-        }
-        files.update({path: FileCopy(file) for path, file in programs.items()})
-        grow(deployed.repository, files)
-    return with_idle_servers(rendered.manifest, served, deployed.repository)
 
 
 def require_running(deployed: Deployed) -> None:
@@ -384,27 +239,3 @@ def _others(
     if start.stopped is not None and start.stopped.target != target.epoch:
         found.append(deployed.kept.manifest(start.stopped.target))
     return [deployed.revision(manifest) for manifest in found]
-
-
-def _programs(deployed: Deployed, plan: Plan, exporter: Exporter) -> Mapping[str, Path]:
-    """Those of splits that the repository does not list; any plan of a split needs the same. What is there
-    and not listed, as a rollout that was killed leaves it, is taken as it is; the rest is exported.
-    """
-    listed = _listed(deployed.repository)
-    wanted = planned_programs(deployed.deployment, deployed.profile, plan)
-    unlisted = [each for each in wanted if each.list_path not in listed]
-    there = {each: {path: deployed.repository / path for path in each.paths} for each in unlisted}
-    whole = [each for each, files in there.items() if all(file.is_file() for file in files.values())]
-    found = {path: file for each in whole for path, file in there[each].items()}
-    return {**found, **exporter.programs(each for each in unlisted if each not in whole)}
-
-
-def _listed(repository: Path) -> Mapping[str, WrittenFile]:
-    listing = read_listing(repository)
-    return {} if listing is None else listing.files
-
-
-def _is_of_a_stage(path: str) -> bool:
-    return path.startswith(f"{naming.GROUPS}/") and not path.startswith(
-        f"{naming.group_folder(naming.ENTRY_GROUP)}/"
-    )

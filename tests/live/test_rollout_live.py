@@ -33,10 +33,12 @@ from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.planners import Planners
 from ppipe.operate.served import what_is_served
 from ppipe.operate.server_health import SilenceSettings
+from ppipe.rollout.deployed import start_of
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.live import FleetDown
+from ppipe.rollout.preparing import prepare
 from ppipe.rollout.record import RolloutStatus, load_record
-from ppipe.rollout.rollout import perform, prepare, start_of
+from ppipe.rollout.rollout import perform
 from ppipe.rollout.run import StepFailed
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base

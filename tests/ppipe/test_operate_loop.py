@@ -23,10 +23,11 @@ from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Made, make_plan
 from ppipe.operate.replan import Truth
 from ppipe.operate.rules import Cause, Decision, RuleSettings
+from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.early import Early, forget_early, save_early
 from ppipe.rollout.history import HistoryEntry
+from ppipe.rollout.preparing import prepare
 from ppipe.rollout.record import RolloutRecord, RolloutStatus, save_record
-from ppipe.rollout.rollout import Deployed, prepare
 from ppipe.rollout.run import StepFailed
 from ppipe.workspace import save
 from tests.ppipe.test_rollout_run import entry

@@ -19,18 +19,12 @@ from planner.rollout.fleet import Loadable
 from planner.rollout.steps import Step, StepKind, steps_to
 from ppipe.operate.served import what_is_served
 from ppipe.rollout import live, rollout
+from ppipe.rollout.deployed import Deployed, start_of
 from ppipe.rollout.live import FleetDown, LiveFleet
 from ppipe.rollout.lock import LOCK_NAME, OPERATE_LOCK, RolloutBusy
+from ppipe.rollout.preparing import make_ready, prepare
 from ppipe.rollout.record import RolloutRecord, save_record
-from ppipe.rollout.rollout import (
-    Deployed,
-    load_early,
-    make_ready,
-    prepare,
-    require_running,
-    start_of,
-    unload_early,
-)
+from ppipe.rollout.rollout import load_early, require_running, unload_early
 from ppipe.rollout.run import StepFailed
 from ppipe.serving import server_models
 from ppipe.serving.launcher import REVISIONS, make_own

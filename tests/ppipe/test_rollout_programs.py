@@ -20,7 +20,8 @@ from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
 from planner.profile import Profile
 from planner.profiling.networks.loading import load_network
 from planner.profiling.run import ProfileOptions, profile_deployment
-from ppipe.rollout.rollout import Deployed, make_ready
+from ppipe.rollout.deployed import Deployed
+from ppipe.rollout.preparing import make_ready
 from ppipe.workspace import Workspace
 from python_backend.stage.executors.base import make_executor
 from tests.generator.conftest import real_deployment

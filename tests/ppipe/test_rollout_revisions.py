@@ -17,8 +17,9 @@ from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Gpu, Situation
 from planner.rollout.steps import StepKind, steps_to
 from ppipe.cli import run
+from ppipe.rollout.deployed import start_of
+from ppipe.rollout.preparing import make_ready, prepare
 from ppipe.rollout.revisions import chain_names, rooms_of, with_tables
-from ppipe.rollout.rollout import make_ready, prepare, start_of
 
 MIX = {"cars": 1.0, "faces": 6.0}
 
