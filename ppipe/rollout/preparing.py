@@ -47,8 +47,9 @@ def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
     plan = placed(plan, deployed.deployment, deployed.profile)
     served = served_manifest(deployed.repository)
     with Exporter(deployed.deployment, deployed.profile) as exporter:
-        programs = _programs(deployed, plan, exporter)
-        known = {path: file.sha256 for path, file in _listed(deployed.repository).items()}
+        listed = _listed(deployed.repository)
+        programs = _programs(deployed, plan, listed, exporter)
+        known = {path: file.sha256 for path, file in listed.items()}
         rendered = render_once(
             deployed.deployment,
             deployed.profile,
@@ -68,11 +69,12 @@ def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
     return with_idle_servers(rendered.manifest, served, deployed.repository)
 
 
-def _programs(deployed: Deployed, plan: Plan, exporter: Exporter) -> Mapping[str, Path]:
+def _programs(
+    deployed: Deployed, plan: Plan, listed: Mapping[str, WrittenFile], exporter: Exporter
+) -> Mapping[str, Path]:
     """Those of splits that the repository does not list; any plan of a split needs the same. What is there
     and not listed, as a rollout that was killed leaves it, is taken as it is; the rest is exported.
     """
-    listed = _listed(deployed.repository)
     wanted = planned_programs(deployed.deployment, deployed.profile, plan)
     unlisted = [each for each in wanted if each.list_path not in listed]
     there = {each: {path: deployed.repository / path for path in each.paths} for each in unlisted}
