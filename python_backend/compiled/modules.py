@@ -26,6 +26,7 @@ COMPILED_MODULES = (
     "python_backend.wire.ragged",
     "python_backend.wire.keys",
     "python_backend.wire.replays",
+    "python_backend.wire.signatures",
     "python_backend.wire.ticket_codec",
     "python_backend.dispatcher.frame",
     "python_backend.dispatcher.metrics.counts",

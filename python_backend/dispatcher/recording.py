@@ -23,6 +23,7 @@ from python_backend.scheduler.event_log import EventLog, LogHeader
 from python_backend.scheduler.events import Event, RequestArrived
 from python_backend.wire.clock import NEVER, now_us
 from python_backend.wire.keys import Keys
+from python_backend.wire.signatures import text_datagram, text_in
 
 FOLDER_VARIABLE = "PPIPE_EVENT_LOGS"
 """Folder of the files; the system's folder for temporary files without it."""
@@ -30,7 +31,6 @@ SIZE_VARIABLE = "PPIPE_EVENT_LOG_MB"
 PARAMETER = "event_log_mb"
 SUFFIX = ".events.jsonl"
 _MAGIC = b"PPL1"
-_MAC_CHARACTERS = 32
 _MB = 1_000_000
 _MOST_MB = 4096.0
 
@@ -46,18 +46,13 @@ class WantedRecording:
 
 def encode(wanted: WantedRecording, keys: Keys) -> bytes:
     """The datagram that asks for it."""
-    body = json.dumps(vars(wanted), separators=(",", ":"))
-    return _MAGIC + keys.mac(body)[:_MAC_CHARACTERS].ljust(_MAC_CHARACTERS).encode() + body.encode()
+    return text_datagram(_MAGIC, json.dumps(vars(wanted), separators=(",", ":")), keys)
 
 
 def decode(datagram: bytes, keys: Keys) -> WantedRecording | None:
     """What a datagram asks for; None for anything that is not genuine. Without a key nothing is."""
-    start = len(_MAGIC) + _MAC_CHARACTERS
-    if not datagram.startswith(_MAGIC) or not keys.signing:
-        return None
-    body = datagram[start:].decode("utf-8", "replace")
-    mac = datagram[len(_MAGIC) : start].decode("ascii", "replace").rstrip()
-    if not keys.accepts_prefix(body, mac, _MAC_CHARACTERS):
+    body = text_in(datagram, _MAGIC, keys) if keys.signing else None
+    if body is None:
         return None
     try:
         return serial.loads(WantedRecording, body)

@@ -27,12 +27,12 @@ from typing import Final, Protocol
 from python_backend.wire.clock import now_us
 from python_backend.wire.keys import Keys
 from python_backend.wire.servers import Servers
+from python_backend.wire.signatures import body_in, packed_datagram
 from python_backend.wire.sockets import resolved
 
 QUESTION: Final = b"PPCQ"
 _ANSWER: Final = b"PPCA"
 _BODY = struct.Struct("!4sQqq")
-_MAC_CHARACTERS: Final = 32
 _KEPT: Final = 16
 """Questions, one a second: two clocks part by less than 0.2 ms in that time."""
 _DRIFT_US: Final = 1_000
@@ -123,13 +123,15 @@ class Estimate:
 
 def question(number: int, asked_us: int, keys: Keys) -> bytes:
     """What time is it there?"""
-    return _signed(_BODY.pack(QUESTION, number, asked_us, 0), keys)
+    return packed_datagram(_BODY.pack(QUESTION, number, asked_us, 0), keys)
 
 
 def answer_to(datagram: bytes, keys: Keys, clock: Clock = now_us) -> bytes | None:
     """The answer to a genuine question; None for anything else."""
     asked = _genuine(QUESTION, datagram, keys)
-    return None if asked is None else _signed(_BODY.pack(_ANSWER, asked[1], asked[2], clock()), keys)
+    if asked is None:
+        return None
+    return packed_datagram(_BODY.pack(_ANSWER, asked[1], asked[2], clock()), keys)
 
 
 def time_in(datagram: bytes, number: int, keys: Keys) -> tuple[int, int] | None:
@@ -138,15 +140,9 @@ def time_in(datagram: bytes, number: int, keys: Keys) -> tuple[int, int] | None:
     return (told[2], told[3]) if told is not None and told[1] == number else None
 
 
-def _signed(body: bytes, keys: Keys) -> bytes:
-    return body + keys.mac(body.hex())[:_MAC_CHARACTERS].encode()
-
-
 def _genuine(magic: bytes, datagram: bytes, keys: Keys) -> tuple[bytes, int, int, int] | None:
-    body, mac = datagram[: _BODY.size], datagram[_BODY.size :]
-    if len(body) != _BODY.size or not body.startswith(magic):
-        return None
-    if not keys.accepts_prefix(body.hex(), mac.decode("ascii", "replace"), _MAC_CHARACTERS):
+    body = body_in(datagram, magic, _BODY.size, keys)
+    if body is None:
         return None
     found: tuple[bytes, int, int, int] = _BODY.unpack(body)
     return found

@@ -19,11 +19,11 @@ from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.clocks import ONE_CLOCK, QUESTION, Offset, answer_to
 from python_backend.wire.keys import Keys
+from python_backend.wire.signatures import body_in, packed_datagram
 from python_backend.wire.sockets import resolved
 
 _BODY = struct.Struct("!4sqqqHBqq")
 _MAGIC: Final = b"PPN1"
-_MAC_CHARACTERS: Final = 32
 _NO_TIME: Final = -1
 _CONNECTED_S: Final = 5.0
 _LONGEST: Final = 1400
@@ -185,15 +185,13 @@ def encode(notice: Notice, keys: Keys, offset: Offset | None = ONE_CLOCK) -> byt
             notice.busy_us,
         )
     )
-    return body + keys.mac(body.hex())[:_MAC_CHARACTERS].encode()
+    return packed_datagram(body, keys)
 
 
 def decode(datagram: bytes, keys: Keys) -> Notice | None:
     """The notice in a datagram; None for anything that is not a genuine one."""
-    body, mac = datagram[: _BODY.size], datagram[_BODY.size :]
-    if len(body) != _BODY.size or not body.startswith(_MAGIC):
-        return None
-    if not keys.accepts_prefix(body.hex(), mac.decode("ascii", "replace"), _MAC_CHARACTERS):
+    body = body_in(datagram, _MAGIC, _BODY.size, keys)
+    if body is None:
         return None
     _, revision, batch, attempt, stage, ok, ended_us, busy_us = _BODY.unpack(body)
     return Notice(

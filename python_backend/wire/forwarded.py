@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from python_backend.wire.keys import Keys, Stamp, TicketError
+from python_backend.wire.signatures import object_in, signed_object
 
 PARAMETER: Final = "ppipe_forwarded"
 FOREIGN_KEY: Final = "the signature is not of another entry of this deployment"
 _FORMAT: Final = 1
-_MAC_FIELD: Final = ',"mac":"'
 _TEXT_LIMIT: Final = 4_000
 _FIELDS: Final[Mapping[str, type]] = {
     "deployment": str,
@@ -69,8 +69,7 @@ def encode(mark: Forwarded, keys: Keys) -> str:
         "place": mark.place,
         "stamp": [stamp.run, stamp.number, stamp.sent_us],
     }
-    text = json.dumps(body, separators=(",", ":"))
-    return f'{text[:-1]}{_MAC_FIELD}{keys.mac(text)}"}}'
+    return signed_object(json.dumps(body, separators=(",", ":"))[:-1], keys)
 
 
 def stray_text(keys: Keys) -> str:
@@ -82,11 +81,11 @@ def decode(text: str, keys: Keys, deployment: str, model: str, entry: str) -> Fo
     """What another entry says of a frame of `model` that it passes on to `entry`. Raises TicketError."""
     if len(text) > _TEXT_LIMIT:
         raise TicketError(f"{PARAMETER}: {len(text)} characters; expected at most {_TEXT_LIMIT}")
-    signed, field, mac = text.rpartition(_MAC_FIELD)
-    if not field or not mac.endswith('"}') or not keys.accepts(f"{signed}}}", mac[:-2]):
+    signed = object_in(text, keys)
+    if signed is None:
         raise TicketError(f"{PARAMETER}: {FOREIGN_KEY}")
     try:
-        body = json.loads(f"{signed}}}")
+        body = json.loads(signed)
     except (ValueError, RecursionError) as error:
         raise TicketError(f"{PARAMETER}: {error}") from error
     if body.get("v") != _FORMAT:

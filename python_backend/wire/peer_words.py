@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from python_backend.wire.keys import Keys
 from python_backend.wire.replays import LIFETIME_US
+from python_backend.wire.signatures import text_datagram, text_in
 
 _MAGIC: Final = b"PPW1"
-_MAC_CHARACTERS: Final = 32
 _LARGEST: Final = 1 << 62
 
 
@@ -54,8 +54,7 @@ class Word:
 
 def encode(word: Word, keys: Keys) -> bytes:
     """The datagram of a word."""
-    body = json.dumps(asdict(word), separators=(",", ":"))
-    return _MAGIC + keys.mac(body)[:_MAC_CHARACTERS].ljust(_MAC_CHARACTERS).encode() + body.encode()
+    return text_datagram(_MAGIC, json.dumps(asdict(word), separators=(",", ":")), keys)
 
 
 def is_word(datagram: bytes) -> bool:
@@ -65,11 +64,8 @@ def is_word(datagram: bytes) -> bool:
 
 def decode(datagram: bytes, keys: Keys) -> Word | None:
     """The word in a datagram; None for anything that is not a genuine one."""
-    if not is_word(datagram):
-        return None
-    text = datagram[len(_MAGIC) :].decode("utf-8", "replace")
-    mac, body = text[:_MAC_CHARACTERS], text[_MAC_CHARACTERS:]
-    if not keys.accepts_prefix(body, mac, _MAC_CHARACTERS):
+    body = text_in(datagram, _MAGIC, keys)
+    if body is None:
         return None
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         return _checked(Word(**json.loads(body)))

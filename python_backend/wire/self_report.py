@@ -17,10 +17,10 @@ from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.keys import Keys
 from python_backend.wire.routes import RoutedTransport
 from python_backend.wire.shm.transport import ShmTransport
+from python_backend.wire.signatures import text_datagram, text_in
 from python_backend.wire.transport import Transport
 
 _MAGIC = b"PPR1"
-_MAC_CHARACTERS = 32
 PERIOD_S = 2.0
 
 
@@ -95,17 +95,13 @@ class Reports:
 
 def encode(report: SelfReport, keys: Keys) -> bytes:
     """The datagram of a report."""
-    body = json.dumps(asdict(report), separators=(",", ":"))
-    return _MAGIC + keys.mac(body)[:_MAC_CHARACTERS].ljust(_MAC_CHARACTERS).encode() + body.encode()
+    return text_datagram(_MAGIC, json.dumps(asdict(report), separators=(",", ":")), keys)
 
 
 def decode(datagram: bytes, keys: Keys) -> SelfReport | None:
     """The report in a datagram; None for anything that is not a genuine one."""
-    if not datagram.startswith(_MAGIC):
-        return None
-    text = datagram[len(_MAGIC) :].decode("utf-8", "replace")
-    mac, body = text[:_MAC_CHARACTERS], text[_MAC_CHARACTERS:]
-    if not keys.accepts_prefix(body, mac, _MAC_CHARACTERS):
+    body = text_in(datagram, _MAGIC, keys)
+    if body is None:
         return None
     try:
         return SelfReport(**json.loads(body))

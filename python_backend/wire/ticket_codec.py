@@ -47,6 +47,7 @@ from python_backend.wire.clocks import NO_CLOCKS, EntryClocks, origin_us
 from python_backend.wire.keys import Keys, Stamp, TicketError
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, info_of
+from python_backend.wire.signatures import is_signed, object_in, signed_object
 
 PARAMETER: Final = "ppipe_ticket"
 FORMAT: Final = 2
@@ -54,7 +55,6 @@ FORMAT: Final = 2
 FOREIGN_KEY: Final = "the signature is not of this deployment's dispatcher"
 ANONYMOUS_PROBE_TEXT: Final = '{"probe":true}'
 _IN_A_CHAIN: Final = "chain"
-_MAC_FIELD: Final = ',"mac":"'
 _TEXT_LIMIT: Final = 64_000
 
 
@@ -202,8 +202,7 @@ def encode(
         fields.append(f'"fences":[{fenced}]')
     if wire.ingress:
         fields.append(f'"ingress":[{",".join([info.to_text() for info in wire.ingress])}]')
-    text = ",".join(fields)
-    return f'{text}{_MAC_FIELD}{keys.mac(text + "}")}"}}'
+    return signed_object(",".join(fields), keys)
 
 
 def stray_text(keys: Keys) -> str:
@@ -221,17 +220,17 @@ def decode(text: str, keys: Keys, received_us: int, clocks: EntryClocks = NO_CLO
     """
     if len(text) > _TEXT_LIMIT:
         raise TicketError(f"{PARAMETER}: {len(text)} characters; expected at most {_TEXT_LIMIT}")
-    signed, field, mac = text.rpartition(_MAC_FIELD)
-    if not field:
+    if not is_signed(text):
         if is_anonymous_probe(text):
             return _ANONYMOUS_PROBE
         raise TicketError(
             f"{PARAMETER}: no signature field; expected a ticket of this deployment's dispatcher"
         )
-    if not (mac.endswith('"}') and keys.accepts(f"{signed}}}", mac[:-2])):
+    signed = object_in(text, keys)
+    if signed is None:
         raise TicketError(f"{PARAMETER}: {FOREIGN_KEY}")
     try:
-        return _wire_ticket(json.loads(f"{signed}}}"), received_us, clocks)
+        return _wire_ticket(json.loads(signed), received_us, clocks)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TicketError(f"{PARAMETER}: {type(error).__name__}: {error}") from error
 
