@@ -10,17 +10,11 @@ from __future__ import annotations
 
 import threading
 
+from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.transport import worker_of
 
 _MOST_SHARDS = 4096
-
-
-class Fenced(Exception):
-    """A ticket of an owner that another has replaced; the message ends with the term that was seen."""
-
-    def __init__(self, shard: str, term: int, seen: int, hop: int) -> None:
-        super().__init__(f"term {term} of shard {shard} has ended: its owner has term {seen}")
-        self.hop = hop
 
 
 class Fences:
@@ -31,7 +25,7 @@ class Fences:
         self._lock = threading.Lock()
 
     def check(self, wire: WireTicket) -> None:
-        """Remember the term of a genuine ticket's shard. Raises Fenced where a higher one was seen."""
+        """Remember the term of a genuine ticket's shard. Raises HopFailure where a higher one was seen."""
         fences = wire.way.fences
         if not fences:
             return
@@ -41,4 +35,6 @@ class Fences:
             if term > seen and (seen or len(self._seen) < _MOST_SHARDS):
                 self._seen[shard] = term
         if term < seen:
-            raise Fenced(shard, term, seen, wire.hop)
+            # The term stands last: the dispatcher reads it there (HopFailure.seen_term).
+            text = f"term {term} of shard {shard} has ended: its owner has term {seen}"
+            raise HopFailure(FailureKind.FENCED, wire.hop, worker_of(wire), text)

@@ -35,7 +35,7 @@ from planner.manifest import STATUS
 from planner.places import StagePlace
 from planner.profile import TensorSpec
 from python_backend.stage.executors.base import StageExecutor
-from python_backend.stage.fences import Fenced, Fences
+from python_backend.stage.fences import Fences
 from python_backend.stage.preparing import TOO_LATE, Prepared, Preparer
 from python_backend.wire import graces, kserve, ticket_codec
 from python_backend.wire.clock import now_us, sleep_until
@@ -165,8 +165,8 @@ class StageWorker:
         except CannotRead as error:
             self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
             return
-        except Fenced as error:
-            self._say(reply, HopFailure(FailureKind.FENCED, error.hop, self._place.worker, str(error)))
+        except HopFailure as fenced:
+            self._say(reply, fenced)
             return
         if wire.is_probe:
             self._answer_probe(len(inputs[0]), reply)
@@ -192,8 +192,8 @@ class StageWorker:
         except CannotRead as error:
             self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
             return
-        except Fenced as error:
-            self._say(reply, HopFailure(FailureKind.FENCED, error.hop, self._place.worker, str(error)))
+        except HopFailure as fenced:
+            self._say(reply, fenced)
             return
         job = BatchJob(wire, len(frames), [], reply, arrived_us)
         if self._is_hopeless(job, arrived_us):
@@ -280,7 +280,7 @@ class StageWorker:
 
     def _use(self, wire: WireTicket, message: Sequence[Buffer]) -> None:
         """Raises TicketError where the message is not what the ticket was signed for, or was used before;
-        Fenced.
+        HopFailure for who has been replaced.
         """
         stamp = wire.stamp
         if stamp is None:  # a probe
