@@ -6,7 +6,7 @@ served all the same, and it waits without a limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,13 @@ from tritonclient.grpc import service_pb2 as pb
 from planner.manifest import ModelEntry, ServerAddress
 from python_backend.cascade.frames import Given
 from python_backend.wire import kserve
-from python_backend.wire.kserve import Array, WireError
+from python_backend.wire.kserve import Array, Buffer, WireError
+from python_backend.wire.ragged import body_of
 from python_backend.wire.tls import open_channel
+from python_backend.wire.transport import CHANNEL_OPTIONS
 
 _GRACE_S = 0.05
 """By so much a dispatcher may be late with saying that a frame was not served."""
-_OPTIONS: Sequence[tuple[str, object]] = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 200),
-)
 _DATATYPE_OF = {dtype: name for name, dtype in kserve.NUMPY_OF.items()}
 
 
@@ -47,7 +42,7 @@ class Asker:
     """A connection to the entry server. Thread-safe."""
 
     def __init__(self, entry: ServerAddress) -> None:
-        self._channel = open_channel(entry.grpc_address, None, _OPTIONS)
+        self._channel = open_channel(entry.grpc_address, None, CHANNEL_OPTIONS)
         # Without serialisers, bytes go and come as they are on the wire.
         self._call: Any = self._channel.unary_unary(kserve.INFER_METHOD)
 
@@ -74,13 +69,13 @@ class Asker:
 def request_of(model: str, given: Given, parameters: Mapping[str, Any]) -> bytes:
     """A ModelInferRequest. Raises TypeError for arrays that no tensor can be."""
     message = pb.ModelInferRequest(model_name=model)
-    raw = []
+    raw: list[list[Buffer]] = []
     for name, array in given.items():
         datatype = "BYTES" if array.dtype.kind in "OSU" else _DATATYPE_OF.get(array.dtype.type)
         if datatype is None:
             raise TypeError(f"input {name}: an array of {array.dtype}, which no tensor can be")
         message.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        raw.append([_text_elements(name, array)] if datatype == "BYTES" else [kserve.piece(array)])
+        raw += body_of(_text_elements(name, array)) if datatype == "BYTES" else [[kserve.piece(array)]]
     for name, value in parameters.items():
         if isinstance(value, str):
             message.parameters[name].string_param = value
@@ -89,9 +84,8 @@ def request_of(model: str, given: Given, parameters: Mapping[str, Any]) -> bytes
     return kserve.request_bytes(message.SerializeToString(), b"", raw)
 
 
-def _text_elements(name: str, array: Array) -> bytes:
-    elements = [_text_element(name, each) for each in array.reshape(-1).tolist()]
-    return b"".join(len(each).to_bytes(4, "little") + each for each in elements)
+def _text_elements(name: str, array: Array) -> list[list[Buffer]]:
+    return [[_text_element(name, each)] for each in array.reshape(-1).tolist()]
 
 
 def _text_element(name: str, element: Any) -> bytes:

@@ -24,7 +24,7 @@ from python_backend.wire import forwarded, graces, kserve
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Buffer
-from python_backend.wire.ragged import FrameKind
+from python_backend.wire.ragged import FrameKind, body_of
 from python_backend.wire.transport import CHANNEL_OPTIONS, Outputs
 
 REASON: Final = "reason="
@@ -120,8 +120,8 @@ class Onward:
             return (entry.input, *entry.other_inputs), [[own], *rest]
         spec = entry.prepare.frame
         if info.kind is FrameKind.ENCODED:
-            element: list[Buffer] = [len(own).to_bytes(4, "little"), own]
-            return (TensorSpec(spec.name, spec.dtype, (1,)), *entry.other_inputs), [element, *rest]
+            element = TensorSpec(spec.name, spec.dtype, (1,))
+            return (element, *entry.other_inputs), [*body_of([[own]]), *rest]
         pixels = TensorSpec(spec.name, spec.dtype, (info.height, info.width, 3))
         return (pixels, *entry.other_inputs), [[own], *rest]
 
@@ -137,9 +137,8 @@ class Onward:
             self._unreachable(frame, to, "the call was given up")
         except kserve.WireError as error:
             self._refused(frame, ErrorCode.INTERNAL, f"entry {to}: {error}")
-        except (
-            Exception
-        ) as error:  # gRPC would write it to its log, and the frame's caller would wait for ever
+        except Exception as error:
+            # gRPC would write it to its log, and the frame's caller would wait for ever.
             self._refused(frame, ErrorCode.INTERNAL, f"entry {to}: {error!r}")
 
     def _checked(self, answer: Outputs) -> Outputs:
