@@ -21,7 +21,7 @@ from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.health import Health
-from python_backend.dispatcher.metrics.page import MetricsPage
+from python_backend.dispatcher.metrics.page import Make, MetricsPage, open_page
 from python_backend.dispatcher.private_folder import PrivateFolder
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.dispatcher.uplink import Uplink
@@ -302,20 +302,14 @@ def _table_at_start(
 def show_metrics(
     dispatcher: Dispatcher, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
 ) -> MetricsPage | None:
-    """The dispatcher's metrics on the TCP port with the number of its feedback port; None when it is
-    taken, or prometheus_client is not installed: frames are served all the same.
-    """
-    try:
+    """The dispatcher's metrics on the TCP port with the number of its feedback port, as `open_page`."""
+
+    def load() -> Make:
         from python_backend.dispatcher.metrics.prometheus import page
-    except ModuleNotFoundError as error:
-        log(f"{entry.dispatcher}: no metrics: {error}; pip install prometheus-client")
-        return None
-    address = (manifest.entry.host, entry.feedback_port)
-    try:
-        return MetricsPage(lambda openmetrics: page(dispatcher, entry.model, openmetrics), address)
-    except OSError as error:
-        log(f"{entry.dispatcher}: no metrics: TCP port {entry.feedback_port}: {error.strerror}")
-        return None
+
+        return lambda openmetrics: page(dispatcher, entry.model, openmetrics)
+
+    return open_page(entry.dispatcher, load, (manifest.entry.host, entry.feedback_port), log)
 
 
 def _transport(

@@ -14,7 +14,7 @@ from python_backend.cascade.parent import Outputs, empty_answer
 from python_backend.cascade.service import PASSED_ON, CascadeService
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.frame import ErrorCode
-from python_backend.dispatcher.metrics.page import MetricsPage
+from python_backend.dispatcher.metrics.page import Make, open_page
 from python_backend.dispatcher.priority import PRIORITY, priority_of
 from python_backend.dispatcher.stream_place import PLACE, STREAM, stream_place_of
 from python_backend.triton.model_folder import open_model_folder
@@ -37,7 +37,8 @@ class TritonPythonModel:
         self._cascade = manifest.cascade(folder.parameter("cascade"))
         self._service = CascadeService(manifest, self._cascade, pb_utils.Logger.log_warn)
         self._names = tuple(spec.name for spec in self._service.first.public_inputs)
-        self._page = self._show_metrics(manifest.entry.host)
+        address = (manifest.entry.host, self._cascade.metrics_port)
+        self._page = open_page(self._cascade.name, self._load_page, address, pb_utils.Logger.log_warn)
 
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with whatever has come; answers are sent later by the service's threads."""
@@ -51,18 +52,10 @@ class TritonPythonModel:
             self._page.close()
         self._service.close()
 
-    def _show_metrics(self, host: str) -> MetricsPage | None:
-        """None where they cannot be shown: frames are served all the same."""
-        name, port = self._cascade.name, self._cascade.metrics_port
-        try:
-            from python_backend.cascade.page import CascadePage
+    def _load_page(self) -> Make:
+        from python_backend.cascade.page import CascadePage
 
-            return MetricsPage(CascadePage(self._cascade, self._service.counts).make, (host, port))
-        except ModuleNotFoundError as error:
-            pb_utils.Logger.log_warn(f"{name}: no metrics: {error}; pip install prometheus-client")
-        except OSError as error:
-            pb_utils.Logger.log_warn(f"{name}: no metrics: TCP port {port}: {error.strerror}")
-        return None
+        return CascadePage(self._cascade, self._service.counts).make
 
     def _take(self, request: Any, arrived_us: int) -> None:
         sender = request.get_response_sender()

@@ -50,6 +50,21 @@ class MetricsPage:
         self._thread.join()
 
 
+def open_page(
+    name: str, load: Callable[[], Make], address: tuple[str, int], log: Callable[[str], None]
+) -> MetricsPage | None:
+    """The page of `name`, made by what `load` imports; None when its TCP port is taken, or prometheus_client
+    is not installed, which the log says: frames are served all the same.
+    """
+    try:
+        return MetricsPage(load(), address)
+    except ModuleNotFoundError as error:
+        log(f"{name}: no metrics: {error}; pip install prometheus-client")
+    except OSError as error:
+        log(f"{name}: no metrics: TCP port {address[1]}: {error.strerror}")
+    return None
+
+
 class _Fresh:
     """Each of the two formats, made anew when it is older than FRESH_S."""
 
