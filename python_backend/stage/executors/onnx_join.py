@@ -100,8 +100,7 @@ class _Joined:
         outside = now = f"{value.name}__wire"
         if value.rank == 1:
             now = self._reshaped(now, f"{value.name}__flat", [-1])
-        operator = "Identity" if value.element_type == ELEMENT_TYPES[spec.dtype] else "Cast"
-        self._convert(operator, now, value.name, value.element_type)
+        self._convert(now, value.name, ELEMENT_TYPES[spec.dtype], value.element_type)
         return replace(spec, name=outside)
 
     def _leave(self, value: Described, spec: TensorSpec, taken: set[str]) -> TensorSpec:
@@ -111,13 +110,15 @@ class _Joined:
         now, outside = value.name, f"{value.name}__out"
         if value.rank == 1:
             now = self._reshaped(now, f"{value.name}__column", [-1, 1])
-        operator = "Identity" if value.element_type == ELEMENT_TYPES[spec.dtype] else "Cast"
-        self._convert(operator, now, outside, ELEMENT_TYPES[spec.dtype])
+        self._convert(now, outside, value.element_type, ELEMENT_TYPES[spec.dtype])
         return replace(spec, name=outside)
 
-    def _convert(self, operator: str, reads: str, makes: str, element_type: int) -> None:
-        attributes = {"to": element_type} if operator == "Cast" else {}
-        self._nodes.append(wire.node(operator, [reads], makes, **attributes))
+    def _convert(self, reads: str, makes: str, has: int, wanted: int) -> None:
+        """From one element type to another."""
+        same = has == wanted
+        self._nodes.append(
+            wire.node("Identity", [reads], makes) if same else wire.node("Cast", [reads], makes, to=wanted)
+        )
 
     def _reshaped(self, reads: str, makes: str, shape: Sequence[int]) -> str:
         self._weights.append(wire.whole_numbers(f"{makes}__shape", shape))

@@ -47,8 +47,6 @@ class _Joined:
         self._graph = Graph()
         self._attributes: dict[str, Any] = {}
         self._weights: dict[str, Node] = {}
-        self._values: dict[Node, Any] = {}
-        """Of weights."""
         self._framed: set[Node] = set()
         """Nodes that depend on a frame."""
         self._known: dict[Hashable, Node] = {}
@@ -139,7 +137,7 @@ class _Joined:
         name = str(node.target)
         value = _attribute(block, name)
         known = self._weights.get(name)
-        if known is not None and _are_same(self._values[known], value):
+        if known is not None and _are_same(self._attributes[name], value):
             return known
         if known is not None:
             name = f"block_{number}.{name}"
@@ -147,7 +145,6 @@ class _Joined:
         made = self._graph.get_attr(name)
         made.meta = dict(node.meta)
         self._weights.setdefault(str(node.target), made)
-        self._values[made] = value
         return made
 
 
