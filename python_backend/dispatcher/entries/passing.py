@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,13 +170,13 @@ class PassingOn:
         """What is owned here from now on, which is told at once."""
         with self._lock:
             self._owned, self._rate_rps = owned, rate_rps
+        if owned:
+            self._heard_any.set()
         self._tell()
 
     def wait_for_owner(self, timeout_s: float) -> None:
         """Return when somebody is known to own something, or when the time is over."""
-        until_s = time.monotonic() + timeout_s
-        while not self._owned and not self._way.peers and time.monotonic() < until_s:
-            self._heard_any.wait(0.01)
+        self._heard_any.wait(timeout_s)
 
     def read(self, text: str) -> Forwarded:
         """What another entry says of a frame that it passes on, once. Raises TicketError."""
@@ -196,9 +195,10 @@ class PassingOn:
 
     def keep(self, frames: Sequence[Frame], core: SchedulerCore, at_us: int) -> list[Frame]:
         """New frames that are scheduled here; the others are on their way to other entries."""
-        self._saw(core, at_us)
+        own_us = core.backlog_us(at_us) if self._owned else -1
+        self._saw(own_us, at_us)
         self.counts.taken += sum(frame.stays for frame in frames)
-        return [frame for frame in frames if not self._pass_new(frame, core, at_us)]
+        return [frame for frame in frames if not self._pass_new(frame, own_us, at_us)]
 
     def rescue(self, frame: Frame, reason: DropReason, at_us: int) -> bool:
         """Whether a frame that the core gives up is passed on instead."""
@@ -208,10 +208,9 @@ class PassingOn:
             to = self._way.rescuer(self._served_us, frame.deadline_us - at_us, at_us)
         return self._send(frame, to, at_us)
 
-    def _pass_new(self, frame: Frame, core: SchedulerCore, at_us: int) -> bool:
-        if frame.stays or (frame.stream and self._owned):
+    def _pass_new(self, frame: Frame, own_us: int, at_us: int) -> bool:
+        if frame.stays or (frame.stream and own_us >= 0):
             return False
-        own_us = core.backlog_us(at_us) if self._owned else -1
         with self._lock:
             to = self._way.target(own_us, at_us)
         return self._send(frame, to, at_us)
@@ -229,9 +228,9 @@ class PassingOn:
             self._missed(frame, to, repr(error))
         return True
 
-    def _saw(self, core: SchedulerCore, at_us: int) -> None:
+    def _saw(self, own_us: int, at_us: int) -> None:
         if at_us - self._saw_us >= _SAW_US:
-            self._saw_us, self._backlog_us = at_us, core.backlog_us(at_us) if self._owned else 0
+            self._saw_us, self._backlog_us = at_us, max(0, own_us)
 
     def give_up(self, frame: Frame) -> None:
         """A frame was answered here: where another entry has it, nobody waits for it there any more."""
