@@ -27,7 +27,8 @@ def text_in(datagram: bytes, mark: bytes, keys: Keys) -> str | None:
     """What a datagram of this kind says; None for anything that is not a genuine one."""
     if not datagram.startswith(mark):
         return None
-    said = datagram[len(mark) :].decode("utf-8", "replace")
+    start = len(mark)
+    said = datagram[start:].decode("utf-8", "replace")
     mac, text = said[:_CHARACTERS], said[_CHARACTERS:]
     return text if keys.accepts_prefix(text, mac, _CHARACTERS) else None
 
