@@ -29,10 +29,12 @@ WAIT_S = 60.0
 SLO_US = 60_000_000
 """No test waits for it."""
 GO = threading.Event()
+BEGUN = threading.Semaphore(0)
 
 
 def blocking(frame: Any, outputs: Mapping[str, Any]) -> list[Any]:
     """A step that waits for another thread."""
+    BEGUN.release()
     assert GO.wait(WAIT_S)
     return []
 
@@ -103,6 +105,16 @@ def send(to: CascadeService, timeout_us: int = 0) -> tuple[Caller, weakref.ref[n
     return caller, weakref.ref(given)
 
 
+def block_all_threads(served: CascadeService) -> None:
+    """Frames that are sent after this wait behind four that keep the threads."""
+    GO.clear()
+    while BEGUN.acquire(blocking=False):
+        pass
+    for _ in range(4):
+        send(served)
+        assert BEGUN.acquire(timeout=WAIT_S)
+
+
 def test_what_one_frame_of_an_answer_costs_is_that_frame(address: str) -> None:
     said: list[str] = []
     served = service(address, "several", said)
@@ -121,14 +133,15 @@ def test_frames_behind_a_step_that_blocks_are_partial_and_not_kept(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four threads, room for two more answers; what is beyond is answered at once."""
-    GO.clear()
     monkeypatch.setattr(service_module, "_MOST_WAITING", 2)
     served = service(address, "blocking", [])
-    sent = [send(served) for _ in range(9)]
     try:
+        block_all_threads(served)
+        sent = [send(served) for _ in range(5)]
         end_s = time.monotonic() + WAIT_S
-        while served.counts.value("ended_total", End.PARTIAL.value) < 3 and time.monotonic() < end_s:
+        while sum(not caller.heard.empty() for caller, _ in sent) < 3 and time.monotonic() < end_s:
             time.sleep(0.002)
+        assert served.counts.value("ended_total", End.PARTIAL.value) == 3
         assert served.counts.open_frames() == 6
         answered = [(caller, given) for caller, given in sent if not caller.heard.empty()]
         assert len(answered) == 3
@@ -148,11 +161,9 @@ def test_frames_behind_a_step_that_blocks_are_partial_and_not_kept(
 
 
 def test_a_frame_that_waits_for_threads_is_not_kept_once_it_was_answered(address: str) -> None:
-    GO.clear()
     served = service(address, "blocking", [])
     try:
-        for _ in range(4):
-            send(served)
+        block_all_threads(served)
         caller, given = send(served, timeout_us=200_000)
         caller.heard.get(timeout=WAIT_S)
         end_s = time.monotonic() + WAIT_S
