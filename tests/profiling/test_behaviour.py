@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from planner.profile import TensorSpec
+from planner.profiling.networks.behaviour import observe
 from planner.profiling.networks.checked import checked_program
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.networks.loading import load_network
@@ -77,6 +78,15 @@ def test_what_differs_each_time(spec, network, text, advised):
     with pytest.raises(ModelError, match=advised) as error:
         checked_program(spec(network))
     assert line_in(network, text) in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_what_is_answered_twice_alike_by_chance_is_still_found(seed):
+    """Of eight numbers dropout leaves the same in one of 80 pairs of runs."""
+    image = TensorSpec(name="image", dtype="FP32", shape=(3, 8, 8))
+    torch.manual_seed(seed)
+    with pytest.raises(ModelError, match="differently each time: dropout at"):
+        observe(wild_nets.DropoutAlive().eval(), (image,), "model net")
 
 
 def test_a_saved_program_is_asked_too(spec, tmp_path):

@@ -45,6 +45,10 @@ _ALIKE = 5e-2
 """What a frame may differ by alone and among others: kernels of half precision included."""
 
 
+_TRIES = 5
+"""Runs in which the call is looked for that differs each time: by chance two runs may be alike."""
+
+
 @dataclass(frozen=True)
 class Observed:
     """What a network answers: to one frame, to two, and to three with that frame in the middle."""
@@ -66,12 +70,13 @@ def observe(network: Network, inputs: Specs, where: str, one_by_one: bool = Fals
     run.require_shapes(alone, 1, outputs)
     run.require_shapes(among, len(many[0]), outputs)
     if not _equal(alone, again, _SAME):
-        run.refuse_noise()
+        run.refuse_noise(run.frame)
     if not one_by_one:
         with torch.inference_mode():
             other = run.of(run.among(run.strangers, ODD - 1))
         middle = ODD // 2
         if not _equal([part[middle] for part in among], [part[-1] for part in other], _SAME):
+            run.require_one_answer(many, among)
             run.refuse_mixing()
         if not _equal([part[0] for part in alone], [part[middle] for part in among], _ALIKE):
             run.refuse_dependence()
@@ -234,10 +239,18 @@ class _Runs:
     def _differing(self) -> Call | None:
         return _divergence(self._network, self.frame)
 
-    def refuse_noise(self) -> None:
+    def require_one_answer(self, frames: Frames, answer: Sequence[torch.Tensor]) -> None:
+        """Asked of many frames: a small one may by chance be answered twice alike. Raises ModelError."""
+        with torch.inference_mode():
+            again = self.of(frames)
+        if not _equal(answer, again, _SAME):
+            self.refuse_noise(frames)
+
+    def refuse_noise(self, frames: Frames) -> None:
         """Raises ModelError with the call that gives something else each time."""
-        runs = [record(self._network, _copy(self.frame), keep=True) for _ in range(2)]
-        culprit = first_that_varies(*runs)
+        first = record(self._network, _copy(frames), keep=True)
+        runs = (record(self._network, _copy(frames), keep=True) for _ in range(_TRIES))
+        culprit = next(filter(None, (first_that_varies(first, run) for run in runs)), None)
         said = f"{self._where}: the same frame is answered differently each time"
         if culprit is None:
             raise ModelError(f"{said}; a served network must have one answer to a frame")
