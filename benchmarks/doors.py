@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.door_floods import all_floods, bear, memory_bytes, most_bytes
+from benchmarks.helpers.door_floods import CALLERS, all_floods, bear, memory_bytes, most_bytes
 from benchmarks.helpers.door_stand import Stand, stand
 from benchmarks.helpers.door_tries import all_tries
 from benchmarks.helpers.report import main
@@ -25,7 +25,7 @@ def run(seconds: float = 6.0) -> Mapping[str, Any]:
         if seconds <= 0:
             return figures
         rest_bytes = memory_bytes(tried)
-        most_mib = most_bytes(tried, rest_bytes) >> 20
+        most_mib = most_bytes(tried, rest_bytes, CALLERS) >> 20
         borne = {name: bear(tried, flood, seconds) for name, flood in all_floods(tried).items()}
     return {
         **figures,

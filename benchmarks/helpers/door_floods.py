@@ -30,7 +30,6 @@ from benchmarks.helpers.door_tries import (
 )
 from benchmarks.helpers.door_wire import closing_with_a_large_body, in_small_chunks, raw
 from benchmarks.helpers.tagged_load import TaggedLoad
-from model_repo_generator.config import MOST_QUEUED
 from python_backend.dispatcher.room import bounds_of
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
@@ -38,8 +37,10 @@ from python_backend.wire.keys import Keys
 
 Flood = Callable[[Stand, threading.Event], None]
 _GOOD_SHARE = 0.5
-_COPIES = 4
-"""Of a frame without an answer: as it came, in Triton's shared memory, in the dispatcher, in a transport."""
+CALLERS = 5_000
+_COPIES = 2
+"""Of a request that Triton has: as it came, and in shared memory. Of an open frame as many more: in the
+dispatcher, and in a transport."""
 _SETTLE_S = 1.0
 
 
@@ -72,15 +73,15 @@ class Borne:
         }
 
 
-def most_bytes(stand: Stand, rest_bytes: int) -> int:
-    """What the deployment may take at most, whatever callers do, by docs/security.md: `rest_bytes` that it
-    takes by itself, and the frames that a dispatcher lets be open and Triton lets wait for it.
+def most_bytes(stand: Stand, rest_bytes: int, callers: int) -> int:
+    """What the deployment may take at most while so many call at once, by docs/security.md: `rest_bytes` that
+    it takes by itself, their requests, and the frames that a dispatcher lets be open.
     """
     entry = stand.entry
     frame_bytes = entry.input.bytes_per_frame
     bounds = bounds_of(entry.served, entry.longest_us, len(stand.manifest.models))
     open_bytes = min(bounds.bytes, bounds.frames * frame_bytes)
-    return rest_bytes + _COPIES * (open_bytes + MOST_QUEUED * frame_bytes)
+    return rest_bytes + _COPIES * (open_bytes + callers * frame_bytes)
 
 
 def memory_bytes(stand: Stand) -> int:
@@ -172,7 +173,7 @@ def bombs(stand: Stand, stop: threading.Event) -> None:
                 stub.ModelInfer(image_request(stand, data), timeout=5)
 
 
-def callers(stand: Stand, stop: threading.Event, count: int = 5_000) -> None:
+def callers(stand: Stand, stop: threading.Event, count: int = CALLERS) -> None:
     """So many calls at once that ask for an hour's time, each ended after a few seconds at the latest."""
     request = frame_request(stand, timeout_us=3_600_000_000)
     flood(stand.manifest.entry.grpc_address, request.SerializeToString(), count, stop)

@@ -363,3 +363,11 @@ def test_no_text_breaks_out_of_its_field(name: str, value: str) -> None:
     assert len(model.input) == 1
     assert not model.output
     assert model.backend == "python"
+
+
+def test_no_queue_before_a_dispatcher_is_bounded() -> None:
+    """Triton 2.51 then hands requests over only as others are answered (docs/decisions.md, Triton)."""
+    model = parsed(config.dispatcher_config("net", [], [], {}))
+    assert model.HasField("dynamic_batching")
+    assert not model.dynamic_batching.HasField("default_queue_policy")
+    assert not model.dynamic_batching.priority_queue_policy

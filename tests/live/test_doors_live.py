@@ -34,7 +34,7 @@ def test_a_good_client_is_served_while_a_ticket_is_replayed(tried: Stand) -> Non
 
 
 def test_callers_without_end_end_nothing_and_take_no_more_memory_than_is_said(tried: Stand) -> None:
-    most = most_bytes(tried, memory_bytes(tried))
+    most = most_bytes(tried, memory_bytes(tried), 1_500)
     borne = bear(tried, lambda stand, stop: callers(stand, stop, 1_500), 1.0)
     assert borne.ended == ()
     assert borne.answered == borne.sent
