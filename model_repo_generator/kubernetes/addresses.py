@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from model_repo_generator import naming
-from model_repo_generator.kubernetes.fleet import Fleet, ports_of
+from model_repo_generator.kubernetes.fleet import Fleet, page_ports, ports_of
 from model_repo_generator.kubernetes.names import BundleFault, dns_label, is_dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions
 from planner.deployment import Deployment
@@ -136,9 +136,12 @@ def _template_faults(fleet: Fleet) -> Iterator[str]:
 
 
 def _feedback_faults(fleet: Fleet) -> Iterator[str]:
-    ports = [model.feedback_port for model in fleet.manifest.models]
+    ports = page_ports(fleet.manifest)
     if len(set(ports)) < len(ports) or min(ports, default=LOWEST_PORT) < LOWEST_PORT:
-        yield f"entry: feedback ports {ports} must be different and from {LOWEST_PORT} up"
+        yield (
+            f"entry: feedback ports, and those of cascades' pages, {list(ports)} must be different and from "
+            f"{LOWEST_PORT} up"
+        )
 
 
 def _example(fleet: Fleet) -> str:

@@ -125,6 +125,12 @@ def _links(cluster: Cluster) -> dict[str, str]:
     }
 
 
+def page_ports(manifest: DeploymentManifest) -> tuple[int, ...]:
+    """TCP ports of the entry with a page of metrics: a model's dispatcher each, then a cascade each."""
+    dispatchers = (model.feedback_port for model in manifest.models)
+    return (*dispatchers, *(cascade.metrics_port for cascade in manifest.cascades))
+
+
 def ports_of(server: ServerAddress) -> tuple[int, int, int]:
     """HTTP, gRPC and metrics port."""
     return server.http_port, server.grpc_port, server.metrics_port
@@ -169,15 +175,11 @@ def _check_names(manifest: DeploymentManifest) -> None:
             "deployment.json: no models on the entry server; repositories for a comparison without PPipe "
             "have none, and are not started from here"
         )
-    if manifest.cascades:
-        names = ", ".join(one.name for one in manifest.cascades)
-        raise BundleFault(
-            f"cascades: {names} can be served by ppipe serve, but not on Kubernetes yet; leave 'cascades' "
-            "out, and give their models slo_ms, to serve these by themselves"
-        )
     naming.check_component(manifest.deployment, "deployment.json: deployment")
     for model in manifest.models:
         naming.check_component(model.model, "deployment.json: model")
+    for cascade in manifest.cascades:
+        naming.check_component(cascade.name, "deployment.json: cascade")
     for server in manifest.every_server:
         naming.check_component(server.name, "deployment.json: server")
         naming.check_component(server.group, f"deployment.json: group of server {server.name}")

@@ -78,13 +78,15 @@ def server_settings(
         "revives": [] if operated else [name for name, kind in _probes(manifest, server) if kind == "stage"],
         "arguments": list(_arguments(manifest, server, bind, shm_default_bytes, shm_prefix)),
         "probes": {} if operated else dict(_probes(manifest, server)),
-        "public": {model.dispatcher: "public" for model in manifest.models} if group.is_entry else {},
+        "public": dict.fromkeys(manifest.doors, "public") if group.is_entry else {},
     }
 
 
 def exit_timeout_s(manifest: DeploymentManifest) -> int:
     """How long a server that is told to end waits for frames under way: twice the longest SLO, and some."""
-    return 5 + -(-2 * max(model.served.slo_us for model in manifest.models) // 1_000_000)
+    slos_us = [model.served.slo_us for model in manifest.models]
+    slos_us += [cascade.slo_us for cascade in manifest.cascades]
+    return 5 + -(-2 * max(slos_us) // 1_000_000)
 
 
 def server_environment() -> dict[str, str]:
@@ -146,6 +148,5 @@ def _arguments(
 
 def _probes(manifest: DeploymentManifest, server: ServerAddress) -> Iterator[tuple[str, str]]:
     """Every Triton model with a Python process, and how it is asked."""
-    dispatchers = {model.dispatcher for model in manifest.models}
     for name in python_models(manifest, server):
-        yield name, "dispatcher" if name in dispatchers else "stage"
+        yield name, "dispatcher" if name in manifest.doors else "stage"

@@ -7,8 +7,9 @@ the same host lays the batch's tensors there once more. So for each stub
     shm-default-byte-size + in_flight x max_batch x (input + cut + final output bytes of one frame)
 
 where in_flight counts the batches that are on a worker at once, and the final outputs come back through every
-stage of a pipeline. Stubs of the entry take single frames, TRANSPORT_BATCH at once. A full /dev/shm shows as
-a bus error of the stub, not as a message: hence a quarter on top.
+stage of a pipeline. Stubs of the entry take single frames, TRANSPORT_BATCH at once; a cascade's answer has
+those of all its crops. A full /dev/shm shows as a bus error of the stub, not as a message: hence a quarter on
+top.
 
 The pod. A memory volume counts against the container's limit, so the limit is server + stubs + /dev/shm.
 """
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 
 from model_repo_generator.config import TRANSPORT_BATCH
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, python_models, stage_programs
+from planner.cascades.served import CascadeEntry
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ServerAddress
 from planner.profile import DTYPE_BYTES, TensorSpec
@@ -106,13 +108,25 @@ def _stage_tensor_bytes(manifest: DeploymentManifest, server: str, in_flight: in
 
 
 def _entry_tensor_bytes(manifest: DeploymentManifest, in_flight: int) -> int:
-    """The dispatcher takes what clients send, puts it where stages read it, and gives outputs."""
-    return sum(
-        in_flight
-        * TRANSPORT_BATCH
-        * (2 * tensor_bytes(model.public_inputs[:1]) + tensor_bytes(model.outputs))
+    """A dispatcher takes what clients send, puts it where stages read it, and gives outputs. A cascade takes
+    it once more, and gives the answers of all that came of it.
+    """
+    frames = in_flight * TRANSPORT_BATCH
+    dispatchers = sum(
+        frames * (2 * tensor_bytes(model.public_inputs[:1]) + tensor_bytes(model.outputs))
         for model in manifest.models
     )
+    return dispatchers + frames * sum(_cascade_bytes(manifest, cascade) for cascade in manifest.cascades)
+
+
+def _cascade_bytes(manifest: DeploymentManifest, cascade: CascadeEntry) -> int:
+    """Of one frame and the largest answer to it."""
+    most: dict[str, int] = {"": 1}
+    answer = 0
+    for member in cascade.members:
+        most[member.model] = most[member.of] * member.most
+        answer += most[member.model] * tensor_bytes(manifest.model(member.model).outputs)
+    return tensor_bytes(manifest.model(cascade.first.model).public_inputs[:1]) + answer
 
 
 def _bytes_of(tensor: TensorSpec) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from model_repo_generator.kubernetes.fleet import Fleet
+from model_repo_generator.kubernetes.fleet import Fleet, page_ports
 from model_repo_generator.kubernetes.names import dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions
-from model_repo_generator.kubernetes.pods import CONTAINER, Plain, dispatcher_metrics, selector, set_name
+from model_repo_generator.kubernetes.pods import CONTAINER, Plain, page_port, selector, set_name
 from model_repo_generator.monitoring.alerts import RESTARTS_WINDOW, rule_group
 from model_repo_generator.monitoring.metric_names import RESTARTS, TARGET_LABELS, quoted
 
@@ -14,7 +14,7 @@ _MOST_RESTARTS = 2
 
 
 def pod_monitor(fleet: Fleet, options: KubernetesOptions) -> Plain:
-    """Scrapes every server of the deployment, and the page of every dispatcher on the entry."""
+    """Scrapes every server of the deployment, and the page of every dispatcher and cascade on the entry."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
@@ -24,7 +24,7 @@ def pod_monitor(fleet: Fleet, options: KubernetesOptions) -> Plain:
             "podTargetLabels": list(TARGET_LABELS),
             "podMetricsEndpoints": [
                 {"port": port, "path": "/metrics", "interval": options.monitoring.interval}
-                for port in ("metrics", *map(dispatcher_metrics, range(len(fleet.manifest.models))))
+                for port in ("metrics", *map(page_port, range(len(page_ports(fleet.manifest)))))
             ],
         },
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, page_ports, ports_of
 from model_repo_generator.kubernetes.launch import (
     LAUNCH_FOLDER,
     PRE_STOP_S,
@@ -203,10 +203,10 @@ def _ports(fleet: Fleet, group: ServerGroup) -> list[Plain]:
     ]
     if group.is_entry:
         for index, model in enumerate(fleet.manifest.models):
-            ports += [
-                {"name": f"notices-{index}", "containerPort": model.feedback_port, "protocol": "UDP"},
-                {"name": dispatcher_metrics(index), "containerPort": model.feedback_port, "protocol": "TCP"},
-            ]
+            notices = {"name": f"notices-{index}", "containerPort": model.feedback_port, "protocol": "UDP"}
+            ports.append(notices)
+        for index, port in enumerate(page_ports(fleet.manifest)):
+            ports.append({"name": page_port(index), "containerPort": port, "protocol": "TCP"})
     return ports
 
 
@@ -218,8 +218,8 @@ def open_ports(fleet: Fleet, group: ServerGroup) -> list[tuple[str, int]]:
     return [*plain, ("grpc", grpc), ("metrics", metrics)]
 
 
-def dispatcher_metrics(index: int) -> str:
-    """Name of the port with the metrics page of the dispatcher of model `index`."""
+def page_port(index: int) -> str:
+    """Name of a port with a page of metrics, by its number among `page_ports`."""
     return f"metrics-{index}"
 
 
@@ -244,12 +244,13 @@ def _memory_bytes(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, 
 
 
 def _cpu(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> str:
-    """One core for the server and a half per stub of the entry; a core per stub where stages compute on
-    it. A server that prepares frames asks for the cores that the plan counts on at least.
+    """One core for the server and a half per stub of the entry, a whole one per cascade, which decodes and
+    cuts; a core per stub where stages compute on it. A server that prepares frames asks for the cores that
+    the plan counts on at least.
     """
     if group.is_entry:
-        stubs = len(fleet.manifest.models)
-        return options.entry_cpu or f"{1000 + 500 * stubs}m"
+        stubs, cascades = len(fleet.manifest.models), len(fleet.manifest.cascades)
+        return options.entry_cpu or f"{1000 + 500 * stubs + 1000 * cascades}m"
     stubs = group_stubs(fleet, group, any_plan=False)
     if options.operator is not None:
         stubs = group.most_workers  # while a plan changes, more are loaded, which compute nothing yet

@@ -9,7 +9,7 @@ Rules
 from __future__ import annotations
 
 from model_repo_generator.kubernetes.addresses import service_of
-from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of
+from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, page_ports, ports_of
 from model_repo_generator.kubernetes.names import check_distinct, dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions, ObjectStoreSource
 from model_repo_generator.kubernetes.pods import Plain, open_ports, selector, set_name
@@ -66,7 +66,7 @@ def _scrape(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Pla
     """Of each pod its own metrics ports alone, for Prometheus: another group has inference on that number."""
     ports = {ports_of(group.servers[0])[2]}
     if group.is_entry:
-        ports |= {model.feedback_port for model in fleet.manifest.models}
+        ports.update(page_ports(fleet.manifest))
     scrape: Plain = {"ports": [{"protocol": "TCP", "port": port} for port in sorted(ports)]}
     if options.monitoring.namespace is not None:
         name = {"kubernetes.io/metadata.name": options.monitoring.namespace}
