@@ -20,8 +20,8 @@ from ppipe.commands.arguments import WorkFolder
 from ppipe.commands.serve import folders
 from ppipe.console import out
 from ppipe.serving.launcher import load_manifest
-from ppipe.serving.live_metrics import Look, model_row, read, worker_rows
-from ppipe.serving.load_tables import fitting_tables, model_tables, worker_tables
+from ppipe.serving.live_metrics import Look, cascade_row, model_row, read, read_cascade, worker_rows
+from ppipe.serving.load_tables import cascade_tables, fitting_tables, model_tables, worker_tables
 from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 
 TIMEOUT_S = 3.0
@@ -99,11 +99,14 @@ def _entry_rows(manifest: DeploymentManifest) -> Iterator[tuple[str, ...]]:
 
 
 def looks(manifest: DeploymentManifest) -> dict[str, Look]:
-    """The page of each dispatcher that shows one, by model."""
+    """The page of each dispatcher and each cascade that shows one, by its name."""
     found = {}
     for entry in manifest.models:
         with contextlib.suppress(OSError):
             found[entry.model] = read(manifest, entry)
+    for cascade in manifest.cascades:
+        with contextlib.suppress(OSError):
+            found[cascade.name] = read_cascade(manifest, cascade)
     return found
 
 
@@ -114,7 +117,15 @@ def load_tables(manifest: DeploymentManifest, before: Mapping[str, Look], wait_s
     both = [entry.model for entry in manifest.models if entry.model in before and entry.model in after]
     models = [model_row(model, before[model], after[model]) for model in both]
     workers = [row for model in both for row in worker_rows(model, before[model], after[model])]
-    return [*model_tables(models, out.width), *worker_tables(workers, out.width)] if both else []
+    cascades = [
+        cascade_row(one, before[one.name], after[one.name])
+        for one in manifest.cascades
+        if one.name in before and one.name in after
+    ]
+    tables = cascade_tables(cascades, out.width) if cascades else []
+    if both:
+        tables += [*model_tables(models, out.width), *worker_tables(workers, out.width)]
+    return tables
 
 
 def show_load_until_stopped(manifest: DeploymentManifest) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from planner.addresses import authority
+from planner.cascades.served import CascadeEntry
 from planner.manifest import DeploymentManifest, ModelEntry
 
 TIMEOUT_S = 3.0
@@ -57,6 +59,20 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
+class CascadeRow:
+    """A cascade now, in its own frames. ended_rps: by how they ended. missing_rps: by member, frames of it
+    that were not made or not answered. mean_slo: of complete frames' latencies, as a share of the SLO.
+    """
+
+    cascade: str
+    arrived_rps: float
+    ended_rps: Mapping[str, float]
+    missing_rps: Mapping[str, float]
+    open_frames: int
+    mean_slo: float | None
+
+
+@dataclass(frozen=True)
 class WorkerRow:
     """A worker now. `utilisation`: busy share of the time."""
 
@@ -69,7 +85,16 @@ class WorkerRow:
 
 def read(manifest: DeploymentManifest, entry: ModelEntry) -> Look:
     """The page of one model's dispatcher. Raises OSError."""
-    with urllib.request.urlopen(manifest.metrics_url(entry), timeout=TIMEOUT_S) as answer:
+    return _read(manifest.metrics_url(entry))
+
+
+def read_cascade(manifest: DeploymentManifest, cascade: CascadeEntry) -> Look:
+    """The page of a cascade. Raises OSError."""
+    return _read(f"http://{authority(manifest.entry.host, cascade.metrics_port)}/metrics")
+
+
+def _read(url: str) -> Look:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
         text = answer.read().decode()
     return parse(text, time.monotonic())
 
@@ -109,6 +134,26 @@ def model_row(model: str, before: Look, after: Look) -> ModelRow:
     )
 
 
+def cascade_row(cascade: CascadeEntry, before: Look, after: Look) -> CascadeRow:
+    """What happened between two looks."""
+    change = _Change(before, after, "ppipe_cascade_frames_total")
+
+    def rates(name: str, label: str) -> dict[str, float]:
+        return {key: count / change.seconds for key, count in change.by(name, label).items() if count}
+
+    ended = rates("ppipe_cascade_ended_total", "end")
+    complete = ended.get("complete", 0.0) * change.seconds
+    mean_us = change.quotient(change.of("ppipe_cascade_latency_us_total"), complete)
+    return CascadeRow(
+        cascade=cascade.name,
+        arrived_rps=change.rate("ppipe_cascade_frames_total"),
+        ended_rps=ended,
+        missing_rps=rates("ppipe_cascade_missing_total", "model"),
+        open_frames=int(after.total("ppipe_cascade_open_frames")),
+        mean_slo=None if mean_us is None else mean_us / cascade.slo_us,
+    )
+
+
 def worker_rows(model: str, before: Look, after: Look) -> list[WorkerRow]:
     """Every worker of a model."""
     change = _Change(before, after)
@@ -127,10 +172,10 @@ def worker_rows(model: str, before: Look, after: Look) -> list[WorkerRow]:
 
 
 class _Change:
-    """Counters' increases between two looks; a dispatcher that was restarted in between began at 0."""
+    """Counters' increases between two looks; what was restarted in between began at 0, as `counter` shows."""
 
-    def __init__(self, before: Look, after: Look) -> None:
-        restarted = after.total("ppipe_decisions_total") < before.total("ppipe_decisions_total")
+    def __init__(self, before: Look, after: Look, counter: str = "ppipe_decisions_total") -> None:
+        restarted = after.total(counter) < before.total(counter)
         self._before = Look(before.at_s, {}) if restarted else before
         self._after = after
         self.seconds = max(1e-6, after.at_s - before.at_s)

@@ -6,18 +6,21 @@ table below, with the first column again; only text that is wider than the termi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from ppipe.serving.live_metrics import ModelRow, WorkerRow
+from ppipe.serving.live_metrics import CascadeRow, ModelRow, WorkerRow
 
 _MODEL_HEADINGS = (
     "model", "arrive/s", "in time/s", "late/s", "dropped/s", "dropped for", "queue", "under way", "batch",
     "p50/SLO", "p99/SLO", "queue/SLO", "stages/SLO", "decision", "code",
 )  # fmt: skip
 _TEXTS = ("dropped for", "stages/SLO", "code")
+_CASCADE_HEADINGS = (
+    "cascade", "arrive/s", "complete/s", "partial/s", "others/s", "missing/s of", "open", "mean/SLO",
+)  # fmt: skip
 _WORKER_HEADINGS = ("worker", "", "busy", "", "batches/s")
 _FULL = 20
 """Characters of a full bar."""
@@ -34,6 +37,12 @@ def model_tables(rows: Sequence[ModelRow], width: int) -> list[Table]:
 def worker_tables(rows: Sequence[WorkerRow], width: int) -> list[Table]:
     """One row per worker."""
     return fitting_tables(_WORKER_HEADINGS, [_worker_cells(row) for row in rows], width)
+
+
+def cascade_tables(rows: Sequence[CascadeRow], width: int) -> list[Table]:
+    """One row per cascade."""
+    cells = [_cascade_cells(row) for row in rows]
+    return fitting_tables(_CASCADE_HEADINGS, cells, width, left=_CASCADE_HEADINGS[4:6])
 
 
 def fitting_tables(
@@ -92,6 +101,25 @@ def _model_cells(row: ModelRow) -> list[str]:
         _number(row.decision_us, "{:.0f} us"),
         "compiled" if row.compiled else "plain Python",
     ]
+
+
+def _cascade_cells(row: CascadeRow) -> list[str]:
+    ended = dict(row.ended_rps)
+    complete, part = (ended.pop(end, 0.0) for end in ("complete", "partial"))
+    return [
+        row.cascade,
+        f"{row.arrived_rps:.0f}",
+        f"{complete:.0f}",
+        f"{part:.0f}",
+        _by_name(ended),
+        _by_name(row.missing_rps),
+        str(row.open_frames),
+        _number(row.mean_slo, "{:.0%}"),
+    ]
+
+
+def _by_name(rates: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()) or "-"
 
 
 def _worker_cells(row: WorkerRow) -> list[str]:
