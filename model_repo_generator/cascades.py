@@ -34,6 +34,7 @@ def cascade_entries(
             planned.throughput_rps,
             {member.model: entries[member.model].outputs for member in spec.models},
             port + number,
+            spec.in_order,
         )
         for number, spec in enumerate(deployment.cascades)
         for planned in plan.cascades
@@ -47,6 +48,7 @@ def cascade_entry(
     planned_rps: float,
     outputs: Mapping[str, tuple[TensorSpec, ...]],
     metrics_port: int,
+    in_order: bool = False,
 ) -> CascadeEntry:
     """parts_us: of the SLO, by member; outputs: what each member's clients are answered."""
     members = tuple(
@@ -67,6 +69,7 @@ def cascade_entry(
         members=members,
         outputs=cascade_outputs(outputs[members[0].model], later),
         metrics_port=metrics_port,
+        in_order=in_order,
     )
 
 

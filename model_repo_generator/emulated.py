@@ -103,6 +103,7 @@ class EmulatedCascade:
 
     cascade: Cascade
     planned_rps: float
+    in_order: bool = False
 
 
 def write_deployment(
@@ -190,6 +191,7 @@ def _cascade(wanted: EmulatedCascade, entries: Sequence[ModelEntry], metrics_por
         wanted.planned_rps,
         {each.model: of[each.model].outputs for each in wanted.cascade.members},
         metrics_port,
+        wanted.in_order,
     )
 
 

@@ -52,10 +52,20 @@ class HealFleet:
 
 
 def make_fleet(
-    root: Path, base_port: int, weights: Mapping[str, float] | None = None, memory_gib: float = MEMORY_GIB
+    root: Path,
+    base_port: int,
+    weights: Mapping[str, float] | None = None,
+    memory_gib: float = MEMORY_GIB,
+    cascade: Mapping[str, Any] | None = None,
 ) -> HealFleet:
-    """Write the deployment's working folder. weights: what the first plan is for, by model."""
+    """Write the deployment's working folder. weights: what the first plan is for, by model. cascade: of both
+    models, as deployment.yaml states it.
+    """
     data = _deployment(base_port, memory_gib)
+    if cascade is not None:
+        data["cascades"] = [dict(cascade)]
+        for model in data["models"]:
+            del model["slo_ms"]
     root.mkdir(parents=True, exist_ok=True)
     file = root / "deployment.yaml"
     file.write_text(yaml.safe_dump(data, sort_keys=False))

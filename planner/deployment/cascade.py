@@ -3,13 +3,14 @@
 Rules
 - A cascade is a tree: one member takes the cascade's frames, every other is fed by one member; a model is
   in one cascade at most.
-- The cascade's SLO, rate and weight count; its members state none.
+- The cascade's SLO, rate, weight and streams count; its members state none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -17,12 +18,14 @@ from pydantic import Field, model_validator
 from planner.cascades.data import Cascade, Fanout, Member
 from planner.deployment.model import ModelSpec
 from planner.deployment.spec import Name, Spec
+from planner.deployment.streams import StreamsSpec
+from planner.streams import StreamPolicy
 
 CROPS = "crops"
 _WITH_BOXES = ("detection", "text")
 _SPREAD = 4
 """Standard deviations above the mean that `most` is, where it is not stated."""
-_FROM_CASCADE = ("slo_ms", "rate_rps", "weight")
+_FROM_CASCADE = ("slo_ms", "rate_rps", "weight", "streams")
 
 
 class MemberSpec(Spec):
@@ -70,6 +73,7 @@ class CascadeSpec(Spec):
     slo_ms: float = Field(gt=0)
     weight: float | None = Field(default=None, gt=0)
     rate_rps: float | None = Field(default=None, gt=0)
+    streams: StreamsSpec | None = None
     models: tuple[MemberSpec, ...] = Field(min_length=2)
 
     @model_validator(mode="after")
@@ -92,6 +96,22 @@ class CascadeSpec(Spec):
         if len(firsts) != 1:
             raise ValueError(f"{' and '.join(firsts)} have no 'of'; one member takes the cascade's frames")
         return self
+
+    @property
+    def first(self) -> str:
+        """The member that takes the cascade's frames."""
+        return next(member.model for member in self.models if member.of is None)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether whole answers of a stream are sent in the order of its frames."""
+        return self.streams is not None and self.streams.order == "stream"
+
+    def first_streams(self) -> StreamPolicy | None:
+        """What the first member does with its streams' frames; the order of answers is the cascade's."""
+        if self.streams is None or not self.streams.decides:
+            return None
+        return replace(self.streams.to_policy(), order="arrival")
 
     def _ordered(self) -> list[MemberSpec]:
         """Each after the one that feeds it; those on or behind a circle are left out."""

@@ -130,7 +130,9 @@ class Deployment(Spec):
 
     def to_demands(self) -> tuple[Demand, ...]:
         """What is wanted of each model."""
-        return tuple(map(demand_of, self.models))
+        streams = {cascade.first: cascade.first_streams() for cascade in self.cascades}
+        demands = map(demand_of, self.models)
+        return tuple(replace(one, streams=streams.get(one.model, one.streams)) for one in demands)
 
     def to_tls(self) -> TlsFiles | None:
         """The files of mutual TLS as the run time's type."""

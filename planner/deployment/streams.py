@@ -30,6 +30,11 @@ class StreamsSpec(Spec):
             raise ValueError("weights: they count with 'share: weighted' only")
         return self
 
+    @property
+    def decides(self) -> bool:
+        """Whether there is more to it than the order of answers: which frames are served."""
+        return self.keep != "all" or self.share != "none" or self.most_rps is not None
+
     def to_policy(self) -> StreamPolicy:
         """As the run time's type."""
         return StreamPolicy(

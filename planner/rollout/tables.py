@@ -127,6 +127,8 @@ def _beside(
         return first
     return replace(
         newest,
+        # A cascade's member may have another part of its SLO by either plan; each pipeline needs its own.
+        slo_us=max(first.slo_us, second.slo_us),
         planned_rps=first.planned_rps + second.planned_rps,
         pipelines=first.pipelines + second.pipelines,
         entry=_entry_of(newest, first, second),

@@ -25,7 +25,7 @@ from ppipe.operate.looks import Watch
 from ppipe.operate.loss_plans import NOT_ROLLED_OUT, AskedPlan, LossPlans, ServedNow
 from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
 from ppipe.operate.planners import LONGEST_S, Made, Planners
-from ppipe.operate.replan import Truth, with_servers
+from ppipe.operate.replan import Truth, flows, wanted_rps, with_servers
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
 from ppipe.operate.served import take_up, what_is_served
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
@@ -87,7 +87,9 @@ class OperateLoop:
         )
         self._asked: AskedPlan | None = None
         self._judged_rps: Mapping[str, float] = served.truth.rates_rps or {
-            model.model: model.throughput_rps for model in served.plan.models
+            model.model: model.throughput_rps
+            for model in served.plan.models
+            if model.model in flows(self._problem)
         }
         """The mix that what is served was last found good for."""
         self._said, self._said_last = "", ""
@@ -147,7 +149,8 @@ class OperateLoop:
     def _view(self, tables: Tables, now_s: float) -> tuple[View, Truth]:
         pages = self._watch.pages
         if pages.at_s == now_s and pages.frames:
-            self._rates.saw(pages.frames, now_s)
+            coming = flows(self._problem)
+            self._rates.saw({model: pages.frames[model] for model in pages.frames if model in coming}, now_s)
         rates = self._rates.now_rps() if self._rates.is_full else {}
         drifted = self._drift.saw({_text(key): factor for key, factor in pages.drift.items()}, now_s)
         moved = has_moved(rates, self._judged_rps, self._rates.seconds, self._settings.measure)
@@ -226,7 +229,7 @@ class OperateLoop:
                 decision.cause.value,
                 decision.why,
                 progress=self._progress,
-                wanted_rps=truth.rates_rps or None,
+                wanted_rps=wanted_rps(self._problem, truth) or None,
                 before=self._watch.pages.rows,
             )
         except NOT_ROLLED_OUT as error:

@@ -6,13 +6,17 @@ Rules
   second is taken where it serves NEAR of what the first does.
 - Workers go where they are loaded already (planner.rollout.keeping).
 - Drift stretches the profile: what is measured is taken for all batch sizes.
+- Of a cascade the frames that clients send are counted, at its first model (`flows`). What comes of them
+  follows as deployment.yaml says: under overload it is less than it will be once all is served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from planner.cascades.data import Cascade
+from planner.cascades.demands import divided_as_planned
 from planner.feasibility import check
 from planner.losses import Loss, after
 from planner.plan import Pipeline, Plan
@@ -25,6 +29,7 @@ from planner.serving import ServedModel
 from planner.serving_build import served_model
 from ppipe.operate.rules import PlanPromise
 from python_backend.simulator.capacity import Workload, try_load
+from python_backend.simulator.cascades import simulate_cascade
 
 NEAR = 0.97
 LEAST_SHARE = 0.02
@@ -59,17 +64,30 @@ def problem_now(problem: Problem, truth: Truth) -> Problem:
         cluster=replace(problem.cluster, servers=servers),
         profile=Profile(tuple(_drifted(model, truth) for model in problem.profile.models)),
         demands=_demands(problem, truth),
+        cascades=_cascades(problem, truth),
         options=replace(problem.options, objective=Objective.MAX_RATE, survive_servers=0),
     )
 
 
+def flows(problem: Problem) -> frozenset[str]:
+    """Models whose frames come from clients: all but those that others of their cascade feed."""
+    fed = {member.model for cascade in problem.cascades for member in cascade.members if member.of}
+    return frozenset(demand.model for demand in problem.demands if demand.model not in fed)
+
+
 def wanted_rps(problem: Problem, truth: Truth) -> dict[str, float]:
-    """Frames/s of each model that count: as they come, LEAST_SHARE of all at least."""
-    total = sum(truth.rates_rps.values())
+    """Frames/s of each model that count: as they come, LEAST_SHARE of all at least; of a model that others
+    feed, what comes of these.
+    """
+    coming = {model: truth.rates_rps.get(model, 0.0) for model in flows(problem)}
+    total = sum(coming.values())
     if total <= 0:
         return {}
-    least = LEAST_SHARE * total
-    return {demand.model: max(least, truth.rates_rps.get(demand.model, 0.0)) for demand in problem.demands}
+    wanted = {model: max(LEAST_SHARE * total, rate) for model, rate in coming.items()}
+    for cascade in problem.cascades:
+        first = wanted[cascade.members[0].model]
+        wanted |= {member.model: first * cascade.frames_of(member.model) for member in cascade.members}
+    return {demand.model: wanted[demand.model] for demand in problem.demands}
 
 
 def plan_now(problem: Problem, truth: Truth, served: Plan) -> Plan:
@@ -95,8 +113,9 @@ def _plan_near(now: Problem, served: Plan) -> Plan | None:
 
 def tables_of(made: Plan, problem: Problem) -> dict[str, ServedModel]:
     """What dispatchers would have of a placed plan, by model; none for a model that nothing serves."""
+    inner = divided_as_planned(problem, made)
     return {
-        model.model: served_model(made, problem, model.model, links="placed")
+        model.model: served_model(made, inner, model.model, links="placed")
         for model in made.models
         if model.pipelines
     }
@@ -136,8 +155,8 @@ def promise_of(other: Plan, served: Plan, problem: Problem, truth: Truth) -> Pla
     return PlanPromise(
         served=factor(old, wanted),
         planned=factor(new, wanted),
-        simulated_served=attained(old, wanted),
-        simulated_planned=attained(new, wanted),
+        simulated_served=attained(old, wanted, problem.cascades),
+        simulated_planned=attained(new, wanted, problem.cascades),
     )
 
 
@@ -149,16 +168,39 @@ def factor(tables: Mapping[str, ServedModel], wanted: Mapping[str, float]) -> fl
     )
 
 
-def attained(tables: Mapping[str, ServedModel], wanted: Mapping[str, float]) -> float:
-    """The share of all frames that is answered in time, simulated on the same arrivals for every table."""
-    total = sum(wanted.values())
-    served = 0.0
+def attained(
+    tables: Mapping[str, ServedModel], wanted: Mapping[str, float], cascades: Sequence[Cascade] = ()
+) -> float:
+    """The share of all frames that is answered in time, simulated on the same arrivals for every table. Of a
+    cascade its own frames count, and those with all that came of them.
+    """
+    inner = {member.model for cascade in cascades for member in cascade.members}
+    total, served = 0.0, 0.0
     for model, rate in wanted.items():
-        if model in tables and rate > 0:
-            workload = Workload(seconds=min(MOST_SECONDS, MOST_FRAMES / rate), seeds=(1,))
-            tried = try_load(tables[model], "adaptive", rate, workload, target=0.0)
-            served += rate * (tried.attainment or 0.0)
+        if model not in inner and rate > 0:
+            total += rate
+            if model in tables:
+                tried = try_load(tables[model], "adaptive", rate, _workload(rate), target=0.0)
+                served += rate * (tried.attainment or 0.0)
+    for cascade in cascades:
+        rate = wanted.get(cascade.members[0].model, 0.0)
+        total += rate
+        if rate > 0 and all(member.model in tables for member in cascade.members):
+            frames = rate * sum(cascade.frames_of(member.model) for member in cascade.members)
+            served += rate * simulate_cascade(cascade, tables, rate, _workload(frames)).attainment
     return served / total if total > 0 else 1.0
+
+
+def _workload(frames_rps: float) -> Workload:
+    return Workload(seconds=min(MOST_SECONDS, MOST_FRAMES / frames_rps), seeds=(1,))
+
+
+def _cascades(problem: Problem, truth: Truth) -> tuple[Cascade, ...]:
+    wanted = wanted_rps(problem, truth)
+    return tuple(
+        replace(cascade, weight=wanted[cascade.members[0].model], rate_rps=None) if wanted else cascade
+        for cascade in problem.cascades
+    )
 
 
 def _demands(problem: Problem, truth: Truth) -> tuple[Demand, ...]:

@@ -247,7 +247,8 @@ class LiveFleet:
         )
 
     def _dispatchers(self) -> set[str]:
-        return {entry.dispatcher for entry in self._older.models}
+        """All that take tables; cascades too, which have their parts of the SLO from them."""
+        return set(self._older.doors)
 
     def _has_answered(self, worker: Loadable, log_from: int) -> bool:
         probe = self._prober(worker.gpu.server).ask(worker.name, ANSWER_S)

@@ -18,7 +18,7 @@ from model_repo_generator.grow import grow
 from model_repo_generator.write import Content, FileCopy, WrittenFile, read_listing
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
-from planner.rollout.check import RolloutFault, check_rollout
+from planner.rollout.check import check_rollout
 from planner.rollout.fleet import Situation
 from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.revisions import fleet_revision, served_manifest, with_idle_servers
@@ -39,11 +39,6 @@ def prepare(deployed: Deployed, plan: Plan, number: int) -> DeploymentManifest:
 
 def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
     """Give the repository what the plan needs; the manifest, which has no number yet. Raises as prepare."""
-    if deployed.deployment.cascades:
-        raise RolloutFault(
-            "cascades: their parts of the SLO follow from the plan, and a running dispatcher takes no other "
-            "SLO; generate and serve anew"
-        )
     plan = placed(plan, deployed.deployment, deployed.profile)
     served = served_manifest(deployed.repository)
     with Exporter(deployed.deployment, deployed.profile) as exporter:

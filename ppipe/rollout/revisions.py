@@ -140,11 +140,13 @@ def with_tables(
     manifest: DeploymentManifest, tables: Tables, older: DeploymentManifest
 ) -> DeploymentManifest:
     """The manifest with these tables, whose workers are its own or the older one's. Ensembles of stages
-    within a server are for the whole revision alone.
+    within a server are for the whole revision alone. Cascades' parts are those of the tables.
     """
     programs = {**_programs(older), **_programs(manifest)}
     models = tuple(_with_table(entry, tables[entry.model], programs) for entry in manifest.models)
-    return replace(manifest, models=models)
+    parts_us = {model: table.slo_us for model, table in tables.items()}
+    cascades = tuple(cascade.with_parts(parts_us) for cascade in manifest.cascades)
+    return replace(manifest, models=models, cascades=cascades)
 
 
 def with_idle_servers(

@@ -18,6 +18,8 @@ class End(Enum):
     """Answered with what was there."""
     DECLINED = "declined"
     """Its first model declined it, or had no answer by the deadline."""
+    SUPERSEDED = "superseded"
+    """A newer frame of its stream came while it waited for its first model."""
     FAILED = "failed"
     GONE = "gone"
     """Its caller has gone."""

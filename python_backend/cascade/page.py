@@ -5,7 +5,7 @@ Why not Triton's custom metrics: see python_backend.dispatcher.metrics.prometheu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
@@ -16,7 +16,8 @@ from python_backend.cascade.counts import CascadeCounts, End
 PREFIX = "ppipe_cascade_"
 COUNTERS = {
     "frames_total": "Frames that arrived.",
-    "ended_total": "Frames that ended: complete, partial, declined, failed, or gone with their callers.",
+    "ended_total": "Frames that ended: complete, partial, declined, superseded by a newer one of their "
+    "stream, failed, or gone with their callers.",
     "latency_us_total": "Sum of the latencies of complete frames.",
     "asked_total": "Frames that a member was asked.",
     "answered_total": "Frames that a member answered.",
@@ -25,6 +26,7 @@ COUNTERS = {
 }
 GAUGES = {
     "open_frames": "Frames without an answer.",
+    "held_answers": "Answers that wait for those to earlier frames of their streams.",
     "slo_us": "The cascade's SLO.",
     "part_us": "How long after a frame's arrival a member must have answered what came of it.",
 }
@@ -40,11 +42,16 @@ def cascade_families() -> Iterator[tuple[str, str, str]]:
 
 
 class CascadePage:
-    """Prometheus' collector of one cascade: reads the counters when it is asked."""
+    """Prometheus' collector of one cascade: reads the counters when it is asked. served: the cascade as it is
+    served now, held: answers that wait.
+    """
 
-    def __init__(self, cascade: CascadeEntry, counts: CascadeCounts) -> None:
-        self._cascade = cascade
+    def __init__(
+        self, served: Callable[[], CascadeEntry], counts: CascadeCounts, held: Callable[[], int]
+    ) -> None:
+        self._served = served
         self._counts = counts
+        self._held = held
 
     def make(self, openmetrics: bool = False) -> tuple[bytes, str]:
         """The page and its content type."""
@@ -53,22 +60,25 @@ class CascadePage:
 
     def collect(self) -> Iterator[Metric]:
         """Everything as it is now."""
+        cascade = self._served()
         for name, kind, text in cascade_families():
             metric = Metric(f"{PREFIX}{name.removesuffix('_total')}", text, kind)
-            for labels, value in self._series(name):
-                metric.add_sample(f"{PREFIX}{name}", {"cascade": self._cascade.name, **labels}, value)
+            for labels, value in self._series(name, cascade):
+                metric.add_sample(f"{PREFIX}{name}", {"cascade": cascade.name, **labels}, value)
             yield metric
 
-    def _series(self, name: str) -> Iterator[tuple[dict[str, str], int]]:
+    def _series(self, name: str, cascade: CascadeEntry) -> Iterator[tuple[dict[str, str], int]]:
         if name == "open_frames":
             yield {}, self._counts.open_frames()
+        elif name == "held_answers":
+            yield {}, self._held()
         elif name == "slo_us":
-            yield {}, self._cascade.slo_us
+            yield {}, cascade.slo_us
         elif name == "ended_total":
             for end in End:
                 yield {"end": end.value}, self._counts.value(name, end.value)
         elif name in _OF_MEMBERS:
-            for member in self._cascade.members:
+            for member in cascade.members:
                 value = member.by_us if name == "part_us" else self._counts.value(name, member.model)
                 yield {"model": member.model}, value
         else:

@@ -10,14 +10,16 @@ Rules
   the frame's arrival, so that what one leaves the next one has. A caller's own time-out stretches all parts.
 - Of a frame that was answered, or whose caller has gone, nothing more is asked, and what is under way is
   cancelled.
+- A frame keeps the parts of the SLO that it came with: another plan's are of frames that come after it.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from planner.cascades.served import CascadeEntry, ServedMember
 from planner.manifest import LONGEST_SLOS, DeploymentManifest, ModelEntry
@@ -27,7 +29,9 @@ from python_backend.cascade.deadlines import Deadlines
 from python_backend.cascade.frames import Given, SentFrame
 from python_backend.cascade.making import MadeFrames, Maker
 from python_backend.cascade.parent import Ask, Make, Outputs, Parent
+from python_backend.cascade.stream_order import NEXT, StreamOrder
 from python_backend.cascade.threads import MakingThreads
+from python_backend.scheduler.actions import DropReason
 from python_backend.wire.clock import now_us
 
 LEAD_US = 1_000
@@ -37,6 +41,19 @@ _MOST_WAITING = 1024
 """Answers of which frames are still to be made; what comes beyond it is missing at once."""
 _TOO_MANY = MadeFrames(faults=(f"not made: {_MOST_WAITING} answers wait for the steps that make frames",))
 CALLER_GONE = Refusal("CANCELLED", "the caller has gone")
+SUPERSEDED = f"reason={DropReason.SUPERSEDED.value}"
+_SHOWN = 40
+"""Characters of a stream's name in a message."""
+
+
+class FrameOfStream(NamedTuple):
+    """Which stream a frame is of and where in it. stream: '' for none."""
+
+    stream: str = ""
+    place: int = NEXT
+
+
+NO_STREAM = FrameOfStream()
 
 
 class Caller(Protocol):
@@ -61,6 +78,8 @@ class CascadeService:
         """Raises NoStep, KeyError."""
         self.cascade = cascade
         self.counts = CascadeCounts()
+        self.streams = StreamOrder(cascade.in_order)
+        self._numbers = itertools.count()
         self._entries = {each.model: manifest.model(each.model) for each in cascade.members}
         self._makers = {each.model: Maker(each, self._entries[each.model]) for each in cascade.members[1:]}
         self._asker = Asker(manifest.entry)
@@ -73,15 +92,33 @@ class CascadeService:
         """The model that takes the cascade's frames."""
         return self._entries[self.cascade.first.model]
 
+    def serve_by(self, cascade: CascadeEntry) -> None:
+        """Frames that come from now on have the parts of this one, which is alike in all else."""
+        self.cascade = cascade
+
     def arrive(
-        self, given: Given, parameters: Mapping[str, Any], arrived_us: int, timeout_us: int, caller: Caller
+        self,
+        given: Given,
+        parameters: Mapping[str, Any],
+        arrived_us: int,
+        timeout_us: int,
+        caller: Caller,
+        of: FrameOfStream = NO_STREAM,
     ) -> None:
-        """Serve a frame. parameters: of its request, for the first member. timeout_us: 0 for the SLO."""
-        longest_us = LONGEST_SLOS * self.cascade.slo_us
-        allowed_us = min(timeout_us or self.cascade.slo_us, longest_us)
-        parent = Parent(self.cascade, self._entries, SentFrame(self.first, given))
-        frame = _Open(parent, caller, parameters, arrived_us, allowed_us, self.cascade.slo_us)
+        """Serve a frame. parameters: of its request, for the first member. timeout_us: 0 for the SLO.
+
+        Frames of a stream must come in its order.
+        """
+        cascade = self.cascade
+        longest_us = LONGEST_SLOS * cascade.slo_us
+        allowed_us = min(timeout_us or cascade.slo_us, longest_us)
+        parent = Parent(cascade, self._entries, SentFrame(self.first, given))
+        number = next(self._numbers)
+        frame = _Open(parent, caller, parameters, arrived_us, allowed_us, number, of.stream)
         self.counts.arrived()
+        if of.stream and not self.streams.came(number, *of, frame.deadline_us, arrived_us):
+            self._refuse(frame, _out_of_place(cascade.name, of))
+            return
         self._deadlines.add(frame.deadline_us - LEAD_US, frame)
         with frame.lock:
             ask = parent.begin()
@@ -103,7 +140,7 @@ class CascadeService:
                 late = Refusal("UNAVAILABLE", "reason=deadline: its time was over before it could be asked")
                 self._ended(frame, ask, sent_us, late)
                 continue
-            parameters = frame.parameters if ask.member is self.cascade.first else frame.later
+            parameters = frame.later if ask.member.of else frame.parameters
             entry = self._entries[ask.member.model]
 
             def done(outcome: Outputs | Refusal, ask: Ask = ask, sent_us: int = sent_us) -> None:
@@ -125,11 +162,11 @@ class CascadeService:
                     refusal = CALLER_GONE
                 else:
                     self._begin(frame, makes)
-            elif ask.member is self.cascade.first:
-                refusal = outcome
-            else:
+            elif ask.member.of:
                 self.counts.missed(ask.member.model, 1)
                 frame.parent.refused(ask, outcome.text)
+            else:
+                refusal = outcome
         if refusal is not None:
             self._refuse(frame, refusal)
         else:
@@ -170,24 +207,35 @@ class CascadeService:
                 outputs = frame.parent.answer()
             except Exception as error:  # answers of one model that do not fit together
                 outputs, fault = None, Refusal("INTERNAL", f"{type(error).__name__}: {error}")
+        self._forget(frame)
         if outputs is None:
-            self._close_books(frame, End.FAILED)
-            frame.caller.refuse(fault)
+            self._end_refused(frame, End.FAILED, fault)
             return
-        self._close_books(frame, End.PARTIAL if partial else End.COMPLETE)
-        frame.caller.outputs(outputs)
+
+        def send(outputs: Outputs = outputs, end: End = End.PARTIAL if partial else End.COMPLETE) -> None:
+            self.counts.ended(end, now_us() - frame.arrived_us)
+            frame.caller.outputs(outputs)
+
+        if frame.stream:
+            self.streams.ready(frame.number, frame.stream, send, now_us())
+        else:
+            send()
 
     def _refuse(self, frame: _Open, refusal: Refusal) -> None:
         with frame.lock:
             if not frame.claim():
                 return
-        gone = refusal is CALLER_GONE
-        declined = refusal.code == "UNAVAILABLE"
-        self._close_books(frame, End.GONE if gone else End.DECLINED if declined else End.FAILED)
-        frame.caller.refuse(refusal)
+        self._forget(frame)
+        self._end_refused(frame, _end_of(refusal), refusal)
 
-    def _close_books(self, frame: _Open, end: End) -> None:
+    def _end_refused(self, frame: _Open, end: End, refusal: Refusal) -> None:
         self.counts.ended(end, now_us() - frame.arrived_us)
+        frame.caller.refuse(refusal)
+        if frame.stream:
+            self.streams.ended(frame.number, now_us())
+
+    def _forget(self, frame: _Open) -> None:
+        """It has its end."""
         self._deadlines.forget(frame)
         self._threads.forget(frame)
         frame.cancel_all()
@@ -218,7 +266,8 @@ class _Open:
         parameters: Mapping[str, Any],
         arrived_us: int,
         allowed_us: int,
-        slo_us: int,
+        number: int,
+        stream: str,
     ) -> None:
         self.parent = parent
         self.caller = caller
@@ -228,7 +277,9 @@ class _Open:
         self.deadline_us = arrived_us + allowed_us
         self.lock = threading.Lock()
         self.is_answered = False
-        self._stretch = allowed_us / slo_us
+        self.number = number
+        self.stream = stream
+        self._stretch = allowed_us / parent.cascade.slo_us
         self._calls: dict[tuple[str, int], Cancel | None] = {}
         self._calls_lock = threading.Lock()
 
@@ -268,6 +319,22 @@ class _Open:
         for cancel in calls:
             if cancel is not None:
                 cancel()
+
+
+def _end_of(refusal: Refusal) -> End:
+    if refusal is CALLER_GONE:
+        return End.GONE
+    if refusal.code != "UNAVAILABLE":
+        return End.FAILED
+    return End.SUPERSEDED if SUPERSEDED in refusal.text else End.DECLINED
+
+
+def _out_of_place(cascade: str, of: FrameOfStream) -> Refusal:
+    return Refusal(
+        "INVALID_ARGUMENT",
+        f"{cascade}: place {of.place} of stream {of.stream[:_SHOWN]} is not after those that came before; "
+        f"expected places that rise: reason={DropReason.PLACE.value}",
+    )
 
 
 PASSED_ON = ("ppipe_priority",)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.owned import OwnedPart, owned_part
+from planner.private_folder import PrivateFolder
 from planner.revision import HandOver, read_hand_over
 from python_backend.dispatcher import recording
 from python_backend.dispatcher.cancellations import Cancellations
@@ -22,7 +23,6 @@ from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import Make, MetricsPage, open_page
-from python_backend.dispatcher.private_folder import PrivateFolder
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.leases.opening import FOLDER_VARIABLE
@@ -131,7 +131,7 @@ def make_dispatcher(
     """The dispatcher of one model. `watch` gets to see every notice. Raises OSError when its feedback port is
     taken.
     """
-    folder = _folder(log)
+    folder = folder_of_tables(log)
     number, manifest, entry = _table_at_start(folder, manifest, entry, log)
     me = this_entry(manifest)
     manifest = manifest.seen_from(me)
@@ -277,7 +277,7 @@ class _Taking:
         return next(parts for parts in self._parts if parts.transport is transport)
 
 
-def _folder(log: Callable[[str], None]) -> PrivateFolder | None:
+def folder_of_tables(log: Callable[[str], None]) -> PrivateFolder | None:
     """Where tables are handed over; None, and the log says why, where that is nowhere safe."""
     try:
         return revisions_folder()

@@ -23,11 +23,16 @@ class Lateness:
     """A running quantile of the lateness of answers. Not thread-safe."""
 
     def __init__(self, slo_us: int) -> None:
-        self._largest_us = int(slo_us * _LARGEST_SHARE)
-        self._spare_us = int(slo_us * _SPARE_SHARE)
+        self._largest_us = self._spare_us = 0
+        self.bound_by(slo_us)
         self._allowance_us = min(int(slo_us * _FIRST_SHARE), _FIRST_US)
         self._seen: deque[int] = deque()
         self._sorted: list[int] = []
+
+    def bound_by(self, slo_us: int) -> None:
+        """The SLO is this one from now on."""
+        self._largest_us = int(slo_us * _LARGEST_SHARE)
+        self._spare_us = int(slo_us * _SPARE_SHARE)
 
     @property
     def allowance_us(self) -> int:

@@ -74,6 +74,8 @@ class Offers:
 
     def serve(self, entry: ModelEntry) -> None:
         """Frames are offered to the core of this table from now on."""
+        self._slo_us = entry.served.slo_us
+        self._lateness.bound_by(self._slo_us)
         self._fastest_us = _fastest_us(entry)
 
     def again(self, frame: Frame, now_us: int) -> bool:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Final
 
 from planner.manifest import ModelEntry
+from planner.private_folder import NotPrivate, PrivateFolder
 from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, read_hand_over, write_ack
 from planner.serial import FormatError
 from planner.watched import Watched
 from python_backend.dispatcher.driver import Driver
-from python_backend.dispatcher.private_folder import NotPrivate, PrivateFolder
 
 _LOOK_S: Final = 0.1
 
@@ -57,6 +57,9 @@ def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEn
         raise TableRefused(f"it has no model {served.model!r}, which is served here")
     if not entry.served.pipelines:
         raise TableRefused(f"models.{served.model}: no pipeline, so nothing could serve it")
+    # A cascade's member has a part of its SLO, which follows from the plan.
+    is_member = manifest.cascade_of(served.model) is not None
+    slo_us = served.served.slo_us if is_member else entry.served.slo_us
     for name, now, wanted in (
         ("dispatcher", served.dispatcher, entry.dispatcher),
         ("feedback_port", served.feedback_port, entry.feedback_port),
@@ -64,7 +67,7 @@ def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEn
         ("outputs", served.outputs, entry.outputs),
         ("prepare", served.prepare, entry.prepare),
         ("late", served.late, entry.late),
-        ("slo_us", served.served.slo_us, entry.served.slo_us),
+        ("slo_us", served.served.slo_us, slo_us),
         ("longest_us", served.longest_us, entry.longest_us),
     ):
         if now != wanted:

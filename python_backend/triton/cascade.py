@@ -11,18 +11,20 @@ import triton_python_backend_utils as pb_utils
 from python_backend.cascade.asking import Refusal
 from python_backend.cascade.frames import Given
 from python_backend.cascade.parent import Outputs, empty_answer
-from python_backend.cascade.service import PASSED_ON, CascadeService
+from python_backend.cascade.service import PASSED_ON, CascadeService, FrameOfStream
+from python_backend.cascade.tables import CascadeTables, table_at_start
 from python_backend.dispatcher.entries.this_entry import this_entry
+from python_backend.dispatcher.factory import folder_of_tables
 from python_backend.dispatcher.frame import ErrorCode
 from python_backend.dispatcher.metrics.page import Make, open_page
 from python_backend.dispatcher.priority import PRIORITY, priority_of
-from python_backend.dispatcher.stream_place import PLACE, STREAM, stream_place_of
+from python_backend.dispatcher.stream_place import STREAM, stream_place_of
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 
-_FORWARDED = (*PASSED_ON, STREAM, PLACE)
+_FORWARDED = (*PASSED_ON, STREAM)
 _CODES = {"UNAVAILABLE": ErrorCode.UNAVAILABLE, "INVALID_ARGUMENT": ErrorCode.INVALID}
 assert PRIORITY in PASSED_ON
 
@@ -33,12 +35,18 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once."""
         folder = open_model_folder(args)
+        log = pb_utils.Logger.log_warn
         manifest = folder.manifest.seen_from(this_entry(folder.manifest))
-        self._cascade = manifest.cascade(folder.parameter("cascade"))
-        self._service = CascadeService(manifest, self._cascade, pb_utils.Logger.log_warn)
+        cascade = manifest.cascade(folder.parameter("cascade"))
+        tables = folder_of_tables(log)
+        start = table_at_start(tables, manifest, cascade, log)
+        self._service = CascadeService(manifest, start.cascade, log)
+        self._tables = None if tables is None else CascadeTables(tables, start, self._service.serve_by, log)
+        if self._tables is not None:
+            self._tables.start()
         self._names = tuple(spec.name for spec in self._service.first.public_inputs)
-        address = (manifest.entry.host, self._cascade.metrics_port)
-        self._page = open_page(self._cascade.name, self._load_page, address, pb_utils.Logger.log_warn)
+        address = (manifest.entry.host, cascade.metrics_port)
+        self._page = open_page(cascade.name, self._load_page, address, log)
 
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with whatever has come; answers are sent later by the service's threads."""
@@ -50,12 +58,15 @@ class TritonPythonModel:
         """Called by Triton before the end."""
         if self._page is not None:
             self._page.close()
+        if self._tables is not None:
+            self._tables.close()
         self._service.close()
 
     def _load_page(self) -> Make:
         from python_backend.cascade.page import CascadePage
 
-        return CascadePage(self._cascade, self._service.counts).make
+        service = self._service
+        return CascadePage(lambda: service.cascade, service.counts, lambda: service.streams.held).make
 
     def _take(self, request: Any, arrived_us: int) -> None:
         sender = request.get_response_sender()
@@ -63,11 +74,11 @@ class TritonPythonModel:
             text = request.parameters()
             parameters = json.loads(text) if text else {}
             if ticket_codec.is_anonymous_probe(parameters.get(ticket_codec.PARAMETER)):
-                send_outputs(sender, empty_answer(self._cascade))
+                send_outputs(sender, empty_answer(self._service.cascade))
                 return
             given = self._given(request)
             priority_of(parameters)
-            stream_place_of(parameters)
+            of = FrameOfStream(*stream_place_of(parameters))
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return
@@ -77,7 +88,8 @@ class TritonPythonModel:
         forwarded: Mapping[str, Any] = {
             name: value for name, value in parameters.items() if name in _FORWARDED
         }
-        self._service.arrive(given, forwarded, arrived_us, request.timeout(), _WaitingCaller(request, sender))
+        caller = _WaitingCaller(request, sender)
+        self._service.arrive(given, forwarded, arrived_us, request.timeout(), caller, of)
 
     def _given(self, request: Any) -> Given:
         """The inputs that a request has. Raises ValueError unless it is one frame."""

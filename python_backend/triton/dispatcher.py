@@ -41,7 +41,6 @@ class TritonPythonModel:
         pb_utils.Logger.log_info(f"{folder.name}: {code_in_use()}")
         self._metrics = show_metrics(self._dispatcher, manifest, entry, pb_utils.Logger.log_warn)
         self._intake = Intake(entry)
-        self._slo_us = entry.served.slo_us
         self._longest_us = entry.longest_us
         self._ids = itertools.count()
 
@@ -107,7 +106,8 @@ class TritonPythonModel:
                 )
             time_us = min(said.left_us, self._longest_us)
             return _Wanted(time_us, said.priority, said.stream, said.place, stays=True)
-        time_us = min(timeout_us or self._slo_us, self._longest_us)
+        slo_us = self._dispatcher.driver.table.entry.served.slo_us
+        time_us = min(timeout_us or slo_us, self._longest_us)
         stream, place = stream_place_of(parameters, frames)
         return _Wanted(time_us, priority_of(parameters), stream, place, stays=False)
 

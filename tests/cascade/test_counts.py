@@ -8,7 +8,7 @@ from tests.cascade.test_parent import CASCADE, parent
 
 
 def lines(counts: CascadeCounts) -> dict[str, float]:
-    body, _ = CascadePage(CASCADE, counts).make()
+    body, _ = CascadePage(lambda: CASCADE, counts, lambda: 0).make()
     rows = (line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#"))
     return {name.removeprefix(PREFIX): float(value) for name, value in rows}
 

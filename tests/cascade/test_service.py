@@ -20,7 +20,7 @@ from python_backend.cascade import service as service_module
 from python_backend.cascade.asking import Refusal
 from python_backend.cascade.counts import End
 from python_backend.cascade.parent import Outputs
-from python_backend.cascade.service import CascadeService
+from python_backend.cascade.service import CascadeService, FrameOfStream
 from python_backend.wire.clock import now_us
 from tests.cascade.test_parent import CASCADE, MANIFEST
 from tests.ppipe.kserve_double import serving
@@ -37,6 +37,14 @@ def blocking(frame: Any, outputs: Mapping[str, Any]) -> list[Any]:
     BEGUN.release()
     assert GO.wait(WAIT_S)
     return []
+
+
+def first_blocks(frame: Any, outputs: Mapping[str, Any]) -> list[Any]:
+    """A step that waits with the frame of zeros alone."""
+    if not frame.given["frame"].any():
+        BEGUN.release()
+        assert GO.wait(WAIT_S)
+    return [np.zeros(4, np.float32)]
 
 
 def several(frame: Any, outputs: Mapping[str, Any]) -> Iterator[Any]:
@@ -85,14 +93,14 @@ def address() -> Iterator[str]:
         yield found
 
 
-def service(address: str, step: str, said: list[str]) -> CascadeService:
+def service(address: str, step: str, said: list[str], in_order: bool = False) -> CascadeService:
     """A detector, and the kinds of what the step makes of its answer."""
     first, second = CASCADE.members[:2]
     members = tuple(
         dataclasses.replace(each, by_us=SLO_US)
         for each in (first, dataclasses.replace(second, make=f"{__name__}:{step}"))
     )
-    cascade = dataclasses.replace(CASCADE, members=members, slo_us=SLO_US)
+    cascade = dataclasses.replace(CASCADE, members=members, slo_us=SLO_US, in_order=in_order)
     host, _, port = address.rpartition(":")
     entry = dataclasses.replace(MANIFEST.entry, host=host, grpc_port=int(port))
     return CascadeService(dataclasses.replace(MANIFEST, entry=entry), cascade, said.append)
@@ -103,6 +111,75 @@ def send(to: CascadeService, timeout_us: int = 0) -> tuple[Caller, weakref.ref[n
     caller, given = Caller(), np.zeros((1, 4), np.float32)
     to.arrive({"frame": given}, {}, now_us(), timeout_us, caller)
     return caller, weakref.ref(given)
+
+
+def test_answers_of_a_stream_are_sent_in_its_order_and_places_rise(address: str) -> None:
+    """The first frame waits for a thread that blocks; those after it are whole long before."""
+    served = service(address, "first_blocks", [], in_order=True)
+    GO.clear()
+    heard: list[int] = []
+    callers = [Caller() for _ in range(4)]
+
+    def hear(number: int) -> Any:
+        put = callers[number].heard.put
+        return lambda found: (heard.append(number), put(found))
+
+    try:
+        for number, caller in enumerate(callers):
+            caller.heard.put = hear(number)  # type: ignore[method-assign]
+            given = {"frame": np.full((1, 4), number, np.float32)}
+            stream = FrameOfStream("yard" if number == 3 else "gate", number)
+            served.arrive(given, {}, now_us(), 0, caller, stream)
+        assert not isinstance(callers[3].heard.get(timeout=WAIT_S), Refusal), (
+            "another stream waits for nothing"
+        )
+        end_s = time.monotonic() + WAIT_S
+        while served.streams.held < 2 and time.monotonic() < end_s:
+            time.sleep(0.002)
+        assert (heard, served.streams.held) == ([3], 2)
+        back = Caller()
+        served.arrive(
+            {"frame": np.zeros((1, 4), np.float32)}, {}, now_us(), 0, back, FrameOfStream("gate", 1)
+        )
+        refusal = back.heard.get(timeout=WAIT_S)
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "INVALID_ARGUMENT"
+        assert "place 1 of stream gate is not after those that came before" in refusal.text
+        GO.set()
+        for caller in callers[:3]:
+            assert not isinstance(caller.heard.get(timeout=WAIT_S), Refusal)
+        assert heard == [3, 0, 1, 2]
+        assert served.counts.value("ended_total", End.COMPLETE.value) == 4
+    finally:
+        GO.set()
+        served.close()
+
+
+def test_a_frame_keeps_the_parts_that_it_came_with(address: str) -> None:
+    served = service(address, "first_blocks", [])
+    GO.clear()
+    try:
+        caller = send(served)[0]
+        assert BEGUN.acquire(timeout=WAIT_S)
+        cascade = served.cascade
+        served.serve_by(dataclasses.replace(cascade, members=tuple(
+            dataclasses.replace(each, by_us=1) for each in cascade.members
+        )))  # fmt: skip
+        late = send(served)[0].heard.get(timeout=WAIT_S)
+        assert isinstance(late, Refusal)
+        assert "its time was over before it could be asked" in late.text
+        GO.set()
+        found = caller.heard.get(timeout=WAIT_S)
+        assert not isinstance(found, Refusal)
+        assert not found["partial"].any()
+    finally:
+        GO.set()
+        served.close()
+
+
+def test_a_frame_that_a_newer_one_replaced_counts_apart() -> None:
+    assert service_module._end_of(Refusal("UNAVAILABLE", "d: reason=superseded")) is End.SUPERSEDED
+    assert service_module._end_of(Refusal("UNAVAILABLE", "d: reason=overload")) is End.DECLINED
 
 
 def block_all_threads(served: CascadeService) -> None:

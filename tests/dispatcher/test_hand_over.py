@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from planner.cascades.served import CascadeEntry, ServedMember
 from planner.manifest import DeploymentManifest
+from planner.private_folder import PrivateFolder
 from planner.revision import Ack, HandOver, hand_over, read_acks
 from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.factory import make_dispatcher
-from python_backend.dispatcher.private_folder import PrivateFolder
 from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import read_logs
@@ -370,6 +371,24 @@ def changed(**served: Any) -> DeploymentManifest:
 def test_what_clients_would_notice_is_refused(table: DeploymentManifest, said: str) -> None:
     with pytest.raises(TableRefused, match=said):
         check_table(HandOver(1, table), "d", manifest().models[0])
+
+
+def test_a_cascades_member_takes_another_part_of_the_slo() -> None:
+    cascade = CascadeEntry("c", 900_000, 1.0, (ServedMember("m", 400_000),), (), 1)
+    table = replace(changed(slo_us=300_000), cascades=(cascade,))
+    assert check_table(HandOver(1, table), "d", manifest().models[0]).served.slo_us == 300_000
+
+
+def test_frames_are_offered_by_the_slo_of_the_table_that_is_served() -> None:
+    client, longer = Client(), 40 * SLO_US
+    with steady(Hops()) as driver:
+        hand(driver, 1, changed(slo_us=longer), Hops())
+        wait_for(lambda: driver.table.number == 1)
+        driver.arrive([client.frame(1, slo_us=longer)])
+        client.wait()
+        assert driver._offers._slo_us == longer
+        assert driver._lateness._largest_us == longer // 4
+    assert client.answers == {1: [2]}
 
 
 def test_a_folder_that_others_may_write_in_is_not_read(

@@ -19,6 +19,7 @@ from planner.deployment import Deployment, parse_deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, EntryPorts
 from planner.plan import Plan
 from planner.profile import Profile, TensorSpec
+from planner.streams import StreamPolicy
 from ppipe.cli import run
 from tests.golden import cases
 
@@ -113,6 +114,17 @@ def test_a_rehearsal_stretches_it_too() -> None:
     assert cascade.slo_us == 3000 * SLO_MS
     assert [member.by_us for member in cascade.members] == [450_000, 750_000]
     assert cascade.planned_rps == pytest.approx(250 / 3)
+
+
+def test_streams_are_the_cascades_and_its_first_model_decides_which_frames_are_served() -> None:
+    made = deployment(streams={"order": "stream", "keep": "newest", "share": "weighted"})
+    first, second = made.to_demands()
+    assert first.streams == StreamPolicy(order="arrival", keep="newest", share="weighted")
+    assert second.streams is None
+    for one, in_order in ((made, True), (deployment(), False)):
+        files = render_once(one, profile(), placed(plan(), one, profile())).files
+        assert manifest_of(files).cascade("street").in_order == in_order
+    assert [one.streams for one in deployment(streams={"order": "stream"}).to_demands()] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,12 @@ def test_members_stand_after_what_feeds_them_and_have_defaults() -> None:
             {"models": [model("a"), model("b", rate_rps=5)]},
             "models.b.rate_rps: b is in cascade 'all'",
         ),
+        (
+            [member("a"), member("b", "a")],
+            {"models": [model("a", streams={"keep": "newest"}), model("b")]},
+            "models.a.streams: a is in cascade 'all', which states it",
+        ),
+        ([member("a"), member("b", "a")], {"streams": {"order": "best"}}, "cascades.0.streams.order"),
         ([member("a"), member("b", "a")], {"slo_ms": 0}, "slo_ms"),
     ],
 )  # fmt: skip

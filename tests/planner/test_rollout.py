@@ -287,6 +287,13 @@ def test_between_takes_what_serves_most_and_no_worker_twice() -> None:
     assert capacity_rps(both, everything) == 400.0
     names = [worker.name for _, worker in both.workers()]
     assert len(names) == len(set(names))
+    assert both.slo_us == max(old.slo_us, new.slo_us)
+    longer = replace(old, slo_us=2 * new.slo_us)
+    beside = between(longer, new, everything)
+    assert beside is not None
+    assert beside.slo_us == longer.slo_us, (
+        "a cascade's member may have another part: each pipeline needs its own"
+    )
     assert between(old, new, set()) is None
     assert restricted(new, {"net.front.a.g0"}) is None
 

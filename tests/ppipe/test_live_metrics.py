@@ -10,8 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ppipe.serving.live_metrics import Look, ModelRow, WorkerRow, model_row, parse, worker_rows
-from ppipe.serving.load_tables import fitting_tables, model_tables, worker_tables
+from ppipe.serving.live_metrics import (
+    CascadeRow,
+    Look,
+    ModelRow,
+    WorkerRow,
+    cascade_row,
+    model_row,
+    parse,
+    worker_rows,
+)
+from ppipe.serving.load_tables import cascade_tables, fitting_tables, model_tables, worker_tables
+from python_backend.cascade.counts import CascadeCounts, End
+from python_backend.cascade.page import CascadePage
+from tests.cascade.test_parent import CASCADE
 
 PAGE = """
 ppipe_frames_total{{model="m"}} {frames}
@@ -142,3 +154,31 @@ def test_no_column_is_lost(headings: list[str], width: int) -> None:
     found = [str(column.header) for table in tables for column in table.columns[1:]]
     assert found == headings[1:]
     assert all(str(table.columns[0].header) == headings[0] for table in tables)
+
+
+def cascade_page(counts: CascadeCounts, at_s: float) -> Look:
+    return parse(CascadePage(lambda: CASCADE, counts, lambda: 0).make()[0].decode(), at_s)
+
+
+def test_a_cascade_between_two_looks_and_after_a_restart() -> None:
+    counts = CascadeCounts()
+    for _ in range(30):
+        counts.arrived()
+    before = cascade_page(counts, 10.0)
+    for end, frames in ((End.COMPLETE, 8), (End.PARTIAL, 4), (End.SUPERSEDED, 2)):
+        for _ in range(frames):
+            counts.arrived()
+            counts.ended(end, 150_000)
+    counts.missed("plates", 6)
+    row = cascade_row(CASCADE, before, cascade_page(counts, 12.0))
+    assert row == CascadeRow(
+        "street", 7.0, {"complete": 4.0, "partial": 2.0, "superseded": 1.0}, {"plates": 3.0}, 30, 0.5
+    )
+    again = cascade_row(CASCADE, before, cascade_page(CascadeCounts(), 12.0))
+    assert (again.arrived_rps, again.mean_slo) == (0.0, None)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(*cascade_tables([row, again], 80))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "superseded 1" in text
+    assert "plates 3" in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from planner.cascades.data import Cascade, Fanout, Member
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
@@ -14,7 +15,9 @@ from planner.rollout.keeping import held_by, kept_workers
 from ppipe.operate.replan import (
     LEAST_SHARE,
     Truth,
+    attained,
     factor,
+    flows,
     plan_now,
     problem_now,
     promise_of,
@@ -107,3 +110,47 @@ def test_nothing_left_serves_nothing() -> None:
     assert tables_of(left, PROBLEM) == {}
     assert factor({}, RATES) == 0.0
     assert not math.isnan(factor({}, {}))
+
+
+# Cascades
+
+
+def cascaded() -> Problem:
+    """The first model's answers make two frames each for the second."""
+    first, second = PROBLEM.demands
+    members = (Member(first.model), Member(second.model, first.model, Fanout(2.0, 1.0, 6), "crops"))
+    return replace(PROBLEM, cascades=(Cascade("both", first.slo_us + second.slo_us, members, weight=1.0),))
+
+
+CASCADED = cascaded()
+
+
+def test_what_comes_of_a_cascades_frames_is_wanted_with_them() -> None:
+    assert flows(CASCADED) == {A}
+    assert wanted_rps(CASCADED, Truth(rates_rps={A: 10.0})) == {A: 10.0, B: 20.0}
+    now = problem_now(CASCADED, Truth(rates_rps={A: 10.0, B: 500.0}))
+    assert now.cascades[0].weight == 10.0, "frames that the second model gets follow from the first's"
+
+
+def test_a_cascade_is_planned_again_around_a_loss_and_by_whole_frames() -> None:
+    made = plan(CASCADED, mode="fast")
+    assert made.placement is not None
+    rate = made.cascades[0].throughput_rps
+    truth = Truth(out=frozenset({made.placement.workers[0].server}), rates_rps={A: rate})
+    other = plan_now(CASCADED, truth, made)
+    assert other.placement is not None
+    assert not {worker.server for worker in other.placement.workers} & truth.out
+    (planned,) = other.cascades
+    assert sum(part.slo_us for part in planned.parts) <= planned.slo_us
+    promise = promise_of(other, made, CASCADED, truth)
+    assert promise.planned == pytest.approx(planned.throughput_rps / rate, rel=1e-6)
+    assert 0 < promise.simulated_planned <= 1
+    assert promise.simulated_planned >= promise.simulated_served
+    tables = tables_of(other, CASCADED)
+    assert {model: table.slo_us for model, table in tables.items()} == {
+        part.model: part.slo_us for part in planned.parts
+    }
+    wanted = wanted_rps(CASCADED, truth)
+    light = {model: 0.2 * one for model, one in wanted.items()}
+    assert attained(tables, light, CASCADED.cascades) >= attained(tables, wanted, CASCADED.cascades)
+    assert attained({A: tables[A]}, wanted, CASCADED.cascades) == 0.0, "nothing is whole without its crops"

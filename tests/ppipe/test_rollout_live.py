@@ -24,6 +24,7 @@ from ppipe.rollout.live import FleetDown, LiveFleet
 from ppipe.rollout.lock import LOCK_NAME, OPERATE_LOCK, RolloutBusy
 from ppipe.rollout.preparing import make_ready, prepare
 from ppipe.rollout.record import RolloutRecord, save_record
+from ppipe.rollout.revisions import tables_of, with_tables
 from ppipe.rollout.rollout import load_early, require_running, unload_early
 from ppipe.rollout.run import StepFailed
 from ppipe.serving import server_models
@@ -324,7 +325,19 @@ def test_servers_of_other_hosts_need_a_folder_that_they_share(made: HealFleet) -
         require_running(made.deployed)
 
 
-def test_a_deployment_with_cascades_is_not_rolled_out(made: HealFleet) -> None:
-    cascaded = made.deployed.deployment.model_copy(update={"cascades": ("one",)})
-    with pytest.raises(RolloutFault, match="cascades: their parts of the SLO follow from the plan"):
-        make_ready(replace(made.deployed, deployment=cascaded), made.plan)
+def test_a_cascades_parts_come_with_the_tables(tmp_path: Path) -> None:
+    """Of a table in between whose pipelines are of both plans, each model has the longer of its two parts."""
+    members = [{"model": "cars"}, {"model": "faces", "of": "cars", "count": 2, "most": 9, "make": "a.b:c"}]
+    cascade = {"name": "seen", "slo_ms": 2_000, "models": members}
+    fleet = make_fleet(tmp_path / "work", 30_000, cascade=cascade)
+    options = replace(fleet.problem.options, slo_margin=0.1)
+    other = plan(replace(fleet.problem, options=options), mode="fast")
+    old, new = (one.cascades[0].parts[0].slo_us for one in (fleet.plan, other))
+    assert old != new
+    manifest = make_ready(fleet.deployed, other)
+    assert manifest.cascade("seen").first.by_us == new
+    assert fleet.manifest.cascade("seen").first.by_us == old
+    between = tables_of(manifest) | {"cars": tables_of(fleet.manifest)["cars"]}
+    mixed = with_tables(manifest, between, fleet.manifest).cascade("seen")
+    assert mixed.first.by_us == old
+    assert mixed.member("faces").by_us == min(2_000_000, old + between["faces"].slo_us)

@@ -1,0 +1,186 @@
+"""Takes the cascade's parts of its SLO from tables that are handed over (planner.revision), and says so.
+
+Rules
+- A frame keeps the parts that it came with.
+- Each member takes a table in a moment of its own. Until all have, a member has the longer of its two parts:
+  neither the workers of the old plan lack time nor those of the new one, and nothing is partial for the
+  change. The cascade serves by a table, as its ack says, once all members do.
+- What a table changes for clients is refused.
+- A folder that others may write in is not read.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from planner.cascades.served import CascadeEntry
+from planner.manifest import DeploymentManifest
+from planner.private_folder import PrivateFolder
+from planner.revision import TABLE_NAME, Ack, HandOver, read_acks, read_hand_over, write_ack
+from planner.watched import Watched
+
+_LOOK_S: Final = 0.1
+
+
+@dataclass(frozen=True)
+class CascadeTable:
+    """A cascade as one table has it. number: of the hand-over; 0: deployment.json."""
+
+    number: int
+    manifest: DeploymentManifest
+    cascade: CascadeEntry
+
+    @property
+    def dispatchers(self) -> set[str]:
+        """Of its members."""
+        return {self.manifest.model(member.model).dispatcher for member in self.cascade.members}
+
+
+def check_cascade(manifest: DeploymentManifest, deployment: str, served: CascadeEntry) -> CascadeEntry:
+    """The manifest's entry of the cascade that is served. Raises ValueError for a table that cannot be taken;
+    the message names the field.
+    """
+    if manifest.deployment != deployment:
+        raise ValueError(f"deployment is {manifest.deployment!r}; {deployment!r} is served here")
+    found = next((one for one in manifest.cascades if one.name == served.name), None)
+    if found is None:
+        raise ValueError(f"it has no cascade {served.name!r}, which is served here")
+    ways = [tuple((m.model, m.of, m.make, m.most) for m in one.members) for one in (served, found)]
+    for name, now, wanted in (
+        ("members", *ways),
+        ("slo_us", served.slo_us, found.slo_us),
+        ("outputs", served.outputs, found.outputs),
+        ("metrics_port", served.metrics_port, found.metrics_port),
+        ("in_order", served.in_order, found.in_order),
+    ):
+        if now != wanted:
+            raise ValueError(
+                f"cascades.{served.name}.{name} is {wanted!r:.80} where {now!r:.80} is served; a cascade "
+                "that is loaded anew takes it, a running one does not"
+            )
+    return found
+
+
+def table_at_start(
+    folder: PrivateFolder | None,
+    manifest: DeploymentManifest,
+    cascade: CascadeEntry,
+    log: Callable[[str], None],
+) -> CascadeTable:
+    """By the table that was handed over last, or else by deployment.json."""
+    try:
+        table = None if folder is None else read_hand_over(folder.path)
+        if table is not None:
+            found = check_cascade(table.manifest, manifest.deployment, cascade)
+            return CascadeTable(table.number, table.manifest, found)
+    except (ValueError, OSError) as error:
+        log(f"cascade {cascade.name}: serves by deployment.json: {error}")
+    return CascadeTable(0, manifest, cascade)
+
+
+class CascadeTables:
+    """Watches one folder for one cascade, on a thread of its own, until closed. serve: frames that come from
+    now on have the parts of this entry.
+    """
+
+    def __init__(
+        self,
+        folder: PrivateFolder,
+        start: CascadeTable,
+        serve: Callable[[CascadeEntry], None],
+        log: Callable[[str], None],
+        look_s: float = _LOOK_S,
+    ) -> None:
+        self._folder = folder
+        self._served = start
+        self._coming: CascadeTable | None = None
+        """Taken, and not yet served by all members."""
+        self._parts = start.cascade
+        """What frames get now."""
+        self._serve = serve
+        self._log = log
+        self._look_s = look_s
+        self._run = secrets.token_hex(8)
+        self._watched = Watched(folder.path / TABLE_NAME)
+        self._seen = start.number
+        self._refused: tuple[int, str] = (0, "")
+        self._said: Ack | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="tables", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._folder.close()
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception as error:  # the folder may be away for a while
+                self._log(f"tables are not looked at: {error!r}")
+            if self._closing.wait(self._look_s):
+                return
+
+    def look(self) -> None:
+        """Take what has come, and say what is served where that has changed. Raises OSError."""
+        if self._watched.changed():
+            self._take_new()
+        if self._coming is not None and self._all_serve(self._coming):
+            self._served, self._coming = self._coming, None
+            self._serve_by(self._served.cascade)
+        ack = self._ack()
+        if ack != self._said:
+            write_ack(self._folder.path, ack)
+            self._said = ack
+
+    def _take_new(self) -> None:
+        number = 0
+        try:
+            self._folder.check()
+            table = read_hand_over(self._folder.path)
+            if table is None or table.number <= self._seen:
+                return
+            number = table.number
+            self._coming = self._checked(table)
+            self._serve_by(self._parts.with_longest(self._coming.cascade))
+            self._refused = (0, "")
+        except (ValueError, OSError, KeyError) as error:
+            self._refused = (number, str(error))
+            self._log(f"a table was not taken: {error}")
+        self._seen = max(self._seen, number)
+
+    def _checked(self, table: HandOver) -> CascadeTable:
+        deployment, served = self._served.manifest.deployment, self._served.cascade
+        return CascadeTable(table.number, table.manifest, check_cascade(table.manifest, deployment, served))
+
+    def _serve_by(self, cascade: CascadeEntry) -> None:
+        self._parts = cascade
+        self._serve(cascade)
+
+    def _all_serve(self, table: CascadeTable) -> bool:
+        acks = read_acks(self._folder.path, table.dispatchers)
+        return all(name in acks and acks[name].number == table.number for name in table.dispatchers)
+
+    def _ack(self) -> Ack:
+        number, reason = self._refused
+        manifest = self._served.manifest
+        return Ack(
+            dispatcher=self._served.cascade.name,
+            run=self._run,
+            number=self._served.number,
+            revision=manifest.epoch,
+            plan_hash=manifest.plan_hash,
+            refused=number,
+            reason=reason,
+        )

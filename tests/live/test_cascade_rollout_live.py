@@ -1,0 +1,179 @@
+"""A cascade on real tritonservers while its plan changes under load: every frame is whole. And on streams,
+whose answers come in the order of their frames.
+"""
+
+from __future__ import annotations
+
+import io
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from rich.console import Console
+from tritonclient.utils import InferenceServerException
+
+import ppipe.commands.status
+from benchmarks.helpers.heal_fleet import HealFleet, make_fleet
+from planner import serial
+from planner.manifest import DeploymentManifest
+from planner.planning import plan
+from ppipe.cli import run
+from ppipe.operate.replan import Truth, plan_now
+from ppipe.rollout.deployed import start_of
+from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.live_metrics import read_cascade
+from ppipe.serving.ports import free_base
+
+pytestmark = pytest.mark.live
+WAIT_S = 120.0
+SLO_MS = 20_000
+"""In which any host answers."""
+STREAMS = 2
+
+
+def some_frames(frame: Any, outputs: Mapping[str, Any]) -> Iterator[Any]:
+    """As many as the frame's second number says."""
+    number, count = frame.given["frame"].reshape(-1).view(np.int64)[:2]
+    for row in range(count):
+        yield row, frame_of(int(number) * 100 + row, 0)
+
+
+def frame_of(number: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    frame = np.zeros(256, np.float32)
+    frame.view(np.int64)[:2] = number, count
+    return frame
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HealFleet]:
+    members = [
+        {"model": "cars"},
+        {"model": "faces", "of": "cars", "count": 2, "most": 9, "make": f"{__name__}:some_frames"},
+    ]
+    cascade = {"name": "seen", "slo_ms": SLO_MS, "models": members, "streams": {"order": "stream"}}
+    made = make_fleet(tmp_path_factory.mktemp("fleet"), free_base(23_000, 40), cascade=cascade)
+    workspace = made.deployed.workspace
+    with ServedDeployment(workspace.repository, workspace.logs) as served:
+        served.start()
+        yield made
+
+
+class Frames:
+    """Frames of two streams, sent by calls of their own, as they are heard of."""
+
+    def __init__(self, manifest: DeploymentManifest) -> None:
+        self._client = triton.InferenceServerClient(manifest.entry.grpc_address)
+        self.heard: queue.Queue[tuple[int, Any]] = queue.Queue()
+        self.sent = 0
+
+    def send(self, count: int) -> None:
+        """One whose answer makes `count` others."""
+        number, self.sent = self.sent, self.sent + 1
+        tensor = triton.InferInput("frame", [1, 256], "FP32")
+        tensor.set_data_from_numpy(frame_of(number, count)[np.newaxis])
+
+        def hear(result: Any, error: InferenceServerException | None) -> None:
+            self.heard.put((number, error if result is None else result))
+
+        parameters = {"ppipe_stream": f"s{number % STREAMS}", "ppipe_place": number}
+        self._client.async_infer("seen", [tensor], hear, parameters=parameters)
+
+    def answers(self) -> list[tuple[int, Any]]:
+        """Of all that was sent, as they came."""
+        found = [self.heard.get(timeout=WAIT_S) for _ in range(self.sent)]
+        self._client.close()
+        return found
+
+
+def assert_whole(found: list[tuple[int, Any]], counts: list[int]) -> None:
+    assert sorted(number for number, _ in found) == list(range(len(counts)))
+    for number, answer in found:
+        assert not isinstance(answer, InferenceServerException), answer
+        assert not answer.as_numpy("partial").any(), answer.as_numpy("missing")
+        assert answer.as_numpy("faces.answered").shape == (1, counts[number])
+
+
+def by_us(fleet: HealFleet) -> float:
+    """By when the first member must have answered, as the cascade's page says."""
+    manifest = fleet.manifest
+    look = read_cascade(manifest, manifest.cascade("seen"))
+    return look.total("ppipe_cascade_part_us", model="cars")
+
+
+def rolled_out(fleet: HealFleet, *more: str) -> DeploymentManifest:
+    """While frames come; all of them are whole. What is served then."""
+    root = fleet.deployed.workspace.root
+    frames = Frames(fleet.manifest)
+    counts: list[int] = []
+
+    def send() -> None:
+        counts.append(len(counts) % 4)
+        frames.send(counts[-1])
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ppipe", "rollout", str(fleet.file), "--work", str(root), *more]
+    )
+    try:
+        until_s = time.monotonic() + WAIT_S
+        while process.poll() is None and time.monotonic() < until_s:
+            send()
+            time.sleep(0.1)
+        assert process.wait(timeout=1) == 0
+        for _ in range(8):  # by the new plan
+            send()
+            time.sleep(0.05)
+        assert_whole(frames.answers(), counts)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return start_of(fleet.deployed).manifest
+
+
+def test_another_plan_reaches_the_cascade_and_no_frame_is_partial_for_it(
+    fleet: HealFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(fleet.problem.options, slo_margin=0.1)
+    narrow = plan(replace(fleet.problem, options=options), mode="fast")
+    before, other = fleet.plan.cascades[0].parts[0].slo_us, narrow.cascades[0].parts[0].slo_us
+    assert before != other
+    lost = plan_now(fleet.problem, Truth(out=frozenset({"slow-0"})), fleet.plan)
+    assert by_us(fleet) == before
+    file = fleet.deployed.workspace.root / "other.json"
+    for each in (narrow, lost):
+        serial.save(each, file)
+        served = rolled_out(fleet, "--plan", str(file))
+        assert served.plan_hash == serial.content_hash(each)
+        assert by_us(fleet) == each.cascades[0].parts[0].slo_us
+    assert rolled_out(fleet, "--to", "1").epoch == 1
+    assert by_us(fleet) == before
+    text = io.StringIO()
+    monkeypatch.setattr(ppipe.commands.status, "out", Console(file=text, width=80))
+    assert run(["status", str(fleet.file), "--work", str(fleet.deployed.workspace.root)]) == 0
+    assert "complete/s" in text.getvalue()
+    assert max(map(len, text.getvalue().splitlines())) <= 80
+
+
+def test_answers_of_a_stream_come_in_its_order_whatever_came_of_the_frames(fleet: HealFleet) -> None:
+    frames = Frames(fleet.manifest)
+    counts = [9, 9, 0, 0, 3, 0, 0, 1]
+    for count in counts:
+        frames.send(count)
+        time.sleep(0.02)  # calls of their own: they must reach the entry in this order
+    found = frames.answers()
+    assert_whole(found, counts)
+    for stream in range(STREAMS):
+        numbers = [number for number, _ in found if number % STREAMS == stream]
+        assert numbers == sorted(numbers)
+    again = Frames(fleet.manifest)
+    again.send(0)  # from place 0 again
+    ((_, refused),) = again.answers()
+    assert isinstance(refused, InferenceServerException)
+    assert "place 0 of stream s0 is not after those that came before" in refused.message()
