@@ -32,7 +32,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.factory import make_dispatcher
-from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
 from python_backend.wire.keys import KEY_FILE_VARIABLE

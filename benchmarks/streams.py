@@ -31,7 +31,7 @@ from planner.streams import StreamPolicy, StreamWeight
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from python_backend.dispatcher.factory import make_dispatcher
-from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.dispatcher.recording import FOLDER_VARIABLE
 from python_backend.scheduler.actions import Dispatch
 from python_backend.scheduler.core import SchedulerCore

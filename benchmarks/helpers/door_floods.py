@@ -30,7 +30,7 @@ from benchmarks.helpers.door_tries import (
 )
 from benchmarks.helpers.door_wire import closing_with_a_large_body, in_small_chunks, raw
 from benchmarks.helpers.tagged_load import TaggedLoad
-from python_backend.dispatcher.room import bounds_of
+from python_backend.dispatcher.frames.room import bounds_of
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
 from python_backend.wire.keys import Keys

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 
 from python_backend.dispatcher.driver import Driver
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.wire.clock import now_us
 
 _TICK_S = 0.02

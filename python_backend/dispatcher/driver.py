@@ -3,14 +3,14 @@
 Rules
 - The core is used by one thread at a time (dispatcher.turns): whoever brings what happened, arrivals,
   notices, ends of hops, workers lost and back, has the core decide, also on what others brought meanwhile.
-- Frames are answered by dispatcher.open_frames, batches sent and awaited by dispatcher.hops; their
+- Frames are answered by dispatcher.frames.open_frames, batches sent and awaited by dispatcher.hops; their
   ends come back as what happened.
-- Where a frame is, and which way it may go, is one table: dispatcher.frame_state.
+- Where a frame is, and which way it may go, is one table: dispatcher.frames.frame_state.
 - The core's clock runs `lead_us` ahead: what it sends now can begin on a worker only that much later, so
   frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
   still runs the last one.
-- Another table is taken in place (hand_over): frames that wait are offered to its core, batches under way end
-  by the table that sent them (dispatcher.served_table), and the core knows until when these hold its workers.
+- Another table is taken in place (hand_over): frames that wait are offered to its core, batches under way
+  end by the table that sent them (dispatcher.tables), and the core knows until when these hold its workers.
 - Before each event the core hears what other models' dispatchers send over the entry's uplink.
 - close() answers every frame that is still here and joins all threads.
 """
@@ -25,19 +25,19 @@ from typing import Final, TypeVar
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.owned import Fence
 from python_backend.dispatcher.entries.passing import PassingOn
-from python_backend.dispatcher.frame import ErrorCode, Frame
-from python_backend.dispatcher.frame_state import FrameState
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame_state import FrameState
+from python_backend.dispatcher.frames.open_frames import OpenFrames
+from python_backend.dispatcher.frames.room import Room, bounds_of
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.metrics.drift import Drift
 from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.dispatcher.offers import Offers
-from python_backend.dispatcher.open_frames import OpenFrames
 from python_backend.dispatcher.recording import Recording, WantedRecording
-from python_backend.dispatcher.room import Room, bounds_of
-from python_backend.dispatcher.served_table import ServedTable, ServedTables
-from python_backend.dispatcher.taking_over import Handled, TableFailed, take_over
+from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
+from python_backend.dispatcher.tables.taking_over import Handled, TableFailed, take_over
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, Ticket, WakeAt

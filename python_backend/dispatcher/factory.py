@@ -1,5 +1,5 @@
 """Puts a dispatcher together: core, driver, transport, notices, health. From the manifest, or from the table
-that was handed over last where the environment names a folder for that (dispatcher.revisions).
+that was handed over last where the environment names a folder for that (dispatcher.tables.revisions).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import Make, MetricsPage, open_page
-from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
+from python_backend.dispatcher.tables.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.core import SchedulerCore

@@ -27,7 +27,7 @@ from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.owned import Fence
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.scheduler.actions import Ticket
 from python_backend.wire import graces
 from python_backend.wire.clock import now_us

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from planner.manifest import ModelEntry
-from python_backend.dispatcher.frame import Frame
-from python_backend.dispatcher.frame_state import FrameState
+from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.frame_state import FrameState
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.scheduler.events import RequestArrived
 from python_backend.wire.clock import NEVER

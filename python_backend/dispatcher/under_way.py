@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from planner.serving import ServedModel
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.overdue import Overdue, Silent
 from python_backend.scheduler.actions import Ticket
 

@@ -15,10 +15,10 @@ from python_backend.cascade.service import PASSED_ON, CascadeService, FrameOfStr
 from python_backend.cascade.tables import CascadeTables, table_at_start
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.factory import folder_of_tables
-from python_backend.dispatcher.frame import ErrorCode
+from python_backend.dispatcher.frames.frame import ErrorCode
+from python_backend.dispatcher.frames.priority import PRIORITY, priority_of
+from python_backend.dispatcher.frames.stream_place import STREAM, stream_place_of
 from python_backend.dispatcher.metrics.page import Make, open_page
-from python_backend.dispatcher.priority import PRIORITY, priority_of
-from python_backend.dispatcher.stream_place import STREAM, stream_place_of
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import ticket_codec

@@ -13,11 +13,11 @@ import triton_python_backend_utils as pb_utils
 from python_backend.compiled import code_in_use
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
-from python_backend.dispatcher.frame import ErrorCode, Frame, SendError, SendOutputs
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame, SendError, SendOutputs
+from python_backend.dispatcher.frames.priority import PRIORITY, priority_of
+from python_backend.dispatcher.frames.stream_place import PLACE, STREAM, stream_place_of
+from python_backend.dispatcher.frames.together import Together
 from python_backend.dispatcher.intake import Intake, Taken
-from python_backend.dispatcher.priority import PRIORITY, priority_of
-from python_backend.dispatcher.stream_place import PLACE, STREAM, stream_place_of
-from python_backend.dispatcher.together import Together
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import forwarded, ticket_codec

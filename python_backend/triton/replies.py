@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from python_backend.dispatcher.frame import ErrorCode
+from python_backend.dispatcher.frames.frame import ErrorCode
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.kserve import Array
 

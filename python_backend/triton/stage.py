@@ -10,7 +10,7 @@ from typing import Any, cast
 import triton_python_backend_utils as pb_utils
 
 from planner.manifest import RAGGED, SHARED_FRAMES
-from python_backend.dispatcher.frame import ErrorCode
+from python_backend.dispatcher.frames.frame import ErrorCode
 from python_backend.stage.factory import make_stage_worker
 from python_backend.triton.model_folder import open_place_folder
 from python_backend.triton.replies import SenderReply

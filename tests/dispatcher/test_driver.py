@@ -23,9 +23,9 @@ from planner.profile import TensorSpec
 from planner.streams import StreamPolicy
 from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.driver import Driver, DriverSettings
-from python_backend.dispatcher.frame import ErrorCode, Frame
-from python_backend.dispatcher.frame_state import FrameState
-from python_backend.dispatcher.room import Bounds, Room
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame_state import FrameState
+from python_backend.dispatcher.frames.room import Bounds, Room
 from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.clock import now_us

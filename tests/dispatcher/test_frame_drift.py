@@ -6,7 +6,7 @@ import pytest
 
 from planner.frames import NO_COST
 from planner.serving import ServedEntry
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.wire.ragged import FrameInfo, FrameKind
 

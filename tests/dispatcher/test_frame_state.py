@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.dispatcher.frame import Frame
-from python_backend.dispatcher.frame_state import MOVES, FrameState, IllegalMove
+from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.frame_state import MOVES, FrameState, IllegalMove
 
 WAYS = {
     FrameState.NEW: (),

@@ -20,7 +20,7 @@ from planner.revision import Ack, HandOver, hand_over, read_acks
 from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.factory import make_dispatcher
-from python_backend.dispatcher.revisions import Revisions, TableRefused, check_table, revisions_folder
+from python_backend.dispatcher.tables.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import read_logs
 from python_backend.simulator.replay import replay_as_it_was

@@ -14,9 +14,9 @@ import pytest
 from planner.frames import NO_COST
 from planner.manifest import ModelEntry
 from planner.serving import ServedEnds, ServedEntry
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.hops import Hops
-from python_backend.dispatcher.served_table import ServedTable
+from python_backend.dispatcher.tables.served_table import ServedTable
 from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.clock import now_us

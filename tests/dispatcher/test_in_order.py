@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from python_backend.dispatcher.answers import Answer
-from python_backend.dispatcher.frame import Frame
-from python_backend.dispatcher.in_order import InOrder
+from python_backend.dispatcher.frames.answers import Answer
+from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.in_order import InOrder
 from python_backend.wire.clock import now_us
 
 OUTPUTS = {"scores": np.zeros((1, 2), np.float32)}

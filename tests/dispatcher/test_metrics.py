@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from model_repo_generator.emulated import build_manifest
 from planner.addresses import authority
 from ppipe.serving.ports import free_base
+from python_backend.dispatcher.frames.room import Bounds, Room
 from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.metrics.drift import Drift
 from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.dispatcher.metrics.page import MetricsPage
 from python_backend.dispatcher.metrics.prometheus import exported_names, page
-from python_backend.dispatcher.room import Bounds, Room
 from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports, SelfReport, decode, encode

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.priority import priority_of
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
-from python_backend.dispatcher.priority import priority_of
 from python_backend.scheduler.actions import Dispatch
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import StageCompleted, TimerFired

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from python_backend.dispatcher.frame import ErrorCode
+from python_backend.dispatcher.frames.frame import ErrorCode
+from python_backend.dispatcher.frames.open_frames import OpenFrames
+from python_backend.dispatcher.frames.room import Bounds, Room
 from python_backend.dispatcher.metrics.counts import Counts
-from python_backend.dispatcher.open_frames import OpenFrames
-from python_backend.dispatcher.room import Bounds, Room
 from python_backend.scheduler.actions import DropReason
 from tests.dispatcher.test_driver import Client, manifest
 

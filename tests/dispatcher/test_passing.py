@@ -29,7 +29,7 @@ from ppipe.serving.ports import free_base
 from python_backend.dispatcher.entries.passing import HOP_US, PassingOn
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
 from python_backend.dispatcher.factory import Dispatcher, _Links, make_dispatcher
-from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire import forwarded

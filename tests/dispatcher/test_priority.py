@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from python_backend.dispatcher.open_frames import drop_text
-from python_backend.dispatcher.priority import PRIORITY, priority_of
+from python_backend.dispatcher.frames.open_frames import drop_text
+from python_backend.dispatcher.frames.priority import PRIORITY, priority_of
 from python_backend.scheduler.actions import DropReason
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.dispatcher.frame import Frame
-from python_backend.dispatcher.room import (
+from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.room import (
     SMALLEST_FRAMES,
     Bounds,
     Room,

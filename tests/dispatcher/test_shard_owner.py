@@ -21,8 +21,8 @@ from python_backend.dispatcher import factory
 from python_backend.dispatcher.entries import shard_owner
 from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
-from python_backend.dispatcher.served_table import ServedTable
-from python_backend.dispatcher.taking_over import TableFailed
+from python_backend.dispatcher.tables.served_table import ServedTable
+from python_backend.dispatcher.tables.taking_over import TableFailed
 from python_backend.leases.file_store import FileStore
 from python_backend.leases.keeper import LeaseKeeper
 from python_backend.leases.opening import FOLDER_VARIABLE

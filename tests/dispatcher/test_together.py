@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.dispatcher.frame import ErrorCode
-from python_backend.dispatcher.together import Together
+from python_backend.dispatcher.frames.frame import ErrorCode
+from python_backend.dispatcher.frames.together import Together
 
 
 class Request:

@@ -19,7 +19,7 @@ import grpc
 
 from planner.manifest import ModelEntry, ServerAddress
 from planner.profile import TensorSpec
-from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.wire import forwarded, graces, kserve
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.keys import Keys

@@ -24,9 +24,9 @@ from typing import Final, Protocol
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.serving import ServedModel
 from python_backend.dispatcher.entries.onward import Onward
-from python_backend.dispatcher.frame import ErrorCode, Frame
-from python_backend.dispatcher.frame_state import FrameState
-from python_backend.dispatcher.priority import FIRST, LAST
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame_state import FrameState
+from python_backend.dispatcher.frames.priority import FIRST, LAST
 from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.forwarding import Forwarding

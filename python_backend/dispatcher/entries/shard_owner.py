@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.owned import OwnedPart, owned_part, shard_orders
 from python_backend.dispatcher.entries.passing import PassingOn
-from python_backend.dispatcher.taking_over import TableFailed
+from python_backend.dispatcher.tables.taking_over import TableFailed
 from python_backend.leases.keeper import LeaseKeeper, Owned
 from python_backend.leases.opening import open_store
 from python_backend.wire.clock import now_us

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from planner.serving import ServedEntry
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
 
 _WINDOW = 256
 _TOLERATED = 0.25

@@ -83,8 +83,8 @@ class ServedTables:
         return any(table.revision == revision for table in self.all())
 
     def replace(self, table: ServedTable) -> ServedTable:
-        """Serve by another table, whose core has taken over (dispatcher.taking_over); returns the one before,
-        whose frames are given up.
+        """Serve by another table, whose core has taken over (taking_over.py beside this); returns the one
+        before, whose frames are given up.
         """
         before = self.now
         before.core.forget_frames()

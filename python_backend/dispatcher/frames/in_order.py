@@ -15,8 +15,8 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from python_backend.dispatcher.answers import Answer, Answers
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.answers import Answer, Answers
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.scheduler.streams.answer_order import AnswerOrder, Released
 from python_backend.wire.clock import now_us
 

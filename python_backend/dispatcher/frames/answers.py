@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Final
 
-from python_backend.dispatcher.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.wire.kserve import Array
 
 _THREADS: Final = 4

@@ -1,7 +1,7 @@
 """The frames of a dispatcher that have no answer yet, and the one way that each gets it.
 
 Rules: a frame is answered exactly once, whoever comes first (Frame.claim), and forgotten with its answer.
-Answers are sent by other threads (dispatcher.answers), but for refusals, at whose time there may be none.
+Answers are sent by other threads (answers.py beside this), but for refusals, at whose time there may be none.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from planner.manifest import STATUS, ModelEntry
-from python_backend.dispatcher.answers import Answer, Answers
-from python_backend.dispatcher.frame import ErrorCode, Frame
-from python_backend.dispatcher.in_order import InOrder
+from python_backend.dispatcher.frames.answers import Answer, Answers
+from python_backend.dispatcher.frames.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.in_order import InOrder
+from python_backend.dispatcher.frames.room import Room
 from python_backend.dispatcher.metrics.counts import Counts
-from python_backend.dispatcher.room import Room
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.clock import NEVER, now_us
 from python_backend.wire.kserve import zeros_of

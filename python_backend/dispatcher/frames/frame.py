@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from enum import Enum
 
-from python_backend.dispatcher.frame_state import MOVES, FrameState, IllegalMove
+from python_backend.dispatcher.frames.frame_state import MOVES, FrameState, IllegalMove
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.kserve import Array
 from python_backend.wire.ragged import FrameInfo
@@ -88,7 +88,7 @@ class Frame:
         self.send_error = send_error
         self._is_cancelled = is_cancelled
         self.state = FrameState.NEW
-        """Where it is (dispatcher.frame_state), but for ANSWERED: that is `answered`."""
+        """Where it is (dispatcher.frames.frame_state), but for ANSWERED: that is `answered`."""
         self.asked_after_us = 0
         """How long it had waited when its caller was last asked about."""
         self.offers = 0

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.serving import ServedModel
-from python_backend.dispatcher.frame import Frame
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.wire.shm.file import SHM
 
 SMALLEST_FRAMES = 512

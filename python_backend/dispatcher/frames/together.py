@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from python_backend.dispatcher.frame import ErrorCode, SendError, SendOutputs
+from python_backend.dispatcher.frames.frame import ErrorCode, SendError, SendOutputs
 from python_backend.wire.kserve import Array
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from python_backend.dispatcher.served_table import ServedTable, ServedTables, holds_by
+from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables, holds_by
 from python_backend.scheduler.actions import Action
 from python_backend.scheduler.events import Event, RequestArrived, WorkerLost, WorkerTaken
 
