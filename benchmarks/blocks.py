@@ -28,7 +28,7 @@ from benchmarks.helpers.onnx_zoo import export_network
 from benchmarks.helpers.report import main
 from benchmarks.paired import Turn, summary
 from model_repo_generator.export import SplitPrograms, write_programs
-from model_repo_generator.write import hash_file
+from model_repo_generator.writing.write import hash_file
 from planner import serial
 from planner.cluster import Executor
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel

@@ -17,7 +17,7 @@ from benchmarks.helpers.report import main
 from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate, placed
 from model_repo_generator.lint import Context, lint
-from model_repo_generator.write import LISTING, hash_file
+from model_repo_generator.writing.write import LISTING, hash_file
 from planner.deployment import load_deployment
 from planner.planning import plan as make_plan
 from planner.profiling.run import ProfileOptions, profile_deployment

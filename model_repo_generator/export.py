@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from model_repo_generator import naming
 from model_repo_generator.places import split_digest
-from model_repo_generator.write import hash_file
+from model_repo_generator.writing.write import hash_file
 from planner import serial
 from planner.cluster import Executor
 from planner.deployment import Deployment

@@ -9,13 +9,13 @@ import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from model_repo_generator.bundle import bundle_files
 from model_repo_generator.checking.entries import check_entries
 from model_repo_generator.checking.fit import PlanFault, check_pipelines, check_placement
 from model_repo_generator.export import Exporter, hashes, planned_programs
 from model_repo_generator.render import Rendered, render
 from model_repo_generator.share import shared
-from model_repo_generator.write import Content, FileCopy, check_ours, write
+from model_repo_generator.writing.bundle import bundle_files
+from model_repo_generator.writing.write import Content, FileCopy, check_ours, write
 from planner.cascades.demands import divided_as_planned
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest

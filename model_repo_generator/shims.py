@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from model_repo_generator.bundle import BUNDLE
+from model_repo_generator.writing.bundle import BUNDLE
 
 VERSION_FOLDER = "1"
 """Of what has no revisions, and of the first one."""

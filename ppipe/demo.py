@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tritonclient.grpc import service_pb2
 
+from model_repo_generator.comparison.plain import generate_plain
 from model_repo_generator.export import Exporter
 from model_repo_generator.generate import generate
-from model_repo_generator.plain import generate_plain
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan

@@ -30,7 +30,7 @@ from model_repo_generator.generate import generate, placed, serving_tables
 from model_repo_generator.kubernetes import load_options, render_bundle
 from model_repo_generator.lint.engine import Context, lint
 from model_repo_generator.lint.finding import Finding, Level
-from model_repo_generator.write import LISTING, write
+from model_repo_generator.writing.write import LISTING, write
 from planner import serial
 from planner.deployment import Deployment, load_deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from model_repo_generator.bundle import BUNDLE
 from model_repo_generator.export import planned_programs
 from model_repo_generator.generate import placed, render_once
 from model_repo_generator.share import is_shared
-from model_repo_generator.write import (
+from model_repo_generator.writing.bundle import BUNDLE
+from model_repo_generator.writing.write import (
     LISTING,
     Listing,
     WriteFault,

@@ -35,7 +35,7 @@ def compose(
     Default output: <work>/compose. The repository is mounted from where it is now.
     """
     from model_repo_generator.kubernetes import load_compose_options, render_compose
-    from model_repo_generator.write import write
+    from model_repo_generator.writing.write import write
 
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)

@@ -42,7 +42,7 @@ def kubernetes(
     """
     from model_repo_generator.kubernetes import load_options, notes, render_bundle
     from model_repo_generator.kubernetes.addresses import suggested_cluster
-    from model_repo_generator.write import write
+    from model_repo_generator.writing.write import write
 
     deployment = load_deployment(deployment_file)
     if hosts:

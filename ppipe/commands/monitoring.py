@@ -26,7 +26,7 @@ def monitoring(
     Prometheus operator.
     """
     from model_repo_generator.monitoring import render_prometheus
-    from model_repo_generator.write import write
+    from model_repo_generator.writing.write import write
     from ppipe.serving.launcher import load_manifest
 
     repository, _ = folders(what, work)

@@ -46,7 +46,7 @@ def units(
     See docs/hosts.md.
     """
     from model_repo_generator.systemd import UnitOptions, render_units
-    from model_repo_generator.write import write
+    from model_repo_generator.writing.write import write
 
     options = UnitOptions(
         ppipe=ppipe,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, replace
 
-from model_repo_generator.write import WriteFault
+from model_repo_generator.writing.write import WriteFault
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.problem import Problem

@@ -14,8 +14,8 @@ from pathlib import Path
 from model_repo_generator import naming
 from model_repo_generator.export import Exporter, hashes, planned_programs
 from model_repo_generator.generate import placed, render_once
-from model_repo_generator.grow import grow
-from model_repo_generator.write import Content, FileCopy, WrittenFile, read_listing
+from model_repo_generator.writing.grow import grow
+from model_repo_generator.writing.write import Content, FileCopy, WrittenFile, read_listing
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.rollout.check import check_rollout

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from model_repo_generator.grow import grow
+from model_repo_generator.writing.grow import grow
 from planner import serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.revision import run_of

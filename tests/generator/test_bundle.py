@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from model_repo_generator.bundle import bundle_files
 from model_repo_generator.checking.on_disk import check
 from model_repo_generator.generate import generate
+from model_repo_generator.writing.bundle import bundle_files
 from planner.deployment import parse_deployment
 from planner.plan import Plan
 from planner.profile import Profile

@@ -11,7 +11,7 @@ import pytest
 from model_repo_generator.checking.diff import Change, DiffFault, diff, format_table
 from model_repo_generator.checking.on_disk import DifferenceKind, check, format_differences
 from model_repo_generator.generate import generate, placed
-from model_repo_generator.write import WriteFault
+from model_repo_generator.writing.write import WriteFault
 from planner import serial
 from planner.deployment import Deployment, parse_deployment
 from planner.placement import Placement

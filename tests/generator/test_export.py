@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from model_repo_generator.checking.on_disk import check
+from model_repo_generator.comparison.plain import generate_plain
 from model_repo_generator.export import Exporter, ExportFault, planned_programs
 from model_repo_generator.generate import generate
-from model_repo_generator.plain import generate_plain
-from model_repo_generator.write import hash_file
+from model_repo_generator.writing.write import hash_file
 from planner import serial
 from planner.deployment import Deployment
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage

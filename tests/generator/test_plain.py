@@ -8,8 +8,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.checking.fit import PlanFault
-from model_repo_generator.plain import render_plain
-from model_repo_generator.plain_plan import plain_batch, plain_plan
+from model_repo_generator.comparison.plain import render_plain
+from model_repo_generator.comparison.plain_plan import plain_batch, plain_plan
 from planner.deployment import Deployment, parse_deployment
 from planner.profile import Profile
 from tests.generator.conftest import SPLIT

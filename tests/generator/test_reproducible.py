@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model_repo_generator.write import LISTING
+from model_repo_generator.writing.write import LISTING
 from planner import serial
 from planner.plan import Plan
 from planner.profile import Profile

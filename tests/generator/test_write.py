@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model_repo_generator import write as writing
-from model_repo_generator.exchange import _exchange_by_steps, exchange
-from model_repo_generator.write import LISTING, FileCopy, WriteFault, read_listing, write
+from model_repo_generator.writing import write as writing
+from model_repo_generator.writing.exchange import _exchange_by_steps, exchange
+from model_repo_generator.writing.write import LISTING, FileCopy, WriteFault, read_listing, write
 
 OLD = {"deployment.json": "{}\n", "groups/fast/net.p0.s0.w0/1/model.py": "old\n"}
 NEW = {"deployment.json": "{1}\n", "groups/slow/net.p0.s0.w0/1/model.py": "new\n"}

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
-from model_repo_generator.write import WriteFault, edited_paths, foreign_paths, read_listing, write
+from model_repo_generator.writing.write import WriteFault, edited_paths, foreign_paths, read_listing, write
 disk = Path(sys.argv[1])
 out = disk / "repository"
 old = {"deployment.json": "old", "groups/fast/net/1/model.py": "old"}

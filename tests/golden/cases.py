@@ -17,7 +17,7 @@ from model_repo_generator.emulated import (
     build_manifest,
 )
 from model_repo_generator.generate import placed, serving_tables
-from model_repo_generator.plain import render_plain
+from model_repo_generator.comparison.plain import render_plain
 from model_repo_generator.render import Rendered, render
 from model_repo_generator.systemd import UnitOptions, render_units
 from planner.deployment import parse_deployment

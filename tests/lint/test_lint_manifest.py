@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from model_repo_generator.lint import Context, Finding, lint
-from model_repo_generator.write import hash_file
+from model_repo_generator.writing.write import hash_file
 from planner import serial
 from planner.cluster import Cluster, GpuClass, Server
 from planner.execution import CONTEXT_BYTES

@@ -13,8 +13,8 @@ import tritonclient.grpc as triton
 from PIL import Image
 
 from ensembles.prepare.pixels import encoded_input
+from model_repo_generator.comparison.plain import generate_plain
 from model_repo_generator.generate import generate
-from model_repo_generator.plain import generate_plain
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import RAGGED, DeploymentManifest
 from planner.plan import BlockRange, ModelPlan, Pipeline, Plan, Stage
@@ -232,7 +232,7 @@ def test_two_frames_of_one_request_are_answered_together(served: Served) -> None
 
 
 def test_servers_that_end_leave_the_repository_as_it_was_written(served: Served, folder: Path) -> None:
-    from model_repo_generator.write import check_ours
+    from model_repo_generator.writing.write import check_ours
 
     check_ours(folder / "repository")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model_repo_generator.generate import generate
-from model_repo_generator.write import LISTING, Listing, read_listing
+from model_repo_generator.writing.write import LISTING, Listing, read_listing
 from planner import serial
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.helpers.heal_fleet import MEMORY_GIB, HealFleet, make_fleet, weighted
-from model_repo_generator.grow import grow
-from model_repo_generator.write import WriteFault, check_ours
+from model_repo_generator.writing.grow import grow
+from model_repo_generator.writing.write import WriteFault, check_ours
 from planner.manifest import MANIFEST_NAME, Chain
 from planner.memory import SERVER_BYTES
 from planner.planning import plan

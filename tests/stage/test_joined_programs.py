@@ -14,7 +14,7 @@ import torch
 from onnx import helper
 
 from model_repo_generator.export import SplitPrograms, write_programs
-from model_repo_generator.write import hash_file
+from model_repo_generator.writing.write import hash_file
 from planner.cluster import Executor
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel
 from planner.execution import ExecutorOptions, Precision

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ensembles.prepare.pixels import normalised
-from model_repo_generator.bundle import BUNDLE, bundle_files
+from model_repo_generator.writing.bundle import BUNDLE, bundle_files
 from planner import serial
 from planner.cluster import Executor
 from planner.execution import CONTEXT_BYTES, ExecutorOptions, Precision, Provider

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from model_repo_generator.write import hash_file
+from model_repo_generator.writing.write import hash_file
 from planner import serial
 from planner.manifest import StageProgram
 from planner.programs import ProgramList, is_list

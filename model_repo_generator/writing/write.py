@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from model_repo_generator.exchange import exchange
+from model_repo_generator.writing.exchange import exchange
 from planner import serial
 
 LISTING = "generated.json"

@@ -20,7 +20,7 @@ SHIPPED = tuple(
 
 def bundle_files() -> dict[str, str]:
     """The copy: text by path relative to deployment.json's folder. Deterministic for a given checkout."""
-    root = Path(__file__).parents[1]  # our packages lie side by side, in a checkout and when installed
+    root = Path(__file__).parents[2]  # our packages lie side by side, in a checkout and when installed
     waiting = [
         path.relative_to(root).as_posix() for folder in SHIPPED for path in (root / folder).rglob("*.py")
     ]

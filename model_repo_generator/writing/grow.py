@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from model_repo_generator.write import (
+from model_repo_generator.writing.write import (
     LISTING,
     Content,
     FileCopy,

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from model_repo_generator import config, naming
 from model_repo_generator.assemble import entry_address, server_addresses, stage_program, worker_names
+from model_repo_generator.comparison.plain_plan import plain_plan
 from model_repo_generator.export import Exporter
 from model_repo_generator.generate import export_and_write, installed_versions, serving_tables
 from model_repo_generator.model_files import RepositoryLayout, WorkerModel, worker_files
 from model_repo_generator.places import planned_places, split_digest
-from model_repo_generator.plain_plan import plain_plan
 from model_repo_generator.render import Rendered
 from planner import serial
 from planner.cluster import Cluster
