@@ -39,7 +39,7 @@ from ppipe.serving.ports import free_base
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 
 BATCH = 8
 SIZES = {"64b": (16, 64, 8_000), "600kb": (153_600, 48, 1_200)}

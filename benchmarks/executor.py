@@ -24,15 +24,15 @@ from benchmarks.helpers.report import main
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel
 from planner.execution import Compiler, ExecutorOptions, Precision
 from planner.plan import BlockRange
-from planner.profiling.measure import MeasureOptions, chain_of
-from planner.profiling.mps import SliceJob, measure_slices
+from planner.profiling.measuring.measure import MeasureOptions, chain_of
+from planner.profiling.measuring.mps import SliceJob, measure_slices
+from planner.profiling.measuring.timing import Run, Tensors, device_name, random_frames, time_chain
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.networks.loading import load_network
 from planner.profiling.networks.running import TorchChain
 from planner.profiling.precision import precision_error
 from planner.profiling.split import Split, split_model
 from planner.profiling.stages import stage_module
-from planner.profiling.timing import Run, Tensors, device_name, random_frames, time_chain
 from python_backend.stage.executors.runner import prepare
 
 NO_GPU = "not measured: no GPU"

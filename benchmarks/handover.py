@@ -35,9 +35,9 @@ from planner.cluster import Executor
 from planner.deployment import ModelSpec, ProgramSpec, TensorSpecModel
 from planner.manifest import Chain, DeploymentManifest, ModelEntry, StageProgram
 from planner.plan import BlockRange
+from planner.profiling.measuring.timing import device_name
 from planner.profiling.split import Split, split_model
 from planner.profiling.stages import save_stage
-from planner.profiling.timing import device_name
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 

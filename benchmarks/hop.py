@@ -32,11 +32,11 @@ from ppipe.serving.ports import free_base
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
-from python_backend.wire.http_transport import HttpTransport
-from python_backend.wire.keys import Keys
+from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.shm.arena import Arena, share_of
 from python_backend.wire.shm.file import SharedFile
 from python_backend.wire.shm.transport import ShmTransport
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import GrpcTransport, Transport, targets_of
 

@@ -35,7 +35,7 @@ from python_backend.dispatcher.factory import make_dispatcher
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
-from python_backend.wire.keys import KEY_FILE_VARIABLE
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 
 BATCH = 8
 LATENCY_US = 15_000

@@ -41,7 +41,7 @@ from python_backend.simulator.action_text import action_of
 from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.streams import Camera, CameraFrame, CameraTotals, camera_frames
 from python_backend.wire.clock import now_us
-from python_backend.wire.keys import KEY_FILE_VARIABLE
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 
 WEIGHTS = (StreamWeight("w4-*", 4.0), StreamWeight("w2-*", 2.0))
 POLICY = StreamPolicy("stream", "newest", "weighted", None, WEIGHTS)

@@ -33,7 +33,7 @@ from benchmarks.helpers.tagged_load import TaggedLoad
 from python_backend.dispatcher.frames.room import bounds_of
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 
 Flood = Callable[[Stand, threading.Event], None]
 _GOOD_SHARE = 0.5

@@ -18,7 +18,7 @@ from planner.profile import TensorSpec
 from ppipe.serving.launcher import TICKET_KEY, ServedDeployment
 from ppipe.serving.ports import free_base
 from ppipe.serving.processes import GuardedProcess, stubs_of
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 
 SLO_US = 300_000
 STAGE = "stage"

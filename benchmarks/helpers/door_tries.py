@@ -31,8 +31,8 @@ from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
-from python_backend.wire.keys import Keys
 from python_backend.wire.ragged import FrameInfo, FrameKind
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import Way, WireTicket
 
 Try = Callable[[Stand], str]

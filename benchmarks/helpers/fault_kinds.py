@@ -18,7 +18,7 @@ from ppipe.serving.processes import stubs_of
 from ppipe.serving.supervisor import ServerState
 from python_backend.wire import kserve
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.transport import GrpcTransport, targets_of
 
 _STOP_S = 2.0

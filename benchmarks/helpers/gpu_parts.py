@@ -151,7 +151,7 @@ def _own_tritonserver() -> str:
 def _mps() -> str:
     if shutil.which("nvidia-cuda-mps-control") is None:
         return "not installed"
-    from planner.profiling.mps import require_mps
+    from planner.profiling.measuring.mps import require_mps
     from planner.profiling.networks.errors import ModelError
 
     try:

@@ -20,11 +20,11 @@ from ensembles.zoo.catalogue import ZooEntry, entry
 from planner.deployment import ModelSpec, ProgramSpec
 from planner.execution import ExecutorOptions, Precision, Provider
 from planner.profiling.gpus import find_gpu
-from planner.profiling.measure import Measurement, MeasureOptions, measure
-from planner.profiling.mps import SliceJob, measure_slices
+from planner.profiling.measuring.measure import Measurement, MeasureOptions, measure
+from planner.profiling.measuring.mps import SliceJob, measure_slices
+from planner.profiling.measuring.timing import device_name
 from planner.profiling.roofline import estimated_tables
 from planner.profiling.split import Split, split_model
-from planner.profiling.timing import device_name
 from python_backend.stage.executors.prepare import prepare
 
 NETWORKS = ("inceptionv3", "wide_resnet101_2", "convnext_large", "centernet_r50")

@@ -1,1 +1,1 @@
-"""Repositories on disk: the only writer, the copy of the run time beside them, and what grows a served one."""
+"""Repositories on disk: the only writer, the copy of the run time, and what grows a repository in use."""

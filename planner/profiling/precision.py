@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.execution import Compiler, ExecutorOptions, Precision
-from planner.profiling.measure import MeasureOptions, chain_of
+from planner.profiling.measuring.measure import MeasureOptions, chain_of
 from planner.profiling.networks.errors import ModelError
 from planner.profiling.split import Split
 

@@ -23,8 +23,8 @@ from planner.plan import BlockRange
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source
 from planner.profiling.guesses import require_known, shares_text, unknown_shares
 from planner.profiling.loading import Loaded, load_checked
-from planner.profiling.measure import Measurement, MeasureOptions
-from planner.profiling.measured import Measured, measure_device, measured_tables, provenance_of
+from planner.profiling.measuring.measure import Measurement, MeasureOptions
+from planner.profiling.measuring.measured import Measured, measure_device, measured_tables, provenance_of
 from planner.profiling.network import Prepare
 from planner.profiling.precision import precision_error
 from planner.profiling.roofline import estimated_tables

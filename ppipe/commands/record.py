@@ -15,7 +15,7 @@ from ppipe.commands.serve import folders
 from ppipe.console import err
 from ppipe.serving.launcher import TICKET_KEY, load_manifest
 from python_backend.dispatcher.recording import WantedRecording, encode
-from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.sockets import resolved
 
 

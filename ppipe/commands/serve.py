@@ -17,7 +17,7 @@ from ppipe.console import ServerBoard, err
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.neighbours import Neighbours
 from ppipe.workspace import Workspace
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 
 
 def serve(

@@ -41,7 +41,7 @@ from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, NoticeReceiver
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import Way, WireTicket
 from python_backend.wire.transport import GrpcTransport, targets_of
 

@@ -38,7 +38,7 @@ from ppipe.serving.supervisor import ServerKeeper, ServerState, ServerStatus
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
 from python_backend.dispatcher.recording import FOLDER_VARIABLE, SIZE_VARIABLE
 from python_backend.leases.opening import FOLDER_VARIABLE as LEASES_VARIABLE
-from python_backend.wire.keys import KEY_FILE_VARIABLE
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 
 LOADING_AT_ONCE = 2
 ENTRY_GRACE_S = 8.0

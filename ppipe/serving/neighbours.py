@@ -16,7 +16,7 @@ from enum import Enum
 from planner.addresses import same_host
 from planner.manifest import DeploymentManifest, ServerAddress
 from ppipe.serving.probe import ModelProber, ProbeVerdict
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 
 LOOK_S = 1.0
 TIMEOUT_S = 1.0

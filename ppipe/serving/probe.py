@@ -23,7 +23,7 @@ from planner.manifest import TlsFiles
 from planner.profile import DTYPE_BYTES
 from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.hop_failure import FailureKind, from_wire
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.tls import open_channel
 
 PROBE_SLO_US = 60_000_000

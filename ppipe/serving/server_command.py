@@ -20,7 +20,7 @@ from ppipe.serving.binaries import TritonInstall
 from ppipe.serving.here import hosts_here
 from ppipe.serving.polled_folder import POLL_S
 from ppipe.serving.ports import LOOPBACK, PortUse
-from python_backend.wire.keys import KEY_FILE_VARIABLE
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 
 SHM_PREFIX_VARIABLE = "PPIPE_SHM_PREFIX"
 """Environment variable with the prefix that a server's own Python models put before their shared-memory

@@ -32,11 +32,11 @@ from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.feedback import Notice, NoticeReceiver
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports
 from python_backend.wire.shm.layout import MemoryLayout, layout_of_entry
 from python_backend.wire.shm.transport import make_transport
+from python_backend.wire.signing.keys import Keys, TicketError
 from python_backend.wire.transport import GrpcTransport, Target, Transport, targets_of
 
 _OWNER_S = 2.0

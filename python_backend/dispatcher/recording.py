@@ -22,8 +22,8 @@ from python_backend.scheduler.actions import Action
 from python_backend.scheduler.event_log import EventLog, LogHeader
 from python_backend.scheduler.events import Event, RequestArrived
 from python_backend.wire.clock import NEVER, now_us
-from python_backend.wire.keys import Keys
-from python_backend.wire.signatures import text_datagram, text_in
+from python_backend.wire.signing.keys import Keys
+from python_backend.wire.signing.signatures import text_datagram, text_in
 
 FOLDER_VARIABLE = "PPIPE_EVENT_LOGS"
 """Folder of the files; the system's folder for temporary files without it."""

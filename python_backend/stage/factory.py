@@ -17,7 +17,6 @@ from python_backend.stage.executors.base import make_executor
 from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.worker import Finish, StageWorker
 from python_backend.wire.clocks import AskedClocks, EntryClocks
-from python_backend.wire.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.kserve import Array
 from python_backend.wire.notice_senders import NoticeSenders
 from python_backend.wire.ragged import FrameInfo
@@ -26,6 +25,7 @@ from python_backend.wire.self_report import Reporter, report_of
 from python_backend.wire.servers import Servers
 from python_backend.wire.shm.layout import layout_of_worker
 from python_backend.wire.shm.transport import make_transport
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.transport import GrpcTransport, Transport
 
 

@@ -12,7 +12,7 @@ Rules
 - A first stage's batch of clients' frames is prepared before it waits for the worker (stage.preparing). A
   frame that could not be used went on as zeros; the answer says which (STATUS).
 - What the last stage answers is finished, where the model says so, off the compute thread.
-- A ticket is good once, and for the tensors that it was signed for (wire.replays, wire.keys).
+- A ticket is good once, and for the tensors that it was signed for (wire.signing.replays, wire.signing.keys).
 - A batch of an owner that another has replaced is refused (stage.fences): workers tell owners of that.
 - Of batches that wait, being prepared or prepared, there are at most MOST_WAITING; more are refused.
 - Every job's reply is used exactly once, whatever happens.
@@ -42,11 +42,11 @@ from python_backend.wire.clock import now_us, sleep_until
 from python_backend.wire.clocks import SAME_CLOCK, EntryClocks
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.keys import Keys, TicketError, wall_us
 from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.ragged import FrameInfo, body_of, status_array
-from python_backend.wire.replays import UsedTickets
 from python_backend.wire.shm.reader import CannotRead, SharedReader
+from python_backend.wire.signing.keys import Keys, TicketError, wall_us
+from python_backend.wire.signing.replays import UsedTickets
 from python_backend.wire.threads import Crew
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Pieces, Transport

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from python_backend.wire.clock import now_us
-from python_backend.wire.keys import Keys
 from python_backend.wire.servers import Servers
-from python_backend.wire.signatures import body_in, packed_datagram
+from python_backend.wire.signing.keys import Keys
+from python_backend.wire.signing.signatures import body_in, packed_datagram
 from python_backend.wire.sockets import resolved
 
 QUESTION: Final = b"PPCQ"

@@ -18,8 +18,8 @@ from typing import Any, Final
 from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.clocks import ONE_CLOCK, QUESTION, Offset, answer_to
-from python_backend.wire.keys import Keys
-from python_backend.wire.signatures import body_in, packed_datagram
+from python_backend.wire.signing.keys import Keys
+from python_backend.wire.signing.signatures import body_in, packed_datagram
 from python_backend.wire.sockets import resolved
 
 _BODY = struct.Struct("!4sqqqHBqq")

@@ -9,7 +9,7 @@ Rules
 - Who gets it schedules the frame himself, whatever his own queue: a frame is passed on once.
 - left_us: until the answer has to leave there. Hosts share no clock, so the way there and back is taken off
   by the sender.
-- A mark is good once, and not for long, as a ticket is (wire.replays): who reads it uses its stamp.
+- A mark is good once, and not for long, as a ticket is (wire.signing.replays): who reads it uses its stamp.
 - Nobody but an entry may say this: a client could keep its frames at an entry with it. So it is signed.
 """
 
@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from python_backend.wire.keys import Keys, Stamp, TicketError
-from python_backend.wire.signatures import object_in, signed_object
+from python_backend.wire.signing.keys import Keys, Stamp, TicketError
+from python_backend.wire.signing.signatures import object_in, signed_object
 
 PARAMETER: Final = "ppipe_forwarded"
 FOREIGN_KEY: Final = "the signature is not of another entry of this deployment"

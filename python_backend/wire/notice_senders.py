@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from python_backend.wire.clocks import EntryClocks
 from python_backend.wire.feedback import Notice, NoticeSender
-from python_backend.wire.keys import Keys
 from python_backend.wire.servers import Servers
+from python_backend.wire.signing.keys import Keys
 
 
 class NoticeSenders:

@@ -5,7 +5,7 @@ Rules
 - Hosts share no clock: a word carries its sender's own time, and the receiver's last time with how long it
   was held, so that whoever gets an answer knows the round trip.
 - A word is good once, and not for long: numbers of a run rise, and one that was said more than LIFETIME_US
-  ago by the time of day, or will be, is refused (wire.replays).
+  ago by the time of day, or will be, is refused (wire.signing.replays).
 - A run that another has followed is over. One follows that began later, so that an old run's words, sent
   again, cut nobody off; any one does after LIFETIME_US of silence, whose clock may have been set back.
 """
@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from python_backend.wire.keys import Keys
-from python_backend.wire.replays import LIFETIME_US
-from python_backend.wire.signatures import text_datagram, text_in
+from python_backend.wire.signing.keys import Keys
+from python_backend.wire.signing.replays import LIFETIME_US
+from python_backend.wire.signing.signatures import text_datagram, text_in
 
 _MAGIC: Final = b"PPW1"
 _LARGEST: Final = 1 << 62

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from python_backend.wire.chain_transport import ChainTransport
-from python_backend.wire.keys import Keys
 from python_backend.wire.routes import RoutedTransport
 from python_backend.wire.shm.transport import ShmTransport
-from python_backend.wire.signatures import text_datagram, text_in
+from python_backend.wire.signing.keys import Keys
+from python_backend.wire.signing.signatures import text_datagram, text_in
 from python_backend.wire.transport import Transport
 
 _MAGIC = b"PPR1"

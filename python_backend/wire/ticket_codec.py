@@ -26,9 +26,9 @@ Rules
   harms nobody, so `{"probe": true}` needs neither signature nor deployment: a health check has no key.
 - `fences`: by hop, the worker's shard and the term with which the sender owns it. A worker refuses a lower
   term than the highest that it has seen of a shard, so an owner that has been replaced finds out from it.
-- Each sending has a stamp of its own, so a receiver knows a ticket that it has seen (wire.replays).
+- Each sending has a stamp of its own, so a receiver knows a ticket that it has seen (wire.signing.replays).
 - Between hosts without TLS, tensors or frames in the message are covered by a digest in the ticket.
-- Keys: wire.keys.
+- Keys: wire.signing.keys.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from python_backend.scheduler.actions import Hop, Ticket, plain_ticket, tensor_h
 from python_backend.scheduler.declare import record
 from python_backend.scheduler.record import Record
 from python_backend.wire.clocks import NO_CLOCKS, EntryClocks, origin_us
-from python_backend.wire.keys import Keys, Stamp, TicketError
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, info_of
-from python_backend.wire.signatures import is_signed, object_in, signed_object
+from python_backend.wire.signing.keys import Keys, Stamp, TicketError
+from python_backend.wire.signing.signatures import is_signed, object_in, signed_object
 
 PARAMETER: Final = "ppipe_ticket"
 FORMAT: Final = 2

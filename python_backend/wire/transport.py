@@ -30,9 +30,9 @@ from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.clocks import SAME_CLOCK, EntryClocks, sent_on_entry_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
-from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.ragged import EMPTY_ELEMENT, body_of
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.tls import open_channel
 

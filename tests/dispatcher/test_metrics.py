@@ -21,9 +21,9 @@ from python_backend.dispatcher.metrics.drift import Drift
 from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.dispatcher.metrics.page import MetricsPage
 from python_backend.dispatcher.metrics.prometheus import exported_names, page
-from python_backend.wire.keys import Keys
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.self_report import Reports, SelfReport, decode, encode
+from python_backend.wire.signing.keys import Keys
 from tests.live.data_plane_client import two_stage_model
 
 SERVED = build_manifest([two_stage_model()], 20_000, "d").models[0].served

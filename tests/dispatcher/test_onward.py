@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2_grpc
 from python_backend.dispatcher.entries.onward import Onward
 from python_backend.dispatcher.frames.frame import ErrorCode
 from python_backend.wire import graces
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from tests.dispatcher.test_passing import Caller, frame_of, two_entries
 from tests.live.data_plane_client import OUTPUT
 

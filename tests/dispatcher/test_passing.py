@@ -36,9 +36,9 @@ from python_backend.wire import forwarded
 from python_backend.wire.clock import now_us
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.keys import Keys, TicketError, wall_us
 from python_backend.wire.peer_words import Word
 from python_backend.wire.self_report import Reports
+from python_backend.wire.signing.keys import Keys, TicketError, wall_us
 from tests.live.data_plane_client import OUTPUT, two_stage_model
 
 SHARDS = (

@@ -17,7 +17,7 @@ from python_backend.dispatcher.recording import (
     size_at_start,
 )
 from python_backend.scheduler.events import TimerFired
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from tests.simulator.test_simulation import mixed_model
 
 WANTED = WantedRecording("mixed", seconds=0.0, most_mb=1.0)

@@ -17,7 +17,7 @@ from model_repo_generator.control import closed_apis
 from model_repo_generator.kubernetes.container import launch, probe
 from model_repo_generator.kubernetes.launch import LAUNCH_FILES
 from planner.profile import DTYPE_BYTES
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import decode
 
 CONTAINER = Path(launch.__file__).parent

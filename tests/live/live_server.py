@@ -12,7 +12,7 @@ from pathlib import Path
 import tritonclient.grpc as triton
 
 from ppipe.serving.binaries import find_tritonserver
-from python_backend.wire.keys import KEY_FILE_VARIABLE
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 from tests.live.handmade import free_ports
 
 START_S = 200

@@ -17,7 +17,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base, is_free
 from python_backend.wire import kserve
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.transport import GrpcTransport, targets_of
 from tests.live.data_plane_client import PATIENT_US, Client, tag_of, two_stage_model
 

@@ -12,7 +12,7 @@ from ppipe.overheads.measured import measure_there
 from ppipe.overheads.rig import Address, OverheadError, addresses_of, parse_servers, write_rig
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
-from python_backend.wire.keys import KEY_FILE_VARIABLE
+from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 
 SIZES = (4_096, 4_194_304)
 

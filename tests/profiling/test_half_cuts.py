@@ -13,7 +13,7 @@ from planner.cluster import Executor
 from planner.execution import ExecutorOptions, Precision
 from planner.manifest import StageProgram
 from planner.plan import BlockRange
-from planner.profiling.measure import MeasureOptions
+from planner.profiling.measuring.measure import MeasureOptions
 from planner.profiling.networks.loading import load_network
 from planner.profiling.precision import precision_error
 from planner.profiling.split import split_model

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from planner.execution import ExecutorOptions, Precision
-from planner.profiling import timing
-from planner.profiling.measure import MeasureOptions, identity_of, measure
+from planner.profiling.measuring import timing
+from planner.profiling.measuring.measure import MeasureOptions, identity_of, measure
+from planner.profiling.measuring.partial import Partial
+from planner.profiling.measuring.timing import device_name, random_frames, torch_threads
 from planner.profiling.networks.errors import ModelError
-from planner.profiling.partial import Partial
 from planner.profiling.precision import precision_error
 from planner.profiling.split import split_model
-from planner.profiling.timing import device_name, random_frames, torch_threads
 from python_backend.stage.executors.runner import prepare
 from tests.profiling import nets
 

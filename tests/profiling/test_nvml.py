@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from planner.profiling.nvml import THROTTLING, GpuWatch, open_watch
+from planner.profiling.measuring.nvml import THROTTLING, GpuWatch, open_watch
 
 
 class NVMLError(Exception):

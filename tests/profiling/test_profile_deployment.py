@@ -12,7 +12,7 @@ from planner.deployment import DeploymentError, parse_deployment
 from planner.execution import ExecutorOptions, Precision
 from planner.profile import Profile, Source
 from planner.profiling.estimate import latency_us
-from planner.profiling.measure import measure
+from planner.profiling.measuring.measure import measure
 from planner.profiling.network import Cost
 from planner.profiling.run import ProfileError, ProfileOptions, profile_deployment, split_of
 from planner.serial import dumps, loads
@@ -109,7 +109,7 @@ def test_a_measured_class_has_a_table_per_number_of_slices(monkeypatch):
         asked.append((slices, len(partials)))
         return measure(split_of(wanted, "net"), job.batch_sizes[: 4 - slices], job.options)
 
-    monkeypatch.setattr("planner.profiling.measured.measure_slices", side_by_side)
+    monkeypatch.setattr("planner.profiling.measuring.measured.measure_slices", side_by_side)
     wanted = deployment({"name": "here", "executor": "cpu", "max_slices_per_gpu": 3})
     (model,) = profile_deployment(wanted, options=QUICK).models
     assert asked == [(2, 2), (3, 3)]
@@ -125,7 +125,7 @@ def test_a_throttling_gpu_is_marked_and_warned_about(monkeypatch, caplog):
     def hot(*arguments):
         return replace(measure(*arguments[:3]), throttled={"power cap": 0.4}, facts={"driver": "580"})
 
-    monkeypatch.setattr("planner.profiling.measured.measure", hot)
+    monkeypatch.setattr("planner.profiling.measuring.measured.measure", hot)
     (model,) = profile_deployment(deployment({"name": "here", "executor": "cpu"}), options=QUICK).models
     assert model.provenance["throttled"] == "power cap in 40% of samples"
     assert model.provenance["driver"] == "580"

@@ -7,12 +7,12 @@ import os
 
 import pytest
 
-from planner.profiling.measure import MeasureOptions, identity_of
-from planner.profiling.mps import PERCENTAGE, SliceJob, measure_slices, require_mps
+from planner.profiling.measuring.measure import MeasureOptions, identity_of
+from planner.profiling.measuring.mps import PERCENTAGE, SliceJob, measure_slices, require_mps
+from planner.profiling.measuring.partial import Partial
+from planner.profiling.measuring.timing import Run
 from planner.profiling.networks.errors import ModelError
-from planner.profiling.partial import Partial
 from planner.profiling.split import split_model
-from planner.profiling.timing import Run
 from tests.profiling import nets
 
 ENVIRONMENT = "PPIPE_TEST_SLICES"

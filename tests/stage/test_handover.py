@@ -17,7 +17,7 @@ from python_backend.stage.worker import StageWorker, check_inputs
 from python_backend.wire import ticket_codec
 from python_backend.wire.chain_transport import CUDA_POOL_BYTES, ChainTransport
 from python_backend.wire.clock import now_us
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import manifest
 from tests.stage.test_stage_worker import NextStage, Reply

@@ -19,10 +19,10 @@ from python_backend.stage.factory import make_stage_worker
 from python_backend.wire.clock import now_us
 from python_backend.wire.clocks import NO_CLOCKS
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.keys import Keys
 from python_backend.wire.notice_senders import NoticeSenders
 from python_backend.wire.routes import RoutedTransport, Routes
 from python_backend.wire.servers import Servers
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import Way, WireTicket, encode
 from python_backend.wire.transport import GrpcTransport
 from tests.dispatcher.test_driver import manifest

@@ -16,9 +16,9 @@ from python_backend.stage.worker import StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind
-from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, FrameKind
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import manifest
 from tests.stage.test_stage_worker import FAR_US, LATENCY_US, Doubler, NextStage, Reply

@@ -21,8 +21,8 @@ from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
-from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Array
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import NO_WAY, Way, WireTicket
 from python_backend.wire.transport import Awaited
 from tests.dispatcher.test_driver import manifest

@@ -35,7 +35,7 @@ DATA_PLANE = {
     "cascade": 3,
     "triton": 4,
 }
-MOST_MODULES = 26
+MOST_MODULES = 22
 """Beside each other in one folder of the product; planner/ is one list of the MILP's parts and their data."""
 
 

@@ -16,7 +16,7 @@ from planner.profile import TensorSpec
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import ticket_codec
 from python_backend.wire.chain_transport import ChainTransport
-from python_backend.wire.keys import Keys, TicketError
+from python_backend.wire.signing.keys import Keys, TicketError
 from python_backend.wire.ticket_codec import WireTicket, at_own_hop
 from python_backend.wire.transport import Awaited, model_of
 from tests.live.data_plane_client import OUTPUT, two_stage_model

@@ -20,8 +20,8 @@ from python_backend.wire import clocks
 from python_backend.wire.clock import now_us
 from python_backend.wire.clocks import LONGEST_FLIGHT_US, ONE_CLOCK, AskedClocks, Estimate, Offset
 from python_backend.wire.feedback import Notice, NoticeReceiver, NoticeSender
-from python_backend.wire.keys import Keys
 from python_backend.wire.servers import Servers
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import Way, decode, encode
 from tests.wire.test_ticket_codec import keys_of, wire
 

@@ -10,7 +10,7 @@ import pytest
 
 from python_backend.wire.clocks import Offset
 from python_backend.wire.feedback import Notice, NoticeReceiver, NoticeSender, decode, encode
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 
 NOTICE = Notice(revision=1, batch=7, attempt=0, stage=1, ok=True, ended_us=123_456, busy_us=5_000)
 

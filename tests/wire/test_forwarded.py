@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from python_backend.wire.forwarded import Forwarded, decode, encode
-from python_backend.wire.keys import Keys, TicketError
+from python_backend.wire.signing.keys import Keys, TicketError
 from tests.wire.test_ticket_codec import keys_of
 
 MARK = Forwarded("d", "m", "entry-0", "entry-1", 41_000, 3, "camera 7", 12)

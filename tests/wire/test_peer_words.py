@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from python_backend.wire.keys import Keys
 from python_backend.wire.peer_words import Heard, Word, decode, encode, is_fresh, is_word
-from python_backend.wire.replays import LIFETIME_US
+from python_backend.wire.signing.keys import Keys
+from python_backend.wire.signing.replays import LIFETIME_US
 from tests.wire.test_ticket_codec import keys_of
 
 NOW_US = 1_800_000_000_000_000

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve, ticket_codec
 from python_backend.wire.clock import now_us
-from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.ragged import FrameInfo, FrameKind, body_of, faults_of, status_array
 from python_backend.wire.shm.arena import Arena, padded_size, share_of
 from python_backend.wire.shm.file import SharedFile
 from python_backend.wire.shm.reader import CannotRead, SharedReader
+from python_backend.wire.signing.keys import Keys, TicketError
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import in_message
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.wire.keys import Stamp, TicketError
-from python_backend.wire.replays import UsedTickets
+from python_backend.wire.signing.keys import Stamp, TicketError
+from python_backend.wire.signing.replays import UsedTickets
 
 LIFETIME = 100
 USES = st.lists(

@@ -28,12 +28,12 @@ from python_backend.stage.worker import StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.keys import Keys, TicketError
 from python_backend.wire.shm.arena import Arena, padded_size
 from python_backend.wire.shm.file import SHM, ArenaError, Share, SharedFile, prefix
 from python_backend.wire.shm.layout import SMALLEST_BYTES, layout_of_entry, layout_of_worker, sizes_of_server
 from python_backend.wire.shm.reader import CannotRead, SharedReader
 from python_backend.wire.shm.transport import ShmTransport
+from python_backend.wire.signing.keys import Keys, TicketError
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import Awaited, targets_of
 from tests.stage.test_stage_worker import Doubler, NextStage, Reply

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from planner.owned import Fence
 from python_backend.scheduler.actions import Ticket, plain_ticket, tensor_hop
-from python_backend.wire.keys import Keys, TicketError
+from python_backend.wire.signing.keys import Keys, TicketError
 from python_backend.wire.ticket_codec import Way, WireTicket, check_addressee, decode, encode
 
 TIMES = st.integers(-(1 << 50), 1 << 50)

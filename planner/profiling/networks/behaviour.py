@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from planner.profiling.measuring.timing import random_frames
 from planner.profiling.network import Specs
 from planner.profiling.networks import advice
 from planner.profiling.networks.errors import ModelError, first_line, line_of, shape_text
@@ -35,7 +36,6 @@ from planner.profiling.networks.tracing import (
     first_that_varies,
     record,
 )
-from planner.profiling.timing import random_frames
 
 ODD = 3
 """Frames of the larger batch: no example of torch.export, and seldom a number of channels that matters."""

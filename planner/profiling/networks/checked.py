@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
 from planner.deployment import ModelSpec, input_specs
+from planner.profiling.measuring.timing import torch_threads
 from planner.profiling.network import Specs
 from planner.profiling.networks.behaviour import confirm, goes_one_way, observe, observe_shapes
 from planner.profiling.networks.export import (
@@ -29,7 +30,6 @@ from planner.profiling.networks.libraries import require_imports
 from planner.profiling.networks.loading import load_network, load_program, load_with_remarks
 from planner.profiling.networks.regions import other_regions
 from planner.profiling.smaller import MOST_GFLOP_TO_RUN, shapes_text, smaller_frames
-from planner.profiling.timing import torch_threads
 
 
 @dataclass(frozen=True)

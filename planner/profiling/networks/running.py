@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch.fx import GraphModule
 
-from planner.profiling import timing
+from planner.profiling.measuring import timing
+from planner.profiling.measuring.timing import Run, Tensors
 from planner.profiling.network import Part, Running, Specs, Times
-from planner.profiling.timing import Run, Tensors
 
 
 def plain(module: GraphModule, device: str) -> Run:

@@ -22,9 +22,9 @@ from planner.profile import TensorSpec
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.wire import forwarded, graces, kserve
 from python_backend.wire.forwarded import Forwarded
-from python_backend.wire.keys import Keys
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameKind, body_of
+from python_backend.wire.signing.keys import Keys
 from python_backend.wire.transport import CHANNEL_OPTIONS, Outputs
 
 REASON: Final = "reason="

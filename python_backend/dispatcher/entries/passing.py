@@ -34,9 +34,9 @@ from python_backend.wire import forwarded, peer_words
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import NoticeSender
 from python_backend.wire.forwarded import Forwarded
-from python_backend.wire.keys import Keys, TicketError, wall_us
 from python_backend.wire.peer_words import Heard, Word
-from python_backend.wire.replays import UsedTickets
+from python_backend.wire.signing.keys import Keys, TicketError, wall_us
+from python_backend.wire.signing.replays import UsedTickets
 from python_backend.wire.transport import Outputs
 
 TELL_US: Final = 20_000

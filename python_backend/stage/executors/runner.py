@@ -37,7 +37,7 @@ def prepare(
     device: str,
     largest_batch: int,
 ) -> Run:
-    """build_run as planner.profiling.measure calls it: what is timed is what is served."""
+    """build_run as planner.profiling.measuring.measure calls it: what is timed is what is served."""
     return build_run(module, Task(options, torch.device(device), inputs, outputs, largest_batch))
 
 

@@ -16,7 +16,7 @@ from planner.manifest import RAGGED_INPUT, SHARED_INPUT
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.http_transport import HttpTransport
+from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.ragged import EMPTY_ELEMENT
 from python_backend.wire.shm.arena import Arena, Span, padded_size
 from python_backend.wire.shm.file import ArenaError, SharedFile

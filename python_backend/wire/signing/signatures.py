@@ -1,4 +1,4 @@
-"""How what our processes tell each other carries its signature (wire.keys): in datagrams and in parameters.
+"""How what our processes tell each other carries its signature (keys.py): in datagrams and in parameters.
 
 Rules
 - A datagram begins with the mark of its kind, and has room for one Ethernet frame: its signature is cut to 32
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from python_backend.wire.keys import Keys
+from python_backend.wire.signing.keys import Keys
 
 _CHARACTERS: Final = 32
 _FIELD: Final = ',"mac":"'

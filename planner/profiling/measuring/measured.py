@@ -13,9 +13,9 @@ from planner.cluster import GpuClass
 from planner.deployment import ModelSpec
 from planner.execution import ExecutorOptions
 from planner.profile import LatencyTable, Source
-from planner.profiling.measure import Measurement, MeasureOptions, Step, identity_of, measure
-from planner.profiling.mps import SliceJob, measure_slices
-from planner.profiling.partial import Partial
+from planner.profiling.measuring.measure import Measurement, MeasureOptions, Step, identity_of, measure
+from planner.profiling.measuring.mps import SliceJob, measure_slices
+from planner.profiling.measuring.partial import Partial
 from planner.profiling.split import Split
 
 Measured = Mapping[int, Measurement]

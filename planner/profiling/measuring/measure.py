@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from planner import serial
 from planner.execution import ExecutorOptions
 from planner.plan import BlockRange
+from planner.profiling.measuring.nvml import GpuSummary, watch_gpu
+from planner.profiling.measuring.partial import Partial
+from planner.profiling.measuring.timing import device_name
 from planner.profiling.network import LoadedPrograms, Prepare, Running, Times
 from planner.profiling.networks.errors import ModelError
-from planner.profiling.nvml import GpuSummary, watch_gpu
-from planner.profiling.partial import Partial
 from planner.profiling.split import Split
-from planner.profiling.timing import device_name
 
 Step = Callable[[str], None]
 

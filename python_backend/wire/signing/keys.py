@@ -5,7 +5,7 @@ Rules
   the new one behind the old, then moving it to the front, then removing the old one.
 - Without a key nothing is genuine, unless the deployment says that its tickets go unsigned.
 - Each signing gets a stamp: the run of the process that signs, a number that it never uses twice, and the
-  time of day. Receivers remember stamps (wire.replays).
+  time of day. Receivers remember stamps (wire.signing.replays).
 - What a message carries besides its ticket is covered by a digest: AES-GMAC under a key derived for the
   signer's run, with the stamp's number as its nonce. It costs 4 us and 3 us more for each 100 KB, a twentieth
   of what SHA-256 takes.

@@ -31,11 +31,11 @@ from typing import Final
 import grpc
 
 from planner.profile import TensorSpec
-from python_backend.wire import http_wire
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.http_connections import IDLE_S, Connection, Connections, NoEndpoint
-from python_backend.wire.http_wire import Answer, Broken
+from python_backend.wire.http import messages
+from python_backend.wire.http.connections import IDLE_S, Connection, Connections, NoEndpoint
+from python_backend.wire.http.messages import Answer, Broken
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import (
@@ -74,7 +74,7 @@ class HttpTransport:
         self._far_bytes = FAR_BYTES if far else -1
         self._targets = targets
         self._connections = Connections(idle_s)
-        self._head = functools.lru_cache(maxsize=4096)(http_wire.request_head)
+        self._head = functools.lru_cache(maxsize=4096)(messages.request_head)
         self._ids = itertools.count()
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
@@ -145,7 +145,7 @@ class _Call:
         connections = self._transport._connections
         while (connection := connections.take(self._address)) is not None:
             try:
-                self._rest = http_wire.send_now(connection, self._make())
+                self._rest = messages.send_now(connection, self._make())
             except OSError:
                 connections.drop(connection)
                 continue
@@ -165,13 +165,13 @@ class _Call:
         except (OSError, Broken) as error:
             raise self._failure(FailureKind.UNREACHABLE, repr(error)) from None
         if answer.status != 200:
-            said = http_wire.error_of(answer.content)
+            said = messages.error_of(answer.content)
             if said is None:  # no tritonserver listens there
                 return self._by_grpc()
             code = _CODES.get(answer.status, grpc.StatusCode.INTERNAL)
             raise failure_from(code, said, self._wire.hop, self._worker)
         try:
-            return http_wire.outputs_of(answer)
+            return messages.outputs_of(answer)
         except (KeyError, ValueError, TypeError) as error:
             raise self._failure(FailureKind.COMPUTE, f"unreadable answer: {error!r}") from None
 
@@ -182,12 +182,12 @@ class _Call:
         connections = self._transport._connections
         while True:
             kept = begun or connections.take(self._address)
-            connection = kept or connections.open(self._address, http_wire.left_s(self._end_us))
+            connection = kept or connections.open(self._address, messages.left_s(self._end_us))
             try:
                 if self._rest:
-                    http_wire.send(connection, self._rest, self._end_us)
-                answer = http_wire.receive(connection, self._end_us)
-                if not http_wire.is_to(answer, self._id):
+                    messages.send(connection, self._rest, self._end_us)
+                answer = messages.receive(connection, self._end_us)
+                if not messages.is_to(answer, self._id):
                     raise ConnectionAbortedError("the answer to another request was on the connection")
             except (ConnectionError, Broken) as error:
                 connections.drop(connection)
@@ -211,4 +211,4 @@ def _message(
 ) -> list[Buffer]:
     """The request, for one sending: a ticket is good once."""
     ticket_text = transport._grpc.ticket_text(wire, tensors)
-    return http_wire.request(model_of(wire), head, ticket_text, tensors, id_)
+    return messages.request(model_of(wire), head, ticket_text, tensors, id_)

@@ -25,7 +25,7 @@ from typing import Any
 
 from planner.cluster import GpuClass
 from planner.deployment import ModelSpec
-from planner.profiling.measure import (
+from planner.profiling.measuring.measure import (
     Bench,
     Measurement,
     MeasureOptions,
@@ -34,8 +34,8 @@ from planner.profiling.measure import (
     measurement_of,
     require_some,
 )
+from planner.profiling.measuring.partial import Partial
 from planner.profiling.networks.errors import ModelError
-from planner.profiling.partial import Partial
 from planner.profiling.split import split_model
 
 PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"

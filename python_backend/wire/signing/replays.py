@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 
-from python_backend.wire.keys import Stamp, TicketError
+from python_backend.wire.signing.keys import Stamp, TicketError
 
 LIFETIME_US = 10_000_000
 """Longer than any ticket is on its way, and than clocks of hosts in one fleet may differ."""
