@@ -3,6 +3,7 @@
 Rules
 - Shards are numbered as the manifest lists them; a shard's name is its number.
 - Pipelines of which nothing is owned are left out, so programs and chains are numbered anew with the rest.
+- Shards of a table between two plans may lack a stage in every pipeline; such a one has nothing to schedule.
 - A chain is kept where all of its workers are owned.
 """
 
@@ -48,13 +49,13 @@ def owned_part(entry: ModelEntry, owned: Mapping[str, int]) -> OwnedPart:
             for s, workers in enumerate(stages):
                 pool = entry.served.pipelines[p].stages[s].workers
                 fences.update((pool[worker].name, Fence(str(number), term)) for worker in workers)
-    if not mine:
-        served = replace(entry.served, planned_rps=0.0, pipelines=())
-        return OwnedPart(replace(entry, served=served, programs=(), chains=()), {})
     if len(mine) == len(entry.shards):
         return OwnedPart(entry, fences)
-    whole = _together(mine)
-    kept = [p for p, stages in enumerate(whole.workers) if all(stages)]
+    whole = _together(mine) if mine else None
+    kept = [p for p, stages in enumerate(whole.workers) if all(stages)] if whole else []
+    if whole is None or not kept:
+        served = replace(entry.served, planned_rps=0.0, pipelines=())
+        return OwnedPart(replace(entry, served=served, programs=(), chains=()), {})
     part = replace(
         entry,
         served=shard_of(entry.served, whole),

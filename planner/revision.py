@@ -5,7 +5,8 @@ server looks there, takes the new table in place, under load, and answers with a
 
     <folder>/table.json                what is to be served from now on: HandOver
     <folder>/run                       the name of this run of the servers: another one after each start
-    <folder>/<dispatcher>.ack.json     what this dispatcher serves, and what it refused: Ack
+    <folder>/<dispatcher>.ack.json     what this dispatcher serves, and what it refused: Ack; where there are
+                                       several entries, <dispatcher>@<entry>.ack.json
 
 Rules
 - The folder is named by PPIPE_REVISIONS and is its owner's alone: who writes there decides where frames go.
@@ -60,6 +61,7 @@ class Ack:
     """
 
     dispatcher: str
+    """By its ack_name."""
     run: str
     number: int
     revision: int
@@ -72,6 +74,13 @@ class Ack:
     def is_over(self, number: int) -> bool:
         """Whether that hand-over has been made and nothing of earlier tables is left."""
         return self.number == number and self.older_batches == 0
+
+
+def ack_name(manifest: DeploymentManifest, entry: str, dispatcher: str) -> str:
+    """Under which name a dispatcher of the entry server `entry` answers: those of several entries are called
+    alike, and no model's name has an '@'.
+    """
+    return f"{dispatcher}@{entry}" if manifest.more_entries else dispatcher
 
 
 def hand_over(folder: Path, table: HandOver) -> None:

@@ -57,11 +57,12 @@ def make_fleet(
     weights: Mapping[str, float] | None = None,
     memory_gib: float = MEMORY_GIB,
     cascade: Mapping[str, Any] | None = None,
+    entries: int = 1,
 ) -> HealFleet:
     """Write the deployment's working folder. weights: what the first plan is for, by model. cascade: of both
     models, as deployment.yaml states it.
     """
-    data = _deployment(base_port, memory_gib)
+    data = _deployment(base_port, memory_gib, entries)
     if cascade is not None:
         data["cascades"] = [dict(cascade)]
         for model in data["models"]:
@@ -90,7 +91,7 @@ def weighted(problem: Problem, weights: Mapping[str, float]) -> Problem:
     return replace(problem, demands=demands)
 
 
-def _deployment(base_port: int, memory_gib: float) -> dict[str, Any]:
+def _deployment(base_port: int, memory_gib: float, entries: int) -> dict[str, Any]:
     def gpu_class(name: str) -> dict[str, object]:
         return {"name": name, "executor": "emulated", "memory_gib": memory_gib, "max_slices_per_gpu": 1}
 
@@ -107,6 +108,7 @@ def _deployment(base_port: int, memory_gib: float) -> dict[str, Any]:
         "name": "heal",
         "cluster": {
             "base_port": base_port,
+            **({"entries": entries} if entries > 1 else {}),
             "gpu_classes": [gpu_class("fast"), gpu_class("slow")],
             "groups": [
                 {"gpu": "fast", "count": 2, "gpus_per_server": 1},

@@ -97,7 +97,7 @@ def _send(manifest_text: str, stretches: Stretches, seed: int, pipe: Connection)
     manifest = serial.loads(DeploymentManifest, manifest_text)
     loads = {
         entry.model: TaggedLoad(
-            [(manifest.entry.grpc_address, entry.dispatcher)],
+            [(server.grpc_address, entry.dispatcher) for server in manifest.entries],
             entry.input,
             entry.outputs[0].name,
             entry.served.slo_us,

@@ -20,7 +20,7 @@ from ppipe.console import err, out
 from ppipe.rollout.deployed import Deployed, start_of
 from ppipe.rollout.preparing import make_ready, prepare
 from ppipe.rollout.rollout import dry_run, perform, require_running
-from ppipe.rollout.text import figures_text, step_text, steps_table
+from ppipe.rollout.text import figures_text, silent_text, step_text, steps_table
 from ppipe.workspace import MissingResult, Workspace
 
 
@@ -43,7 +43,8 @@ def rollout(
     what nobody uses. Stopped at any step, it goes on when it is called again, or back with --to.
     """
     deployed = deployed_from(deployment_file, work, fleet)
-    require_running(deployed)
+    for silent in require_running(deployed):
+        err.print(f"  {silent_text(silent)}", markup=False)
     start = start_of(deployed)
     if start.stopped is not None:
         stopped = start.stopped
@@ -62,15 +63,8 @@ def rollout(
 
 
 def deployed_from(deployment_file: Path, work: Path | None, fleet: Path | None = None) -> Deployed:
-    """What a deployment file names, as it is served. Raises MissingResult; RolloutFault where it has several
-    entries.
-    """
+    """What a deployment file names, as it is served. Raises MissingResult."""
     deployment = load_deployment(deployment_file)
-    if len(deployment.to_cluster().entries) > 1:
-        raise RolloutFault(
-            "cluster.entries: a running deployment of several entries takes no other plan yet; generate it "
-            "and start ppipe serve anew, host by host"
-        )
     workspace = Workspace.of(deployment.name, work)
     return Deployed(deployment, workspace.load_profile(), workspace, deployment_file.parent, fleet)
 

@@ -20,7 +20,16 @@ from ppipe.commands.arguments import WorkFolder
 from ppipe.commands.serve import folders
 from ppipe.console import out
 from ppipe.serving.launcher import load_manifest
-from ppipe.serving.live_metrics import Look, cascade_row, model_row, read, read_cascade, worker_rows
+from ppipe.serving.live_metrics import (
+    Look,
+    cascade_row,
+    model_row,
+    read,
+    read_all,
+    read_cascade,
+    together,
+    worker_rows,
+)
 from ppipe.serving.load_tables import cascade_tables, fitting_tables, model_tables, worker_tables
 from ppipe.serving.probe import ModelProber, Probe, ProbeVerdict
 
@@ -98,27 +107,36 @@ def _entry_rows(manifest: DeploymentManifest) -> Iterator[tuple[str, ...]]:
             )
 
 
-def looks(manifest: DeploymentManifest) -> dict[str, Look]:
-    """The page of each dispatcher and each cascade that shows one, by its name."""
-    found = {}
+Pages = Mapping[str, Mapping[str, Look]]
+"""By model or cascade, and entry."""
+
+
+def looks(manifest: DeploymentManifest) -> Pages:
+    """The page of each dispatcher and each cascade that shows one."""
+    found: dict[str, dict[str, Look]] = {}
     for entry in manifest.models:
         with contextlib.suppress(OSError):
-            found[entry.model] = read(manifest, entry)
+            found[entry.model] = read_all(manifest, entry)
     for cascade in manifest.cascades:
         with contextlib.suppress(OSError):
-            found[cascade.name] = read_cascade(manifest, cascade)
+            found[cascade.name] = {manifest.entry.name: read_cascade(manifest, cascade)}
     return found
 
 
-def load_tables(manifest: DeploymentManifest, before: Mapping[str, Look], wait_s: float) -> list[Table]:
-    """What happens from `before` until `wait_s` seconds from now."""
+def load_tables(manifest: DeploymentManifest, before: Pages, wait_s: float) -> list[Table]:
+    """What happens at all entries from `before` until `wait_s` seconds from now."""
     time.sleep(wait_s)
     after = looks(manifest)
-    both = [entry.model for entry in manifest.models if entry.model in before and entry.model in after]
-    models = [model_row(model, before[model], after[model]) for model in both]
-    workers = [row for model in both for row in worker_rows(model, before[model], after[model])]
+    pairs = {
+        entry.model: together(before.get(entry.model, {}), after.get(entry.model, {}))
+        for entry in manifest.models
+    }
+    both = {model: pair for model, pair in pairs.items() if pair[1].series}
+    models = [model_row(model, *pair) for model, pair in both.items()]
+    workers = [row for model, pair in both.items() for row in worker_rows(model, *pair)]
+    here = manifest.entry.name
     cascades = [
-        cascade_row(one, before[one.name], after[one.name])
+        cascade_row(one, before[one.name][here], after[one.name][here])
         for one in manifest.cascades
         if one.name in before and one.name in after
     ]

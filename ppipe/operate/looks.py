@@ -48,7 +48,7 @@ class Watch:
             for server in manifest.servers
         }
         self._crew = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="alive")
-        self._before: dict[str, Look] = {}
+        self._before: dict[str, dict[str, Look]] = {}
         self.pages = Pages(at_s=-PAGE_S)
 
     def __enter__(self) -> Watch:
@@ -67,7 +67,7 @@ class Watch:
     def answering(self, tables: Tables, now_s: float) -> frozenset[str]:
         """Servers that answer, and of which not every worker is out."""
         if now_s - self.pages.at_s >= PAGE_S:
-            self._read(tables, now_s)
+            self._read(now_s)
         asked = self._crew.map(lambda item: (item[0], _lives(item[1])), self._probers.items())
         alive = {server for server, lives in asked if lives}
         return frozenset(alive - self._without_workers(tables))
@@ -80,19 +80,22 @@ class Watch:
                     up[worker.server].append(self.pages.up[worker.name])
         return {server for server, found in up.items() if not any(found)}
 
-    def _read(self, tables: Tables, now_s: float) -> None:
+    def _read(self, now_s: float) -> None:
         frames, rows = {}, {}
         up: dict[str, bool] = {}
         drift: dict[tuple[str, str], list[float]] = defaultdict(list)
         for entry in self._manifest.models:
             with contextlib.suppress(OSError):
-                look = live_metrics.read(self._manifest, entry)
-                frames[entry.model] = look.total("ppipe_frames_total")
-                up |= {name: value > 0 for name, value in look.values("ppipe_worker_up", "worker").items()}
-                if entry.model in self._before:
-                    rows[entry.model] = live_metrics.model_row(entry.model, self._before[entry.model], look)
-                self._before[entry.model] = look
-                _add_drift(drift, entry.model, look, tables)
+                looks = live_metrics.read_all(self._manifest, entry)
+                frames[entry.model] = live_metrics.frames(looks)
+                before, now = live_metrics.together(self._before.get(entry.model, {}), looks)
+                if now.series:
+                    rows[entry.model] = live_metrics.model_row(entry.model, before, now)
+                self._before[entry.model] = looks
+                for look in looks.values():
+                    for worker, value in look.values("ppipe_worker_up", "worker").items():
+                        up[worker] = up.get(worker, False) or value > 0
+                    _add_drift(drift, entry.model, look)
         factors = {key: statistics.median(found) for key, found in drift.items()}
         self.pages = Pages(now_s, frames, rows, factors, up)
 
@@ -101,12 +104,7 @@ def _lives(prober: ModelProber) -> bool:
     return prober.ask_live(ANSWER_S).verdict is ProbeVerdict.ANSWERS
 
 
-def _add_drift(drift: dict[tuple[str, str], list[float]], model: str, look: Look, tables: Tables) -> None:
-    """A page names stages by pipeline and number; what drifts is a GPU class."""
-    if model not in tables:
-        return
-    pipelines = tables[model].pipelines
+def _add_drift(drift: dict[tuple[str, str], list[float]], model: str, look: Look) -> None:
+    """A page names stages by numbers, which each entry counts anew; what drifts is a GPU class."""
     for labels, value in look.series.get("ppipe_stage_drift", ()):
-        pipeline, stage = int(labels["pipeline"]), int(labels["stage"])
-        if pipeline < len(pipelines) and stage < len(pipelines[pipeline].stages):
-            drift[model, pipelines[pipeline].stages[stage].gpu].append(value)
+        drift[model, labels["gpu"]].append(value)

@@ -27,6 +27,7 @@ from planner.rollout.coarse import with_all_cuts, with_served_cuts
 from planner.rollout.keeping import held_by, keep_places
 from planner.serving import ServedModel
 from planner.serving_build import served_model
+from planner.sharding import plan_shards
 from ppipe.operate.rules import PlanPromise
 from python_backend.simulator.capacity import Workload, try_load
 from python_backend.simulator.cascades import simulate_cascade
@@ -99,6 +100,7 @@ def plan_now(problem: Problem, truth: Truth, served: Plan) -> Plan:
     if near is not None and near.objective >= NEAR * free.objective:
         chosen = near
     kept = keep_places(chosen, now.cluster, held_by(served))
+    kept = replace(kept, shards=plan_shards(kept, now))
     check(kept, now)
     return kept
 

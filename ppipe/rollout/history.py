@@ -32,7 +32,7 @@ class ModelFigures:
 @dataclass(frozen=True)
 class HistoryEntry:
     """One rollout. at: when it began, UTC. cause: 'asked', or one of ppipe.operate.rules.Cause. outcome:
-    'done', or why it failed.
+    'done', or why it failed. without: entries, of several, that did not answer when it began.
     """
 
     at: str
@@ -46,6 +46,7 @@ class HistoryEntry:
     steps: tuple[str, ...] = ()
     before: Mapping[str, ModelFigures] = field(default_factory=dict)
     after: Mapping[str, ModelFigures] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
 
 def now_text() -> str:

@@ -10,7 +10,8 @@ Rules
   those that dispatchers have not used until now are asked before they get a table with them. Nor need they
   have taken the last table: nothing is unloaded before they have.
 - Nothing is loaded on a server before what was removed from it is gone: it holds memory until then.
-- A server that does not answer is not waited for: its folder alone is changed, for when it is back.
+- A server that does not answer is not waited for: its folder alone is changed, for when it is back. Nor is an
+  entry of several: its dispatchers begin with the last table when they start again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from planner import serial
 from planner.cluster import Cluster
 from planner.manifest import DeploymentManifest
-from planner.revision import HandOver, hand_over, read_acks, read_hand_over
+from planner.revision import HandOver, ack_name, hand_over, read_acks, read_hand_over
 from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables, named_in
 from ppipe.rollout.revisions import chain_names, rooms_of, tables_of, with_tables
 from ppipe.rollout.run import StepFailed
@@ -77,20 +78,25 @@ class LiveFleet:
         for prober in self._probers.values():
             prober.close()
 
-    def require_entry(self) -> None:
-        """Raises FleetDown unless the entry server answers and its dispatchers look for tables here."""
-        entry = self._older.entry
-        if not self._answers(entry.name):
+    def require_entry(self) -> tuple[str, ...]:
+        """The entries that do not answer, which take the plan when they are back. Raises FleetDown unless one
+        answers, and the dispatchers of all that do look for tables here.
+        """
+        silent = tuple(entry.name for entry in self._older.entries if not self._answers(entry.name))
+        if len(silent) == len(self._older.entries):
+            addresses = ", ".join(entry.grpc_address for entry in self._older.entries)
             raise FleetDown(
-                f"the entry server does not answer at {entry.grpc_address}; a rollout is of a deployment "
+                f"the entry server does not answer at {addresses}; a rollout is of a deployment "
                 "that runs: start it with ppipe serve"
             )
-        missing = self._dispatchers() - read_acks(self._folder, self._dispatchers()).keys()
+        there = self._dispatchers(silent)
+        missing = there - read_acks(self._folder, there).keys()
         if missing:
             raise FleetDown(
                 f"{self._folder}: nothing there from the dispatchers of {', '.join(sorted(missing))}; run "
                 "this where ppipe serve runs, with the same --work, or both with the same --fleet"
             )
+        return silent
 
     def situation(self) -> Situation:
         """As it is now. Raises FleetDown."""
@@ -234,7 +240,7 @@ class LiveFleet:
         return next((m for number, m in self._manifests.items() if number != revision), self._older)
 
     def _is_served(self, number: int) -> bool:
-        acks = read_acks(self._folder, self._dispatchers())
+        acks = read_acks(self._folder, self._dispatchers(self._silent()))
         for ack in acks.values():
             if ack.refused == number:
                 raise StepFailed(f"dispatcher {ack.dispatcher!r} refuses the table: {ack.reason}")
@@ -242,13 +248,26 @@ class LiveFleet:
 
     def _without(self, number: int) -> list[str]:
         acks = read_acks(self._folder, self._dispatchers())
-        return sorted(
-            name for name in self._dispatchers() if name not in acks or not acks[name].is_over(number)
-        )
+        late = {name for name in self._dispatchers() if name not in acks or not acks[name].is_over(number)}
+        return sorted(late & self._dispatchers(self._silent())) if late else []
 
-    def _dispatchers(self) -> set[str]:
-        """All that take tables; cascades too, which have their parts of the SLO from them."""
-        return set(self._older.doors)
+    def _silent(self) -> Collection[str]:
+        """Of several entries those that do not answer."""
+        entries = self._older.entries
+        if len(entries) == 1:
+            return ()
+        return {entry.name for entry in entries if not self._answers(entry.name)}
+
+    def _dispatchers(self, silent: Collection[str] = ()) -> set[str]:
+        """What those call themselves that take tables and are not at silent entries; cascades too, which have
+        their parts of the SLO from tables.
+        """
+        return {
+            ack_name(self._older, entry.name, door)
+            for entry in self._older.entries
+            if entry.name not in silent
+            for door in self._older.doors
+        }
 
     def _has_answered(self, worker: Loadable, log_from: int) -> bool:
         probe = self._prober(worker.gpu.server).ask(worker.name, ANSWER_S)

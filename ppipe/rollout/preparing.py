@@ -18,7 +18,7 @@ from model_repo_generator.writing.grow import grow
 from model_repo_generator.writing.write import Content, FileCopy, WrittenFile, read_listing
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
-from planner.rollout.check import check_rollout
+from planner.rollout.check import RolloutFault, check_rollout
 from planner.rollout.fleet import Situation
 from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.revisions import fleet_revision, served_manifest, with_idle_servers
@@ -41,6 +41,7 @@ def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
     """Give the repository what the plan needs; the manifest, which has no number yet. Raises as prepare."""
     plan = placed(plan, deployed.deployment, deployed.profile)
     served = served_manifest(deployed.repository)
+    _require_entries(deployed, served)
     with Exporter(deployed.deployment, deployed.profile) as exporter:
         listed = _listed(deployed.repository)
         programs = _programs(deployed, plan, listed, exporter)
@@ -62,6 +63,17 @@ def make_ready(deployed: Deployed, plan: Plan) -> DeploymentManifest:
         files.update({path: FileCopy(file) for path, file in programs.items()})
         grow(deployed.repository, files)
     return with_idle_servers(rendered.manifest, served, deployed.repository)
+
+
+def _require_entries(deployed: Deployed, served: DeploymentManifest) -> None:
+    """Raises RolloutFault where the file has other entries than those that run."""
+    running = [server.name for server in served.entries]
+    wanted = [entry.name for entry in deployed.deployment.to_cluster().entries]
+    if running != wanted:
+        raise RolloutFault(
+            f"cluster.entries: the file has {', '.join(wanted)}, and {', '.join(running)} run; a rollout "
+            "changes where models run, not where their frames come in: generate and serve anew"
+        )
 
 
 def _programs(

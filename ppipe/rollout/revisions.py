@@ -20,6 +20,7 @@ from planner.memory import context_bytes, server_bytes, stage_bytes
 from planner.places import PLACE_NAME, StagePlace
 from planner.plan import BlockRange, Plan
 from planner.profile import Profile
+from planner.rollout.between import shards_between
 from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import FleetRevision, Gpu, Loadable, Tables
 from planner.serving import ServedModel
@@ -143,7 +144,11 @@ def with_tables(
     within a server are for the whole revision alone. Cascades' parts are those of the tables.
     """
     programs = {**_programs(older), **_programs(manifest)}
-    models = tuple(_with_table(entry, tables[entry.model], programs) for entry in manifest.models)
+    before = {entry.model: entry for entry in older.models}
+    models = tuple(
+        _with_table(entry, tables[entry.model], programs, before.get(entry.model, entry))
+        for entry in manifest.models
+    )
     parts_us = {model: table.slo_us for model, table in tables.items()}
     cascades = tuple(cascade.with_parts(parts_us) for cascade in manifest.cascades)
     return replace(manifest, models=models, cascades=cascades)
@@ -201,7 +206,9 @@ def _programs(manifest: DeploymentManifest) -> Mapping[str, StageProgram]:
     }
 
 
-def _with_table(entry: ModelEntry, table: ServedModel, programs: Mapping[str, StageProgram]) -> ModelEntry:
+def _with_table(
+    entry: ModelEntry, table: ServedModel, programs: Mapping[str, StageProgram], before: ModelEntry
+) -> ModelEntry:
     return replace(
         entry,
         served=table,
@@ -210,4 +217,5 @@ def _with_table(entry: ModelEntry, table: ServedModel, programs: Mapping[str, St
             for pipeline in table.pipelines
         ),
         chains=(),
+        shards=shards_between(table, (entry.served, entry.shards), (before.served, before.shards)),
     )

@@ -42,15 +42,15 @@ def no_progress(done: int, steps: Sequence[Step]) -> None:
     """For who does not look."""
 
 
-def require_running(deployed: Deployed) -> None:
-    """Raises FleetDown unless the deployment is served from this working folder, or by hosts that look at the
-    fleet's folder.
+def require_running(deployed: Deployed) -> tuple[str, ...]:
+    """The entries, of several, that do not answer. Raises FleetDown unless the deployment is served from this
+    working folder, or by hosts that look at the fleet's folder.
     """
     start = start_of(deployed)
     _require_reached(deployed, start.manifest)
     served = deployed.revision(start.manifest), start.manifest
     with _fleet(deployed, start, served, served) as fleet:
-        fleet.require_entry()
+        return fleet.require_entry()
 
 
 def _require_reached(deployed: Deployed, manifest: DeploymentManifest) -> None:
@@ -132,7 +132,7 @@ def perform(
         deployed.kept.keep_served(start.manifest)
         origin, wanted = deployed.revision(start.manifest), deployed.revision(target)
         with _fleet(deployed, start, (origin, start.manifest), (wanted, target)) as fleet:
-            fleet.require_entry()
+            silent = fleet.require_entry()
             now = fleet.situation()
             check_rollout(origin, wanted, now)
             served_before = figures(now, measured(target) if before is None else before)
@@ -161,6 +161,7 @@ def perform(
                 steps=record.steps,
                 before=served_before,
                 after=figures(fleet.situation(), measured(target)),
+                without=silent,
             )
             deployed.history.add(entry)
             if failure is not None:
@@ -186,9 +187,9 @@ def measured(manifest: DeploymentManifest, look_s: float = LOOK_S) -> Rows:
     time.sleep(look_s)
     rows = {}
     for model, look in looks.items():
-        again = _look(manifest, model)
-        if look is not None and again is not None:
-            rows[model] = live_metrics.model_row(model, look, again)
+        before, after = live_metrics.together(look, _look(manifest, model))
+        if after.series:
+            rows[model] = live_metrics.model_row(model, before, after)
     return rows
 
 
@@ -204,11 +205,11 @@ def figures(now: Situation, rows: Rows) -> dict[str, ModelFigures]:
     }
 
 
-def _look(manifest: DeploymentManifest, model: str) -> live_metrics.Look | None:
+def _look(manifest: DeploymentManifest, model: str) -> dict[str, live_metrics.Look]:
     try:
-        return live_metrics.read(manifest, manifest.model(model))
+        return live_metrics.read_all(manifest, manifest.model(model))
     except OSError:
-        return None
+        return {}
 
 
 def _fleet(

@@ -31,10 +31,15 @@ def steps_table(steps: Sequence[Step], done: int = 0) -> Table:
     return table
 
 
+def silent_text(entry: str) -> str:
+    """What becomes of an entry that a rollout does without."""
+    return f"entry {entry} does not answer: it takes the last plan when it is back"
+
+
 def figures_text(entry: HistoryEntry) -> str:
     """A rollout in a few lines: when, why, how it ended, and each model before and after."""
     head = f"{entry.at}  revision {entry.origin} to {entry.target}, {entry.seconds:.1f} s: {entry.outcome}"
-    lines = [head, f"  {entry.cause}: {entry.why}"]
+    lines = [head, f"  {entry.cause}: {entry.why}", *(f"  {silent_text(name)}" for name in entry.without)]
     for model, after in entry.after.items():
         before = entry.before.get(model)
         was = "" if before is None else f"{_figures(before)} -> "

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from model_repo_generator.kubernetes.container.agent import LOOK_S, Agent
@@ -13,24 +13,29 @@ from ppipe.serving.server_models import ServerModels
 
 
 class FleetAgents:
-    """See the module. servers: their models. tables: of the entry's dispatchers."""
+    """See the module. servers: their models. entry: at most one of them, whose agent hands tables on, to the
+    dispatchers of all entries here. tables: their folder. joins: whether other entries serve already.
+    """
 
     def __init__(
         self,
         fleet: Path,
         servers: Mapping[str, ServerModels],
-        entry: str,
+        entry: Collection[str],
         tables: Path,
+        joins: bool = False,
     ) -> None:
         """Raises OSError."""
         self._agents = [
-            Agent(fleet, name, models, tables if name == entry else None) for name, models in servers.items()
+            Agent(fleet, name, models, tables if name in entry else None, joins)
+            for name, models in servers.items()
         ]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to look: first for the table that dispatchers are to begin with."""
+        self.look()
         self._thread.start()
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from model_repo_generator.kubernetes.container.agent import is_there
 from planner import revision, serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe.serving import ports
@@ -196,7 +197,10 @@ class ServedDeployment:
             servers = {
                 name: HereModels(folder, self._logs / f"{name}.log") for name, folder in self._folders.items()
             }
-            self._agents = FleetAgents(self._fleet, servers, self.manifest.entry.name, self.revisions)
+            here = [name for name in servers if name in self._entries]
+            others = [entry for entry in self.manifest.entries if entry.name not in servers]
+            joins = any(is_there(entry.host, entry.grpc_port) for entry in others) if here else False
+            self._agents = FleetAgents(self._fleet, servers, here[:1], self.revisions, joins)
             self._agents.start()
         for keeper in self._keepers:
             keeper.start()
@@ -293,11 +297,12 @@ class ServedDeployment:
         )
 
     def _entry_environment(self, server: ServerAddress) -> dict[str, str]:
-        """What an entry server is told beside: which one it is, where leases lie in files, and where other
-        tables come. Two entries cannot be told tables yet.
+        """What an entry server is told beside: where other tables come; of several, which one it is, and
+        where leases lie in files.
         """
         if server.name not in self._entries:
             return {}
-        if len(self._entries) == 1:
-            return {revision.FOLDER_VARIABLE: str(self.revisions)}
-        return {ENTRY_VARIABLE: server.name, LEASES_VARIABLE: str(self._logs.resolve() / LEASES)}
+        told = {revision.FOLDER_VARIABLE: str(self.revisions)}
+        if len(self._entries) > 1:
+            told |= {ENTRY_VARIABLE: server.name, LEASES_VARIABLE: str(self._logs.resolve() / LEASES)}
+        return told

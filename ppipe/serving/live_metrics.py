@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -99,6 +99,46 @@ def _read(url: str) -> Look:
     return parse(text, time.monotonic())
 
 
+def read_all(manifest: DeploymentManifest, entry: ModelEntry) -> dict[str, Look]:
+    """The pages of a model's dispatchers that show one, by entry. Raises OSError where none does."""
+    found, fault = {}, OSError()
+    for server in manifest.entries:
+        seen = manifest.seen_from(server.name)
+        try:
+            found[server.name] = read(seen, seen.model(entry.model))
+        except OSError as error:
+            fault = error
+    if not found:
+        raise fault
+    return found
+
+
+def together(before: Mapping[str, Look], after: Mapping[str, Look]) -> tuple[Look, Look]:
+    """Two looks at all entries as if there were one dispatcher: of the entries that both have. One that was
+    restarted in between began at 0.
+    """
+    both = [entry for entry in after if entry in before]
+    pairs = [_Change(before[entry], after[entry]) for entry in both]
+    return _summed([pair.before for pair in pairs]), _summed([pair.after for pair in pairs])
+
+
+def _summed(looks: Sequence[Look]) -> Look:
+    """Values stand side by side: whoever reads them adds them up."""
+    series: dict[str, list[tuple[Labels, float]]] = {}
+    for look in looks:
+        for name, values in look.series.items():
+            series.setdefault(name, []).extend(values)
+    at_s = sum(look.at_s for look in looks) / len(looks) if looks else 0.0
+    return Look(at_s=at_s, series={name: tuple(values) for name, values in series.items()})
+
+
+def frames(looks: Mapping[str, Look]) -> float:
+    """Frames that clients have sent to any entry: one that was passed on has come twice."""
+    return sum(
+        look.total("ppipe_frames_total") - look.total("ppipe_passed_here_total") for look in looks.values()
+    )
+
+
 def parse(text: str, at_s: float) -> Look:
     """A page as text."""
     series: dict[str, list[tuple[Labels, float]]] = {}
@@ -176,25 +216,25 @@ class _Change:
 
     def __init__(self, before: Look, after: Look, counter: str = "ppipe_decisions_total") -> None:
         restarted = after.total(counter) < before.total(counter)
-        self._before = Look(before.at_s, {}) if restarted else before
-        self._after = after
+        self.before = Look(before.at_s, {}) if restarted else before
+        self.after = after
         self.seconds = max(1e-6, after.at_s - before.at_s)
 
     def of(self, name: str, **labels: str) -> float:
-        return self._after.total(name, **labels) - self._before.total(name, **labels)
+        return self.after.total(name, **labels) - self.before.total(name, **labels)
 
     def rate(self, name: str) -> float:
         return self.of(name) / self.seconds
 
     def by(self, name: str, label: str) -> dict[str, float]:
-        before = self._before.values(name, label)
-        return {key: value - before.get(key, 0.0) for key, value in self._after.values(name, label).items()}
+        before = self.before.values(name, label)
+        return {key: value - before.get(key, 0.0) for key, value in self.after.values(name, label).items()}
 
     def mean(self, name: str, **labels: str) -> float | None:
         return self.quotient(self.of(f"{name}_sum", **labels), self.of(f"{name}_count", **labels))
 
     def places(self, name: str) -> list[tuple[str, str]]:
-        found = {(labels["pipeline"], labels["stage"]) for labels, _ in self._after.series.get(name, ())}
+        found = {(labels["pipeline"], labels["stage"]) for labels, _ in self.after.series.get(name, ())}
         return sorted(found)
 
     @staticmethod

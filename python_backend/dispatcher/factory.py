@@ -23,7 +23,13 @@ from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import Make, MetricsPage, open_page
-from python_backend.dispatcher.tables.revisions import Revisions, TableRefused, check_table, revisions_folder
+from python_backend.dispatcher.tables.revisions import (
+    Revisions,
+    TableRefused,
+    check_table,
+    revisions_folder,
+    seen_from,
+)
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.core import SchedulerCore
@@ -132,10 +138,9 @@ def make_dispatcher(
     taken.
     """
     folder = folder_of_tables(log)
-    number, manifest, entry = _table_at_start(folder, manifest, entry, log)
     me = this_entry(manifest)
     manifest = manifest.seen_from(me)
-    entry = manifest.model(entry.model)
+    number, manifest, entry = _table_at_start(folder, manifest, manifest.model(entry.model), log)
     keys = Keys.from_environment(manifest.unsigned_tickets)
     reports = Reports(keys)
     links = _Links(keys, reports, entry.model, log)
@@ -178,7 +183,7 @@ def make_dispatcher(
     listening = threading.Thread(target=receiver.run, args=(handle,), name="notices", daemon=True)
     listening.start()
 
-    taking = _Taking(me, maker, parts, health, driver, closes_left=folder is None)
+    taking = _Taking(maker, parts, health, driver, closes_left=folder is None)
     shards = None
     if passing is not None:
         passing.start(driver)
@@ -201,7 +206,7 @@ def make_dispatcher(
     revisions = None
     if folder is not None:
         revisions = Revisions(
-            folder, manifest.deployment, driver, number, taking.take, taking.undo, taking.keep, log
+            folder, manifest, driver, number, taking.whole, taking.take, taking.undo, taking.keep, log
         )
         revisions.start()
     return Dispatcher(
@@ -219,16 +224,15 @@ def make_dispatcher(
 
 
 class _Taking:
-    """Makes what a table needs, and has it looked after and served: on the entry `me`. One call at a time."""
+    """Makes what a table needs, and has it looked after and served. One call at a time."""
 
     shards: ShardOwner | None = None
     """Where there are several entries."""
 
     def __init__(
-        self, me: str, maker: _Maker, parts: _Parts, health: Health, driver: Driver, closes_left: bool
+        self, maker: _Maker, parts: _Parts, health: Health, driver: Driver, closes_left: bool
     ) -> None:
         """closes_left: tables that are over, which Revisions does where tables are handed over."""
-        self._me = me
         self._maker = maker
         self._parts = [parts]
         """Of the tables that may be served, the latest last."""
@@ -238,12 +242,14 @@ class _Taking:
         self._closes_left = closes_left
 
     def take(self, table: HandOver, new: ModelEntry) -> None:
-        manifest = table.manifest.seen_from(self._me)
-        entry = manifest.model(new.model)
         if self.shards is None:
-            self.serve(table.number, manifest, entry, OwnedPart(entry, {}))
+            self.serve(table.number, table.manifest, new, OwnedPart(new, {}))
         else:
-            self.shards.take(table.number, manifest, entry)
+            self.shards.take(table.number, table.manifest, new)
+
+    def whole(self) -> ModelEntry:
+        """The model as it is served, with the workers of all entries."""
+        return self._driver.table.entry if self.shards is None else self.shards.whole
 
     def serve(self, number: int, manifest: DeploymentManifest, entry: ModelEntry, part: OwnedPart) -> None:
         made = self._maker.parts(manifest, entry, number, part.entry)
@@ -293,6 +299,7 @@ def _table_at_start(
     try:
         table = None if folder is None else read_hand_over(folder.path)
         if table is not None:
+            table = seen_from(table, manifest.entry.name)
             return table.number, table.manifest, check_table(table, manifest.deployment, entry)
     except (ValueError, OSError) as error:
         log(f"{entry.dispatcher}: serves by deployment.json: {error}")

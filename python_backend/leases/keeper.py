@@ -52,7 +52,7 @@ class LeaseKeeper:
         self._ownership = Ownership(
             me,
             secrets.token_hex(8),
-            {group + shard: order for shard, order in orders.items()},
+            self._long(orders),
             f"{group}at/",
             self._times,
         )
@@ -67,6 +67,8 @@ class LeaseKeeper:
         self._wake = threading.Event()
         self._reachable = True
         self._told: Owned = {}
+        self._left_over: list[Swap] = []
+        """What is to be given up of shards that are no more."""
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     def start(self) -> None:
@@ -102,6 +104,12 @@ class LeaseKeeper:
         with self._lock:
             return self._ownership.owner(self._group + shard)
 
+    def reorder(self, orders: Mapping[str, Sequence[str]]) -> None:
+        """From now on there are these shards. What is owned of others is given up at the next look."""
+        with self._lock:
+            self._left_over += self._ownership.reorder(self._long(orders))
+        self._wake.set()
+
     def refused(self, shard: str, term: int) -> None:
         """A worker refused our term of a shard because it has seen this one."""
         with self._lock:
@@ -127,7 +135,8 @@ class LeaseKeeper:
             asked_us = self._now_us()
             found = self._store.look(self._group)
             with self._lock:
-                swaps = self._ownership.looked(found, asked_us, self._now_us())
+                swaps = [*self._left_over, *self._ownership.looked(found, asked_us, self._now_us())]
+                self._left_over = []
             for swap in swaps:
                 self._swap(swap)
         except Exception as error:  # one that nobody expected must not end the thread
@@ -159,6 +168,9 @@ class LeaseKeeper:
             self._log(f"leases: what is owned cannot be served: {error!r}")
         else:
             self._told = owned
+
+    def _long(self, orders: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+        return {self._group + shard: order for shard, order in orders.items()}
 
     def _short(self, owned: Owned) -> Owned:
         return {name.removeprefix(self._group): term for name, term in owned.items()}

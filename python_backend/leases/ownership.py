@@ -119,6 +119,18 @@ class Ownership:
         if mine is not None and mine.term < term:
             del self._owned[name]
 
+    def reorder(self, orders: Mapping[str, Sequence[str]]) -> list[Swap]:
+        """From now on there are these shards, with these orders. What is owned of others is given up."""
+        gone = self._orders.keys() - orders.keys()
+        swaps = [Swap(lease, lease.given_up()) for name, lease in self._owned.items() if name in gone]
+        for name in gone:
+            self._owned.pop(name, None)
+            self._watched.pop(name, None)  # what was seen of it says nothing if it comes again
+        self._orders = {name: tuple(order) for name, order in orders.items()}
+        for name in orders:
+            self._highest.setdefault(name, 0)
+        return swaps
+
     def give_up(self) -> list[Swap]:
         """At an orderly end: everything owned is free for the next."""
         swaps = [Swap(lease, lease.given_up()) for lease in self._owned.values()]

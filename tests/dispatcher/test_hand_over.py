@@ -197,7 +197,15 @@ def revisions(driver: Driver, folder: Path, taken: list[int], kept: list[set[str
 
     folder.chmod(0o700)
     return Revisions(
-        PrivateFolder(folder), "d", driver, 0, take, lambda: taken.append(-1), kept.append, print
+        PrivateFolder(folder),
+        manifest(),
+        driver,
+        0,
+        lambda: driver.table.entry,
+        take,
+        lambda: taken.append(-1),
+        kept.append,
+        print,
     )
 
 

@@ -275,3 +275,33 @@ def test_whatever_the_time_that_the_store_is_away_nothing_changes_hands(seed: in
             fleet.now_us += rng.randint(0, LOOK_US // 2)
             fleet.look(name)
     assert {name: entry.owned for name, entry in fleet.entries.items()} == before
+
+
+def reorder(fleet: Fleet, orders: dict[str, tuple[str, ...]]) -> None:
+    """Each hears of it at another time, as from tables that are handed over."""
+    for name, entry in fleet.entries.items():
+        for swap in entry.reorder(orders):
+            fleet.store.swap(swap)
+        fleet.run(LOOK_US)
+        assert fleet.entries[name] is entry
+
+
+def test_another_plan_has_other_shards(fleet: Fleet) -> None:
+    term = fleet.store.leases["m/0"].term
+    reorder(fleet, {"m/0": ("c", "a", "b")})
+    assert not fleet.store.leases["m/1"].holder, "given up: it is no more"
+    fleet.until("m/0", ["c"], 5_000_000)
+    assert fleet.store.leases["m/0"].term > term
+    reorder(fleet, SHARDS)
+    fleet.until("m/0", ["a"], 5_000_000)
+    fleet.until("m/1", ["b"], 5_000_000)
+    assert all(len(holders) == 1 for holders in fleet.held.values()), "one holder for each term"
+
+
+def test_a_shard_that_comes_again_is_adopted_no_sooner_than_one_that_was_there(fleet: Fleet) -> None:
+    reorder(fleet, {"m/0": SHARDS["m/0"]})
+    fleet.run(10_000_000)
+    fleet.entries["a"].reorder(SHARDS)
+    fleet.store.leases["m/1"] = Lease("m/1", "b", "anew", 9, 1)
+    fleet.look("a")
+    assert "m/1" not in fleet.entries["a"].owned, "somebody may have taken it just now"

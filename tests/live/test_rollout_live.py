@@ -1,5 +1,6 @@
-"""A planned change and a loss on real tritonservers under load: a rollout that is killed and taken up again,
-one back, and a server that is lost for good, around which the fleet is planned. No frame is lost or wrong.
+"""A planned change and a loss on real tritonservers with two entries, under load: a rollout that is killed
+and taken up again, one back, one without an entry that takes the plan when it is back, and a server that is
+lost for good, around which the fleet is planned. No frame is lost or wrong.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ppipe.rollout.record import RolloutStatus, load_record
 from ppipe.rollout.rollout import perform
 from ppipe.rollout.run import StepFailed
 from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.live_metrics import read
 from ppipe.serving.ports import free_base
 
 pytestmark = pytest.mark.live
@@ -65,7 +67,7 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    fleet = make_fleet(tmp_path_factory.mktemp("fleet"), free_base(22_000, 40))
+    fleet = make_fleet(tmp_path_factory.mktemp("fleet"), free_base(22_000, 60), entries=2)
     workspace = fleet.deployed.workspace
     with ServedDeployment(workspace.repository, workspace.logs, fleet=workspace.root / "shared") as served:
         served.start()
@@ -141,6 +143,39 @@ def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown
     assert run(serving.command("operate", "--advise", "--seconds", "2")) == 0
     assert run(serving.command("history", "--last", "1")) == 0
     assert "to 1," in shown.getvalue()
+
+
+def revisions_of(manifest: DeploymentManifest, entry: str) -> set[float]:
+    """What an entry's dispatchers serve, by their pages; none where one shows none."""
+    seen = manifest.seen_from(entry)
+    try:
+        return {read(seen, model).total("ppipe_revision") for model in seen.models}
+    except OSError:
+        return set()
+
+
+def test_an_entry_that_is_down_takes_the_plan_when_it_is_back(serving: Serving, shown: io.StringIO) -> None:
+    fleet, served = serving.fleet, serving.served
+    root = fleet.deployed.workspace.root
+    served.hold("entry-1")
+    pid = next(status.pid for status in served.statuses if status.name == "entry-1")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    first = replace(fleet.manifest, more_entries=())
+    with FleetLoad(first, [(LOAD_S, RATES)], seed=3) as load:
+        assert run(serving.command("rollout", "--plan", str(root / "other.json"))) == 0
+        said = " ".join(shown.getvalue().split())
+        assert "entry entry-1 does not answer: it takes the last plan when it is back" in said
+        number = float(start_of(fleet.deployed).manifest.epoch)
+        assert number > 1
+        assert revisions_of(fleet.manifest, "entry-0") == {number}
+        served.release("entry-1")
+        wait_for(lambda: revisions_of(fleet.manifest, "entry-1") == {number})
+        served.wait_until_serving()
+        assert run(serving.command("rollout", "--to", "1")) == 0
+    assert_all_answered(load)
+    assert [revisions_of(fleet.manifest, server.name) for server in fleet.manifest.entries] == [{1.0}] * 2
+    assert start_of(fleet.deployed).manifest.epoch == 1
 
 
 def test_what_cannot_be_is_refused_and_nothing_changes(serving: Serving, tmp_path: Path) -> None:

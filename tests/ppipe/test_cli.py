@@ -145,16 +145,6 @@ def write_manifest(work: Path, port: int) -> None:
     (work / "repository" / MANIFEST_NAME).write_text(serial.dumps(manifest))
 
 
-def test_several_entries_take_no_other_plan_and_say_so(
-    deployment_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = deployment_file.read_text().replace("cluster:", "cluster:\n  entries: 2", 1)
-    deployment_file.write_text(text)
-    for command in ("rollout", "operate"):
-        said = fails(capsys, [command, str(deployment_file)])
-        assert "cluster.entries: a running deployment of several entries" in said
-
-
 def test_status_of_what_is_not_running_says_so(
     deployment_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

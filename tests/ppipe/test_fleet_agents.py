@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -221,7 +222,7 @@ def test_tables_reach_the_entrys_dispatchers_and_their_answers_come_back(fleet: 
     write_ack(fleet, Ack("m", "before", 7, 1, ""))
     private = tmp_path / "revisions"
     make_own(private)
-    every = FleetAgents(fleet, {"s": Models(), "entry": Models()}, "entry", private)
+    every = FleetAgents(fleet, {"s": Models(), "entry": Models()}, ["entry"], private)
     every.look()
     assert read_hand_over(fleet) is None, "it was of a run before this one"
     assert run_of(fleet) == run_of(private) != ""
@@ -234,3 +235,24 @@ def test_tables_reach_the_entrys_dispatchers_and_their_answers_come_back(fleet: 
     write_ack(private, Ack("m", "now", 1, 1, ""))
     every.look()
     assert read_acks(fleet, ["m"])["m"].number == 1
+
+
+def test_an_entry_that_joins_others_begins_with_their_table(fleet: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_own(first)
+    one = FleetAgents(fleet, {"a": Models()}, ["a"], first)
+    hand_over(fleet, HandOver(3, manifest()))
+    write_ack(first, Ack("m@a", "now", 3, 1, ""))
+    one.look()
+    make_own(second)
+    other = FleetAgents(fleet, {"b": Models(), "s": Models()}, ["b"], second, joins=True)
+    other.look()
+    assert read_hand_over(second) == read_hand_over(first) == HandOver(3, manifest())
+    assert run_of(fleet) == run_of(first), "the run goes on"
+    assert read_acks(fleet, ["m@a"])["m@a"].number == 3
+
+
+def test_an_entry_is_there_once_it_takes_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert agents.is_there("127.0.0.1", server.getsockname()[1])
+    assert not agents.is_there("127.0.0.1", 1)

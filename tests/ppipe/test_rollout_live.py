@@ -8,15 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
 from model_repo_generator.kubernetes.container.agent import make_folder
+from planner.deployment import load_deployment
 from planner.manifest import DeploymentManifest
 from planner.planning import plan
-from planner.revision import Ack, HandOver, hand_over, read_hand_over, run_of, write_ack
+from planner.revision import Ack, HandOver, ack_name, hand_over, read_hand_over, run_of, write_ack
 from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Loadable
 from planner.rollout.steps import Step, StepKind, steps_to
+from planner.rollout.tables import restricted
+from planner.shards import ModelShards, shard_faults
 from ppipe.operate.served import what_is_served
 from ppipe.rollout import live, rollout
 from ppipe.rollout.deployed import Deployed, start_of
@@ -57,6 +61,15 @@ class SlowFleet(LiveFleet):
 
     def _is_served(self, number: int) -> bool:
         return True
+
+
+class PartFleet(SlowFleet):
+    """Of some of its servers there is no answer."""
+
+    silent: frozenset[str] = frozenset()
+
+    def _answers(self, server: str) -> bool:
+        return server not in self.silent
 
 
 @pytest.fixture
@@ -130,6 +143,71 @@ def test_nothing_is_unloaded_that_batches_of_an_older_table_may_need(
             assert folder.models() == set()
 
 
+def test_several_entries_have_a_table_together_and_one_that_is_silent_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each dispatcher of each entry answers for itself; shards go with the table."""
+    made = make_fleet(tmp_path / "work", 30_000, entries=2)
+    deployed = made.deployed
+    target = prepare(deployed, plan(weighted(made.problem, {"cars": 1.0, "faces": 6.0}), mode="fast"), 2)
+    new = deployed.revision(target)
+    both = (deployed.revision(made.manifest), made.manifest)
+    tables, cluster = deployed.workspace.logs / REVISIONS, deployed.deployment.to_cluster()
+    tables.mkdir(parents=True)
+    first, second = (server.name for server in made.manifest.entries)
+
+    def answer(entry: str, number: int, refused: int = 0) -> None:
+        for model in made.manifest.models:
+            name = ack_name(made.manifest, entry, model.dispatcher)
+            write_ack(tables, Ack(name, "run", number, 1, "", refused=refused, reason="no"))
+
+    servers = {server.name: deployed.models_of(server) for server in made.manifest.servers}
+    with PartFleet(servers, deployed.tables, cluster, both, (new, target)) as fleet:
+        answer(first, 0)
+        with pytest.raises(FleetDown, match=f"nothing there from the dispatchers of cars@{second}, faces@"):
+            fleet.require_entry()
+        fleet.silent = frozenset({second})
+        assert fleet.require_entry() == (second,)
+        fleet.silent = frozenset({first, second})
+        with pytest.raises(FleetDown, match="the entry server does not answer at"):
+            fleet.require_entry()
+        fleet.silent = frozenset()
+        answer(second, 0)
+        assert fleet.require_entry() == ()
+        fleet.hand_over(new.tables, new.number)
+        handed = read_hand_over(tables)
+        assert handed is not None
+        assert [model.shards for model in handed.manifest.models] == [one.shards for one in target.models]
+        usable = {name for name, worker in new.workers.items() if worker.gpu.server != "fast-0"}
+        some = {model: restricted(table, usable) or table for model, table in new.tables.items()}
+        fleet.hand_over(some, new.number)
+        between = read_hand_over(tables)
+        assert between is not None
+        for model in between.manifest.models:
+            sizes = tuple(tuple(len(s.workers) for s in one.stages) for one in model.served.pipelines)
+            whole = tuple(shard for shard in model.shards if any(all(stages) for stages in shard.workers))
+            assert shard_faults(ModelShards(model.model, whole, 1, None, 0, 0), sizes) == []
+        answer(first, 2)
+        assert LiveFleet._is_served(fleet, 2) is False, "the other entry has not answered"
+        fleet.silent = frozenset({second})
+        assert LiveFleet._is_served(fleet, 2)
+        fleet.silent = frozenset()
+        answer(second, 1, refused=2)
+        with pytest.raises(StepFailed, match=f"dispatcher 'cars@{second}' refuses the table: no"):
+            LiveFleet._is_served(fleet, 2)
+
+
+def test_other_entries_are_refused(made: HealFleet) -> None:
+    spec = yaml.safe_load(made.file.read_text())
+    spec["cluster"]["entries"] = 2
+    more = made.file.with_name("more.yaml")
+    more.write_text(yaml.safe_dump(spec))
+    other = replace(made.deployed, deployment=load_deployment(more))
+    problem = other.deployment.to_problem(other.profile)
+    with pytest.raises(RolloutFault, match=r"the file has entry-0, entry-1, and entry run"):
+        prepare(other, plan(problem, mode="fast"), 2)
+
+
 def test_what_is_served_is_kept_in_place_of_an_earlier_repositorys_revision_of_that_number(
     made: HealFleet,
 ) -> None:
@@ -170,15 +248,6 @@ def test_nothing_is_loaded_on_a_server_whose_memory_a_removed_worker_still_holds
         with pytest.raises(StepFailed, match="still there: old"):
             fleet.load([coming])
         assert folder.models() == set()
-
-
-class PartFleet(SlowFleet):
-    """Of some of its servers there is no answer."""
-
-    silent: frozenset[str] = frozenset()
-
-    def _answers(self, server: str) -> bool:
-        return server not in self.silent
 
 
 def test_processes_of_a_host_that_does_not_answer_are_not_waited_for(

@@ -11,7 +11,8 @@ Rules
 - A folder that others than this user may write in is not read, nor one of its folders. It is held open while
   it is looked at, so that what was checked is what is read, whatever its name leads to meanwhile.
 - What was asked before this began is not done: a server that starts has what deployment.json says.
-- The entry's agent takes tables over into its dispatchers' own folder, and their answers back.
+- The entry's agent takes tables over into its dispatchers' own folder, and their answers back. The first
+  entry that starts begins a run without a table; one that joins others takes the table that these have.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import stat
 import sys
 import time
@@ -32,6 +34,7 @@ LOOK_S = 0.1
 TELL_S, TELL_AT_REST_S = 0.5, 5.0
 """How often it is looked which processes there are: for BUSY_S after something was asked, and else."""
 BUSY_S = 120.0
+CONNECT_S = 1.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a model: one folder's name and no more."""
 FOLDERS = ("wanted", "there")
@@ -40,10 +43,13 @@ TABLE, RUN, ACK = "table.json", "run", ".ack.json"
 
 class Agent:
     """See the module. Used by one thread. models: of the server, ppipe.serving.server_models.ServerModels or
-    the like. private: the folder of the dispatchers, where the server is the entry.
+    the like. private: the folder of the dispatchers, where the server is an entry. joins: whether other
+    entries serve already.
     """
 
-    def __init__(self, fleet: Path, server: str, models: Any, private: Path | None = None) -> None:
+    def __init__(
+        self, fleet: Path, server: str, models: Any, private: Path | None = None, joins: bool = False
+    ) -> None:
         self._fleet = fleet
         self._models = models
         self._private = private
@@ -60,7 +66,9 @@ class Agent:
         self._number = _number(wanted)
         self._table_stamp = _stamp(fleet / TABLE)
         self._acks: dict[str, object] = {}
-        if private is not None:
+        if private is not None and joins and (fleet / RUN).exists():
+            self._table_stamp = None
+        elif private is not None:
             for path in (fleet / TABLE, *fleet.glob(f"*{ACK}")):
                 path.unlink(missing_ok=True)  # of a run before this one
             replace(fleet / RUN, (private / RUN).read_text(encoding="utf-8"))
@@ -139,6 +147,15 @@ class Agent:
         if there != self._told or not report.exists():
             replace(report, json.dumps(there))
             self._told = there
+
+
+def is_there(host: str, port: int) -> bool:
+    """Whether a server takes connections."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def make_folder(fleet: Path) -> None:

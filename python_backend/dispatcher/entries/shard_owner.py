@@ -6,6 +6,8 @@ Rules
 - A table that could not be made or taken is tried again, by the last hand-over that could be served.
 - What is owned comes from the leases (leases.keeper); which workers that means, from the table that is
   served. Either may change at any time, so both changes go through here, one after the other.
+- Another table may have other shards: leases of those that are no more are given up, and who has taken it
+  before others may own workers with them for a moment.
 - All workers of the model are looked after, owned or not: who adopts a shard knows which of them are lost.
 - When the server that this process belongs to ends, nobody can send it frames any more: what is owned is left
   to the others and the process ends. Triton may let it live for seconds, with the ports that the next needs.
@@ -148,7 +150,8 @@ class ShardOwner:
             self._tables = {each: table for each, table in self._tables.items() if each >= served}
             self._tables[number] = self._table
             self._part = part
-        self._passing.serves(manifest, entry)
+        self._follow(manifest, entry)
+        self._tell(self._owned, part)
 
     def owns(self, owned: Owned) -> None:
         """Have these shards served from now on; waits for nothing."""
@@ -179,7 +182,17 @@ class ShardOwner:
             self._say(f"{entry.model}: {_said(self._owned, owned) or 'serves what it owns anew'}")
             self._serve(number, manifest, entry, part)
             self._owned, self._part, self._again = owned, part, False
-        self._passing.owns(owned, part.entry.served.planned_rps)
+        self._tell(owned, part)
+
+    def _follow(self, manifest: DeploymentManifest, entry: ModelEntry) -> None:
+        """Another table may have other shards."""
+        self._passing.serves(manifest, entry)
+        self._keeper.reorder(shard_orders(entry))
+
+    def _tell(self, owned: Owned, part: OwnedPart) -> None:
+        """While a plan changes, a shard may be without a worker of some stage: nothing is served of it."""
+        served = part.entry.served
+        self._passing.owns(owned if served.pipelines else {}, served.planned_rps)
 
     def _has_failed(self) -> bool:
         """The driver takes a table in a turn of its own, and may find then that it cannot."""
@@ -192,7 +205,7 @@ class ShardOwner:
             back = self._tables.get(self._taker.table.number, self._table)
             changed, self._table = back is not self._table, back
         if changed:
-            self._passing.serves(back[1], back[2])
+            self._follow(back[1], back[2])
         return True
 
     def _say(self, text: str) -> None:

@@ -24,6 +24,11 @@ class Drift:
 
     def __init__(self, served: ServedModel, log: Callable[[str], None]) -> None:
         self._model = served.model
+        self._gpus = {
+            (index, position): stage.gpu
+            for index, pipeline in enumerate(served.pipelines)
+            for position, stage in enumerate(pipeline.stages)
+        }
         self._profiled = {
             (index, position): stage.latency_us
             for index, pipeline in enumerate(served.pipelines)
@@ -45,6 +50,10 @@ class Drift:
         ratios.append(busy_us / profiled_us)
         if len(ratios) >= _ENOUGH and now_us - self._warned_us[key] > _REPEAT_US:
             self._warn_if_off(key, now_us)
+
+    def gpu(self, pipeline: int, stage: int) -> str:
+        """The class of GPU that a stage runs on."""
+        return self._gpus[pipeline, stage]
 
     def quantiles(self, quantile: float) -> Mapping[tuple[int, int], float]:
         """Of measured over profiled latency, per stage that has reported."""

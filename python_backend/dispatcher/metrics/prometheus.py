@@ -201,7 +201,8 @@ def samples(source: MetricsSource) -> Iterator[Sample]:
     for worker in source.health.workers():
         yield "worker_up", {"worker": worker}, float(worker not in out)
     for (pipeline, stage), ratio in driver.drift.quantiles(0.5).items():
-        yield "stage_drift", {"pipeline": str(pipeline), "stage": str(stage)}, round(ratio, 3)
+        gpu = driver.drift.gpu(pipeline, stage)
+        yield "stage_drift", {"pipeline": str(pipeline), "stage": str(stage), "gpu": gpu}, round(ratio, 3)
     for name, ratio in driver.frame_drift.ratios.items():
         yield "frame_drift", {"of": name}, round(ratio, 3)
     if isinstance(driver.transport, ChainTransport):

@@ -17,12 +17,13 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from planner.manifest import ModelEntry
+from planner.manifest import DeploymentManifest, ModelEntry
 from planner.private_folder import NotPrivate, PrivateFolder
-from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, read_hand_over, write_ack
+from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, ack_name, read_hand_over, write_ack
 from planner.serial import FormatError
 from planner.watched import Watched
 from python_backend.dispatcher.driver import Driver
@@ -45,6 +46,14 @@ def revisions_folder() -> PrivateFolder | None:
         return PrivateFolder(Path(named))
     except NotPrivate as error:
         raise TableRefused(f"{FOLDER_VARIABLE}: {error}") from error
+
+
+def seen_from(table: HandOver, me: str) -> HandOver:
+    """The same table seen from the entry `me`. Raises TableRefused."""
+    names = [server.name for server in table.manifest.entries]
+    if me not in names:
+        raise TableRefused(f"its entries are {', '.join(names)}; this one is {me!r}")
+    return replace(table, manifest=table.manifest.seen_from(me))
 
 
 def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEntry:
@@ -81,16 +90,18 @@ def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEn
 class Revisions:
     """Watches one folder for one dispatcher, on a thread of its own, until closed.
 
-    number: of the table that it was started with. take: serves by a table from now on. keep: these workers
-    are all that is looked after. undo: what was last taken is not served after all.
+    manifest: seen from this entry. number: of the table that it was started with. whole: the model as it is
+    served, with the workers of all entries. take: serves by a table from now on. keep: these workers are all
+    that is looked after. undo: what was last taken is not served after all.
     """
 
     def __init__(
         self,
         folder: PrivateFolder,
-        deployment: str,
+        manifest: DeploymentManifest,
         driver: Driver,
         number: int,
+        whole: Callable[[], ModelEntry],
         take: Callable[[HandOver, ModelEntry], None],
         undo: Callable[[], None],
         keep: Callable[[set[str]], None],
@@ -98,8 +109,9 @@ class Revisions:
         look_s: float = _LOOK_S,
     ) -> None:
         self._folder = folder
-        self._deployment = deployment
+        self._manifest = manifest
         self._driver = driver
+        self._whole = whole
         self._take = take
         self._undo = undo
         self._keep = keep
@@ -159,7 +171,8 @@ class Revisions:
             if table is None or table.number <= self._seen:
                 return
             number = table.number
-            entry = check_table(table, self._deployment, self._driver.table.entry)
+            table = seen_from(table, self._manifest.entry.name)
+            entry = check_table(table, self._manifest.deployment, self._whole())
             self._take(table, entry)
             self._taken = number
             self._refused = (0, "")
@@ -191,7 +204,7 @@ class Revisions:
         table, older = self._driver.table, self._driver.older_tables
         number, reason = self._refused
         return Ack(
-            dispatcher=table.entry.dispatcher,
+            dispatcher=ack_name(self._manifest, self._manifest.entry.name, table.entry.dispatcher),
             run=self._run,
             number=table.number,
             revision=table.revision,
