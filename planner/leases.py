@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-StoreKind = Literal["file", "etcd"]
+from planner.serial import LATER
+
+StoreKind = Literal["file", "etcd", "kubernetes"]
 
 
 @dataclass(frozen=True)
 class LeasesAt:
     """`kind` file: a file of the one host that all entries are on. etcd: the members at `endpoints`, by `ca`,
-    `certificate` and `key` where they are https (PEM files, '' for none).
+    `certificate` and `key` where they are https (PEM files, '' for none). kubernetes: Lease objects of
+    `namespace`, '' for that of the entries' pods.
     """
 
     kind: StoreKind = "file"
@@ -19,3 +22,4 @@ class LeasesAt:
     ca: str = ""
     certificate: str = ""
     key: str = ""
+    namespace: str = field(default="", metadata=LATER)

@@ -32,7 +32,8 @@ def _lease_faults(deployment: Deployment) -> Iterator[str]:
     if len(hosts) > 1 and (deployment.leases is None or deployment.leases.kind == "file"):
         yield (
             f"leases: the entries are on {len(hosts)} hosts ({', '.join(hosts)}), and a file of leases is "
-            "seen on one; give 'leases: {kind: etcd, endpoints: [http://10.0.0.5:2379]}'"
+            "seen on one; give 'leases: {kind: etcd, endpoints: [http://10.0.0.5:2379]}', or in a Kubernetes "
+            "cluster 'leases: {kind: kubernetes}'"
         )
 
 

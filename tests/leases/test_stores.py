@@ -1,4 +1,6 @@
-"""The stores: what both must do alike, in files and in a real etcd; an etcd that ends or stops under load."""
+"""The stores: what all must do alike, in files, in a real etcd and as Lease objects of a small API; an etcd
+that ends or stops under load.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks.helpers.etcd import Etcd, find_etcd
+from planner.leases import LeasesAt
 from python_backend.leases.etcd_store import EtcdStore, _pairs
 from python_backend.leases.file_store import FileStore
 from python_backend.leases.keeper import LeaseKeeper, Owned
+from python_backend.leases.kubernetes_store import KubernetesStore
 from python_backend.leases.lease import Lease, LeaseStore, StoreUnreachable, Swap
+from python_backend.leases.opening import open_store
 from python_backend.leases.ownership import LeaseTimes
 from python_backend.leases.record_text import from_text, to_text
 from python_backend.wire.clock import now_us
+from tests.leases.small_api import SmallApi
 
 MINE = Lease("d/m/0", "a", "run", 1)
 SLOW = LeaseTimes(term_us=2_500_000, gap_us=1_500_000)
@@ -41,7 +47,16 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
         yield started
 
 
-@pytest.fixture(params=["file", "etcd"])
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallApi]:
+    pytest.importorskip("kubernetes")
+    with SmallApi() as started:
+        monkeypatch.setenv("KUBECONFIG", str(started.write_config(tmp_path / "kubeconfig")))
+        monkeypatch.setenv("PPIPE_NAMESPACE", "street")
+        yield started
+
+
+@pytest.fixture(params=["file", "etcd", "kubernetes"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
     """Stores of the same leases, which no other test has."""
     made: list[LeaseStore] = []
@@ -49,6 +64,9 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeStore]:
     def new() -> LeaseStore:
         if request.param == "file":
             made.append(FileStore(tmp_path / "leases", lock_s=5.0))
+        elif request.param == "kubernetes":
+            request.getfixturevalue("api")
+            made.append(KubernetesStore(answer_s=5.0))
         else:
             made.append(EtcdStore([request.getfixturevalue("etcd").url], answer_s=5.0))
         return made[-1]
@@ -96,6 +114,58 @@ def test_of_many_at_once_each_swap_has_one_winner(make: MakeStore) -> None:
     for thread in threads:
         thread.join()
     assert sorted(won) == list(range(len(won)))
+
+
+def test_a_lease_object_says_what_others_say(api: SmallApi) -> None:
+    store = KubernetesStore()
+    name = "Street of (many) words/model_1/0"
+    lease = Lease(name, "entry-0", "run", 3)
+    assert store.swap(Swap(None, lease))
+    (found,) = api.objects.values()
+    assert found["spec"]["holderIdentity"] == "entry-0"
+    assert found["spec"]["leaseTransitions"] == 3
+    assert found["metadata"]["annotations"]["ppipe/lease"] == name
+    assert found["metadata"]["namespace"] == "street"
+    assert store.swap(Swap(lease, lease.given_up()))
+    (found,) = api.objects.values()
+    assert "holderIdentity" not in found["spec"], "an API server refuses an empty one"
+    api.objects.clear()
+    assert not store.swap(Swap(lease.given_up(), lease)), "it is gone"
+    assert store.swap(Swap(None, lease))
+    store.close()
+
+
+def test_an_api_server_that_refuses_or_says_nothing_is_unreachable(api: SmallApi) -> None:
+    store = KubernetesStore(answer_s=0.2)
+    api.status = 403
+    with pytest.raises(StoreUnreachable, match=r"kubernetes: status 403: .*it is not well"):
+        store.look("d/m/")
+    api.status = 0
+    api.going.clear()
+    with pytest.raises(StoreUnreachable, match=r"kubernetes: .*Read timed out"):
+        store.look("d/m/")
+    api.going.set()
+    assert store.look("d/m/") == {}
+    store.close()
+
+
+def test_no_cluster_is_a_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("PPIPE_NAMESPACE", raising=False)
+    at = LeasesAt("kubernetes")
+    with pytest.raises(ValueError, match=r"leases\.namespace: not given, PPIPE_NAMESPACE is not set"):
+        open_store(at, None)
+    monkeypatch.setenv("PPIPE_NAMESPACE", "street")
+    with pytest.raises(
+        ValueError, match=r"no cluster is known here: .*expected a pod with a service account"
+    ):
+        open_store(at, None)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="no cluster is known here"):
+        open_store(at, None)
+    monkeypatch.setitem(sys.modules, "kubernetes.config", None)
+    with pytest.raises(ValueError, match=r"install 'ppipe\[kubernetes\]' in the image of the entries"):
+        open_store(at, None)
 
 
 def test_leases_of_a_file_are_their_users_alone(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from planner.owned import OwnedPart, owned_part, shard_orders
 from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.tables.taking_over import TableFailed
 from python_backend.leases.keeper import LeaseKeeper, Owned
-from python_backend.leases.opening import open_store
+from python_backend.leases.opening import open_store, times_of
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 
@@ -110,6 +110,7 @@ class ShardOwner:
             ready=reaches,
             lives=lambda: os.getppid() == self._parent,
             left=lambda: os._exit(1),
+            times=times_of(manifest.leases),
             log=log,
         )
 
