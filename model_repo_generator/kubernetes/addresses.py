@@ -70,6 +70,16 @@ def suggested_cluster(deployment: Deployment) -> dict[str, Any]:
             for _, server in zip(range(count), names, strict=False)
         ]
         groups.append(group)
+    if len(cluster.entries) > 1:
+        entries = [
+            {
+                "name": entry.name,
+                **_address(f"{deployment.name}-{entry.name}"),
+                "feedback_port": FEEDBACK_PORT,
+            }
+            for entry in cluster.entries
+        ]
+        return {"groups": groups, "entries": entries}
     entry = {**_address(f"{deployment.name}-{naming.ENTRY_GROUP}"), "feedback_port": FEEDBACK_PORT}
     return {"groups": groups, "entry": entry}
 
@@ -134,14 +144,29 @@ def _template_faults(fleet: Fleet) -> Iterator[str]:
                 "differ, but both would be pods of one template"
             )
 
+    yield from _entry_faults(fleet)
+
+
+def _entry_faults(fleet: Fleet) -> Iterator[str]:
+    """Pods of one template have one set of ports."""
+    first, *others = fleet.manifest.entry_ports
+    for other in others:
+        one, two = ((*ports_of(each.server), *each.feedback_ports.values()) for each in (first, other))
+        if one != two:
+            yield (
+                f"entries {first.server.name} and {other.server.name}: ports {one} and {two} differ, but "
+                "both would be pods of one template; give all entries the same ports, feedback_port too"
+            )
+
 
 def _feedback_faults(fleet: Fleet) -> Iterator[str]:
-    ports = page_ports(fleet.manifest)
-    if len(set(ports)) < len(ports) or min(ports, default=LOWEST_PORT) < LOWEST_PORT:
-        yield (
-            f"entry: feedback ports, and those of cascades' pages, {list(ports)} must be different and from "
-            f"{LOWEST_PORT} up"
-        )
+    for entry in fleet.manifest.entries:
+        ports = page_ports(fleet.manifest.seen_from(entry.name))
+        if len(set(ports)) < len(ports) or min(ports, default=LOWEST_PORT) < LOWEST_PORT:
+            yield (
+                f"{entry.name}: feedback ports, and those of cascades' pages, {list(ports)} must be different "
+                f"and from {LOWEST_PORT} up"
+            )
 
 
 def _example(fleet: Fleet) -> str:

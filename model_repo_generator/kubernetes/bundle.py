@@ -5,6 +5,7 @@
     services.yaml             one name per server, one per group, one for clients
     disruption.yaml           how many servers of a group may be evicted at once
     network.yaml              who may call whom
+    leases.yaml               the entries' service account and its rights, where leases are Lease objects
     operator.yaml             ppipe operate, where that is wanted
     monitoring.yaml           scrape and alerts; dashboard.json for Grafana
     launch/                   what containers run: launch.py, agent.py, closer.py, probe.py, servers.json
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from model_repo_generator.kubernetes.addresses import check_addresses
 from model_repo_generator.kubernetes.fleet import Fleet, read_fleet
 from model_repo_generator.kubernetes.launch import launch_files, server_settings
+from model_repo_generator.kubernetes.lease_rights import check_leases, lease_rights, uses_lease_objects
 from model_repo_generator.kubernetes.memory import MIB
 from model_repo_generator.kubernetes.monitoring import pod_monitor, prometheus_rule
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label
@@ -29,6 +31,7 @@ from model_repo_generator.kubernetes.pods import (
     common_spec,
     container_rights,
     launch_config,
+    selector,
     set_name,
     tls_volumes,
 )
@@ -55,6 +58,7 @@ def render_bundle(
     fleet = read_fleet(manifest, deployment, plan)
     operator = operator_of(options)
     check_addresses(fleet, options)
+    check_leases(fleet, options)
     _check_options(fleet, deployment, options)
     check_distinct((set_name(fleet, group), f"group {group.group}") for group in fleet.groups)
     documents: dict[str, list[Plain]] = {
@@ -64,6 +68,8 @@ def render_bundle(
     documents["services.yaml"] = services(fleet, options)
     documents["disruption.yaml"] = [disruption_budget(fleet, group, options) for group in fleet.groups]
     documents["network.yaml"] = network_policies(fleet, options)
+    if uses_lease_objects(fleet):
+        documents["leases.yaml"] = lease_rights(fleet, selector(fleet))
     if operator is not None:
         documents["operator.yaml"] = [
             operator_deployment(

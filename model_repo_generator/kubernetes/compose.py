@@ -27,6 +27,7 @@ from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, ports_of, 
 from model_repo_generator.kubernetes.launch import (
     FLEET_FOLDER,
     LAUNCH_FOLDER,
+    LEASES_FOLDER,
     REPOSITORY_FOLDER,
     SHM_PREFIX,
     TICKET_FILE,
@@ -108,10 +109,14 @@ class ComposeOptions(BaseModel):
     pids: int = Field(default=4096, ge=64, le=1 << 22)
     log_mib: int = Field(default=32, ge=1, le=4096)
     """Of each of the three log files that a container keeps."""
+    leases: HostPath = "./leases"
+    """Folder of several entries that keep leases in a file, of user `user_id`."""
     operator: ComposeOperator | None = None
     """None: plans are changed by generating and starting anew."""
     listen: str = "127.0.0.1"
-    """The host's address that clients reach the entry on, where servers have a network of their own."""
+    """The host's address that clients reach entries on, where servers have a network of their own. Several
+    entries have ports of their own.
+    """
 
 
 def load_compose_options(path: Path | None, **overrides: Any) -> ComposeOptions:
@@ -126,6 +131,7 @@ def render_compose(
     """{path: text}: compose.yaml and the launch files. Raises BundleFault, NameFault."""
     fleet = read_fleet(manifest, deployment, plan)
     check_ports(fleet)
+    _check_leases(fleet)
     shared = _shares_host(fleet)
     servers = {_service_name(server): (group, server) for group, server in _servers(fleet)}
     owners = [(_service_name(server), f"server {server.name}") for server in fleet.servers]
@@ -165,6 +171,7 @@ def render_compose(
             old_triton=options.old_triton,
             shm_prefix=_prefix(name) if shared else SHM_PREFIX,
             operated=options.operator is not None,
+            leases=LEASES_FOLDER if _has_lease_file(fleet) else "",
         )
         for name, (group, server) in servers.items()
     }
@@ -196,6 +203,15 @@ def _shares_host(fleet: Fleet) -> bool:
                 "first)"
             )
     check_distinct((server.host, f"server {server.name}") for server in fleet.servers)
+    published: dict[int, str] = {}
+    for server in fleet.manifest.entries:
+        for port in ports_of(server)[:2]:
+            other = published.setdefault(port, server.name)
+            if other != server.name:
+                raise BundleFault(
+                    f"entries {other} and {server.name}: both would publish port {port} on this host; give each "
+                    "ports of its own"
+                )
     return False
 
 
@@ -230,6 +246,11 @@ def _service(
                 if options.operator
                 else []
             ),
+            *(
+                [{"type": "bind", "source": options.leases, "target": LEASES_FOLDER}]
+                if group.is_entry and _has_lease_file(fleet)
+                else []
+            ),
             *_tls_binds(fleet),
         ],
         "secrets": [{"source": "tickets", "target": TICKET_FILE}],
@@ -248,6 +269,19 @@ def _service(
         device = {"driver": "nvidia", "device_ids": list(gpus), "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     return service
+
+
+def _has_lease_file(fleet: Fleet) -> bool:
+    return fleet.manifest.leases is not None and fleet.manifest.leases.kind == "file"
+
+
+def _check_leases(fleet: Fleet) -> None:
+    """Raises BundleFault."""
+    if fleet.manifest.leases is not None and fleet.manifest.leases.kind == "kubernetes":
+        raise BundleFault(
+            "leases: kind is 'kubernetes', and containers of one host have no cluster; leave 'leases' out "
+            "for a file that the entries share, or give etcd with its endpoints"
+        )
 
 
 def _check_operator(options: ComposeOptions) -> None:

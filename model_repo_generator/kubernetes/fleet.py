@@ -43,7 +43,7 @@ class ServerGroup:
 
     @property
     def is_entry(self) -> bool:
-        """Whether this is the entry server's group."""
+        """Whether this is the group of the entry servers."""
         return self.group == naming.ENTRY_GROUP
 
     @property
@@ -64,7 +64,7 @@ class ServerGroup:
 
 @dataclass(frozen=True)
 class Fleet:
-    """A deployment's servers: the entry group first, then classes and sizes in the cluster's order."""
+    """A deployment's servers: the group of entries first, then classes and sizes in the cluster's order."""
 
     manifest: DeploymentManifest
     groups: tuple[ServerGroup, ...]
@@ -92,7 +92,7 @@ def read_fleet(manifest: DeploymentManifest, deployment: Deployment, plan: Plan)
         kind = (server.group, gpus, links[server.name] if on_gpu else "", ports_of(server))
         by_kind.setdefault(kind, []).append(server)
     entry = ServerGroup(
-        group=naming.ENTRY_GROUP, servers=(manifest.entry,), executor=Executor.CPU, gpus=0, mps=False
+        group=naming.ENTRY_GROUP, servers=manifest.entries, executor=Executor.CPU, gpus=0, mps=False
     )
     groups = [entry]
     for (gpu, gpus, speed, _), servers in by_kind.items():
@@ -147,7 +147,7 @@ def stage_programs(manifest: DeploymentManifest) -> Iterator[tuple[ModelEntry, S
 
 def python_models(manifest: DeploymentManifest, server: ServerAddress) -> tuple[str, ...]:
     """The server's Triton models that have a Python process of their own: all but ensembles."""
-    if server.name == manifest.entry.name:
+    if manifest.is_entry(server):
         ensembles = {model.body_ensemble for model in manifest.models}
         return tuple(name for name in server.models if name not in ensembles)
     workers = {worker for _, _, worker, _ in stage_programs(manifest)}
@@ -165,11 +165,6 @@ def _has_slices(manifest: DeploymentManifest, server: str) -> bool:
 
 def _check_names(manifest: DeploymentManifest) -> None:
     """A manifest may have been edited by hand: its names become labels, file names and arguments."""
-    if manifest.more_entries:
-        raise BundleFault(
-            f"cluster.entries: {len(manifest.entries)} entries are served by ppipe serve (docs/hosts.md), "
-            "not in containers yet; give one 'entry' for a bundle"
-        )
     if not manifest.models or not manifest.entry.models:
         raise BundleFault(
             "deployment.json: no models on the entry server; repositories for a comparison without PPipe "
@@ -216,13 +211,23 @@ def _address_faults(
         yield f"deployment.json is of deployment {manifest.deployment!r}, the file of {deployment.name!r}"
     if manifest.tls != deployment.to_tls():
         yield "tls: deployment.json and the deployment file differ: generate the repositories again"
-    entry = deployment.to_cluster().entry
-    given = (entry.name, entry.host, entry.http_port, entry.grpc_port, entry.metrics_port)
-    if (manifest.entry.name, manifest.entry.host, *ports_of(manifest.entry)) != given:
+    entries = deployment.to_cluster().entries
+    names, wanted = [each.name for each in manifest.entries], [each.name for each in entries]
+    if names != wanted:
         yield (
-            f"entry: deployment.json has {manifest.entry.host} and ports {ports_of(manifest.entry)}, the "
-            f"deployment file {entry.host} and {given[2:]}: generate the repositories again"
+            f"entries: deployment.json has {', '.join(names)}, the deployment file {', '.join(wanted)}: "
+            "generate the repositories again"
         )
+        return
+    for made, entry in zip(manifest.entries, entries, strict=True):
+        given = (entry.http_port, entry.grpc_port, entry.metrics_port)
+        if (made.host, ports_of(made)) != (entry.host, given):
+            yield (
+                f"{entry.name}: deployment.json has {made.host} and ports {ports_of(made)}, the "
+                f"deployment file {entry.host} and {given}: generate the repositories again"
+            )
+    if manifest.leases != (deployment.to_leases() if len(entries) > 1 else None):
+        yield "leases: deployment.json and the deployment file differ: generate the repositories again"
     for server in manifest.servers:
         other = known.get(server.name)
         if other is None or other.gpu != server.group:

@@ -26,6 +26,8 @@ FLEET_FOLDER = "/fleet"
 """Through which the operator asks for changes, where there is one (container/agent.py)."""
 REVISIONS_FOLDER = "/tmp/ppipe-revisions"
 """Of the entry's dispatchers; launch.py makes it."""
+LEASES_FOLDER = "/leases"
+"""Of several entries on one host, who keep leases in a file."""
 TICKET_FOLDER = "/tickets"
 TICKET_FILE = f"{TICKET_FOLDER}/keys"
 LAUNCH_FILES = ("launch.py", "agent.py", "closer.py", "probe.py")
@@ -53,11 +55,14 @@ def server_settings(
     old_triton: bool = False,
     shm_prefix: str = SHM_PREFIX,
     operated: bool = False,
+    leases: str = "",
 ) -> dict[str, Any]:
     """One entry of servers.json. `bind`: address to listen on, None for all of the container's. operated: an
     operator changes what servers load, so nothing here is of a plan: that is deployment.json's alone.
+    leases: folder of leases in files; ''.
     """
     manifest = fleet.manifest
+    others = [entry for entry in manifest.entries if entry.name != server.name] if group.is_entry else []
     return {
         "server": server.name,
         "host": server.host,
@@ -73,6 +78,10 @@ def server_settings(
         "repository": server.repository,
         "fleet": FLEET_FOLDER if operated else "",
         "revisions": REVISIONS_FOLDER if operated and group.is_entry else "",
+        # Of several entries: which one this is, where leases lie in files, and the others.
+        "entry": server.name if others else "",
+        "leases": leases if others else "",
+        "others": [[other.host, other.grpc_port] for other in others],
         "models": [] if operated else list(server.models),
         # Callers of a dispatcher whose process has died wait until the server's end, so probes end it.
         "revives": [] if operated else [name for name, kind in _probes(manifest, server) if kind == "stage"],

@@ -53,7 +53,7 @@ def shm_bytes(
 ) -> int:
     """Size of a server's /dev/shm, whole MiB; see the module for the formula."""
     tensors = _stage_tensor_bytes(manifest, server.name, in_flight)
-    if server.name == manifest.entry.name:
+    if manifest.is_entry(server):
         tensors = _entry_tensor_bytes(manifest, in_flight)
     wanted = (stub_count(server, manifest) * default_bytes + tensors) * SHM_HEADROOM
     return max(64, -(-round(wanted) // MIB)) * MIB

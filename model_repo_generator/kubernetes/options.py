@@ -169,7 +169,11 @@ class KubernetesOptions(_Strict):
     start_timeout_s: int = Field(default=600, ge=30, le=7200)
     """How long loading all models of a server may take before its container is started anew."""
     entry_evictable: bool = False
-    """False: a drain of the entry's node waits until somebody deletes the pod, because that is an outage."""
+    """False: a drain of a lone entry's node waits until somebody deletes the pod: that is an outage."""
+    api_server_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (443, 6443)
+    """Of the cluster's API server, which entries call where leases are Lease objects: its Service's and its
+    own.
+    """
     user_id: int = Field(default=1000, ge=1, le=1 << 30)
     monitoring: MonitoringSpec = MonitoringSpec()
     operator: OperatorSpec | None = None

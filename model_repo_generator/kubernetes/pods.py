@@ -2,7 +2,8 @@
 
 Rules
 - One container per pod: server, stubs and MPS share its processes, its /dev/shm and its user.
-- It may do nothing but serve: no root, no new privileges, no service account, a read-only file system.
+- It may do nothing but serve: no root, no new privileges, a read-only file system; no service account, but
+  for entries that keep leases as Lease objects.
 - Probes ask every Python process for an inference (container/probe.py), never another pod.
 """
 
@@ -21,6 +22,7 @@ from model_repo_generator.kubernetes.launch import (
     probe_command,
     server_environment,
 )
+from model_repo_generator.kubernetes.lease_rights import account, uses_lease_objects
 from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes, group_stubs
 from model_repo_generator.kubernetes.names import MAX_STATEFUL_SET, dns_label
 from model_repo_generator.kubernetes.operator import fleet_mount, fleet_volume
@@ -95,6 +97,8 @@ def pod_template(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -
         "terminationGracePeriodSeconds": PRE_STOP_S + exit_timeout_s(fleet.manifest) + KILL_AFTER_S,
         **_scheduling(fleet, group, options),
     }
+    if group.is_entry and uses_lease_objects(fleet):
+        spec |= {"serviceAccountName": account(fleet), "automountServiceAccountToken": True}
     if isinstance(options.repository, ObjectStoreSource):
         spec["initContainers"] = [_fetch(options.repository)]
     spec["containers"] = [_container(fleet, group, options, shm)]
@@ -159,7 +163,7 @@ def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
         "name": CONTAINER,
         "image": options.image,
         "command": launch_command(),
-        "env": _environment(),
+        "env": _environment(leases=group.is_entry and uses_lease_objects(fleet)),
         "ports": _ports(fleet, group),
         "resources": _resources(fleet, group, options, shm),
         "startupProbe": _probe(failures=-(-options.start_timeout_s // PROBE_PERIOD_S)),
@@ -189,8 +193,10 @@ def container_rights() -> Plain:
     }
 
 
-def _environment() -> list[Plain]:
+def _environment(leases: bool) -> list[Plain]:
     own = {"PPIPE_SERVER": "metadata.name", "PPIPE_POD_IP": "status.podIP"}
+    if leases:
+        own["PPIPE_NAMESPACE"] = "metadata.namespace"
     return [
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in own.items()),
         *({"name": name, "value": value} for name, value in server_environment().items()),

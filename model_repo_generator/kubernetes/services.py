@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from model_repo_generator.kubernetes.addresses import service_of
 from model_repo_generator.kubernetes.fleet import Fleet, ServerGroup, page_ports, ports_of
+from model_repo_generator.kubernetes.lease_rights import ways_to_store
 from model_repo_generator.kubernetes.names import check_distinct, dns_label
 from model_repo_generator.kubernetes.options import KubernetesOptions, ObjectStoreSource
 from model_repo_generator.kubernetes.pods import Plain, open_ports, selector, set_name
@@ -45,7 +46,7 @@ def client_service(fleet: Fleet, options: KubernetesOptions) -> Plain:
 
 def network_policies(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
     """Inside the deployment all may talk; from outside clients reach the entry, Prometheus the metrics. Pods
-    call nobody else.
+    call nobody else, but for entries that keep their leases in a store.
     """
     entry = fleet.groups[0]
     client_ports = [{"protocol": "TCP", "port": port} for port in ports_of(entry.servers[0])[:2]]
@@ -55,6 +56,8 @@ def network_policies(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
         _policy(f"{base}-inside", fleet, selector(fleet), [{"from": [members]}], _outward(members, options)),
         _policy(f"{base}-clients", fleet, selector(fleet, entry), [{"ports": client_ports}]),
     ]
+    if store := ways_to_store(fleet.manifest.leases, options):
+        policies.append(_policy(f"{base}-leases", fleet, selector(fleet, entry), None, store))
     for group in fleet.groups:
         pods = selector(fleet, group)
         name = f"{set_name(fleet, group)}-metrics"
@@ -88,11 +91,17 @@ def _outward(members: Plain, options: KubernetesOptions) -> list[Plain]:
 
 
 def _policy(
-    name: str, fleet: Fleet, pods: dict[str, str], ingress: list[Plain], egress: list[Plain] | None = None
+    name: str,
+    fleet: Fleet,
+    pods: dict[str, str],
+    ingress: list[Plain] | None,
+    egress: list[Plain] | None = None,
 ) -> Plain:
-    spec: Plain = {"podSelector": {"matchLabels": pods}, "policyTypes": ["Ingress"], "ingress": ingress}
-    if egress is not None:
-        spec |= {"policyTypes": ["Ingress", "Egress"], "egress": egress}
+    spec: Plain = {"podSelector": {"matchLabels": pods}, "policyTypes": []}
+    for kind, ways in (("ingress", ingress), ("egress", egress)):
+        if ways is not None:
+            spec["policyTypes"].append(kind.capitalize())
+            spec[kind] = ways
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

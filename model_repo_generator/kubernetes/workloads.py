@@ -37,8 +37,10 @@ def stateful_set(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -
 
 
 def disruption_budget(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:
-    """One server of a group at a time: pools span two where they can. The entry server is alone."""
-    keep = group.is_entry and not options.entry_evictable
+    """One server of a group at a time: pools span two where they can, and entries stand in for each other. A
+    lone entry server stays.
+    """
+    keep = group.is_entry and len(group.servers) == 1 and not options.entry_evictable
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

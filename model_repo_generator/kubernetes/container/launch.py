@@ -68,6 +68,10 @@ def main() -> None:
         if server["revisions"]:
             environment["PPIPE_REVISIONS"] = server["revisions"]
             make_revisions(Path(server["revisions"]))
+        if server["entry"]:
+            environment["PPIPE_ENTRY"] = server["entry"]
+        if server["leases"]:
+            environment["PPIPE_LEASES"] = server["leases"]
         if server["mps"]:
             environment |= start_mps(MPS_FOLDER)
         command = server_command(server, os.environ.get(ADDRESS_VARIABLE, ""))
@@ -175,7 +179,8 @@ def server_command(server: Any, address: str = "") -> list[str]:
 def models_of(manifest: Path, server: str) -> list[str]:
     """What a server is to begin with: the revision that was served last. Raises LaunchFault."""
     found = json.loads(manifest.read_text(encoding="utf-8"))
-    for each in (found["entry"], *found["servers"]):
+    more = [each["server"] for each in found.get("more_entries", ())]
+    for each in (found["entry"], *more, *found["servers"]):
         if each["name"] == server:
             return list(each["models"])
     raise LaunchFault(f"{manifest} has no server {server!r}: it is of another deployment than servers.json")
@@ -286,9 +291,10 @@ def follow(server_pid: int, folder: Path, made: Path, server: Any) -> None:
     agent: Any = __import__("agent")
     models = PolledModels(server_pid, folder, Path(server["root"]), server["repository"])
     revisions = Path(server["revisions"]) if server["revisions"] else None
+    joins = any(agent.is_there(host, port) for host, port in server["others"])
     while os.getppid() == server_pid:
         try:
-            agent.Agent(Path(server["fleet"]), server["server"], models, revisions).follow(
+            agent.Agent(Path(server["fleet"]), server["server"], models, revisions, joins).follow(
                 lambda: os.getppid() != server_pid
             )
         except OSError as error:
