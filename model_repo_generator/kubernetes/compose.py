@@ -209,8 +209,8 @@ def _shares_host(fleet: Fleet) -> bool:
             other = published.setdefault(port, server.name)
             if other != server.name:
                 raise BundleFault(
-                    f"entries {other} and {server.name}: both would publish port {port} on this host; give each "
-                    "ports of its own"
+                    f"entries {other} and {server.name}: both would publish port {port} on this host; give "
+                    "each ports of its own"
                 )
     return False
 
