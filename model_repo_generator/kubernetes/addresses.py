@@ -164,8 +164,8 @@ def _feedback_faults(fleet: Fleet) -> Iterator[str]:
         ports = page_ports(fleet.manifest.seen_from(entry.name))
         if len(set(ports)) < len(ports) or min(ports, default=LOWEST_PORT) < LOWEST_PORT:
             yield (
-                f"{entry.name}: feedback ports, and those of cascades' pages, {list(ports)} must be different "
-                f"and from {LOWEST_PORT} up"
+                f"{entry.name}: feedback ports, and those of cascades' pages, {list(ports)} must be "
+                f"different and from {LOWEST_PORT} up"
             )
 
 
