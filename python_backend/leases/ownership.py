@@ -10,7 +10,8 @@ Rules
 - Who adopted a shard offers it to its home once that has shown signs of life for `settle_us`, and owns it
   until it sees that the home has taken it. So while it is given back somebody owns it all the time.
 - Terms of a shard only grow, also over a store that lost what it had: each entry remembers the highest.
-- Who is not ready (reaches no worker) takes nothing and shows no sign of life.
+- Who is not ready (reaches no worker) takes nothing and shows no sign of life. What it owns it gives up after
+  a term of that, if another entry shows signs of life: that one reaches workers.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Ownership:
         self._watched: dict[str, _Watched] = {}
         self._looked_us: int | None = None
         self._beat_us: int | None = None
+        self._unready_us: int | None = None
+        """Since when not."""
         self.ready = True
 
     @property
@@ -94,6 +97,7 @@ class Ownership:
         }
         for name in (*self._orders, *sorted(others)):
             self._watch(name, found.get(name), whole, now_us)
+        self._unready_us = None if self.ready else self._unready_us or asked_us
         due = self._beat_us is None or now_us - self._beat_us >= times.beat_us
         swaps = [swap for name in self._orders if (swap := self._decide(name, asked_us, due)) is not None]
         if due:
@@ -170,11 +174,20 @@ class Ownership:
         if mine is not None:
             if lease is None or lease.term < mine.term:
                 return self._acquire(name)  # a store that forgot
+            if self._is_for_others(name, asked_us):
+                del self._owned[name]
+                return Swap(lease, lease.given_up())
             home = self._orders[name][0]
             if home != self._me and lease.heir != home and self._is_settled(home, asked_us):
                 return Swap(lease, lease.offered(home))
             return Swap(lease, lease.renewed()) if due else None
         return self._acquire(name) if self.ready and self._is_mine_to_take(name, asked_us) else None
+
+    def _is_for_others(self, name: str, asked_us: int) -> bool:
+        """Whether nothing of it can be served here, and perhaps elsewhere."""
+        if self._unready_us is None or asked_us - self._unready_us < self._times.term_us:
+            return False
+        return any(self._alive_us(entry) is not None for entry in self._orders[name] if entry != self._me)
 
     def _is_mine_to_take(self, name: str, asked_us: int) -> bool:
         watched, order, times = self._watched[name], self._orders[name], self._times

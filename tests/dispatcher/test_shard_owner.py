@@ -202,3 +202,17 @@ def test_no_table_that_is_over_is_left_and_no_two_send_through_one_file(
         assert not tables[-1].hops.transport.closed.is_set()
     finally:
         with_shards.close()
+
+
+def test_an_entry_that_reaches_no_worker_says_so_once(
+    owner: ShardOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    owner._log = said.append
+    monkeypatch.setattr(shard_owner, "_ALONE_S", -1.0)
+    assert [owner._ready(lambda: False) for _ in range(4)] == [False] * 4
+    assert owner._ready(lambda: True)
+    assert [line.partition(": this")[0] for line in said] == ["tiny", "tiny: workers answer again"]
+    assert "reaches none of the model's workers: it takes no shard, and passes frames on" in said[0]
+    assert owner._ready(lambda: True)
+    assert len(said) == 2

@@ -200,7 +200,7 @@ def test_one_that_reaches_no_worker_takes_nothing(fleet: Fleet) -> None:
     fleet.run(2_000_000)
     fleet.kill("a")
     fleet.until("m/0", ["c"], 1_500_000 + TIMES.step_us)
-    assert fleet.owners("m/1") == ["b"], "what it owns it keeps"
+    assert fleet.owners("m/1") == ["c"], "what it owned is with who reaches workers"
 
 
 def test_who_is_in_no_order_owns_nothing() -> None:
@@ -305,3 +305,20 @@ def test_a_shard_that_comes_again_is_adopted_no_sooner_than_one_that_was_there(f
     fleet.store.leases["m/1"] = Lease("m/1", "b", "anew", 9, 1)
     fleet.look("a")
     assert "m/1" not in fleet.entries["a"].owned, "somebody may have taken it just now"
+
+
+def test_who_reaches_no_worker_leaves_its_shards_to_who_does(fleet: Fleet) -> None:
+    fleet.entries["a"].ready = False
+    fleet.until("m/0", ["b"], 4_000_000)
+    fleet.run(5_000_000)
+    assert fleet.owners("m/0") == ["b"]
+    fleet.entries["a"].ready = True
+    fleet.until("m/0", ["a"], 5_000_000)
+
+
+def test_when_nobody_reaches_a_worker_nothing_changes_hands(fleet: Fleet) -> None:
+    before = {name: entry.owned for name, entry in fleet.entries.items()}
+    for entry in fleet.entries.values():
+        entry.ready = False
+    fleet.run(10_000_000)
+    assert {name: entry.owned for name, entry in fleet.entries.items()} == before

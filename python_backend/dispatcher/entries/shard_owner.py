@@ -16,6 +16,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -34,6 +35,8 @@ from python_backend.wire.hop_failure import FailureKind, HopFailure
 
 _LOOK_S: Final = 0.1
 """How often it is looked whether a table could be taken, and whether one is over."""
+_ALONE_S: Final = 2.0
+"""Without a worker that answers, until that is said: at a start none has been asked yet."""
 _AGAIN_S: Final = 1.0
 """From a table that could not be served to the next try."""
 
@@ -96,6 +99,9 @@ class ShardOwner:
         self._failed: TableFailed | None = None
         self._again = False
         self._closing = False
+        self._alone_since_s = math.inf
+        """Since when no worker answers."""
+        self._has_said_alone = False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shards", daemon=True)
         self._part = owned_part(entry, {})
@@ -107,12 +113,30 @@ class ShardOwner:
             shard_orders(entry),
             now_us,
             changed=self.owns,
-            ready=reaches,
+            ready=lambda: self._ready(reaches),
             lives=lambda: os.getppid() == self._parent,
             left=lambda: os._exit(1),
             times=times_of(manifest.leases),
             log=log,
         )
+
+    def _ready(self, reaches: Callable[[], bool]) -> bool:
+        """Whether a worker answers; said when none has for a while, and when one does again."""
+        if reaches():
+            if self._alone_since_s < time.monotonic() - _ALONE_S:
+                self._log(f"{self.whole.model}: workers answer again")
+            self._alone_since_s = math.inf
+            return True
+        if self._alone_since_s == math.inf:
+            self._alone_since_s = time.monotonic()
+            self._has_said_alone = False
+        elif not self._has_said_alone and time.monotonic() - self._alone_since_s > _ALONE_S:
+            self._has_said_alone = True
+            self._log(
+                f"{self.whole.model}: this entry reaches none of the model's workers: it takes no shard, and "
+                "passes frames on where another entry owns one; is the way to the stage hosts open?"
+            )
+        return False
 
     def start(self) -> None:
         """Begin to hold leases."""
