@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -226,31 +226,27 @@ def test_every_fault_is_told(port: int, tmp_path: Path, monkeypatch: pytest.Monk
     assert capsys.readouterr().out == "good: answers\n"
 
 
-def test_a_model_that_is_loaded_for_the_second_time_is_not_taken_for_one_that_died(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ticks = iter(
-        [
-            ({"a", "b"}, {"a", "b"}),
-            ({"a"}, {"a", "b"}),  # b's process is ending
-            ({"a"}, {"a"}),
-            ({"a", "b"}, {"a"}),  # it is loading again
-            ({"a", "b"}, {"a", "b"}),
-            ({"a", "b"}, {"b"}),  # a died
-        ]
-    )
-    again: list[str] = []
+def tended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ticks: Sequence[tuple[Mapping[str, int], set[int]]]
+) -> list[str]:
+    """What is loaded again. ticks: the models that are there, by the number of times they were put there; and
+    processes that live: 1 and 2 are a's, 11 and 12 b's.
+    """
+    left, again, puts = iter(ticks), list[str](), dict[str, int]()
 
-    def stubs_of(server_pid: int) -> set[str]:
-        there, found = next(ticks, (set(), set()))
+    def stubs_of(server_pid: int) -> dict[str, set[int]]:
+        there, found = next(left, ({}, set()))
         for name in ("a", "b"):
+            if puts.get(name) != there.get(name) and (tmp_path / name).exists():
+                (tmp_path / name).rename(tmp_path.parent / f"{name}{puts[name]}")
             if name in there:
                 (tmp_path / name).mkdir(exist_ok=True)
-            elif (tmp_path / name).exists():
-                (tmp_path / name).rmdir()
+        puts.clear()
+        puts.update(there)
         if not there:
             monkeypatch.setattr(os, "getppid", lambda: 0)
-        return found
+        by_model = {"a": {pid for pid in found if pid < 10}, "b": {pid for pid in found if pid > 10}}
+        return {model: pids for model, pids in by_model.items() if pids}
 
     def end(status: int) -> None:
         raise SystemExit(status)
@@ -262,4 +258,37 @@ def test_a_model_that_is_loaded_for_the_second_time_is_not_taken_for_one_that_di
     monkeypatch.setattr(launch, "TEND_S", 0.0)
     with pytest.raises(SystemExit):
         launch.tend(7, tmp_path, {"fleet": "/fleet", "public": {}, "revives": {}})
-    assert again == ["a"]
+    return again
+
+
+def test_a_model_that_is_loaded_for_the_second_time_is_not_taken_for_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    ticks: list[tuple[Mapping[str, int], set[int]]] = [
+        ({"a": 1, "b": 1}, {1, 11}),
+        ({"a": 1}, {1, 11}),  # b's process is ending
+        ({"a": 1}, {1}),
+        ({"a": 1, "b": 2}, {1}),  # it is loading again
+        ({"a": 1, "b": 2}, {1, 12}),
+        ({"a": 1, "b": 2}, {12}),  # a died
+    ]
+    assert tended(folder, monkeypatch, ticks) == ["a"]
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_nor_is_one_that_was_unloaded_and_loaded_between_two_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: bool
+) -> None:
+    """ending: the process of what was there before still lives at the first look."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    ticks: list[tuple[Mapping[str, int], set[int]]] = [
+        ({"a": 1, "b": 1}, {1, 11}),
+        *([({"a": 1, "b": 2}, {1, 11})] if ending else []),
+        ({"a": 1, "b": 2}, {1}),
+        ({"a": 1, "b": 2}, {1, 12}),
+        ({"a": 1, "b": 2}, {1}),  # now it died
+    ]
+    assert tended(folder, monkeypatch, ticks) == ["b"]

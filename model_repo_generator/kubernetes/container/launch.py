@@ -46,6 +46,12 @@ MPS_FOLDER = Path("/tmp/ppipe-mps")
 SHM = Path("/dev/shm")
 
 
+Put = tuple[int, int]
+"""Which folder a model has: inode, and when it was put there, in nanoseconds."""
+Seen = dict[int, Put]
+"""A model's processes, and what folder it had when each was first seen."""
+
+
 class LaunchFault(Exception):
     """Why the server is not started."""
 
@@ -268,7 +274,7 @@ class PolledModels:
         return {path.name for path in (self._folder / self._repository).iterdir()}
 
     def processes(self) -> set[str]:
-        return stubs_of(self._pid)
+        return set(stubs_of(self._pid))
 
     def add(self, names: list[str]) -> None:
         for name in names:
@@ -307,28 +313,45 @@ def tend(server_pid: int, folder: Path, server: Any) -> None:
     """Have models loaded again whose Python process has died, until the server ends. Never returns. A
     dispatcher that has died ends its server instead, by its probes.
     """
-    seen: set[str] = set()
+    seen: dict[str, Seen] = {}
     asked: dict[str, float] = {}
     while os.getppid() == server_pid:
         found = stubs_of(server_pid)
         there = {path.name for path in folder.iterdir()} if server["fleet"] else set(server["revives"])
+        puts = {model: put_of(folder / model) for model in there}
         for model in sorted(there - set(server["public"])):
             now = time.monotonic()
-            died = model in seen and model not in found
+            died = model not in found and puts[model] in seen.get(model, {}).values()
             if died and now >= asked.get(model, -TEND_PATIENCE_S) + TEND_PATIENCE_S:
                 print(f"ppipe: the Python process of model {model!r} died: loading it again", file=sys.stderr)
                 load_again(folder / model)
                 asked[model] = now
             elif model in found:
                 asked.pop(model, None)
-        seen = (seen & there) | found  # one that was unloaded and is loaded again has not died
+        seen = {model: seen_now(seen.get(model, {}), found.get(model, set()), puts[model]) for model in there}
         time.sleep(TEND_S)
     os._exit(0)
 
 
-def stubs_of(server_pid: int) -> set[str]:
-    """The models whose Python process is a living child of the server."""
-    found = set()
+def seen_now(before: Seen, alive: set[int], put: Put) -> Seen:
+    """Of one model. What was unloaded and is there again has not died: its processes were of the folder that
+    was there before. They are remembered until there are others.
+    """
+    return {pid: before.get(pid, put) for pid in alive} or before
+
+
+def put_of(folder: Path) -> Put:
+    """Which folder a model has now: each is put there in one step."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_ctime_ns
+
+
+def stubs_of(server_pid: int) -> dict[str, set[int]]:
+    """The models whose Python process is a living child of the server, and these processes."""
+    found: dict[str, set[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
@@ -337,7 +360,8 @@ def stubs_of(server_pid: int) -> set[str]:
             continue  # it has ended meanwhile
         if len(words) > 1 and words[0].endswith(b"triton_python_backend_stub"):
             # <stub> <folder>/<model>/<version>/model.py ...
-            found.add(Path(os.fsdecode(words[1])).parent.parent.name)
+            model = Path(os.fsdecode(words[1])).parent.parent.name
+            found.setdefault(model, set()).add(int(path.name))
     return found
 
 
