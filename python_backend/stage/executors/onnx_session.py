@@ -5,18 +5,13 @@ Rules
 - On a CPU inputs are read where they lie and outputs written into arrays that the caller keeps. On a GPU all
   values stay there until they are given back (IO binding).
 - One CPU thread, unless told otherwise: a server has as many workers as it should keep cores busy.
-- TensorRT's engines are kept per GPU class, driver (engine_folder) and program: what `ppipe profile` has
-  built on a node is there when a stage loads.
+- TensorRT's engines are kept (engines): what `ppipe profile` has built on a node is there when a stage loads.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,18 +19,16 @@ import onnxruntime
 
 from planner.execution import CONTEXT_BYTES, ExecutorOptions, Precision, Provider
 from planner.profile import TensorSpec
+from python_backend.stage.executors.engines import engines_of
 from python_backend.stage.executors.errors import ProgramError
 from python_backend.wire.kserve import NUMPY_OF, Array
 
-CACHE = "PPIPE_ENGINE_CACHE"
-"""Environment variable: the folder of TensorRT's engines. Default: ~/.cache/ppipe/engines."""
 _NAMES = {
     Provider.CPU: "CPUExecutionProvider",
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
 _QUIET = 3
-_PROC = Path("/proc/driver/nvidia")
 
 Specs = tuple[TensorSpec, ...]
 
@@ -208,12 +201,8 @@ def cuda_settings(options: ExecutorOptions, place: SessionDevice) -> Mapping[str
 def tensorrt_settings(
     options: ExecutorOptions, place: SessionDevice, inputs: Specs, largest_batch: int, program: bytes
 ) -> Mapping[str, str]:
-    """Of the TensorRT provider: one engine for all batch sizes, kept. ONNX Runtime names an engine after the
-    graph, without its weights, so each program has a folder of its own.
-    """
-    folder = engine_folder(place.number)
-    engines = folder / hashlib.sha256(program).hexdigest()
-    engines.mkdir(parents=True, exist_ok=True)
+    """Of the TensorRT provider: one engine for all batch sizes, kept."""
+    engines = engines_of(program, place.number)
     settings = {
         "device_id": str(place.number),
         "trt_fp16_enable": str(options.precision is Precision.FP16),
@@ -221,7 +210,7 @@ def tensorrt_settings(
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(engines),
         "trt_timing_cache_enable": "True",
-        "trt_timing_cache_path": str(folder),
+        "trt_timing_cache_path": str(engines.parent),
         "trt_profile_min_shapes": _shapes(inputs, 1),
         "trt_profile_opt_shapes": _shapes(inputs, largest_batch),
         "trt_profile_max_shapes": _shapes(inputs, largest_batch),
@@ -239,29 +228,6 @@ def memory_limit(memory_bytes: int) -> int:
             f"{CONTEXT_BYTES / 2**30:.2f}: fewer slices, or a larger memory_gib"
         )
     return memory_bytes - CONTEXT_BYTES
-
-
-def engine_folder(number: int, proc: Path = _PROC) -> Path:
-    """Where engines for GPU `number` of this host lie: one folder for each kind of GPU and driver."""
-    root = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "ppipe" / "engines")
-    return root / f"{_gpu_name(number, proc)}-{_driver(proc)}"
-
-
-def _gpu_name(number: int, proc: Path) -> str:
-    """As the driver says it; 'gpu' where it does not."""
-    files = sorted(proc.glob("gpus/*/information"))
-    text = files[number].read_text(encoding="utf-8") if number < len(files) else ""
-    found = re.search(r"^Model:\s*(.+)$", text, re.MULTILINE)
-    return re.sub(r"[^A-Za-z0-9]+", "-", found[1]).strip("-") if found else "gpu"
-
-
-def _driver(proc: Path) -> str:
-    try:
-        text = (proc / "version").read_text(encoding="utf-8")
-    except OSError:
-        return "unknown"
-    found = re.search(r"\b\d{3,4}\.\d+(?:\.\d+)?\b", text)
-    return found[0] if found else "unknown"
 
 
 def _shapes(inputs: Specs, batch: int) -> str:
