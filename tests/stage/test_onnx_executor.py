@@ -21,7 +21,8 @@ from planner.cluster import Executor
 from planner.execution import CONTEXT_BYTES, ExecutorOptions, Precision, Provider
 from planner.manifest import StageProgram
 from planner.profile import TensorSpec
-from python_backend.stage.executors import engines, onnx_session
+from python_backend.stage import engine_cache
+from python_backend.stage.executors import onnx_session
 from python_backend.stage.executors.base import make_executor
 from python_backend.stage.executors.errors import ProgramError
 from python_backend.stage.executors.onnx_session import SessionDevice
@@ -104,7 +105,7 @@ def test_a_gpu_without_its_provider_is_told(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_gpu_providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(engines.CACHE, str(tmp_path))
+    monkeypatch.setenv(engine_cache.CACHE, str(tmp_path))
     place = SessionDevice(device="cuda:1", memory_bytes=CONTEXT_BYTES + 1000)
     settings = onnx_session.cuda_settings(ExecutorOptions(precision=Precision.FP32), place)
     assert (settings["device_id"], settings["gpu_mem_limit"], settings["use_tf32"]) == ("1", "1000", "0")
@@ -114,7 +115,7 @@ def test_settings_of_the_gpu_providers(tmp_path: Path, monkeypatch: pytest.Monke
     assert (settings["trt_fp16_enable"], settings["trt_bf16_enable"]) == ("True", "False")
     kept = Path(settings["trt_engine_cache_path"])
     assert kept.is_dir()
-    assert kept.parent == engines.engine_folder(1)
+    assert kept.parent == engine_cache.engine_folder(1)
     assert settings["trt_timing_cache_path"] == str(kept.parent), "layers' timings say nothing of weights"
     with pytest.raises(ProgramError, match="CUDA alone needs about"):
         onnx_session.memory_limit(CONTEXT_BYTES)
@@ -123,7 +124,7 @@ def test_settings_of_the_gpu_providers(tmp_path: Path, monkeypatch: pytest.Monke
 def test_engines_of_programs_that_differ_in_weights_alone_are_kept_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(engines.CACHE, str(tmp_path))
+    monkeypatch.setenv(engine_cache.CACHE, str(tmp_path))
     options = ExecutorOptions(provider=Provider.TENSORRT)
 
     def folder(content: bytes) -> str:
@@ -138,18 +139,18 @@ def test_engines_that_nobody_opens_any_more_go_and_nothing_else_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    monkeypatch.setenv(engines.CACHE, str(cache))
-    used, left, other = (engines.engines_of(text, 0) for text in (b"used", b"left", b"other"))
+    monkeypatch.setenv(engine_cache.CACHE, str(cache))
+    used, left, other = (engine_cache.engines_of(text, 0) for text in (b"used", b"left", b"other"))
     older = cache / "NVIDIA-L4-470.1" / left.name
     mine = cache / "notes"
     for folder in (older, mine):
         folder.mkdir(parents=True)
     for folder in (used, left, older, other):
         (folder / "graph.engine").write_text("an engine")
-    past_s = time.time() - engines.KEPT_S - 3600
+    past_s = time.time() - engine_cache.KEPT_S - 3600
     for folder in (used, left, older, mine):
         os.utime(folder, (past_s, past_s))
-    assert engines.engines_of(b"used", 0) == used
+    assert engine_cache.engines_of(b"used", 0) == used
     assert (used / "graph.engine").exists()
     assert (other / "graph.engine").exists(), "it was opened lately"
     assert not left.exists()
@@ -158,15 +159,15 @@ def test_engines_that_nobody_opens_any_more_go_and_nothing_else_does(
 
 
 def test_engines_are_kept_per_kind_of_gpu_and_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(engines.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(engine_cache.CACHE, str(tmp_path / "cache"))
     card = tmp_path / "proc" / "gpus" / "0000:01:00.0"
     card.mkdir(parents=True)
     (card / "information").write_text("Model: \t\t NVIDIA L4\nIRQ: 25\n")
     (tmp_path / "proc" / "version").write_text("NVRM version: NVIDIA UNIX Kernel Module  550.54.15  Tue\n")
-    found = engines.engine_folder(0, tmp_path / "proc")
+    found = engine_cache.engine_folder(0, tmp_path / "proc")
     assert found == tmp_path / "cache" / "NVIDIA-L4-550.54.15"
-    assert engines.engine_folder(3, tmp_path / "proc").name == "gpu-550.54.15"
-    assert engines.engine_folder(0, tmp_path / "none").name == "gpu-unknown"
+    assert engine_cache.engine_folder(3, tmp_path / "proc").name == "gpu-550.54.15"
+    assert engine_cache.engine_folder(0, tmp_path / "none").name == "gpu-unknown"
 
 
 ALONE = """

@@ -5,7 +5,8 @@ Rules
 - On a CPU inputs are read where they lie and outputs written into arrays that the caller keeps. On a GPU all
   values stay there until they are given back (IO binding).
 - One CPU thread, unless told otherwise: a server has as many workers as it should keep cores busy.
-- TensorRT's engines are kept (engines): what `ppipe profile` has built on a node is there when a stage loads.
+- TensorRT's engines are kept (stage.engine_cache): what `ppipe profile` has built on a node is there when a
+  stage loads.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import onnxruntime
 
 from planner.execution import CONTEXT_BYTES, ExecutorOptions, Precision, Provider
 from planner.profile import TensorSpec
-from python_backend.stage.executors.engines import engines_of
+from python_backend.stage.engine_cache import engines_of
 from python_backend.stage.executors.errors import ProgramError
 from python_backend.wire.kserve import NUMPY_OF, Array
 
