@@ -19,10 +19,11 @@ class Request:
         "frame_bytes",
         "prepare_us",
         "priority",
+        "queue",
         "request_id",
-        "seat",
         "sequence",
         "stage",
+        "stream",
     )
 
     def __init__(
@@ -40,8 +41,10 @@ class Request:
         self.stage: int = 0
         """The stage whose queue it waits in: above 0 only under policies without reservations."""
         self.batch: Batch | None = None
-        self.seat: StreamSeat | None = None
-        """In its stream; None for models without streams."""
+        self.stream: Stream | None = None
+        """That it is of; None for models without streams."""
+        self.queue: StreamQueue | None = None
+        """Of its stream, while it waits for its turn."""
 
 
 class Stream:
@@ -51,10 +54,11 @@ class Stream:
         "charge",
         "due_us",
         "last_place",
+        "more_queues",
         "name",
         "newest_id",
         "open",
-        "queues",
+        "queue",
         "seen_us",
         "spent",
         "waiting",
@@ -73,8 +77,10 @@ class Stream:
         self.seen_us: int = 0
         self.open: int = 0
         """Frames that have not ended."""
-        self.queues: list[StreamQueue] = []
-        """Where its frames wait for their turn, by priority: one queue for most streams."""
+        self.queue: StreamQueue | None = None
+        """Where its frames wait for their turn."""
+        self.more_queues: list[StreamQueue] | None = None
+        """Those of frames that have other priorities than those in `queue`: few streams have such."""
         self.waiting: Request | None = None
         """Its frame that waits, where only the newest is kept."""
 
@@ -95,16 +101,6 @@ class StreamQueue:
         """Number of its entry among those that wait for their turn; -1 without."""
         self.entry_steps: int = 0
         self.entry_rank_us: int = 0
-
-
-class StreamSeat:
-    """Where a frame belongs: its stream, and its queue while it waits."""
-
-    __slots__ = ("queue", "stream")
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream: Stream = stream
-        self.queue: StreamQueue | None = None
 
 
 class Reservation:

@@ -12,16 +12,18 @@ Rules
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from typing import Final
 
 from planner.streams import PLAIN_WEIGHT, StreamPolicy
 from python_backend.scheduler.actions import DropReason
-from python_backend.scheduler.batches import Request, Stream, StreamSeat
+from python_backend.scheduler.batches import Request, Stream
 from python_backend.scheduler.streams.turns import STEP, TurnTaking
 
 IDLE_US: Final = 5_000_000
 """So long after its last frame a stream is forgotten."""
+LOOKED_AT: Final = 3
+"""Streams, when another one comes."""
 BURST_US: Final = 250_000
 """A stream may be so much ahead of its most_rps: frames bunch up on their way."""
 
@@ -29,7 +31,7 @@ BURST_US: Final = 250_000
 class Streams:
     """See the module."""
 
-    __slots__ = ("burst_us", "by_name", "gap_us", "heaviest", "newest", "policy", "turns")
+    __slots__ = ("burst_us", "by_name", "gap_us", "heaviest", "known", "newest", "policy", "turns")
 
     def __init__(self, policy: StreamPolicy) -> None:
         self.policy: StreamPolicy = policy
@@ -37,8 +39,9 @@ class Streams:
         shares = policy.share == "weighted"
         self.turns: TurnTaking | None = TurnTaking(shares) if shares or self.newest else None
         """Whose frame is sent next; None: the most urgent one."""
-        self.by_name: OrderedDict[str, Stream] = OrderedDict()
-        """By their last arrivals, the oldest first."""
+        self.by_name: dict[str, Stream] = {}
+        self.known: deque[Stream] = deque()
+        """The same, in the order in which it is looked who may be forgotten."""
         self.gap_us: int = 0 if policy.most_rps is None else max(1, round(1e6 / policy.most_rps))
         """Between two frames of a stream at its most_rps; 0: no limit."""
         self.burst_us: int = max(BURST_US, self.gap_us)
@@ -64,17 +67,15 @@ class Streams:
             stream.newest_id = max(stream.newest_id, request.request_id)
         stream.seen_us = now_us
         stream.open += 1
-        self.by_name.move_to_end(name)
-        request.seat = StreamSeat(stream)
+        request.stream = stream
         return None
 
     def waits(self, request: Request) -> Request | None:
         """The frame waits from now on: which one need not any more because of it, or the frame itself where a
         newer one of its stream has come."""
-        seat = request.seat
-        if seat is None:
+        stream = request.stream
+        if stream is None:
             return None
-        stream = seat.stream
         older: Request | None = None
         if self.newest and stream.name:
             if stream.newest_id != request.request_id:
@@ -83,29 +84,29 @@ class Streams:
             stream.waiting = request
         if self.turns is not None:
             if older is None:
-                self.turns.enter(request, seat)
+                self.turns.enter(request, stream)
             else:
-                self.turns.replace(older, request, seat)
+                self.turns.replace(older, request, stream)
         return older
 
     def sent(self, request: Request) -> None:
         """The frame waits no longer."""
-        seat = request.seat
-        if seat is None:
+        stream = request.stream
+        if stream is None:
             return
-        if seat.stream.waiting is request:
-            seat.stream.waiting = None
+        if stream.waiting is request:
+            stream.waiting = None
         if self.turns is not None:
             self.turns.left(request)
 
     def ended(self, request: Request) -> None:
         """The frame is answered or dropped."""
-        seat = request.seat
-        if seat is None:
+        stream = request.stream
+        if stream is None:
             return
         self.sent(request)
-        seat.stream.open -= 1
-        request.seat = None
+        stream.open -= 1
+        request.stream = None
 
     def _stream(self, name: str, now_us: int) -> Stream:
         stream = self.by_name.get(name)
@@ -114,21 +115,19 @@ class Streams:
             weight = self.policy.weight_of(name) if name else PLAIN_WEIGHT
             stream = Stream(name, max(1, round(STEP * self.heaviest / weight)))
             self.by_name[name] = stream
+            self.known.append(stream)
         return stream
 
     def _forget_idle(self, now_us: int) -> None:
-        """Two at most for each that is new: they do not become more than there were in IDLE_US."""
-        for _ in range(2):
-            if not self.by_name:
-                return
-            oldest = next(iter(self.by_name.values()))
-            if oldest.seen_us + IDLE_US > now_us:
-                return
-            if oldest.open > 0:
-                oldest.seen_us = now_us
-                self.by_name.move_to_end(oldest.name)
+        """LOOKED_AT of all for each that is new, in turns: no work for frames of streams that are known, and
+        those that send no more are few beside those that do.
+        """
+        for _ in range(min(LOOKED_AT, len(self.known))):
+            stream = self.known.popleft()
+            if stream.open == 0 and stream.seen_us + IDLE_US <= now_us:
+                del self.by_name[stream.name]
             else:
-                del self.by_name[oldest.name]
+                self.known.append(stream)
 
     def _in_rate(self, stream: Stream, now_us: int) -> bool:
         """Whether its next frame may come already (the generic cell rate algorithm)."""

@@ -12,16 +12,16 @@ def check_streams(state: State) -> None:
     """Raise AssertionError naming what contradicts what."""
     streams = state.streams
     if streams is None:
-        assert all(request.seat is None for request in state.requests.values()), "a seat without streams"
+        assert all(request.stream is None for request in state.requests.values()), "a stream without streams"
         return
     waiting = state.waiting.all()
     for name, stream in streams.by_name.items():
         assert stream.name == name, f"stream {name!r} is kept under another name"
         _check_open(state, stream)
     for request in state.requests.values():
-        assert request.seat is not None, f"request {request.request_id} has no seat"
-        stream = request.seat.stream
-        assert streams.by_name.get(stream.name) is stream, f"stream {stream.name!r} was forgotten too early"
+        mine = request.stream
+        assert mine is not None, f"request {request.request_id} is of no stream"
+        assert streams.by_name.get(mine.name) is mine, f"stream {mine.name!r} was forgotten too early"
     if streams.newest:
         _check_newest(streams, waiting)
     if streams.turns is not None:
@@ -29,9 +29,7 @@ def check_streams(state: State) -> None:
 
 
 def _check_open(state: State, stream: Stream) -> None:
-    open_now = sum(
-        1 for request in state.requests.values() if request.seat is not None and request.seat.stream is stream
-    )
+    open_now = sum(1 for request in state.requests.values() if request.stream is stream)
     assert open_now == stream.open, f"stream {stream.name!r}: the count of its open frames is wrong"
 
 
@@ -39,7 +37,7 @@ def _check_newest(streams: Streams, waiting: list[Request]) -> None:
     for stream in streams.by_name.values():
         if not stream.name:
             continue
-        mine = [request for request in waiting if request.seat is not None and request.seat.stream is stream]
+        mine = [request for request in waiting if request.stream is stream]
         assert len(mine) <= 1, f"stream {stream.name!r}: more than one of its frames waits"
         assert stream.waiting is (mine[0] if mine else None), f"stream {stream.name!r}: another frame waits"
         for request in mine:
@@ -50,7 +48,7 @@ def _check_turns(streams: Streams, turns: TurnTaking, waiting: list[Request]) ->
     assert turns.waiting == len(waiting), "the count of frames that wait for their turn is wrong"
     in_queues: set[int] = set()
     for stream in streams.by_name.values():
-        for queue in stream.queues:
+        for queue in [each for each in (stream.queue, *(stream.more_queues or ())) if each is not None]:
             in_queues |= {id(request) for request in queue.frames}
             _check_queue(turns, queue)
     assert in_queues == {id(request) for request in waiting}, "frames wait in no queue, or do not wait"
@@ -61,8 +59,7 @@ def _check_queue(turns: TurnTaking, queue: StreamQueue) -> None:
     order = [(request.deadline_us, request.sequence) for request in queue.frames]
     assert order == sorted(order), f"{name} is out of order"
     for request in queue.frames:
-        assert request.seat is not None, f"{name}: a frame without a seat"
-        assert request.seat.queue is queue, f"{name}: a frame sits elsewhere"
+        assert request.queue is queue, f"{name}: a frame sits elsewhere"
         assert request.priority == queue.priority, f"{name}: a frame of another priority"
     if queue.frames:
         assert queue.rank_us <= queue.frames[0].deadline_us, f"{name}: its rank is after its first frame"

@@ -18,7 +18,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from python_backend.scheduler.batches import Request, Stream, StreamQueue, StreamSeat
+from python_backend.scheduler.batches import Request, Stream, StreamQueue
 from python_backend.scheduler.timelines import NEVER
 
 STEP: Final = 1_000_000
@@ -46,44 +46,43 @@ class TurnTaking:
         self.waiting: int = 0
         self.next_entry: int = 0
 
-    def enter(self, request: Request, seat: StreamSeat) -> None:
+    def enter(self, request: Request, stream: Stream) -> None:
         """The frame waits from now on."""
-        stream = seat.stream
         if self.waiting == 0:
             self.par = max(self.par, self.most_spent)
         if not waits(stream):
             stream.spent = max(stream.spent, self.par - stream.charge)
         queue = queue_of(stream, request.priority)
-        if self._insert(request, seat, queue) == 0:
+        if self._insert(request, queue) == 0:
             queue.rank_us = request.deadline_us
             self._push_if_lower(queue)
 
-    def replace(self, older: Request, request: Request, seat: StreamSeat) -> None:
+    def replace(self, older: Request, request: Request, stream: Stream) -> None:
         """The frame takes the place of an older one of its stream, which waits alone."""
-        queue = None if older.seat is None else older.seat.queue
-        if queue is None or older.seat is None or queue.priority != request.priority:
+        queue = older.queue
+        if queue is None or queue.priority != request.priority:
             self.left(older)
-            self.enter(request, seat)
-            if queue is not None and seat.queue is not None:
-                seat.queue.rank_us = min(seat.queue.rank_us, queue.rank_us)
-                self._push_if_lower(seat.queue)
+            self.enter(request, stream)
+            mine = request.queue
+            if queue is not None and mine is not None:
+                mine.rank_us = min(mine.rank_us, queue.rank_us)
+                self._push_if_lower(mine)
             return
-        older.seat.queue = None
-        seat.queue = queue
+        older.queue = None
+        request.queue = queue
         queue.frames[0] = request
         queue.rank_us = min(queue.rank_us, request.deadline_us)
         self._push_if_lower(queue)
 
     def left(self, request: Request) -> None:
         """The frame waits no longer."""
-        seat = request.seat
-        if seat is None or seat.queue is None:
+        queue = request.queue
+        if queue is None:
             return
-        queue = seat.queue
         index = first_from(queue.frames, request.deadline_us, request.sequence)
         del queue.frames[index]
         self._after(queue, index)
-        seat.queue = None
+        request.queue = None
         self.waiting -= 1
 
     def pick(self, priority: int, size: int, least_us: int) -> list[Request]:
@@ -115,14 +114,14 @@ class TurnTaking:
     def put_back(self, requests: list[Request]) -> None:
         """Picked frames that were not sent after all have their places again."""
         for request in requests:
-            seat = request.seat
-            if seat is None:
+            stream = request.stream
+            if stream is None:
                 continue
-            queue = queue_of(seat.stream, request.priority)
+            queue = queue_of(stream, request.priority)
             rank_us = min(queue.rank_us, request.deadline_us) if not queue.frames else request.deadline_us
             if request.attempts == 0:
-                seat.stream.spent -= seat.stream.charge
-            if self._insert(request, seat, queue) == 0:
+                stream.spent -= stream.charge
+            if self._insert(request, queue) == 0:
                 queue.rank_us = rank_us
             self._push_if_lower(queue)
 
@@ -137,17 +136,16 @@ class TurnTaking:
 
     def _spend(self, request: Request, queue: StreamQueue) -> None:
         stream = queue.stream
-        if request.seat is not None:
-            request.seat.queue = None
+        request.queue = None
         self.par = max(self.par, stream.spent)
         if request.attempts == 0:  # a failed attempt is not the stream's fault
             stream.spent += stream.charge
             self.most_spent = max(self.most_spent, stream.spent)
 
-    def _insert(self, request: Request, seat: StreamSeat, queue: StreamQueue) -> int:
+    def _insert(self, request: Request, queue: StreamQueue) -> int:
         index = first_from(queue.frames, request.deadline_us, request.sequence)
         queue.frames.insert(index, request)
-        seat.queue = queue
+        request.queue = queue
         self.waiting += 1
         return index
 
@@ -209,19 +207,30 @@ class TurnTaking:
 
 def waits(stream: Stream) -> bool:
     """Whether any frame of the stream waits for its turn."""
-    for queue in stream.queues:  # noqa: SIM110 (a loop compiles to faster code)
-        if queue.frames:
-            return True
+    if stream.queue is not None and stream.queue.frames:
+        return True
+    if stream.more_queues is not None:
+        for queue in stream.more_queues:
+            if queue.frames:
+                return True
     return False
 
 
 def queue_of(stream: Stream, priority: int) -> StreamQueue:
     """A stream's queue of this priority, made when it is new."""
-    for queue in stream.queues:
+    first = stream.queue
+    if first is None:
+        first = StreamQueue(stream, priority)
+        stream.queue = first
+    if first.priority == priority:
+        return first
+    if stream.more_queues is None:
+        stream.more_queues = []
+    for queue in stream.more_queues:
         if queue.priority == priority:
             return queue
     made = StreamQueue(stream, priority)
-    stream.queues.append(made)
+    stream.more_queues.append(made)
     return made
 
 
