@@ -537,7 +537,7 @@ def test_an_answer_that_waits_for_an_earlier_one_waits_no_longer_than_that_ones_
         entry = driver.table.entry
         ordered = replace(entry, served=replace(entry.served, streams=StreamPolicy("stream")))
         driver._frames.serve_by(ordered)
-        monkeypatch.setattr(driver, "_look_for_silent", lambda *silent: None)
+        monkeypatch.setattr(driver._attempts, "look_for_silent", lambda *silent: None)
         serve = driver._frames.serve
 
         def late(*what: Any) -> None:

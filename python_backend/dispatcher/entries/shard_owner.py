@@ -53,7 +53,9 @@ class _Numbered(Protocol):
 class Taker(Protocol):
     """Who takes tables, in a turn of his own, or finds that he cannot (dispatcher.driver)."""
 
-    failed_table: TableFailed | None
+    @property
+    def failed_table(self) -> TableFailed | None:
+        """The last that could not be served."""
 
     @property
     def table(self) -> _Numbered:
