@@ -12,7 +12,7 @@
 Rules
 - Whoever brings what happened, arrivals, notices, ends of hops, workers lost and back, takes a turn, also for
   what others have brought meanwhile. All but this module's methods for other threads is used in turns alone.
-- Whoever is asked in a turn is told the time; only Deciding and Enacting ask the clock: their steps take long.
+- Whoever is asked in a turn is told the time; only Deciding and Enacting, which take long, ask the clock.
 - close() answers every frame that is still here and joins all threads.
 """
 
