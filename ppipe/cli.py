@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -54,31 +54,50 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(profile.profile)
-app.command()(plan.plan)
-app.command()(simulate.simulate)
-app.command()(generate.generate)
-app.command(
-    # Its own parser has the options, and its own program name.
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)(lint.lint)
-app.command()(diff.diff)
-app.command()(kubernetes.kubernetes)
-app.command()(compose.compose)
-app.command()(front.front)
-app.command()(units.units)
-app.command()(monitoring.monitoring)
-app.command()(serve.serve)
-app.command()(status.status)
-app.command()(rollout.rollout)
-app.command()(operate.operate)
-app.command()(history.history)
-app.command()(record.record)
-app.command()(bench.bench)
-app.command()(watch.watch)
-app.command()(report.report)
-app.command()(demo.demo)
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Of a docstring, each as one line: a terminal breaks lines where it wants to."""
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+
+
+def _add(command: Callable[..., None], **settings: Any) -> None:
+    """A command whose list entry is the first sentence of its docstring."""
+    text = _paragraphs(command.__doc__ or "")
+    summary = text[0].split(". ")[0].rstrip(".") + "."
+    app.command(help="\n\n".join(text), short_help=summary, **settings)(command)
+
+
+_OWN_PARSER = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+    "add_help_option": False,
+}
+"""Of lint, whose parser has the options and the program's name."""
+_COMMANDS: Sequence[Callable[..., None]] = (
+    profile.profile,
+    plan.plan,
+    simulate.simulate,
+    generate.generate,
+    lint.lint,
+    diff.diff,
+    kubernetes.kubernetes,
+    compose.compose,
+    front.front,
+    units.units,
+    monitoring.monitoring,
+    serve.serve,
+    status.status,
+    rollout.rollout,
+    operate.operate,
+    history.history,
+    record.record,
+    bench.bench,
+    watch.watch,
+    report.report,
+    demo.demo,
+)
+for _command in _COMMANDS:
+    _add(_command, **(_OWN_PARSER if _command is lint.lint else {}))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,14 +11,14 @@ from planner.deployment import DeploymentError
 
 DeploymentFile = Annotated[Path, typer.Argument(help="The deployment file, YAML.", show_default=False)]
 WorkFolder = Annotated[
-    Path | None, typer.Option("--work", help="Working folder. [default: .ppipe/<deployment's name>]")
+    Path | None, typer.Option("--work", help="Working folder.", show_default=".ppipe/<deployment's name>")
 ]
 FleetFolder = Annotated[
     Path | None,
     typer.Option(
         "--fleet",
-        help="The folder that all hosts share, as given to ppipe serve. [default: all servers run here]",
-        show_default=False,
+        help="The folder that all hosts share, as given to ppipe serve.",
+        show_default="all servers run here",
     ),
 ]
 ArrivalsText = Annotated[

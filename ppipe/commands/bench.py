@@ -40,21 +40,20 @@ def bench(
     ] = None,
     streams: Annotated[
         int,
-        typer.Option(min=0, help="Streams per model, whose frames come in turn. [default: none]"),
+        typer.Option(min=0, help="Streams per model, whose frames come in turn.", show_default="none"),
     ] = 0,
     repository: Annotated[
         Path | None,
         typer.Option(
-            help="Folder that is served instead, such as <work>/rehearsal. [default: <work>/repository]",
-            show_default=False,
+            help="Folder that is served instead, such as <work>/rehearsal.",
+            show_default="<work>/repository",
         ),
     ] = None,
     entry: Annotated[
         list[str] | None,
         typer.Option(
-            help="gRPC address that frames go to, such as a load balancer's; several get them in turn. "
-            "[default: all entries]",
-            show_default=False,
+            help="gRPC address that frames go to, such as a load balancer's; several get them in turn.",
+            show_default="all entries",
         ),
     ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the deployment to answer.")] = 90.0,

@@ -30,19 +30,19 @@ CLIP_SECONDS = 6.0
 def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Last line of output: the result as JSON.")] = False,
     seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="Length of the load. [default: for 540 frames]")
+        float | None, typer.Option(min=1.0, help="Length of the load.", show_default="for 540 frames")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of arrivals and pictures.")] = 1,
     work: WorkFolder = None,
     base_port: Annotated[
-        int | None, typer.Option(min=1024, max=60_000, help="First port. [default: the file's, if free]")
+        int | None, typer.Option(min=1024, max=60_000, help="First port.", show_default="the file's, if free")
     ] = None,
     deployment_file: Annotated[
         Path | None,
         typer.Option(
             "--deployment",
-            help="A deployment whose GPU classes all have stated speeds. [default: an example]",
-            show_default=False,
+            help="A deployment whose GPU classes all have stated speeds.",
+            show_default="an example",
         ),
     ] = None,
     heal: Annotated[

@@ -13,7 +13,7 @@ from ppipe.console import out
 def diff(
     old: Annotated[Path, typer.Argument(help="A plan file, or the folder of a generated repository.")],
     new: Annotated[Path, typer.Argument(help="Another of the same kind.")],
-    markdown: Annotated[bool, typer.Option(help="As a Markdown table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
     """Tell what becomes of each Triton model from one plan or repository to another."""
     from model_repo_generator.checking.diff import diff as rows_of

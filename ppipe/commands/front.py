@@ -10,21 +10,21 @@ import typer
 
 def front(
     repository: Annotated[Path, typer.Argument(help="Folder of a generated repository.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="standard output")] = None,
     listen: Annotated[str, typer.Option(help="Address; others than loopback need a certificate.")] = (
         "127.0.0.1"
     ),
-    http_port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
+    http_port: Annotated[int, typer.Option(min=1, max=65535, help="For clients over HTTP.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="For clients over gRPC.")] = 8001,
     certificate: Annotated[Path | None, typer.Option(help="PEM file, with --key: for TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
     connections: Annotated[int, typer.Option(min=1, help="Of one address at a time.")] = 64,
     all_connections: Annotated[int, typer.Option(min=1, help="Of all callers at a time.")] = 4096,
     body_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Of a request; default: the largest frame of the models.")
+        int | None, typer.Option(min=1, help="Of a request.", show_default="the largest frame of the models")
     ] = None,
     origin: Annotated[
-        list[str] | None, typer.Option(help="Whose web pages may ask; default: none. May be repeated.")
+        list[str] | None, typer.Option(help="Whose web pages may ask; may be repeated.", show_default="none")
     ] = None,
     folder: Annotated[Path, typer.Option(help="Of nginx's own files; must exist.")] = Path(
         "/var/lib/ppipe-front"

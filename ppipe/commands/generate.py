@@ -27,15 +27,18 @@ def generate(
     deployment_file: DeploymentFile,
     work: WorkFolder = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write. [default: <work>/repository]")
+        Path | None, typer.Option("--output", "-o", help="Folder to write.", show_default="<work>/repository")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Overwrite files of ours that were edited since.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files of ours that were edited since.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; status 1 and a diff if the folder is out of date.")
     ] = False,
-    programs: Annotated[
-        bool, typer.Option(help="Export the stage programs (with --check: look at their files).")
-    ] = True,
+    no_programs: Annotated[
+        bool,
+        typer.Option("--no-programs", help="Export no programs; with --check: look at none of their files."),
+    ] = False,
     epoch: Annotated[int, typer.Option(min=1, help="Revision of the plan.")] = 1,
     self_contained: Annotated[
         bool, typer.Option("--self-contained", help="With a copy of the run time for the servers.")
@@ -54,7 +57,7 @@ def generate(
     ] = None,
     workers_per_pool: Annotated[
         int | None,
-        typer.Option(help="In a rehearsal, at most so many workers of each stage. [default: all]"),
+        typer.Option(help="In a rehearsal, at most so many workers of each stage.", show_default="all"),
     ] = None,
     slower: Annotated[
         float, typer.Option(help="In a rehearsal, all times and SLOs are so many times as long.")
@@ -70,7 +73,7 @@ def generate(
     base = deployment_file.parent
     note_overrides(deployment)
     if check:
-        _require_current(*made_for, folder, base, programs)
+        _require_current(*made_for, folder, base, not no_programs)
         return
     # Blocks are cut alike for a rehearsal, so its programs are those of the deployment file.
     with step("generate: export programs, write repositories"), Exporter(deployment, profile) as exporter:
@@ -79,7 +82,7 @@ def generate(
             folder,
             epoch=epoch,
             force=force,
-            export=programs,
+            export=not no_programs,
             base=base,
             self_contained=self_contained,
             one_folder=one_folder,

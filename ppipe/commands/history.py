@@ -19,7 +19,7 @@ from ppipe.workspace import Workspace
 def history(
     deployment_file: DeploymentFile,
     work: WorkFolder = None,
-    last: Annotated[int | None, typer.Option(min=1, help="Show so many. [default: all]")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Show so many.", show_default="all")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, one line each.")] = False,
 ) -> None:
     """Show the rollouts of a deployment, with why and with figures before and after, oldest first."""

@@ -39,7 +39,7 @@ def operate(
         float, typer.Option(help="Seconds between two rollouts; a lost server does not wait for that.")
     ] = 60.0,
     seconds: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after this long. [default: when told to]")
+        float | None, typer.Option(min=0.0, help="Stop after this long.", show_default="when told to")
     ] = None,
 ) -> None:
     """Watch servers and load of a running deployment; when it would serve clearly more by another plan,

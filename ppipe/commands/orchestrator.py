@@ -15,11 +15,11 @@ from ppipe.workspace import MissingResult, Workspace
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")]
 Repository = Annotated[
-    Path | None, typer.Option(help="The generated repository. [default: <work>/repository]")
+    Path | None, typer.Option(help="The generated repository.", show_default="<work>/repository")
 ]
 Image = Annotated[str | None, typer.Option(help="Image with tritonserver and the run time.")]
 OptionsFile = Annotated[Path | None, typer.Option("--options", help="All other choices, YAML.")]
-Force = Annotated[bool, typer.Option(help="Overwrite files of ours that were edited since.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files of ours that were edited since.")]
 
 
 def given_of(**fields: Any) -> dict[str, Any]:

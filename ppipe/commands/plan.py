@@ -28,16 +28,17 @@ def plan(
         str, typer.Option(help="proven: to 1e-4 where it can; fast: for planning again at once.")
     ] = "proven",
     objective: Annotated[
-        str | None, typer.Option(help="max-rate or min-cost. [default: the deployment's]", show_default=False)
+        str | None, typer.Option(help="max-rate or min-cost.", show_default="the deployment's")
     ] = None,
     max_stages: Annotated[
-        int | None, typer.Option(min=1, max=4, help="[default: the deployment's]", show_default=False)
+        int | None,
+        typer.Option(min=1, max=4, help="Most stages of a pipeline.", show_default="the deployment's"),
     ] = None,
     margin: Annotated[
         str | None,
         typer.Option(
-            help="Share of the SLO left unused, or 'auto': found by simulation. [default: the deployment's]",
-            show_default=False,
+            help="Share of the SLO left unused, or 'auto': found by simulation.",
+            show_default="the deployment's",
         ),
     ] = None,
     picture: Annotated[

@@ -26,7 +26,10 @@ def record(
     seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 60.0,
     most_mb: Annotated[float, typer.Option(min=0.001, help="Stop at this size.")] = 64.0,
     keys: Annotated[
-        Path | None, typer.Option(help=f"The ticket keys. [default: ${KEY_FILE_VARIABLE}, or those of serve]")
+        Path | None,
+        typer.Option(
+            help="The file of ticket keys.", show_default=f"${KEY_FILE_VARIABLE}, or those of serve"
+        ),
     ] = None,
 ) -> None:
     """Record the events of running dispatchers, to replay them with `ppipe simulate --replay`.

@@ -21,7 +21,7 @@ def report(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
-    title: Annotated[str, typer.Option(help="[default: the deployment's name]", show_default=False)] = "",
+    title: Annotated[str, typer.Option(help="Of the page.", show_default="the deployment's name")] = "",
     pictures: Annotated[
         Path | None, typer.Option(help="Also write each picture as an SVG file into this folder.")
     ] = None,

@@ -26,9 +26,7 @@ from ppipe.workspace import MissingResult, Workspace
 
 def rollout(
     deployment_file: DeploymentFile,
-    plan: Annotated[
-        Path | None, typer.Option(help="The plan. [default: <work>/plan.json]", show_default=False)
-    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="The plan.", show_default="<work>/plan.json")] = None,
     to: Annotated[
         int | None, typer.Option(min=1, help="Go to a revision that was served, in place of a plan.")
     ] = None,

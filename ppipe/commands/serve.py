@@ -24,7 +24,7 @@ def serve(
     what: Annotated[Path, typer.Argument(help="A deployment file, or the folder of a generated repository.")],
     work: WorkFolder = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after this long. [default: when told to]")
+        float | None, typer.Option(min=0.0, help="Stop after this long.", show_default="when told to")
     ] = None,
     record_mb: Annotated[
         float,
@@ -42,13 +42,15 @@ def serve(
     fleet: Annotated[
         Path | None,
         typer.Option(
-            help="A folder that all hosts share, through which ppipe rollout and operate ask for changes. "
-            "[default: they run here]",
-            show_default=False,
+            help="A folder that all hosts share, through which ppipe rollout and operate ask for changes.",
+            show_default="they run here",
         ),
     ] = None,
     old_triton: Annotated[
-        bool, typer.Option(help="Start releases with known holes on addresses that others reach, too.")
+        bool,
+        typer.Option(
+            "--old-triton", help="Start releases with known holes on addresses that others reach, too."
+        ),
     ] = False,
 ) -> None:
     """Start every tritonserver of a local deployment, or of this host, keep them running, and stop them on

@@ -33,7 +33,8 @@ def simulate(
     what: Annotated[Path, typer.Argument(help="A deployment file, or a plan.json that `ppipe plan` wrote.")],
     work: WorkFolder = None,
     load_factor: Annotated[
-        float | None, typer.Option(min=0.0, help="Offered load as a share of the planned. [default: 0.9]")
+        float | None,
+        typer.Option(min=0.0, help="Offered load as a share of the planned.", show_default="0.9"),
     ] = None,
     rate: Annotated[float | None, typer.Option(min=0.0, help="Offered frames/s of every model.")] = None,
     arrivals: ArrivalsText = "poisson",
@@ -53,7 +54,7 @@ def simulate(
     ] = 0.0,
     streams: Annotated[
         int,
-        typer.Option(min=0, help="Streams per model, whose frames come in turn. [default: none]"),
+        typer.Option(min=0, help="Streams per model, whose frames come in turn.", show_default="none"),
     ] = 0,
     links: Annotated[
         str, typer.Option(help="placed: as the live system has them; paper: as the paper groups them.")
@@ -79,9 +80,9 @@ def simulate(
     plan: Annotated[
         Path | None, typer.Option(help="With --replay: a plan.json to compare with; problem.json beside it.")
     ] = None,
-    bound: Annotated[
-        bool, typer.Option("--bound/--no-bound", help="Compare with the most that any schedule could serve.")
-    ] = True,
+    no_bound: Annotated[
+        bool, typer.Option("--no-bound", help="Leave out the most that any schedule could serve.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Serve a plan in simulation: attainment, goodput, drops, latencies, utilisation."""
@@ -128,7 +129,7 @@ def simulate(
     if find_capacity:
         _print_capacities(
             view.plan_capacities(made, problem, policy, workload, chosen),
-            view.clairvoyant_capacities(made, problem, workload, chosen) if bound else {},
+            view.clairvoyant_capacities(made, problem, workload, chosen) if not no_bound else {},
             made,
             as_json,
         )
@@ -143,7 +144,7 @@ def simulate(
                 workload,
                 chosen,
                 lambda model, now_us: update(model, now_us, None),
-                bound,
+                not no_bound,
                 log,
             )
         if as_json:

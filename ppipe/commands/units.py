@@ -14,22 +14,20 @@ from ppipe.console import out
 def units(
     repository: Annotated[Path, typer.Argument(help="Folder of a generated repository.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write. [default: units beside it]")
+        Path | None, typer.Option("--output", "-o", help="Folder to write.", show_default="units beside it")
     ] = None,
     ppipe: Annotated[Path, typer.Option(help="The program on every host.")] = Path("/opt/ppipe/bin/ppipe"),
     repository_there: Annotated[
         Path | None,
         typer.Option(
             "--repository",
-            help="The repository on every host. [default: /srv/ppipe/<deployment>/repository]",
-            show_default=False,
+            help="The repository on every host.",
+            show_default="/srv/ppipe/<deployment>/repository",
         ),
     ] = None,
     ticket_keys: Annotated[
         Path | None,
-        typer.Option(
-            help="The ticket keys on every host. [default: /etc/ppipe/<deployment>.keys]", show_default=False
-        ),
+        typer.Option(help="The ticket keys on every host.", show_default="/etc/ppipe/<deployment>.keys"),
     ] = None,
     fleet: Annotated[
         Path | None,
@@ -37,7 +35,8 @@ def units(
     ] = None,
     user: Annotated[str, typer.Option(help="Whose processes all are; not root.")] = "ppipe",
     old_triton: Annotated[
-        bool, typer.Option(help="As of ppipe serve: releases with known holes may be started.")
+        bool,
+        typer.Option("--old-triton", help="As of ppipe serve: releases with known holes may be started."),
     ] = False,
     force: Force = False,
 ) -> None:

@@ -40,7 +40,7 @@ def watch(
     model: Annotated[str, typer.Option(help="The served model to ask.", show_default=False)],
     url: Annotated[
         str | None,
-        typer.Option(help=f"The entry server's gRPC address. [default: {DEFAULT_URL}]", show_default=False),
+        typer.Option(help="The entry server's gRPC address.", show_default=DEFAULT_URL),
     ] = None,
     deployment: Annotated[
         Path | None,
@@ -61,7 +61,7 @@ def watch(
         int, typer.Option(min=1, max=1000, help="Frames of a source that wait for answers at once.")
     ] = 8,
     timeout_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="Of each frame. [default: the model's SLO]")
+        float | None, typer.Option(min=0.001, help="Of each frame.", show_default="the model's SLO")
     ] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Play files and folders again and again.")] = False,
     json_lines: Annotated[

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from planner import serial
@@ -298,3 +302,24 @@ def test_a_signal_leaves_every_context_and_gives_its_status(number: signal.Signa
         process.send_signal(signal.SIGTERM)  # a second one does not cut the tidying short
         assert process.stdout.readline() == "tidied\n"
     assert process.returncode == 128 + number
+
+
+@pytest.mark.parametrize("name", [None, *sorted(typer.main.get_command(app).commands)])  # type: ignore[attr-defined]
+def test_a_command_says_all_of_its_help_in_80_columns(
+    name: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    group: Any = typer.main.get_command(app)
+    with contextlib.suppress(SystemExit):  # lint's own parser
+        run([*([] if name is None else [name]), "--help"])
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "…" not in shown
+    words = set(re.findall(r"[^\s│]+", shown))
+    if name is None:
+        assert set(group.commands) <= words
+    for option in [] if name in (None, "lint") else group.commands[name].params:
+        assert (option.help or "").endswith((".", "]")), f"{option.name}: no sentence of help"
+        assert set(option.help.split()) <= words, option.name
+        if isinstance(option.show_default, str):
+            assert set(option.show_default.split()) <= {word.strip("()[]") for word in words}, option.name
