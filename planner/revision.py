@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from planner import serial
 from planner.manifest import DeploymentManifest
+from planner.serial import LATER
 
 FOLDER_VARIABLE = "PPIPE_REVISIONS"
 """Environment variable of the entry server with the path of the folder."""
@@ -43,11 +44,12 @@ class HandOver:
     that revision less the workers that are not loaded.
 
     Every stage of every pipeline in it has a worker that is loaded and answers. What clients see of a model
-    (name, inputs, outputs, SLO) must be what is served.
+    (name, inputs, outputs, SLO) must be what is served. run: of the servers that it is for; '' for any.
     """
 
     number: int
     manifest: DeploymentManifest
+    run: str = field(default="", metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,13 @@ def hand_over(folder: Path, table: HandOver) -> None:
     serial.save(table, folder / TABLE_NAME)
 
 
-def read_hand_over(folder: Path) -> HandOver | None:
-    """The table that is to be served; None where there is none. Raises OSError, serial.FormatError."""
+def read_hand_over(folder: Path, run: str = "") -> HandOver | None:
+    """The table that is to be served; None where there is none, or none of this run. Raises OSError,
+    serial.FormatError.
+    """
     with contextlib.suppress(FileNotFoundError):
-        return serial.load(HandOver, folder / TABLE_NAME)
+        table = serial.load(HandOver, folder / TABLE_NAME)
+        return table if "" in (run, table.run) or table.run == run else None
     return None
 
 

@@ -92,7 +92,7 @@ def serves_another(fleet: HealFleet) -> bool:
     if tables_of(table.manifest) != tables_of(whole):
         return False
     dispatchers = {entry.dispatcher for entry in fleet.manifest.models}
-    acks = read_acks(fleet.deployed.tables, dispatchers)
+    acks = read_acks(fleet.deployed.answers, dispatchers)
     return acks.keys() == dispatchers and all(ack.number == table.number for ack in acks.values())
 
 

@@ -45,6 +45,7 @@ from model_repo_generator.kubernetes.operator import (
     OPERATOR_STOP_S,
     REPOSITORY,
     SHARED,
+    TOLD,
     WORK_FOLDER,
 )
 from model_repo_generator.kubernetes.operator import command as operator_command
@@ -241,11 +242,7 @@ def _service(
         "volumes": [
             {"type": "bind", "source": options.repository, "target": REPOSITORY_FOLDER, "read_only": True},
             {"type": "bind", "source": f"./{LAUNCH}", "target": LAUNCH_FOLDER, "read_only": True},
-            *(
-                [{"type": "bind", "source": f"{options.operator.work}/{SHARED}", "target": FLEET_FOLDER}]
-                if options.operator
-                else []
-            ),
+            *(_fleet_binds(options.operator, group) if options.operator else []),
             *(
                 [{"type": "bind", "source": options.leases, "target": LEASES_FOLDER}]
                 if group.is_entry and _has_lease_file(fleet)
@@ -282,6 +279,23 @@ def _check_leases(fleet: Fleet) -> None:
             "leases: kind is 'kubernetes', and containers of one host have no cluster; leave 'leases' out "
             "for a file that the entries share, or give etcd with its endpoints"
         )
+
+
+def _fleet_binds(operator: ComposeOperator, group: ServerGroup) -> list[Plain]:
+    """The folder through which servers are asked, to read; and to write what servers of this group tell. One
+    that is not there is an error: docker would make it root's.
+    """
+    shared, told = f"{operator.work}/{SHARED}", f"{TOLD}/{group.group}"
+    there = {"create_host_path": False}
+    return [
+        {"type": "bind", "source": shared, "target": FLEET_FOLDER, "read_only": True, "bind": there},
+        {
+            "type": "bind",
+            "source": f"{shared}/{told}",
+            "target": f"{FLEET_FOLDER}/{told}",
+            "bind": there,
+        },
+    ]
 
 
 def _check_operator(options: ComposeOptions) -> None:

@@ -65,6 +65,7 @@ def server_settings(
     others = [entry for entry in manifest.entries if entry.name != server.name] if group.is_entry else []
     return {
         "server": server.name,
+        "group": server.group,
         "host": server.host,
         "probe_host": bind or "localhost",  # of IPv4 or of IPv6, wherever the server listens
         "http_port": server.http_port,

@@ -22,6 +22,8 @@ OPERATOR = "operator"
 WORK_FOLDER = "/work"
 SHARED = "fleet"
 """Folder of the working folder: the fleet's (container/agent.py)."""
+TOLD = "there"
+"""Folder in it with one for each group: what its servers tell."""
 REPOSITORY = "repository"
 OPERATOR_STOP_S = 60
 """How long it may take to come to an end."""
@@ -46,9 +48,32 @@ def operator_of(options: KubernetesOptions) -> tuple[OperatorSpec, ClaimSource] 
     return spec, source
 
 
-def fleet_mount(spec: OperatorSpec) -> Plain:
-    """The folder through which servers are asked; of the claim they may write nothing else."""
-    return {"name": "fleet", "mountPath": FLEET_FOLDER, "subPath": f"{spec.work}/{SHARED}"}
+def fleet_mounts(spec: OperatorSpec, group: str) -> list[Plain]:
+    """Of the folder through which servers are asked: to read, and to write what servers of this group tell.
+    Nothing else of the claim can a pod write, so no server asks another one for anything, nor speaks for it.
+    """
+    shared, told = f"{spec.work}/{SHARED}", f"{TOLD}/{group}"
+    return [
+        {"name": "fleet", "mountPath": FLEET_FOLDER, "subPath": shared, "readOnly": True},
+        {"name": "fleet", "mountPath": f"{FLEET_FOLDER}/{told}", "subPath": f"{shared}/{told}"},
+    ]
+
+
+def fleet_folders(spec: OperatorSpec, group: str, image: str, rights: Plain) -> Plain:
+    """Makes that folder before it is mounted, for this user alone, and ends: a folder that a mount makes is
+    root's.
+    """
+    made = [f"{FLEET_FOLDER}/{name}" for name in ("wanted", TOLD, f"{TOLD}/{group}")]
+    return {
+        "name": "folders",
+        "image": image,
+        "command": ["mkdir", "-p", "-m", "700", *made],
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}},
+        "securityContext": rights,
+        "volumeMounts": [
+            {"name": "fleet", "mountPath": FLEET_FOLDER, "subPath": f"{spec.work}/{SHARED}"},
+        ],
+    }
 
 
 def fleet_volume(source: ClaimSource) -> Plain:

@@ -25,7 +25,7 @@ from model_repo_generator.kubernetes.launch import (
 from model_repo_generator.kubernetes.lease_rights import account, uses_lease_objects
 from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes, group_stubs
 from model_repo_generator.kubernetes.names import MAX_STATEFUL_SET, dns_label
-from model_repo_generator.kubernetes.operator import fleet_mount, fleet_volume
+from model_repo_generator.kubernetes.operator import fleet_folders, fleet_mounts, fleet_volume
 from model_repo_generator.kubernetes.options import (
     GPU_CLASS_LABEL,
     ClaimSource,
@@ -101,6 +101,10 @@ def pod_template(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -
         spec |= {"serviceAccountName": account(fleet), "automountServiceAccountToken": True}
     if isinstance(options.repository, ObjectStoreSource):
         spec["initContainers"] = [_fetch(options.repository)]
+    if options.operator is not None:
+        rights = container_rights()
+        made = fleet_folders(options.operator, group.group, options.image, rights)
+        spec["initContainers"] = [made]
     spec["containers"] = [_container(fleet, group, options, shm)]
     spec["volumes"] = _volumes(fleet, options, shm)
     return {"metadata": {"labels": labels(fleet, group, options)}, "spec": spec}
@@ -178,7 +182,7 @@ def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
             {"name": "tickets", "mountPath": TICKET_FOLDER, "readOnly": True},
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "tmp", "mountPath": "/tmp"},
-            *([fleet_mount(options.operator)] if options.operator else []),
+            *(fleet_mounts(options.operator, group.group) if options.operator else []),
             *tls_mounts(fleet.manifest),
         ],
     }

@@ -113,7 +113,7 @@ class OperateLoop:
         if self._stopped and now_s >= self._take_up_at_s and self._takes_up(now_s):
             return Decision(False, None, "a rollout that was stopped was taken up")
         try:
-            tables = served_tables(self._deployed.tables, self.served.manifest)
+            tables = served_tables(self._deployed.tables, self._deployed.answers, self.served.manifest)
         except (FleetDown, OSError) as error:
             self._say_text(str(error))
             return Decision(False, None, str(error))

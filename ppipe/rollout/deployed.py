@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_repo_generator import naming
 from planner.deployment import Deployment
 from planner.manifest import DeploymentManifest, ServerAddress
 from planner.profile import Profile
@@ -46,6 +47,11 @@ class Deployed:
         return self.fleet or self.workspace.logs.resolve() / REVISIONS
 
     @property
+    def answers(self) -> Path:
+        """Where they say what they serve, beside the name of their run."""
+        return self.tables if self.fleet is None else self.fleet / "there" / naming.ENTRY_GROUP
+
+    @property
     def kept(self) -> KeptRevisions:
         """Its revisions."""
         return KeptRevisions(self.workspace.root)
@@ -58,7 +64,7 @@ class Deployed:
     @property
     def early(self) -> Early | None:
         """What may be loaded early on its servers."""
-        return load_saved(self.workspace.root, run_of(self.tables))
+        return load_saved(self.workspace.root, run_of(self.answers))
 
     @contextlib.contextmanager
     def lock(self, what: str, name: str = LOCK_NAME) -> Iterator[None]:
@@ -73,7 +79,7 @@ class Deployed:
     def models_of(self, server: ServerAddress) -> ServerModels:
         """The models of one of its servers, as they are changed."""
         if self.fleet is not None:
-            return AskedModels(self.fleet, server.name)
+            return AskedModels(self.fleet, server.name, server.group)
         logs = self.workspace.logs
         folder = PolledFolder(logs / "models" / server.name, self.repository, server.repository)
         return HereModels(folder, logs / f"{server.name}.log")
@@ -94,10 +100,11 @@ class Start:
 
 def start_of(deployed: Deployed) -> Start:
     """The revision that is served; of a rollout that was stopped, the one from which it came."""
-    table = read_hand_over(deployed.tables) if deployed.tables.is_dir() else None
+    run = run_of(deployed.answers)
+    table = read_hand_over(deployed.tables, run) if deployed.tables.is_dir() else None
     generated = served_manifest(deployed.repository)
     record = load_record(deployed.workspace.root)
-    if record is not None and record.was_stopped and record.began_with == run_of(deployed.tables):
+    if record is not None and record.was_stopped and record.began_with == run:
         return Start(deployed.kept.manifest(record.origin), record)
     if table is None or table.manifest.epoch == generated.epoch:
         return Start(generated)

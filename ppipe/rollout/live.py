@@ -23,7 +23,7 @@ from pathlib import Path
 from planner import serial
 from planner.cluster import Cluster
 from planner.manifest import DeploymentManifest
-from planner.revision import HandOver, ack_name, hand_over, read_acks, read_hand_over
+from planner.revision import HandOver, ack_name, hand_over, read_acks, read_hand_over, run_of
 from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables, named_in
 from ppipe.rollout.revisions import chain_names, rooms_of, tables_of, with_tables
 from ppipe.rollout.run import StepFailed
@@ -44,7 +44,8 @@ class FleetDown(Exception):
 
 
 class LiveFleet:
-    """See the module. servers: their models, by name. tables: where dispatchers look. others: revisions
+    """See the module. servers: their models, by name. tables: where dispatchers look; answers: where
+    they say what they serve. others: revisions
     beside these two whose workers may be loaded. logs_from: where what each server says was when workers were
     put there early (begin_load). A context.
     """
@@ -53,6 +54,7 @@ class LiveFleet:
         self,
         servers: Mapping[str, ServerModels],
         tables: Path,
+        answers: Path,
         cluster: Cluster,
         origin: tuple[FleetRevision, DeploymentManifest],
         target: tuple[FleetRevision, DeploymentManifest],
@@ -61,6 +63,7 @@ class LiveFleet:
     ) -> None:
         self._servers = servers
         self._folder = tables
+        self._answers_at = answers
         self._cluster = cluster
         self._manifests = {manifest.epoch: manifest for _, manifest in (origin, target)}
         self._older = origin[1]
@@ -90,18 +93,18 @@ class LiveFleet:
                 "that runs: start it with ppipe serve"
             )
         there = self._dispatchers(silent)
-        missing = there - read_acks(self._folder, there).keys()
+        missing = there - read_acks(self._answers_at, there).keys()
         if missing:
             raise FleetDown(
-                f"{self._folder}: nothing there from the dispatchers of {', '.join(sorted(missing))}; run "
-                "this where ppipe serve runs, with the same --work, or both with the same --fleet"
+                f"{self._answers_at}: nothing there from the dispatchers of {', '.join(sorted(missing))}; "
+                "run this where ppipe serve runs, with the same --work, or both with the same --fleet"
             )
         return silent
 
     def situation(self) -> Situation:
         """As it is now. Raises FleetDown."""
         loaded = {name for server in self._servers.values() for name in server.models()}
-        table = _last_table(self._folder)
+        table = _last_table(self._folder, self._answers_at)
         return Situation(
             tables=_tables(table, self._older),
             loaded=frozenset(loaded & self._workers.keys()),
@@ -181,12 +184,13 @@ class LiveFleet:
         """See RunningFleet."""
         self._wait_for_unused(tables)
         manifest = with_tables(self._manifests[revision], tables, self._other_than(revision))
-        before = read_hand_over(self._folder)
-        acks = read_acks(self._folder, self._dispatchers())
+        run = run_of(self._answers_at)
+        before = read_hand_over(self._folder, run)
+        acks = read_acks(self._answers_at, self._dispatchers())
         number = 1 + max(
             [0 if before is None else before.number, *(max(ack.number, ack.refused) for ack in acks.values())]
         )
-        hand_over(self._folder, HandOver(number, manifest))
+        hand_over(self._folder, HandOver(number, manifest, run))
         self._wait(
             lambda: self._is_served(number),
             _hand_over_limit_s(manifest),
@@ -198,7 +202,7 @@ class LiveFleet:
         """For the workers that dispatchers do not use yet. Those from before the rollout may fail to answer:
         the way back is not kept from going on by one of them.
         """
-        used = set(named_in(served_tables(self._folder, self._older)))
+        used = set(named_in(served_tables(self._folder, self._answers_at, self._older)))
         for name in sorted(set(named_in(tables)) - used):
             worker = self._workers[name]
             server = worker.gpu.server
@@ -214,7 +218,7 @@ class LiveFleet:
         """Until dispatchers owe nothing to workers of tables before the last one: a rollout may have been
         killed while it waited for that. Who refuses the last one is not waited for.
         """
-        table = read_hand_over(self._folder)
+        table = read_hand_over(self._folder, run_of(self._answers_at))
         if table is None:
             return
         number, limit_s = table.number, _hand_over_limit_s(table.manifest)
@@ -225,7 +229,7 @@ class LiveFleet:
         )
 
     def _unsettled(self, number: int) -> list[str]:
-        acks = read_acks(self._folder, self._dispatchers())
+        acks = read_acks(self._answers_at, self._dispatchers())
         refuse = {name for name, ack in acks.items() if ack.refused == number}
         return [name for name in self._without(number) if name not in refuse]
 
@@ -240,14 +244,14 @@ class LiveFleet:
         return next((m for number, m in self._manifests.items() if number != revision), self._older)
 
     def _is_served(self, number: int) -> bool:
-        acks = read_acks(self._folder, self._dispatchers(self._silent()))
+        acks = read_acks(self._answers_at, self._dispatchers(self._silent()))
         for ack in acks.values():
             if ack.refused == number:
                 raise StepFailed(f"dispatcher {ack.dispatcher!r} refuses the table: {ack.reason}")
         return not self._without(number)
 
     def _without(self, number: int) -> list[str]:
-        acks = read_acks(self._folder, self._dispatchers())
+        acks = read_acks(self._answers_at, self._dispatchers())
         late = {name for name in self._dispatchers() if name not in acks or not acks[name].is_over(number)}
         return sorted(late & self._dispatchers(self._silent())) if late else []
 
@@ -311,17 +315,17 @@ def _hand_over_limit_s(manifest: DeploymentManifest) -> float:
     return max(entry.longest_us for entry in manifest.models) / 1e6 + HAND_OVER_GRACE_S
 
 
-def served_tables(folder: Path, generated: DeploymentManifest) -> Tables:
+def served_tables(folder: Path, answers: Path, generated: DeploymentManifest) -> Tables:
     """What dispatchers serve by, or will once they have looked. Raises FleetDown for a file that is
     damaged.
     """
-    return _tables(_last_table(folder), generated)
+    return _tables(_last_table(folder, answers), generated)
 
 
-def _last_table(folder: Path) -> HandOver | None:
-    """None: nothing was handed over. Raises FleetDown."""
+def _last_table(folder: Path, answers: Path) -> HandOver | None:
+    """None: nothing was handed over in this run of the servers. Raises FleetDown."""
     try:
-        return read_hand_over(folder)
+        return read_hand_over(folder, run_of(answers))
     except serial.FormatError as error:
         raise FleetDown(f"{folder}: what is served is not known: {error}") from error
 

@@ -93,7 +93,7 @@ def load_early(deployed: Deployed, target: DeploymentManifest) -> None:
             first = next((step for step in steps if step.kind is StepKind.LOAD and not step.breaks), None)
             if first is None:
                 return
-            early = Early(target, run_of(deployed.tables), first.workers, {})
+            early = Early(target, run_of(deployed.answers), first.workers, {})
             save_early(early, deployed.workspace.root)
             logs_from = fleet.begin_load([wanted.workers[name] for name in first.workers])
             save_early(replace(early, logs_from=logs_from), deployed.workspace.root)
@@ -138,7 +138,7 @@ def perform(
             served_before = figures(now, measured(target) if before is None else before)
             began_s = time.monotonic()
             record = RolloutRecord(
-                target.deployment, origin.number, wanted.number, why, now_text(), (), run_of(deployed.tables)
+                target.deployment, origin.number, wanted.number, why, now_text(), (), run_of(deployed.answers)
             )
             failure: StepFailed | None = None
             try:
@@ -222,6 +222,7 @@ def _fleet(
     return LiveFleet(
         {server.name: deployed.models_of(server) for server in origin[1].servers},
         deployed.tables,
+        deployed.answers,
         deployed.deployment.to_cluster(),
         origin,
         target,

@@ -13,21 +13,23 @@ from ppipe.serving.server_models import ServerModels
 
 
 class FleetAgents:
-    """See the module. servers: their models. entry: at most one of them, whose agent hands tables on, to the
-    dispatchers of all entries here. tables: their folder. joins: whether other entries serve already.
+    """See the module. servers: their models; groups: of each, by its name. entry: at most one of them, whose
+    agent hands tables on, to the dispatchers of all entries here. tables: their folder. joins: whether other
+    entries serve already.
     """
 
     def __init__(
         self,
         fleet: Path,
         servers: Mapping[str, ServerModels],
+        groups: Mapping[str, str],
         entry: Collection[str],
         tables: Path,
         joins: bool = False,
     ) -> None:
         """Raises OSError."""
         self._agents = [
-            Agent(fleet, name, models, tables if name in entry else None, joins)
+            Agent(fleet, name, models, groups[name], tables if name in entry else None, joins)
             for name, models in servers.items()
         ]
         self._stop = threading.Event()

@@ -200,7 +200,8 @@ class ServedDeployment:
             here = [name for name in servers if name in self._entries]
             others = [entry for entry in self.manifest.entries if entry.name not in servers]
             joins = any(is_there(entry.host, entry.grpc_port) for entry in others) if here else False
-            self._agents = FleetAgents(self._fleet, servers, here[:1], self.revisions, joins)
+            groups = {server.name: server.group for server in self.manifest.every_server}
+            self._agents = FleetAgents(self._fleet, servers, groups, here[:1], self.revisions, joins)
             self._agents.start()
         for keeper in self._keepers:
             keeper.start()

@@ -84,10 +84,10 @@ class HereModels:
 class AskedModels:
     """Of a server whose host's agent looks at the fleet's folder."""
 
-    def __init__(self, fleet: Path, server: str) -> None:
+    def __init__(self, fleet: Path, server: str, group: str) -> None:
         self._fleet = fleet
         self._wanted = fleet / "wanted" / f"{server}.json"
-        self._there = fleet / "there" / f"{server}.json"
+        self._there = fleet / "there" / group / f"{server}.json"
 
     def models(self) -> set[str]:
         """See ServerModels. What was asked last, if the agent has not seen it yet."""

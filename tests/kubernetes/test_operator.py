@@ -102,8 +102,20 @@ def test_it_is_one_pod_without_rights_that_may_write_its_working_folder(
     for path in (each for each in bundle if each.startswith("servers-")):
         (servers,) = documents(bundle[path])
         kubernetes_validate.validate(servers, version, strict=True)
-        mounts = servers["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
-        assert {"name": "fleet", "mountPath": "/fleet", "subPath": "street/fleet"} in mounts
+        spec = servers["spec"]["template"]["spec"]
+        mounts = spec["containers"][0]["volumeMounts"]
+        group = servers["spec"]["template"]["metadata"]["labels"]["ppipe/group"]
+        own = {"mountPath": f"/fleet/there/{group}", "subPath": f"street/fleet/there/{group}"}
+        assert [each for each in mounts if each["name"] == "fleet"] == [
+            {"name": "fleet", "mountPath": "/fleet", "subPath": "street/fleet", "readOnly": True},
+            {"name": "fleet", **own},
+        ], "of the claim it writes what servers of its own group tell, and reads what it is asked"
+        claims = {"repository", "fleet"}
+        assert {each["name"] for each in spec["volumes"] if "persistentVolumeClaim" in each} == claims
+        (folders,) = spec["initContainers"]
+        made = ["/fleet/wanted", "/fleet/there", f"/fleet/there/{group}"]
+        assert folders["command"] == ["mkdir", "-p", "-m", "700", *made]
+        assert folders["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert next(each for each in mounts if each["name"] == "repository")["readOnly"] is True
         labels = servers["spec"]["template"]["metadata"]["labels"]
         assert not {"ppipe/plan", "ppipe/epoch"} & labels.keys()
@@ -157,7 +169,11 @@ def test_compose_has_it_too(fleet_deployment: Deployment, fleet_plan: Plan) -> N
     assert (operator["read_only"], operator["cap_drop"]) == (True, ["ALL"])
     assert "ports" not in operator
     for service in services.values():
-        assert {"type": "bind", "source": "./street/fleet", "target": "/fleet"} in service["volumes"]
+        (shared, own) = [each for each in service["volumes"] if each["target"].startswith("/fleet")]
+        assert (shared["source"], shared["target"], shared["read_only"]) == ("./street/fleet", "/fleet", True)
+        group = own["target"].removeprefix("/fleet/there/")
+        assert own["source"] == f"./street/fleet/there/{group}"
+        assert {each["bind"]["create_host_path"] for each in (shared, own)} == {False}
     wrong = chosen.model_copy(update={"repository": "./elsewhere"})
     with pytest.raises(BundleFault, match=r"repository must be '\./street/repository'"):
         render_compose(manifest_of(fleet_deployment, fleet_plan), fleet_deployment, fleet_plan, wrong)
@@ -178,9 +194,9 @@ def test_a_container_does_what_it_is_asked(tmp_path: Path, monkeypatch: pytest.M
     server = {"fleet": str(tmp_path / "fleet"), "folder": str(folder), "repository": "groups/g"}
     assert probe.asked(server | {"public": {}}) == {"a": "stage"}
     here = launch.PolledModels(os.getpid(), folder, root, "groups/g")
-    does = agent.Agent(tmp_path / "fleet", "s", here)
+    does = agent.Agent(tmp_path / "fleet", "s", here, "g")
     does.look()
-    asked = AskedModels(tmp_path / "fleet", "s")
+    asked = AskedModels(tmp_path / "fleet", "s", "g")
     assert asked.models() == {"a", "chain"}
     asked.add(["b", "missing"])
     does.look()

@@ -56,9 +56,9 @@ def fleet(tmp_path: Path) -> Path:
 
 def test_what_is_asked_is_done_and_said(fleet: Path) -> None:
     here = Models("a", "b")
-    agent = Agent(fleet, "s", here)
+    agent = Agent(fleet, "s", here, "g")
     agent.look()
-    asked = AskedModels(fleet, "s")
+    asked = AskedModels(fleet, "s", "g")
     assert (asked.models(), asked.processes()) == ({"a", "b"}, {"a", "b"})
     asked.add(["c", "missing", "bad"])
     assert asked.models() == {"a", "b", "c", "missing", "bad"}, "it is to have them"
@@ -86,10 +86,10 @@ def test_what_is_asked_is_done_and_said(fleet: Path) -> None:
 def test_a_report_from_before_an_order_does_not_say_that_a_model_is_gone(fleet: Path) -> None:
     """The process of a model that was loading when the agent looked began later."""
     here = Models("a", "b")
-    agent, asked = Agent(fleet, "s", here), AskedModels(fleet, "s")
+    agent, asked = Agent(fleet, "s", here, "g"), AskedModels(fleet, "s", "g")
     agent.look()
-    told = json.loads((fleet / "there" / "s.json").read_text())
-    (fleet / "there" / "s.json").write_text(json.dumps({**told, "processes": []}))
+    told = json.loads((fleet / "there" / "g" / "s.json").read_text())
+    (fleet / "there" / "g" / "s.json").write_text(json.dumps({**told, "processes": []}))
     assert asked.processes() == set()
     asked.remove(["b"])
     assert asked.processes() - asked.models() == {"b"}
@@ -106,7 +106,7 @@ def test_an_order_that_could_not_be_read_or_done_is_done_later(
     fleet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Models("a", "b", "c")
-    agent, asked = Agent(fleet, "s", here), AskedModels(fleet, "s")
+    agent, asked = Agent(fleet, "s", here, "g"), AskedModels(fleet, "s", "g")
     agent.look()
     asked.add(["d"])
 
@@ -140,13 +140,13 @@ def test_an_order_that_could_not_be_read_or_done_is_done_later(
 def test_what_was_asked_before_an_agent_began_is_not_done(fleet: Path) -> None:
     """A server that starts has what deployment.json says."""
     agents.make_folder(fleet)
-    AskedModels(fleet, "s").add(["old"])
+    AskedModels(fleet, "s", "g").add(["old"])
     here = Models("a")
-    agent = Agent(fleet, "s", here)
+    agent = Agent(fleet, "s", here, "g")
     agent.look()
     assert here.there == {"a"}
-    assert AskedModels(fleet, "s").models() == {"a"}
-    AskedModels(fleet, "s").add(["new"])
+    assert AskedModels(fleet, "s", "g").models() == {"a"}
+    AskedModels(fleet, "s", "g").add(["new"])
     agent.look()
     assert here.there == {"a", "new"}
 
@@ -156,7 +156,7 @@ def test_names_that_are_no_models_are_refused_whole(
     fleet: Path, bad: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = Models("a")
-    agent = Agent(fleet, "s", here)
+    agent = Agent(fleet, "s", here, "g")
     (fleet / "wanted" / "s.json").write_text(json.dumps({"number": 9, "models": ["b", bad]}))
     for _ in range(3):
         agent.look()
@@ -168,9 +168,9 @@ def test_a_folder_in_which_others_may_write_is_neither_read_nor_written(
     fleet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = Models("a")
-    agent = Agent(fleet, "s", here)
+    agent = Agent(fleet, "s", here, "g")
     agent.look()
-    asked = AskedModels(fleet, "s")
+    asked = AskedModels(fleet, "s", "g")
     asked.add(["b"])
     fleet.chmod(0o777)
     agent.look()
@@ -189,9 +189,9 @@ def test_nor_is_one_with_a_folder_in_which_others_may_write(
     fleet: Path, tmp_path: Path, name: str, linked: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = Models("a")
-    agent = Agent(fleet, "s", here)
+    agent = Agent(fleet, "s", here, "g")
     agent.look()
-    asked = AskedModels(fleet, "s")
+    asked = AskedModels(fleet, "s", "g")
     asked.add(["b"])
     if linked:
         (fleet / name).rename(tmp_path / "away")
@@ -216,40 +216,73 @@ def test_what_was_checked_is_what_is_read(fleet: Path, tmp_path: Path) -> None:
         assert (checked / "run").read_text() == "checked"
 
 
+GROUPS = {"s": "g", "entry": "entry", "a": "entry", "b": "entry"}
+
+
 def test_tables_reach_the_entrys_dispatchers_and_their_answers_come_back(fleet: Path, tmp_path: Path) -> None:
-    agents.make_folder(fleet)
-    hand_over(fleet, HandOver(7, manifest()))
-    write_ack(fleet, Ack("m", "before", 7, 1, ""))
+    """The entry's agent writes in its own folder alone: who rolls out has the rest."""
+    agents.make_folder(fleet, "entry")
+    answers = fleet / "there" / "entry"
+    hand_over(fleet, HandOver(7, manifest(), "before"))
+    write_ack(answers, Ack("m", "before", 7, 1, ""))
     private = tmp_path / "revisions"
     make_own(private)
-    every = FleetAgents(fleet, {"s": Models(), "entry": Models()}, ["entry"], private)
+    every = FleetAgents(fleet, {"s": Models(), "entry": Models()}, GROUPS, ["entry"], private)
     every.look()
-    assert read_hand_over(fleet) is None, "it was of a run before this one"
-    assert run_of(fleet) == run_of(private) != ""
+    run = run_of(answers)
+    assert run == run_of(private) != ""
+    assert read_hand_over(fleet, run) is None, "it was of a run before this one"
+    assert read_hand_over(private) is None
+    assert read_acks(answers, ["m"]) == {}
     write_ack(private, Ack("m", "now", 0, 1, ""))
     every.look()
-    assert read_acks(fleet, ["m"])["m"].run == "now"
-    hand_over(fleet, HandOver(1, manifest()))
+    assert read_acks(answers, ["m"])["m"].run == "now"
+    hand_over(fleet, HandOver(8, manifest(), "before"))
     every.look()
-    assert read_hand_over(private) == HandOver(1, manifest())
+    assert read_hand_over(private) is None, "who rolls out has not heard of the new run yet"
+    table = HandOver(1, manifest(), run)
+    hand_over(fleet, table)
+    every.look()
+    assert read_hand_over(private) == read_hand_over(fleet, run) == table
     write_ack(private, Ack("m", "now", 1, 1, ""))
     every.look()
-    assert read_acks(fleet, ["m"])["m"].number == 1
+    assert read_acks(answers, ["m"])["m"].number == 1
 
 
 def test_an_entry_that_joins_others_begins_with_their_table(fleet: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     make_own(first)
-    one = FleetAgents(fleet, {"a": Models()}, ["a"], first)
-    hand_over(fleet, HandOver(3, manifest()))
+    one = FleetAgents(fleet, {"a": Models()}, GROUPS, ["a"], first)
+    answers = fleet / "there" / "entry"
+    table = HandOver(3, manifest(), run_of(answers))
+    hand_over(fleet, table)
     write_ack(first, Ack("m@a", "now", 3, 1, ""))
     one.look()
     make_own(second)
-    other = FleetAgents(fleet, {"b": Models(), "s": Models()}, ["b"], second, joins=True)
+    other = FleetAgents(fleet, {"b": Models(), "s": Models()}, GROUPS, ["b"], second, joins=True)
     other.look()
-    assert read_hand_over(second) == read_hand_over(first) == HandOver(3, manifest())
-    assert run_of(fleet) == run_of(first), "the run goes on"
-    assert read_acks(fleet, ["m@a"])["m@a"].number == 3
+    assert read_hand_over(second) == read_hand_over(first) == table
+    assert run_of(answers) == run_of(first), "the run goes on"
+    assert read_acks(answers, ["m@a"])["m@a"].number == 3
+
+
+def test_an_agent_writes_in_its_own_groups_folder_alone(fleet: Path, tmp_path: Path) -> None:
+    """The rest may be mounted to be read: there nothing is made, replaced or removed."""
+    agents.make_folder(fleet, "g", "entry")
+    private = tmp_path / "revisions"
+    make_own(private)
+    AskedModels(fleet, "s", "g").add(["old"])
+    rest = (fleet, fleet / "wanted", fleet / "there")
+    for folder in rest:
+        folder.chmod(0o500)
+    before = [(sorted(folder.iterdir()), folder.stat().st_mtime_ns) for folder in rest]
+    for each in (Agent(fleet, "s", Models("a"), "g"), Agent(fleet, "entry", Models(), "entry", private)):
+        each.look()
+    assert AskedModels(fleet, "s", "g").processes() >= {"a"}
+    assert run_of(fleet / "there" / "entry") == run_of(private)
+    assert [(sorted(folder.iterdir()), folder.stat().st_mtime_ns) for folder in rest] == before
+    for folder in rest:
+        folder.chmod(0o700)
 
 
 def test_an_entry_is_there_once_it_takes_connections() -> None:

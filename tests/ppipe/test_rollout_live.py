@@ -162,7 +162,7 @@ def test_several_entries_have_a_table_together_and_one_that_is_silent_later(
             write_ack(tables, Ack(name, "run", number, 1, "", refused=refused, reason="no"))
 
     servers = {server.name: deployed.models_of(server) for server in made.manifest.servers}
-    with PartFleet(servers, deployed.tables, cluster, both, (new, target)) as fleet:
+    with PartFleet(servers, deployed.tables, deployed.answers, cluster, both, (new, target)) as fleet:
         answer(first, 0)
         with pytest.raises(FleetDown, match=f"nothing there from the dispatchers of cars@{second}, faces@"):
             fleet.require_entry()
@@ -264,11 +264,13 @@ def test_processes_of_a_host_that_does_not_answer_are_not_waited_for(
     for server in servers:
         names = sorted(worker.name for worker in revision.workers.values() if worker.gpu.server == server)
         told = {"number": 1, "models": names, "processes": names}
-        (deployed.fleet / "there" / f"{server}.json").write_text(json.dumps(told))
+        told_in = deployed.fleet / "there" / made.manifest.server(server).group
+        told_in.mkdir(exist_ok=True)
+        (told_in / f"{server}.json").write_text(json.dumps(told))
     going = list(revision.workers.values())
     lost = going[0].gpu.server
     cluster = deployed.deployment.to_cluster()
-    with PartFleet(servers, deployed.tables, cluster, both, both) as fleet:
+    with PartFleet(servers, deployed.tables, deployed.answers, cluster, both, both) as fleet:
         fleet.silent = frozenset({lost})
         fleet.unload([worker for worker in going if worker.gpu.server == lost])
         with pytest.raises(StepFailed, match="still there") as failed:

@@ -1,16 +1,20 @@
 """Does for a server what a rollout asks of it, through a folder that both can reach: the fleet's folder.
 
-    <fleet>/wanted/<server>.json   {"number": 3, "models": [...]}, written by who rolls out
-    <fleet>/there/<server>.json    {"number": 3, "models": [...], "processes": [...], ...}, written here
-    <fleet>/table.json             for the entry's dispatchers (planner.revision), and their answers beside it
-    <fleet>/run                    the name of this run of the entry server
+    <fleet>/wanted/<server>.json          {"number": 3, "models": [...]}, written by who rolls out
+    <fleet>/table.json                    for the entry's dispatchers (planner.revision), written by the same
+    <fleet>/there/<group>/<server>.json   {"number": 3, "models": [...], "processes": [...]}, written here
+    <fleet>/there/entry/                  written by the entry's agent: its dispatchers' answers, and `run`,
+                                          the name of this run of the entry server
 
 Rules
 - Standard library only: this runs in containers too, in whatever Python the image has.
 - Nothing of the folder is run: a model is loaded from this host's own repository, by its name there.
 - A folder that others than this user may write in is not read, nor one of its folders. It is held open while
   it is looked at, so that what was checked is what is read, whatever its name leads to meanwhile.
-- What was asked before this began is not done: a server that starts has what deployment.json says.
+- Only the folder of the own group is written in: nobody else's server can be asked from here, nor its state
+  be told.
+- What was asked before this began is not done: a server that starts has what deployment.json says. A table is
+  for one run of the entry, whose name it has.
 - The entry's agent takes tables over into its dispatchers' own folder, and their answers back. The first
   entry that starts begins a run without a table; one that joins others takes the table that these have.
 """
@@ -43,12 +47,18 @@ TABLE, RUN, ACK = "table.json", "run", ".ack.json"
 
 class Agent:
     """See the module. Used by one thread. models: of the server, ppipe.serving.server_models.ServerModels or
-    the like. private: the folder of the dispatchers, where the server is an entry. joins: whether other
-    entries serve already.
+    the like. group: of the server. private: the folder of the dispatchers, where the server is an entry.
+    joins: whether other entries serve already.
     """
 
     def __init__(
-        self, fleet: Path, server: str, models: Any, private: Path | None = None, joins: bool = False
+        self,
+        fleet: Path,
+        server: str,
+        models: Any,
+        group: str,
+        private: Path | None = None,
+        joins: bool = False,
     ) -> None:
         self._fleet = fleet
         self._models = models
@@ -60,28 +70,27 @@ class Agent:
         self._told_models: list[str] = []
         self._tell_at_s = self._busy_until_s = 0.0
         self._fault = ""
-        make_folder(fleet)
+        self._own = Path("there") / group
+        make_folder(fleet, group)
         wanted = fleet / "wanted" / self._file
         self._stamp = _stamp(wanted)
         self._number = _number(wanted)
-        self._table_stamp = _stamp(fleet / TABLE)
+        self._table_stamp: tuple[int, int, int] | None = None
         self._acks: dict[str, object] = {}
-        if private is not None and joins and (fleet / RUN).exists():
-            self._table_stamp = None
-        elif private is not None:
-            for path in (fleet / TABLE, *fleet.glob(f"*{ACK}")):
+        own = fleet / self._own
+        if private is not None and not (joins and (own / RUN).exists()):
+            for path in own.glob(f"*{ACK}"):
                 path.unlink(missing_ok=True)  # of a run before this one
-            replace(fleet / RUN, (private / RUN).read_text(encoding="utf-8"))
-            self._table_stamp = None
+            replace(own / RUN, (private / RUN).read_text(encoding="utf-8"))
 
     def look(self) -> None:
         """Do what is newly wanted, and say what is there where that has changed. Never raises."""
         try:
-            with held(self._fleet) as fleet:
+            with held(self._fleet, str(self._own)) as fleet:
                 self._do(fleet / "wanted" / self._file)
                 if self._private is not None:
                     self._pass_on(fleet, self._private)
-                self._tell(fleet / "there" / self._file)
+                self._tell(fleet / self._own / self._file)
             self._fault = ""
         except (OSError, ValueError, KeyError, TypeError) as error:
             if str(error) != self._fault:
@@ -121,14 +130,17 @@ class Agent:
         """Tables to the dispatchers, and what they say of them back."""
         stamp = _stamp(fleet / TABLE)
         if stamp is not None and stamp != self._table_stamp:
-            replace(private / TABLE, (fleet / TABLE).read_text(encoding="utf-8"))
+            text = (fleet / TABLE).read_text(encoding="utf-8")
             self._table_stamp = stamp
+            run = (fleet / self._own / RUN).read_text(encoding="utf-8")
+            if json.loads(text).get("run") == run:
+                replace(private / TABLE, text)
         for path in private.glob(f"*{ACK}"):
             if path.name.startswith("."):
                 continue  # in the making
             stamp = _stamp(path)
             if stamp != self._acks.get(path.name):
-                replace(fleet / path.name, path.read_text(encoding="utf-8"))
+                replace(fleet / self._own / path.name, path.read_text(encoding="utf-8"))
                 self._acks[path.name] = stamp
 
     def _tell(self, report: Path) -> None:
@@ -158,21 +170,23 @@ def is_there(host: str, port: int) -> bool:
     return True
 
 
-def make_folder(fleet: Path) -> None:
-    """The folder and what is in it, for this user alone. Raises OSError."""
-    for folder in (fleet, *(fleet / name for name in FOLDERS)):
+def make_folder(fleet: Path, *groups: str) -> None:
+    """The folder and what is in it, for this user alone. groups: of servers that tell there. Raises
+    OSError.
+    """
+    for folder in (fleet, *(fleet / name for name in FOLDERS), *(fleet / "there" / name for name in groups)):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def held(fleet: Path) -> Iterator[Path]:
-    """The folder by a path that stays with it. Raises OSError; ValueError where others may write in it or in
-    one of its folders: who does decides what servers load.
+def held(fleet: Path, *more: str) -> Iterator[Path]:
+    """The folder by a path that stays with it. more: folders in it that are used beside FOLDERS. Raises
+    OSError; ValueError where others may write in it or in one of these: who does decides what servers load.
     """
     descriptor = os.open(fleet, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _require_private(os.fstat(descriptor), "it")
-        for name in FOLDERS:
+        for name in (*FOLDERS, *more):
             with contextlib.suppress(FileNotFoundError):
                 _require_private(os.stat(name, dir_fd=descriptor, follow_symlinks=False), f"{name!r} in it")
         yield Path(f"/proc/self/fd/{descriptor}")

@@ -300,9 +300,9 @@ def follow(server_pid: int, folder: Path, made: Path, server: Any) -> None:
     joins = any(agent.is_there(host, port) for host, port in server["others"])
     while os.getppid() == server_pid:
         try:
-            agent.Agent(Path(server["fleet"]), server["server"], models, revisions, joins).follow(
-                lambda: os.getppid() != server_pid
-            )
+            fleet, name, group = Path(server["fleet"]), server["server"], server["group"]
+            doing = agent.Agent(fleet, name, models, group, revisions, joins)
+            doing.follow(lambda: os.getppid() != server_pid)
         except OSError as error:
             print(f"ppipe: {server['fleet']}: {error}", file=sys.stderr)
             time.sleep(TEND_PATIENCE_S)
