@@ -97,7 +97,9 @@ def test_workers_that_a_killed_rollout_put_there_are_waited_for_before_they_are_
     (logs / REVISIONS).mkdir(parents=True)
     coming = sorted(new.workers.keys() - old.workers.keys())
     assert coming
-    with SlowFleet(servers_of(made), deployed.tables, cluster, (old, made.manifest), (new, target)) as fleet:
+    with SlowFleet(
+        servers_of(made), deployed.tables, deployed.answers, cluster, (old, made.manifest), (new, target)
+    ) as fleet:
         for server, folder in folders_of(made).items():
             every = {**old.workers, **new.workers}.values()
             folder.make([worker.name for worker in every if worker.gpu.server == server])
@@ -126,7 +128,7 @@ def test_nothing_is_unloaded_that_batches_of_an_older_table_may_need(
     tables.mkdir(parents=True)
     worker = next(iter(both[0].workers.values()))
     hand_over(tables, HandOver(3, made.manifest))
-    with SlowFleet(servers_of(made), deployed.tables, cluster, both, both) as fleet:
+    with SlowFleet(servers_of(made), deployed.tables, deployed.answers, cluster, both, both) as fleet:
         folder = folders_of(made)[worker.gpu.server]
         folder.make([worker.name])
         for number, older, refused in ((2, 0, 0), (3, 1, 0)):
@@ -227,7 +229,7 @@ def test_nothing_is_loaded_on_a_server_whose_memory_a_removed_worker_still_holds
     deployed, both = made.deployed, (made.deployed.revision(made.manifest), made.manifest)
     coming = next(iter(both[0].workers.values()))
     cluster, folders = deployed.deployment.to_cluster(), folders_of(made)
-    with SlowFleet(servers_of(made), deployed.tables, cluster, both, both) as fleet:
+    with SlowFleet(servers_of(made), deployed.tables, deployed.answers, cluster, both, both) as fleet:
         folder = folders[coming.gpu.server]
         folder.make([])
         others = {str(other.path / "old") for other in folders.values() if other is not folder}
