@@ -10,7 +10,10 @@ planner.queueing says of it. The last line has
     without_forwarding, closed_form_without_forwarding, l4_t4 (the first's mean), passed_on (share of frames)
 
 and, where entries were killed (--kills 0 for none), what helpers.entry_kills counts: kills, failed_at_others,
-double, wrong, adoption_s_max, recovery_s_max, given_back_s_max; and helpers.entry_cpu's cpu_two_over_one.
+double, wrong, adoption_s_max, recovery_s_max, given_back_s_max; helpers.entry_cpu's cpu_two_over_one;
+helpers.entry_limited's two_limited_over_one_rps; and of
+entries on hosts apart (helpers.entry_hosts): apart_faults, apart_attained_min, apart_not_ended, apart_double,
+apart_wrong, apart_back_s_max, apart_kept.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.helpers.entry_cpu import cpu_of_entries
+from benchmarks.helpers.entry_hosts import run_faults
 from benchmarks.helpers.entry_kills import run_kills
+from benchmarks.helpers.entry_limited import limited
 from benchmarks.helpers.kept import Kept
 from benchmarks.paper.problems import FLEET, parser_of, problems
 from planner.cluster import EntryServer
@@ -45,6 +50,7 @@ from python_backend.simulator.shards import Passing, ShardedRun, find_sharded_ca
 _STEP, _LOWEST, _HIGHEST = 0.01, 0.5, 1.3
 """Loads that are tried, in planned rates."""
 _CPU_S = 6.0
+_CUT_S = (2.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.json:
         Console(width=110).print(table(rows))
     live = run_kills(arguments.kills, arguments.seed) if arguments.kills else {}
-    live |= cpu_of_entries(_CPU_S) if arguments.kills else {}
-    for kill in live.pop("by_kill", ()):
-        print(json.dumps(kill), file=sys.stderr)
+    if arguments.kills:
+        live |= cpu_of_entries(_CPU_S) | limited(_CPU_S)
+    live |= run_faults(arguments.seed, *_CUT_S) if arguments.kills else {}
+    for each in (*live.pop("by_kill", ()), *live.pop("by_fault", ())):
+        print(json.dumps(each), file=sys.stderr)
     print(json.dumps({**live, **figures(rows)}))
     return 0
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from benchmarks.helpers.hosts import Host
+from planner.addresses import authority
 from ppipe.serving.ports import free_base
 from python_backend.leases.etcd_store import EtcdStore
 from python_backend.leases.lease import Lease, StoreUnreachable, Swap
@@ -30,17 +32,24 @@ def find_etcd() -> str | None:
 
 
 class Etcd:
-    """A context: started when it is entered, gone afterwards."""
+    """A context: started when it is entered, gone afterwards. host: on which it runs, None for here; this
+    process must reach it there.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: Host | None = None) -> None:
         self._folder = folder
+        self._host = host
         self._port = free_base(_FIRST_PORT, 2)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where clients call it."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{authority(self._address, self._port)}"
+
+    @property
+    def _address(self) -> str:
+        return "127.0.0.1" if self._host is None else self._host.address
 
     def __enter__(self) -> Etcd:
         self.start()
@@ -55,7 +64,7 @@ class Etcd:
         """On what it kept from before, if anything. Returns when it answers."""
         program = find_etcd()
         assert program is not None
-        peer = f"http://127.0.0.1:{self._port + 1}"
+        peer = f"http://{authority(self._address, self._port + 1)}"
         flags = {
             "data-dir": str(self._folder / "data"),
             "listen-client-urls": self.url,
@@ -66,6 +75,8 @@ class Etcd:
         }
         with (self._folder / "etcd.log").open("ab") as log:
             command = [program, *(f"--{name}={value}" for name, value in flags.items())]
+            if self._host is not None:
+                command = self._host.command(command)
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
         end_s = time.monotonic() + START_S
         store = EtcdStore([self.url])

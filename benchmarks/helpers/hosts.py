@@ -28,6 +28,11 @@ _CLOCKS_APART_S = 3_600
 _HEADERS_BYTES = 14 + 20 + 32
 """Of a packet as the link counts it: Ethernet, IP, TCP with time stamps."""
 CLIENT_NET, FLEET_NET = "10.213.1", "10.213.0"
+FLEET_NET_6 = "fd42:213:"
+_HERE = 200
+"""Of this process's own network among the hosts."""
+_NOBODY = "02:00:00:00:00:01"
+"""An Ethernet address that no host has: what is sent there is lost without a word."""
 
 
 class NoHosts(RuntimeError):
@@ -76,6 +81,20 @@ class Host:
         finally:
             _in(self.switch, ["ip", "link", "set", self.port, "up"])
 
+    @contextlib.contextmanager
+    def unheard_by(self, *others: Host) -> Iterator[None]:
+        """What this host sends to the others is lost for as long as it lasts; what they send comes."""
+        for other in others:
+            self._ip("neigh", "replace", other.address, "lladdr", _NOBODY, "nud", "permanent", "dev", "fleet")
+        try:
+            yield
+        finally:
+            for other in others:
+                self._ip("neigh", "del", other.address, "dev", "fleet")
+
+    def _ip(self, *words: str) -> None:
+        _in(self.namespace, ["ip", *words])
+
     def sent_bytes(self) -> int:
         """What this host has put on its fleet link so far, all headers included."""
         return self._counted("tx_bytes")
@@ -118,10 +137,22 @@ def has_netem() -> bool:
 
 
 @contextlib.contextmanager
+def parted(one: Host, other: Host) -> Iterator[None]:
+    """Neither hears the other; all others do."""
+    with one.unheard_by(other), other.unheard_by(one):
+        yield
+
+
+@contextlib.contextmanager
 def hosts(
-    links: Mapping[str, Link], clients: tuple[str, Link] | None = None, clocks_apart: bool = False
+    links: Mapping[str, Link],
+    clients: tuple[str, Link] | None = None,
+    clocks_apart: bool = False,
+    ipv6: bool = False,
+    among: bool = False,
 ) -> Iterator[dict[str, Host]]:
     """Hosts by name. clients: (host, link) of a second link from this process's own network to that host.
+    among: this process's own network is one more host. ipv6: addresses of that kind.
 
     Raises NoHosts.
     """
@@ -131,7 +162,7 @@ def hosts(
         name: Host(
             name=name,
             namespace=f"{_PREFIX}{os.getpid()}_{name}",
-            address=f"{FLEET_NET}.{index + 2}",
+            address=_address(index + 2, ipv6),
             switch=f"{_PREFIX}{os.getpid()}_switch",
             port=f"port{index}",
             ahead_s=apart_s * (index + 1),
@@ -150,13 +181,33 @@ def hosts(
             _run(["ip", "link", "add", port, "netns", switch, "type", "veth",
                   "peer", "name", "fleet", "netns", host.namespace])  # fmt: skip
             _in(switch, ["ip", "link", "set", port, "master", "bridge", "up"])
-            _in(host.namespace, ["ip", "addr", "add", f"{host.address}/24", "dev", "fleet"])
+            _in(host.namespace, ["ip", "addr", "add", *_with_net(host.address), "dev", "fleet"])
             _in(host.namespace, ["ip", "link", "set", "fleet", "up"])
             _shape(host.namespace, "fleet", links[host.name])
             _shape(switch, port, links[host.name])
         if clients is not None:
             _add_client_link(made[clients[0]], clients[1], stack)
+        if among:
+            _add_here(switch, _address(_HERE, ipv6), stack)
         yield made
+
+
+def _address(number: int, ipv6: bool) -> str:
+    return f"{FLEET_NET_6}:{number:x}" if ipv6 else f"{FLEET_NET}.{number}"
+
+
+def _with_net(address: str) -> list[str]:
+    """Without waiting whether somebody else has it: an address of IPv6 could not be bound until then."""
+    return [f"{address}/64", "nodad"] if ":" in address else [f"{address}/24"]
+
+
+def _add_here(switch: str, address: str, stack: contextlib.ExitStack) -> None:
+    ours = f"{_PREFIX}{os.getpid()}h"
+    _run(["ip", "link", "add", ours, "type", "veth", "peer", "name", "here", "netns", switch])
+    stack.callback(_try, ["ip", "link", "del", ours])
+    _in(switch, ["ip", "link", "set", "here", "master", "bridge", "up"])
+    _run(["ip", "addr", "add", *_with_net(address), "dev", ours])
+    _run(["ip", "link", "set", ours, "up"])
 
 
 def _add_client_link(host: Host, link: Link, stack: contextlib.ExitStack) -> None:

@@ -122,7 +122,7 @@ def serve_repository(
         file.write(secrets.token_hex(32) + "\n")
     served = HostsServed(repository, logs, manifest)
     try:
-        addresses = {server.host for server in (manifest.entry, *manifest.servers)}
+        addresses = {server.host for server in manifest.every_server}
         for host in made.values():
             if host.address in addresses:  # a plan may leave a host without work
                 served.start(host)

@@ -168,7 +168,9 @@ def wait_until_all_up(three: Hosts) -> None:
 RUN_HERE = ("ppipe status", "ppipe units", "(umask 077; openssl")
 RUN_ELSEWHERE = ("ppipe profile", "ppipe plan", "ppipe generate")
 SERVED_HERE = "ppipe serve"
-NEEDS_MACHINES = ("rsync", "useradd", "chown", "cp units/", "systemctl", "journalctl")
+RUN_IN_A_COPY_OF_ETC = ("useradd", "chown", "cp units/")
+NEEDS_MACHINES = ("rsync", "systemctl", "journalctl")
+"""A network with a shell on the other host, and systemd."""
 
 
 def test_the_commands_of_the_page_run_on_these_hosts(three: Hosts, tmp_path: Path) -> None:
@@ -186,8 +188,31 @@ def test_the_commands_of_the_page_run_on_these_hosts(three: Hosts, tmp_path: Pat
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         else:
-            assert line.startswith((*RUN_ELSEWHERE, *NEEDS_MACHINES, SERVED_HERE)), f"nobody tries: {line}"
+            known = (*RUN_ELSEWHERE, *RUN_IN_A_COPY_OF_ETC, *NEEDS_MACHINES, SERVED_HERE)
+            assert line.startswith(known), f"nobody tries: {line}"
     assert len(list(tmp_path.glob("units/*/*.service"))) == 3
+    install = [line for line in lines if line.startswith(RUN_IN_A_COPY_OF_ETC)]
+    installed = run_in_a_copy_of_etc(three.made["b"], install, tmp_path)
+    assert installed == ["root:ppipe 640 street.keys", "ppipe-emulated.service"]
+
+
+def run_in_a_copy_of_etc(host: Host, lines: list[str], folder: Path) -> list[str]:
+    """The page's commands for a host's user, key and unit, where /etc is a copy. What is there then."""
+    unit = f"units/{host.address}/ppipe-emulated.service"
+    script = [
+        "mount --make-rprivate /",
+        f"cp -a /etc {folder}/etc",
+        f"mount --bind {folder}/etc /etc",
+        "mkdir -p /etc/ppipe /etc/systemd/system",
+        f"cp {folder}/ticket.key /etc/ppipe/street.keys",
+        *(re.sub(r"units/\S+", unit, line) for line in lines),
+        "stat -c '%U:%G %a %n' /etc/ppipe/street.keys",
+        "ls /etc/systemd/system/ppipe-emulated.service",
+    ]
+    command = host.command(["unshare", "--mount", "bash", "-euc", "\n".join(script)])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [re.sub(r"/\S*/", "", line) for line in done.stdout.splitlines()[-2:]]
 
 
 def wait_for(said: Path, line: str, times: int = 1) -> None:

@@ -9,7 +9,8 @@ Rules
   so does one that was refused there, or not answered in time, by a queue that goes on.
 - Words are sent under no lock that frames need: a host's name may take seconds to be looked up.
 - Words go out every IDLE_US, and after TELL_US where the backlog is not what the last word lets others
-  expect. Those of another revision, or that none of our keys signed, count as silence, and are logged.
+  expect. Both shrink alike, so that is looked at when a backlog is seen, and no thread wakes for it.
+- Words of another revision, or that none of our keys signed, count as silence, and are logged.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ class PassingOn:
         self._rate_rps = 0.0
         self._backlog_us = 0
         self._saw_us = 0
+        self._told_us = self._told_backlog_us = 0
+        self._to_tell = threading.Event()
         self._logged_us: dict[str, int] = {}
         self._lock = threading.Lock()
         self._telling = threading.Lock()
@@ -153,6 +156,7 @@ class PassingOn:
     def close(self) -> None:
         """Tell that nothing is owned here any more, and end."""
         self._closing.set()
+        self._to_tell.set()
         if self._thread.is_alive():
             self._thread.join()
         self.owns({}, 0.0)
@@ -231,6 +235,9 @@ class PassingOn:
     def _saw(self, own_us: int, at_us: int) -> None:
         if at_us - self._saw_us >= _SAW_US:
             self._saw_us, self._backlog_us = at_us, max(0, own_us)
+            expected_us = max(0, self._told_backlog_us - (at_us - self._told_us))
+            if abs(self._backlog_us - expected_us) > self._way.spare_us * _TOLERATED:
+                self._to_tell.set()
 
     def give_up(self, frame: Frame) -> None:
         """A frame was answered here: where another entry has it, nobody waits for it there any more."""
@@ -310,14 +317,12 @@ class PassingOn:
                 self._heard_any.set()
 
     def _run_telling(self) -> None:
-        told_us = told_backlog_us = 0
         while not self._closing.wait(TELL_US / 1e6):
+            self._to_tell.wait((IDLE_US - TELL_US) / 1e6)
+            self._to_tell.clear()
             at_us = now_us()
-            expected_us = max(0, told_backlog_us - (at_us - told_us))
-            off_us = abs(self._backlog_now_us(at_us) - expected_us)
-            if off_us > self._way.spare_us * _TOLERATED or at_us - told_us >= IDLE_US:
-                told_us, told_backlog_us = at_us, self._backlog_now_us(at_us)
-                self._tell()
+            self._told_us, self._told_backlog_us = at_us, self._backlog_now_us(at_us)
+            self._tell()
 
     def _backlog_now_us(self, at_us: int) -> int:
         return max(0, self._backlog_us - (at_us - self._saw_us))
