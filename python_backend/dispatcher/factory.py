@@ -256,6 +256,8 @@ class _Taking:
         with self._lock:
             self._parts = [*self._parts[self._parts.index(self._served()) :], made]
         self._health.look_after(made.targets, made.grpc)
+        own = {worker.name for _, worker in part.entry.served.workers()}
+        self._health.leave_to_others(made.targets.keys() - own)
         self._driver.hand_over(number, manifest, part.entry, made.core, made.transport, part.fences)
         self._health.tell_lost()  # perhaps since before the driver knew them
 

@@ -7,6 +7,7 @@ Rules
   blame for a time-out.
 - A worker that is taken out is probed at once.
 - A worker that has just completed a batch is not probed: its notice is proof.
+- Workers that another entry schedules are probed rarely, and at once when that changes: it asks them, too.
 - A worker that is new is probed at once. One that a table has no more is looked after until nothing needs it.
 - What is told of workers is numbered in the order in which it became true: threads may tell it in another.
 - A stub that is dead is revived by its own host: nobody can load a model over the network.
@@ -43,6 +44,7 @@ class HealthSettings:
 
     tick_us: int = 100_000
     idle_probe_us: int = 1_000_000
+    others_probe_us: int = 3_000_000
     lost_probe_us: int = 200_000
     probe_timeout_us: int = 1_000_000
 
@@ -57,6 +59,8 @@ class _Worker:
     seen_us: int = 0
     asked_us: int = 0
     asking: bool = False
+    is_others: bool = False
+    """Whether another entry schedules it."""
 
 
 class Health:
@@ -115,6 +119,14 @@ class Health:
     def keep(self, names: Collection[str]) -> None:
         """Look after these alone."""
         self._workers = {name: worker for name, worker in self._workers.items() if name in names}
+
+    def leave_to_others(self, names: Collection[str]) -> None:
+        """These workers are scheduled by other entries, all others here."""
+        for name, worker in self._workers.items():
+            if worker.is_others and name not in names:
+                worker.seen_us = worker.asked_us = 0
+            worker.is_others = name in names
+        self._wake.set()
 
     def seen(self, worker: str) -> None:
         """The worker has completed something."""
@@ -199,7 +211,9 @@ class Health:
             return False
         if worker.lost_since_us is not None:
             return at_us - worker.asked_us >= self._settings.lost_probe_us
-        return at_us - max(worker.seen_us, worker.asked_us) >= self._settings.idle_probe_us
+        settings = self._settings
+        wait_us = settings.others_probe_us if worker.is_others else settings.idle_probe_us
+        return at_us - max(worker.seen_us, worker.asked_us) >= wait_us
 
     def _ask(self, name: str, worker: _Worker) -> None:
         prober = worker.prober

@@ -74,6 +74,10 @@ class EtcdStore:
         put = {"request_put": {"key": key, "value": _base64(to_text(swap.new).encode())}}
         return self._call("txn", {"compare": [compare], "success": [put]}).get("succeeded") is True
 
+    def swap_all(self, swaps: Sequence[Swap]) -> list[bool]:
+        """See LeaseStore. A call for each."""
+        return [self.swap(swap) for swap in swaps]
+
     def close(self) -> None:
         """See LeaseStore."""
         for connection in self._connections.values():

@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from python_backend.leases.lease import Lease, StoreUnreachable, Swap
@@ -50,14 +50,18 @@ class FileStore:
 
     def swap(self, swap: Swap) -> bool:
         """See LeaseStore."""
-        self._live(swap.new.run)
+        return self.swap_all([swap])[0]
+
+    def swap_all(self, swaps: Sequence[Swap]) -> list[bool]:
+        """See LeaseStore. The file is replaced once."""
+        for swap in swaps:
+            self._live(swap.new.run)
         with self._locked(fcntl.LOCK_EX):
             found = self._read()
-            seen = None if swap.seen is None else to_text(swap.seen)
-            if found.get(swap.new.name) != seen:
-                return False
-            self._write(found | {swap.new.name: to_text(swap.new)})
-            return True
+            made = [_swapped(found, swap) for swap in swaps]
+            if any(made):
+                self._write(found)
+        return made
 
     def close(self) -> None:
         """See LeaseStore."""
@@ -163,3 +167,12 @@ class FileStore:
             os.replace(new, self._path)
         except OSError as error:
             raise StoreUnreachable(f"{self._path}: {error.strerror}") from error
+
+
+def _swapped(found: dict[str, str], swap: Swap) -> bool:
+    """Whether it was made in what the file has."""
+    seen = None if swap.seen is None else to_text(swap.seen)
+    if found.get(swap.new.name) != seen:
+        return False
+    found[swap.new.name] = to_text(swap.new)
+    return True

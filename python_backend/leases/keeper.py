@@ -88,8 +88,8 @@ class LeaseKeeper:
         with self._lock:
             swaps = self._ownership.give_up()
         try:
-            for swap in swaps:
-                self._store.swap(swap)
+            if swaps:
+                self._store.swap_all(swaps)
         except Exception as error:
             self._log(f"leases: what is left cannot be given up, and has to run out: {error!r}")
 
@@ -137,8 +137,7 @@ class LeaseKeeper:
             with self._lock:
                 swaps = [*self._left_over, *self._ownership.looked(found, asked_us, self._now_us())]
                 self._left_over = []
-            for swap in swaps:
-                self._swap(swap)
+            self._swap(swaps)
         except Exception as error:  # one that nobody expected must not end the thread
             with self._lock:
                 self._ownership.unreachable()
@@ -148,10 +147,11 @@ class LeaseKeeper:
             self._say(True, "leases: the store answers again")
         self._tell()
 
-    def _swap(self, swap: Swap) -> None:
-        made = self._store.swap(swap)
+    def _swap(self, swaps: Sequence[Swap]) -> None:
+        all_made = self._store.swap_all(swaps) if swaps else []
         with self._lock:
-            self._ownership.swapped(swap, made, self._now_us())
+            for swap, made in zip(swaps, all_made, strict=True):
+                self._ownership.swapped(swap, made, self._now_us())
 
     def _say(self, reachable: bool, text: str) -> None:
         if reachable != self._reachable:

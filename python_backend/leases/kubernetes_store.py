@@ -14,7 +14,7 @@ import datetime
 import hashlib
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,10 @@ class KubernetesStore:
             return False
         self._seen[name] = to_text(swap.new), done.metadata.resource_version
         return True
+
+    def swap_all(self, swaps: Sequence[Swap]) -> list[bool]:
+        """See LeaseStore. A call for each."""
+        return [self.swap(swap) for swap in swaps]
 
     def close(self) -> None:
         """See LeaseStore."""

@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -62,6 +62,10 @@ class LeaseStore(Protocol):
 
     def swap(self, swap: Swap) -> bool:
         """Whether it was made. Raises StoreUnreachable, and then it may have been made or not."""
+        ...
+
+    def swap_all(self, swaps: Sequence[Swap]) -> list[bool]:
+        """Several, in order; whether each was made. Raises StoreUnreachable, as swap."""
         ...
 
     def close(self) -> None:

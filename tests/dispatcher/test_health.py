@@ -154,3 +154,15 @@ def test_a_question_that_ends_with_the_connections_of_an_older_table_blames_nobo
         closed.set()
         wait_for(lambda: all(not worker.asking for worker in health._workers.values()))
         assert lost == []
+
+
+def test_workers_of_other_entries_are_asked_rarely_and_at_once_when_they_are_ours() -> None:
+    prober = Prober(*SERVERS)
+    with watched(prober, idle_probe_us=1, others_probe_us=1 << 60, tick_us=1_000) as (health, _, _):
+        health.leave_to_others({"b0"})
+        wait_for(lambda: prober.asked.count("a0") >= 3)
+        asked = prober.asked.count("b0")
+        wait_for(lambda: prober.asked.count("a0") >= 13)
+        assert prober.asked.count("b0") - asked <= 1, "one may have been under way"
+        health.leave_to_others({"a0"})
+        wait_for(lambda: prober.asked.count("b0") > asked + 1)

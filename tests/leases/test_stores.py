@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -96,6 +96,15 @@ def test_only_what_was_seen_is_swapped(make: MakeStore) -> None:
     assert not other.swap(Swap(MINE, MINE.given_up())), "it has changed since"
     assert not other.swap(Swap(Lease("d/m/1", "a", "run", 1), Lease("d/m/1", "b", "run", 2))), "it never was"
     assert one.look("") == {MINE.name: MINE.renewed()}
+
+
+def test_several_are_swapped_in_order_each_for_itself(make: MakeStore) -> None:
+    store = make()
+    other = Lease("d/m/1", "b", "run", 1)
+    swaps = [Swap(None, MINE), Swap(None, MINE), Swap(MINE, MINE.renewed()), Swap(None, other)]
+    assert store.swap_all(swaps) == [True, False, True, True]
+    assert store.look("d/m/") == {MINE.name: MINE.renewed(), other.name: other}
+    assert store.swap_all([]) == []
 
 
 def test_of_many_at_once_each_swap_has_one_winner(make: MakeStore) -> None:
@@ -336,6 +345,9 @@ class Wayward:
 
     def swap(self, swap: Swap) -> bool:
         return self._store.swap(swap)
+
+    def swap_all(self, swaps: Sequence[Swap]) -> list[bool]:
+        return self._store.swap_all(swaps)
 
     def close(self) -> None:
         self._store.close()

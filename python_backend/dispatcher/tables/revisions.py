@@ -27,6 +27,7 @@ from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, ack_nam
 from planner.serial import FormatError
 from planner.watched import Watched
 from python_backend.dispatcher.driver import Driver
+from python_backend.dispatcher.tables.served_table import ServedTable
 
 _LOOK_S: Final = 0.1
 
@@ -124,6 +125,8 @@ class Revisions:
         self._refused: tuple[int, str] = (0, "")
         self._said: Ack | None = None
         self._kept: set[str] | None = None
+        self._settled: tuple[ServedTable, tuple[int, str]] | None = None
+        """What was served, with nothing of older tables left, and refused, when all was last said of it."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="revisions", daemon=True)
 
@@ -155,6 +158,9 @@ class Revisions:
         self._take_back_failed()
         if self._watched.changed():
             self._take_new()
+        now = self._driver.table, self._refused
+        if not left and not self._driver.older_tables and now == self._settled:
+            return
         self._keep_workers()
         for table in left:
             table.hops.close()
@@ -162,6 +168,8 @@ class Revisions:
         if ack != self._said:
             write_ack(self._folder.path, ack)
             self._said = ack
+        is_settled = not self._driver.older_tables and now[0].number == self._taken
+        self._settled = now if is_settled else None
 
     def _take_new(self) -> None:
         number = 0
