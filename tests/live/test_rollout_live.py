@@ -27,6 +27,7 @@ from benchmarks.helpers.leaks import own_shm_files
 from planner import serial
 from planner.manifest import DeploymentManifest
 from planner.planning import plan
+from planner.revision import ack_name, read_acks, read_hand_over
 from planner.rollout.check import RolloutFault
 from ppipe.cli import run
 from ppipe.operate.looks import Watch
@@ -111,6 +112,13 @@ def revisions_of(manifest: DeploymentManifest, entry: str) -> set[float]:
         return set()
 
 
+def numbers_of(serving: Serving, entry: str) -> set[int]:
+    """The hand-overs by which an entry's dispatchers serve, as they say."""
+    manifest = serving.fleet.manifest
+    names = [ack_name(manifest, entry, model.dispatcher) for model in manifest.models]
+    return {ack.number for ack in read_acks(serving.served.revisions, names).values()}
+
+
 def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown: io.StringIO) -> None:
     fleet = serving.fleet
     root = fleet.deployed.workspace.root
@@ -149,6 +157,9 @@ def test_a_planned_change_killed_taken_up_and_taken_back(serving: Serving, shown
         assert revisions_of(fleet.manifest, "entry-0") == {1.0}
         serving.served.release("entry-1")
         wait_for(lambda: revisions_of(fleet.manifest, "entry-1") == {1.0})
+        table = read_hand_over(serving.served.revisions)
+        assert table is not None
+        wait_for(lambda: numbers_of(serving, "entry-1") == {table.number})
     said = " ".join(shown.getvalue().split())
     assert "entry entry-1 does not answer: it takes the last plan when it is back" in said
     assert_all_answered(load)
