@@ -23,6 +23,7 @@ from planner.latency_sources import estimates_note
 from planner.plan import ModelPlan, Pipeline, Plan, Survival
 from ppipe.figures import save_figure
 from ppipe.plan_lanes import STAGE_WIDTH, FlowPool, blocks_text, busy_share, lanes_of, worker_text
+from ppipe.wording import counted
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
 LANE_COLOURS = ("#f4f6fa", "#faf6f0")
@@ -269,7 +270,7 @@ def _draw_lane(axes: Axes, plan: Plan, number: int, gpu: str, top: float, size: 
     price = f", price of one more: {plan.gpu_price[gpu]:.3g}" if gpu in plan.gpu_price else ""
     busy = f"{plan.utilisation.get(gpu, 0.0):.0%} of the class busy"
     source = f", latencies {plan.latency_sources[gpu]}" if gpu in plan.latency_sources else ""
-    text = f"{gpu}: {plan.gpus_used[gpu]} GPUs used, {busy}{price}{source}"
+    text = f"{gpu}: {counted(plan.gpus_used[gpu], 'GPU')} used, {busy}{price}{source}"
     axes.text(width - STAGE_WIDTH * 0.78, top + 0.1, text, fontsize=8, va="top", ha="right", color="#555555")
 
 

@@ -391,7 +391,8 @@ def _gpus(fleet: Fleet, options: ComposeOptions, shared: bool) -> dict[str, tupl
         given[server.name] = options.gpus.get(server.name, own)
         if len(given[server.name]) != group.gpus:
             raise BundleFault(
-                f"gpus: server {server.name} has {group.gpus} GPUs, {len(given[server.name])} are given"
+                f"gpus: server {server.name} has {group.gpus} GPU{'s' * (group.gpus != 1)}, "
+                f"{len(given[server.name])} are given"
             )
     return given
 

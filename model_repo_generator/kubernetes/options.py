@@ -180,6 +180,11 @@ class KubernetesOptions(_Strict):
     """None: plans are changed by generating and applying anew."""
 
 
+_ASKED_FOR: Mapping[tuple[str | int, ...], str] = {
+    ("missing", "image"): "; give it with --image, or as image: in the file that --options names"
+}
+
+
 def parse_options(plain: Any, where: str) -> KubernetesOptions:
     """Validate plain data. Raises BundleFault with one line per fault."""
     return validated(KubernetesOptions, plain, where)
@@ -193,6 +198,7 @@ def validated(cls: type[T], plain: Any, where: str) -> T:
         lines = [
             f"{where}: {'.'.join(map(str, fault['loc'])) or '(top level)'}: "
             f"{fault['msg'].removeprefix('Value error, ')}"
+            f"{_ASKED_FOR.get((fault['type'], *fault['loc']), '')}"
             for fault in error.errors()
         ]
         raise BundleFault("\n".join(lines)) from error

@@ -20,6 +20,7 @@ from planner.plan import Plan
 from planner.profile import Profile
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
 from ppipe.console import err, note_overrides, out, step
+from ppipe.wording import counted
 from ppipe.workspace import MissingResult, Workspace
 
 
@@ -76,7 +77,10 @@ def generate(
         _require_current(*made_for, folder, base, not no_programs)
         return
     # Blocks are cut alike for a rehearsal, so its programs are those of the deployment file.
-    with step("generate: export programs, write repositories"), Exporter(deployment, profile) as exporter:
+    with (
+        step(f"generate: {'' if no_programs else 'export programs, '}write repositories"),
+        Exporter(deployment, profile) as exporter,
+    ):
         manifest = write_repository(
             *made_for,
             folder,
@@ -89,7 +93,8 @@ def generate(
             exporter=exporter,
         )
     servers = [server for server in manifest.every_server if server.models]
-    err.print(f"  {sum(len(server.models) for server in servers)} Triton models on {len(servers)} servers")
+    models = sum(len(server.models) for server in servers)
+    err.print(f"  {counted(models, 'Triton model')} on {counted(len(servers), 'server')}")
     out.print(str(folder), soft_wrap=True)
 
 

@@ -152,10 +152,10 @@ def simulate(
         else:
             out.print(view.report_table(reports))
     if not as_json and (note := estimates_note(made.latency_sources)):
-        out.print(note, soft_wrap=True)
+        out.print(note)
     if not as_json and made.shards:
         said = f"{len(made.shards[0].shards[0].order)} entries: simulated as one scheduler of all workers"
-        out.print(f"{said}; shards serve a few percent less (docs/scheduler.md)", soft_wrap=True)
+        out.print(f"{said}; shards serve a few percent less (docs/scheduler.md)")
     _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
 
 

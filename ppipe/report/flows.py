@@ -7,6 +7,7 @@ from __future__ import annotations
 from planner.plan import Plan
 from ppipe.plan_lanes import FlowPool, blocks_text, busy_share, lanes_of, worker_text
 from ppipe.report.content import Label, Path, Picture, Rect, Shape
+from ppipe.wording import counted
 
 COLOURS = 8
 """Classes c0, c1, ... of the style sheet."""
@@ -39,13 +40,20 @@ def draw_flows(plan: Plan) -> Picture:
         chain.sort(key=lambda pool: pool.position)
         shapes += _bands(plan, chain, max(2.0, WIDEST_BAND * rate / widest))
     shapes += [shape for pool in pools for shape in _box(plan, pool)]
-    words = f"{len(plan.models)} models, {len(chains)} pipelines, {len(pools)} pools, {len(lanes)} classes"
+    words = ", ".join(
+        (
+            counted(len(plan.models), "model"),
+            counted(len(chains), "pipeline"),
+            counted(len(pools), "pool"),
+            counted(len(lanes), "class", "classes"),
+        )
+    )
     return Picture("Pipelines through the GPU classes", words, width, height, tuple(shapes))
 
 
 def _lane_text(plan: Plan, at: str) -> str:
     price = f", one more: +{plan.gpu_price[at]:.3g}" if at in plan.gpu_price else ""
-    return f"{at}: {plan.gpus_used[at]} GPUs, {plan.utilisation.get(at, 0.0):.0%} busy{price}"
+    return f"{at}: {counted(plan.gpus_used[at], 'GPU')}, {plan.utilisation.get(at, 0.0):.0%} busy{price}"
 
 
 def _sources(plan: Plan, pools: list[FlowPool]) -> list[Shape]:

@@ -9,13 +9,14 @@ from rich.table import Table
 from planner.rollout.fleet import named_in
 from planner.rollout.steps import Step, StepKind
 from ppipe.rollout.history import HistoryEntry, ModelFigures
+from ppipe.wording import counted
 
 
 def step_text(step: Step) -> str:
     """One step in a line."""
     if step.kind is StepKind.HAND_OVER:
         assert step.tables is not None
-        return f"hand over: dispatchers use {len(set(named_in(step.tables)))} workers"
+        return f"hand over: dispatchers use {counted(len(set(named_in(step.tables))), 'worker')}"
     return f"{step.kind.value}: {', '.join(step.workers)}"
 
 

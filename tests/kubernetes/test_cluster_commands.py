@@ -59,7 +59,7 @@ def test_an_edited_file_is_not_overwritten(work: Path, capsys: pytest.CaptureFix
 
 def test_faults_are_messages(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("kubernetes", work) == 1
-    assert "options: image: Field required" in capsys.readouterr().err
+    assert "options: image: Field required; give it with --image" in capsys.readouterr().err
     assert command("compose", work, "--image", "not an image") == 1
     assert "options: image: 'not an image' is not an image reference" in capsys.readouterr().err
     (work / "work" / "repository" / MANIFEST_NAME).unlink()

@@ -96,7 +96,7 @@ def test_gpus_can_be_chosen() -> None:
     options = ComposeOptions(image="ppipe:1", gpus={"L4-0": ("GPU-abc",)})
     device = rendered(deployment_data(), options)["services"]["l4-0"]["deploy"]["resources"]
     assert device["reservations"]["devices"][0]["device_ids"] == ["GPU-abc"]
-    for gpus, message in (({"L4-0": ("0", "1")}, "has 1 GPUs, 2 are given"), ({"X": ()}, "no server 'X'")):
+    for gpus, message in (({"L4-0": ("0", "1")}, "has 1 GPU, 2 are given"), ({"X": ()}, "no server 'X'")):
         with pytest.raises(BundleFault, match=message):
             rendered(deployment_data(), ComposeOptions(image="ppipe:1", gpus=gpus))
 
