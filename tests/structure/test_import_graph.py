@@ -5,8 +5,10 @@ that is too full. import-linter holds the contracts between modules; this looks 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -52,8 +54,8 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 SOURCES = dict(modules())
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
-    """Modules of ours that a source imports anywhere, inside functions too."""
+def imports(tree: ast.Module, packages: Sequence[str] = PACKAGES) -> Iterator[str]:
+    """Modules of ours that a source imports anywhere, inside functions too, by name or by a string of it."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -61,7 +63,9 @@ def imports(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in SOURCES else node.module for name in inner]
-        yield from (name for name in names if name.partition(".")[0] in PACKAGES)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+        yield from (name for name in names if name.partition(".")[0] in packages)
 
 
 def room(module: str) -> str:
@@ -105,6 +109,41 @@ def outside(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
+def test_the_simulator_knows_the_scheduler_alone_and_leases_stand_beside_the_wire() -> None:
+    allowed = {"scheduler", "compiled"}
+    wrong = [
+        f"{source} -> {target}"
+        for source, target in sorted(ARROWS)
+        if source.startswith("python_backend.") and target.startswith("python_backend.")
+        if (room := source.split(".")[1]) in ("simulator", "leases", "wire", "scheduler")
+        if target.split(".")[1] not in {room, *allowed}
+    ]
+    assert wrong == []
+
+
+def test_imports_are_absolute_so_that_they_can_be_drawn() -> None:
+    relative = [
+        module
+        for module, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert relative == []
+
+
+def test_the_product_imports_no_test_and_benchmarks_take_fixtures_alone() -> None:
+    of_tests = {
+        (module, name) for module, tree in SOURCES.items() for name in imports(tree, packages=("tests",))
+    }
+    assert [(a, b) for a, b in sorted(of_tests) if not a.startswith("benchmarks.")] == []
+    assert [(a, b) for a, b in sorted(of_tests) if not b.startswith("tests.fixtures.")] == []
+    fixtures = (ROOT / "tests" / "fixtures").rglob("*.py")
+    users = [
+        path for path in fixtures if list(imports(ast.parse(path.read_text()), packages=("benchmarks",)))
+    ]
+    assert users == []
+
+
 def test_there_is_no_circle_of_rooms() -> None:
     left = {(outside(a), outside(b)) for a, b in ARROWS}
     # A package's top folder and its rooms import each other: one room with several doors.
@@ -143,6 +182,8 @@ def test_importing_the_product_imports_no_benchmark() -> None:
         and any(name.startswith("benchmarks") for name in imports(tree))
     ]
     assert users == []
+    program = "import ppipe.cli, sys; assert not any(m.startswith('benchmarks') for m in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_the_wheel_holds_no_benchmark() -> None:
