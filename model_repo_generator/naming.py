@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from planner.places import Place, StageBlocks
 from planner.profile import ProgramFormat
-from planner.programs import LIST_ENDING, is_list
+from planner.programs import LIST_ENDING
 
 ENTRY_GROUP = "entry"
 GROUPS = "groups"
@@ -74,11 +74,6 @@ def program_list(model: str, split: str) -> str:
 def block_program(model: str, split: str, block: int, ending: ProgramFormat) -> str:
     """The program of one block, beside the list."""
     return f"{PROGRAMS}/{model}.{split}.b{block}.{ending.value}"
-
-
-def is_program_of(path: str, program: str) -> bool:
-    """Whether the file is the program, or a block's that it lists."""
-    return path == program or (is_list(program) and path.startswith(program.removesuffix(LIST_ENDING) + ".b"))
 
 
 def group_folder(group: str) -> str:

@@ -28,7 +28,6 @@ Pixels = npt.NDArray[np.uint8]
 OPEN_S, READ_S = 10.0, 10.0
 """How long a source may take to open, and to give its next frame."""
 _JPEG_QUALITY = 90
-_JPEG = b"\xff\xd8"
 _OPTIONS = {"rtsp_transport": "tcp"}
 """Over UDP, frames with holes would be decoded."""
 

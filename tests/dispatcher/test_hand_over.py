@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import SLO_US, Client, Hops, driver_with, manifest
+from tests.waiting import wait_for
 
 LONG_US = 20 * SLO_US
 
@@ -71,13 +72,6 @@ def hand(driver: Driver, number: int, table: DeploymentManifest, hops: Hops) -> 
 
 def workers_of(hops: Hops) -> list[list[str]]:
     return [[hop.worker for hop in wire.ticket.hops] for wire, _ in hops.batches if wire.ticket]
-
-
-def wait_for(true: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end_s
-        time.sleep(0.002)
 
 
 def test_batches_under_way_end_by_the_old_table_and_frames_that_wait_go_to_the_new_one() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from planner.manifest import ServerAddress
 from python_backend.dispatcher.health import Health, HealthSettings
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.transport import Target
+from tests.waiting import wait_for
 
 SERVERS = {"a0": "a", "a1": "a", "b0": "b"}
 
@@ -54,13 +54,6 @@ def watched(prober: Prober, **settings: int) -> Iterator[tuple[Health, list[str]
     finally:
         health.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("health", "probe"))]
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 60.0
-    while not what():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def failure(kind: FailureKind, worker: str = "a0") -> HopFailure:

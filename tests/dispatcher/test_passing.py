@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from python_backend.wire.peer_words import Word
 from python_backend.wire.self_report import Reports
 from python_backend.wire.signing.keys import Keys, TicketError, wall_us
 from tests.live.data_plane_client import OUTPUT, two_stage_model
+from tests.waiting import wait_for
 
 SHARDS = (
     Shard(("a", "b"), 250.0, (((0,), (0,)),)),
@@ -47,13 +47,6 @@ SHARDS = (
 )
 PATIENT_US = 20_000_000
 PATIENCE_S = 30.0
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
 
 
 class Caller:

@@ -5,8 +5,7 @@ served, also where a table could not be, and nothing of tables that are over is 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,15 +27,9 @@ from python_backend.leases.keeper import LeaseKeeper
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.wire.null_transport import NullTransport
 from tests.dispatcher.test_passing import two_entries
+from tests.waiting import wait_for
 
 SHARDS = (Shard(("a",), 250.0, (((0,), (0,)),)), Shard(("a",), 250.0, (((1,), (1,)),)))
-
-
-def wait_for(holds: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
 
 
 class Serving:

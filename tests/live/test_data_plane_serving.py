@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,6 +28,7 @@ from tests.live.data_plane_client import (
     tag_of,
     two_stage_model,
 )
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 
@@ -187,13 +188,6 @@ def metrics(deployment: ServedDeployment) -> dict[str, float]:
     with urllib.request.urlopen(url, timeout=60) as page:
         lines = [line for line in page.read().decode().splitlines() if line.startswith("ppipe_")]
     return {line.rsplit("}", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.1)
 
 
 def test_frames_of_a_higher_priority_are_served_first(deployment: ServedDeployment) -> None:

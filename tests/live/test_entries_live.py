@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.live_metrics import read
 from tests.live.data_plane_client import PATIENT_US, Client, served, tag_of, two_stage_model
 from tests.live.test_data_plane_faults import pid_of
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -27,13 +28,6 @@ SHARDS = (
     Shard(("entry-1", "entry-0"), 250.0, (((1,), (1,)),)),
 )
 PATIENCE_S = 120.0
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 def owned(deployment: ServedDeployment, entry: str) -> set[str]:

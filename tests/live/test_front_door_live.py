@@ -35,6 +35,7 @@ from ppipe.serving.probe import text_element
 from ppipe.serving.processes import stubs_of
 from ppipe.serving.supervisor import ServerStatus
 from tests.live.tiny_net import write_tiny
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 
@@ -91,13 +92,6 @@ def failure(call: Callable[[], object]) -> tuple[str, str]:
 def outputs_of(response: service_pb2.ModelInferResponse) -> dict[str, bytes]:
     names = [tensor.name for tensor in response.outputs]
     return dict(zip(names, response.raw_output_contents, strict=True))
-
-
-def wait_for(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_the_plan_has_two_stages_so_that_the_rest_means_something(served: Served) -> None:

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from ppipe.serving.probe import ModelProber, ProbeVerdict
 from ppipe.serving.processes import stubs_of
 from ppipe.serving.supervisor import ServerState, ServerStatus
 from tests.live.handmade import free_ports, write_deployment, write_model
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 SERVER = "slow-0"
@@ -34,13 +34,6 @@ def served(tmp_path: Path) -> Iterator[ServedDeployment]:
 
 def status_of(served: ServedDeployment, name: str) -> ServerStatus:
     return next(status for status in served.statuses if status.name == name)
-
-
-def wait_for(what: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def answers(manifest: DeploymentManifest, model: str) -> bool:

@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from ppipe.rollout.run import StepFailed
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.live_metrics import read
 from ppipe.serving.ports import free_base
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 LOAD_S = 600.0
@@ -88,13 +88,6 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 def places_of(manifest: DeploymentManifest) -> list[tuple[str, str]]:
     """Server and name of each worker."""
     return [(worker.server, worker.name) for entry in manifest.models for _, worker in entry.served.workers()]
-
-
-def wait_for(what: Callable[[], bool], limit_s: float = 120.0) -> None:
-    until_s = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < until_s, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def assert_all_answered(load: FleetLoad) -> None:

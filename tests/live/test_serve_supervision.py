@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from ppipe.serving.probe import ModelProber, ProbeVerdict
 from ppipe.serving.processes import stubs_of
 from ppipe.serving.supervisor import ServerState, ServerStatus
 from tests.live.handmade import free_ports, write_deployment
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 
@@ -58,13 +58,6 @@ def left_behind(owner: int) -> tuple[list[int], list[str]]:
 
 def status_of(served: ServedDeployment, name: str) -> ServerStatus:
     return next(status for status in served.statuses if status.name == name)
-
-
-def wait_for(what: Callable[[], bool], timeout_s: float = 90.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def asks(manifest: DeploymentManifest, server: str, model: str) -> ProbeVerdict:

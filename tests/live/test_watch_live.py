@@ -6,8 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -21,6 +20,7 @@ from ppipe.serving.launcher import ServedDeployment
 from tests.ensembles.recipes import recipe
 from tests.fixtures.camera import camera_of
 from tests.live.data_plane_client import served
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 
@@ -141,7 +141,7 @@ def test_a_camera_that_breaks_off_is_watched_again_until_ctrl_c(
         with subprocess.Popen(
             command(deployment, source, *options), stderr=subprocess.PIPE, text=True
         ) as process:
-            wait_until(lambda: watched_again(results))
+            wait_for(lambda: watched_again(results))
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + signal.SIGINT, said
@@ -156,10 +156,3 @@ def watched_again(results: Path) -> bool:
     text = results.read_text() if results.exists() else ""
     found = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     return any(line["pts"] > 1.0 for line in found)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)

@@ -132,12 +132,6 @@ def test_durations_are_of_the_slowest_server_and_of_old_batches() -> None:
 # What always holds
 
 
-def after_all(now: Situation, steps: Sequence[Step]) -> Situation:
-    for step in steps:
-        now = after_step(now, step)
-    return now
-
-
 @given(st.integers(0, 100_000), st.integers(2, 5), st.integers(1, 2), st.integers(0, 12))
 @settings(max_examples=200)
 def test_any_two_revisions(seed: int, gpus: int, models: int, stopped: int) -> None:

@@ -6,25 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ppipe.serving.guard import SHM, children_of, has_room, sweep
 from ppipe.serving.processes import GuardedProcess, stubs_of
+from tests.waiting import wait_for
 
 # A child in a session of its own, as stubs may be, and a mark in shared memory.
 FAMILY = "setsid sleep 600 & touch {mark}; wait"
 STUBBORN = "trap '' TERM; touch {mark}; while true; do sleep 0.05; done"
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from python_backend.wire.feedback import Notice, NoticeReceiver, NoticeSender
 from python_backend.wire.servers import Servers
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import Way, decode, encode
+from tests.waiting import wait_for
 from tests.wire.test_ticket_codec import keys_of, wire
 
 AHEAD_US = 3_600_000_000
@@ -102,13 +102,6 @@ def asked(folder: Path, port: int, keys: Keys, own_host: str) -> Iterator[AskedC
     made = AskedClocks(Servers(folder / "addresses.json"), "m", own_host, keys, clock=behind_us)
     yield made
     made.close()
-
-
-def wait_for(found: Callable[[], object]) -> None:
-    end_s = time.monotonic() + 60
-    while not found():
-        assert time.monotonic() < end_s
-        time.sleep(0.002)
 
 
 def test_a_host_an_hour_behind_takes_tickets_and_gives_notices_as_if_it_had_the_entrys_clock(

@@ -23,6 +23,7 @@ from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
 from tests.dispatcher.test_driver import manifest
+from tests.waiting import wait_for
 
 WORKER = "m.p0.s0.w0"
 NUMBERS = np.arange(3, dtype=np.int64)
@@ -251,7 +252,7 @@ def test_begin_sends_at_once_on_an_open_connection_only(peer: Peer, transport: H
     assert peer.connections == 0
     infer(transport)
     awaited = begin(transport)
-    wait_until(lambda: len(peer.requests) == 2)
+    wait_for(lambda: len(peer.requests) == 2)
     assert awaited is not None
     assert awaited()["y"].ravel().tolist() == [0, 2, 4]
     assert peer.connections == 1, "it is kept for the next one"
@@ -300,7 +301,7 @@ def test_a_batch_whose_time_is_over_closes_no_connection(peer: Peer, transport: 
     with pytest.raises(HopFailure) as caught:
         awaited()
     assert caught.value.kind is FailureKind.TIMED_OUT
-    wait_until(lambda: peer.open == 2)
+    wait_for(lambda: peer.open == 2)
     assert infer(transport) == [0, 2, 4]
     assert peer.connections == 3, "only that of the batch is closed"
 
@@ -321,7 +322,7 @@ def test_close_ends_calls_that_wait_for_an_answer(peer: Peer) -> None:
     threads = [threading.Thread(target=wait_for_answer) for _ in range(2)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: peer.connections == 2)
+    wait_for(lambda: peer.connections == 2)
     began_s = time.monotonic()
     transport.close()
     for thread in threads:
@@ -349,13 +350,6 @@ def together(peer: Peer, transport: HttpTransport, calls: int) -> None:
     peer.answer = good
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
-
-
 def test_connections_that_nothing_needs_any_more_are_closed(peer: Peer) -> None:
     transport, _ = transport_to(peer.port, idle_s=0.2)
     together(peer, transport, 4)
@@ -365,11 +359,11 @@ def test_connections_that_nothing_needs_any_more_are_closed(peer: Peer) -> None:
         assert time.monotonic() < end_s
         time.sleep(0.02)
     assert peer.connections == 4, "the one in use is kept"
-    wait_until(lambda: peer.open == 0)
-    wait_until(lambda: not any(thread.name == "idle connections" for thread in threading.enumerate()))
+    wait_for(lambda: peer.open == 0)
+    wait_for(lambda: not any(thread.name == "idle connections" for thread in threading.enumerate()))
     assert infer(transport) == [0, 2, 4]
     assert peer.connections == 5
-    wait_until(lambda: peer.open == 0)
+    wait_for(lambda: peer.open == 0)
     transport.close()
 
 
@@ -378,7 +372,7 @@ def test_after_close_nothing_is_kept(peer: Peer) -> None:
     together(peer, transport, 3)
     assert peer.open == 3
     transport.close()
-    wait_until(lambda: peer.open == 0)
+    wait_for(lambda: peer.open == 0)
     assert not any(thread.name == "idle connections" for thread in threading.enumerate())
 
 

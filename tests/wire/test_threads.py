@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from python_backend.wire.threads import Crew
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 60.0
-    while not what():
-        assert time.monotonic() < end_s, "it did not happen in time"
-        time.sleep(0.005)
+from tests.waiting import wait_for
 
 
 def names(start: str) -> list[str]:
