@@ -79,7 +79,7 @@ def make_fleet(work: Path, page: Path, plan: Path, pictures: Path) -> None:
     log = work / "events.jsonl"
     if not (work / "profile.json").is_file():
         _command("profile", EXAMPLE, "--work", str(work), "--estimate", "all")
-    _command("plan", EXAMPLE, "--work", str(work), "--picture", str(plan))
+    _command("plan", EXAMPLE, "--margin", "0.4", "--work", str(work), "--picture", str(plan))
     if not log.is_file():
         _command("simulate", str(work / "plan.json"), "--seconds", "5", "--events", str(log))
     _command("report", EXAMPLE, str(work), "-o", str(page), "--pictures", str(pictures))

@@ -86,7 +86,7 @@ class Fleet:
         profiled = ppipe("profile", str(path), "--estimate", "all", folder=folder)
         if not profiled.taken:
             return profiled
-        planned = ppipe("plan", str(path), folder=folder, environment={"COLUMNS": "120"})
+        planned = ppipe("plan", str(path), "--margin", "0.4", folder=folder, environment={"COLUMNS": "120"})
         return Answer(planned.taken, planned.said, self.fault(planned.said) if planned.taken else "")
 
     def _write(self, folder: Path) -> Path:

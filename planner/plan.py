@@ -203,6 +203,15 @@ class Plan:
     """Of each model, where there are several entries."""
     cascades: tuple[PlannedCascade, ...] = field(default=(), metadata=LATER)
     """What their models' SLOs and rates are parts of."""
+    asked_hash: str = field(default="", metadata=LATER)
+    """Of the problem that deployment and profile state, where another was solved: one with margins that were
+    searched, or with what the command line said.
+    """
+
+    @property
+    def asked_for(self) -> str:
+        """The hash of the problem that deployment and profile stated."""
+        return self.asked_hash or self.problem_hash
 
     def model(self, name: str) -> ModelPlan:
         """The plan of model `name`. Raises KeyError."""

@@ -40,7 +40,7 @@ from ppipe.cli import is_the_users
 from ppipe.console import err
 from ppipe.report.materials import Material, gather
 from ppipe.report.page import page_of, render
-from ppipe.steps import run_plan
+from ppipe.steps import run_plan_unasked
 from ppipe.workspace import Workspace
 from python_backend.simulator.capacity import Workload, try_load
 
@@ -136,9 +136,9 @@ def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace)
     """The plan in the folder if it is of this very problem, else a new one, which is put there."""
     if workspace.plan.is_file():
         plan = workspace.load_plan()
-        if plan.problem_hash == serial.content_hash(deployment.to_problem(profile)):
+        if plan.asked_for == serial.content_hash(deployment.to_problem(profile)):
             return placed(plan, deployment, profile)
-    return placed(run_plan(deployment, profile, workspace, "ppipe"), deployment, profile)
+    return placed(run_plan_unasked(deployment, profile, workspace), deployment, profile)
 
 
 def summary(outcome: Regenerated, name: str, faults: Sequence[str], load: float) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from planner import serial
 from planner.deployment import Deployment
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
 from ppipe.console import progress_bar
 from ppipe.workspace import Workspace, save
+
+if TYPE_CHECKING:
+    from ppipe.simulation.searched import Searched
 
 
 def run_profile(
@@ -75,15 +82,43 @@ def run_prepare(deployment: Deployment, profile: Profile, workspace: Workspace) 
 
 
 def run_plan(deployment: Deployment, profile: Profile, workspace: Workspace, planner: str) -> Plan:
-    """Solve the deployment's problem, and save the problem and its plan."""
+    """Solve the deployment's problem with the margins that it states, or the paper's, and save problem and
+    plan.
+    """
     return solve(deployment.to_problem(profile), workspace, planner)
 
 
-def solve(problem: Problem, workspace: Workspace, planner: str, mode: str = "proven") -> Plan:
+def run_plan_unasked(deployment: Deployment, profile: Profile, workspace: Workspace) -> Plan:
+    """The plan of `ppipe plan` without options: its margins searched, where nothing speaks against it."""
+    from ppipe.simulation.searched import why_not_searched
+
+    problem = deployment.to_problem(profile)
+    if why_not_searched(deployment, problem):
+        return solve(problem, workspace, "ppipe")
+    return solve_searched(problem, workspace, serial.content_hash(problem)).plan
+
+
+def solve(
+    problem: Problem, workspace: Workspace, planner: str, mode: str = "proven", asked_hash: str = ""
+) -> Plan:
     """Solve a problem, and save it and its plan."""
     from planner.planning import plan as make_plan
 
-    plan = make_plan(problem, planner=planner, mode=mode)
+    return _kept(problem, make_plan(problem, planner=planner, mode=mode), workspace, asked_hash)
+
+
+def solve_searched(problem: Problem, workspace: Workspace, asked_hash: str = "") -> Searched:
+    """Solve a problem with the margins that simulation finds; save the problem with them, and its plan."""
+    from ppipe.simulation.searched import search_margins
+
+    found = search_margins(problem)
+    return replace(found, plan=_kept(found.problem, found.plan, workspace, asked_hash))
+
+
+def _kept(problem: Problem, plan: Plan, workspace: Workspace, asked_hash: str) -> Plan:
+    """Save both. asked_hash: see Plan."""
+    if asked_hash and asked_hash != plan.problem_hash:
+        plan = replace(plan, asked_hash=asked_hash)
     save(problem, workspace.problem)
     save(plan, workspace.plan)
     return plan

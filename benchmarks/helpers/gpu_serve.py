@@ -40,6 +40,7 @@ def deployment(rehearse: bool) -> Mapping[str, Any]:
         program = {"factory": REHEARSED.factory}
     return {
         "name": "gpu-figures",
+        "planner": {"slo_margin": 0.4},
         "cluster": {
             "base_port": free_base(first=26_000, count=20),
             "gpu_classes": classes,

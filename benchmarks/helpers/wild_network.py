@@ -120,7 +120,7 @@ class WildNetwork:
             said = ""
             for command in (
                 ("profile", *(("--estimate", "all") if self.estimate else ())),
-                ("plan",),
+                ("plan", "--margin", "0.4"),
                 ("generate",),
             ):
                 answer = called(run, command[0], str(path), "--work", str(folder), *command[1:])

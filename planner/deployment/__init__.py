@@ -10,7 +10,7 @@ from planner.deployment.cluster import (
     StatedSpeedSpec,
 )
 from planner.deployment.expect import ExpectSpec
-from planner.deployment.file import Deployment, DoorsSpec, PlannerSpec, SurviveSpec, TlsSpec
+from planner.deployment.file import SEARCHED, Deployment, DoorsSpec, PlannerSpec, SurviveSpec, TlsSpec
 from planner.deployment.leases import LeasesSpec
 from planner.deployment.model import (
     ExecutorOptionsSpec,
@@ -27,6 +27,7 @@ from planner.deployment.reading import DeploymentError, load_deployment, parse_d
 from planner.deployment.recipe import PreprocessFault, prepare_key, recipe_of
 
 __all__ = [
+    "SEARCHED",
     "CascadeSpec",
     "ClusterSpec",
     "Deployment",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from planner.addresses import port_faults
 from planner.cluster import Cluster
@@ -25,6 +25,9 @@ from planner.manifest import TlsFiles
 from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.profile import ModelProfile, Profile
 
+DEFAULT_MARGIN = 0.4
+"""The paper's."""
+SEARCHED: Literal["auto"] = "auto"
 _MOST_FAULTS = 5
 """Of one kind that are shown."""
 
@@ -57,11 +60,22 @@ class PlannerSpec(Spec):
 
     objective: Literal["max-rate", "min-cost"] = "max-rate"
     max_stages: int = Field(default=2, ge=1, le=4)
-    slo_margin: float = Field(default=0.4, ge=0, lt=1)
+    slo_margin: float | Literal["auto"] | None = None
+    """The share of the SLO that a plan leaves unused; auto: found by simulation. None: auto where that takes
+    a minute (ppipe.simulation.searched), else DEFAULT_MARGIN.
+    """
     batch_build_factor: float = Field(default=1.3, ge=0)
     per_stage_batch: bool = False
     count_ends: bool = True
     survive: SurviveSpec = SurviveSpec(servers=0)
+
+    @field_validator("slo_margin", mode="before")
+    @classmethod
+    def _is_share_or_auto(cls, stated: Any) -> Any:
+        is_share = isinstance(stated, int | float) and not isinstance(stated, bool) and 0 <= stated < 1
+        if is_share or stated is None or stated == SEARCHED:
+            return stated
+        raise ValueError(f"expected a share from 0 to below 1, or {SEARCHED}")
 
 
 class DoorsSpec(Spec):
@@ -104,6 +118,7 @@ class Deployment(Spec):
         if faults := list(cascade_faults(self.cascades, self.models)):
             raise ValueError("; ".join(faults))
         self._known_classes()
+        self._one_margin()
         cluster = self.to_cluster()  # its own checks: unique names of classes and servers
         cascades = [cascade.name for cascade in self.cascades]
         faults = list(port_faults(cluster, [*names, *cascades]))
@@ -112,6 +127,13 @@ class Deployment(Spec):
             more = f"; and {len(faults) - len(shown)} more" if len(faults) > len(shown) else ""
             raise ValueError(f"cluster: {'; '.join(shown)}{more}")
         return self
+
+    def _one_margin(self) -> None:
+        """Raises ValueError where margins are to be searched and a model states its own."""
+        own = [model for model in self.models if model.slo_margin is not None]
+        if self.planner.slo_margin == SEARCHED and own:
+            stated = f"models.{own[0].name}.slo_margin: {own[0].slo_margin}"
+            raise ValueError(f"{stated}, but planner.slo_margin is {SEARCHED}; leave one of the two out")
 
     def _known_classes(self) -> None:
         """Raises ValueError where `expect` names a class that is none."""
@@ -123,6 +145,12 @@ class Deployment(Spec):
                     raise ValueError(
                         f"expect.{field}: unknown GPU class {gpu!r}; gpu_classes has {', '.join(known)}"
                     )
+
+    @property
+    def stated_margin(self) -> float | str | None:
+        """The planner's margin as stated, 'auto' included, else the first that a model states; None: none."""
+        stated = (self.planner.slo_margin, *(model.slo_margin for model in self.models))
+        return next((margin for margin in stated if margin is not None), None)
 
     def to_cluster(self) -> Cluster:
         """Servers with names and ports: entry first, then group by group, ports upwards from base_port."""
@@ -145,11 +173,12 @@ class Deployment(Spec):
         return LeasesAt() if self.leases is None else self.leases.to_leases()
 
     def to_options(self) -> PlanOptions:
-        """The planner's options."""
+        """The planner's options. A margin that is to be searched is DEFAULT_MARGIN until it is found."""
+        stated = self.planner.slo_margin
         return PlanOptions(
             objective=Objective(self.planner.objective),
             max_stages=self.planner.max_stages,
-            slo_margin=self.planner.slo_margin,
+            slo_margin=stated if isinstance(stated, float) else DEFAULT_MARGIN,
             batch_build_factor=self.planner.batch_build_factor,
             per_stage_batch=self.planner.per_stage_batch,
             count_ends=self.planner.count_ends,

@@ -10,14 +10,13 @@ import typer
 
 from planner import serial
 from planner.absent import absent_classes
-from planner.deployment import DeploymentError, load_deployment
-from planner.losses import must_survive
+from planner.deployment import SEARCHED, Deployment, DeploymentError, load_deployment
 from planner.plan import Plan
 from planner.problem import Objective, Problem
 from ppipe import steps
 from ppipe.commands.arguments import DeploymentFile, WorkFolder, require_suffix
 from ppipe.console import err, note_overrides, out, step
-from ppipe.workspace import Workspace, save
+from ppipe.workspace import Workspace
 
 
 def plan(
@@ -38,7 +37,7 @@ def plan(
         str | None,
         typer.Option(
             help="Share of the SLO left unused, or 'auto': found by simulation.",
-            show_default="the deployment's",
+            show_default="the deployment's, else auto",
         ),
     ] = None,
     picture: Annotated[
@@ -58,22 +57,15 @@ def plan(
     require_suffix("--frontier", frontier, ".png", ".svg")
     deployment = load_deployment(deployment_file)
     workspace = Workspace.of(deployment.name, work)
-    problem = with_options(deployment.to_problem(workspace.load_profile()), objective, max_stages, margin)
+    asked = deployment.to_problem(workspace.load_profile())
+    problem = with_options(asked, objective, max_stages, margin)
     _require_arrivals(problem)
     if problem.cascades and frontier is not None:
         raise DeploymentError("--frontier: not for cascades yet; leave it out, or plan without 'cascades'")
     if frontier is not None:
         _frontier(problem, frontier)
         return
-    with step(f"plan: {planner}"):
-        if margin == "auto":
-            if planner != "ppipe":
-                raise DeploymentError(f"--margin auto plans with ppipe, not {planner!r}; give a number")
-            problem, made = _search_surviving(problem) if must_survive(problem) else _search_margin(problem)
-            save(problem, workspace.problem)
-            save(made, workspace.plan)
-        else:
-            made = steps.solve(problem, workspace, planner, mode)
+    made = _planned(deployment, problem, workspace, planner, mode, margin, serial.content_hash(asked))
     if picture:
         draw_plan(made, *picture)
     if as_json:
@@ -87,6 +79,44 @@ def plan(
     for gpu, why in made.unusable.items():
         out.print(f"no pipeline can use {gpu}: {why}", soft_wrap=True, markup=False)
     out.print(str(workspace.plan), soft_wrap=True)
+
+
+def _planned(
+    deployment: Deployment,
+    problem: Problem,
+    workspace: Workspace,
+    planner: str,
+    mode: str,
+    margin: str | None,
+    asked_hash: str,
+) -> Plan:
+    """The plan, saved with its problem; its margins searched where that is asked for, or nothing speaks
+    against it.
+    """
+    if margin == SEARCHED and planner != "ppipe":
+        raise DeploymentError(f"--margin auto plans with ppipe, not {planner!r}; give a number")
+    why_not = _why_not_searched(deployment, problem, planner, mode) if margin is None else ""
+    if why_not or margin not in (None, SEARCHED):
+        with step(f"plan: {planner}"):
+            made = steps.solve(problem, workspace, planner, mode, asked_hash)
+        if why_not and planner == "ppipe":
+            err.print(f"  margins were not searched: {why_not}", markup=False, soft_wrap=True)
+        return made
+    with step(f"plan: {planner}, margins by simulation"):
+        found = steps.solve_searched(problem, workspace, asked_hash)
+    if found.tried is not None:
+        err.print(found.tried)
+    return found.plan
+
+
+def _why_not_searched(deployment: Deployment, problem: Problem, planner: str, mode: str) -> str:
+    from ppipe.simulation.searched import why_not_searched
+
+    if planner != "ppipe":
+        return f"{planner} is planned for throughput alone"
+    if mode != "proven":
+        return f"--mode {mode}"
+    return why_not_searched(deployment, problem)
 
 
 def _require_arrivals(problem: Problem) -> None:
@@ -112,7 +142,7 @@ def with_options(
         changes["objective"] = Objective(objective)
     if max_stages is not None:
         changes["max_stages"] = max_stages
-    if margin is not None and margin != "auto":
+    if margin is not None and margin != SEARCHED:
         changes["slo_margin"] = _margin(margin)
         demands = tuple(replace(demand, slo_margin=None) for demand in problem.demands)
         problem = replace(problem, demands=demands)
@@ -137,29 +167,3 @@ def _frontier(problem: Problem, path: Path) -> None:
     draw_frontier(points, path)
     out.print(frontier_table(points))
     out.print(str(path), soft_wrap=True)
-
-
-def _search_surviving(problem: Problem) -> tuple[Problem, Plan]:
-    """The problem with the margin whose plan promises most after any loss, and that plan."""
-    from ppipe.simulation.judging import Judge
-    from ppipe.simulation.survival import surviving_plan
-
-    return surviving_plan(problem, Judge(links="placed"))
-
-
-def _search_margin(problem: Problem) -> tuple[Problem, Plan]:
-    """The problem with the margins whose plan guarantees most, and that plan; says what each tried gave. Of
-    cascades the one margin whose plan serves most, latencies being as in the profile.
-    """
-    if problem.cascades:
-        from ppipe.simulation.cascade_margin import cascade_margin_table, margin_of_cascades
-
-        chosen, made, tried = margin_of_cascades(problem, links="placed")
-        err.print(cascade_margin_table(tried, chosen.options.slo_margin))
-        return chosen, made
-    from ppipe.simulation.margin import MarginSearch, auto_margin
-    from ppipe.simulation.view import margin_table
-
-    found: MarginSearch = auto_margin(problem, links="placed")
-    err.print(margin_table(found))
-    return found.problem, found.plan

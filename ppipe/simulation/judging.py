@@ -1,14 +1,19 @@
 """What a plan's models bear in simulation: the load that holds in most scenarios, and the nominal one.
 
-Rule: loads are looked for on a grid of GRID of the planned rate, beginning where the closed form
-(planner.queueing) says.
+Rules
+- Loads are looked for on a grid of GRID of the planned rate, beginning where the closed form
+  (planner.queueing) says.
+- A simulation of a fast model is cut short at ENOUGH_FRAMES, for what a share of 1 % needs is frames: its
+  work must not grow with the fleet. It lasts at least LEAST_SLOS of the model's SLOs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from planner import serial
 from planner.expectation import Expectation
 from planner.plan import ModelPlan, Plan
 from planner.problem import Problem
@@ -23,6 +28,8 @@ from python_backend.simulator.guarantee import load_in_most, load_to_promise
 GRID = 0.005
 """Loads are found to this share of the planned rate."""
 LEAST_STEP, MOST_STEP = 10, 260
+ENOUGH_FRAMES, LEAST_SLOS = 6_000, 20
+"""Times the standard deviation of arrivals, for bursty ones."""
 TIMES, KEEPS = 2.0, 0.75
 """Jitter is never known well: at TIMES as much a plan should still serve KEEPS of its load."""
 STEADY = Expectation(jitter=0.0, slowdown=0.0)
@@ -35,6 +42,11 @@ class Judge:
 
     policy: str = "adaptive"
     links: Links = "paper"
+
+    def served_alike(self, made: Plan, problem: Problem, model: ModelPlan) -> str:
+        """Equal for plans of a model that serve alike, whatever they were made for."""
+        served = served_model(made, problem, model.model, self.links)
+        return serial.dumps(served) + serial.dumps(replace(model, slo_margin=0.0, bound_by=(), promise=None))
 
     def held_rps(
         self,
@@ -63,10 +75,10 @@ class Judge:
     def nominal_rps(self, made: Plan, problem: Problem, seconds: float) -> Mapping[str, float]:
         """Of every model the load served at 99 % under Poisson arrivals, latencies as planned."""
         seeds = tuple(scenario.seed for scenario in scenarios_of(2))
-        workload = Workload("poisson", seconds, seeds)
         found = {}
         for model in made.models:
             served = served_model(made, problem, model.model, self.links)
+            workload = Workload("poisson", long_enough_s(served, 1.0, seconds), seeds)
             guess = expected_rps(served, [0.0] * len(served.pipelines), 1.0)
             found[model.model] = (
                 find_capacity(served, self.policy, grid_rps(served), workload, guess).load_rps
@@ -84,10 +96,11 @@ class Judge:
         seconds: float,
         held_rps: float,
     ) -> float:
+        served = served_model(made, problem, model.model, self.links)
+        seconds = long_enough_s(served, problem.options.dispersion, seconds)
         worse = workloads(scenarios, problem, model, seconds, TIMES)
         if held_rps <= 0 or worse == workloads(scenarios, problem, model, seconds):
             return held_rps
-        served = served_model(made, problem, model.model, self.links)
         least_rps, held_in = KEEPS * held_rps, problem.options.expect.held_in
         rates = [rate for rate in grid_rps(served) if rate < least_rps]
         left = load_in_most(served, self.policy, [*rates, least_rps], worse, held_in, least_rps)
@@ -108,7 +121,8 @@ class Judge:
             profile = problem.profile.model(model.model)
             kept = [variation_us(profile, one.stages, options) for one in model.pipelines]
             guess = expected_rps(served, kept, options.dispersion)
-            met = workloads(scenarios, problem, model, seconds)
+            long_s = long_enough_s(served, options.dispersion, seconds)
+            met = workloads(scenarios, problem, model, long_s)
             rates = grid_rps(served)
             if most_rps is not None:
                 rates, guess = [*(rate for rate in rates if rate < most_rps), most_rps], most_rps
@@ -118,6 +132,13 @@ class Judge:
                 else 0.0
             )
         return found
+
+
+def long_enough_s(served: ServedModel, dispersion: float, seconds: float) -> float:
+    """How long to simulate a model: at most `seconds`."""
+    frames = ENOUGH_FRAMES * math.sqrt(max(1.0, dispersion))
+    enough_s = frames / served.planned_rps if served.planned_rps > 0 else seconds
+    return min(seconds, max(enough_s, LEAST_SLOS * served.slo_us / 1e6))
 
 
 def grid_rps(served: ServedModel) -> list[float]:

@@ -11,7 +11,8 @@ expected.
   were tried.
 - The FINALISTS best are planned again in the planner's thorough mode, which finds better plans for the same
   margins, and compete with those of the fast mode.
-- Score: guaranteed load over weight, two thirds the mean over models and a third the least.
+- Score: guaranteed load over weight, two thirds the mean over models and a third the least. For min-cost the
+  least share of a wanted rate that is guaranteed; of plans that guarantee all of it, the cheaper one.
 - What is promised of the winner is found anew, in PROMISED_IN scenarios.
 - Scenarios are never those that results are reported on. No clock decides: same problem, same margins.
 """
@@ -23,10 +24,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from typing import Any
 
 from planner.plan import Plan, Promise
 from planner.planning import plan
-from planner.problem import Problem, weight_of
+from planner.problem import Objective, Problem, wanted_of
 from planner.serving_build import Links
 from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
@@ -49,6 +51,8 @@ PROMISED_IN, PROMISED_SECONDS = 20, 8.0
 MOST_CANDIDATES = 5
 """Planned in fast mode."""
 FINALISTS = 2
+ALL_WANTED = 0.99
+"""Of wanted rates: loads are looked for on a grid."""
 Choice = tuple[int, tuple[int, ...], str]
 """Index of a loss, and of a margin for each model; the planner's mode."""
 
@@ -112,6 +116,10 @@ class _Search:
         self.progress = progress
         self.promise = promise
         self.found: dict[Choice, tuple[Plan | None, Candidate]] = {}
+        self.served: dict[str, float] = {}
+        """What a model's plan serves, by what the simulator sees of it: margins near each other often give
+        the same one.
+        """
 
     def run(self, pool: Executor | None) -> MarginSearch:
         count = len(self.problem.demands)
@@ -159,15 +167,35 @@ class _Search:
         return with_margins(self.problem, [LADDER[step] for step in steps], LOSSES[loss])
 
     def _try(self, choices: Sequence[Choice], pool: Executor | None) -> None:
+        """Plan what was not tried yet, then simulate every model's plan that was not met before."""
+        run: Callable[..., Iterable[Any]] = map if pool is None else pool.map
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.found]
-        jobs = [(self._problem(choice), choice[2], self.judge) for choice in new]
-        results: Iterable[tuple[Plan | None, Candidate]] = (map if pool is None else pool.map)(
-            _evaluate, jobs
+        problems = [self._problem(choice) for choice in new]
+        plans = list(
+            run(_planned, [(problem, choice[2]) for problem, choice in zip(problems, new, strict=True)])
         )
-        for choice, result in zip(new, results, strict=True):
-            self.found[choice] = result
+        jobs: dict[str, tuple[Plan, Problem, Judge]] = {}
+        for made, problem in zip(plans, problems, strict=True):
+            for model in () if isinstance(made, str) else made.models:
+                if (key := self.judge.served_alike(made, problem, model)) not in self.served:
+                    jobs.setdefault(key, (replace(made, models=(model,)), problem, self.judge))
+        self.served |= dict(zip(jobs, run(_held_rps, jobs.values()), strict=True))
+        for choice, problem, made in zip(new, problems, plans, strict=True):
+            self.found[choice] = self._candidate(problem, choice[2], made)
             if self.progress is not None:
-                self.progress(result[1])
+                self.progress(self.found[choice][1])
+
+    def _candidate(self, problem: Problem, mode: str, made: Plan | str) -> tuple[Plan | None, Candidate]:
+        """made: a plan, or why there is none."""
+        margins = {demand.model: demand.slo_margin or 0.0 for demand in problem.demands}
+        loss = problem.options.loss_share or 0.0
+        if isinstance(made, str):
+            return None, Candidate(margins, loss, mode, {}, {}, 0.0, made)
+        planned = {model.model: model.throughput_rps for model in made.models}
+        served = {
+            model.model: self.served[self.judge.served_alike(made, problem, model)] for model in made.models
+        }
+        return made, Candidate(margins, loss, mode, planned, served, _score(made, problem, served))
 
     def _best(self) -> Choice:
         return max(self.found, key=lambda choice: self.found[choice][1].score)
@@ -195,21 +223,28 @@ def _neighbours(choice: Choice) -> Iterable[Choice]:
                 yield loss, (*steps[:model], step, *steps[model + 1 :]), mode
 
 
-def _evaluate(job: tuple[Problem, str, Judge]) -> tuple[Plan | None, Candidate]:
-    """Plan one problem and find what each of its models can serve. Runs in a process of its own."""
-    problem, mode, judge = job
-    margins = {demand.model: demand.slo_margin or 0.0 for demand in problem.demands}
-    loss = problem.options.loss_share or 0.0
+def _planned(job: tuple[Problem, str]) -> Plan | str:
+    """The plan of one problem, or why there is none. Runs in a process of its own."""
+    problem, mode = job
     try:
-        made = plan(problem, mode=mode)
+        return plan(problem, mode=mode)
     except ValueError as error:
-        return None, Candidate(margins, loss, mode, {}, {}, 0.0, str(error).splitlines()[0])
-    planned = {model.model: model.throughput_rps for model in made.models}
+        return str(error).splitlines()[0]
+
+
+def _held_rps(job: tuple[Plan, Problem, Judge]) -> float:
+    """What a plan of one model serves, as guaranteed. Runs in a process of its own."""
+    made, problem, judge = job
     seconds = SECONDS * min(MOST_LONGER, math.sqrt(problem.options.dispersion))
-    served = judge.held_rps(made, problem, scenarios_of(SCENARIOS), max(SECONDS, seconds))
-    shares = [served[demand.model] / weight_of(demand) for demand in problem.demands]
-    score = (2 * sum(shares) / len(shares) + min(shares)) / 3
-    return made, Candidate(margins, loss, mode, planned, served, score)
+    (held,) = judge.held_rps(made, problem, scenarios_of(SCENARIOS), max(SECONDS, seconds)).values()
+    return held
+
+
+def _score(made: Plan, problem: Problem, served: Mapping[str, float]) -> float:
+    shares = [served[demand.model] / wanted_of(demand, problem.options) for demand in problem.demands]
+    if problem.options.objective is Objective.MIN_COST:
+        return min(shares) if min(shares) < ALL_WANTED else 1.0 + 1.0 / made.objective
+    return (2 * sum(shares) / len(shares) + min(shares)) / 3
 
 
 def _promised(job: tuple[Plan, Problem, str, Judge]) -> tuple[float, float]:

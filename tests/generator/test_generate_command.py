@@ -20,8 +20,8 @@ def emulated(data: dict[str, Any], profile: Profile, tmp_path: Path) -> dict[str
     write(tmp_path, data)
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "profile.json").write_text(serial.dumps(profile))
-    for step in ("plan", "generate"):
-        assert command(tmp_path, step) == 0
+    for step in (("plan", "--margin", "0.4"), ("generate",)):
+        assert command(tmp_path, *step) == 0
     return data
 
 

@@ -78,7 +78,7 @@ def planned_rates(file: Path) -> dict[str, float]:
     """The weighted rate that each planner's plan serves; PPipe's plan is the one that stays."""
     rates = {}
     for planner in ("np", "dart-r", "ppipe"):
-        ppipe(file, "plan", "--planner", planner)
+        ppipe(file, "plan", "--planner", planner, "--margin", "0.4")
         rates[planner] = serial.load(Plan, file.parent / "plan.json").objective
     return rates
 

@@ -27,6 +27,7 @@ from ppipe.serving.server_command import NotLocal, cluster_ports
 
 DEPLOYMENT = {
     "name": "small",
+    "planner": {"slo_margin": 0.4},
     "cluster": {
         "base_port": 27_000,
         "gpu_classes": [

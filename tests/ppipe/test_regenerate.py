@@ -28,6 +28,7 @@ def data() -> dict[str, Any]:
     group["servers"].append({**group["servers"][0], "name": "fake-1", "host": "street-fake-1"})
     data["cluster"]["groups"] = [group]
     data["models"] = data["models"][:1]
+    data["planner"] = {"slo_margin": 0.4}
     return data
 
 

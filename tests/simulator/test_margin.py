@@ -8,6 +8,8 @@ import pytest
 
 from planner.expectation import Expectation
 from planner.explain import Infeasible
+from planner.planning import plan
+from planner.problem import Objective
 from ppipe.simulation import margin
 from ppipe.simulation.margin import LADDER, auto_margin
 from ppipe.simulation.margined import with_margins
@@ -77,3 +79,18 @@ def test_plans_are_simulated_model_by_model() -> None:
     assert all(found[model.model].load_rps > 0.3 * model.throughput_rps for model in plan.models)
     with pytest.raises(ValueError, match="load factor or a rate"):
         simulate_plan(plan, PROBLEM)
+
+
+def test_of_plans_that_guarantee_what_min_cost_wants_the_cheaper_one_is_best() -> None:
+    options = replace(PROBLEM.options, objective=Objective.MIN_COST)
+    demands = tuple(replace(demand, rate_rps=100.0) for demand in PROBLEM.demands)
+    problem = replace(PROBLEM, options=options, demands=demands)
+    made = plan(PROBLEM, mode="fast")
+
+    def score(cost: float, *served: float) -> float:
+        by_model = dict(zip((demand.model for demand in demands), served, strict=True))
+        return margin._score(replace(made, objective=cost), problem, by_model)
+
+    assert (
+        score(8.0, 100.0, 130.0) > score(9.0, 200.0, 200.0) > score(5.0, 98.0, 200.0) > score(5.0, 90.0, 90.0)
+    )

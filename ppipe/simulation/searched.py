@@ -1,0 +1,65 @@
+"""Plans whose margins simulation finds, and for which problems that is what is done unasked.
+
+Rules
+- A margin that the deployment states is an answer, and nobody searches for another.
+- Unasked, only what takes a minute on two cores is searched: not cascades, which are planned once for each
+  division of their SLO, and not fleets of many models or GPUs.
+- The plan remembers the problem as it was asked (Plan.asked_hash): the one that it solves has other margins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from planner.deployment import SEARCHED, Deployment
+from planner.losses import must_survive
+from planner.plan import Plan
+from planner.problem import Problem
+from ppipe.simulation.cascade_margin import cascade_margin_table, margin_of_cascades
+from ppipe.simulation.judging import Judge
+from ppipe.simulation.margin import auto_margin
+from ppipe.simulation.survival import surviving_plan
+from ppipe.simulation.view import margin_table
+
+MOST_MODELS, MOST_GPUS = 6, 120
+"""Of a problem whose margins are searched unasked."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The problem with the margins that were found, its plan, and what was tried on the way."""
+
+    problem: Problem
+    plan: Plan
+    tried: Table | None
+
+
+def search_margins(problem: Problem) -> Searched:
+    """The plan that guarantees most; of a problem that must survive losses, the one that promises most; of
+    one with cascades, the one that serves most. Raises what the planner and the search raise.
+    """
+    if problem.cascades:
+        chosen, made, tried = margin_of_cascades(problem, links="placed")
+        return Searched(chosen, made, cascade_margin_table(tried, chosen.options.slo_margin))
+    if must_survive(problem):
+        chosen, made = surviving_plan(problem, Judge(links="placed"))
+        return Searched(chosen, made, None)
+    found = auto_margin(problem, links="placed")
+    return Searched(found.problem, found.plan, margin_table(found))
+
+
+def why_not_searched(deployment: Deployment, problem: Problem) -> str:
+    """Why the margins of this problem are not searched unasked; '' where they are."""
+    stated = deployment.stated_margin
+    if stated == SEARCHED:
+        return ""
+    gpus = sum(server.gpu_count for server in problem.cluster.servers)
+    reasons = (
+        (stated is not None, f"the deployment states slo_margin {stated}"),
+        (bool(problem.cascades), "a plan with cascades takes long"),
+        (len(problem.demands) > MOST_MODELS, f"more than {MOST_MODELS} models take long"),
+        (gpus > MOST_GPUS, f"more than {MOST_GPUS} GPUs take long"),
+    )
+    return next((why for holds, why in reasons if holds), "")

@@ -1,0 +1,113 @@
+"""Whose margins are searched unasked, and what a searched plan remembers of what was asked."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.pictures import made_model
+from planner import serial
+from planner.deployment import DeploymentError, load_deployment, parse_deployment
+from planner.plan import Plan
+from planner.problem import Problem
+from planner.profile import Profile
+from ppipe import regenerate
+from ppipe.cli import run
+from ppipe.simulation import margin
+from ppipe.simulation.judging import ENOUGH_FRAMES, long_enough_s
+from ppipe.simulation.searched import why_not_searched
+from ppipe.workspace import Workspace, save
+from tests.kubernetes.conftest import PORTS, deployment_data, model_profile
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    """One model on one server of two emulated GPUs."""
+    data = copy.deepcopy(deployment_data())
+    data["cluster"]["gpu_classes"] = [data["cluster"]["gpu_classes"][2]]
+    data["cluster"]["groups"] = [data["cluster"]["groups"][2]]
+    data["models"] = data["models"][:1]
+    return data
+
+
+def reason(data: dict[str, Any], **changes: Any) -> str:
+    deployment = parse_deployment(data | changes, "test")
+    return why_not_searched(deployment, deployment.to_problem(Profile((model_profile("cars"),))))
+
+
+def test_a_small_fleet_is_searched_unless_it_states_a_margin(data: dict[str, Any]) -> None:
+    assert reason(data) == ""
+    assert reason(data, planner={"slo_margin": "auto"}) == ""
+    assert reason(data, planner={"slo_margin": 0}) == "the deployment states slo_margin 0.0"
+    data["models"][0]["slo_margin"] = 0.3
+    assert reason(data) == "the deployment states slo_margin 0.3"
+
+
+def test_a_large_fleet_is_searched_only_where_that_is_asked_for(data: dict[str, Any]) -> None:
+    data["cluster"]["groups"][0]["servers"] = [
+        {"name": f"fake-{n}", "host": f"street-fake-{n}", **PORTS} for n in range(121)
+    ]
+    assert reason(data) == "more than 120 GPUs take long"
+    assert reason(data, planner={"slo_margin": "auto"}) == ""
+
+
+@pytest.mark.parametrize("stated", [1, -0.1, "most", True, [0.4]])
+def test_a_margin_that_is_none_is_one_line(data: dict[str, Any], stated: Any) -> None:
+    with pytest.raises(
+        DeploymentError, match=r"planner\.slo_margin.*expected a share from 0 to below 1, or auto"
+    ):
+        parse_deployment(data | {"planner": {"slo_margin": stated}}, "test")
+
+
+def test_margins_are_searched_or_stated_not_both(data: dict[str, Any]) -> None:
+    data["models"][0]["slo_margin"] = 0.3
+    with pytest.raises(
+        DeploymentError, match=r"models\.cars\.slo_margin: 0\.3, but planner\.slo_margin is auto"
+    ):
+        parse_deployment(data | {"planner": {"slo_margin": "auto"}}, "test")
+
+
+def test_a_searched_plan_is_of_the_problem_that_was_asked(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(margin, "FIRST", ((1, 6),))
+    monkeypatch.setattr(margin, "FIRST_IF_WRONG", ((1, 2),))
+    monkeypatch.setattr(margin, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(margin, "SECONDS", 0.5)
+    monkeypatch.setattr(margin, "PROMISED_IN", 2)
+    monkeypatch.setattr(margin, "PROMISED_SECONDS", 0.5)
+    file, workspace = tmp_path / "deployment.yaml", Workspace(tmp_path)
+    file.write_text(yaml.safe_dump(data))
+    profile = Profile((model_profile("cars"),))
+    save(profile, workspace.profile)
+    assert run(["plan", str(file), "--work", str(tmp_path)]) == 0
+    made = workspace.load_plan()
+    asked = serial.content_hash(load_deployment(file).to_problem(profile))
+    assert made.models[0].promise is not None
+    assert made.problem_hash == serial.content_hash(serial.load(Problem, workspace.problem)) != asked
+    assert made.asked_for == asked
+    assert regenerate.current_plan(load_deployment(file), profile, workspace) == made, "and is kept"
+    capsys.readouterr()
+    assert run(["generate", str(file), "--work", str(tmp_path)]) == 0
+    assert "note: " not in capsys.readouterr().err, "nothing has changed since it was made"
+
+
+def test_a_plan_for_a_stated_problem_has_the_text_that_it_had(data: dict[str, Any], tmp_path: Path) -> None:
+    file, workspace = tmp_path / "deployment.yaml", Workspace(tmp_path)
+    file.write_text(yaml.safe_dump(data | {"planner": {"slo_margin": 0.4}}))
+    save(Profile((model_profile("cars"),)), workspace.profile)
+    assert run(["plan", str(file), "--work", str(tmp_path)]) == 0
+    assert "asked_hash" not in workspace.plan.read_text()
+    assert serial.load(Plan, workspace.plan).asked_for == serial.load(Plan, workspace.plan).problem_hash
+
+
+def test_fast_models_are_simulated_for_as_many_frames_not_as_long() -> None:
+    served = made_model()
+    assert served.planned_rps > 0
+    assert long_enough_s(served, 1.0, 8.0) == min(8.0, ENOUGH_FRAMES / served.planned_rps)
+    assert long_enough_s(served, 1.0, 1e6) == pytest.approx(ENOUGH_FRAMES / served.planned_rps)
+    assert long_enough_s(served, 4.0, 1e6) == pytest.approx(2 * ENOUGH_FRAMES / served.planned_rps)
