@@ -23,11 +23,14 @@ from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
 from ppipe.simulation.scenarios import Scenario, scenarios_of, workloads
 from python_backend.simulator.capacity import TARGET, Workload, find_capacity
-from python_backend.simulator.guarantee import load_in_most, load_to_promise
+from python_backend.simulator.guarantee import load_in_most, loads_in
 
 GRID = 0.005
 """Loads are found to this share of the planned rate."""
-LEAST_STEP, MOST_STEP = 10, 260
+PROMISE_GRID = 0.01
+"""What is promised comes from the mean and the spread of many loads, each of which may be coarser."""
+LEAST_LOAD, MOST_LOAD = 0.05, 1.3
+"""Of the planned rate."""
 ENOUGH_FRAMES, LEAST_SLOS = 6_000, 20
 """Times the standard deviation of arrivals, for bursty ones."""
 TIMES, KEEPS = 2.0, 0.75
@@ -66,11 +69,18 @@ class Judge:
             for model in made.models
         }
 
-    def promised_rps(
-        self, made: Plan, problem: Problem, scenarios: Sequence[Scenario], seconds: float
-    ) -> Mapping[str, float]:
-        """Of every model the load that this share of all such scenarios serves at 99 %."""
-        return self._in_scenarios(load_to_promise, made, problem, scenarios, seconds)
+    def loads_rps(
+        self, made: Plan, problem: Problem, name: str, scenarios: Sequence[Scenario], seconds: float
+    ) -> list[float]:
+        """What one model serves at 99 % in each scenario."""
+        model = made.model(name)
+        served = served_model(made, problem, name, self.links)
+        if served.planned_rps <= 0:
+            return [0.0] * len(scenarios)
+        met = workloads(scenarios, problem, model, long_enough_s(served, problem.options.dispersion, seconds))
+        return loads_in(
+            served, self.policy, grid_rps(served, PROMISE_GRID), met, self._guess(problem, model, served)
+        )
 
     def nominal_rps(self, made: Plan, problem: Problem, seconds: float) -> Mapping[str, float]:
         """Of every model the load served at 99 % under Poisson arrivals, latencies as planned."""
@@ -118,9 +128,7 @@ class Judge:
         options, found = problem.options, {}
         for model in made.models:
             served = served_model(made, problem, model.model, self.links)
-            profile = problem.profile.model(model.model)
-            kept = [variation_us(profile, one.stages, options) for one in model.pipelines]
-            guess = expected_rps(served, kept, options.dispersion)
+            guess = self._guess(problem, model, served)
             long_s = long_enough_s(served, options.dispersion, seconds)
             met = workloads(scenarios, problem, model, long_s)
             rates = grid_rps(served)
@@ -133,6 +141,11 @@ class Judge:
             )
         return found
 
+    def _guess(self, problem: Problem, model: ModelPlan, served: ServedModel) -> float:
+        profile = problem.profile.model(model.model)
+        kept = [variation_us(profile, one.stages, problem.options) for one in model.pipelines]
+        return expected_rps(served, kept, problem.options.dispersion)
+
 
 def long_enough_s(served: ServedModel, dispersion: float, seconds: float) -> float:
     """How long to simulate a model: at most `seconds`."""
@@ -141,9 +154,10 @@ def long_enough_s(served: ServedModel, dispersion: float, seconds: float) -> flo
     return min(seconds, max(enough_s, LEAST_SLOS * served.slo_us / 1e6))
 
 
-def grid_rps(served: ServedModel) -> list[float]:
+def grid_rps(served: ServedModel, grid: float = GRID) -> list[float]:
     """The loads to choose from, ascending."""
-    return [served.planned_rps * GRID * step for step in range(LEAST_STEP, MOST_STEP + 1)]
+    steps = range(round(LEAST_LOAD / grid), round(MOST_LOAD / grid) + 1)
+    return [served.planned_rps * grid * step for step in steps]
 
 
 def expected_rps(model: ServedModel, kept_us: Sequence[float], dispersion: float) -> float:

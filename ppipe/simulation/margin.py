@@ -33,7 +33,8 @@ from planner.serving_build import Links
 from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
 from ppipe.simulation.margined import may_be_wrong, with_margins
-from ppipe.simulation.scenarios import scenarios_of
+from ppipe.simulation.scenarios import Scenario, scenarios_of
+from python_backend.simulator.guarantee import promise_of
 
 LADDER = (0.4, 0.25, 0.16, 0.1, 0.06, 0.03, 0.0)
 """Margins to choose from."""
@@ -48,6 +49,8 @@ SCENARIOS, SECONDS = 3, 8.0
 MOST_LONGER = 4.0
 """Bursts need longer scenarios to be alike, by their standard deviation; up to so many times."""
 PROMISED_IN, PROMISED_SECONDS = 20, 8.0
+AT_ONCE = 5
+"""Of these scenarios, simulated by one process."""
 MOST_CANDIDATES = 5
 """Planned in fast mode."""
 FINALISTS = 2
@@ -146,21 +149,38 @@ class _Search:
 
     def _promising(self, made: Plan, problem: Problem, pool: Executor | None) -> Plan:
         """The plan with what it promises of each model. Raises NoPromise."""
-        jobs = [(made, problem, model.model, self.judge) for model in made.models]
-        run: Callable[..., Iterable[tuple[float, float]]] = map if pool is None else pool.map
-        found = list(run(_promised, jobs))
+        run: Callable[..., Iterable[Any]] = map if pool is None else pool.map
+        scenarios = scenarios_of(PROMISED_IN)
+        parts = [scenarios[start : start + AT_ONCE] for start in range(0, PROMISED_IN, AT_ONCE)]
+        jobs = [(made, problem, model.model, part, self.judge) for model in made.models for part in parts]
+        found, nominal = run(_loads_rps, jobs), self._nominal_rps(made, problem, run)
+        loads: dict[str, list[float]] = {model.model: [] for model in made.models}
+        for (_, _, name, _, _), part in zip(jobs, found, strict=True):
+            loads[name] += part
         steady = replace(problem, options=replace(problem.options, expect=STEADY, dispersion=1.0))
         unguarded: Mapping[str, float] = {}
         if steady.options != problem.options:
             plain = plan(steady, mode="fast")
-            unguarded = self.judge.nominal_rps(plain, steady, SECONDS)
+            unguarded = self._nominal_rps(plain, steady, run)
         held_in, models = problem.options.expect.held_in, []
-        for model, (guaranteed, nominal) in zip(made.models, found, strict=True):
-            promise = Promise(guaranteed, nominal, max(nominal, unguarded.get(model.model, 0.0)), held_in)
+        for model in made.models:
+            rps = nominal[model.model]
+            promise = Promise(
+                promise_of(loads[model.model], held_in),
+                rps,
+                max(rps, unguarded.get(model.model, 0.0)),
+                held_in,
+            )
             models.append(replace(model, promise=promise))
         made = replace(made, models=tuple(models))
         require_promises(made, problem, self.judge)
         return made
+
+    def _nominal_rps(
+        self, made: Plan, problem: Problem, run: Callable[..., Iterable[Any]]
+    ) -> Mapping[str, float]:
+        alone = [(replace(made, models=(model,)), problem, self.judge) for model in made.models]
+        return {name: rps for found in run(_nominal_rps, alone) for name, rps in found.items()}
 
     def _problem(self, choice: Choice) -> Problem:
         loss, steps, _ = choice
@@ -247,9 +267,13 @@ def _score(made: Plan, problem: Problem, served: Mapping[str, float]) -> float:
     return (2 * sum(shares) / len(shares) + min(shares)) / 3
 
 
-def _promised(job: tuple[Plan, Problem, str, Judge]) -> tuple[float, float]:
-    """One model's guaranteed and nominal load. Runs in a process of its own."""
-    made, problem, name, judge = job
-    alone = replace(made, models=(made.model(name),))
-    held = judge.promised_rps(alone, problem, scenarios_of(PROMISED_IN), PROMISED_SECONDS)
-    return held[name], judge.nominal_rps(alone, problem, SECONDS)[name]
+def _nominal_rps(job: tuple[Plan, Problem, Judge]) -> Mapping[str, float]:
+    """What a plan of one model serves without what is expected. Runs in a process of its own."""
+    made, problem, judge = job
+    return judge.nominal_rps(made, problem, SECONDS)
+
+
+def _loads_rps(job: tuple[Plan, Problem, str, Sequence[Scenario], Judge]) -> list[float]:
+    """What one model serves in each of some scenarios. Runs in a process of its own."""
+    made, problem, name, scenarios, judge = job
+    return judge.loads_rps(made, problem, name, scenarios, PROMISED_SECONDS)

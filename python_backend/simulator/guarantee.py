@@ -2,7 +2,7 @@
 
 Rules
 - `load_in_most` is quick and says what was so in these scenarios: for choosing between plans.
-- `load_to_promise` is for promises: what a share of *all* scenarios like these hold, with CONFIDENCE. It is
+- `promise_of` is for promises: what a share of *all* scenarios like these hold, with CONFIDENCE. It is
   the lower one-sided tolerance limit of a normal distribution, mean - k deviations of the scenarios' own
   loads, by Natrella's approximation of k (NBS Handbook 91, 2-13; within 3 % from 10 scenarios on), and never
   more than `load_in_most`: of 20 scenarios 19 may hold a load that only 90 % of all do.
@@ -52,22 +52,26 @@ def load_in_most(
     return rates_rps[index] if index >= 0 else 0.0
 
 
-def load_to_promise(
+def loads_in(
     served: ServedModel,
     policy: str,
     rates_rps: Sequence[float],
     scenarios: Sequence[Workload],
-    held_in: float,
     guess_rps: float,
-) -> float:
-    """The load, of any size up to the highest rate, that at least the share `held_in` of all scenarios like
-    these serve at 99 %. 0.0 where too many serve none.
-    """
+) -> list[float]:
+    """Of each scenario the highest of `rates_rps` (ascending) that is served at 99 %."""
     loads = []
     for scenario in scenarios:
         loads.append(find_capacity(served, policy, rates_rps, scenario, guess_rps).load_rps)
         guess_rps = loads[-1] or guess_rps
-    loads.sort()
+    return loads
+
+
+def promise_of(loads_rps: Sequence[float], held_in: float) -> float:
+    """The load that at least the share `held_in` of all scenarios like those of these loads serve. 0.0 where
+    too many serve none.
+    """
+    loads = sorted(loads_rps)
     in_most = loads[_may_fail(len(loads), held_in)]
     if len(loads) < 2 or in_most <= 0:
         return in_most

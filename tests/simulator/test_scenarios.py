@@ -14,7 +14,7 @@ from planner.serving_build import served_model
 from ppipe.simulation.scenarios import dispersion_of, scenarios_of, workloads
 from python_backend.simulator.arrivals import ArrivalError
 from python_backend.simulator.capacity import Workload, try_load
-from python_backend.simulator.guarantee import load_in_most, load_to_promise, tolerance_factor
+from python_backend.simulator.guarantee import load_in_most, loads_in, promise_of, tolerance_factor
 from python_backend.simulator.jitter import Jitter, StageJitter
 from tests.fixtures.made_problems import MadeSize, made_problem
 
@@ -76,7 +76,7 @@ def test_a_promise_holds_in_scenarios_that_were_not_simulated() -> None:
     problem = replace(PROBLEM, options=replace(PROBLEM.options, expect=expect))
     rates = [SERVED.planned_rps * step / 100 for step in range(20, 120)]
     seen = workloads(scenarios_of(12), problem, MADE.models[0], 3.0)
-    promised = load_to_promise(SERVED, "adaptive", rates, seen, 0.9, rates[60])
+    promised = promise_of(loads_in(SERVED, "adaptive", rates, seen, rates[60]), 0.9)
     assert 0 < promised <= load_in_most(SERVED, "adaptive", rates, seen, 0.9, rates[60])
     others = workloads(scenarios_of(20, first_seed=500), problem, MADE.models[0], 3.0)
     held = [try_load(SERVED, "adaptive", promised, one).attainment is not None for one in others]
