@@ -119,7 +119,7 @@ class Hops:
         try:
             return self.transport.begin(wire, pieces, len(frames), self._time_limit_s(ticket, frames))
         except Exception:
-            return None  # what is wrong is told by sending it the other way
+            return None  # fall back to infer(), which reports the error
 
     def _infer(self, wire: WireTicket, pieces: Pieces, ticket: Ticket, frames: Sequence[Frame]) -> Outputs:
         if (wait_us := self._wait_us(ticket)) > 0:

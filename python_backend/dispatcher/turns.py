@@ -1,8 +1,7 @@
-"""Work that any thread brings and that is done by one thread at a time: whoever brings an item does all that
-has come by then, unless another thread is at it, which then does this one too.
+"""Work that any thread brings and that is done by one thread at a time: the thread that adds an item drains
+the queue, unless another thread is draining it, which then takes this item too.
 
-So no thread is woken for an item, which costs more than most items do. Only alarms have a thread of their
-own.
+So no thread is woken for an item: that costs more than most items do. Only alarms have a thread of their own.
 
 Rules
 - Items are taken in the order in which they came; none is left behind: who ends a turn looks again.

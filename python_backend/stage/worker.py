@@ -440,7 +440,7 @@ class StageWorker:
         try:
             return self._transport.begin(*self._onward(job, outputs))
         except Exception:
-            return None  # what is wrong is told by sending it the other way
+            return None  # fall back to infer(), which reports the error
 
     def _onward(self, job: BatchJob, outputs: Sequence[Array]) -> tuple[WireTicket, Pieces, int, float]:
         """What the transport needs for the next hop."""
