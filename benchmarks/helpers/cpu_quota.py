@@ -9,8 +9,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-PERIOD_US = 10_000
+PERIOD_US = 20_000
 """Short, so that who has used up its part waits for milliseconds."""
+LEAST_US = 1_000
+"""Of a period: the kernel gives nobody less."""
 _ROOT = Path("/sys/fs/cgroup")
 
 
@@ -20,7 +22,11 @@ class NoQuota(RuntimeError):
 
 @contextlib.contextmanager
 def quota(pids: Sequence[int], share: float) -> Iterator[None]:
-    """Each of these processes has at most `share` of one core for as long as it lasts. Raises NoQuota."""
+    """Each of these processes has at most `share` of one core for as long as it lasts. Raises NoQuota;
+    ValueError for less than the kernel gives.
+    """
+    if share * PERIOD_US < LEAST_US:
+        raise ValueError(f"share {share}: expected {LEAST_US / PERIOD_US} or more")
     with contextlib.ExitStack() as stack:
         for pid in pids:
             stack.enter_context(_bounded(pid, share))
