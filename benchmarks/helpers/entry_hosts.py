@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.helpers.entry_kills import ENTRIES, Callers
 from benchmarks.helpers.etcd import Etcd, find_etcd
-from benchmarks.helpers.hosts import Host, Link, hosts, parted, why_not
+from benchmarks.helpers.hosts import Host, Link, has_netem, hosts, parted, why_not
 from benchmarks.helpers.served_hosts import HostsServed, serve_repository
 from benchmarks.helpers.tagged_load import TaggedFrame
 from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
@@ -34,6 +34,7 @@ STAGES = ("a", "b")
 STORE = "store"
 LOST_ENTRY = "an entry cut off"
 LINK = Link(1_000)
+FAR_LINK = Link(1_000, delay_ms=2.0, jitter_ms=0.5, loss_percent=0.1)
 SLO_US = 400_000
 LOAD = 0.4
 ANSWERED_AFTER_S = 1.0
@@ -202,12 +203,14 @@ def strike(running: EntryHosts, fault: Fault, seed: int, after_s: float = AFTER_
 
 
 def run_faults(seed: int, *lasts_s: float) -> dict[str, Any]:
-    """All faults, one after the other; {} where this machine cannot make hosts or has no etcd."""
+    """All faults, one after the other; {} where this machine cannot make hosts or has no etcd. With FAR_LINK
+    where the kernel can delay packets.
+    """
     if why_not() or find_etcd() is None:
         return {}
     with (
         tempfile.TemporaryDirectory(prefix="ppipe-apart-") as folder,
-        entry_hosts(Path(folder), LINK, ipv6=True) as running,
+        entry_hosts(Path(folder), FAR_LINK if has_netem() else LINK, ipv6=True) as running,
     ):
         found = []
         for number, fault in enumerate(faults(*lasts_s)):

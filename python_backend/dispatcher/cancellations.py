@@ -13,7 +13,8 @@ from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.wire.clock import now_us
 
-_TICK_S = 0.02
+_TICK_S, _REST_S = 0.02, 0.06
+"""While frames are open, and else: a dispatcher that rests costs little."""
 _WAITED_US = (20_000, 100_000)
 """At least and at most; between them it is this part of the time from a frame's arrival to its deadline."""
 _WAITED_PART = 8
@@ -41,7 +42,7 @@ class Cancellations:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.wait(_TICK_S):
+        while not self._closing.wait(_TICK_S if self._driver.room.frames else _REST_S):
             self._tick()
 
     def _tick(self) -> None:
