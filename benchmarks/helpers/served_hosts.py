@@ -55,15 +55,17 @@ class HostsServed:
                 host.command(command), stdout=said, stderr=said, cwd=_ROOT, start_new_session=True
             )
 
-    def stop(self, name: str) -> None:
-        """As Ctrl-C does."""
-        process = self.processes.pop(name)
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    def stop(self, *names: str) -> None:
+        """As Ctrl-C does, on all of these at once."""
+        processes = [self.processes.pop(name) for name in names]
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            try:
+                process.wait(timeout=_STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def wait_until_answering(self) -> None:
         """Until every model's dispatcher and the stages behind it have answered a frame.
@@ -129,5 +131,4 @@ def serve_repository(
         served.wait_until_answering()
         yield served
     finally:
-        for name in list(served.processes):
-            served.stop(name)
+        served.stop(*served.processes)
