@@ -35,11 +35,14 @@ WAIT_S = 120.0
 SLO_MS = 20_000
 """In which any host answers."""
 STREAMS = 2
+MANY, MANY_S = 9, 2.0
 
 
 def some_frames(frame: Any, outputs: Mapping[str, Any]) -> Iterator[Any]:
-    """As many as the frame's second number says."""
+    """As many as the frame's second number says; MANY take their time."""
     number, count = frame.given["frame"].reshape(-1).view(np.int64)[:2]
+    if count == MANY:
+        time.sleep(MANY_S)
     for row in range(count):
         yield row, frame_of(int(number) * 100 + row, 0)
 
@@ -65,16 +68,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HealFleet]:
 
 
 class Frames:
-    """Frames of two streams, sent by calls of their own, as they are heard of."""
+    """Frames that are sent by calls of their own, as they are heard of."""
 
-    def __init__(self, manifest: DeploymentManifest, first_place: int | None = None) -> None:
-        """Places rise from run to run."""
-        self._first_place = time.monotonic_ns() if first_place is None else first_place
+    def __init__(self, manifest: DeploymentManifest) -> None:
+        self._manifest = manifest
         self._client = triton.InferenceServerClient(manifest.entry.grpc_address)
         self.heard: queue.Queue[tuple[int, Any]] = queue.Queue()
         self.sent = 0
 
-    def send(self, count: int) -> None:
+    def send(self, count: int, **parameters: Any) -> None:
         """One whose answer makes `count` others."""
         number, self.sent = self.sent, self.sent + 1
         tensor = triton.InferInput("frame", [1, 256], "FP32")
@@ -83,8 +85,20 @@ class Frames:
         def hear(result: Any, error: InferenceServerException | None) -> None:
             self.heard.put((number, error if result is None else result))
 
-        parameters = {"ppipe_stream": f"s{number % STREAMS}", "ppipe_place": self._first_place + number}
-        self._client.async_infer("seen", [tensor], hear, parameters=parameters)
+        self._client.async_infer("seen", [tensor], hear, parameters=parameters or None)
+
+    def send_in_order(self, count: int, **parameters: Any) -> None:
+        """The same, and wait until it is there: calls of their own may overtake one another."""
+        before = self._arrived()
+        self.send(count, **parameters)
+        until_s = time.monotonic() + WAIT_S
+        while self._arrived() == before:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+
+    def _arrived(self) -> float:
+        look = read_cascade(self._manifest, self._manifest.cascade("seen"))
+        return look.total("ppipe_cascade_frames_total")
 
     def answers(self) -> list[tuple[int, Any]]:
         """Of all that was sent, as they came."""
@@ -162,17 +176,16 @@ def test_another_plan_reaches_the_cascade_and_no_frame_is_partial_for_it(
 
 def test_answers_of_a_stream_come_in_its_order_whatever_came_of_the_frames(fleet: HealFleet) -> None:
     frames = Frames(fleet.manifest)
-    counts = [9, 9, 0, 0, 3, 0, 0, 1]
-    for count in counts:
-        frames.send(count)
-        time.sleep(0.02)  # calls of their own: they must reach the entry in this order
+    counts = [MANY, 0, 1, 0, 0]
+    for place, count in enumerate(counts):
+        frames.send_in_order(count, ppipe_stream=f"s{place % STREAMS}", ppipe_place=place)
+    frames.send_in_order(0, ppipe_stream="s0", ppipe_place=2)
     found = frames.answers()
-    assert_whole(found, counts)
-    for stream in range(STREAMS):
-        numbers = [number for number, _ in found if number % STREAMS == stream]
-        assert numbers == sorted(numbers)
-    again = Frames(fleet.manifest, first_place=0)
-    again.send(0)
-    ((_, refused),) = again.answers()
+    (refused,) = [answer for number, answer in found if number == len(counts)]
     assert isinstance(refused, InferenceServerException)
-    assert "place 0 of stream s0 is not after those that came before" in refused.message()
+    assert "place 2 of stream s0 is not after those that came before" in refused.message()
+    whole = [(number, answer) for number, answer in found if number < len(counts)]
+    assert_whole(whole, counts)
+    for stream in range(STREAMS):
+        numbers = [number for number, _ in whole if number % STREAMS == stream]
+        assert numbers == sorted(numbers)
