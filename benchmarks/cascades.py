@@ -88,7 +88,7 @@ def _compared(seed: int, seconds: float) -> dict[str, Any]:
     best, made = max(planned, key=lambda pair: pair[0])
     apart_rps = best_apart(problem, workload, best)
     (served,) = simulate_cascades(made, problem, None, best, workload, "placed")
-    ends = served.complete + served.partial + served.declined
+    ends = served.complete + served.partial + served.declined + served.superseded
     return {
         "seed": seed,
         "together_rps": round(best, 2),

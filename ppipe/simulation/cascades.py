@@ -91,6 +91,8 @@ def cascade_table(reports: Sequence[CascadeReport]) -> Table:
     table.add_row("offered, frames/s", *(f"{one.offered / one.seconds:.1f}" for one in reports))
     table.add_row("complete in time", *(f"{one.attainment:.2%}" for one in reports))
     table.add_row("partial / declined", *(f"{one.partial} / {one.declined}" for one in reports))
+    if any(one.superseded for one in reports):
+        table.add_row("superseded", *(str(one.superseded) for one in reports))
     latencies = (f"{one.latency_p50_us / 1e3:.1f} / {one.latency_p99_us / 1e3:.1f}" for one in reports)
     table.add_row("latency p50 / p99, ms", *latencies)
     members = ("\n".join(_member(one) for one in report.members) for report in reports)

@@ -6,13 +6,15 @@ offers them, then the core's timer.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
 
 from planner.serving import ServedModel
-from python_backend.scheduler.actions import Action, Dispatch, Drop, WakeAt
+from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import Event, RequestArrived, StageCompleted, TimerFired
 from python_backend.scheduler.ingress import BatchLoad, Entry
@@ -21,14 +23,26 @@ from python_backend.scheduler.timelines import NEVER
 from python_backend.simulator.capacity import Workload
 
 NEVER_ANSWERED = -1
+SUPERSEDED = -2
+"""A newer frame of its stream came while it waited."""
 Times = npt.NDArray[np.int64]
 
 
 def serve_bunches(
-    served: ServedModel, come_us: Times, deadline_us: Times, workload: Workload, policy: str = "adaptive"
+    served: ServedModel,
+    come_us: Times,
+    deadline_us: Times,
+    workload: Workload,
+    policy: str = "adaptive",
+    places: Iterator[tuple[str, int]] | None = None,
 ) -> Times:
-    """When each frame was answered, NEVER_ANSWERED if it was dropped. come_us: rising."""
-    run = _Run(served, workload, policy, len(come_us))
+    """When each frame was answered; NEVER_ANSWERED or SUPERSEDED if it was dropped. come_us: rising.
+
+    places: of each frame in turn, its stream and its place there; None: frames name no stream.
+    """
+    run = _Run(
+        served, workload, policy, len(come_us), itertools.repeat(("", -1)) if places is None else places
+    )
     first = 0
     while first < len(come_us):
         now_us, last = int(come_us[first]), first
@@ -42,7 +56,15 @@ def serve_bunches(
 
 
 class _Run:
-    def __init__(self, served: ServedModel, workload: Workload, policy: str, frames: int) -> None:
+    def __init__(
+        self,
+        served: ServedModel,
+        workload: Workload,
+        policy: str,
+        frames: int,
+        places: Iterator[tuple[str, int]],
+    ) -> None:
+        self._places = places
         self.answered_us = np.full(frames, NEVER_ANSWERED, dtype=np.int64)
         self._core = SchedulerCore(served, policy)
         self._execution = workload.execution(served, workload.seeds[0])
@@ -57,7 +79,10 @@ class _Run:
         size, pixels = 0, 0
         if self._entry is not None:
             size, pixels = self._entry.planned_bytes, self._entry.planned_pixels
-        offers = [RequestArrived(number, deadline_us, 0, size, pixels) for number, deadline_us in frames]
+        offers = [
+            RequestArrived(number, deadline_us, 0, size, pixels, *next(self._places))
+            for number, deadline_us in frames
+        ]
         self._act(self._core.handle_arrivals(offers, now_us), now_us)
 
     def go_on(self, until_us: int) -> None:
@@ -85,6 +110,8 @@ class _Run:
                 self._wake_us = action.time_us
             else:
                 assert isinstance(action, Drop)
+                if action.reason is DropReason.SUPERSEDED:
+                    self.answered_us[action.request_id] = SUPERSEDED
 
     def _dispatch(self, dispatch: Dispatch, now_us: int) -> None:
         ticket = dispatch.ticket

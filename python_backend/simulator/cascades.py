@@ -7,6 +7,8 @@ Rules
 - A frame's crops come together when its answer does, and share batches with other frames' crops.
 - All that comes of a frame carries its time: a member must answer by the frame's arrival and the parts of the
   SLO on the way to that member. So what one member leaves, the next one has.
+- Frames of a workload with streams name theirs to the first member. One that a newer one of its stream
+  replaced is superseded, and counts in no attainment.
 - A frame is complete if all that came of it was answered by its deadline, partial if its first answer was and
   something else was not, else declined. A frame without crops is complete with its first answer.
 """
@@ -23,7 +25,7 @@ import numpy.typing as npt
 from planner.cascades.data import Cascade, Fanout
 from planner.serving import ServedModel
 from python_backend.simulator.arrivals import parse_arrivals
-from python_backend.simulator.bunches import NEVER_ANSWERED, serve_bunches
+from python_backend.simulator.bunches import SUPERSEDED, serve_bunches
 from python_backend.simulator.capacity import Workload
 
 Times = npt.NDArray[np.int64]
@@ -40,7 +42,8 @@ class MemberReport:
 
 @dataclass(frozen=True)
 class CascadeReport:
-    """What a cascade served, in its own frames. attainment: the share that was complete. Latencies are of the
+    """What a cascade served, in its own frames. attainment: the share that was complete, of those not
+    superseded. Latencies are of the
     complete ones.
     """
 
@@ -53,6 +56,7 @@ class CascadeReport:
     complete: int
     partial: int
     declined: int
+    superseded: int
     attainment: float
     latency_p50_us: float
     latency_p99_us: float
@@ -87,13 +91,17 @@ def simulate_cascade(
         else:
             origin, come_us = np.arange(len(born_us)), born_us
         allowed_us = sum(served[each.model].slo_us for each in cascade.way_to(member.model))
-        answered_us = serve_bunches(model, come_us, born_us[origin] + allowed_us, workload)
-        in_time = (answered_us != NEVER_ANSWERED) & (answered_us <= born_us[origin] + cascade.slo_us)
+        places = None if member.of else workload.places()
+        due_us = born_us[origin] + allowed_us
+        answered_us = serve_bunches(model, come_us, due_us, workload, places=places)
+        in_time = (answered_us >= 0) & (answered_us <= born_us[origin] + cascade.slo_us)
         answers[member.model] = _Answered(origin, answered_us, in_time)
         np.maximum.at(ended_us, origin, answered_us)
         np.logical_and.at(whole, origin, in_time)
     begun = answers[first].in_time
     complete = whole & begun
+    superseded = int((answers[first].at_us == SUPERSEDED).sum())
+    counted = len(born_us) - superseded
     taken_us = (ended_us - born_us)[complete]
     return CascadeReport(
         cascade=cascade.name,
@@ -104,8 +112,9 @@ def simulate_cascade(
         offered=len(born_us),
         complete=int(complete.sum()),
         partial=int((begun & ~whole).sum()),
-        declined=int((~begun).sum()),
-        attainment=float(complete.mean()) if len(complete) else 1.0,
+        declined=int((~begun).sum()) - superseded,
+        superseded=superseded,
+        attainment=float(complete.sum() / counted) if counted else 1.0,
         latency_p50_us=_quantile(taken_us, 0.5),
         latency_p99_us=_quantile(taken_us, 0.99),
         members=tuple(

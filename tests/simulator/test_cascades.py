@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from planner.cascades.data import Cascade, Fanout, Member
 from planner.serving import ServedModel
+from planner.streams import StreamPolicy
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.simulator.bunches import NEVER_ANSWERED, serve_bunches
 from python_backend.simulator.capacity import Workload
@@ -90,3 +93,16 @@ def test_the_same_seed_gives_the_same_report() -> None:
     assert simulate_cascade(cascade, served, 60.0, workload) == simulate_cascade(
         cascade, served, 60.0, workload
     )
+
+
+def test_frames_of_streams_give_way_to_newer_ones_and_count_apart() -> None:
+    cascade, served = pair(60_000, mixed_model())
+    served["find"] = replace(served["find"], streams=StreamPolicy(keep="newest"))
+    workload = Workload(seconds=3.0, seeds=(1,), streams=4)
+    report = simulate_cascade(cascade, served, 300.0, workload)
+    assert report.superseded > 0
+    ends = report.complete + report.partial + report.declined + report.superseded
+    assert ends == report.offered
+    assert report.attainment == report.complete / (report.offered - report.superseded)
+    plain = simulate_cascade(cascade, served, 300.0, replace(workload, streams=0))
+    assert plain.superseded == 0, "frames that name no stream give way to none"
