@@ -10,7 +10,7 @@ from planner.deployment import Deployment
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
-from ppipe.console import progress_bar
+from ppipe.console import err, progress_bar
 from ppipe.workspace import Workspace, save
 
 if TYPE_CHECKING:
@@ -93,9 +93,15 @@ def run_plan_unasked(deployment: Deployment, profile: Profile, workspace: Worksp
     from ppipe.simulation.searched import why_not_searched
 
     problem = deployment.to_problem(profile)
-    if why_not_searched(deployment, problem):
+    if why_not := why_not_searched(deployment, problem):
+        note_not_searched(why_not)
         return solve(problem, workspace, "ppipe")
     return solve_searched(problem, workspace, serial.content_hash(problem)).plan
+
+
+def note_not_searched(why: str) -> None:
+    """Say on standard error why margins were not searched."""
+    err.print(f"  margins were not searched: {why}; --margin auto searches", markup=False, soft_wrap=True)
 
 
 def solve(

@@ -100,7 +100,7 @@ def _planned(
         with step(f"plan: {planner}"):
             made = steps.solve(problem, workspace, planner, mode, asked_hash)
         if why_not and planner == "ppipe":
-            err.print(f"  margins were not searched: {why_not}", markup=False, soft_wrap=True)
+            steps.note_not_searched(why_not)
         return made
     with step(f"plan: {planner}, margins by simulation"):
         found = steps.solve_searched(problem, workspace, asked_hash)

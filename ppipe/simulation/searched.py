@@ -3,7 +3,8 @@
 Rules
 - A margin that the deployment states is an answer, and nobody searches for another.
 - Unasked, only what takes a minute on two cores is searched: not cascades, which are planned once for each
-  division of their SLO, and not fleets of many models or GPUs.
+  division of their SLO, not fleets of many models or GPUs, and nothing where the simulator is not compiled,
+  which takes six times as long.
 - The plan remembers the problem as it was asked (Plan.asked_hash): the one that it solves has other margins.
 """
 
@@ -22,6 +23,7 @@ from ppipe.simulation.judging import Judge
 from ppipe.simulation.margin import auto_margin
 from ppipe.simulation.survival import surviving_plan
 from ppipe.simulation.view import margin_table
+from python_backend.compiled import IS_COMPILED
 
 MOST_MODELS, MOST_GPUS = 6, 120
 """Of a problem whose margins are searched unasked."""
@@ -61,5 +63,9 @@ def why_not_searched(deployment: Deployment, problem: Problem) -> str:
         (bool(problem.cascades), "a plan with cascades takes long"),
         (len(problem.demands) > MOST_MODELS, f"more than {MOST_MODELS} models take long"),
         (gpus > MOST_GPUS, f"more than {MOST_GPUS} GPUs take long"),
+        (
+            not IS_COMPILED,
+            "the simulator runs as plain Python here, which takes long (scripts/setup compiles it)",
+        ),
     )
     return next((why for holds, why in reasons if holds), "")

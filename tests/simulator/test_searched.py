@@ -17,11 +17,17 @@ from planner.problem import Problem
 from planner.profile import Profile
 from ppipe import regenerate
 from ppipe.cli import run
-from ppipe.simulation import margin
+from ppipe.simulation import margin, searched
 from ppipe.simulation.judging import ENOUGH_FRAMES, long_enough_s
 from ppipe.simulation.searched import why_not_searched
 from ppipe.workspace import Workspace, save
 from tests.kubernetes.conftest import PORTS, deployment_data, model_profile
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is or not: what is simulated here is short."""
+    monkeypatch.setattr(searched, "IS_COMPILED", True)
 
 
 @pytest.fixture
@@ -45,6 +51,14 @@ def test_a_small_fleet_is_searched_unless_it_states_a_margin(data: dict[str, Any
     assert reason(data, planner={"slo_margin": 0}) == "the deployment states slo_margin 0.0"
     data["models"][0]["slo_margin"] = 0.3
     assert reason(data) == "the deployment states slo_margin 0.3"
+
+
+def test_plain_python_searches_only_where_that_is_asked_for(
+    data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searched, "IS_COMPILED", False)
+    assert "plain Python" in reason(data)
+    assert reason(data, planner={"slo_margin": "auto"}) == ""
 
 
 def test_a_large_fleet_is_searched_only_where_that_is_asked_for(data: dict[str, Any]) -> None:
