@@ -1,6 +1,7 @@
 """Drives the scheduler core with real time, real requests and real hops: the inside of a model's dispatcher.
 
     turns         one thread at a time takes what threads have brought (brought.py), in the order it came
+    taking        each item of a turn to who knows what to do, and what is due by then
     deciding      tells the core what happened, at its time, and records it
     enacting      does what the core has decided: sends batches (hops.py), gives frames up
     attempts      what stages tell, how batches end, workers lost and back
@@ -21,7 +22,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.owned import Fence
@@ -42,7 +43,6 @@ from python_backend.dispatcher.deciding import Deciding
 from python_backend.dispatcher.enacting import Enacting
 from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
-from python_backend.dispatcher.frames.frame_state import FrameState
 from python_backend.dispatcher.frames.open_frames import OpenFrames
 from python_backend.dispatcher.frames.room import Room, bounds_of
 from python_backend.dispatcher.lateness import Lateness
@@ -54,9 +54,10 @@ from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.recording import WantedRecording
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
 from python_backend.dispatcher.tables.taking_over import TableChange, TableFailed
+from python_backend.dispatcher.taking import Taking
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.uplink import Uplink
-from python_backend.scheduler.actions import DropReason, Ticket
+from python_backend.scheduler.actions import Ticket
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import RequestCancelled
 from python_backend.wire.clock import NEVER, now_us
@@ -64,11 +65,8 @@ from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.transport import Outputs, Transport
 
-_MOST_TOGETHER: Final = 256
-"""Arrivals that are offered to the core at once."""
 _CLOSING: Final = "the dispatcher is shutting down"
 _NO_FENCES: Final[Mapping[str, Fence]] = {}
-_Taken = TypeVar("_Taken")
 
 
 @dataclass(frozen=True)
@@ -139,6 +137,17 @@ class Driver:
         )
         self._change = TableChange(
             tables, frames, offers, self._deciding, enacting, self.room, dispatchers, log
+        )
+        self._taking = Taking(
+            tables,
+            frames,
+            offers,
+            self._deciding,
+            self._attempts,
+            self._change,
+            self.counts,
+            self._passing,
+            log,
         )
         if settings.record_mb:
             wanted = WantedRecording(tables.now.entry.model, 0.0, settings.record_mb)
@@ -308,97 +317,8 @@ class Driver:
             number, manifest, entry, core, transport, self._end_served, self._end_failed, self._log, fences
         )
 
-    # One thread at a time
-
     def _take_turn(self, items: Sequence[Item]) -> int:
-        """Take what has come; returns when to look again."""
-        arrived: list[Frame] = []
-        for item in items:
-            if isinstance(item, FramesCame):
-                arrived += item.frames
-            else:
-                self._guarded(self._take, item)
-            if len(arrived) >= _MOST_TOGETHER:
-                self._guarded(self._take_arrivals, arrived)
-                arrived = []
-        self._guarded(self._take_arrivals, arrived)
-        return min(self._deciding.wake_us, self._attempts.look_us, self._offers.next_us, self._frames.due_us)
-
-    def _guarded(self, take: Callable[[_Taken], None], what: _Taken) -> None:
-        # One bad event must not take the others along.
-        try:
-            self._take_what_is_due()
-        except Exception as error:
-            self._log(f"timers failed: {error!r}")
-        try:
-            take(what)
-        except Exception as error:
-            self._log(f"scheduling failed on {type(what).__name__}: {error!r}")
-
-    def _take_what_is_due(self) -> None:
-        self._deciding.fire_if_due()
-        host_us = now_us()
-        self._attempts.look_for_silent(host_us)
-        if self._frames.due_us <= host_us:
-            for lost in self._frames.overtaken(host_us):
-                if lost.state is FrameState.QUEUED:
-                    self._deciding.handle(RequestCancelled(lost.request_id))
-                elif lost.state is FrameState.PASSED and self._passing is not None:
-                    self._passing.give_up(lost)
-        for request_id in self._offers.due(host_us):
-            frame = self._frames.find(request_id)
-            if frame is not None and frame.state is FrameState.PAUSED:
-                self._deciding.handle(self._offers.offer(frame, host_us))
-
-    def _take(self, item: Item) -> None:
-        if isinstance(item, Notice):
-            self._attempts.heard(item, now_us())
-        elif isinstance(item, HopEnded):
-            self._attempts.ended(item)
-        elif isinstance(item, HopFailed):
-            self._attempts.failed(item, now_us())
-        elif isinstance(item, FramesRefused):
-            self.counts.arrived += item.frames
-            for _ in range(item.frames):
-                self.counts.dropped(DropReason.OVERLOAD)
-        elif isinstance(item, ProbeCame):
-            self._frames.answer_probe(item.frame)
-        elif isinstance(item, WorkerChange):
-            self._attempts.changed(item, now_us())
-        elif isinstance(item, RequestCancelled):
-            self._take_cancelled(item)
-        elif isinstance(item, FrameCameBack):
-            self._attempts.offer_again([item.frame], now_us())
-        elif isinstance(item, FrameRefused):
-            self._frames.relay(item.frame, item.code, item.text)
-        elif isinstance(item, ServedTable):
-            self._change.take(item, self._deciding.core_time_us)
-        elif isinstance(item, WantedRecording):
-            self._deciding.record(item)
-        elif not isinstance(item, FramesCame | LookAgain):
-            self._deciding.handle(item)
-
-    def _take_arrivals(self, frames: Sequence[Frame]) -> None:
-        """Frames that came together are offered together: they can share a batch."""
-        if not frames:
-            return
-        self._frames.add(frames)
-        self.counts.arrived += len(frames)
-        self.counts.frame_bytes += sum([len(frame.data) for frame in frames])
-        table, began_us = self._tables.now, now_us()
-        table.frame_drift.saw(frames, began_us)
-        if self._passing is not None:
-            frames = self._passing.keep(frames, table.core, began_us)
-        self._deciding.handle_arrivals([self._offers.offer(frame, began_us) for frame in frames], began_us)
-
-    def _take_cancelled(self, cancelled: RequestCancelled) -> None:
-        frame = self._frames.find(cancelled.request_id)
-        if frame is not None and frame.state in (FrameState.PAUSED, FrameState.PASSED):
-            self._frames.drop(frame, DropReason.CANCELLED)
-            if self._passing is not None:
-                self._passing.give_up(frame)
-        else:
-            self._deciding.handle(cancelled)
+        return self._taking.take(items)
 
     # Threads of hops, and of calls to other entries
 
