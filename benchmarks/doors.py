@@ -1,8 +1,8 @@
 """Every door tried against real servers, and a good client's service while each kind of attack goes on.
 
 Tries: what a stranger on the host, a caller of the entry or a peer on the network could try (door_tries).
-Floods: bombs, 5,000 callers, slow readers, replays, forged notices, both HTTP attacks through the front
-(door_floods), each twice. docs/security.md says what each door is closed by.
+Attacks: bombs, 5,000 callers, slow readers, replays, forged notices, both HTTP attacks and 5,000 callers
+through the front (door_floods), each twice. docs/security.md says what each door is closed by.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.door_floods import CALLERS, all_floods, bear, memory_bytes, most_bytes
+from benchmarks.helpers.door_floods import CALLERS, all_attacks, bear, memory_bytes, most_bytes
 from benchmarks.helpers.door_stand import Stand, stand
-from benchmarks.helpers.door_tries import all_tries
+from benchmarks.helpers.door_tries import all_tries, foreign_page
 from benchmarks.helpers.report import main
 
 
@@ -26,7 +26,7 @@ def run(seconds: float = 6.0) -> Mapping[str, Any]:
             return figures
         rest_bytes = memory_bytes(tried)
         most_mib = most_bytes(tried, rest_bytes, CALLERS) >> 20
-        borne = {name: bear(tried, flood, seconds) for name, flood in all_floods(tried).items()}
+        borne = {name: bear(tried, attack, seconds) for name, attack in all_attacks(tried).items()}
     return {
         **figures,
         "rest_mib": rest_bytes >> 20,
@@ -51,6 +51,7 @@ def try_all(tried: Stand) -> dict[str, Any]:
         "held": len(found) - len(open_),
         "open": [f"{name}: {said}" for name, said in open_.items()],
         "front": bool(tried.front_http),
+        "a foreign page at the entry itself": foreign_page(tried),
         "ended_by_tries": [name for name, pid in before.items() if now.get(name) != pid],
     }
 

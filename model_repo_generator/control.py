@@ -12,9 +12,18 @@ Rules
 
 from __future__ import annotations
 
+from typing import Final
+
 CONTROL_APIS = "model-repository,shared-memory,trace,logging"
 HTTP_HEADER = "ppipe-closed=no\nbody"
 GRPC_HEADER = "Sent By Nobody=-"
+
+
+NAMED_CALLERS: Final = (
+    "--http-header-forward-pattern=^ppipe-caller$",
+    "--grpc-header-forward-pattern=^ppipe-caller$",
+)
+"""Flags: a dispatcher is told who has called, by the header that the front sends (frames.caller)."""
 
 
 def closed_apis() -> tuple[str, str]:

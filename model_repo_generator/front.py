@@ -9,6 +9,9 @@ Rules
   many small chunks, and on a body of 4 MB with 'Connection: close'. Chunked and compressed bodies are refused
   to begin with.
 - A body is at most the largest frame that a model takes; a connection is a caller's for so long and so many.
+- Of one address, requests under way and requests per second are bounded (front_limits), and so are those of
+  all that are under way. Over gRPC each request counts, however few connections they share. What is beyond
+  is refused at once, with 503 (UNAVAILABLE for a gRPC client), and no entry hears of it.
 - With a certificate there is TLS for both ports; without one the front listens on loopback alone.
 - Requests of web pages (Origin) are refused, but for the origins that are named.
 - Entries are used by who has least to do; one that fails is left out for a while.
@@ -20,6 +23,7 @@ import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 from model_repo_generator.texts import render_text
@@ -28,6 +32,14 @@ from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
 
 MESSAGE_BYTES = 65_536
 """Of a request beside its frame: names, shapes, parameters."""
+_LEAST_CONNECTIONS = 64
+_MOST_CONNECTIONS = 16_384
+"""By default; nginx sets memory aside for each, and takes no more than 65,535."""
+
+_LEAST_RPS = 100
+_RATE_TIMES = 1.5
+_LEAST_OPEN, _OPEN_TIMES = 512, 4
+"""Of a dispatcher's bound on open frames, as dispatcher.frames.room has it."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _CALLS = ("ModelInfer", "ModelMetadata", "ModelReady", "ServerLive", "ServerReady", "ServerMetadata")
@@ -39,8 +51,9 @@ class FrontError(Exception):
 
 @dataclass(frozen=True)
 class FrontOptions:
-    """Where the front listens and what it allows. `connections`: of one address at a time; `all_connections`:
-    of all. `origins`: whose web pages may ask. `body_bytes`: None: the largest frame of the models.
+    """Where the front listens and what it allows. `connections`: of one address at a time, for gRPC requests;
+    `all_connections`: of all; `requests_per_s`: of one address; None: as front_limits says. `origins`: whose
+    web pages may ask. `body_bytes`: None: the largest frame of the models.
     """
 
     listen: str = "127.0.0.1"
@@ -48,12 +61,43 @@ class FrontOptions:
     grpc_port: int = 8001
     certificate: Path | None = None
     key: Path | None = None
-    connections: int = 64
-    all_connections: int = 4096
+    connections: int | None = None
+    all_connections: int | None = None
+    requests_per_s: int | None = None
     body_bytes: int | None = None
     origins: tuple[str, ...] = ()
     folder: Path = field(default_factory=lambda: Path("/var/lib/ppipe-front"))
     """Of nginx's own files: bodies on their way, its pid, its log."""
+
+
+@dataclass(frozen=True)
+class FrontLimits:
+    """Requests of one address under way, of all under way, and of one address per second."""
+
+    connections: int
+    all_connections: int
+    requests_per_s: int
+
+
+def front_limits(models: Sequence[ModelEntry]) -> FrontLimits:
+    """What a caller with honest business stays below, by what the plan serves.
+
+    An address may have under way half of what is served within the SLOs: more would only wait, and those
+    that call from elsewhere still end in time behind it. It may send one and a half times what is served, in
+    bursts of what it may have under way. All together may have under way what dispatchers let be open
+    (dispatcher.frames.room): they would refuse what is beyond.
+    """
+    in_slo = sum(_frames_in(model, model.served.slo_us) for model in models)
+    open_frames = sum(max(_LEAST_OPEN, _OPEN_TIMES * _frames_in(model, model.longest_us)) for model in models)
+    return FrontLimits(
+        connections=min(_MOST_CONNECTIONS, max(_LEAST_CONNECTIONS, ceil(in_slo / 2))),
+        all_connections=min(_MOST_CONNECTIONS, ceil(open_frames)),
+        requests_per_s=max(_LEAST_RPS, ceil(_RATE_TIMES * sum(model.served.planned_rps for model in models))),
+    )
+
+
+def _frames_in(model: ModelEntry, time_us: int) -> float:
+    return model.served.planned_rps * time_us / 1e6
 
 
 def render_front(
@@ -65,9 +109,13 @@ def render_front(
         {"http": authority(entry.host, entry.http_port), "grpc": authority(entry.host, entry.grpc_port)}
         for entry in entries or manifest.entries
     ]
+    limits = front_limits(manifest.models)
     return render_text(
         "nginx.conf",
         options=options,
+        connections=options.connections or limits.connections,
+        all_connections=options.all_connections or limits.all_connections,
+        requests_per_s=options.requests_per_s or limits.requests_per_s,
         entries=addressed,
         body_bytes=options.body_bytes or largest_body(manifest.models),
         models="|".join(re.escape(name) for name in sorted(_public(manifest))),

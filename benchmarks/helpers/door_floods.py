@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from python_backend.wire.signing.keys import Keys
 Flood = Callable[[Stand, threading.Event], None]
 _GOOD_SHARE = 0.5
 CALLERS = 5_000
+FRONT_SOURCES = (1, 8)
+"""Addresses that they come from, where they come through the front."""
 _COPIES = 2
 """Of a request that Triton has: as it came, and in shared memory. Of an open frame as many more: in the
 dispatcher, and in a transport."""
@@ -89,24 +92,24 @@ def memory_bytes(stand: Stand) -> int:
     return sum(map(_proportional_bytes, stand.processes().values()))
 
 
-def bear(stand: Stand, flood: Flood, seconds: float) -> Borne:
+def bear(stand: Stand, attack: Attack, seconds: float) -> Borne:
     """Two attacks of this kind, one after the other."""
     before = stand.processes()
     peaks, frames = [], []
     for _ in range(2):
         memory = _Peak(stand)
-        load = _good_client(stand)
+        load = _good_client(stand, attack.through_front)
         stop = threading.Event()
-        attack = threading.Thread(target=flood, args=(stand, stop))
+        attackers = threading.Thread(target=attack.flood, args=(stand, stop))
         client = threading.Thread(target=load.run, args=(_steady(seconds + 2 * _SETTLE_S),))
         with memory:
             client.start()
             time.sleep(_SETTLE_S)
-            attack.start()
+            attackers.start()
             time.sleep(seconds)
             stop.set()
             client.join()
-            attack.join()
+            attackers.join()
         load.close()
         frames += load.frames
         peaks.append(memory.bytes)
@@ -121,9 +124,11 @@ def bear(stand: Stand, flood: Flood, seconds: float) -> Borne:
     )
 
 
-def _good_client(stand: Stand) -> TaggedLoad:
-    address = (stand.manifest.entry.grpc_address, stand.entry.dispatcher)
-    return TaggedLoad([address], stand.entry.input, stand.entry.outputs[0].name, SLO_US)
+def _good_client(stand: Stand, through_front: bool) -> TaggedLoad:
+    address = stand.front_address if through_front else stand.manifest.entry.grpc_address
+    return TaggedLoad(
+        [(address, stand.entry.dispatcher)], stand.entry.input, stand.entry.outputs[0].name, SLO_US
+    )
 
 
 def _steady(seconds: float) -> list[int]:
@@ -179,6 +184,16 @@ def callers(stand: Stand, stop: threading.Event, count: int = CALLERS) -> None:
     flood(stand.manifest.entry.grpc_address, request.SerializeToString(), count, stop)
 
 
+def callers_through_front(
+    stand: Stand, stop: threading.Event, sources: int, timeout_us: int = 0, count: int = CALLERS
+) -> None:
+    """So many calls at once through the front, from so many other addresses than the good client's.
+    timeout_us: that they ask for; 0: none, so they are as urgent as the good client's.
+    """
+    request = frame_request(stand, timeout_us)
+    flood(stand.front_address, request.SerializeToString(), count, stop, sources)
+
+
 def slow_readers(stand: Stand, stop: threading.Event) -> None:
     """Connections to the metrics page and to the front that say a byte a second, or nothing."""
     ports = [stand.entry.feedback_port, *([stand.front_http] if stand.front_http else [])]
@@ -225,15 +240,26 @@ def front_attacks(stand: Stand, stop: threading.Event) -> None:
         raw("127.0.0.1", stand.front_http, closing_with_a_large_body(path, 4_000_000))
 
 
-def all_floods(stand: Stand) -> dict[str, Flood]:
+@dataclass(frozen=True)
+class Attack:
+    """A flood, and whether the good client comes through the front as it does."""
+
+    flood: Flood
+    through_front: bool = False
+
+
+def all_attacks(stand: Stand) -> dict[str, Attack]:
     """By name."""
-    floods: dict[str, Flood] = {
-        "bombs": bombs,
-        "callers": callers,
-        "slow readers": slow_readers,
-        "replays": replays,
-        "forged notices": notices,
+    attacks = {
+        "bombs": Attack(bombs),
+        "callers": Attack(callers),
+        "slow readers": Attack(slow_readers),
+        "replays": Attack(replays),
+        "forged notices": Attack(notices),
     }
     if stand.front_http:
-        floods["HTTP attacks on the front"] = front_attacks
-    return floods
+        attacks["HTTP attacks on the front"] = Attack(front_attacks)
+        for sources in FRONT_SOURCES:
+            name = f"callers through the front, {sources} address{'es' if sources > 1 else ''}"
+            attacks[name] = Attack(partial(callers_through_front, sources=sources), through_front=True)
+    return attacks

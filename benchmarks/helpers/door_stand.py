@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ class Stand:
     front_grpc: int
 
     @property
+    def front_address(self) -> str:
+        """For gRPC clients of the front."""
+        return f"127.0.0.1:{self.front_grpc}"
+
+    @property
     def manifest(self) -> DeploymentManifest:
         """Of the deployment."""
         return self.deployment.manifest
@@ -66,6 +72,14 @@ class Stand:
         (pid,) = [each.pid for each in self.deployment.statuses if each.name == server]
         assert pid is not None
         return pid
+
+    def metric(self, name: str) -> float:
+        """One of the dispatcher's, by its name without the prefix."""
+        url = f"http://{self.manifest.entry.host}:{self.entry.feedback_port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        (value,) = [line.split()[-1] for line in lines if line.startswith(f"ppipe_{name}")]
+        return float(value)
 
     def processes(self) -> dict[str, int]:
         """Every tritonserver and every Python process of a model, by name."""

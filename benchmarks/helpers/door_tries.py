@@ -10,6 +10,8 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,29 @@ def frame_request(stand: Stand, timeout_us: int = 0) -> pb.ModelInferRequest:
     if timeout_us:
         request.parameters["timeout"].int64_param = timeout_us
     return request
+
+
+def foreign_page(stand: Stand) -> dict[str, Any]:
+    """What the entry itself, without a front, says to a web page of another origin. No door of ours: Triton
+    cannot refuse it. infer: the status of a request that browsers send unasked; asked: of the question that
+    they ask before others; allowed: the origin that may read the answers.
+    """
+    spec, entry = stand.entry.input, stand.manifest.entry
+    zeros = [0.0] * prod(spec.shape)
+    tensor = {"name": spec.name, "datatype": spec.dtype, "shape": [1, *spec.shape], "data": zeros}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    page = {"Origin": "https://evil.example"}
+    simple = {**page, "Content-Type": "text/plain"}
+    connection = HTTPConnection(entry.host, entry.http_port, timeout=_LIMIT)
+    found: dict[str, Any] = {"allowed": []}
+    for name, method, headers, sent in (("infer", "POST", simple, body), ("asked", "OPTIONS", page, b"")):
+        connection.request(method, _infer_path(stand), body=sent, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        found[name] = answer.status
+        found["allowed"] += answer.headers.get_all("Access-Control-Allow-Origin") or []
+    connection.close()
+    return found
 
 
 def answers(stand: Stand) -> bool:

@@ -18,8 +18,24 @@ def front(
     grpc_port: Annotated[int, typer.Option(min=1, max=65535, help="For clients over gRPC.")] = 8001,
     certificate: Annotated[Path | None, typer.Option(help="PEM file, with --key: for TLS.")] = None,
     key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
-    connections: Annotated[int, typer.Option(min=1, help="Of one address at a time.")] = 64,
-    all_connections: Annotated[int, typer.Option(min=1, help="Of all callers at a time.")] = 4096,
+    connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_535,
+            help="Requests of one address at a time; default: half of what is served in an SLO, or 64.",
+        ),
+    ] = None,
+    all_connections: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65_535, help="Of all callers at a time; default: what dispatchers let be open."
+        ),
+    ] = None,
+    requests_per_s: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of one address; default: 1.5 times what is planned, or 100."),
+    ] = None,
     body_bytes: Annotated[
         int | None, typer.Option(min=1, help="Of a request.", show_default="the largest frame of the models")
     ] = None,
@@ -46,6 +62,7 @@ def front(
             key=key,
             connections=connections,
             all_connections=all_connections,
+            requests_per_s=requests_per_s,
             body_bytes=body_bytes,
             origins=tuple(origin or ()),
             folder=folder,

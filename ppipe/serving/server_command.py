@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_repo_generator.control import closed_apis
+from model_repo_generator.control import NAMED_CALLERS, closed_apis
 from planner.addresses import address_flag
 from planner.cluster import EntryServer, Server
 from planner.deployment import Deployment
@@ -132,6 +132,7 @@ def server_command(
         "--model-control-mode=poll",
         f"--repository-poll-secs={POLL_S}",
         *closed_apis(),
+        *NAMED_CALLERS,
         # Otherwise every load first starts a throw-away stub.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",

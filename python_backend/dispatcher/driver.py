@@ -167,6 +167,10 @@ class Driver:
         else:
             self._turns.take_turn()
 
+    def refused(self, frames: int) -> None:
+        """Count frames that found no room and were refused by whoever took them."""
+        self._turns.bring(FramesRefused(frames))
+
     def probe(self, frame: Frame) -> None:
         """Answer with zeros, when its turn comes: a thread that is stuck in the core lets nobody answer."""
         if self._leave(ProbeCame(frame)):

@@ -4,8 +4,9 @@ Rules
 - A core holds a frame back for a fuller batch as long as its deadline allows. So a frame with a later
   deadline than its SLO is offered with that of its SLO first, and again, with more time, when the core
   gives it up. With the late policy "serve" this goes on past the deadline.
-- Among frames of one priority, those whose callers wait well beyond the SLO come after those whose callers do
-  not. Else who asks for an hour is served for an hour, in the order of deadlines before all that came later.
+- Among frames of one priority, patient ones (frames.room), whose callers wait well beyond the SLO, come
+  after those whose callers do not. Else who asks for an hour is served for an hour, in the order of
+  deadlines before all that came later. So do frames of callers that crowd the others out (frames.room).
 - The core is given deadlines less what answers were lately late by (dispatcher.lateness), so that it plans
   with the way back too.
 """
@@ -19,13 +20,13 @@ from typing import Final
 from planner.manifest import ModelEntry
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
+from python_backend.dispatcher.frames.room import patient_us
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.scheduler.events import RequestArrived
 from python_backend.wire.clock import NEVER
 
 _MOST_DOUBLINGS: Final = 10
 _PAUSE_US: Final = 500
-_PATIENT_SLOS: Final = 1.5
 
 
 class Offers:
@@ -35,6 +36,7 @@ class Offers:
         self._lateness = lateness
         self._serve_late = entry.serves_late
         self._slo_us = entry.served.slo_us
+        self._patient_us = patient_us(self._slo_us)
         self._fastest_us = _fastest_us(entry)
         self._later: list[tuple[int, int]] = []
         """(time, request id) of frames to offer again; some may have been withdrawn since."""
@@ -60,11 +62,11 @@ class Offers:
 
     def _arrived(self, frame: Frame, again: bool) -> RequestArrived:
         info = frame.info
-        patient = frame.deadline_us > frame.arrived_us + _PATIENT_SLOS * self._slo_us
+        behind = frame.crowds or frame.deadline_us - frame.arrived_us > self._patient_us
         return RequestArrived(
             frame.request_id,
             frame.offered_us,
-            2 * frame.priority - int(patient),
+            2 * frame.priority - int(behind),
             0 if info is None else info.size,
             0 if info is None else info.width * info.height,
             frame.stream,
@@ -75,6 +77,7 @@ class Offers:
     def serve(self, entry: ModelEntry) -> None:
         """Frames are offered to the core of this table from now on."""
         self._slo_us = entry.served.slo_us
+        self._patient_us = patient_us(self._slo_us)
         self._lateness.bound_by(self._slo_us)
         self._fastest_us = _fastest_us(entry)
 

@@ -38,8 +38,13 @@ def _tensor(name: str, array: Any) -> Any:
 
 def send_error(sender: Any, code: ErrorCode, text: str) -> None:
     """Answer with an error."""
+    sender.send(error_response(code, text), flags=_FINAL)
+
+
+def error_response(code: ErrorCode, text: str) -> Any:
+    """An answer that is an error, for a model to return: those of a list go to the server as one message."""
     error = pb_utils.TritonError(text, getattr(pb_utils.TritonError, _CODE_NAMES[code]))
-    sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=_FINAL)
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)
 
 
 def code_of(failure: HopFailure) -> ErrorCode:

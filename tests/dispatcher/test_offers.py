@@ -48,6 +48,12 @@ def test_who_can_wait_comes_after_who_cannot(first: tuple[int, int], second: tup
     assert before > after
 
 
+def test_frames_of_who_crowds_others_out_come_after_theirs() -> None:
+    made, loud = offers(), frame(0, SLO_US)
+    loud.crowds = True
+    assert made.offer(loud, NOW_US).priority < made.offer(frame(1, SLO_US), NOW_US).priority
+
+
 def test_a_little_more_than_the_slo_is_no_patience() -> None:
     made = offers()
     assert len({made.offer(frame(0, time_us), NOW_US).priority for time_us in (SLO_US, SLO_US + 5_000)}) == 1

@@ -19,8 +19,9 @@ from python_backend.dispatcher.frames.room import (
 from tests.dispatcher.test_driver import manifest
 
 
-def frame(size: int) -> Frame:
-    return Frame(0, memoryview(bytes(size)), 0, 0, lambda outputs: None, lambda code, text: None)
+def frame(size: int, time_us: int = 0, caller: str = "") -> Frame:
+    data = memoryview(bytes(size))
+    return Frame(0, data, 0, time_us, lambda outputs: None, lambda code, text: None, caller=caller)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 50), max_size=8)), max_size=20))
@@ -41,6 +42,59 @@ def test_the_bounds_hold_whatever_comes_and_goes(steps: list[tuple[bool, list[in
         assert room.bytes <= 100
 
 
+@given(st.lists(st.booleans(), max_size=30), st.integers(0, 12))
+def test_patient_frames_leave_room_for_the_others(patient: list[bool], coming: int) -> None:
+    room = Room(Bounds(frames=10, bytes=100, patient_frames=4, patient_us=150))
+    inside, waiting = {150: 0, 151: 0}, list[Frame]()
+    for waits in patient:
+        time_us = 151 if waits else 150
+        least = inside[151] < 4 if waits else True
+        assert room.is_full(time_us, 0) == (not least or sum(inside.values()) == 10)
+        admitted, _ = room.admit([frame(1, time_us)])
+        assert len(admitted) == int(least and sum(inside.values()) < 10)
+        inside[time_us] += len(admitted)
+        waiting += admitted if waits else []
+    assert room.is_full(150, coming) == (sum(inside.values()) + coming >= 10)
+    room.leave(waiting)
+    assert room.is_full(151, 0) == (inside[150] == 10), "what is answered leaves its room"
+
+
+def test_who_has_more_open_than_others_comes_after_them_while_too_many_are() -> None:
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
+    admitted = {caller: room.admit([frame(1, 0, caller) for _ in range(4)])[0] for caller in "ab"}
+    assert [each.crowds for each in admitted["a"]] == [False] * 4
+    assert [each.crowds for each in admitted["b"]] == [False] * 4, "as many as the other has are not too many"
+    loud, quiet = room.admit([frame(1, 0, "a"), frame(1, 0, "c")])[0]
+    assert (loud.crowds, quiet.crowds) == (True, False)
+    room.leave([*admitted["b"], loud, quiet])
+    assert not room.admit([frame(1, 0, "a")])[0][0].crowds, "alone it crowds nobody out"
+
+
+def test_callers_without_a_name_crowd_nobody_out() -> None:
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=2))
+    room.admit([frame(1, 0, "a")])
+    assert not any(each.crowds for each in room.admit([frame(1) for _ in range(9)])[0])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["", "a", "b", "c"])), max_size=40))
+def test_callers_are_forgotten_with_their_last_frames(steps: list[tuple[bool, str]]) -> None:
+    room, inside = Room(Bounds(frames=100, bytes=100, crowd_frames=3)), list[Frame]()
+    for comes, caller in steps:
+        if comes:
+            inside += room.admit([frame(1, 0, caller)])[0]
+        elif inside:
+            room.leave([inside.pop()])
+    room.leave(inside)
+    assert (room.frames, room.bytes, room.callers) == (0, 0, 0)
+
+
+def test_no_frame_finds_room_where_the_bytes_are_taken() -> None:
+    room = Room(Bounds(frames=10, bytes=5))
+    assert not room.is_full(1, 0)
+    room.admit([frame(5)])
+    assert room.is_full(1, 0)
+
+
 def test_frames_beyond_what_can_be_served_in_the_longest_time_find_no_room() -> None:
     served = manifest().models[0].served
     by_stage = [
@@ -49,7 +103,10 @@ def test_frames_beyond_what_can_be_served_in_the_longest_time_find_no_room() -> 
     ]
     assert frames_per_us(served) == min(by_stage)
     assert bounds_of(served, 1_000_000_000, 1).frames == round(4 * min(by_stage) * 1_000_000_000)
-    assert bounds_of(served, 1, 1).frames == SMALLEST_FRAMES
+    assert bounds_of(served, 1_000_000_000, 1).patient_frames == round(min(by_stage) * 1_000_000_000)
+    least = bounds_of(served, 1, 1)
+    assert (least.frames, least.patient_frames) == (SMALLEST_FRAMES, SMALLEST_FRAMES // 2)
+    assert least.crowd_frames == round(min(by_stage) * served.slo_us)
 
 
 def test_dispatchers_of_one_host_share_its_memory() -> None:

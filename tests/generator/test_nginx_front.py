@@ -10,9 +10,17 @@ import pytest
 
 from benchmarks.helpers.door_stand import check_front, find_nginx
 from model_repo_generator.emulated import build_manifest
-from model_repo_generator.front import FrontError, FrontOptions, largest_body, render_front
+from model_repo_generator.front import (
+    FrontError,
+    FrontLimits,
+    FrontOptions,
+    front_limits,
+    largest_body,
+    render_front,
+)
 from planner.manifest import DeploymentManifest
 from ppipe.cli import run
+from python_backend.dispatcher.frames.room import SMALLEST_FRAMES
 from tests.live.data_plane_client import two_stage_model
 
 ANYWHERE = {"listen": "0.0.0.0"}
@@ -43,6 +51,51 @@ def test_only_public_models_and_inference_are_reached(manifest: DeploymentManife
         "/v2/models/tiny/ready", "/v2/models/tiny", "/inference.GRPCInferenceService/ModelInfer",
     ]  # fmt: skip
     assert f"client_max_body_size {largest_body(manifest.models)};" in text
+
+
+def test_what_an_address_may_send_follows_from_what_is_served(manifest: DeploymentManifest) -> None:
+    (model,) = manifest.models
+    served = replace(model.served, planned_rps=2_000.0, slo_us=200_000)
+    large = replace(model, served=served, longest_timeout_us=1_000_000)
+    assert front_limits([large]) == FrontLimits(200, 8_000, 3_000)
+    assert front_limits([large, large]) == FrontLimits(400, 16_000, 6_000)
+    assert front_limits([large] * 3).all_connections == 16_384, "nginx sets memory aside for each"
+    small = replace(large, served=replace(served, planned_rps=3.0))
+    assert front_limits([small]) == FrontLimits(64, SMALLEST_FRAMES, 100)
+
+
+def test_what_is_asked_for_counts_before_what_is_served(manifest: DeploymentManifest) -> None:
+    text = render_front(manifest, FrontOptions(connections=7, all_connections=70, requests_per_s=9))
+    for line in (
+        "limit_conn caller 7;", "limit_conn all 70;", "rate=9r/s;", "burst=7 nodelay;",
+        "worker_connections 204;",
+    ):  # fmt: skip
+        assert line in text
+
+
+def test_an_entry_is_told_who_called_and_not_by_the_caller(manifest: DeploymentManifest) -> None:
+    text = render_front(manifest, FrontOptions())
+    for kind in ("proxy", "grpc"):
+        assert f"{kind}_set_header ppipe-caller $caller;" in text
+
+
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [
+        ("192.0.2.7", None),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2"),
+        ("2001:db8:1:2::6", "2001:db8:1:2"),
+        ("2001:db8::6", "2001:db8"),
+        ("::1", None),
+    ],
+)
+def test_of_an_ipv6_caller_the_half_that_is_not_his_to_choose_counts(
+    manifest: DeploymentManifest, address: str, caller: str | None
+) -> None:
+    rules = re.findall(r"^ +~(\S+) \$1;$", render_front(manifest, FrontOptions()), re.MULTILINE)
+    assert len(rules) == 2
+    found = next((match for rule in rules if (match := re.search(rule, address))), None)
+    assert (found and found[1]) == caller
 
 
 def test_frames_are_shared_by_all_entries(manifest: DeploymentManifest) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from model_repo_generator.control import closed_apis
+from model_repo_generator.control import NAMED_CALLERS, closed_apis
 from model_repo_generator.kubernetes.container import launch, probe
 from model_repo_generator.kubernetes.launch import LAUNCH_FILES
 from planner.profile import DTYPE_BYTES
@@ -69,12 +69,13 @@ def test_a_name_must_mean_this_pod() -> None:
 
 def test_a_server_listens_on_all_addresses_of_its_pod() -> None:
     plain = {"arguments": ["--x=1"]}
-    assert closed_apis() == launch.CLOSED
-    assert launch.server_command(plain) == ["tritonserver", "--x=1", *launch.CLOSED]
+    assert (closed_apis(), NAMED_CALLERS) == (launch.CLOSED, launch.NAMED_CALLERS)
+    command = ["tritonserver", "--x=1", *launch.CLOSED, *launch.NAMED_CALLERS]
+    assert launch.server_command(plain) == command
     bound = launch.server_command({**plain, "arguments": ["--http-address=127.0.0.1"]}, "fd00::7")
     assert bound[1] == "--http-address=127.0.0.1"
-    assert bound[4:] == ["--grpc-address=[::]", "--metrics-address=ipv6:[::]"]
-    assert launch.server_command(plain, "10.0.0.7") == ["tritonserver", "--x=1", *launch.CLOSED]
+    assert bound[len(command) :] == ["--grpc-address=[::]", "--metrics-address=ipv6:[::]"]
+    assert launch.server_command(plain, "10.0.0.7") == command
 
 
 def test_the_server_polls_a_copy_that_is_its_users_alone(tmp_path: Path) -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from benchmarks.doors import try_all
-from benchmarks.helpers.door_floods import bear, callers, memory_bytes, most_bytes, replays
+from benchmarks.helpers.door_floods import (
+    Attack,
+    bear,
+    callers,
+    callers_through_front,
+    memory_bytes,
+    most_bytes,
+    replays,
+)
 from benchmarks.helpers.door_stand import Stand, find_nginx, stand
 
 pytestmark = pytest.mark.live
@@ -23,11 +34,14 @@ def test_every_door_holds(tried: Stand) -> None:
     figures = try_all(tried)
     assert figures["open"] == []
     assert figures["ended_by_tries"] == []
+    page = figures["a foreign page at the entry itself"]
+    assert (page["infer"], page["allowed"]) == (200, []), "docs/security.md says what Triton does with it"
+    assert page["asked"] >= 400
     assert figures["tries"] > (50 if find_nginx() else 40)
 
 
 def test_a_good_client_is_served_while_a_ticket_is_replayed(tried: Stand) -> None:
-    borne = bear(tried, replays, 1.0)
+    borne = bear(tried, Attack(replays), 1.0)
     assert borne.ended == ()
     assert borne.answered == borne.sent
     assert borne.attainment >= 0.7
@@ -35,7 +49,26 @@ def test_a_good_client_is_served_while_a_ticket_is_replayed(tried: Stand) -> Non
 
 def test_callers_without_end_end_nothing_and_take_no_more_memory_than_is_said(tried: Stand) -> None:
     most = most_bytes(tried, memory_bytes(tried), 1_500)
-    borne = bear(tried, lambda stand, stop: callers(stand, stop, 1_500), 1.0)
+    borne = bear(tried, Attack(partial(callers, count=1_500)), 1.0)
     assert borne.ended == ()
     assert borne.answered == borne.sent
     assert max(borne.peak_bytes) <= most
+
+
+def test_a_good_client_is_served_while_thousands_call_the_front_from_one_address(tried: Stand) -> None:
+    if not tried.front_http:
+        pytest.skip("no nginx here")
+    patient = partial(callers_through_front, sources=1, timeout_us=3_600_000_000)
+    borne = bear(tried, Attack(patient, through_front=True), 1.0)
+    assert borne.ended == ()
+    assert borne.answered == borne.sent
+    assert borne.attainment >= 0.5
+
+
+def test_the_dispatcher_knows_callers_of_the_front_apart(tried: Stand) -> None:
+    if not tried.front_http:
+        pytest.skip("no nginx here")
+    end_s = time.monotonic() + 60
+    while tried.metric("crowding_frames_total") == 0:
+        assert time.monotonic() < end_s, "two callers had more frames open than are served in an SLO"
+        callers_through_front(tried, threading.Event(), sources=2, count=500)

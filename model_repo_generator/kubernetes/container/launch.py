@@ -39,6 +39,10 @@ CLOSED = (
     f"--grpc-restricted-protocol={_APIS}:Sent By Nobody=-",
 )
 """Headers that no message can carry: see model_repo_generator/control.py."""
+NAMED_CALLERS = (
+    "--http-header-forward-pattern=^ppipe-caller$",
+    "--grpc-header-forward-pattern=^ppipe-caller$",
+)
 MANIFEST = "deployment.json"
 TEND_S = 0.5
 TEND_PATIENCE_S = 30.0
@@ -174,7 +178,7 @@ def server_command(server: Any, address: str = "") -> list[str]:
 
     It listens on all addresses of IPv4 by itself; a container whose `address` is of IPv6 has none.
     """
-    command = ["tritonserver", *server["arguments"], *CLOSED]
+    command = ["tritonserver", *server["arguments"], *CLOSED, *NAMED_CALLERS]
     if ":" in address:
         for flag, anywhere in ANYWHERE_IPV6.items():
             if not any(argument.startswith(f"{flag}=") for argument in command):

@@ -39,13 +39,16 @@ class Frame:
         "_lock",
         "arrived_us",
         "asked_after_us",
+        "caller",
         "came_too_late",
+        "crowds",
         "data",
         "deadline_us",
         "info",
         "last_reason",
         "offered_us",
         "offers",
+        "patient",
         "place",
         "priority",
         "request_id",
@@ -70,9 +73,11 @@ class Frame:
         stream: str = "",
         place: int = -1,
         stays: bool = False,
+        caller: str = "",
     ) -> None:
         """info: of a frame that is to be prepared by the first stage's host. stream, place: as its client
-        says, '' for none and -1 for the next one. stays: whether another entry has passed it on.
+        says, '' for none and -1 for the next one. stays: whether another entry has passed it on. caller:
+        where the front says so, else ''.
         """
         self._lock = threading.Lock()
         self._answered = False
@@ -97,6 +102,11 @@ class Frame:
         """The deadline that the core was last given for it."""
         self.stays = stays
         """Whether no other entry may get it: one had it already."""
+        self.caller = caller
+        self.crowds = False
+        """Whether its caller had more frames open than others, when too many were (frames.room)."""
+        self.patient = False
+        """Whether it found room as a patient frame (frames.room)."""
         self.came_too_late = False
         """Whether its last attempt ended for want of time alone: it reached a stage too late."""
         self.last_reason: DropReason | None = None

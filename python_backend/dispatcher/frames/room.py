@@ -7,6 +7,10 @@ Rules
   Triton holds a frame twice: in /dev/shm and, until it is answered, as it came.
 - Frames: four times what the plan can serve within the longest time that a caller may wait, SMALLEST_FRAMES
   at least.
+- Patient frames, whose callers wait well beyond the SLO, may be as many as the plan can serve within that
+  time, half of SMALLEST_FRAMES at least: so they leave room for the others, which go before them.
+- While more frames are open than the plan serves within an SLO, a caller with more of them than callers have
+  on average crowds the others out: its next frames go after theirs. Only callers that the front names count.
 """
 
 from __future__ import annotations
@@ -20,19 +24,27 @@ from pathlib import Path
 
 from planner.serving import ServedModel
 from python_backend.dispatcher.frames.frame import Frame
+from python_backend.wire.clock import NEVER
 from python_backend.wire.shm.file import SHM
 
 SMALLEST_FRAMES = 512
+_PATIENT_SLOS = 1.5
+"""A frame with more time than so many SLOs is patient."""
 _SPARE = 4
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of the frames that are open at once."""
+    """Of the frames that are open at once. `patient_frames`: of those that have more than `patient_us`.
+    `crowd_frames`: of all, beyond which a caller may have too many.
+    """
 
     frames: int
     bytes: int
+    patient_frames: int = NEVER
+    patient_us: int = NEVER
+    crowd_frames: int = NEVER
 
 
 class Room:
@@ -42,6 +54,12 @@ class Room:
         self.bounds = bounds
         self._frames = 0
         self._bytes = 0
+        self._patient = 0
+        self._by_caller: dict[str, int] = {}
+        self._named = 0
+        """Open frames by caller, and of all callers that are named."""
+        self.crowding = 0
+        """Frames that came so far whose callers crowded others out."""
         self._lock = threading.Lock()
 
     @property
@@ -54,16 +72,26 @@ class Room:
         """Of the open frames."""
         return self._bytes
 
+    @property
+    def callers(self) -> int:
+        """That are named, and have frames open."""
+        return len(self._by_caller)
+
+    def is_full(self, time_us: int, coming: int) -> bool:
+        """Whether a frame that has so much time would find no room, behind so many that are about to come."""
+        bounds = self.bounds
+        if self._frames + coming >= bounds.frames or self._bytes >= bounds.bytes:
+            return True
+        return time_us > bounds.patient_us and self._patient + coming >= bounds.patient_frames
+
     def admit(self, frames: Iterable[Frame]) -> tuple[list[Frame], list[Frame]]:
         """Those that there is room for, which take it, and the others."""
         admitted: list[Frame] = []
         refused: list[Frame] = []
         with self._lock:
             for frame in frames:
-                size = len(frame.data)
-                if self._frames < self.bounds.frames and self._bytes + size <= self.bounds.bytes:
-                    self._frames += 1
-                    self._bytes += size
+                if self._has_room(frame):
+                    self._take(frame, 1)
                     admitted.append(frame)
                 else:
                     refused.append(frame)
@@ -73,22 +101,63 @@ class Room:
         """They have been answered."""
         with self._lock:
             for frame in frames:
-                self._frames -= 1
-                self._bytes -= len(frame.data)
+                self._take(frame, -1)
+
+    def _has_room(self, frame: Frame) -> bool:
+        bounds = self.bounds
+        if self._frames >= bounds.frames or self._bytes + len(frame.data) > bounds.bytes:
+            return False
+        return self._patient < bounds.patient_frames or not self._is_patient(frame)
+
+    def _take(self, frame: Frame, times: int) -> None:
+        self._frames += times
+        self._bytes += times * len(frame.data)
+        if times > 0:
+            frame.patient = self._is_patient(frame)
+        if frame.patient:
+            self._patient += times
+        if frame.caller:
+            self._take_named(frame, times)
+
+    def _take_named(self, frame: Frame, times: int) -> None:
+        count = self._by_caller.get(frame.caller, 0) + times
+        self._named += times
+        if count:
+            self._by_caller[frame.caller] = count
+        else:
+            del self._by_caller[frame.caller]
+        if times > 0:
+            crowded = self._frames > self.bounds.crowd_frames
+            frame.crowds = crowded and count * len(self._by_caller) > self._named
+            self.crowding += int(frame.crowds)
+
+    def _is_patient(self, frame: Frame) -> bool:
+        return frame.deadline_us - frame.arrived_us > self.bounds.patient_us
 
     def text(self, model: str) -> str:
         """What a client reads whose frame was refused."""
         return (
             f"{model}: {self._frames} frames of {self._bytes >> 20} MiB are open, at most "
-            f"{self.bounds.frames} of {self.bounds.bytes >> 20} MiB may be: reason=overload"
+            f"{self.bounds.frames} of {self.bounds.bytes >> 20} MiB may be, fewer with a timeout well beyond "
+            "the SLO: reason=overload"
         )
 
 
 def bounds_of(served: ServedModel, longest_us: int, dispatchers: int) -> Bounds:
     """Of one of so many dispatchers of this host, as its memory is now."""
-    frames = round(_SPARE * frames_per_us(served) * longest_us)
-    room = min(_shm_free() // 2, memory_free() // 4) // max(1, dispatchers)
-    return Bounds(max(SMALLEST_FRAMES, frames), room)
+    served_frames = frames_per_us(served) * longest_us
+    return Bounds(
+        frames=max(SMALLEST_FRAMES, round(_SPARE * served_frames)),
+        bytes=min(_shm_free() // 2, memory_free() // 4) // max(1, dispatchers),
+        patient_frames=max(SMALLEST_FRAMES // 2, round(served_frames)),
+        patient_us=patient_us(served.slo_us),
+        crowd_frames=round(frames_per_us(served) * served.slo_us),
+    )
+
+
+def patient_us(slo_us: int) -> int:
+    """A frame that has more time than this is patient."""
+    return round(_PATIENT_SLOS * slo_us)
 
 
 def frames_per_us(served: ServedModel) -> float:
