@@ -2,12 +2,14 @@
 
 A dispatcher's process is a model's ceiling long before a machine is: but on two cores the load, the servers
 and the stages end first. So each dispatcher's process is bound to a small share of a core by the kernel, and
-nothing else is: the machine is then far from its end, which the busy share of all cores shows.
+nothing else is: what all of it takes of the machine is then far from the machine's end, and is shown beside
+what is busy in all.
 Callers wait for an answer before they send the next frame; what is counted are answers.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -19,7 +21,7 @@ import grpc
 import numpy as np
 
 from benchmarks.helpers.cpu_quota import NoQuota, quota
-from benchmarks.helpers.cpu_time import host_busy_us
+from benchmarks.helpers.cpu_time import cpu_time_of, host_busy_us
 from benchmarks.helpers.entry_kills import ENTRIES, owns, wait_until
 from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
 from planner.profile import TensorSpec
@@ -45,7 +47,7 @@ _SHARDS = (
 
 
 def limited(seconds: float) -> dict[str, Any]:
-    """two_limited_over_one_rps, the rates, and the busy share of the machine meanwhile."""
+    """two_limited_over_one_rps, the rates, and the share of all cores that this took, and that was busy."""
     try:
         one, two = _measured((), seconds), _measured(_SHARDS, seconds)
     except NoQuota as error:
@@ -54,6 +56,7 @@ def limited(seconds: float) -> dict[str, Any]:
         "two_limited_over_one_rps": round(two["rps"] / one["rps"], 3),
         "limited_share": SHARE,
         "limited_rps": [round(one["rps"], 1), round(two["rps"], 1)],
+        "limited_took": [round(one["took"], 3), round(two["took"], 3)],
         "limited_machine_busy": [round(one["busy"], 3), round(two["busy"], 3)],
         "limited_failed": int(one["failed"] + two["failed"]),
     }
@@ -112,9 +115,16 @@ def _load(deployment: ServedDeployment, seconds: float) -> dict[str, float]:
     try:
         time.sleep(_WARM_S)
         before, began_s, busy = ended[0], time.monotonic(), host_busy_us()
+        used, ours_s = cpu_time_of(deployment), time.process_time()
         time.sleep(seconds)
-        rps = (ended[0] - before) / (time.monotonic() - began_s)
-        return {"rps": rps, "busy": host_busy_us().since(busy).share, "failed": float(failed[0])}
+        passed_s = time.monotonic() - began_s
+        took_s = sum(cpu_time_of(deployment).since(used).values()) / 1e6 + time.process_time() - ours_s
+        return {
+            "rps": (ended[0] - before) / passed_s,
+            "took": took_s / passed_s / (os.cpu_count() or 1),
+            "busy": host_busy_us().since(busy).share,
+            "failed": float(failed[0]),
+        }
     finally:
         over.set()
         for thread in threads:
