@@ -40,9 +40,9 @@ FIRST_STEP = 0.02
 FAR_DOWN = 0.7
 MOST_OPEN = 3
 """Trials without a verdict, once there is a plan."""
-PATIENT_WORK = 100_000
-"""Variables times nodes of the MILPs over whole allotments, some 20 s; then LOOSER times the gap will do: the
-last proofs take longest.
+PATIENT_WORK = 40_000
+"""Variables times nodes of the MILPs over whole allotments, some 20 s. The last proofs take longest: from
+here on LOOSER times the gap will do, and more in proportion to the work.
 """
 LOOSER = 5
 HALVINGS = 20
@@ -142,7 +142,8 @@ class _Search:
         """Is there still something to find between the plan and `top`?"""
         if not self._uses:
             return top > LEAST * self._problem.bound
-        gap = self._gap * (1 if self._choosing < PATIENT_WORK else LOOSER)
+        patience = self._choosing / PATIENT_WORK
+        gap = self._gap * (LOOSER * patience if patience >= 1 else 1)
         return self._bound > self._factor * (1 + gap) and top > self._factor * (1 + self._gap / 4)
 
     def _proven(self, z: float) -> float:
