@@ -245,9 +245,9 @@ class LiveFleet:
 
     def _is_served(self, number: int) -> bool:
         acks = read_acks(self._answers_at, self._dispatchers(self._silent()))
-        for ack in acks.values():
+        for name, ack in sorted(acks.items()):
             if ack.refused == number:
-                raise StepFailed(f"dispatcher {ack.dispatcher!r} refuses the table: {ack.reason}")
+                raise StepFailed(f"dispatcher {name!r} refuses the table: {ack.reason}")
         return not self._without(number)
 
     def _without(self, number: int) -> list[str]:

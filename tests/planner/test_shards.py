@@ -267,7 +267,7 @@ def test_entries_on_several_hosts_need_a_store_that_all_reach() -> None:
         ({"kind": "etcd"}, "endpoints: none"),
         ({"endpoints": endpoints}, "kind is 'file', which has neither endpoints"),
         ({"kind": "etcd", "endpoints": endpoints, "key": "/k"}, "give both, or none"),
-        ({"kind": "zookeeper"}, "'file' or 'etcd'"),
+        ({"kind": "zookeeper"}, "'file', 'etcd' or 'kubernetes'"),
     ):
         with pytest.raises(DeploymentError, match=fault):
             parse_deployment(plain | {"leases": leases}, "f")
