@@ -204,13 +204,13 @@ class Plan:
     cascades: tuple[PlannedCascade, ...] = field(default=(), metadata=LATER)
     """What their models' SLOs and rates are parts of."""
     asked_hash: str = field(default="", metadata=LATER)
-    """Of the problem that deployment and profile state, where another was solved: one with margins that were
-    searched, or with what the command line said.
+    """Of what deployment and profile ask (planner.deployment.asked), where another problem was solved: one
+    with margins that were searched, or with what the command line said.
     """
 
     @property
     def asked_for(self) -> str:
-        """The hash of the problem that deployment and profile stated."""
+        """The hash of what deployment and profile asked."""
         return self.asked_hash or self.problem_hash
 
     def model(self, name: str) -> ModelPlan:

@@ -33,6 +33,7 @@ from model_repo_generator.lint.finding import Finding, Level
 from model_repo_generator.writing.write import LISTING, write
 from planner import serial
 from planner.deployment import Deployment, load_deployment
+from planner.deployment.asked import asked_hash
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
 from planner.profile import Profile
@@ -136,7 +137,7 @@ def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace)
     """The plan in the folder if it is of this very problem, else a new one, which is put there."""
     if workspace.plan.is_file():
         plan = workspace.load_plan()
-        if plan.asked_for == serial.content_hash(deployment.to_problem(profile)):
+        if plan.asked_for == asked_hash(deployment, deployment.to_problem(profile)):
             return placed(plan, deployment, profile)
     return placed(run_plan_unasked(deployment, profile, workspace), deployment, profile)
 

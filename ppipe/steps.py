@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from planner import serial
 from planner.deployment import Deployment
+from planner.deployment.asked import asked_hash
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
@@ -93,10 +93,11 @@ def run_plan_unasked(deployment: Deployment, profile: Profile, workspace: Worksp
     from ppipe.simulation.searched import why_not_searched
 
     problem = deployment.to_problem(profile)
+    asked = asked_hash(deployment, problem)
     if why_not := why_not_searched(deployment, problem):
         note_not_searched(why_not)
-        return solve(problem, workspace, "ppipe")
-    return solve_searched(problem, workspace, serial.content_hash(problem)).plan
+        return solve(problem, workspace, "ppipe", asked=asked)
+    return solve_searched(problem, workspace, asked).plan
 
 
 def note_not_searched(why: str) -> None:
@@ -105,26 +106,26 @@ def note_not_searched(why: str) -> None:
 
 
 def solve(
-    problem: Problem, workspace: Workspace, planner: str, mode: str = "proven", asked_hash: str = ""
+    problem: Problem, workspace: Workspace, planner: str, mode: str = "proven", asked: str = ""
 ) -> Plan:
     """Solve a problem, and save it and its plan."""
     from planner.planning import plan as make_plan
 
-    return _kept(problem, make_plan(problem, planner=planner, mode=mode), workspace, asked_hash)
+    return _kept(problem, make_plan(problem, planner=planner, mode=mode), workspace, asked)
 
 
-def solve_searched(problem: Problem, workspace: Workspace, asked_hash: str = "") -> Searched:
+def solve_searched(problem: Problem, workspace: Workspace, asked: str = "") -> Searched:
     """Solve a problem with the margins that simulation finds; save the problem with them, and its plan."""
     from ppipe.simulation.searched import search_margins
 
     found = search_margins(problem)
-    return replace(found, plan=_kept(found.problem, found.plan, workspace, asked_hash))
+    return replace(found, plan=_kept(found.problem, found.plan, workspace, asked))
 
 
-def _kept(problem: Problem, plan: Plan, workspace: Workspace, asked_hash: str) -> Plan:
-    """Save both. asked_hash: see Plan."""
-    if asked_hash and asked_hash != plan.problem_hash:
-        plan = replace(plan, asked_hash=asked_hash)
+def _kept(problem: Problem, plan: Plan, workspace: Workspace, asked: str) -> Plan:
+    """Save both. asked: see Plan.asked_hash."""
+    if asked and asked != plan.problem_hash:
+        plan = replace(plan, asked_hash=asked)
     save(problem, workspace.problem)
     save(plan, workspace.plan)
     return plan

@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner import serial
@@ -49,14 +49,27 @@ class StalePlan(ValueError):
         )
 
 
-def changed_since(planned: Problem, now: Problem) -> tuple[Changed, ...]:
-    """Every field that differs, in the order of a deployment file."""
+def changed_since(planned: Problem, now: Problem, margins_open: bool = False) -> tuple[Changed, ...]:
+    """Every field that differs, in the order of a deployment file. margins_open: the file leaves margins to a
+    search, so what a search has set is no difference.
+    """
+    if margins_open and planned.options.loss_share is not None:
+        now = _with_searched(now, planned)
     return (
         *_cluster_changes(planned.cluster, now.cluster),
         *_demand_changes(planned, now),
         *_option_changes(planned, now),
         *_profile_changes(planned.profile, now.profile),
     )
+
+
+def _with_searched(now: Problem, planned: Problem) -> Problem:
+    found = {
+        field: getattr(planned.options, field) for field in ("slo_margin", "loss_share", *_CHOSEN_BY_SEARCH)
+    }
+    margins = {demand.model: demand.slo_margin for demand in planned.demands}
+    demands = [replace(each, slo_margin=margins.get(each.model, each.slo_margin)) for each in now.demands]
+    return replace(now, options=replace(now.options, **found), demands=tuple(demands))
 
 
 def _cluster_changes(planned: Cluster, now: Cluster) -> Iterator[Changed]:

@@ -11,6 +11,7 @@ import typer
 from planner import serial
 from planner.absent import absent_classes
 from planner.deployment import SEARCHED, Deployment, DeploymentError, load_deployment
+from planner.deployment.asked import asked_hash
 from planner.plan import Plan
 from planner.problem import Objective, Problem
 from ppipe import steps
@@ -65,7 +66,7 @@ def plan(
     if frontier is not None:
         _frontier(problem, frontier)
         return
-    made = _planned(deployment, problem, workspace, planner, mode, margin, serial.content_hash(asked))
+    made = _planned(deployment, problem, workspace, planner, mode, margin, asked_hash(deployment, asked))
     if picture:
         draw_plan(made, *picture)
     if as_json:
@@ -88,22 +89,22 @@ def _planned(
     planner: str,
     mode: str,
     margin: str | None,
-    asked_hash: str,
+    asked: str,
 ) -> Plan:
     """The plan, saved with its problem; its margins searched where that is asked for, or nothing speaks
-    against it.
+    against it. asked: see Plan.asked_hash.
     """
     if margin == SEARCHED and planner != "ppipe":
         raise DeploymentError(f"--margin auto plans with ppipe, not {planner!r}; give a number")
     why_not = _why_not_searched(deployment, problem, planner, mode) if margin is None else ""
     if why_not or margin not in (None, SEARCHED):
         with step(f"plan: {planner}"):
-            made = steps.solve(problem, workspace, planner, mode, asked_hash)
+            made = steps.solve(problem, workspace, planner, mode, asked)
         if why_not and planner == "ppipe":
             steps.note_not_searched(why_not)
         return made
     with step(f"plan: {planner}, margins by simulation"):
-        found = steps.solve_searched(problem, workspace, asked_hash)
+        found = steps.solve_searched(problem, workspace, asked)
     if found.tried is not None:
         err.print(found.tried)
     return found.plan

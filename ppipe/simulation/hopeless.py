@@ -41,6 +41,7 @@ def _explained(model: ModelPlan, problem: Problem, judge: Judge) -> Iterator[str
         if _holds(_with_slo(problem, model.model, longer), model.model, judge):
             yield f"  An SLO of {slo_ms * longer:g} ms in place of {slo_ms:g} ms would do."
             break
+    yield "  A plan without a promise is made with a margin that is stated, as --margin 0.1."
     for field, changed in _eased(expect):
         dispersion = problem.options.dispersion if changed.arrivals == expect.arrivals else 1.0
         other = replace(problem, options=replace(problem.options, expect=changed, dispersion=dispersion))

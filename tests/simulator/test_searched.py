@@ -12,6 +12,7 @@ import yaml
 from benchmarks.pictures import made_model
 from planner import serial
 from planner.deployment import DeploymentError, load_deployment, parse_deployment
+from planner.deployment.asked import asked_hash
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.profile import Profile
@@ -100,7 +101,8 @@ def test_a_searched_plan_is_of_the_problem_that_was_asked(
     save(profile, workspace.profile)
     assert run(["plan", str(file), "--work", str(tmp_path)]) == 0
     made = workspace.load_plan()
-    asked = serial.content_hash(load_deployment(file).to_problem(profile))
+    deployment = load_deployment(file)
+    asked = asked_hash(deployment, deployment.to_problem(profile))
     assert made.models[0].promise is not None
     assert made.problem_hash == serial.content_hash(serial.load(Problem, workspace.problem)) != asked
     assert made.asked_for == asked
@@ -108,6 +110,12 @@ def test_a_searched_plan_is_of_the_problem_that_was_asked(
     capsys.readouterr()
     assert run(["generate", str(file), "--work", str(tmp_path)]) == 0
     assert "note: " not in capsys.readouterr().err, "nothing has changed since it was made"
+    data["models"][0]["weight"] = 2.0
+    file.write_text(yaml.safe_dump(data))
+    assert run(["generate", str(file), "--work", str(tmp_path)]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
+    assert len(notes) == 1, notes
+    assert "weight" in notes[0], "and nothing that the search has set"
 
 
 def test_a_plan_for_a_stated_problem_has_the_text_that_it_had(data: dict[str, Any], tmp_path: Path) -> None:
@@ -117,6 +125,14 @@ def test_a_plan_for_a_stated_problem_has_the_text_that_it_had(data: dict[str, An
     assert run(["plan", str(file), "--work", str(tmp_path)]) == 0
     assert "asked_hash" not in workspace.plan.read_text()
     assert serial.load(Plan, workspace.plan).asked_for == serial.load(Plan, workspace.plan).problem_hash
+
+
+def test_an_open_margin_and_a_stated_one_are_asked_for_apart(data: dict[str, Any]) -> None:
+    profile = Profile((model_profile("cars"),))
+    files = [data | {"planner": planner} for planner in ({}, {"slo_margin": "auto"}, {"slo_margin": 0.4})]
+    read = [parse_deployment(file, "test") for file in files]
+    nothing, searched, stated = (asked_hash(one, one.to_problem(profile)) for one in read)
+    assert nothing == searched != stated == serial.content_hash(read[2].to_problem(profile))
 
 
 def test_fast_models_are_simulated_for_as_many_frames_not_as_long() -> None:
