@@ -134,12 +134,17 @@ def renew(folder: Path, load: float, report: Path | None = None) -> Regenerated:
 
 
 def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace) -> Plan:
-    """The plan in the folder if it is of this very problem, else a new one, which is put there."""
+    """The plan in the folder if it is of this very problem, else a new one, which is put there. A plan that
+    promised something is followed by one that does, however long the search takes here.
+    """
+    promised = False
     if workspace.plan.is_file():
         plan = workspace.load_plan()
+        promised = any(model.promise is not None for model in plan.models)
         if plan.asked_for == asked_hash(deployment, deployment.to_problem(profile)):
             return placed(plan, deployment, profile)
-    return placed(run_plan_unasked(deployment, profile, workspace), deployment, profile)
+    made = run_plan_unasked(deployment, profile, workspace, slowly=promised)
+    return placed(made, deployment, profile)
 
 
 def summary(outcome: Regenerated, name: str, faults: Sequence[str], load: float) -> str:

@@ -88,13 +88,17 @@ def run_plan(deployment: Deployment, profile: Profile, workspace: Workspace, pla
     return solve(deployment.to_problem(profile), workspace, planner)
 
 
-def run_plan_unasked(deployment: Deployment, profile: Profile, workspace: Workspace) -> Plan:
-    """The plan of `ppipe plan` without options: its margins searched, where nothing speaks against it."""
+def run_plan_unasked(
+    deployment: Deployment, profile: Profile, workspace: Workspace, slowly: bool = False
+) -> Plan:
+    """The plan of `ppipe plan` without options: its margins searched, where nothing speaks against it.
+    slowly: by a simulator in plain Python too.
+    """
     from ppipe.simulation.searched import why_not_searched
 
     problem = deployment.to_problem(profile)
     asked = asked_hash(deployment, problem)
-    if why_not := why_not_searched(deployment, problem):
+    if why_not := why_not_searched(deployment, problem, slowly):
         note_not_searched(why_not)
         return solve(problem, workspace, "ppipe", asked=asked)
     return solve_searched(problem, workspace, asked).plan

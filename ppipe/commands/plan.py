@@ -102,7 +102,13 @@ def _planned(
             made = steps.solve(problem, workspace, planner, mode, asked)
         if why_not and planner == "ppipe":
             steps.note_not_searched(why_not)
+        elif why_not and deployment.stated_margin == SEARCHED:
+            err.print(f"  planned with a margin of {problem.options.slo_margin:g}: {why_not}", markup=False)
         return made
+    for model in deployment.models:
+        if model.slo_margin is not None:
+            text = f"  note: --margin auto searches in place of models.{model.name}.slo_margin"
+            err.print(text, markup=False, soft_wrap=True)
     with step(f"plan: {planner}, margins by simulation"):
         found = steps.solve_searched(problem, workspace, asked)
     if found.tried is not None:

@@ -52,8 +52,10 @@ def search_margins(problem: Problem) -> Searched:
     return Searched(found.problem, found.plan, margin_table(found))
 
 
-def why_not_searched(deployment: Deployment, problem: Problem) -> str:
-    """Why the margins of this problem are not searched unasked; '' where they are."""
+def why_not_searched(deployment: Deployment, problem: Problem, slowly: bool = False) -> str:
+    """Why the margins of this problem are not searched unasked; '' where they are. slowly: in plain Python
+    they may be.
+    """
     stated = deployment.stated_margin
     if stated == SEARCHED:
         return ""
@@ -64,7 +66,7 @@ def why_not_searched(deployment: Deployment, problem: Problem) -> str:
         (len(problem.demands) > MOST_MODELS, f"more than {MOST_MODELS} models take long"),
         (gpus > MOST_GPUS, f"more than {MOST_GPUS} GPUs take long"),
         (
-            not IS_COMPILED,
+            not IS_COMPILED and not slowly,
             "the simulator runs as plain Python here, which takes long (scripts/setup compiles it)",
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ def test_a_searched_plan_is_of_the_problem_that_was_asked(
     assert made.problem_hash == serial.content_hash(serial.load(Problem, workspace.problem)) != asked
     assert made.asked_for == asked
     assert regenerate.current_plan(load_deployment(file), profile, workspace) == made, "and is kept"
+    monkeypatch.setattr(searched, "IS_COMPILED", False)
+    save(replace(made, asked_hash="of another"), workspace.plan)
+    assert regenerate.current_plan(load_deployment(file), profile, workspace) == made, "and searched again"
     capsys.readouterr()
     assert run(["generate", str(file), "--work", str(tmp_path)]) == 0
     assert "note: " not in capsys.readouterr().err, "nothing has changed since it was made"
