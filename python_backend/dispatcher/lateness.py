@@ -24,8 +24,8 @@ class Lateness:
 
     def __init__(self, slo_us: int) -> None:
         self._largest_us = self._spare_us = 0
-        self.bound_by(slo_us)
         self._allowance_us = min(int(slo_us * _FIRST_SHARE), _FIRST_US)
+        self.bound_by(slo_us)
         self._seen: deque[int] = deque()
         self._sorted: list[int] = []
 
@@ -33,6 +33,7 @@ class Lateness:
         """The SLO is this one from now on."""
         self._largest_us = int(slo_us * _LARGEST_SHARE)
         self._spare_us = int(slo_us * _SPARE_SHARE)
+        self._allowance_us = min(self._allowance_us, self._largest_us)
 
     @property
     def allowance_us(self) -> int:
