@@ -78,7 +78,7 @@ class CascadeService:
         """Raises NoStep, KeyError."""
         self.cascade = cascade
         self.counts = CascadeCounts()
-        self.streams = StreamOrder(cascade.in_order)
+        self.streams = StreamOrder(cascade.in_order, log)
         self._numbers = itertools.count()
         self._entries = {each.model: manifest.model(each.model) for each in cascade.members}
         self._makers = {each.model: Maker(each, self._entries[each.model]) for each in cascade.members[1:]}

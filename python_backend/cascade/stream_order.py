@@ -7,6 +7,7 @@ Rules
   frames before its own until these have their ends, which each has by its deadline. Refusals go out at once.
 - A stream that has sent nothing for IDLE_US is forgotten, and may begin again from any place.
 - Answers of one stream are sent by one thread at a time: whoever releases one sends all that is released.
+- An answer that cannot be sent is logged, and keeps nobody waiting.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class _LastFrame(NamedTuple):
 class StreamOrder:
     """Of one cascade. Thread-safe. Frames are known by numbers of the caller's."""
 
-    def __init__(self, in_order: bool) -> None:
+    def __init__(self, in_order: bool, log: Callable[[str], None]) -> None:
         self._in_order = in_order
+        self._log = log
         self._order = AnswerOrder()
         self._waiting: dict[int, tuple[str, Send]] = {}
         """Answers by number, with their streams."""
@@ -103,7 +105,10 @@ class StreamOrder:
     def _send(self, streams: set[str]) -> None:
         for stream in streams:
             while (send := self._next(stream)) is not None:
-                send()
+                try:
+                    send()
+                except Exception as error:
+                    self._log(f"an answer of a stream was not sent: {type(error).__name__}: {error}")
 
     def _next(self, stream: str) -> Send | None:
         with self._lock:

@@ -15,7 +15,7 @@ from python_backend.scheduler.streams.book import IDLE_US
 
 
 def test_places_rise_and_an_idle_stream_begins_again() -> None:
-    order = StreamOrder(in_order=False)
+    order = StreamOrder(False, print)
     assert order.came(0, "gate", 7, 100, 0)
     assert not order.came(1, "gate", 7, 100, 1)
     assert not order.came(2, "gate", 3, 100, 1)
@@ -27,7 +27,7 @@ def test_places_rise_and_an_idle_stream_begins_again() -> None:
 
 
 def test_streams_that_came_once_are_forgotten() -> None:
-    order = StreamOrder(in_order=True)
+    order = StreamOrder(True, print)
     for number in range(1000):
         order.came(number, f"s{number}", NEXT, number + 10, number * 20_000)
         order.ended(number, number * 20_000)
@@ -44,7 +44,7 @@ def test_answers_of_a_stream_are_sent_in_order_and_each_once(
     streams: list[str], seed: int, refused: float
 ) -> None:
     draw = random.Random(seed)
-    order = StreamOrder(in_order=True)
+    order = StreamOrder(True, print)
     sent: dict[str, list[int]] = defaultdict(list)
     for number, stream in enumerate(streams):
         assert order.came(number, stream, NEXT, 1_000_000, 0)
@@ -65,7 +65,7 @@ def test_answers_of_a_stream_are_sent_in_order_and_each_once(
 
 
 def test_one_stream_waits_for_no_other_and_threads_do_not_change_its_order() -> None:
-    order = StreamOrder(in_order=True)
+    order = StreamOrder(True, print)
     frames = 400
     for number in range(frames):
         order.came(number, "one" if number % 2 else "other", NEXT, 10_000_000, 0)
@@ -94,7 +94,7 @@ def test_one_stream_waits_for_no_other_and_threads_do_not_change_its_order() -> 
 
 
 def test_without_order_answers_go_out_as_they_come() -> None:
-    order = StreamOrder(in_order=False)
+    order = StreamOrder(False, print)
     sent: list[int] = []
     for number in range(2):
         order.came(number, "gate", NEXT, 100, 0)
@@ -104,7 +104,7 @@ def test_without_order_answers_go_out_as_they_come() -> None:
 
 
 def test_who_lost_its_end_keeps_nobody_waiting_for_ever() -> None:
-    order = StreamOrder(in_order=True)
+    order = StreamOrder(True, print)
     sent: list[int] = []
     order.came(0, "gate", NEXT, 100, 0)
     order.came(1, "gate", NEXT, 200, 0)
@@ -113,3 +113,23 @@ def test_who_lost_its_end_keeps_nobody_waiting_for_ever() -> None:
     assert sent == [1]
     order.ready(0, "gate", lambda: sent.append(0), 5_000_000)
     assert sent == [1, 0], "late, and not lost"
+
+
+def test_an_answer_that_cannot_be_sent_keeps_nobody_waiting() -> None:
+    said: list[str] = []
+    order = StreamOrder(True, said.append)
+    sent: list[int] = []
+
+    def fails() -> None:
+        raise RuntimeError("no shared memory")
+
+    sends = [lambda: sent.append(0), fails, fails, lambda: sent.append(3)]
+    for number in range(4):
+        order.came(number, "gate", NEXT, 10_000, 0)
+    for number in (3, 2, 1, 0):
+        order.ready(number, "gate", sends[number], 1)
+    order.came(4, "gate", NEXT, 10_000, 1)
+    order.ready(4, "gate", lambda: sent.append(4), 1)
+    assert sent == [0, 3, 4]
+    assert (order.held, order._released) == (0, {})
+    assert said == ["an answer of a stream was not sent: RuntimeError: no shared memory"] * 2
