@@ -10,23 +10,35 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from python_backend.wire.clock import now_us
+from python_backend.wire.clock import NEVER, now_us
 
 LOOK_US = 50_000
+_TICK_US: Final = 500_000
+_TICK: Final = -1
+"""In place of a serial number: time for what is done now and then."""
 Item = TypeVar("Item")
+Told = TypeVar("Told")
 
 
 class Deadlines(Generic[Item]):
-    """Thread-safe. Both callables are called in the thread of this."""
+    """Thread-safe. All callables but `log` are called in the thread of this alone."""
 
     def __init__(
-        self, due: Callable[[Item], None], look: Callable[[Item], None], log: Callable[[str], None]
+        self,
+        due: Callable[[Item], None],
+        look: Callable[[Item], None],
+        log: Callable[[str], None],
+        tick: Callable[[int], None] = lambda now_us: None,
     ) -> None:
+        """tick: called now and then, with the time, whether or not anything is open."""
         self._due = due
         self._look = look
         self._log = log
+        self._tick = tick
+        self._tick_us = 0
+        """When it is called next."""
         self._open: dict[int, Item] = {}
         self._serial_of: dict[int, int] = {}
         """By id, of what is open."""
@@ -74,7 +86,11 @@ class Deadlines(Generic[Item]):
 
     def _run(self) -> None:
         while (found := self._next()) is not None:
-            self._tell(*found)
+            serial, waited_us = found
+            if serial == _TICK:
+                self._logged(self._tick, now_us())
+            else:
+                self._tell(serial, waited_us)
 
     def _tell(self, serial: int, waited_us: int) -> None:
         """Of its own, so that a thread that waits holds no item."""
@@ -82,27 +98,30 @@ class Deadlines(Generic[Item]):
             if serial not in self._open:
                 return
             item = self._open[serial]
-        try:
-            (self._look if waited_us else self._due)(item)
-        except Exception as error:
-            self._log(f"a frame could not be ended: {type(error).__name__}: {error}")
+        self._logged(self._look if waited_us else self._due, item)
         if waited_us:
             with self._wake:
                 if serial in self._open:
                     self._push(now_us() + waited_us, serial, 2 * waited_us)
 
+    def _logged(self, call: Callable[[Told], None], told: Told) -> None:
+        try:
+            call(told)
+        except Exception as error:
+            self._log(f"a frame could not be ended: {type(error).__name__}: {error}")
+
     def _next(self) -> tuple[int, int] | None:
-        """The next that is due and still open: its serial number, and how long it was waited for."""
+        """The next due and still open: its serial number, and how long it was waited for; or _TICK."""
         with self._wake:
             while not self._closing:
                 while self._heap and self._heap[0][1] not in self._open:
                     heapq.heappop(self._heap)
-                if not self._heap:
-                    self._wake.wait()
-                    continue
-                left_us = self._heap[0][0] - now_us()
-                if left_us <= 0:
+                time_us, due_us = now_us(), self._heap[0][0] if self._heap else NEVER
+                if due_us <= time_us:
                     _, serial, waited_us = heapq.heappop(self._heap)
                     return serial, waited_us
-                self._wake.wait(left_us / 1e6)
+                if self._tick_us <= time_us:
+                    self._tick_us = time_us + _TICK_US
+                    return _TICK, 0
+                self._wake.wait((min(due_us, self._tick_us) - time_us) / 1e6)
             return None

@@ -84,7 +84,7 @@ class CascadeService:
         self._makers = {each.model: Maker(each, self._entries[each.model]) for each in cascade.members[1:]}
         self._asker = Asker(manifest.entry)
         self._threads = MakingThreads(_MAKERS, _MOST_WAITING, cascade.slo_us, log)
-        self._deadlines: Deadlines[_Open] = Deadlines(self._expire, self._look, log)
+        self._deadlines: Deadlines[_Open] = Deadlines(self._expire, self._look, log, self.streams.expire)
         self._deadlines.start()
 
     @property
@@ -230,9 +230,11 @@ class CascadeService:
 
     def _end_refused(self, frame: _Open, end: End, refusal: Refusal) -> None:
         self.counts.ended(end, now_us() - frame.arrived_us)
-        frame.caller.refuse(refusal)
-        if frame.stream:
-            self.streams.ended(frame.number, now_us())
+        try:
+            frame.caller.refuse(refusal)
+        finally:
+            if frame.stream:
+                self.streams.ended(frame.number, now_us())
 
     def _forget(self, frame: _Open) -> None:
         """It has its end."""

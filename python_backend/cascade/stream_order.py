@@ -86,6 +86,12 @@ class StreamOrder:
             released = self._release(self._order.ended(number, now_us))
         self._send(released)
 
+    def expire(self, now_us: int) -> None:
+        """Let go what has waited for frames whose ends are lost."""
+        with self._lock:
+            released = self._release(self._order.expire(now_us))
+        self._send(released)
+
     @property
     def held(self) -> int:
         """Answers that wait for earlier ones."""

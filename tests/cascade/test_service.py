@@ -177,6 +177,49 @@ def test_a_frame_keeps_the_parts_that_it_came_with(address: str) -> None:
         served.close()
 
 
+def test_a_frame_whose_refusal_cannot_be_sent_holds_up_none_of_its_stream(address: str) -> None:
+    served = service(address, "first_blocks", [], in_order=True)
+    GO.set()
+    try:
+        cascade, lost = served.cascade, Caller()
+        lost.refuse = fail_to_send  # type: ignore[method-assign]
+        first, *others = cascade.members
+        served.serve_by(
+            dataclasses.replace(cascade, members=(dataclasses.replace(first, by_us=-SLO_US), *others))
+        )
+        with pytest.raises(RuntimeError):  # long before its deadline, until which others would wait
+            send_of(served, lost, "gate")
+        served.serve_by(cascade)
+        after = Caller()
+        send_of(served, after, "gate")
+        assert not isinstance(after.heard.get(timeout=WAIT_S / 2), Refusal)
+    finally:
+        served.close()
+
+
+def test_a_frame_whose_end_is_lost_holds_up_its_stream_for_a_while_though_no_other_comes(
+    address: str,
+) -> None:
+    served = service(address, "first_blocks", [], in_order=True)
+    GO.set()
+    try:
+        served.streams.came(-1, "gate", 0, now_us(), now_us())
+        after = Caller()
+        send_of(served, after, "gate")
+        assert not isinstance(after.heard.get(timeout=WAIT_S / 2), Refusal)
+    finally:
+        served.close()
+
+
+def fail_to_send(_: Refusal) -> None:
+    raise RuntimeError("no shared memory")
+
+
+def send_of(to: CascadeService, caller: Caller, stream: str) -> None:
+    """The stream's next frame."""
+    to.arrive({"frame": np.zeros((1, 4), np.float32)}, {}, now_us(), 0, caller, FrameOfStream(stream))
+
+
 def test_a_frame_that_a_newer_one_replaced_counts_apart() -> None:
     assert service_module._end_of(Refusal("UNAVAILABLE", "d: reason=superseded")) is End.SUPERSEDED
     assert service_module._end_of(Refusal("UNAVAILABLE", "d: reason=overload")) is End.DECLINED
