@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from typing import Any
 
 from planner.plan import Plan, Promise
 from planner.planning import plan
 from planner.problem import Objective, Problem, wanted_of
 from planner.serving_build import Links
+from ppipe.simulation.children import search_pool
 from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
 from ppipe.simulation.margined import may_be_wrong, with_margins
@@ -100,7 +100,7 @@ def auto_margin(
     search = _Search(problem, Judge(policy, links), progress, promise)
     if processes < 2:
         return search.run(None)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with search_pool(processes) as pool:
         return search.run(pool)
 
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 
 from planner.losses import Loss, after, losses_of
 from planner.plan import ModelPlan, Plan, Survival
 from planner.planning import plan
 from planner.problem import Objective, Problem, wanted_of
 from planner.surviving import carried_factor, usable_rps
+from ppipe.simulation.children import search_pool
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margined import may_be_wrong, with_margins
 from ppipe.simulation.scenarios import scenarios_of
@@ -124,7 +123,7 @@ def surviving_plan(problem: Problem, judge: Judge, processes: int = 2) -> tuple[
     if processes < 2:
         plans, without = [*map(_promising, jobs)], max(map(_without_promise, jobs))
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with search_pool(processes) as pool:
             of_plans, of_without = pool.map(_promising, jobs), pool.map(_without_promise, jobs)
             plans, without = list(of_plans), max(of_without)
     found = [(margined, made) for (margined, _), made in zip(jobs, plans, strict=True)]
