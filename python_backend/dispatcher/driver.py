@@ -104,7 +104,8 @@ class Driver:
         fences: where there are several entries.
         """
         self._passing = passing
-        self.room = room or Room(bounds_of(entry.served, entry.longest_us, len(manifest.models)))
+        whole = manifest.model(entry.model).served  # frames that are passed on stay open here
+        self.room = room or Room(bounds_of(whole, entry.longest_us, len(manifest.models)))
         self.counts = Counts(entry.served)
         self.budget = Budget()
         self._log = log

@@ -20,6 +20,7 @@ from planner.revision import Ack, HandOver, hand_over, read_acks
 from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.factory import make_dispatcher
+from python_backend.dispatcher.frames.room import Bounds, bounds_of
 from python_backend.dispatcher.tables.revisions import Revisions, TableRefused, check_table, revisions_folder
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import read_logs
@@ -466,3 +467,29 @@ def test_a_dispatcher_that_starts_serves_by_the_table_that_was_handed_over_last(
     assert started() == (0, 1, 4)
     assert any("m: serves by deployment.json: deployment is 'other'" in line for line in said)
     assert ack_of(tmp_path).refused == 8
+
+
+def test_an_entry_that_owns_nothing_has_room_for_what_the_whole_model_serves() -> None:
+    """Frames that it passes on stay open in it."""
+    made = manifest()
+    (whole,) = made.models
+    nothing = replace(whole, served=replace(whole.served, planned_rps=0.0, pipelines=()))
+    expected = bounds_of(whole.served, whole.longest_us, 1)
+    driver = Driver(made, nothing, SchedulerCore(nothing.served), Hops(), print)
+    try:
+        assert figures(driver.room.bounds) == figures(expected)
+        assert expected.crowd_frames > 0
+        faster = changed(slo_us=3 * SLO_US)
+        (entry,) = faster.models
+        part = replace(entry, served=replace(entry.served, planned_rps=0.0, pipelines=()))
+        driver.hand_over(1, faster, part, SchedulerCore(part.served), Hops())
+        wait_for(lambda: driver.table.number == 1)
+        expected = bounds_of(entry.served, entry.longest_us, 1)
+        wait_for(lambda: figures(driver.room.bounds) == figures(expected))
+    finally:
+        driver.close()
+
+
+def figures(bounds: Bounds) -> tuple[int, ...]:
+    """But for the bytes, which are of this host now."""
+    return bounds.frames, bounds.patient_frames, bounds.patient_us, bounds.crowd_frames

@@ -6,7 +6,7 @@ Rules
   then (its container's, where it is in one), whichever is less; divided by the dispatchers of the entry.
   Triton holds a frame twice: in /dev/shm and, until it is answered, as it came.
 - Frames: four times what the plan can serve within the longest time that a caller may wait, SMALLEST_FRAMES
-  at least.
+  at least. By the workers of all entries: frames that are passed on to another one stay open here.
 - Patient frames, whose callers wait well beyond the SLO, may be as many as the plan can serve within that
   time, half of SMALLEST_FRAMES at least: so they leave room for the others, which go before them.
 - While more frames are open than the plan serves within an SLO, a caller with more of them than callers have
@@ -144,7 +144,7 @@ class Room:
 
 
 def bounds_of(served: ServedModel, longest_us: int, dispatchers: int) -> Bounds:
-    """Of one of so many dispatchers of this host, as its memory is now."""
+    """Of one of so many dispatchers of this host, as its memory is now. served: the whole model."""
     served_frames = frames_per_us(served) * longest_us
     return Bounds(
         frames=max(SMALLEST_FRAMES, round(_SPARE * served_frames)),

@@ -46,6 +46,8 @@ class ServedTable:
         self.revision: Final = manifest.epoch
         self.plan_hash: Final = manifest.plan_hash
         self.entry: Final = entry
+        self.whole: Final = manifest.model(entry.model)
+        """The model with the workers of all entries; `entry` has those that are this one's."""
         self.core: Final = core
         self.first_batch = core.next_batch_id
         self.drift: Final = Drift(entry.served, log)

@@ -91,7 +91,7 @@ class TableChange:
         ]
         try:
             handled = self._told_to(table, [self._offers.repeat(frame) for frame in queued], core_time_us)
-            bounds = bounds_of(table.entry.served, table.entry.longest_us, self._dispatchers)
+            bounds = bounds_of(table.whole.served, table.whole.longest_us, self._dispatchers)
             self._serve_by(table.entry)
         except Exception as error:
             self._serve_by(self._tables.now.entry)
