@@ -55,6 +55,8 @@ def test_patient_frames_leave_room_for_the_others(patient: list[bool], coming: i
         inside[time_us] += len(admitted)
         waiting += admitted if waits else []
     assert room.is_full(150, coming) == (sum(inside.values()) + coming >= 10)
+    if sum(inside.values()) + coming < 10:
+        assert room.is_full(151, coming) == (inside[151] == 4), "those that come may be others"
     room.leave(waiting)
     assert room.is_full(151, 0) == (inside[150] == 10), "what is answered leaves its room"
 

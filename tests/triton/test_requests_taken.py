@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.frames.room import Bounds, Room
 from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.forwarded import Forwarded
@@ -80,9 +81,11 @@ def test_requests_that_find_no_room_are_refused_where_they_stand(model: Any) -> 
 
 
 def test_patient_requests_find_less_room(model: Any) -> None:
-    answers = model.execute([request(timeout_us=3_600_000_000) for _ in range(4)])
-    assert [answer is None for answer in answers] == [True, True, False, False]
-    assert model.execute([request(), request()]) is None
+    patient = request(timeout_us=3_600_000_000)
+    assert model.execute([request(), request(), patient]) is None, "those before it are not patient"
+    model._dispatcher.driver.room.admit([Frame(n, b"", 0, LONGEST_US, print, print) for n in range(2)])
+    answers = model.execute([patient, request(), patient])
+    assert [answer is None for answer in answers] == [False, True, False]
 
 
 @pytest.mark.parametrize("name", [ticket_codec.PARAMETER, forwarded.PARAMETER])

@@ -78,11 +78,13 @@ class Room:
         return len(self._by_caller)
 
     def is_full(self, time_us: int, coming: int) -> bool:
-        """Whether a frame that has so much time would find no room, behind so many that are about to come."""
+        """Whether a frame that has so much time would find no room, behind so many that are about to come.
+        How many of those are patient is not known here: `admit` looks.
+        """
         bounds = self.bounds
         if self._frames + coming >= bounds.frames or self._bytes >= bounds.bytes:
             return True
-        return time_us > bounds.patient_us and self._patient + coming >= bounds.patient_frames
+        return time_us > bounds.patient_us and self._patient >= bounds.patient_frames
 
     def admit(self, frames: Iterable[Frame]) -> tuple[list[Frame], list[Frame]]:
         """Those that there is room for, which take it, and the others."""
