@@ -33,6 +33,8 @@ from planner.manifest import DeploymentManifest, ModelEntry, ServerAddress
 MESSAGE_BYTES = 65_536
 """Of a request beside its frame: names, shapes, parameters."""
 _LEAST_CONNECTIONS = 64
+_LEAST_OF_ALL = 4_096
+"""Of all addresses: so that it takes many of them, not a few, to leave others none."""
 _MOST_CONNECTIONS = 16_384
 """By default; nginx sets memory aside for each, and takes no more than 65,535."""
 
@@ -85,13 +87,13 @@ def front_limits(models: Sequence[ModelEntry]) -> FrontLimits:
     An address may have under way half of what is served within the SLOs: more would only wait, and those
     that call from elsewhere still end in time behind it. It may send one and a half times what is served, in
     bursts of what it may have under way. All together may have under way what dispatchers let be open
-    (dispatcher.frames.room): they would refuse what is beyond.
+    (dispatcher.frames.room), _LEAST_OF_ALL at least: dispatchers refuse what is beyond.
     """
     in_slo = sum(_frames_in(model, model.served.slo_us) for model in models)
     open_frames = sum(max(_LEAST_OPEN, _OPEN_TIMES * _frames_in(model, model.longest_us)) for model in models)
     return FrontLimits(
         connections=min(_MOST_CONNECTIONS, max(_LEAST_CONNECTIONS, ceil(in_slo / 2))),
-        all_connections=min(_MOST_CONNECTIONS, ceil(open_frames)),
+        all_connections=min(_MOST_CONNECTIONS, max(_LEAST_OF_ALL, ceil(open_frames))),
         requests_per_s=max(_LEAST_RPS, ceil(_RATE_TIMES * sum(model.served.planned_rps for model in models))),
     )
 
