@@ -59,15 +59,16 @@ class TritonPythonModel:
         arrived_us, room = now_us(), self._dispatcher.driver.room
         frames: list[Frame] = []
         answers: list[Any] = []
+        refused = 0
         for request in requests:
             if self._finds_room(request, len(frames)):
                 frames += self._frames(request, arrived_us)
                 answers.append(None)
             else:
+                refused += self._rows(request)
                 answers.append(error_response(ErrorCode.UNAVAILABLE, room.text(self._model)))
         if frames:
             self._dispatcher.driver.arrive(frames)
-        refused = len(requests) - answers.count(None)
         if not refused:
             return None
         self._dispatcher.driver.refused(refused)
@@ -145,6 +146,15 @@ class TritonPythonModel:
         return _Wanted(
             time_us, priority_of(parameters), stream, place, stays=False, caller=caller_of(parameters)
         )
+
+    def _rows(self, request: Any) -> int:
+        """Frames of a request, by the first input that it has: Triton has made arrays of all of them."""
+        for name in self._intake.names:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                shape = tensor.as_numpy().shape
+                return max(1, shape[0]) if shape else 1
+        return 1
 
     def _given(self, request: Any) -> Mapping[str, Array]:
         """The inputs that a request has."""

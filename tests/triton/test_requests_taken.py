@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from python_backend.dispatcher.frames.frame import Frame
@@ -40,6 +41,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     triton = SimpleNamespace(
         TritonError=lambda text, code: (code, text), InferenceResponse=lambda output_tensors, error: error
     )
+    triton.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)
     triton.TritonError.UNAVAILABLE = "UNAVAILABLE"
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
     for name in MODULES:
@@ -47,14 +49,16 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made = importlib.import_module(MODULES[1]).TritonPythonModel()
     made._longest_us, made._model = LONGEST_US, "net"
     made._dispatcher = SimpleNamespace(driver=Driver())
+    made._intake = SimpleNamespace(names=("jpeg", "image"))
     made._frames = lambda request, arrived_us: [request]
     yield made
     for name in MODULES:
         sys.modules.pop(name, None)
 
 
-def request(timeout_us: int = 0, parameters: str = "") -> Any:
-    return SimpleNamespace(timeout=lambda: timeout_us, parameters=lambda: parameters)
+def request(timeout_us: int = 0, parameters: str = "", rows: int = 1) -> Any:
+    image = SimpleNamespace(as_numpy=lambda: np.zeros((rows, 3)))
+    return SimpleNamespace(timeout=lambda: timeout_us, parameters=lambda: parameters, inputs={"image": image})
 
 
 def test_a_mark_is_of_one_frame(model: Any) -> None:
@@ -78,6 +82,14 @@ def test_requests_that_find_no_room_are_refused_where_they_stand(model: Any) -> 
     assert all(text.startswith("net: ") and "reason=overload" in text for _, text in answers[5:])
     driver = model._dispatcher.driver
     assert (driver.arrived, driver.counted) == (requests[:5], 2)
+
+
+def test_of_refused_requests_every_frame_counts(model: Any) -> None:
+    nothing = request()
+    nothing.inputs.clear()
+    requests = [*[request() for _ in range(5)], request(rows=4), request(rows=0), nothing]
+    model.execute(requests)
+    assert model._dispatcher.driver.counted == 4 + 1 + 1
 
 
 def test_patient_requests_find_less_room(model: Any) -> None:
