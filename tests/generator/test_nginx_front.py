@@ -88,13 +88,21 @@ def test_an_entry_is_told_who_called_and_not_by_the_caller(manifest: DeploymentM
         ("2001:db8:1:2::6", "2001:db8:1:2"),
         ("2001:db8::6", "2001:db8"),
         ("::1", None),
+        ("2001::1:2:3:4:5", "2001::1"),
+        ("2001:db8::3:4:5:6:7", "2001:db8::3"),
+        ("2001:db8::1:2:3:4", "2001:db8"),
+        ("64:ff9b::c000:207", "64:ff9b::c000:207"),
+        ("64:ff9b:1::c000:207", "64:ff9b:1::c000:207"),
+        ("fe80::1:2:3:4", "fe80::1:2:3:4"),
+        ("::ffff:192.0.2.7", None),
     ],
 )
 def test_of_an_ipv6_caller_the_half_that_is_not_his_to_choose_counts(
     manifest: DeploymentManifest, address: str, caller: str | None
 ) -> None:
-    rules = re.findall(r"^ +~(\S+) \$1;$", render_front(manifest, FrontOptions()), re.MULTILINE)
-    assert len(rules) == 2
+    text = render_front(manifest, FrontOptions())
+    rules = re.findall(r"^ +\"?~(\S+?)\"? \$1;$", text, re.MULTILINE)
+    assert len(rules) == 5
     found = next((match for rule in rules if (match := re.search(rule, address))), None)
     assert (found and found[1]) == caller
 
