@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model_repo_generator.kubernetes.container.agent import LOOK_S, Agent
@@ -13,9 +13,9 @@ from ppipe.serving.server_models import ServerModels
 
 
 class FleetAgents:
-    """See the module. servers: their models; groups: of each, by its name. entry: at most one of them, whose
-    agent hands tables on, to the dispatchers of all entries here. tables: their folder. joins: whether other
-    entries serve already.
+    """See the module. servers: their models; groups: of each, by its name. entries: those of
+    them that are; the first one's agent hands tables on, to the dispatchers of all. tables: their folder.
+    joins: whether other entries serve already.
     """
 
     def __init__(
@@ -23,13 +23,13 @@ class FleetAgents:
         fleet: Path,
         servers: Mapping[str, ServerModels],
         groups: Mapping[str, str],
-        entry: Collection[str],
+        entries: Sequence[str],
         tables: Path,
         joins: bool = False,
     ) -> None:
         """Raises OSError."""
         self._agents = [
-            Agent(fleet, name, models, groups[name], tables if name in entry else None, joins)
+            Agent(fleet, name, models, groups[name], tables if name in entries[:1] else None, joins, entries)
             for name, models in servers.items()
         ]
         self._stop = threading.Event()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from model_repo_generator.kubernetes.container.agent import is_there
+from model_repo_generator.kubernetes.container.agent import others_serve
 from planner import revision, serial
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, ServerAddress
 from ppipe.serving import ports
@@ -198,10 +198,10 @@ class ServedDeployment:
                 name: HereModels(folder, self._logs / f"{name}.log") for name, folder in self._folders.items()
             }
             here = [name for name in servers if name in self._entries]
-            others = [entry for entry in self.manifest.entries if entry.name not in servers]
-            joins = any(is_there(entry.host, entry.grpc_port) for entry in others) if here else False
+            others = [(e.host, e.grpc_port) for e in self.manifest.entries if e.name not in servers]
             groups = {server.name: server.group for server in self.manifest.every_server}
-            self._agents = FleetAgents(self._fleet, servers, groups, here[:1], self.revisions, joins)
+            joins = bool(here) and others_serve(self._fleet, groups[here[0]], others)
+            self._agents = FleetAgents(self._fleet, servers, groups, here, self.revisions, joins)
             self._agents.start()
         for keeper in self._keepers:
             keeper.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Iterable
@@ -289,3 +290,75 @@ def test_an_entry_is_there_once_it_takes_connections() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert agents.is_there("127.0.0.1", server.getsockname()[1])
     assert not agents.is_there("127.0.0.1", 1)
+
+
+def test_others_are_looked_for_more_than_once(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def is_there(host: str, port: int) -> bool:
+        tried.append(port)
+        return len(tried) > 4
+
+    monkeypatch.setattr(agents, "is_there", is_there)
+    both = [("north", 1), ("south", 2)]
+    assert not agents.others_serve(fleet, "entry", both)
+    assert tried == [], "no run was begun here, so there is none to join"
+    agents.make_folder(fleet, "entry")
+    agents.replace(fleet / "there" / "entry" / "run", "first")
+    assert agents.others_serve(fleet, "entry", both)
+    assert tried == [1, 2, 1, 2, 1]
+    assert not agents.others_serve(fleet, "entry", [])
+    monkeypatch.setattr(agents, "is_there", lambda host, port: False)
+    assert not agents.others_serve(fleet, "entry", both, within_s=0.2)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_an_entry_that_starts_again_removes_its_own_answers_alone(
+    fleet: Path, tmp_path: Path, joins: bool
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    make_own(first)
+    make_own(second)
+    one = Agent(fleet, "a", Models(), "entry", first)
+    answers = fleet / "there" / "entry"
+    write_ack(first, Ack("m@a", "now", 3, 1, ""))
+    one.look()
+    for name in ("m@b", "m@c", "n@b"):
+        write_ack(answers, Ack(name, "before", 3, 1, ""))
+    other = Agent(fleet, "b", Models(), "entry", second, joins, entries=["b", "c"])
+    assert read_acks(answers, ["m@a", "m@b", "m@c", "n@b"]).keys() == {"m@a"}
+    assert run_of(answers) == run_of(first if joins else second)
+    (answers / "m@a.ack.json").unlink()
+    for agent in (one, other):
+        agent.look()
+    assert read_acks(answers, ["m@a"])["m@a"].number == 3, "what is missing is said again"
+
+
+def test_a_table_that_could_not_be_copied_is_tried_again(
+    fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "revisions"
+    make_own(private)
+    agent = Agent(fleet, "a", Models(), "entry", private)
+    replace = agents.replace
+
+    def full(path: Path, text: str) -> None:
+        if path == private / "table.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(path, text)
+
+    table = HandOver(3, manifest(), run_of(private))
+    hand_over(fleet, table)
+    monkeypatch.setattr(agents, "replace", full)
+    agent.look()
+    assert read_hand_over(private) is None
+    monkeypatch.setattr(agents, "replace", replace)
+    agent.look()
+    assert read_hand_over(private) == table
+    other = HandOver(4, manifest(), "next")
+    hand_over(fleet, other)
+    agent.look()
+    assert read_hand_over(private) == table
+    replace(fleet / "there" / "entry" / "run", "next")
+    agent.look()
+    assert read_hand_over(private) == other, "it is of the run that has begun since"

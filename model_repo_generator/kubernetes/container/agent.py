@@ -17,6 +17,7 @@ Rules
   for one run of the entry, whose name it has.
 - The entry's agent takes tables over into its dispatchers' own folder, and their answers back. The first
   entry that starts begins a run without a table; one that joins others takes the table that these have.
+- Of answers, an entry removes its own alone: others go on by what they have said.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ TELL_S, TELL_AT_REST_S = 0.5, 5.0
 """How often it is looked which processes there are: for BUSY_S after something was asked, and else."""
 BUSY_S = 120.0
 CONNECT_S = 1.0
+OTHERS_S = 5.0
+"""How long entries are looked for that serve already: one answer that is late begins no other run."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of a model: one folder's name and no more."""
 FOLDERS = ("wanted", "there")
@@ -48,7 +51,8 @@ TABLE, RUN, ACK = "table.json", "run", ".ack.json"
 class Agent:
     """See the module. Used by one thread. models: of the server, ppipe.serving.server_models.ServerModels or
     the like. group: of the server. private: the folder of the dispatchers, where the server is an entry.
-    joins: whether other entries serve already.
+    joins: whether other entries serve already. entries: whose dispatchers have that folder, where these are
+    more than the server.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Agent:
         group: str,
         private: Path | None = None,
         joins: bool = False,
+        entries: Collection[str] = (),
     ) -> None:
         self._fleet = fleet
         self._models = models
@@ -75,13 +80,17 @@ class Agent:
         wanted = fleet / "wanted" / self._file
         self._stamp = _stamp(wanted)
         self._number = _number(wanted)
-        self._table_stamp: tuple[int, int, int] | None = None
+        self._table_seen: tuple[object, str] | None = None
+        """Stamp of the table that was looked at last, and the run that it was looked at in."""
         self._acks: dict[str, object] = {}
         own = fleet / self._own
-        if private is not None and not (joins and (own / RUN).exists()):
+        if private is not None:
             for path in own.glob(f"*{ACK}"):
-                path.unlink(missing_ok=True)  # of a run before this one
-            replace(own / RUN, (private / RUN).read_text(encoding="utf-8"))
+                _, at, entry = path.name.removesuffix(ACK).partition("@")
+                if not at or entry in (server, *entries):
+                    path.unlink(missing_ok=True)  # of a life before this one
+            if not (joins and (own / RUN).exists()):
+                replace(own / RUN, (private / RUN).read_text(encoding="utf-8"))
 
     def look(self) -> None:
         """Do what is newly wanted, and say what is there where that has changed. Never raises."""
@@ -128,19 +137,21 @@ class Agent:
 
     def _pass_on(self, fleet: Path, private: Path) -> None:
         """Tables to the dispatchers, and what they say of them back."""
-        stamp = _stamp(fleet / TABLE)
-        if stamp is not None and stamp != self._table_stamp:
-            text = (fleet / TABLE).read_text(encoding="utf-8")
-            self._table_stamp = stamp
-            run = (fleet / self._own / RUN).read_text(encoding="utf-8")
-            if json.loads(text).get("run") == run:
-                replace(private / TABLE, text)
+        table = _stamp(fleet / TABLE)
+        if table is not None:
+            seen = table, (fleet / self._own / RUN).read_text(encoding="utf-8")
+            if seen != self._table_seen:
+                text = (fleet / TABLE).read_text(encoding="utf-8")
+                if json.loads(text).get("run") == seen[1]:
+                    replace(private / TABLE, text)
+                self._table_seen = seen  # last: what could not be copied is tried again
         for path in private.glob(f"*{ACK}"):
             if path.name.startswith("."):
                 continue  # in the making
             stamp = _stamp(path)
-            if stamp != self._acks.get(path.name):
-                replace(fleet / self._own / path.name, path.read_text(encoding="utf-8"))
+            told = fleet / self._own / path.name
+            if stamp != self._acks.get(path.name) or not told.exists():
+                replace(told, path.read_text(encoding="utf-8"))
                 self._acks[path.name] = stamp
 
     def _tell(self, report: Path) -> None:
@@ -167,6 +178,22 @@ def is_there(host: str, port: int) -> bool:
         socket.create_connection((host, port), timeout=CONNECT_S).close()
     except OSError:
         return False
+    return True
+
+
+def others_serve(
+    fleet: Path, group: str, addresses: Sequence[tuple[str, int]], within_s: float = OTHERS_S
+) -> bool:
+    """Whether any of the entries at these addresses serves. It is tried for `within_s` before that is denied,
+    where an entry of this group has begun a run there: else there is none to join.
+    """
+    if not (fleet / "there" / group / RUN).exists():
+        return False
+    until_s = time.monotonic() + within_s
+    while not any(is_there(host, port) for host, port in addresses):
+        if not addresses or time.monotonic() > until_s:
+            return False
+        time.sleep(LOOK_S)
     return True
 
 

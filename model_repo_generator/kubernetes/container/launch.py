@@ -301,7 +301,8 @@ def follow(server_pid: int, folder: Path, made: Path, server: Any) -> None:
     agent: Any = __import__("agent")
     models = PolledModels(server_pid, folder, Path(server["root"]), server["repository"])
     revisions = Path(server["revisions"]) if server["revisions"] else None
-    joins = any(agent.is_there(host, port) for host, port in server["others"])
+    others = [(host, port) for host, port in server["others"]] if revisions else []
+    joins = agent.others_serve(Path(server["fleet"]), server["group"], others)
     while os.getppid() == server_pid:
         try:
             fleet, name, group = Path(server["fleet"]), server["server"], server["group"]
