@@ -32,7 +32,7 @@ class ModelFigures:
 @dataclass(frozen=True)
 class HistoryEntry:
     """One rollout. at: when it began, UTC. cause: 'asked', or one of ppipe.operate.rules.Cause. outcome:
-    'done', or why it failed. without: entries, of several, that did not answer when it began.
+    'done', or why it failed. without: entries, of several, that did not answer when it began, or in between.
     """
 
     at: str

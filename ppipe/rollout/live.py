@@ -36,6 +36,8 @@ UNLOAD_LIMIT_S = 60.0
 HAND_OVER_GRACE_S = 15.0
 """Beyond the longest time that a frame may take."""
 ANSWER_S = 1.0
+SILENT_S = 3.0
+"""An entry that has answered nothing for so long is not waited for; one late answer is no silence."""
 _TICK_S = 0.1
 
 
@@ -73,6 +75,9 @@ class LiveFleet:
         for other in others:
             self._workers |= other.workers
         self._probers: dict[str, ModelProber] = {}
+        self._missed_s: dict[str, float] = {}
+        self.dropped: set[str] = set()
+        """Entries of several that were not waited for."""
 
     def __enter__(self) -> LiveFleet:
         return self
@@ -86,6 +91,7 @@ class LiveFleet:
         answers, and the dispatchers of all that do look for tables here.
         """
         silent = tuple(entry.name for entry in self._older.entries if not self._answers(entry.name))
+        self._missed_s = dict.fromkeys(silent, time.monotonic())
         if len(silent) == len(self._older.entries):
             addresses = ", ".join(entry.grpc_address for entry in self._older.entries)
             raise FleetDown(
@@ -115,7 +121,7 @@ class LiveFleet:
                 for server in self._cluster.servers
                 if server.name not in self._servers or not self._answers(server.name)
             ),
-            settled=table is None or not self._without(table.number),
+            settled=table is None or not self._without(table.number, silent_s=0.0),
         )
 
     def load(self, workers: Sequence[Loadable]) -> None:
@@ -250,17 +256,27 @@ class LiveFleet:
                 raise StepFailed(f"dispatcher {name!r} refuses the table: {ack.reason}")
         return not self._without(number)
 
-    def _without(self, number: int) -> list[str]:
+    def _without(self, number: int, silent_s: float = SILENT_S) -> list[str]:
         acks = read_acks(self._answers_at, self._dispatchers())
         late = {name for name in self._dispatchers() if name not in acks or not acks[name].is_over(number)}
-        return sorted(late & self._dispatchers(self._silent())) if late else []
+        return sorted(late & self._dispatchers(self._silent(silent_s))) if late else []
 
-    def _silent(self) -> Collection[str]:
-        """Of several entries those that do not answer."""
+    def _silent(self, for_s: float = SILENT_S) -> Collection[str]:
+        """Of several entries those that do not answer and have not for so long."""
         entries = self._older.entries
         if len(entries) == 1:
             return ()
-        return {entry.name for entry in entries if not self._answers(entry.name)}
+        for entry in entries:
+            asked_s = time.monotonic()
+            if self._answers(entry.name):
+                self._missed_s.pop(entry.name, None)
+            else:
+                self._missed_s.setdefault(entry.name, asked_s)
+        now_s = time.monotonic()
+        silent = {name for name, since_s in self._missed_s.items() if now_s - since_s >= for_s}
+        if for_s > 0:
+            self.dropped |= silent
+        return silent
 
     def _dispatchers(self, silent: Collection[str] = ()) -> set[str]:
         """What those call themselves that take tables and are not at silent entries; cascades too, which have

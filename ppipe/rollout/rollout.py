@@ -161,7 +161,7 @@ def perform(
                 steps=record.steps,
                 before=served_before,
                 after=figures(fleet.situation(), measured(target)),
-                without=silent,
+                without=tuple(sorted({*silent, *fleet.dropped})),
             )
             deployed.history.add(entry)
             if failure is not None:

@@ -192,7 +192,16 @@ def test_several_entries_have_a_table_together_and_one_that_is_silent_later(
         answer(first, 2)
         assert LiveFleet._is_served(fleet, 2) is False, "the other entry has not answered"
         fleet.silent = frozenset({second})
+        assert not LiveFleet._is_served(fleet, 2), "one answer that is late is no silence"
+        fleet.silent = frozenset()
+        assert not LiveFleet._is_served(fleet, 2)
+        assert fleet._missed_s == {}, "it answers again"
+        fleet.silent = frozenset({second})
+        assert not LiveFleet._is_served(fleet, 2)
+        assert fleet.dropped == set()
+        fleet._missed_s[second] -= live.SILENT_S
         assert LiveFleet._is_served(fleet, 2)
+        assert fleet.dropped == {second}, "history names it"
         fleet.silent = frozenset()
         answer(second, 1, refused=2)
         with pytest.raises(StepFailed, match=f"dispatcher 'cars@{second}' refuses the table: no"):
