@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,7 +14,7 @@ from planner.addresses import authority
 from planner.cascades.served import CascadeEntry
 from planner.manifest import DeploymentManifest, ModelEntry
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 1.0
 Labels = Mapping[str, str]
 
 
@@ -100,14 +101,26 @@ def _read(url: str) -> Look:
 
 
 def read_all(manifest: DeploymentManifest, entry: ModelEntry) -> dict[str, Look]:
-    """The pages of a model's dispatchers that show one, by entry. Raises OSError where none does."""
-    found, fault = {}, OSError()
-    for server in manifest.entries:
-        seen = manifest.seen_from(server.name)
+    """The pages of a model's dispatchers that show one, by entry; all are read at once. Raises OSError
+    where none does.
+    """
+
+    def page(name: str) -> Look | OSError:
+        seen = manifest.seen_from(name)
         try:
-            found[server.name] = read(seen, seen.model(entry.model))
+            return read(seen, seen.model(entry.model))
         except OSError as error:
-            fault = error
+            return error
+
+    found: dict[str, Look] = {}
+    fault = OSError()
+    names = [server.name for server in manifest.entries]
+    with ThreadPoolExecutor(len(names)) as crew:
+        for name, look in zip(names, crew.map(page, names), strict=True):
+            if isinstance(look, Look):
+                found[name] = look
+            else:
+                fault = look
     if not found:
         raise fault
     return found

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from ppipe.serving import live_metrics
 from ppipe.serving.live_metrics import (
     CascadeRow,
     Look,
@@ -182,3 +186,21 @@ def test_a_cascade_between_two_looks_and_after_a_restart() -> None:
     assert "superseded 1" in text
     assert "plates 3" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_pages_of_all_entries_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = threading.Barrier(3)
+
+    def read(manifest: SimpleNamespace, entry: str) -> Look:
+        met.wait(timeout=30.0)  # broken unless all three are asked before one has answered
+        if manifest.name == "b":
+            raise OSError("hangs")
+        return Look(1.0, {})
+
+    def seen_from(name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, model=str)
+
+    monkeypatch.setattr(live_metrics, "read", read)
+    made = SimpleNamespace(entries=[SimpleNamespace(name=name) for name in "abc"], seen_from=seen_from)
+    looks = live_metrics.read_all(cast(Any, made), cast(Any, SimpleNamespace(model="m")))
+    assert list(looks) == ["a", "c"]
