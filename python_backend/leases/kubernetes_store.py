@@ -14,7 +14,7 @@ import datetime
 import hashlib
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,12 @@ class KubernetesStore:
         text, version = self._seen.get(name, ("", ""))
         if swap.seen is None:
             body, call = self._object(swap.new, None), self._api.create_namespaced_lease
-            done = self._unless_changed(call, body=body)
+            done = self._unless_changed(call, (_CONFLICT,), body=body)  # 404: no such namespace
         elif text != to_text(swap.seen):
             return False
         else:
             body, call = self._object(swap.new, version), self._api.replace_namespaced_lease
-            done = self._unless_changed(call, name=body["metadata"]["name"], body=body)
+            done = self._unless_changed(call, (_CONFLICT, _GONE), name=body["metadata"]["name"], body=body)
         if done is None:
             return False
         self._seen[name] = to_text(swap.new), done.metadata.resource_version
@@ -106,12 +106,12 @@ class KubernetesStore:
             "spec": spec,
         }
 
-    def _unless_changed(self, call: Any, **arguments: Any) -> Any:
-        """The object as it is now; None where somebody was faster."""
+    def _unless_changed(self, call: Any, faster: Collection[int], **arguments: Any) -> Any:
+        """The object as it is now; None where somebody was `faster`, as these statuses say."""
         try:
             return self._ask(call, **arguments)
         except _Refused as error:
-            if error.status in (_CONFLICT, _GONE):
+            if error.status in faster:
                 return None
             raise
 

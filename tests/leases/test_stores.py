@@ -145,17 +145,21 @@ def test_a_lease_object_says_what_others_say(api: SmallApi) -> None:
 
 
 def test_an_api_server_that_refuses_or_says_nothing_is_unreachable(api: SmallApi) -> None:
-    store = KubernetesStore(answer_s=0.2)
+    store, hasty = KubernetesStore(answer_s=5.0), KubernetesStore(answer_s=0.2)
     api.status = 403
     with pytest.raises(StoreUnreachable, match=r"kubernetes: status 403: .*it is not well"):
         store.look("d/m/")
+    api.status = 404
+    with pytest.raises(StoreUnreachable, match=r"kubernetes: status 404: .*it is not well"):
+        store.swap(Swap(None, MINE))  # nothing is made in a namespace that is not there
     api.status = 0
     api.going.clear()
     with pytest.raises(StoreUnreachable, match=r"kubernetes: .*Read timed out"):
-        store.look("d/m/")
+        hasty.look("d/m/")
     api.going.set()
     assert store.look("d/m/") == {}
     store.close()
+    hasty.close()
 
 
 def test_no_cluster_is_a_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
