@@ -188,6 +188,7 @@ def strike(running: EntryHosts, fault: Fault, seed: int, after_s: float = AFTER_
     thread.start()
     try:
         time.sleep(_WINDOW_S)
+        before = {entry: sorted(running.owned(entry)) for entry in ENTRIES}
         cut_s = time.monotonic() - began_s
         with fault.cut(running):
             time.sleep(fault.seconds)
@@ -198,8 +199,7 @@ def strike(running: EntryHosts, fault: Fault, seed: int, after_s: float = AFTER_
         callers.stop()
         thread.join()
         callers.close()
-    own = {entry: [str(index)] for index, entry in enumerate(ENTRIES)}
-    return figures(fault, callers.frames, cut_s, back_s) | {"kept": meanwhile == own}
+    return figures(fault, callers.frames, cut_s, back_s) | {"kept": meanwhile == before}
 
 
 def run_faults(seed: int, *lasts_s: float) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def run_faults(seed: int, *lasts_s: float) -> dict[str, Any]:
 
 
 def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """apart_kept: of the faults that cut no entry off, those in which each entry kept its own shard."""
+    """apart_kept: of the faults that cut no entry off, those in which each entry kept what it had."""
     return {
         "apart_faults": len(found),
         "apart_attained_min": min(one["attained"] for one in found),
