@@ -38,6 +38,7 @@ from model_repo_generator.kubernetes.launch import (
     server_environment,
     server_settings,
 )
+from model_repo_generator.kubernetes.lease_rights import check_no_files
 from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
 from model_repo_generator.kubernetes.operator import (
@@ -244,7 +245,14 @@ def _service(
             {"type": "bind", "source": f"./{LAUNCH}", "target": LAUNCH_FOLDER, "read_only": True},
             *(_fleet_binds(options.operator, group) if options.operator else []),
             *(
-                [{"type": "bind", "source": options.leases, "target": LEASES_FOLDER}]
+                [
+                    {
+                        "type": "bind",
+                        "source": options.leases,
+                        "target": LEASES_FOLDER,
+                        "bind": {"create_host_path": False},  # docker would make it root's
+                    }
+                ]
                 if group.is_entry and _has_lease_file(fleet)
                 else []
             ),
@@ -274,6 +282,8 @@ def _has_lease_file(fleet: Fleet) -> bool:
 
 def _check_leases(fleet: Fleet) -> None:
     """Raises BundleFault."""
+    if fleet.manifest.leases is not None:
+        check_no_files(fleet.manifest.leases)
     if fleet.manifest.leases is not None and fleet.manifest.leases.kind == "kubernetes":
         raise BundleFault(
             "leases: kind is 'kubernetes', and containers of one host have no cluster; leave 'leases' out "

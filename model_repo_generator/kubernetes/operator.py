@@ -61,13 +61,13 @@ def fleet_mounts(spec: OperatorSpec, group: str) -> list[Plain]:
 
 def fleet_folders(spec: OperatorSpec, group: str, image: str, rights: Plain) -> Plain:
     """Makes that folder before it is mounted, for this user alone, and ends: a folder that a mount makes is
-    root's.
+    root's, and a volume that honours fsGroup lets the group write in what was there before.
     """
-    made = [f"{FLEET_FOLDER}/{name}" for name in ("wanted", TOLD, f"{TOLD}/{group}")]
+    made = [FLEET_FOLDER, *(f"{FLEET_FOLDER}/{name}" for name in ("wanted", TOLD, f"{TOLD}/{group}"))]
     return {
         "name": "folders",
         "image": image,
-        "command": ["mkdir", "-p", "-m", "700", *made],
+        "command": ["sh", "-c", 'mkdir -p -m 700 "$@" && chmod 700 "$@"', "folders", *made],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": rights,
         "volumeMounts": [

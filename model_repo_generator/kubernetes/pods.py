@@ -135,7 +135,10 @@ def common_spec(options: KubernetesOptions) -> Plain:
 
 def _scheduling(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -> Plain:
     if group.is_entry:
-        return {"nodeSelector": dict(options.entry_node_selector)} if options.entry_node_selector else {}
+        alone: Plain = (
+            {"nodeSelector": dict(options.entry_node_selector)} if options.entry_node_selector else {}
+        )
+        return alone | _spread(fleet, group) if len(group.servers) > 1 else alone
     found: Plain = {}
     on_gpu = group.executor is Executor.CUDA
     default = {GPU_CLASS_LABEL: group.group} if on_gpu else {}
@@ -146,16 +149,20 @@ def _scheduling(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) ->
         found["tolerations"] = [_toleration(each.model_dump()) for each in options.tolerations]
     if on_gpu and options.runtime_class is not None:
         found["runtimeClassName"] = options.runtime_class
-    # Pools span two servers so that one may fail; so a node should hold one of them where it can.
-    found["topologySpreadConstraints"] = [
-        {
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": selector(fleet, group)},
-        }
-    ]
-    return found
+    return found | _spread(fleet, group)
+
+
+def _spread(fleet: Fleet, group: ServerGroup) -> Plain:
+    """Pools span two servers so that one may fail, and entries stand in for each other; so a node should hold
+    one of a group where it can.
+    """
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector(fleet, group)},
+    }
+    return {"topologySpreadConstraints": [constraint]}
 
 
 def _toleration(fields: Plain) -> Plain:

@@ -225,3 +225,34 @@ def test_compose_with_host_names_publishes_each_entry_on_ports_of_its_own() -> N
     assert made["services"]["south"]["ports"] == ["127.0.0.1:9000:9000", "127.0.0.1:9001:9001"]
     with pytest.raises(BundleFault, match="leases: kind is 'kubernetes', and containers of one host have no"):
         composed(cluster_data(LEASES, south=ports))
+
+
+def test_entries_are_spread_over_nodes_where_that_can_be(bundle: dict[str, str]) -> None:
+    for each in of_kind(bundle, "StatefulSet").values():
+        (spread,) = each["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert spread["labelSelector"]["matchLabels"] == each["spec"]["selector"]["matchLabels"]
+
+
+def test_files_for_etcd_that_no_container_gets_are_refused() -> None:
+    files = {"ca": "/etc/etcd/ca.pem", "certificate": "/etc/etcd/c.pem", "key": "/etc/etcd/k.pem"}
+    leases = {"kind": "etcd", "endpoints": ["https://etcd-0:2379"], **files}
+    for render in (bundled, composed):
+        with pytest.raises(
+            BundleFault, match=r"leases\.ca: '/etc/etcd/ca\.pem', and containers are given no"
+        ):
+            render(cluster_data(leases))
+
+
+def test_a_folder_for_leases_that_is_not_there_is_no_other_users() -> None:
+    data = local_data()
+    data["cluster"]["entries"] = 2
+    made = composed(data)
+    binds = [
+        bind
+        for each in made["services"].values()
+        for bind in each.get("volumes", ())
+        if "lease" in bind["target"]
+    ]
+    assert binds
+    assert all(bind["bind"] == {"create_host_path": False} for bind in binds)

@@ -114,7 +114,14 @@ def test_it_is_one_pod_without_rights_that_may_write_its_working_folder(
         assert {each["name"] for each in spec["volumes"] if "persistentVolumeClaim" in each} == claims
         (folders,) = spec["initContainers"]
         made = ["/fleet/wanted", "/fleet/there", f"/fleet/there/{group}"]
-        assert folders["command"] == ["mkdir", "-p", "-m", "700", *made]
+        assert folders["command"] == [
+            "sh",
+            "-c",
+            'mkdir -p -m 700 "$@" && chmod 700 "$@"',
+            "folders",
+            "/fleet",
+            *made,
+        ]
         assert folders["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert next(each for each in mounts if each["name"] == "repository")["readOnly"] is True
         labels = servers["spec"]["template"]["metadata"]["labels"]
