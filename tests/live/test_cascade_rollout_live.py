@@ -140,7 +140,7 @@ def rolled_out(fleet: HealFleet, *more: str) -> DeploymentManifest:
         while process.poll() is None and time.monotonic() < until_s:
             send()
             time.sleep(0.1)
-        assert process.wait(timeout=1) == 0
+        assert process.wait(timeout=WAIT_S) == 0
         for _ in range(8):  # by the new plan
             send()
             time.sleep(0.05)
