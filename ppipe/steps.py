@@ -122,7 +122,8 @@ def solve_searched(problem: Problem, workspace: Workspace, asked: str = "") -> S
     """Solve a problem with the margins that simulation finds; save the problem with them, and its plan."""
     from ppipe.simulation.searched import search_margins
 
-    found = search_margins(problem)
+    with progress_bar("searching margins") as update:
+        found = search_margins(problem, update)
     return replace(found, plan=_kept(found.problem, found.plan, workspace, asked))
 
 

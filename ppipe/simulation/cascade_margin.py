@@ -18,6 +18,7 @@ from planner.planning import plan
 from planner.problem import Objective, Problem, wanted_of
 from planner.serving_build import Links
 from ppipe.simulation.cascades import cascade_capacities, without_cascades
+from ppipe.simulation.telling import Progress, silent
 from ppipe.simulation.view import plan_capacities
 from python_backend.simulator.capacity import Workload
 
@@ -37,9 +38,11 @@ class TriedMargin:
     score: float
 
 
-def margin_of_cascades(problem: Problem, links: Links) -> tuple[Problem, Plan, tuple[TriedMargin, ...]]:
+def margin_of_cascades(
+    problem: Problem, links: Links, progress: Progress = silent
+) -> tuple[Problem, Plan, tuple[TriedMargin, ...]]:
     """The problem with the best margin, its proven plan, and all that were tried. Raises Infeasible."""
-    tried = tuple(_tried(problem, links))
+    tried = tuple(_tried(problem, links, progress))
     if not tried:
         raise Infeasible(f"cascades: no plan at margins of {MARGINS[0]:g} to {MARGINS[-1]:g}")
     best = _best(problem, tried)
@@ -47,8 +50,9 @@ def margin_of_cascades(problem: Problem, links: Links) -> tuple[Problem, Plan, t
     return chosen, plan(chosen), tried
 
 
-def _tried(problem: Problem, links: Links) -> Iterator[TriedMargin]:
-    for margin in MARGINS:
+def _tried(problem: Problem, links: Links, progress: Progress) -> Iterator[TriedMargin]:
+    for done, margin in enumerate(MARGINS):
+        progress("planning and simulating margins", done, len(MARGINS))
         one = _with_margin(problem, margin)
         try:
             made = plan(one, mode="fast")

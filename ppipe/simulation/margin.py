@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from planner.plan import Plan, Promise
 from planner.planning import plan
@@ -34,6 +34,7 @@ from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
 from ppipe.simulation.margined import may_be_wrong, with_margins
 from ppipe.simulation.scenarios import Scenario, scenarios_of
+from ppipe.simulation.telling import Progress, silent, telling
 from python_backend.simulator.guarantee import promise_of
 
 LADDER = (0.4, 0.25, 0.16, 0.1, 0.06, 0.03, 0.0)
@@ -56,6 +57,7 @@ MOST_CANDIDATES = 5
 FINALISTS = 2
 ALL_WANTED = 0.99
 """Of wanted rates: loads are looked for on a grid."""
+T = TypeVar("T")
 Choice = tuple[int, tuple[int, ...], str]
 """Index of a loss, and of a margin for each model; the planner's mode."""
 
@@ -91,7 +93,7 @@ def auto_margin(
     policy: str = "adaptive",
     links: Links = "paper",
     processes: int = 2,
-    progress: Callable[[Candidate], None] | None = None,
+    progress: Progress = silent,
     promise: bool = True,
 ) -> MarginSearch:
     """Search the margins of `problem` under PlanOptions.expect. Raises what the planner raises where no
@@ -111,7 +113,7 @@ class _Search:
         self,
         problem: Problem,
         judge: Judge,
-        progress: Callable[[Candidate], None] | None,
+        progress: Progress,
         promise: bool,
     ) -> None:
         self.problem = problem
@@ -153,7 +155,9 @@ class _Search:
         scenarios = scenarios_of(PROMISED_IN)
         parts = [scenarios[start : start + AT_ONCE] for start in range(0, PROMISED_IN, AT_ONCE)]
         jobs = [(made, problem, model.model, part, self.judge) for model in made.models for part in parts]
+        # Those run meanwhile: what is nominal is only waited for.
         found, nominal = run(_loads_rps, jobs), self._nominal_rps(made, problem, run)
+        found = self._told("simulating what is promised", found, len(jobs))
         loads: dict[str, list[float]] = {model.model: [] for model in made.models}
         for (_, _, name, _, _), part in zip(jobs, found, strict=True):
             loads[name] += part
@@ -176,6 +180,9 @@ class _Search:
         require_promises(made, problem, self.judge)
         return made
 
+    def _told(self, text: str, results: Iterable[T], total: int) -> Iterable[T]:
+        return telling(self.progress, text, results, total)
+
     def _nominal_rps(
         self, made: Plan, problem: Problem, run: Callable[..., Iterable[Any]]
     ) -> Mapping[str, float]:
@@ -192,18 +199,21 @@ class _Search:
         new = [choice for choice in dict.fromkeys(choices) if choice not in self.found]
         problems = [self._problem(choice) for choice in new]
         plans = list(
-            run(_planned, [(problem, choice[2]) for problem, choice in zip(problems, new, strict=True)])
+            self._told(
+                f"planning {len(new)} more",
+                run(_planned, [(problem, choice[2]) for problem, choice in zip(problems, new, strict=True)]),
+                len(new),
+            )
         )
         jobs: dict[str, tuple[Plan, Problem, Judge]] = {}
         for made, problem in zip(plans, problems, strict=True):
             for model in () if isinstance(made, str) else made.models:
                 if (key := self.judge.served_alike(made, problem, model)) not in self.served:
                     jobs.setdefault(key, (replace(made, models=(model,)), problem, self.judge))
-        self.served |= dict(zip(jobs, run(_held_rps, jobs.values()), strict=True))
+        held = self._told(f"simulating plans of {len(new)}", run(_held_rps, jobs.values()), len(jobs))
+        self.served |= dict(zip(jobs, held, strict=True))
         for choice, problem, made in zip(new, problems, plans, strict=True):
             self.found[choice] = self._candidate(problem, choice[2], made)
-            if self.progress is not None:
-                self.progress(self.found[choice][1])
 
     def _candidate(self, problem: Problem, mode: str, made: Plan | str) -> tuple[Plan | None, Candidate]:
         """made: a plan, or why there is none."""

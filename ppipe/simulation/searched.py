@@ -22,6 +22,7 @@ from ppipe.simulation.cascade_margin import cascade_margin_table, margin_of_casc
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margin import auto_margin
 from ppipe.simulation.survival import surviving_plan
+from ppipe.simulation.telling import Progress, silent
 from ppipe.simulation.view import margin_table
 from python_backend.compiled import IS_COMPILED
 
@@ -38,17 +39,17 @@ class Searched:
     tried: Table | None
 
 
-def search_margins(problem: Problem) -> Searched:
+def search_margins(problem: Problem, progress: Progress = silent) -> Searched:
     """The plan that guarantees most; of a problem that must survive losses, the one that promises most; of
     one with cascades, the one that serves most. Raises what the planner and the search raise.
     """
     if problem.cascades:
-        chosen, made, tried = margin_of_cascades(problem, links="placed")
+        chosen, made, tried = margin_of_cascades(problem, links="placed", progress=progress)
         return Searched(chosen, made, cascade_margin_table(tried, chosen.options.slo_margin))
     if must_survive(problem):
-        chosen, made = surviving_plan(problem, Judge(links="placed"))
+        chosen, made = surviving_plan(problem, Judge(links="placed"), progress=progress)
         return Searched(chosen, made, None)
-    found = auto_margin(problem, links="placed")
+    found = auto_margin(problem, links="placed", progress=progress)
     return Searched(found.problem, found.plan, margin_table(found))
 
 

@@ -22,6 +22,7 @@ from ppipe.simulation.children import search_pool
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margined import may_be_wrong, with_margins
 from ppipe.simulation.scenarios import scenarios_of
+from ppipe.simulation.telling import Progress, silent, telling
 
 MARGINS, MARGINS_IF_WRONG = (0.03, 0.1), (0.25,)
 """Common to all models, to choose from; the latter where latencies may be wrong."""
@@ -115,7 +116,9 @@ def _held(alone: Plan, problem: Problem, judge: Judge, most_rps: float) -> float
     return held
 
 
-def surviving_plan(problem: Problem, judge: Judge, processes: int = 2) -> tuple[Problem, Plan]:
+def surviving_plan(
+    problem: Problem, judge: Judge, processes: int = 2, progress: Progress = silent
+) -> tuple[Problem, Plan]:
     """Of the margins as stated and MARGINS those whose plan promises most, and that plan. Its bound is one of
     the plans of all of these margins. Raises what the planner raises.
     """
@@ -125,7 +128,8 @@ def surviving_plan(problem: Problem, judge: Judge, processes: int = 2) -> tuple[
     else:
         with search_pool(processes) as pool:
             of_plans, of_without = pool.map(_promising, jobs), pool.map(_without_promise, jobs)
-            plans, without = list(of_plans), max(of_without)
+            plans = list(telling(progress, "simulating plans after losses", of_plans, len(jobs)))
+            without = max(telling(progress, "simulating plans that promise nothing", of_without, len(jobs)))
     found = [(margined, made) for (margined, _), made in zip(jobs, plans, strict=True)]
     promises = [made.survival for made in plans if made.survival is not None]
     planned, made = max(found, key=lambda pair: pair[1].survival.promised if pair[1].survival else 0.0)

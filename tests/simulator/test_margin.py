@@ -51,10 +51,14 @@ def test_a_problem_that_no_margin_can_save_is_explained_by_the_planner() -> None
         auto_margin(hopeless, processes=1)
 
 
-def test_a_guarantee_costs_and_holds() -> None:
+def test_a_guarantee_costs_and_holds_and_the_search_tells_how_far_it_is() -> None:
     expect = Expectation(jitter=0.08, slowdown=0.1, arrivals="gamma:cv=2")
     problem = replace(PROBLEM, options=replace(PROBLEM.options, expect=expect))
-    found = auto_margin(problem, processes=1)
+    told: list[tuple[str, int, int | None]] = []
+    found = auto_margin(problem, processes=1, progress=lambda *each: told.append(each))
+    promised = [(done, total) for text, done, total in told if text == "simulating what is promised"]
+    assert promised == [(done, len(promised) - 1) for done in range(len(promised))]
+    assert {text.partition(" ")[0] for text, _, _ in told} == {"planning", "simulating"}
     assert found.problem.options.dispersion == 4.0
     for model in found.plan.models:
         assert (promise := model.promise) is not None
