@@ -95,7 +95,9 @@ def test_of_refused_requests_every_frame_counts(model: Any) -> None:
 def test_patient_requests_find_less_room(model: Any) -> None:
     patient = request(timeout_us=3_600_000_000)
     assert model.execute([request(), request(), patient]) is None, "those before it are not patient"
-    model._dispatcher.driver.room.admit([Frame(n, b"", 0, LONGEST_US, print, print) for n in range(2)])
+    model._dispatcher.driver.room.admit(
+        [Frame(n, memoryview(b""), 0, LONGEST_US, print, print) for n in range(2)]
+    )
     answers = model.execute([patient, request(), patient])
     assert [answer is None for answer in answers] == [False, True, False]
 
