@@ -124,6 +124,8 @@ def solve_searched(problem: Problem, workspace: Workspace, asked: str = "") -> S
 
     with progress_bar("searching margins") as update:
         found = search_margins(problem, update)
+    for line in found.short:
+        err.print(f"  note: {line}", markup=False, soft_wrap=True)
     return replace(found, plan=_kept(found.problem, found.plan, workspace, asked))
 
 

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -17,7 +18,7 @@ from rich.table import Table
 from planner.deployment import SEARCHED, Deployment
 from planner.losses import must_survive
 from planner.plan import Plan
-from planner.problem import Problem
+from planner.problem import Objective, Problem, wanted_of
 from ppipe.simulation.cascade_margin import cascade_margin_table, margin_of_cascades
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margin import auto_margin
@@ -37,6 +38,8 @@ class Searched:
     problem: Problem
     plan: Plan
     tried: Table | None
+    short: tuple[str, ...] = ()
+    """A line for each model of which min-cost's plan guarantees less than was asked for."""
 
 
 def search_margins(problem: Problem, progress: Progress = silent) -> Searched:
@@ -50,7 +53,23 @@ def search_margins(problem: Problem, progress: Progress = silent) -> Searched:
         chosen, made = surviving_plan(problem, Judge(links="placed"), progress=progress)
         return Searched(chosen, made, None)
     found = auto_margin(problem, links="placed", progress=progress)
-    return Searched(found.problem, found.plan, margin_table(found))
+    return Searched(found.problem, found.plan, margin_table(found), tuple(short_of(found.plan, problem)))
+
+
+def short_of(made: Plan, problem: Problem) -> Iterator[str]:
+    """A candidate is chosen by few scenarios, a promise found in many: with min-cost it may be less than the
+    rate that was asked for, which the user must hear.
+    """
+    if problem.options.objective is not Objective.MIN_COST:
+        return
+    for demand in problem.demands:
+        promise, wanted_rps = made.model(demand.model).promise, wanted_of(demand, problem.options)
+        if promise is not None and promise.guaranteed_rps < wanted_rps:
+            yield (
+                f"{demand.model}: this plan guarantees {promise.guaranteed_rps:.1f} frames/s, and "
+                f"{wanted_rps:g} are wanted; a larger rate_rps finds a plan that guarantees more, if the "
+                "fleet has one"
+            )
 
 
 def why_not_searched(deployment: Deployment, problem: Problem, slowly: bool = False) -> str:

@@ -14,14 +14,15 @@ from benchmarks.pictures import made_model
 from planner import serial
 from planner.deployment import DeploymentError, load_deployment, parse_deployment
 from planner.deployment.asked import asked_hash
-from planner.plan import Plan
-from planner.problem import Problem
+from planner.plan import Plan, Promise
+from planner.planning import plan
+from planner.problem import Objective, Problem
 from planner.profile import Profile
 from ppipe import regenerate
 from ppipe.cli import run
 from ppipe.simulation import margin, searched
 from ppipe.simulation.judging import ENOUGH_FRAMES, long_enough_s
-from ppipe.simulation.searched import why_not_searched
+from ppipe.simulation.searched import short_of, why_not_searched
 from ppipe.workspace import Workspace, save
 from tests.kubernetes.conftest import PORTS, deployment_data, model_profile
 
@@ -137,6 +138,23 @@ def test_an_open_margin_and_a_stated_one_are_asked_for_apart(data: dict[str, Any
     read = [parse_deployment(file, "test") for file in files]
     nothing, searched, stated = (asked_hash(one, one.to_problem(profile)) for one in read)
     assert nothing == searched != stated == serial.content_hash(read[2].to_problem(profile))
+
+
+def test_min_cost_says_what_it_does_not_guarantee(data: dict[str, Any]) -> None:
+    data["models"][0]["rate_rps"] = 10.0
+    cheap = parse_deployment(data | {"planner": {"objective": "min-cost"}}, "test")
+    problem = cheap.to_problem(Profile((model_profile("cars"),)))
+    made = plan(problem, mode="fast")
+
+    def promising(rps: float) -> Plan:
+        return replace(made, models=(replace(made.models[0], promise=Promise(rps, 20.0, 20.0, 0.9)),))
+
+    (line,) = short_of(promising(6.5), problem)
+    assert line.startswith("cars: this plan guarantees 6.5 frames/s, and 10 are wanted")
+    assert not [*short_of(promising(10.0), problem)]
+    assert not [*short_of(made, problem)], "nothing is promised"
+    most = replace(problem, options=replace(problem.options, objective=Objective.MAX_RATE))
+    assert not [*short_of(promising(6.5), most)]
 
 
 def test_fast_models_are_simulated_for_as_many_frames_not_as_long() -> None:
