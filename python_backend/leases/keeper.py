@@ -135,9 +135,11 @@ class LeaseKeeper:
             asked_us = self._now_us()
             found = self._store.look(self._group)
             with self._lock:
-                swaps = [*self._left_over, *self._ownership.looked(found, asked_us, self._now_us())]
-                self._left_over = []
+                left = list(self._left_over)
+                swaps = [*left, *self._ownership.looked(found, asked_us, self._now_us())]
             self._swap(swaps)
+            with self._lock:  # not before: a store that is away has given up nothing
+                del self._left_over[: len(left)]
         except Exception as error:  # one that nobody expected must not end the thread
             with self._lock:
                 self._ownership.unreachable()
@@ -151,7 +153,8 @@ class LeaseKeeper:
         all_made = self._store.swap_all(swaps) if swaps else []
         with self._lock:
             for swap, made in zip(swaps, all_made, strict=True):
-                self._ownership.swapped(swap, made, self._now_us())
+                if late := self._ownership.swapped(swap, made, self._now_us()):
+                    self._left_over.append(late)
 
     def _say(self, reachable: bool, text: str) -> None:
         if reachable != self._reachable:

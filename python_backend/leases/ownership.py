@@ -110,11 +110,17 @@ class Ownership:
         """The store did not answer: what was seen of it before says nothing of now."""
         self._looked_us = None
 
-    def swapped(self, swap: Swap, made: bool, now_us: int) -> None:
-        """What became of a swap. Of one whose fate is not known, say nothing: the next look tells."""
-        if made and swap.new.name in self._orders:
-            self._watched[swap.new.name] = _Watched(swap.new, now_us)
-            self._take_note(swap.new.name, swap.new)
+    def swapped(self, swap: Swap, made: bool, now_us: int) -> Swap | None:
+        """What became of a swap. Of one whose fate is not known, say nothing: the next look tells. Returns
+        what is to be given up: a lease of a shard that went while it was written.
+        """
+        name = swap.new.name
+        if made and name in self._orders:
+            self._watched[name] = _Watched(swap.new, now_us)
+            self._take_note(name, swap.new)
+        elif made and swap.new.holder == self._me and name != self._presence + self._me:
+            return Swap(swap.new, swap.new.given_up())
+        return None
 
     def refused(self, name: str, term: int) -> None:
         """A worker has seen this term of a shard: who owns it with a lower one does so no more."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from python_backend.leases.lease import Lease, Swap
+from python_backend.leases.keeper import LeaseKeeper
+from python_backend.leases.lease import Lease, StoreUnreachable, Swap
 from python_backend.leases.ownership import LeaseTimes, Ownership
 
 TIMES = LeaseTimes()
@@ -322,3 +324,45 @@ def test_when_nobody_reaches_a_worker_nothing_changes_hands(fleet: Fleet) -> Non
         entry.ready = False
     fleet.run(10_000_000)
     assert {name: entry.owned for name, entry in fleet.entries.items()} == before
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_shard_that_goes_is_given_up_though_the_store_is_away_or_a_renewal_under_way(away: bool) -> None:
+    class Late(Store):
+        """`meanwhile` is done once, when a swap is asked for."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.meanwhile: list[Callable[[], None]] = []
+
+        def look(self, prefix: str) -> dict[str, Lease]:
+            return dict(self.leases)
+
+        def swap_all(self, swaps: Sequence[Swap]) -> list[bool]:
+            if self.meanwhile:
+                self.meanwhile.pop()()
+            return [self.swap(swap) for swap in swaps]
+
+        def close(self) -> None:
+            pass
+
+    def fail() -> None:
+        raise StoreUnreachable("away")
+
+    store, now_us = Late(), [0]
+    keeper = LeaseKeeper(store, "a", "m/", {"0": ("a",), "1": ("a",)}, lambda: now_us[0])
+
+    def look(times: int) -> None:
+        for _ in range(times):
+            keeper.look()
+            now_us[0] += LOOK_US
+
+    look(8)
+    assert keeper.owned == {"0": 1, "1": 1}
+    if away:
+        keeper.reorder({"0": ("a",)})
+    store.meanwhile = [fail if away else lambda: keeper.reorder({"0": ("a",)})]
+    look(40)
+    assert store.meanwhile == []
+    assert keeper.owned == {"0": 1}
+    assert store.leases["m/1"].holder == ""
