@@ -11,19 +11,14 @@ Rules
 
 from __future__ import annotations
 
-import secrets
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from planner.cascades.served import CascadeEntry
 from planner.manifest import DeploymentManifest
 from planner.private_folder import PrivateFolder
-from planner.revision import TABLE_NAME, Ack, HandOver, read_acks, read_hand_over, write_ack
-from planner.watched import Watched
-
-_LOOK_S: Final = 0.1
+from planner.revision import Ack, HandOver, read_acks, read_hand_over
+from python_backend.wire.handed_over import HandedOver
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,6 @@ class CascadeTables:
         start: CascadeTable,
         serve: Callable[[CascadeEntry], None],
         log: Callable[[str], None],
-        look_s: float = _LOOK_S,
     ) -> None:
         self._folder = folder
         self._served = start
@@ -102,63 +96,27 @@ class CascadeTables:
         self._parts = start.cascade
         """What frames get now."""
         self._serve = serve
-        self._log = log
-        self._look_s = look_s
-        self._run = secrets.token_hex(8)
-        self._watched = Watched(folder.path / TABLE_NAME)
-        self._seen = start.number
-        self._refused: tuple[int, str] = (0, "")
-        self._said: Ack | None = None
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="tables", daemon=True)
+        self._handed = HandedOver(folder, start.number, self.look, log)
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._handed.start()
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._folder.close()
-
-    def _watch(self) -> None:
-        while True:
-            try:
-                self.look()
-            except Exception as error:  # the folder may be away for a while
-                self._log(f"tables are not looked at: {error!r}")
-            if self._closing.wait(self._look_s):
-                return
+        self._handed.close()
 
     def look(self) -> None:
         """Take what has come, and say what is served where that has changed. Raises OSError."""
-        if self._watched.changed():
-            self._take_new()
+        self._handed.take_new(self._take)
         if self._coming is not None and self._all_serve(self._coming):
             self._served, self._coming = self._coming, None
             self._serve_by(self._served.cascade)
-        ack = self._ack()
-        if ack != self._said:
-            write_ack(self._folder.path, ack)
-            self._said = ack
+        self._handed.say(self._ack())
 
-    def _take_new(self) -> None:
-        number = 0
-        try:
-            self._folder.check()
-            table = read_hand_over(self._folder.path)
-            if table is None or table.number <= self._seen:
-                return
-            number = table.number
-            self._coming = self._checked(table)
-            self._serve_by(self._parts.with_longest(self._coming.cascade))
-            self._refused = (0, "")
-        except (ValueError, OSError, KeyError) as error:
-            self._refused = (number, str(error))
-            self._log(f"a table was not taken: {error}")
-        self._seen = max(self._seen, number)
+    def _take(self, table: HandOver) -> None:
+        self._coming = self._checked(table)
+        self._serve_by(self._parts.with_longest(self._coming.cascade))
 
     def _checked(self, table: HandOver) -> CascadeTable:
         deployment, served = self._served.manifest.deployment, self._served.cascade
@@ -173,11 +131,11 @@ class CascadeTables:
         return all(name in acks and acks[name].number == table.number for name in table.dispatchers)
 
     def _ack(self) -> Ack:
-        number, reason = self._refused
+        number, reason = self._handed.refused
         manifest = self._served.manifest
         return Ack(
             dispatcher=self._served.cascade.name,
-            run=self._run,
+            run=self._handed.run,
             number=self._served.number,
             revision=manifest.epoch,
             plan_hash=manifest.plan_hash,

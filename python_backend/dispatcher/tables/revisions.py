@@ -14,22 +14,16 @@ Rules
 from __future__ import annotations
 
 import os
-import secrets
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.private_folder import NotPrivate, PrivateFolder
-from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, ack_name, read_hand_over, write_ack
-from planner.serial import FormatError
-from planner.watched import Watched
+from planner.revision import FOLDER_VARIABLE, Ack, HandOver, ack_name
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.tables.served_table import ServedTable
-
-_LOOK_S: Final = 0.1
+from python_backend.wire.handed_over import HandedOver
 
 
 class TableRefused(ValueError):
@@ -107,48 +101,26 @@ class Revisions:
         undo: Callable[[], None],
         keep: Callable[[set[str]], None],
         log: Callable[[str], None],
-        look_s: float = _LOOK_S,
     ) -> None:
-        self._folder = folder
         self._manifest = manifest
         self._driver = driver
         self._whole = whole
         self._take = take
         self._undo = undo
         self._keep = keep
-        self._log = log
-        self._look_s = look_s
-        self._run = secrets.token_hex(8)
-        self._watched = Watched(folder.path / TABLE_NAME)
-        self._seen = self._taken = number
-        """The highest number that was taken or refused."""
-        self._refused: tuple[int, str] = (0, "")
-        self._said: Ack | None = None
+        self._handed = HandedOver(folder, number, self.look, log)
+        self._taken = number
         self._kept: set[str] | None = None
         self._settled: tuple[ServedTable, tuple[int, str]] | None = None
         """What was served, with nothing of older tables left, and refused, when all was last said of it."""
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="revisions", daemon=True)
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._handed.start()
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._folder.close()
-
-    def _watch(self) -> None:
-        while True:
-            try:
-                self.look()
-            except Exception as error:  # the folder may be away for a while
-                self._log(f"tables are not looked at: {error!r}")
-            if self._closing.wait(self._look_s):
-                return
+        self._handed.close()
 
     def look(self) -> None:
         """Take what has come, end what is over, and say what is served where that has changed. Raises
@@ -156,45 +128,29 @@ class Revisions:
         """
         left = self._driver.take_left()
         self._take_back_failed()
-        if self._watched.changed():
-            self._take_new()
-        now = self._driver.table, self._refused
+        self._handed.take_new(self._take_table)
+        now = self._driver.table, self._handed.refused
         if not left and not self._driver.older_tables and now == self._settled:
             return
         self._keep_workers()
         for table in left:
             table.hops.close()
-        ack = self._ack()
-        if ack != self._said:
-            write_ack(self._folder.path, ack)
-            self._said = ack
+        self._handed.say(self._ack())
         is_settled = not self._driver.older_tables and now[0].number == self._taken
         self._settled = now if is_settled else None
 
-    def _take_new(self) -> None:
-        number = 0
-        try:
-            self._folder.check()
-            table = read_hand_over(self._folder.path)
-            if table is None or table.number <= self._seen:
-                return
-            number = table.number
-            table = seen_from(table, self._manifest.entry.name)
-            entry = check_table(table, self._manifest.deployment, self._whole())
-            self._take(table, entry)
-            self._taken = number
-            self._refused = (0, "")
-        except (FormatError, ValueError, OSError, KeyError) as error:
-            self._refused = (number, str(error))
-            self._log(f"a table was not taken: {error}")
-        self._seen = max(self._seen, number)
+    def _take_table(self, table: HandOver) -> None:
+        table = seen_from(table, self._manifest.entry.name)
+        entry = check_table(table, self._manifest.deployment, self._whole())
+        self._take(table, entry)
+        self._taken = table.number
 
     def _take_back_failed(self) -> None:
         """The driver takes a table in a turn of its own, and may find then that it cannot."""
         failed = self._driver.failed_table
         if failed is not None and failed.number == self._taken != self._driver.table.number:
             self._taken = self._driver.table.number
-            self._refused = (failed.number, failed.reason)
+            self._handed.refused = (failed.number, failed.reason)
             self._kept = None
             self._undo()
 
@@ -210,10 +166,10 @@ class Revisions:
 
     def _ack(self) -> Ack:
         table, older = self._driver.table, self._driver.older_tables
-        number, reason = self._refused
+        number, reason = self._handed.refused
         return Ack(
             dispatcher=ack_name(self._manifest, self._manifest.entry.name, table.entry.dispatcher),
-            run=self._run,
+            run=self._handed.run,
             number=table.number,
             revision=table.revision,
             plan_hash=table.plan_hash,
