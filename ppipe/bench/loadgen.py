@@ -25,7 +25,7 @@ from ppipe.bench.reference import Reference
 from ppipe.bench.target import SystemUnderTest
 from ppipe.bench.workload import Arrival, RequestTrace
 from ppipe.serving.probe import CHANNEL_OPTIONS
-from python_backend.dispatcher.frames.stream_place import PLACE, STREAM
+from python_backend.wire.parameters.stream_place import PLACE, STREAM
 
 GRACE_S = 3.0
 """How long after its deadline a frame may still be answered, late, before it counts as unanswered."""

@@ -30,7 +30,7 @@ from tritonclient.utils import InferenceServerException
 
 from ppipe.watch.feed import Shot
 from ppipe.watch.sources import WatchError
-from python_backend.dispatcher.frames.stream_place import PLACE, STREAM
+from python_backend.wire.parameters.stream_place import PLACE, STREAM
 
 GRACE_S = 5.0
 """How long after its time-out a request may still be answered."""

@@ -19,7 +19,7 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from planner.cascades.served import CascadeEntry, ServedMember
 from planner.manifest import LONGEST_SLOS, DeploymentManifest, ModelEntry
@@ -29,10 +29,13 @@ from python_backend.cascade.deadlines import Deadlines
 from python_backend.cascade.frames import Given, SentFrame
 from python_backend.cascade.making import MadeFrames, Maker
 from python_backend.cascade.parent import Ask, Make, Outputs, Parent
-from python_backend.cascade.stream_order import NEXT, StreamOrder
+from python_backend.cascade.stream_order import StreamOrder
 from python_backend.cascade.threads import MakingThreads
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire.clock import now_us
+from python_backend.wire.parameters.priority import PRIORITY
+from python_backend.wire.parameters.stream_place import NO_STREAM, StreamPlace
+from python_backend.wire.refusals import REASON, reason_in
 
 LEAD_US = 1_000
 """By so much an answer is sent before its deadline: it takes that long to leave the server."""
@@ -41,19 +44,8 @@ _MOST_WAITING = 1024
 """Answers of which frames are still to be made; what comes beyond it is missing at once."""
 _TOO_MANY = MadeFrames(faults=(f"not made: {_MOST_WAITING} answers wait for the steps that make frames",))
 CALLER_GONE = Refusal("CANCELLED", "the caller has gone")
-SUPERSEDED = f"reason={DropReason.SUPERSEDED.value}"
 _SHOWN = 40
 """Characters of a stream's name in a message."""
-
-
-class FrameOfStream(NamedTuple):
-    """Which stream a frame is of and where in it. stream: '' for none."""
-
-    stream: str = ""
-    place: int = NEXT
-
-
-NO_STREAM = FrameOfStream()
 
 
 class Caller(Protocol):
@@ -103,7 +95,7 @@ class CascadeService:
         arrived_us: int,
         timeout_us: int,
         caller: Caller,
-        of: FrameOfStream = NO_STREAM,
+        of: StreamPlace = NO_STREAM,
     ) -> None:
         """Serve a frame. parameters: of its request, for the first member. timeout_us: 0 for the SLO.
 
@@ -328,16 +320,16 @@ def _end_of(refusal: Refusal) -> End:
         return End.GONE
     if refusal.code != "UNAVAILABLE":
         return End.FAILED
-    return End.SUPERSEDED if SUPERSEDED in refusal.text else End.DECLINED
+    return End.SUPERSEDED if reason_in(refusal.text) is DropReason.SUPERSEDED else End.DECLINED
 
 
-def _out_of_place(cascade: str, of: FrameOfStream) -> Refusal:
+def _out_of_place(cascade: str, of: StreamPlace) -> Refusal:
     return Refusal(
         "INVALID_ARGUMENT",
         f"{cascade}: place {of.place} of stream {of.stream[:_SHOWN]} is not after those that came before; "
-        f"expected places that rise: reason={DropReason.PLACE.value}",
+        f"expected places that rise: {REASON}{DropReason.PLACE.value}",
     )
 
 
-PASSED_ON = ("ppipe_priority",)
+PASSED_ON = (PRIORITY,)
 """Of a request's parameters, those that count for all that comes of its frame."""

@@ -19,10 +19,9 @@ from typing import Final, NamedTuple
 
 from python_backend.scheduler.streams.answer_order import AnswerOrder, Released
 from python_backend.scheduler.streams.book import IDLE_US
+from python_backend.wire.parameters.stream_place import NEXT
 
 Send = Callable[[], None]
-NEXT: Final = -1
-"""A place after all that came before."""
 _GRACE_US: Final = 1_000_000
 """Later than this after its deadline nobody waits for a frame any more: its end is lost."""
 

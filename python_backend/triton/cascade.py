@@ -11,22 +11,21 @@ import triton_python_backend_utils as pb_utils
 from python_backend.cascade.asking import Refusal
 from python_backend.cascade.frames import Given
 from python_backend.cascade.parent import Outputs, empty_answer
-from python_backend.cascade.service import PASSED_ON, CascadeService, FrameOfStream
+from python_backend.cascade.service import PASSED_ON, CascadeService
 from python_backend.cascade.tables import CascadeTables, table_at_start
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.factory import folder_of_tables
 from python_backend.dispatcher.frames.frame import ErrorCode
-from python_backend.dispatcher.frames.priority import PRIORITY, priority_of
-from python_backend.dispatcher.frames.stream_place import STREAM, stream_place_of
 from python_backend.dispatcher.metrics.page import Make, open_page
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
+from python_backend.wire.parameters.priority import priority_of
+from python_backend.wire.parameters.stream_place import STREAM, stream_place_of
 
 _FORWARDED = (*PASSED_ON, STREAM)
 _CODES = {"UNAVAILABLE": ErrorCode.UNAVAILABLE, "INVALID_ARGUMENT": ErrorCode.INVALID}
-assert PRIORITY in PASSED_ON
 
 
 class TritonPythonModel:
@@ -78,7 +77,7 @@ class TritonPythonModel:
                 return
             given = self._given(request)
             priority_of(parameters)
-            of = FrameOfStream(*stream_place_of(parameters))
+            of = stream_place_of(parameters)
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return

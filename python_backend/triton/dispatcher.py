@@ -17,10 +17,7 @@ import triton_python_backend_utils as pb_utils
 from python_backend.compiled import code_in_use
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
-from python_backend.dispatcher.frames.caller import CALLER, caller_of
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame, SendError, SendOutputs
-from python_backend.dispatcher.frames.priority import PRIORITY, priority_of
-from python_backend.dispatcher.frames.stream_place import PLACE, STREAM, stream_place_of
 from python_backend.dispatcher.frames.together import Together
 from python_backend.dispatcher.intake import Intake, Taken
 from python_backend.triton.bytes_elements import use_views
@@ -30,6 +27,9 @@ from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.kserve import Array
+from python_backend.wire.parameters.caller import CALLER, caller_of
+from python_backend.wire.parameters.priority import PRIORITY, priority_of
+from python_backend.wire.parameters.stream_place import PLACE, STREAM, stream_place_of
 
 _PARAMETERS = (PRIORITY, STREAM, PLACE, CALLER, ticket_codec.PARAMETER, forwarded.PARAMETER)
 _NOTHING: Taken = (memoryview(b""), None)

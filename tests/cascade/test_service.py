@@ -20,8 +20,9 @@ from python_backend.cascade import service as service_module
 from python_backend.cascade.asking import Refusal
 from python_backend.cascade.counts import End
 from python_backend.cascade.parent import Outputs
-from python_backend.cascade.service import CascadeService, FrameOfStream
+from python_backend.cascade.service import CascadeService
 from python_backend.wire.clock import now_us
+from python_backend.wire.parameters.stream_place import StreamPlace
 from tests.cascade.test_parent import CASCADE, MANIFEST
 from tests.ppipe.kserve_double import serving
 
@@ -128,7 +129,7 @@ def test_answers_of_a_stream_are_sent_in_its_order_and_places_rise(address: str)
         for number, caller in enumerate(callers):
             caller.heard.put = hear(number)  # type: ignore[method-assign]
             given = {"frame": np.full((1, 4), number, np.float32)}
-            stream = FrameOfStream("yard" if number == 3 else "gate", number)
+            stream = StreamPlace("yard" if number == 3 else "gate", number)
             served.arrive(given, {}, now_us(), 0, caller, stream)
         assert not isinstance(callers[3].heard.get(timeout=WAIT_S), Refusal), (
             "another stream waits for nothing"
@@ -138,9 +139,7 @@ def test_answers_of_a_stream_are_sent_in_its_order_and_places_rise(address: str)
             time.sleep(0.002)
         assert (heard, served.streams.held) == ([3], 2)
         back = Caller()
-        served.arrive(
-            {"frame": np.zeros((1, 4), np.float32)}, {}, now_us(), 0, back, FrameOfStream("gate", 1)
-        )
+        served.arrive({"frame": np.zeros((1, 4), np.float32)}, {}, now_us(), 0, back, StreamPlace("gate", 1))
         refusal = back.heard.get(timeout=WAIT_S)
         assert isinstance(refusal, Refusal)
         assert refusal.code == "INVALID_ARGUMENT"
@@ -217,7 +216,7 @@ def fail_to_send(_: Refusal) -> None:
 
 def send_of(to: CascadeService, caller: Caller, stream: str) -> None:
     """The stream's next frame."""
-    to.arrive({"frame": np.zeros((1, 4), np.float32)}, {}, now_us(), 0, caller, FrameOfStream(stream))
+    to.arrive({"frame": np.zeros((1, 4), np.float32)}, {}, now_us(), 0, caller, StreamPlace(stream))
 
 
 def test_a_frame_that_a_newer_one_replaced_counts_apart() -> None:

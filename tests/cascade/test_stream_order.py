@@ -10,8 +10,9 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from python_backend.cascade.stream_order import NEXT, StreamOrder
+from python_backend.cascade.stream_order import StreamOrder
 from python_backend.scheduler.streams.book import IDLE_US
+from python_backend.wire.parameters.stream_place import NEXT
 
 
 def test_places_rise_and_an_idle_stream_begins_again() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from python_backend.dispatcher.frames.frame import Frame
-from python_backend.dispatcher.frames.priority import priority_of
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
 from python_backend.scheduler.actions import Dispatch
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import StageCompleted, TimerFired
+from python_backend.wire.parameters.priority import priority_of
 from tests.dispatcher.test_driver import SLO_US, manifest
 
 NOW_US = 1_000_000

@@ -24,11 +24,10 @@ from python_backend.wire import forwarded, graces, kserve
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameKind, body_of
+from python_backend.wire.refusals import REASON
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.transport import CHANNEL_OPTIONS, Outputs
 
-REASON: Final = "reason="
-"""In the text of every frame that a dispatcher of ours did not serve."""
 _PASSES: Final = ("Exceeds maximum queue size", "Request timeout expired")
 """In the text of Triton's own refusals of one request, whose model goes on serving."""
 

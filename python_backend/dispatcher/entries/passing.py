@@ -27,7 +27,6 @@ from planner.serving import ServedModel
 from python_backend.dispatcher.entries.onward import Onward
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
-from python_backend.dispatcher.frames.priority import FIRST, LAST
 from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.forwarding import Forwarding
@@ -35,6 +34,7 @@ from python_backend.wire import forwarded, peer_words
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import NoticeSender
 from python_backend.wire.forwarded import Forwarded
+from python_backend.wire.parameters.priority import FIRST, LAST
 from python_backend.wire.peer_words import Heard, Word
 from python_backend.wire.signing.keys import Keys, TicketError, wall_us
 from python_backend.wire.signing.replays import UsedTickets

@@ -19,6 +19,7 @@ from python_backend.scheduler.actions import DropReason
 from python_backend.wire.clock import NEVER, now_us
 from python_backend.wire.kserve import zeros_of
 from python_backend.wire.ragged import faults_of
+from python_backend.wire.refusals import reason_in
 from python_backend.wire.transport import Outputs
 
 _SHOWN: Final = 40
@@ -193,12 +194,6 @@ def stream_text(
     else:
         return None
     return f"{model}: {why}: reason={reason.value}"
-
-
-def reason_in(text: str) -> DropReason:
-    """Why another entry's dispatcher did not serve a frame, of the text that it says."""
-    said = text.rpartition("reason=")[2].split(maxsplit=1)
-    return next((reason for reason in DropReason if said and reason.value == said[0]), DropReason.FAILED)
 
 
 def drop_text(model: str, reason: DropReason, late_us: int, allowed_us: int) -> str:

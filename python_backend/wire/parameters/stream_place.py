@@ -14,13 +14,15 @@ PLACE = "ppipe_place"
 LONGEST_NAME = 256
 """Bytes of UTF-8: a stream's name is kept as long as the stream is known."""
 LAST_PLACE = 2**63 - 1
+NEXT = -1
+"""A place after all that came before."""
 
 
 class StreamPlace(NamedTuple):
-    """stream: '' for none; place: -1 where the client says none: after all that came before."""
+    """stream: '' for none; place: NEXT where the client says none."""
 
     stream: str = ""
-    place: int = -1
+    place: int = NEXT
 
 
 NO_STREAM = StreamPlace()
@@ -45,7 +47,7 @@ def stream_place_of(parameters: Mapping[str, Any], frames: int = 1) -> StreamPla
         raise ValueError(
             f"parameter {STREAM}: a request of a stream has one frame, not {frames}; send them one by one"
         )
-    return StreamPlace(name, _place(parameters[PLACE]) if PLACE in parameters else -1)
+    return StreamPlace(name, _place(parameters[PLACE]) if PLACE in parameters else NEXT)
 
 
 def _place(value: Any) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from python_backend.dispatcher.frames.open_frames import drop_text
-from python_backend.dispatcher.frames.priority import PRIORITY, priority_of
 from python_backend.scheduler.actions import DropReason
+from python_backend.wire.parameters.priority import PRIORITY, priority_of
 
 
 def test_the_default_goes_first_and_nine_last() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from python_backend.dispatcher.frames.stream_place import (
+from python_backend.wire.parameters.stream_place import (
     LAST_PLACE,
     LONGEST_NAME,
     PLACE,

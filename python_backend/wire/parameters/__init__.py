@@ -1,0 +1,1 @@
+"""Parameters of a client's request that say something of its frame; dispatchers and cascades read them."""
