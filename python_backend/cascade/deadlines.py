@@ -30,14 +30,14 @@ class Deadlines(Generic[Item]):
         due: Callable[[Item], None],
         look: Callable[[Item], None],
         log: Callable[[str], None],
-        tick: Callable[[int], None] = lambda now_us: None,
+        tick: Callable[[int], None] | None = None,
     ) -> None:
         """tick: called now and then, with the time, whether or not anything is open."""
         self._due = due
         self._look = look
         self._log = log
         self._tick = tick
-        self._tick_us = 0
+        self._tick_us = NEVER if tick is None else 0
         """When it is called next."""
         self._open: dict[int, Item] = {}
         self._serial_of: dict[int, int] = {}
@@ -88,6 +88,7 @@ class Deadlines(Generic[Item]):
         while (found := self._next()) is not None:
             serial, waited_us = found
             if serial == _TICK:
+                assert self._tick is not None
                 self._logged(self._tick, now_us())
             else:
                 self._tell(serial, waited_us)
@@ -123,5 +124,6 @@ class Deadlines(Generic[Item]):
                 if self._tick_us <= time_us:
                     self._tick_us = time_us + _TICK_US
                     return _TICK, 0
-                self._wake.wait((min(due_us, self._tick_us) - time_us) / 1e6)
+                next_us = min(due_us, self._tick_us)
+                self._wake.wait(None if next_us == NEVER else (next_us - time_us) / 1e6)
             return None

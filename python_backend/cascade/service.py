@@ -76,7 +76,8 @@ class CascadeService:
         self._makers = {each.model: Maker(each, self._entries[each.model]) for each in cascade.members[1:]}
         self._asker = Asker(manifest.entry)
         self._threads = MakingThreads(_MAKERS, _MOST_WAITING, cascade.slo_us, log)
-        self._deadlines: Deadlines[_Open] = Deadlines(self._expire, self._look, log, self.streams.expire)
+        tick = self.streams.expire if cascade.in_order else None
+        self._deadlines: Deadlines[_Open] = Deadlines(self._expire, self._look, log, tick)
         self._deadlines.start()
 
     @property

@@ -159,14 +159,8 @@ class StageWorker:
                 inputs = self._memory.arrays(wire.frames, self._place.program.inputs, shared)
             check_inputs(self._place.program.inputs, inputs, self._place.program.max_batch_size)
             self._use(wire, [kserve.piece(array) for array in inputs] if wire.digest else ())
-        except (TicketError, ValueError) as error:
-            self._refuse(reply, error)
-            return
-        except CannotRead as error:
-            self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
-            return
-        except HopFailure as fenced:
-            self._say(reply, fenced)
+        except (TicketError, ValueError, CannotRead, HopFailure) as error:
+            self._not_taken(reply, error)
             return
         if wire.is_probe:
             self._answer_probe(len(inputs[0]), reply)
@@ -186,14 +180,8 @@ class StageWorker:
             if wire.frames is not None:
                 frames = self._memory.pieces(wire.frames, [info.size for info in wire.ingress])
             self._use(wire, body_of([[body] for body in bodies])[0] if wire.digest else ())
-        except (TicketError, ValueError) as error:
-            self._refuse(reply, error)
-            return
-        except CannotRead as error:
-            self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
-            return
-        except HopFailure as fenced:
-            self._say(reply, fenced)
+        except (TicketError, ValueError, CannotRead, HopFailure) as error:
+            self._not_taken(reply, error)
             return
         job = BatchJob(wire, len(frames), [], reply, arrived_us)
         if self._is_hopeless(job, arrived_us):
@@ -302,10 +290,16 @@ class StageWorker:
         if servers and servers[wire.hop] != self._place.place.server:
             raise TicketError(f"for server {servers[wire.hop]!r}; this is {self._place.place.server!r}")
 
-    def _refuse(self, reply: Reply, error: ValueError) -> None:
-        with self._wake:
-            self.refused += int(isinstance(error, TicketError))
-        self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
+    def _not_taken(self, reply: Reply, error: Exception) -> None:
+        """Answer a request of which no batch comes. error: a HopFailure says it all."""
+        if isinstance(error, HopFailure):
+            self._say(reply, error)
+        elif isinstance(error, CannotRead):
+            self._say(reply, self._failed(FailureKind.NO_MEMORY, str(error)))
+        else:
+            with self._wake:
+                self.refused += int(isinstance(error, TicketError))
+            self._say(reply, self._failed(FailureKind.REFUSED, str(error)))
 
     def _answer_probe(self, batch: int, reply: Reply) -> None:
         busy_since_us = self._busy_since_us

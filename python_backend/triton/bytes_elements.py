@@ -7,14 +7,11 @@ otherwise, nothing changes). For an image the second copy is what costs most the
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from python_backend.wire.kserve import Array
-
-_LENGTH: Final = 4
-"""Bytes before each element that say how many it has."""
+from python_backend.wire.kserve import Array, element_views
 
 
 def use_views(backend_utils: Any) -> None:
@@ -26,15 +23,7 @@ def views_of(encoded: Array) -> Array:
     """The elements of an encoded tensor, uint8 [bytes]: an array of memoryviews [elements], which keep the
     tensor alive. Raises ValueError where it ends inside an element.
     """
-    whole = encoded.data
-    views: list[memoryview] = []
-    position, end = 0, len(whole)
-    while position < end:
-        start = position + _LENGTH
-        position = start + int.from_bytes(whole[position:start], "little")
-        if position > end or start > end:
-            raise ValueError(f"a tensor of {end} bytes ends inside an element")
-        views.append(whole[start:position])
+    views = element_views(encoded.data)
     elements: Array = np.empty(len(views), np.object_)
     for index, view in enumerate(views):
         elements[index] = view  # assigned one by one: numpy would take a list of them apart

@@ -61,8 +61,9 @@ class TritonPythonModel:
         answers: list[Any] = []
         refused = 0
         for request in requests:
-            if self._finds_room(request, len(frames)):
-                frames += self._frames(request, arrived_us)
+            time_us = self._time_us(request)
+            if not room.is_full(time_us, len(frames)) or _is_of_servers(request):
+                frames += self._frames(request, arrived_us, time_us)
                 answers.append(None)
             else:
                 refused += self._rows(request)
@@ -80,20 +81,15 @@ class TritonPythonModel:
             self._metrics.close()
         self._dispatcher.close()
 
-    def _finds_room(self, request: Any, coming: int) -> bool:
-        """Whether there may be room for it, behind so many frames. What servers send each other has it."""
-        if not self._dispatcher.driver.room.is_full(self._time_us(request), coming):
-            return True
-        text = request.parameters() or ""
-        return ticket_codec.PARAMETER in text or forwarded.PARAMETER in text
-
     def _time_us(self, request: Any) -> int:
         """That a client allows for the answer."""
         slo_us = self._dispatcher.driver.table.entry.served.slo_us
         return min(request.timeout() or slo_us, self._longest_us)
 
-    def _frames(self, request: Any, arrived_us: int) -> list[Frame]:
-        """The request's frames; none where it was wrong, or a probe, and was taken care of."""
+    def _frames(self, request: Any, arrived_us: int, time_us: int) -> list[Frame]:
+        """The frames of a request that allows so much time; none where it was wrong, or a probe, and was
+        taken care of.
+        """
         sender = request.get_response_sender()
         try:
             parameters = _parameters_of(request)
@@ -101,7 +97,7 @@ class TritonPythonModel:
             mark = parameters.get(forwarded.PARAMETER)
             said = None if mark is None else self._dispatcher.forwarded(str(mark))
             taken = [_NOTHING] if probes else self._intake.take(self._given(request))
-            wanted = self._wanted(parameters, said, self._time_us(request), len(taken))
+            wanted = self._wanted(parameters, said, time_us, len(taken))
         except (ValueError, TypeError) as error:
             send_error(sender, ErrorCode.INVALID, str(error))
             return []
@@ -179,6 +175,12 @@ class _WayBack(NamedTuple):
     outputs: SendOutputs
     error: SendError
     is_cancelled: Callable[[], bool]
+
+
+def _is_of_servers(request: Any) -> bool:
+    """Whether servers may have sent it to each other: there is room for that whatever clients send."""
+    text = request.parameters() or ""
+    return ticket_codec.PARAMETER in text or forwarded.PARAMETER in text
 
 
 def _ways_back(request: Any, sender: Any, frames: int) -> list[_WayBack]:

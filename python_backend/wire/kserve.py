@@ -111,16 +111,21 @@ def elements_of(buffer: Buffer) -> list[bytes]:
 
     Raises ValueError.
     """
-    view = memoryview(buffer)
-    elements: list[bytes] = []
-    position = 0
-    while position < len(view):
+    return [bytes(view) for view in element_views(buffer)]
+
+
+def element_views(buffer: Buffer) -> list[memoryview]:
+    """As `elements_of`, as views of the buffer."""
+    whole = memoryview(buffer)
+    views: list[memoryview] = []
+    position, end = 0, len(whole)
+    while position < end:
         start = position + 4
-        position = start + int.from_bytes(view[position:start], "little")
-        if position > len(view):
-            raise ValueError(f"a tensor of {len(view)} bytes ends inside an element")
-        elements.append(bytes(view[start:position]))
-    return elements
+        position = start + int.from_bytes(whole[position:start], "little")
+        if position > end:
+            raise ValueError(f"a tensor of {end} bytes ends inside an element")
+        views.append(whole[start:position])
+    return views
 
 
 def piece(array: Array) -> memoryview:

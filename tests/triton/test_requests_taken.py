@@ -50,7 +50,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made._longest_us, made._model = LONGEST_US, "net"
     made._dispatcher = SimpleNamespace(driver=Driver())
     made._intake = SimpleNamespace(names=("jpeg", "image"))
-    made._frames = lambda request, arrived_us: [request]
+    made._frames = lambda request, arrived_us, time_us: [request]
     yield made
     for name in MODULES:
         sys.modules.pop(name, None)

@@ -125,14 +125,13 @@ class ShardOwner:
     def _ready(self, reaches: Callable[[], bool]) -> bool:
         """Whether a worker answers; said when none has for a while, and when one does again."""
         if reaches():
-            if self._alone_since_s < time.monotonic() - _ALONE_S:
+            if self._has_said_alone:
                 self._log(f"{self.whole.model}: workers answer again")
-            self._alone_since_s = math.inf
+            self._alone_since_s, self._has_said_alone = math.inf, False
             return True
-        if self._alone_since_s == math.inf:
-            self._alone_since_s = time.monotonic()
-            self._has_said_alone = False
-        elif not self._has_said_alone and time.monotonic() - self._alone_since_s > _ALONE_S:
+        now_s = time.monotonic()
+        self._alone_since_s = min(self._alone_since_s, now_s)
+        if not self._has_said_alone and now_s - self._alone_since_s > _ALONE_S:
             self._has_said_alone = True
             self._log(
                 f"{self.whole.model}: this entry reaches none of the model's workers: it takes no shard, and "

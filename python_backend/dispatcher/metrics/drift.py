@@ -24,26 +24,21 @@ class Drift:
 
     def __init__(self, served: ServedModel, log: Callable[[str], None]) -> None:
         self._model = served.model
-        self._gpus = {
-            (index, position): stage.gpu
-            for index, pipeline in enumerate(served.pipelines)
-            for position, stage in enumerate(pipeline.stages)
-        }
-        self._profiled = {
-            (index, position): stage.latency_us
+        self._stages = {
+            (index, position): stage
             for index, pipeline in enumerate(served.pipelines)
             for position, stage in enumerate(pipeline.stages)
         }
         self._ratios: dict[tuple[int, int], deque[float]] = {
-            key: deque(maxlen=_WINDOW) for key in self._profiled
+            key: deque(maxlen=_WINDOW) for key in self._stages
         }
-        self._warned_us = dict.fromkeys(self._profiled, -_REPEAT_US)
+        self._warned_us = dict.fromkeys(self._stages, -_REPEAT_US)
         self._log = log
 
     def saw(self, pipeline: int, stage: int, batch: int, busy_us: int, now_us: int) -> None:
         """A batch kept its worker for `busy_us`."""
         key = (pipeline, stage)
-        profiled_us = self._profiled[key][batch - 1]
+        profiled_us = self._stages[key].latency_us[batch - 1]
         if profiled_us <= 0:
             return
         ratios = self._ratios[key]
@@ -53,7 +48,7 @@ class Drift:
 
     def gpu(self, pipeline: int, stage: int) -> str:
         """The class of GPU that a stage runs on."""
-        return self._gpus[pipeline, stage]
+        return self._stages[pipeline, stage].gpu
 
     def quantiles(self, quantile: float) -> Mapping[tuple[int, int], float]:
         """Of measured over profiled latency, per stage that has reported."""
