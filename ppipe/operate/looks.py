@@ -7,14 +7,13 @@ not answer.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from planner.manifest import DeploymentManifest
+from planner.manifest import DeploymentManifest, ModelEntry
 from planner.rollout.fleet import Tables
 from ppipe.serving import live_metrics
 from ppipe.serving.live_metrics import Look, ModelRow
@@ -49,6 +48,7 @@ class Watch:
         }
         self._crew = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="alive")
         self._before: dict[str, dict[str, Look]] = {}
+        """By model and entry, the last page of each."""
         self.pages = Pages(at_s=-PAGE_S)
 
     def __enter__(self) -> Watch:
@@ -84,20 +84,30 @@ class Watch:
         frames, rows = {}, {}
         up: dict[str, bool] = {}
         drift: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for entry in self._manifest.models:
-            with contextlib.suppress(OSError):
-                looks = live_metrics.read_all(self._manifest, entry)
-                frames[entry.model] = live_metrics.frames(looks)
-                before, now = live_metrics.together(self._before.get(entry.model, {}), looks)
-                if now.series:
-                    rows[entry.model] = live_metrics.model_row(entry.model, before, now)
-                self._before[entry.model] = looks
-                for look in looks.values():
-                    for worker, value in look.values("ppipe_worker_up", "worker").items():
-                        up[worker] = up.get(worker, False) or value > 0
-                    _add_drift(drift, entry.model, look)
+        models = [entry.model for entry in self._manifest.models]
+        for model, looks in zip(models, self._crew.map(self._looks_at, self._manifest.models), strict=True):
+            if not looks:
+                continue
+            last = self._before.setdefault(model, {})
+            before, now = live_metrics.together(last, looks)
+            if now.series:
+                rows[model] = live_metrics.model_row(model, before, now)
+            last.update(looks)
+            # With the last page of an entry that shows none now: its frames have not become fewer.
+            frames[model] = live_metrics.frames(last)
+            for look in looks.values():
+                for worker, value in look.values("ppipe_worker_up", "worker").items():
+                    up[worker] = up.get(worker, False) or value > 0
+                _add_drift(drift, model, look)
         factors = {key: statistics.median(found) for key, found in drift.items()}
         self.pages = Pages(now_s, frames, rows, factors, up)
+
+    def _looks_at(self, entry: ModelEntry) -> dict[str, Look]:
+        """By entry; nothing where none shows a page."""
+        try:
+            return live_metrics.read_all(self._manifest, entry)
+        except OSError:
+            return {}
 
 
 def _lives(prober: ModelProber) -> bool:

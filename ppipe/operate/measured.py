@@ -42,11 +42,13 @@ class Rates:
 
     def saw(self, counted: Mapping[str, float], now_s: float) -> None:
         """Frames that each model has got since its dispatcher started. One that counts less than before was
-        started again: what was seen is forgotten.
+        started again: what was seen is forgotten. A look that misses a model says nothing of the mix.
         """
         looks = self._looks
         before = looks[-1][1] if looks else {}
-        if any(counted.get(model, 0.0) < count for model, count in before.items()):
+        if before.keys() - counted.keys():
+            return
+        if any(counted[model] < count for model, count in before.items()):
             looks.clear()
             self.is_full = False
         looks.append((now_s, dict(counted)))

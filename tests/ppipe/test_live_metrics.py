@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from ppipe.operate.looks import Watch
 from ppipe.serving import live_metrics
 from ppipe.serving.live_metrics import (
     CascadeRow,
@@ -204,3 +205,25 @@ def test_pages_of_all_entries_are_read_at_once(monkeypatch: pytest.MonkeyPatch) 
     made = SimpleNamespace(entries=[SimpleNamespace(name=name) for name in "abc"], seen_from=seen_from)
     looks = live_metrics.read_all(cast(Any, made), cast(Any, SimpleNamespace(model="m")))
     assert list(looks) == ["a", "c"]
+
+
+def test_a_missed_page_of_an_entry_takes_no_frames_from_the_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And all models' pages are read at once: a hung one keeps no other waiting."""
+    seen = [{"a": look(1.0, **EARLIER), "b": look(1.0, **EARLIER)}, {"a": look(2.0, **LATER)}, {}]
+    models = [SimpleNamespace(model=name) for name in ("m", "n")]
+    both = threading.Barrier(len(models))
+
+    def read_all(manifest: Any, entry: Any) -> dict[str, Look]:
+        both.wait(timeout=60)
+        return seen[turn]
+
+    monkeypatch.setattr(live_metrics, "read_all", read_all)
+    watch = Watch(cast(Any, SimpleNamespace(models=models, servers=())))
+    for turn, counted in enumerate((200.0, 400.0)):
+        watch.answering({}, 10.0 * turn)
+        assert watch.pages.frames == {"m": counted, "n": counted}
+    turn = 2
+    watch.answering({}, 20.0)
+    assert watch.pages.frames == {}

@@ -180,6 +180,15 @@ def test_rates_are_over_the_window_and_forget_a_dispatcher_that_started_again() 
     assert not rates.is_full
 
 
+def test_a_look_that_misses_a_page_does_not_make_a_rate_of_all_that_was_ever_counted() -> None:
+    rates = Rates(MeasureSettings(window_s=5.0))
+    for second in range(20):
+        counted = {"a": 1e6 + 10.0 * second, "b": 1e6 + 20.0 * second}
+        rates.saw({"b": counted["b"]} if second in (3, 14) else counted, float(second))
+    assert rates.is_full
+    assert rates.now_rps() == {"a": pytest.approx(10.0), "b": pytest.approx(20.0)}
+
+
 @pytest.mark.parametrize("before", [{"a": 80, "b": 20}, {"a": 10, "b": 90}, {"a": 0, "b": 60}])
 def test_rates_hold_nothing_of_the_mix_before(before: dict[str, int]) -> None:
     rates, after = Rates(MeasureSettings(window_s=5.0, settled_s=2.0)), {"a": 50, "b": 40}
