@@ -17,9 +17,9 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks.helpers.loads.tagged import TaggedLoad
+from benchmarks.helpers.loads.wrong_requests import Draft, odd_request, wrong_request
 from benchmarks.helpers.report import main
-from benchmarks.helpers.tagged_load import TaggedLoad
-from benchmarks.helpers.wrong_requests import Draft, odd_request, wrong_request
 from model_repo_generator.emulated import (
     EmulatedModel,
     EmulatedPipeline,

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.helpers import block_ways
-from benchmarks.helpers.block_ways import WAYS
-from benchmarks.helpers.onnx_zoo import export_network
+from benchmarks.helpers.networks import block_ways
+from benchmarks.helpers.networks.block_ways import WAYS
+from benchmarks.helpers.networks.onnx_zoo import export_network
 from benchmarks.helpers.report import main
 from benchmarks.paired import Turn, summary
 from model_repo_generator.export import SplitPrograms, write_programs
@@ -214,7 +214,7 @@ def _loads(folder: Path, count: int) -> Mapping[str, Any]:
 
 def _process(way: str, folder: Path) -> Mapping[str, float]:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.helpers.block_ways", way, str(folder)],
+        [sys.executable, "-m", "benchmarks.helpers.networks.block_ways", way, str(folder)],
         capture_output=True,
         text=True,
         check=True,

@@ -2,7 +2,7 @@
 
 Simulated: arrivals are Poisson, a detector's frame makes 0 to 20 crops. `gain_over_apart` is the load of
 which 99 % of the frames are complete, over what the same GPUs carry with both models behind BLS on one Triton
-server (benchmarks.helpers.apart), whose GPUs, delays and time-outs are searched on the same arrivals. Of our
+server (helpers.cascades.apart), whose GPUs, delays and time-outs are searched on the same arrivals. Of our
 plans the margin is searched.
 
 On real tritonservers with emulated workers, at loads that are shares of what the simulation serves: how many
@@ -16,8 +16,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.helpers.apart import best_apart
-from benchmarks.helpers.cascade_live import measure_live
+from benchmarks.helpers.cascades.apart import best_apart
+from benchmarks.helpers.cascades.live import measure_live
 from benchmarks.helpers.report import main
 from planner.cascades.data import Cascade, Fanout, Member
 from planner.cascades.demands import divided

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 
-from benchmarks.helpers.cpu_time import cpu_time_of, frames_of
-from benchmarks.helpers.perf import run_perf
+from benchmarks.helpers.loads.perf import run_perf
+from benchmarks.helpers.machines.cpu_time import cpu_time_of, frames_of
 from benchmarks.helpers.report import main
 from model_repo_generator import config
 from model_repo_generator.emulated import (

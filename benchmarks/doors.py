@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.door_floods import CALLERS, all_attacks, bear, memory_bytes, most_bytes
-from benchmarks.helpers.door_stand import Stand, stand
-from benchmarks.helpers.door_tries import all_tries, foreign_page
+from benchmarks.helpers.doors.floods import CALLERS, all_attacks, bear, memory_bytes, most_bytes
+from benchmarks.helpers.doors.stand import Stand, stand
+from benchmarks.helpers.doors.tries import all_tries, foreign_page
 from benchmarks.helpers.report import main
 
 

@@ -9,11 +9,11 @@ planner.queueing says of it. The last line has
     problems, models, two_shards_over_one_capacity (mean of the problems' means), least_over_one,
     without_forwarding, closed_form_without_forwarding, l4_t4 (the first's mean), passed_on (share of frames)
 
-and, where entries were killed (--kills 0 for none), what helpers.entry_kills counts: kills, failed_at_others,
-double, wrong, adoption_s_max, recovery_s_max, given_back_s_max; helpers.entry_cpu's cpu_two_over_one;
-helpers.entry_limited's two_limited_over_one_rps; and of
-entries on hosts apart (helpers.entry_hosts): apart_faults, apart_attained_min, apart_not_ended, apart_double,
-apart_wrong, apart_back_s_max, apart_kept.
+and, where entries were killed (--kills 0 for none), what helpers.entries.kills counts: kills,
+failed_at_others, double, wrong, adoption_s_max, recovery_s_max, given_back_s_max; helpers.entries.cpu's
+cpu_two_over_one; helpers.entries.limited's two_limited_over_one_rps; and of entries on hosts apart
+(helpers.entries.hosts): apart_faults, apart_attained_min, apart_not_ended, apart_double, apart_wrong,
+apart_back_s_max, apart_kept.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from multiprocessing import get_context
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.helpers.entry_cpu import cpu_of_entries
-from benchmarks.helpers.entry_hosts import run_faults
-from benchmarks.helpers.entry_kills import run_kills
-from benchmarks.helpers.entry_limited import limited
+from benchmarks.helpers.entries.cpu import cpu_of_entries
+from benchmarks.helpers.entries.hosts import run_faults
+from benchmarks.helpers.entries.kills import run_kills
+from benchmarks.helpers.entries.limited import limited
 from benchmarks.helpers.kept import Kept
 from benchmarks.paper.problems import FLEET, parser_of, problems
 from planner.cluster import EntryServer

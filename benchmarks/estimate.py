@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.helpers.estimate_fit import (
+from benchmarks.helpers.networks.estimate_fit import (
     Fit,
     Sample,
     catalogued,
@@ -34,7 +34,7 @@ from benchmarks.helpers.estimate_fit import (
     without_each_class,
     without_each_network,
 )
-from benchmarks.helpers.estimate_match import Match, match
+from benchmarks.helpers.networks.estimate_match import Match, match
 from ensembles.zoo.catalogue import ZooEntry
 from planner.profiling.gpus import CATALOGUE
 from planner.profiling.kernels import kernels_of

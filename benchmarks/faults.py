@@ -18,11 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.fault_kinds import Fault, all_faults
-from benchmarks.helpers.fault_score import Score, summary, totals
-from benchmarks.helpers.fault_strike import LOAD, SLO_US, emulated_model, strike
+from benchmarks.helpers.faults.kinds import Fault, all_faults
+from benchmarks.helpers.faults.score import Score, summary, totals
+from benchmarks.helpers.faults.strike import LOAD, SLO_US, emulated_model, strike
 from benchmarks.helpers.kept import Kept
-from benchmarks.helpers.leaks import Growth, growth, own_shm_files, snapshot
+from benchmarks.helpers.machines.leaks import Growth, growth, own_shm_files, snapshot
 from benchmarks.helpers.report import main
 from model_repo_generator.emulated import write_deployment
 from ppipe.serving.launcher import ServedDeployment

@@ -21,13 +21,13 @@ from typing import Any
 import cv2
 import simplejpeg
 
-from benchmarks.helpers import before
-from benchmarks.helpers.cpu_time import frames_of, tree_us
-from benchmarks.helpers.hosts import Host, Link, hosts, why_not
-from benchmarks.helpers.jpegs import camera_jpegs
-from benchmarks.helpers.perf import PerfResult, run_perf
+from benchmarks.helpers.loads.jpegs import camera_jpegs
+from benchmarks.helpers.loads.perf import PerfResult, run_perf
+from benchmarks.helpers.machines import before
+from benchmarks.helpers.machines.cpu_time import frames_of, tree_us
+from benchmarks.helpers.machines.hosts import Host, Link, hosts, why_not
+from benchmarks.helpers.machines.served_hosts import HostsServed, serve_on_hosts
 from benchmarks.helpers.report import main
-from benchmarks.helpers.served_hosts import HostsServed, serve_on_hosts
 from ensembles.graphs import frame_input
 from model_repo_generator.emulated import (
     EmulatedModel,

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.gpu_page import page
+from benchmarks.helpers.gpu.page import page
 from benchmarks.helpers.kept import Kept
 
 PARTS = ("check", "tests", "executor", "profile", "slices", "handover", "serve")
@@ -83,7 +83,7 @@ def no_gpu() -> str:
 
 def run_part(part: str, rehearse: bool, out: Path, limit_s: float = PART_S) -> Mapping[str, Any]:
     """One part's result: status ok, skipped or failed, seconds, figures or why there are none."""
-    command = [sys.executable, "-m", "benchmarks.helpers.gpu_parts", part, "--out", str(out)]
+    command = [sys.executable, "-m", "benchmarks.helpers.gpu.parts", part, "--out", str(out)]
     began = time.monotonic()
     try:
         done = subprocess.run(

@@ -20,8 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.heal_loads import load_and_unload
-from benchmarks.helpers.heal_turns import constant, flap, lose, roll, turn_load
+from benchmarks.helpers.heal.loads import load_and_unload
+from benchmarks.helpers.heal.turns import constant, flap, lose, roll, turn_load
 from benchmarks.helpers.kept import Kept
 from benchmarks.helpers.report import main
 

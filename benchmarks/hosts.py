@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.hosts import Host, Link, has_clocks, has_netem, hosts, why_not
-from benchmarks.helpers.jpeg_load import JpegLoad, Sent, reasons
-from benchmarks.helpers.jpegs import camera_jpegs
+from benchmarks.helpers.loads.jpeg import JpegLoad, Sent, reasons
+from benchmarks.helpers.loads.jpegs import camera_jpegs
+from benchmarks.helpers.machines.hosts import Host, Link, has_clocks, has_netem, hosts, why_not
+from benchmarks.helpers.machines.served_hosts import HostsServed, serve_repository
 from benchmarks.helpers.report import main
-from benchmarks.helpers.served_hosts import HostsServed, serve_repository
 from model_repo_generator.generate import generate, serving_tables
 from planner.deployment import Deployment, parse_deployment
 from planner.frames import FrameCost

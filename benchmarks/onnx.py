@@ -6,7 +6,7 @@ output's range; and processor time of one thread is taken, of each stage by itse
 of the unsplit network in torch's executor. A stage is timed as it is served, in a worker of its own: it runs
 again and again before the next one does. Figures are medians.
 
-Frames are small ones (benchmarks.helpers.zoo_check) unless --full: the networks' own take hours on one core.
+Frames are small ones (helpers.networks.zoo_check) unless --full: the networks' own take hours on one core.
 --kept FILE goes on where a run was cut short. Exporting takes longest, is not timed, and may be done before:
 --files FOLDER --export. In place of all that, --stubs compares what stubs of both kinds cost before their
 first batch, and --serve sends frames to PP-OCR's text detection on tritonservers here.
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.helpers.kept import Kept
-from benchmarks.helpers.onnx_served import served
-from benchmarks.helpers.onnx_stubs import stubs
-from benchmarks.helpers.onnx_zoo import exported, row_of
-from benchmarks.helpers.zoo_check import checked_frame
+from benchmarks.helpers.networks.onnx_served import served
+from benchmarks.helpers.networks.onnx_stubs import stubs
+from benchmarks.helpers.networks.onnx_zoo import exported, row_of
+from benchmarks.helpers.networks.zoo_check import checked_frame
 from ensembles.zoo.catalogue import ZOO, entry
 
 

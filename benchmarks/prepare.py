@@ -23,7 +23,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from benchmarks.helpers.cpu_time import tree_us
+from benchmarks.helpers.machines.cpu_time import tree_us
 from benchmarks.helpers.report import main
 from ensembles.prepare.decoding import decode
 from ensembles.prepare.pixels import encoded_pixels

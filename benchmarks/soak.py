@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import QUIET_S, leaks, say
-from benchmarks.helpers.fault_kinds import all_faults
-from benchmarks.helpers.fault_score import Score, totals
-from benchmarks.helpers.fault_strike import emulated_model, strike
-from benchmarks.helpers.leaks import growth, own_shm_files, snapshot
+from benchmarks.helpers.faults.kinds import all_faults
+from benchmarks.helpers.faults.score import Score, totals
+from benchmarks.helpers.faults.strike import emulated_model, strike
+from benchmarks.helpers.machines.leaks import growth, own_shm_files, snapshot
 from benchmarks.helpers.report import main
 from model_repo_generator.emulated import write_deployment
 from ppipe.serving.launcher import ServedDeployment

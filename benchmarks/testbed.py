@@ -33,9 +33,9 @@ import numpy as np
 
 from benchmarks.helpers.kept import Kept
 from benchmarks.helpers.report import main
-from benchmarks.helpers.testbed_plan import MODEL, best_plan, make_entry, make_problem, simulated_capacity
-from benchmarks.helpers.testbed_points import Point, point_from, point_of
-from benchmarks.helpers.testbed_system import PLAIN, System, plain_entry
+from benchmarks.helpers.testbed.plan import MODEL, best_plan, make_entry, make_problem, simulated_capacity
+from benchmarks.helpers.testbed.points import Point, point_from, point_of
+from benchmarks.helpers.testbed.system import PLAIN, System, plain_entry
 from planner.manifest import ModelEntry
 from planner.serving import ServedModel
 from python_backend.scheduler.core import SchedulerCore

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.helpers.clips import draw_clip
+from benchmarks.helpers.loads.clips import draw_clip
 from benchmarks.helpers.report import main
 from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
 from planner.deployment import PreprocessSpec, recipe_of

@@ -3,7 +3,7 @@
     scripts/benchmarks wild --json                   # everything
     scripts/benchmarks wild --only lint,fleets       # some sections
 
-Sections are the modules benchmarks/wild_<section>.py; helpers/wild_case.py says what they give.
+Sections are the modules benchmarks/wild_<section>.py; helpers/wild/case.py says what they give.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import benchmarks
 from benchmarks.helpers.report import main
-from benchmarks.helpers.wild_case import Figures, Judgement, Verdict, WildCase, judge
+from benchmarks.helpers.wild.case import Figures, Judgement, Verdict, WildCase, judge
 
 _PREFIX = "wild_"
 

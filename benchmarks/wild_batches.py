@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.helpers.wild_case import Expected, WildCase
-from benchmarks.helpers.wild_network import WildNetwork
+from benchmarks.helpers.wild.case import Expected, WildCase
+from benchmarks.helpers.wild.network import WildNetwork
 
 TAKEN, REFUSED = Expected.TAKEN, Expected.REFUSED
 LINE = r"\.py:\d+ in \w+"

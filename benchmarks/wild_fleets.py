@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.helpers.wild_case import Answer, Expected, WildCase, ppipe
+from benchmarks.helpers.wild.case import Answer, Expected, WildCase, ppipe
 from planner.deployment import DeploymentError, load_deployment
 from python_backend.simulator.errors import ArrivalError
 from python_backend.simulator.traces import read_trace

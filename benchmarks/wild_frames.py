@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from benchmarks.helpers.wild_case import Answer, Expected, WildCase
+from benchmarks.helpers.wild.case import Answer, Expected, WildCase
 from ensembles.prepare.decoding import decode
 from ensembles.prepare.faults import FrameFault
 

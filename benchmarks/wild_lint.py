@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.helpers.wild_case import Answer, Expected, WildCase, called
+from benchmarks.helpers.wild.case import Answer, Expected, WildCase, called
 from model_repo_generator.lint.command import main as lint
 
 TAKEN, REFUSED = Expected.TAKEN, Expected.REFUSED

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.helpers.wild_case import Answer, Expected, WildCase
-from benchmarks.helpers.wild_network import WildNetwork, ask_weights, plain_weights
+from benchmarks.helpers.wild.case import Answer, Expected, WildCase
+from benchmarks.helpers.wild.network import WildNetwork, ask_weights, plain_weights
 
 TAKEN, REFUSED = Expected.TAKEN, Expected.REFUSED
 

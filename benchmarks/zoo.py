@@ -21,8 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.zoo_check import BATCHES, Kept, check
-from benchmarks.helpers.zoo_table import markdown
+from benchmarks.helpers.networks.zoo_check import BATCHES, Kept, check
+from benchmarks.helpers.networks.zoo_table import markdown
 from ensembles.zoo.catalogue import ZOO, ZooEntry, entry
 from planner.profiling.gpus import find_gpu
 from planner.profiling.network import total

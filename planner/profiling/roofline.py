@@ -12,7 +12,7 @@ A kernel takes   flops * b / (peak * sustained * efficiency[kind] * occupancy * 
 - One of s slices has 1 / s of multiprocessors, peak and bandwidth.
 
 The constants hold for every class; they and each class's `sustained` (see gpus) were fitted together to
-public figures, held near what is written in PRIOR by a penalty (benchmarks.helpers.estimate_fit).
+public figures, held near what is written in PRIOR by a penalty (benchmarks.helpers.networks.estimate_fit).
 `scripts/benchmarks estimate` fits them again without a network or a class to see how they do on others.
 Calibration: where another class was measured on the same split, each block's estimate is multiplied by what
 measurement and estimate differ by there (geometric mean over the measured classes).

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cascades import CROPS, cascaded
-from benchmarks.helpers.apart import Queue, reaches_apart, serve_queue
+from benchmarks.helpers.cascades.apart import Queue, reaches_apart, serve_queue
 from python_backend.simulator.capacity import Workload
 from tests.fixtures.made_problems import MadeSize
 

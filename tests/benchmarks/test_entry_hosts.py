@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.helpers.cpu_quota import NoQuota, quota
-from benchmarks.helpers.entry_hosts import LOST_ENTRY, SLO_US, Fault, figures, together
-from benchmarks.helpers.tagged_load import TaggedFrame
+from benchmarks.helpers.entries.hosts import LOST_ENTRY, SLO_US, Fault, figures, together
+from benchmarks.helpers.loads.tagged import TaggedFrame
+from benchmarks.helpers.machines.cpu_quota import NoQuota, quota
 
 SLO_S = SLO_US / 1e6
 CUT_S, BACK_S = 2.0, 4.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.helpers.entry_kills import Kill, figures
-from benchmarks.helpers.tagged_load import TaggedFrame
+from benchmarks.helpers.entries.kills import Kill, figures
+from benchmarks.helpers.loads.tagged import TaggedFrame
 
 
 def frame(sent_s: float, took_s: float = 0.1, **fields: object) -> TaggedFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import estimate
-from benchmarks.helpers import estimate_fit, estimate_match
+from benchmarks.helpers.networks import estimate_fit, estimate_match
 from planner.profiling.gpus import TENSOR_CORES_SUSTAIN
 from planner.profiling.kernels import Kernel
 from planner.profiling.network import KernelKind

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.helpers.fault_score import Strike, summary, totals
-from benchmarks.helpers.tagged_load import TaggedFrame
+from benchmarks.helpers.faults.score import Strike, summary, totals
+from benchmarks.helpers.loads.tagged import TaggedFrame
 
 SLO_S = 0.1
 STRUCK_S, BACK_S, END_S = 2.0, 3.0, 8.0

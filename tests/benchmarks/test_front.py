@@ -10,8 +10,8 @@ import time
 import pytest
 
 from benchmarks.front import floor_ms
-from benchmarks.helpers.cpu_time import tree_us
-from benchmarks.helpers.jpegs import camera_jpegs
+from benchmarks.helpers.loads.jpegs import camera_jpegs
+from benchmarks.helpers.machines.cpu_time import tree_us
 
 
 def test_jpegs_are_of_the_size_that_was_asked_for() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.helpers.gpu_page import page
+from benchmarks.helpers.gpu.page import page
 
 ALONE = ("check", "tests", "executor", "profile", "slices")
 

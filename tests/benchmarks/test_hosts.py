@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.helpers.hosts import Host
-from benchmarks.helpers.jpeg_load import Sent, reasons
+from benchmarks.helpers.loads.jpeg import Sent, reasons
+from benchmarks.helpers.machines.hosts import Host
 from benchmarks.hosts import CASES, Case, make_deployment, make_profile
 from planner.planning import plan
 

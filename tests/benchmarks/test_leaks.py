@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.helpers.leaks import Held, Snapshot, growth
+from benchmarks.helpers.machines.leaks import Held, Snapshot, growth
 
 STAGE, SERVER = ("m.p0.s0.w0", 7), ("gpu-0", 6)
 

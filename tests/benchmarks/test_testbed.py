@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import testbed
-from benchmarks.helpers.testbed_points import Point, point_from
+from benchmarks.helpers.testbed.points import Point, point_from
 from benchmarks.testbed import Fitted
 from model_repo_generator.emulated import (
     EmulatedModel,

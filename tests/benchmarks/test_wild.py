@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import wild
-from benchmarks.helpers.wild_case import Answer, Expected, Figures, Verdict, WildCase, judge
+from benchmarks.helpers.wild.case import Answer, Expected, Figures, Verdict, WildCase, judge
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 3, in f\nValueError: no'
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.helpers.door_stand import check_front, find_nginx
+from benchmarks.helpers.doors.stand import check_front, find_nginx
 from model_repo_generator.emulated import build_manifest
 from model_repo_generator.front import (
     FrontError,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.helpers.etcd import Etcd, find_etcd
+from benchmarks.helpers.machines.etcd import Etcd, find_etcd
 from planner.leases import LeasesAt
 from python_backend.leases.etcd_store import EtcdStore, _pairs
 from python_backend.leases.file_store import FileStore

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.helpers.hosts import Host, Link, hosts, why_not
-from benchmarks.helpers.served_hosts import HostsServed, serve_on_hosts
+from benchmarks.helpers.machines.hosts import Host, Link, hosts, why_not
+from benchmarks.helpers.machines.served_hosts import HostsServed, serve_on_hosts
 
 __all__ = ["Host", "HostsServed", "Link", "hosts", "require_hosts", "serve_on_hosts"]
 

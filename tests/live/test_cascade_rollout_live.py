@@ -20,7 +20,7 @@ from rich.console import Console
 from tritonclient.utils import InferenceServerException
 
 import ppipe.commands.status
-from benchmarks.helpers.heal_fleet import HealFleet, make_fleet
+from benchmarks.helpers.heal.fleet import HealFleet, make_fleet
 from planner import serial
 from planner.manifest import DeploymentManifest
 from ppipe.cli import run

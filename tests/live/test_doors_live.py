@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from benchmarks.doors import try_all
-from benchmarks.helpers.door_floods import (
+from benchmarks.helpers.doors.floods import (
     Attack,
     bear,
     callers,
@@ -19,7 +19,7 @@ from benchmarks.helpers.door_floods import (
     most_bytes,
     replays,
 )
-from benchmarks.helpers.door_stand import Stand, find_nginx, stand
+from benchmarks.helpers.doors.stand import Stand, find_nginx, stand
 
 pytestmark = pytest.mark.live
 

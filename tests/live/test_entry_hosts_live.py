@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.helpers.entry_hosts import LINK, EntryHosts, entry_hosts, faults, strike
-from benchmarks.helpers.etcd import find_etcd
+from benchmarks.helpers.entries.hosts import LINK, EntryHosts, entry_hosts, faults, strike
+from benchmarks.helpers.machines.etcd import find_etcd
 from tests.live.hosts import require_hosts
 
 pytestmark = pytest.mark.live

@@ -20,9 +20,9 @@ from rich.console import Console
 
 import ppipe.commands.history
 import ppipe.commands.rollout
-from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
-from benchmarks.helpers.heal_load import FleetLoad
-from benchmarks.helpers.leaks import own_shm_files
+from benchmarks.helpers.heal.fleet import HealFleet, make_fleet, weighted
+from benchmarks.helpers.heal.load import FleetLoad
+from benchmarks.helpers.machines.leaks import own_shm_files
 from planner import serial
 from planner.manifest import DeploymentManifest
 from planner.planning import plan

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import pytest
 
-from benchmarks.helpers.clips import draw_clip
+from benchmarks.helpers.loads.clips import draw_clip
 from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage
 from planner.profile import TensorSpec
 from ppipe.bench.frames import encode_jpeg, make_pictures

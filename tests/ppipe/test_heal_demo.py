@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.helpers.heal_fleet import HealFleet, make_fleet
+from benchmarks.helpers.heal.fleet import HealFleet, make_fleet
 from ppipe.bench.outcome import Fate, FrameResult
 from ppipe.heal_demo import WITH, WITHOUT, HealResult, HealRun, LostServer, NothingToHeal, worst_loss
 from ppipe.heal_picture import draw_heal, series

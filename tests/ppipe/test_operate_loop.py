@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
+from benchmarks.helpers.heal.fleet import HealFleet, make_fleet, weighted
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.planning import plan

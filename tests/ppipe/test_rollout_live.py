@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.helpers.heal_fleet import HealFleet, make_fleet, weighted
+from benchmarks.helpers.heal.fleet import HealFleet, make_fleet, weighted
 from model_repo_generator.kubernetes.container.agent import make_folder
 from planner.deployment import load_deployment
 from planner.manifest import DeploymentManifest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.helpers.heal_fleet import MEMORY_GIB, HealFleet, make_fleet, weighted
+from benchmarks.helpers.heal.fleet import MEMORY_GIB, HealFleet, make_fleet, weighted
 from model_repo_generator.writing.grow import grow
 from model_repo_generator.writing.write import WriteFault, check_ours
 from planner.manifest import MANIFEST_NAME, Chain

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.helpers.clips import HEIGHT, WIDTH, draw_clip
+from benchmarks.helpers.loads.clips import HEIGHT, WIDTH, draw_clip
 from ppipe.watch.asking import ShotFate, ShotResult
 from ppipe.watch.clips import Clip
 from ppipe.watch.drawing import annotated, said_of_rows

@@ -1,0 +1,1 @@
+"""Cascades on real servers, and what they are compared with."""

@@ -1,0 +1,1 @@
+"""The doors: tried one by one, and under load."""

@@ -1,0 +1,100 @@
+"""Many callers at once, in a process of its own:
+
+    python -m benchmarks.helpers.doors.callers ADDRESS COUNT SOURCES
+
+with a serialised request on its standard input. It ends when all are answered, or when it is ended. SOURCES:
+0: on one connection; else from so many addresses of loopback, on as many connections as let all call at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import grpc
+
+from python_backend.wire import kserve
+
+_LIMIT_S: Final = 20.0
+_NICE: Final = 10
+"""A flood comes from machines of its own; here it has two cores in common with what it floods."""
+_STREAMS: Final = 100
+"""Calls of one connection: fewer than a front lets it have at a time."""
+_PIECE: Final = 1 << 16
+
+
+def flood(address: str, request: bytes, count: int, stop: threading.Event, sources: int = 0) -> None:
+    """Make so many calls and wait until they are answered, or until `stop` is set."""
+    command = [sys.executable, "-m", "benchmarks.helpers.doors.callers", address, str(count), str(sources)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as callers:
+        assert callers.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            callers.stdin.write(request)
+            callers.stdin.close()
+        while not stop.wait(0.1) and callers.poll() is None:
+            pass
+        callers.terminate()
+
+
+def main() -> None:
+    """Of the process."""
+    os.nice(_NICE)
+    address, count, sources = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    request = sys.stdin.buffer.read()
+    with contextlib.ExitStack() as stack:
+        channels = [stack.enter_context(each) for each in _channels(address, count, sources)]
+        made: list[Any] = [channel.unary_unary(kserve.INFER_METHOD) for channel in channels]
+        calls = [made[number % len(made)].future(request, timeout=_LIMIT_S) for number in range(count)]
+        for each in calls:
+            each.exception()
+
+
+def _channels(address: str, count: int, sources: int) -> Iterator[grpc.Channel]:
+    if not sources:
+        yield grpc.insecure_channel(address)
+        return
+    relays = _relays(address, [f"127.0.1.{number + 1}" for number in range(sources)])
+    connections = -(-count // (sources * _STREAMS))
+    for relay in relays:
+        for _ in range(connections):
+            # Else gRPC has all channels to one address share a connection.
+            yield grpc.insecure_channel(relay, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+def _relays(address: str, sources: Sequence[str]) -> list[str]:
+    """Addresses here; what connects to the first of them reaches `address` from the first source, and so on:
+    a channel of gRPC cannot say where it calls from.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    host, _, port = address.rpartition(":")
+    return [
+        asyncio.run_coroutine_threadsafe(_relay(host, int(port), source), loop).result() for source in sources
+    ]
+
+
+async def _relay(host: str, port: int, source: str) -> str:
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(host, port, local_addr=(source, 0))
+        await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    return "{}:{}".format(*server.sockets[0].getsockname())
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while piece := await reader.read(_PIECE):
+            writer.write(piece)
+            await writer.drain()
+    writer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Several entries: killed, limited, on hosts apart."""

@@ -1,0 +1,1 @@
+"""Faults under load: how they strike, and what came of them."""

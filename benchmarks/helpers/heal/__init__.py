@@ -1,0 +1,1 @@
+"""The loop that plans again: its fleet, its load, its turns."""

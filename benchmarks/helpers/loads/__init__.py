@@ -1,0 +1,1 @@
+"""What is sent: frames, requests, clips, and the clients that send them."""

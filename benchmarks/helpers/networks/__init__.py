@@ -1,0 +1,1 @@
+"""Neural networks that benchmarks split, serve or estimate."""

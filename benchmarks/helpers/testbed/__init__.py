@@ -1,0 +1,1 @@
+"""The paper's testbed with emulated GPUs: its problem, its systems, its points."""

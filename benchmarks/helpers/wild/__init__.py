@@ -1,0 +1,1 @@
+"""Inputs as people have them, and what is right for them."""
