@@ -60,8 +60,7 @@ def _decoded(
     if header.format == "png":
         check_length(encoded, header)
         return reordered(_by_pillow(encoded, "PNG"), order)
-    if header.progressive and bytes(encoded).count(_SCAN) > _MOST_SCANS:
-        raise not_whole(encoded)
+    check_scans(encoded, header)
     if header.components == _CMYK:
         return reordered(_by_pillow(encoded, "JPEG"), order)
     width, height = enough or (0, 0)
@@ -71,6 +70,12 @@ def _decoded(
         encoded, _COLOURS[order], min_height=height, min_width=width, min_factor=1
     )
     return found
+
+
+def check_scans(encoded: bytes | memoryview, header: FrameHeader) -> None:
+    """Raises FrameFault for more of them than any encoder writes."""
+    if header.progressive and bytes(encoded).count(_SCAN) > _MOST_SCANS:
+        raise not_whole(encoded)
 
 
 def _by_pillow(encoded: bytes | memoryview, kind: str) -> Frame:
@@ -96,11 +101,11 @@ def reordered(frame: Frame, order: Order) -> Frame:
 
 
 def upright(frame: Frame, orientation: int) -> Frame:
-    """A frame as stored, turned as EXIF's orientation says."""
+    """A frame as stored, or a plane of it, turned as EXIF's orientation says."""
     if orientation == 1:
         return frame
     if orientation in (5, 6, 7, 8):
-        frame = frame.transpose(1, 0, 2)
+        frame = frame.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         frame = frame[:, ::-1]
     if orientation in (3, 4, 7, 8):

@@ -22,6 +22,8 @@ _TURNED = (5, 6, 7, 8)
 _ORIENTATION_TAG = 0x0112
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_FIRST_SAMPLING = 7
+"""Where a frame header has the first component's sampling factors; each takes three bytes."""
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 _SCAN, _END = 0xDA, 0xD9
 
@@ -31,7 +33,8 @@ USUAL = FrameLimits()
 @dataclass(frozen=True)
 class FrameHeader:
     """width, height: as stored; components: of a JPEG (4: CMYK), else 0; orientation: EXIF's, 1 to 8;
-    progressive: of a JPEG; depth, colour, interlaced: of a PNG, as its header has them.
+    progressive, sampling: of a JPEG; the latter a byte for each component, its factors across and down.
+    depth, colour, interlaced: of a PNG, as its header has them.
     """
 
     format: ImageFormat
@@ -40,6 +43,7 @@ class FrameHeader:
     components: int = 0
     orientation: int = 1
     progressive: bool = False
+    sampling: bytes = b""
     depth: int = 8
     colour: int = 0
     interlaced: bool = False
@@ -89,8 +93,9 @@ def _jpeg(data: memoryview) -> FrameHeader:
             orientation = _orientation(bytes(segment[6:]))
         elif marker in _SOF_MARKERS:
             _, height, width, components = struct.unpack_from(">BHHB", segment)
+            sampling = bytes(segment[_FIRST_SAMPLING : _FIRST_SAMPLING + 3 * components : 3])
             return FrameHeader(
-                "jpeg", width, height, components, orientation, progressive=marker in _PROGRESSIVE
+                "jpeg", width, height, components, orientation, marker in _PROGRESSIVE, sampling
             )
     raise not_whole(data)
 

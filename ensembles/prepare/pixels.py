@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ensembles.prepare.decoding import Frame, decode, reordered
-from ensembles.prepare.fitting import placed
+from ensembles.prepare.fitting import FittedFrame, placed
 from ensembles.prepare.headers import read_header
-from ensembles.prepare.resizing import bordered, scaled
+from ensembles.prepare.planes import scaled_planes
+from ensembles.prepare.resizing import bordered, scaled, unusable
 from planner.ingress import PrepareRecipe
 
 REDUCED = 2
@@ -26,17 +27,27 @@ _DTYPES = {"FP32": np.float32, "FP16": np.float16}
 def encoded_pixels(encoded: bytes | memoryview, recipe: PrepareRecipe) -> Frame:
     """Of an encoded image. Raises FrameFault."""
     header = read_header(encoded, recipe.limits)
-    enough = None
-    if recipe.reduced:
-        place = placed(recipe, *header.upright)
-        enough = REDUCED * place.width, REDUCED * place.height
-    frame = decode(encoded, enough, header, recipe.order)
-    return bordered(_channels(scaled(frame, recipe), recipe), frame, recipe)
+    place = placed(recipe, *header.upright)
+    pixels = scaled_planes(encoded, header, place, recipe)
+    if pixels is None:
+        enough = (REDUCED * place.width, REDUCED * place.height) if recipe.reduced else None
+        frame = decode(encoded, enough, header, recipe.order)
+        place = _place(frame, recipe)  # it may have been decoded smaller
+        pixels = scaled(frame, place, recipe)
+    return bordered(_channels(pixels, recipe), place, recipe)
 
 
 def raw_pixels(frame: Frame, recipe: PrepareRecipe) -> Frame:
     """Of an RGB frame [height, width, 3]. Raises FrameFault."""
-    return bordered(_channels(reordered(scaled(frame, recipe), recipe.order), recipe), frame, recipe)
+    if frame.ndim != 3 or 0 in frame.shape:
+        raise unusable(frame)
+    place = _place(frame, recipe)
+    pixels = reordered(scaled(frame, place, recipe), recipe.order)
+    return bordered(_channels(pixels, recipe), place, recipe)
+
+
+def _place(frame: Frame, recipe: PrepareRecipe) -> FittedFrame:
+    return placed(recipe, frame.shape[1], frame.shape[0])
 
 
 def _channels(pixels: Frame, recipe: PrepareRecipe) -> Frame:

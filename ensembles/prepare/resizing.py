@@ -15,7 +15,7 @@ from PIL import Image
 
 from ensembles.prepare.decoding import Frame
 from ensembles.prepare.faults import FrameFault
-from ensembles.prepare.fitting import placed
+from ensembles.prepare.fitting import FittedFrame
 from planner.ingress import Interpolation, PrepareRecipe
 
 Size = tuple[int, int]
@@ -26,24 +26,26 @@ def use_one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def scaled(frame: Frame, recipe: PrepareRecipe) -> Frame:
-    """A frame [height, width, channels] as large as it lies in the network's input, what is cropped cut off.
-
-    Raises FrameFault for anything else.
+def scaled(frame: Frame, place: FittedFrame, recipe: PrepareRecipe) -> Frame:
+    """A frame [height, width, channels], or a plane of it, as large as it lies in the network's input, with
+    what is cropped cut off. Raises FrameFault for anything else.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] not in (1, 3) or 0 in frame.shape:
-        raise FrameFault(f"a frame of {frame.dtype} {list(frame.shape)}; expected uint8 [height, width, 3]")
-    place = placed(recipe, frame.shape[1], frame.shape[0])
+        raise unusable(frame)
     resized = resize(frame, (place.width, place.height), recipe.fit.interpolation)
     top, left = max(0, -place.top), max(0, -place.left)
     return resized[top : top + recipe.height, left : left + recipe.width]
 
 
-def bordered(scaled: Frame, frame: Frame, recipe: PrepareRecipe) -> Frame:
+def unusable(frame: Frame) -> FrameFault:
+    """What is said of an array that is no frame."""
+    return FrameFault(f"a frame of {frame.dtype} {list(frame.shape)}; expected uint8 [height, width, 3]")
+
+
+def bordered(scaled: Frame, place: FittedFrame, recipe: PrepareRecipe) -> Frame:
     """What `scaled` made of a frame, in the network's order of channels, with what the fit puts around it."""
     if scaled.shape[:2] == (recipe.height, recipe.width):
         return scaled
-    place = placed(recipe, frame.shape[1], frame.shape[0])
     right = recipe.width - place.left - place.width
     bottom = recipe.height - place.top - place.height
     fill = recipe.fit.fill * (1 if len(recipe.fit.fill) > 1 else scaled.shape[2])
