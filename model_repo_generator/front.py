@@ -12,6 +12,9 @@ Rules
 - Of one address, requests under way and requests per second are bounded (front_limits), and so are those of
   all that are under way. Over gRPC each request counts, however few connections they share. What is beyond
   is refused at once, with 503 (UNAVAILABLE for a gRPC client), and no entry hears of it.
+- Known callers, by network or by a client's certificate, keep their share whatever strangers send: all
+  strangers together may have under way only what leaves them that (known_limits). Without known callers
+  all are equal, and many addresses together can take what one of them may not.
 - With a certificate there is TLS for both ports; without one the front listens on loopback alone.
 - Requests of web pages (Origin) are refused, but for the origins that are named.
 - Entries are used by who has least to do; one that fails is left out for a while.
@@ -38,6 +41,9 @@ _LEAST_OF_ALL = 4_096
 _MOST_CONNECTIONS = 16_384
 """By default; nginx sets memory aside for each, and takes no more than 65,535."""
 
+_LEAST_KNOWN = 256
+"""Requests that a known caller may have under way: it may be a gateway."""
+_LEAST_STRANGERS = 4
 _LEAST_RPS = 100
 _RATE_TIMES = 1.5
 _LEAST_OPEN, _OPEN_TIMES = 512, 4
@@ -55,7 +61,9 @@ class FrontError(Exception):
 class FrontOptions:
     """Where the front listens and what it allows. `connections`: of one address at a time, for gRPC requests;
     `all_connections`: of all; `requests_per_s`: of one address; None: as front_limits says. `origins`: whose
-    web pages may ask. `body_bytes`: None: the largest frame of the models.
+    web pages may ask. `body_bytes`: None: the largest frame of the models. `known`: networks (CIDR) of known
+    callers; `client_ca`: whoever shows a certificate of it is known too. `known_share`: of what the plan
+    serves, kept for them.
     """
 
     listen: str = "127.0.0.1"
@@ -68,8 +76,16 @@ class FrontOptions:
     requests_per_s: int | None = None
     body_bytes: int | None = None
     origins: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    client_ca: Path | None = None
+    known_share: float = 0.8
     folder: Path = field(default_factory=lambda: Path("/var/lib/ppipe-front"))
     """Of nginx's own files: bodies on their way, its pid, its log."""
+
+    @property
+    def knows(self) -> bool:
+        """Whether there are known callers."""
+        return bool(self.known) or self.client_ca is not None
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,31 @@ def front_limits(models: Sequence[ModelEntry]) -> FrontLimits:
     )
 
 
+@dataclass(frozen=True)
+class KnownLimits:
+    """Requests under way of a known caller, and of all strangers together, and of these per second."""
+
+    connections: int
+    strangers: int
+    strangers_per_s: int
+
+
+def known_limits(models: Sequence[ModelEntry], known_share: float) -> KnownLimits:
+    """What keeps `known_share` of what the plan serves for known callers.
+
+    Frames wait in one queue, and strangers send the next when one is answered. So n of theirs under way make
+    every frame wait n / (served - known) where known callers send as much as is kept for them: half an SLO.
+    A request that is refused at once costs as well, so those per second are bounded too.
+    """
+    in_slo = sum(_frames_in(model, model.served.slo_us) for model in models)
+    planned_rps = sum(model.served.planned_rps for model in models)
+    return KnownLimits(
+        connections=min(_MOST_CONNECTIONS, max(_LEAST_KNOWN, ceil(2 * in_slo))),
+        strangers=min(_MOST_CONNECTIONS, max(_LEAST_STRANGERS, ceil((1 - known_share) * in_slo / 2))),
+        strangers_per_s=max(_LEAST_RPS, ceil(_RATE_TIMES * planned_rps)),
+    )
+
+
 def _frames_in(model: ModelEntry, time_us: int) -> float:
     return model.served.planned_rps * time_us / 1e6
 
@@ -118,6 +159,7 @@ def render_front(
         connections=options.connections or limits.connections,
         all_connections=options.all_connections or limits.all_connections,
         requests_per_s=options.requests_per_s or limits.requests_per_s,
+        known=known_limits(manifest.models, options.known_share),
         entries=addressed,
         body_bytes=options.body_bytes or largest_body(manifest.models),
         models="|".join(re.escape(name) for name in sorted(_public(manifest))),
@@ -151,9 +193,26 @@ def _check(options: FrontOptions) -> None:
     for origin in options.origins:
         if not _ORIGIN.fullmatch(origin):
             raise FrontError(f"--origin {origin!r}: expected an origin such as https://app.example")
-    for path in (options.certificate, options.key, options.folder):
+    for network in options.known:
+        _check_network(network)
+    if options.client_ca is not None and options.certificate is None:
+        raise FrontError(
+            "--client-ca: clients show certificates over TLS alone; give --certificate and --key"
+        )
+    if not 0 < options.known_share < 1:
+        raise FrontError(f"--known-share {options.known_share}: expected a part between 0 and 1, as 0.8")
+    for path in (options.certificate, options.key, options.client_ca, options.folder):
         if path is not None and (not path.is_absolute() or re.search(r"[\s;{}$'\"\\]", str(path))):
             raise FrontError(f"{path}: expected an absolute path without spaces and signs: nginx reads it")
+
+
+def _check_network(network: str) -> None:
+    try:
+        ipaddress.ip_network(network)
+    except ValueError as error:
+        raise FrontError(
+            f"--known {network!r}: {error}; expected an address or a network, as 10.1.0.0/16"
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -42,6 +42,16 @@ def front(
     origin: Annotated[
         list[str] | None, typer.Option(help="Whose web pages may ask; may be repeated.", show_default="none")
     ] = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="Network of known callers, as 10.1.0.0/16; may be repeated.", show_default="none"),
+    ] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="PEM file; who shows a certificate of this CA is known.")
+    ] = None,
+    known_share: Annotated[
+        float, typer.Option(help="Of what the plan serves, kept for known callers.")
+    ] = 0.8,
     folder: Annotated[Path, typer.Option(help="Of nginx's own files; must exist.")] = Path(
         "/var/lib/ppipe-front"
     ),
@@ -65,6 +75,9 @@ def front(
             requests_per_s=requests_per_s,
             body_bytes=body_bytes,
             origins=tuple(origin or ()),
+            known=tuple(known or ()),
+            client_ca=client_ca,
+            known_share=known_share,
             folder=folder,
         ),
     )

@@ -137,7 +137,7 @@ class TritonPythonModel:
                     f"parameter {forwarded.PARAMETER}: a request of {frames} frames; expected one frame"
                 )
             left_us = min(said.left_us, self._longest_us)
-            return _Wanted(left_us, said.priority, said.stream, said.place, stays=True, caller="")
+            return _Wanted(left_us, said.priority, said.stream, said.place, stays=True, caller=said.caller)
         stream, place = stream_place_of(parameters, frames)
         return _Wanted(
             time_us, priority_of(parameters), stream, place, stays=False, caller=caller_of(parameters)

@@ -2,14 +2,15 @@
 `ppipe_forwarded`, signed with the deployment's key.
 
     {"v": 1, "deployment": "street", "model": "resnet18", "from": "entry-0", "to": "entry-1",
-     "left_us": 41000, "priority": 0, "stream": "", "place": -1, "stamp": ["<run>", <number>, <time of day>],
-     "mac": "..."}
+     "left_us": 41000, "priority": 0, "stream": "", "place": -1, "caller": "192.0.2.7",
+     "stamp": ["<run>", <number>, <time of day>], "mac": "..."}
 
 Rules
 - Who gets it schedules the frame himself, whatever his own queue: a frame is passed on once.
 - left_us: until the answer has to leave there. Hosts share no clock, so the way there and back is taken off
   by the sender.
 - A mark is good once, and not for long, as a ticket is (wire.signing.replays): who reads it uses its stamp.
+- Who has called is said by the front of the entry that passes the frame on; "" where it has none.
 - Nobody but an entry may say this: a client could keep its frames at an entry with it. So it is signed.
 """
 
@@ -36,6 +37,7 @@ _FIELDS: Final[Mapping[str, type]] = {
     "priority": int,
     "stream": str,
     "place": int,
+    "caller": str,
 }
 
 
@@ -51,6 +53,7 @@ class Forwarded:
     priority: int = 0
     stream: str = ""
     place: int = -1
+    caller: str = ""
     stamp: Stamp | None = field(default=None, compare=False)
 
 
@@ -67,6 +70,7 @@ def encode(mark: Forwarded, keys: Keys) -> str:
         "priority": mark.priority,
         "stream": mark.stream,
         "place": mark.place,
+        "caller": mark.caller,
         "stamp": [stamp.run, stamp.number, stamp.sent_us],
     }
     return signed_object(json.dumps(body, separators=(",", ":"))[:-1], keys)
@@ -90,6 +94,7 @@ def decode(text: str, keys: Keys, deployment: str, model: str, entry: str) -> Fo
         raise TicketError(f"{PARAMETER}: {error}") from error
     if body.get("v") != _FORMAT:
         raise TicketError(f"{PARAMETER}: format {body.get('v')!r:.40}; this entry reads format {_FORMAT}")
+    body.setdefault("caller", "")  # entries of an earlier release do not say it
     values = {name: _checked(body, name, kind) for name, kind in _FIELDS.items()}
     for name, mine in (("deployment", deployment), ("model", model), ("to", entry)):
         if values[name] != mine:

@@ -72,13 +72,25 @@ def test_who_has_more_open_than_others_comes_after_them_while_too_many_are() -> 
     assert not room.admit([frame(1, 0, "a")])[0][0].crowds, "alone it crowds nobody out"
 
 
+def test_strangers_come_after_known_callers_while_too_many_frames_are_open() -> None:
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
+    known, _ = room.admit([frame(1, 0, "known/a") for _ in range(8)])
+    assert not any(each.crowds for each in known), "known callers crowd nobody out"
+    assert room.admit([frame(1, 0, "b")])[0][0].crowds
+    room.leave(known[:5])
+    assert not room.admit([frame(1, 0, "b")])[0][0].crowds, "there is room for all"
+    room.admit([frame(1, 0, "b") for _ in range(4)])
+    room.leave(known[5:])
+    assert not room.admit([frame(1, 0, "c")])[0][0].crowds, "no known caller waits"
+
+
 def test_callers_without_a_name_crowd_nobody_out() -> None:
     room = Room(Bounds(frames=100, bytes=100, crowd_frames=2))
     room.admit([frame(1, 0, "a")])
     assert not any(each.crowds for each in room.admit([frame(1) for _ in range(9)])[0])
 
 
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["", "a", "b", "c"])), max_size=40))
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["", "a", "b", "known/c"])), max_size=40))
 def test_callers_are_forgotten_with_their_last_frames(steps: list[tuple[bool, str]]) -> None:
     room, inside = Room(Bounds(frames=100, bytes=100, crowd_frames=3)), list[Frame]()
     for comes, caller in steps:

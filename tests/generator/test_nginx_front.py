@@ -14,7 +14,9 @@ from model_repo_generator.front import (
     FrontError,
     FrontLimits,
     FrontOptions,
+    KnownLimits,
     front_limits,
+    known_limits,
     largest_body,
     render_front,
 )
@@ -65,6 +67,26 @@ def test_what_an_address_may_send_follows_from_what_is_served(manifest: Deployme
     assert front_limits([small]).all_connections >= SMALLEST_FRAMES
 
 
+def test_strangers_leave_known_callers_their_share(manifest: DeploymentManifest) -> None:
+    (model,) = manifest.models
+    large = replace(model, served=replace(model.served, planned_rps=2_000.0, slo_us=200_000))
+    assert known_limits([large], 0.75) == KnownLimits(800, 50, 3_000)
+    assert known_limits([large], 0.5).strangers == 100
+    small = replace(large, served=replace(large.served, planned_rps=3.0))
+    assert known_limits([small], 0.75) == KnownLimits(256, 4, 100)
+
+
+def test_who_is_known_is_a_network_or_has_a_certificate(manifest: DeploymentManifest) -> None:
+    plain = render_front(manifest, FrontOptions())
+    assert "strangers" not in plain
+    text = render_front(manifest, FrontOptions(known=("10.1.0.0/16", "2001:db8::/32")))
+    assert "geo $near { default 0; 10.1.0.0/16 1; 2001:db8::/32 1; }" in text
+    assert "ssl_client_certificate" not in text
+    tls = {"certificate": Path("/a.pem"), "key": Path("/a.key"), "client_ca": Path("/ca.pem")}
+    text = render_front(manifest, FrontOptions(**tls))  # type: ignore[arg-type]
+    assert text.count("ssl_client_certificate /ca.pem;") == text.count("ssl_verify_client optional;") == 2
+
+
 def test_what_is_asked_for_counts_before_what_is_served(manifest: DeploymentManifest) -> None:
     text = render_front(manifest, FrontOptions(connections=7, all_connections=70, requests_per_s=9))
     for line in (
@@ -77,7 +99,7 @@ def test_what_is_asked_for_counts_before_what_is_served(manifest: DeploymentMani
 def test_an_entry_is_told_who_called_and_not_by_the_caller(manifest: DeploymentManifest) -> None:
     text = render_front(manifest, FrontOptions())
     for kind in ("proxy", "grpc"):
-        assert f"{kind}_set_header ppipe-caller $caller;" in text
+        assert f"{kind}_set_header ppipe-caller $named;" in text
 
 
 @pytest.mark.parametrize(
@@ -123,6 +145,10 @@ def test_frames_are_shared_by_all_entries(manifest: DeploymentManifest) -> None:
         ({"origins": ("https://a.example'; return 200 'x",)}, "an origin such as"),
         ({"folder": Path("/tmp/a b")}, "an absolute path"),
         ({"folder": Path("run")}, "an absolute path"),
+        ({"known": ("10.1.2.3/16",)}, "--known '10.1.2.3/16': 10.1.2.3/16 has host bits set"),
+        ({"known": ("cameras",)}, "expected an address or a network"),
+        ({"client_ca": Path("/ca.pem")}, "--client-ca: clients show certificates over TLS alone"),
+        ({"known": ("10.0.0.0/8",), "known_share": 1.0}, "--known-share 1.0: expected a part"),
     ],
 )
 def test_a_front_that_would_not_be_safe_is_not_made(
@@ -132,12 +158,13 @@ def test_a_front_that_would_not_be_safe_is_not_made(
         render_front(manifest, FrontOptions(**options))  # type: ignore[arg-type]
 
 
-def test_nginx_takes_it(manifest: DeploymentManifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [(), ("10.1.0.0/16", "2001:db8::/32", "192.0.2.7")])
+def test_nginx_takes_it(manifest: DeploymentManifest, tmp_path: Path, known: tuple[str, ...]) -> None:
     nginx = find_nginx()
     if nginx is None:
         pytest.skip("no nginx here")
     config = tmp_path / "nginx.conf"
-    options = FrontOptions(listen="::1", folder=tmp_path, origins=("https://a.example",))
+    options = FrontOptions(listen="::1", folder=tmp_path, origins=("https://a.example",), known=known)
     config.write_text(render_front(manifest, options))
     assert check_front(nginx, config) == ""
 

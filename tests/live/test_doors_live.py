@@ -19,7 +19,7 @@ from benchmarks.helpers.doors.floods import (
     most_bytes,
     replays,
 )
-from benchmarks.helpers.doors.stand import Stand, find_nginx, stand
+from benchmarks.helpers.doors.stand import Stand, Way, find_nginx, stand
 
 pytestmark = pytest.mark.live
 
@@ -59,7 +59,7 @@ def test_a_good_client_is_answered_while_thousands_call_the_front_from_one_addre
     if not tried.front_http:
         pytest.skip("no nginx here")
     patient = partial(callers_through_front, sources=1, timeout_us=3_600_000_000)
-    borne = bear(tried, Attack(patient, through_front=True), 1.0)
+    borne = bear(tried, Attack(patient, Way.FRONT), 1.0)
     assert borne.ended == ()
     assert borne.answered == borne.sent, "in time or not: benchmarks/doors.py has a bar for that"
 

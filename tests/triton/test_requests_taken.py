@@ -62,8 +62,8 @@ def request(timeout_us: int = 0, parameters: str = "", rows: int = 1) -> Any:
 
 
 def test_a_mark_is_of_one_frame(model: Any) -> None:
-    mark = Forwarded("d", "m", "a", "b", 60_000, priority=-3, stream="camera", place=4)
-    assert model._wanted({}, mark, 0, 1) == (50_000, -3, "camera", 4, True, "")
+    mark = Forwarded("d", "m", "a", "b", 60_000, priority=-3, stream="camera", place=4, caller="c")
+    assert model._wanted({}, mark, 0, 1) == (50_000, -3, "camera", 4, True, "c")
     with pytest.raises(ValueError, match="ppipe_forwarded: a request of 2 frames; expected one"):
         model._wanted({}, mark, 0, 2)
 

@@ -10,7 +10,7 @@ from python_backend.wire.forwarded import Forwarded, decode, encode
 from python_backend.wire.signing.keys import Keys, TicketError
 from tests.wire.test_ticket_codec import keys_of
 
-MARK = Forwarded("d", "m", "entry-0", "entry-1", 41_000, 3, "camera 7", 12)
+MARK = Forwarded("d", "m", "entry-0", "entry-1", 41_000, 3, "camera 7", 12, "192.0.2.7")
 STAMPLESS = (
     '{"v":1,"deployment":"d","model":"m","from":"entry-0","to":"entry-1","left_us":1,"priority":0,"stream":"",'
     '"place":-1,"stamp":["run",1]}'
@@ -20,6 +20,13 @@ STAMPLESS = (
 def test_a_mark_arrives_as_sent(tmp_path: Path) -> None:
     keys = keys_of(tmp_path, "the key of this deployment")
     assert decode(encode(MARK, keys), keys, "d", "m", "entry-1") == MARK
+
+
+def test_a_mark_of_an_earlier_release_names_no_caller(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, "the key of this deployment")
+    body = STAMPLESS.replace('["run",1]', '["run",1,2]')
+    text = f'{body[:-1]},"mac":"{keys.mac(body)}"}}'
+    assert decode(text, keys, "d", "m", "entry-1").caller == ""
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,7 @@ def test_nobody_else_can_say_it(tmp_path: Path) -> None:
         '{"v":1,"mac":""}',
         encode(MARK, Keys.none()),
         genuine.replace("41000", "91000"),
+        genuine.replace("192.0.2.7", "known/me"),
         "x" * 5_000,
     ):
         with pytest.raises(TicketError, match="ppipe_forwarded"):

@@ -21,7 +21,7 @@ import grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from benchmarks.helpers.doors.callers import flood
-from benchmarks.helpers.doors.stand import CAPACITY_RPS, SLO_US, Stand
+from benchmarks.helpers.doors.stand import CAPACITY_RPS, SLO_US, Stand, Way
 from benchmarks.helpers.doors.tries import (
     bomb,
     frame_request,
@@ -98,7 +98,7 @@ def bear(stand: Stand, attack: Attack, seconds: float) -> Borne:
     peaks, frames = [], []
     for _ in range(2):
         memory = _Peak(stand)
-        load = _good_client(stand, attack.through_front)
+        load = _good_client(stand, attack.way)
         stop = threading.Event()
         attackers = threading.Thread(target=attack.flood, args=(stand, stop))
         client = threading.Thread(target=load.run, args=(_steady(seconds + 2 * _SETTLE_S),))
@@ -124,10 +124,9 @@ def bear(stand: Stand, attack: Attack, seconds: float) -> Borne:
     )
 
 
-def _good_client(stand: Stand, through_front: bool) -> TaggedLoad:
-    address = stand.front_address if through_front else stand.manifest.entry.grpc_address
+def _good_client(stand: Stand, way: Way) -> TaggedLoad:
     return TaggedLoad(
-        [(address, stand.entry.dispatcher)], stand.entry.input, stand.entry.outputs[0].name, SLO_US
+        [(stand.address(way), stand.entry.dispatcher)], stand.entry.input, stand.entry.outputs[0].name, SLO_US
     )
 
 
@@ -185,13 +184,18 @@ def callers(stand: Stand, stop: threading.Event, count: int = CALLERS) -> None:
 
 
 def callers_through_front(
-    stand: Stand, stop: threading.Event, sources: int, timeout_us: int = 0, count: int = CALLERS
+    stand: Stand,
+    stop: threading.Event,
+    sources: int,
+    timeout_us: int = 0,
+    count: int = CALLERS,
+    way: Way = Way.FRONT,
 ) -> None:
     """So many calls at once through the front, from so many other addresses than the good client's.
     timeout_us: that they ask for; 0: none, so they are as urgent as the good client's.
     """
     request = frame_request(stand, timeout_us)
-    flood(stand.front_address, request.SerializeToString(), count, stop, sources)
+    flood(stand.address(way), request.SerializeToString(), count, stop, sources)
 
 
 def slow_readers(stand: Stand, stop: threading.Event) -> None:
@@ -242,10 +246,10 @@ def front_attacks(stand: Stand, stop: threading.Event) -> None:
 
 @dataclass(frozen=True)
 class Attack:
-    """A flood, and whether the good client comes through the front as it does."""
+    """A flood, and how the good client comes meanwhile."""
 
     flood: Flood
-    through_front: bool = False
+    way: Way = Way.ENTRY
 
 
 def all_attacks(stand: Stand) -> dict[str, Attack]:
@@ -259,7 +263,7 @@ def all_attacks(stand: Stand) -> dict[str, Attack]:
     }
     if stand.front_http:
         attacks["HTTP attacks on the front"] = Attack(front_attacks)
-        for sources in FRONT_SOURCES:
-            name = f"callers through the front, {sources} address{'es' if sources > 1 else ''}"
-            attacks[name] = Attack(partial(callers_through_front, sources=sources), through_front=True)
+        for way, sources in itertools.product((Way.FRONT, Way.KNOWING_FRONT), FRONT_SOURCES):
+            name = f"callers through the {way.value}, {sources} address{'es' if sources > 1 else ''}"
+            attacks[name] = Attack(partial(callers_through_front, sources=sources, way=way), way)
     return attacks

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
@@ -29,19 +30,35 @@ CAPACITY_RPS = 4 / _LATENCY_US[-1] * 1e6
 """Of each of its two stages, one worker each."""
 
 
+KNOWN = ("127.0.0.1",)
+"""Where the good client calls from."""
+
+
+class Way(Enum):
+    """How clients come to the entry."""
+
+    ENTRY = "entry"
+    FRONT = "front"
+    KNOWING_FRONT = "front that knows the good client"
+
+
 @dataclass(frozen=True)
 class Stand:
-    """See the module. front_http, front_grpc: 0 where there is no nginx."""
+    """See the module. front_http, front_grpc, knowing_grpc: 0 where there is no nginx; the last one is of
+    a front that knows the good client (KNOWN).
+    """
 
     deployment: ServedDeployment
     root: Path
     front_http: int
     front_grpc: int
+    knowing_grpc: int
 
-    @property
-    def front_address(self) -> str:
-        """For gRPC clients of the front."""
-        return f"127.0.0.1:{self.front_grpc}"
+    def address(self, way: Way) -> str:
+        """For gRPC clients that come this way."""
+        if way is Way.ENTRY:
+            return self.manifest.entry.grpc_address
+        return f"127.0.0.1:{self.front_grpc if way is Way.FRONT else self.knowing_grpc}"
 
     @property
     def manifest(self) -> DeploymentManifest:
@@ -96,15 +113,21 @@ def stand(root: Path) -> Iterator[Stand]:
     """Serve it, with an nginx before it where there is one."""
     base_port = free_base(28_600, 24)
     manifest = write_deployment(root / "repository", [_model()], base_port, name="doors")
-    front_http, front_grpc = base_port + 20, base_port + 21
     with ServedDeployment(root / "repository", root / "logs") as deployment, ExitStack() as stack:
         deployment.start()
         nginx = find_nginx()
         if nginx is None:
-            front_http = front_grpc = 0
-        else:
-            stack.enter_context(_front(root, nginx, manifest, front_http, front_grpc))
-        yield Stand(deployment, root, front_http, front_grpc)
+            yield Stand(deployment, root, 0, 0, 0)
+            return
+        http, grpc, knowing_http, knowing_grpc = range(base_port + 20, base_port + 24)
+        for options in (
+            FrontOptions(http_port=http, grpc_port=grpc, folder=root / "front"),
+            FrontOptions(
+                http_port=knowing_http, grpc_port=knowing_grpc, folder=root / "knowing", known=KNOWN
+            ),
+        ):
+            stack.enter_context(front(nginx, options.folder, render_front(manifest, options)))
+        yield Stand(deployment, root, http, grpc, knowing_grpc)
 
 
 def find_nginx() -> Path | None:
@@ -113,13 +136,10 @@ def find_nginx() -> Path | None:
 
 
 @contextmanager
-def _front(
-    root: Path, nginx: Path, manifest: DeploymentManifest, http_port: int, grpc_port: int
-) -> Iterator[None]:
-    folder = root / "front"
+def front(nginx: Path, folder: Path, config: str) -> Iterator[None]:
+    """An nginx with this configuration, whose own files are in `folder`."""
     folder.mkdir()
-    options = FrontOptions(http_port=http_port, grpc_port=grpc_port, folder=folder)
-    (folder / "nginx.conf").write_text(render_front(manifest, options))
+    (folder / "nginx.conf").write_text(config)
     command = [str(nginx), "-c", str(folder / "nginx.conf"), "-g", "daemon off; user root;"]
     process = GuardedProcess.start(command, log=folder / "nginx.log")
     try:

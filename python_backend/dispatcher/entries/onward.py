@@ -85,6 +85,7 @@ class Onward:
             frame.priority,
             frame.stream,
             frame.place,
+            frame.caller,
         )
         specs, tensors = self._tensors(frame)
         parameter = kserve.text_parameter(forwarded.PARAMETER, forwarded.encode(mark, self._keys))

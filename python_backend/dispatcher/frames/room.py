@@ -11,6 +11,7 @@ Rules
   time, half of SMALLEST_FRAMES at least: so they leave room for the others, which go before them.
 - While more frames are open than the plan serves within an SLO, a caller with more of them than callers have
   on average crowds the others out: its next frames go after theirs. Only callers that the front names count.
+  Those whom it knows crowd nobody out, and while they have frames open all strangers' go after theirs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from planner.serving import ServedModel
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.wire.clock import NEVER
+from python_backend.wire.parameters.caller import is_known
 from python_backend.wire.shm.file import SHM
 
 SMALLEST_FRAMES = 512
@@ -57,7 +59,8 @@ class Room:
         self._patient = 0
         self._by_caller: dict[str, int] = {}
         self._named = 0
-        """Open frames by caller, and of all callers that are named."""
+        self._known = 0
+        """Open frames by caller, of all callers that are named, and of those that are known."""
         self.crowding = 0
         """Frames that came so far whose callers crowded others out."""
         self._lock = threading.Lock()
@@ -128,9 +131,10 @@ class Room:
             self._by_caller[frame.caller] = count
         else:
             del self._by_caller[frame.caller]
-        if times > 0:
-            crowded = self._frames > self.bounds.crowd_frames
-            frame.crowds = crowded and count * len(self._by_caller) > self._named
+        if is_known(frame.caller):
+            self._known += times
+        elif times > 0 and self._frames > self.bounds.crowd_frames:
+            frame.crowds = self._known > 0 or count * len(self._by_caller) > self._named
             self.crowding += int(frame.crowds)
 
     def _is_patient(self, frame: Frame) -> bool:
