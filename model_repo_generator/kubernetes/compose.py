@@ -38,7 +38,6 @@ from model_repo_generator.kubernetes.launch import (
     server_environment,
     server_settings,
 )
-from model_repo_generator.kubernetes.lease_rights import check_no_files
 from model_repo_generator.kubernetes.memory import MIB, group_memory_bytes, group_shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault, check_distinct, dns_label, is_dns_label
 from model_repo_generator.kubernetes.operator import (
@@ -52,7 +51,7 @@ from model_repo_generator.kubernetes.operator import (
 from model_repo_generator.kubernetes.operator import command as operator_command
 from model_repo_generator.kubernetes.options import Image, read_plain, validated
 from model_repo_generator.kubernetes.pods import KILL_AFTER_S
-from model_repo_generator.kubernetes.tls import tls_paths
+from model_repo_generator.kubernetes.tls import etcd_paths, tls_paths
 from model_repo_generator.yaml_text import dump
 from planner.addresses import authority
 from planner.deployment import Deployment
@@ -256,7 +255,8 @@ def _service(
                 if group.is_entry and _has_lease_file(fleet)
                 else []
             ),
-            *_tls_binds(fleet),
+            *_file_binds(tls_paths(fleet.manifest)),
+            *(_file_binds(etcd_paths(fleet.manifest)) if group.is_entry else ()),
         ],
         "secrets": [{"source": "tickets", "target": TICKET_FILE}],
         "healthcheck": {
@@ -282,8 +282,6 @@ def _has_lease_file(fleet: Fleet) -> bool:
 
 def _check_leases(fleet: Fleet) -> None:
     """Raises BundleFault."""
-    if fleet.manifest.leases is not None:
-        check_no_files(fleet.manifest.leases)
     if fleet.manifest.leases is not None and fleet.manifest.leases.kind == "kubernetes":
         raise BundleFault(
             "leases: kind is 'kubernetes', and containers of one host have no cluster; leave 'leases' out "
@@ -328,15 +326,15 @@ def _operator(fleet: Fleet, options: ComposeOptions, operator: ComposeOperator, 
         "environment": {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
         "volumes": [
             {"type": "bind", "source": operator.work, "target": WORK_FOLDER},
-            *_tls_binds(fleet),
+            *_file_binds(tls_paths(fleet.manifest)),
         ],
         **({"network_mode": "host"} if shared else {"networks": ["servers"]}),
         **_confined(options, OPERATOR_STOP_S, operator.memory_mib * MIB),
     }
 
 
-def _tls_binds(fleet: Fleet) -> Iterator[Plain]:
-    for path in tls_paths(fleet.manifest).values():
+def _file_binds(paths: Mapping[str, str]) -> Iterator[Plain]:
+    for path in paths.values():
         yield {"type": "bind", "source": path, "target": path, "read_only": True}
 
 

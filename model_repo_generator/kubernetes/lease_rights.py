@@ -24,7 +24,6 @@ def check_leases(fleet: Fleet, options: KubernetesOptions) -> None:
     leases = fleet.manifest.leases
     if leases is None:
         return
-    check_no_files(leases)
     if leases.kind == "file":
         raise BundleFault(
             f"leases: kind is 'file' and there are {len(fleet.manifest.entries)} entries, which may be on "
@@ -34,16 +33,6 @@ def check_leases(fleet: Fleet, options: KubernetesOptions) -> None:
         raise BundleFault(
             f"leases.namespace: {leases.namespace!r}, and the bundle's is {options.namespace!r}; leave it "
             "out: pods keep leases in their own namespace"
-        )
-
-
-def check_no_files(leases: LeasesAt) -> None:
-    """Raises BundleFault where entries would need files for https that no container gets."""
-    named = [name for name in ("ca", "certificate", "key") if getattr(leases, name)]
-    if named:
-        raise BundleFault(
-            f"leases.{named[0]}: {getattr(leases, named[0])!r}, and containers are given no files for etcd; "
-            f"leave {', '.join(named)} out, with endpoints such as http://etcd:2379 that only entries reach"
         )
 
 

@@ -140,6 +140,10 @@ class KubernetesOptions(_Strict):
     """Where the deployment has `tls`: Secret with the keys `ca.crt`, `tls.crt` and `tls.key`, for all pods.
     None: <deployment>-tls.
     """
+    etcd_secret: ObjectName | None = None
+    """Where `leases` names files for etcd: Secret with the keys `ca.crt`, `tls.crt` and `tls.key`, as far as
+    it names them, for entries' pods. None: <deployment>-etcd-tls.
+    """
     node_selectors: Mapping[str, Labels] = {}
     """Per GPU class (`T4`), per size of its servers (`T4-x4`: those with four GPUs), or, where servers of one
     size have links of several speeds, per pool (`T4-x4-25gbps`); the narrowest goes first. Default for CUDA

@@ -32,7 +32,7 @@ from model_repo_generator.kubernetes.options import (
     KubernetesOptions,
     ObjectStoreSource,
 )
-from model_repo_generator.kubernetes.tls import tls_mounts
+from model_repo_generator.kubernetes.tls import etcd_mounts, etcd_paths, tls_mounts
 from planner.cluster import Executor
 from planner.manifest import DeploymentManifest, ServerAddress
 
@@ -106,7 +106,7 @@ def pod_template(fleet: Fleet, group: ServerGroup, options: KubernetesOptions) -
         made = fleet_folders(options.operator, group.group, options.image, rights)
         spec["initContainers"] = [made]
     spec["containers"] = [_container(fleet, group, options, shm)]
-    spec["volumes"] = _volumes(fleet, options, shm)
+    spec["volumes"] = _volumes(fleet, group, options, shm)
     return {"metadata": {"labels": labels(fleet, group, options)}, "spec": spec}
 
 
@@ -191,6 +191,7 @@ def _container(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm
             {"name": "tmp", "mountPath": "/tmp"},
             *(fleet_mounts(options.operator, group.group) if options.operator else []),
             *tls_mounts(fleet.manifest),
+            *(etcd_mounts(fleet.manifest) if group.is_entry else []),
         ],
     }
 
@@ -317,7 +318,7 @@ def _fetch(source: ObjectStoreSource) -> Plain:
     return container
 
 
-def _volumes(fleet: Fleet, options: KubernetesOptions, shm: int) -> list[Plain]:
+def _volumes(fleet: Fleet, group: ServerGroup, options: KubernetesOptions, shm: int) -> list[Plain]:
     source = options.repository
     if isinstance(source, ClaimSource):
         repository: Plain = {"persistentVolumeClaim": {"claimName": source.claim, "readOnly": True}}
@@ -331,6 +332,7 @@ def _volumes(fleet: Fleet, options: KubernetesOptions, shm: int) -> list[Plain]:
         {"name": "tmp", "emptyDir": {}},
         *([fleet_volume(source)] if options.operator and isinstance(source, ClaimSource) else []),
         *tls_volumes(fleet, options),
+        *(_etcd_volumes(fleet, options) if group.is_entry else []),
     ]
 
 
@@ -339,6 +341,14 @@ def tls_volumes(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
     if not fleet.manifest.tls:
         return []
     return [{"name": "tls", "secret": {"secretName": tls_secret(fleet, options), "defaultMode": 0o440}}]
+
+
+def _etcd_volumes(fleet: Fleet, options: KubernetesOptions) -> list[Plain]:
+    """The files of https to etcd, where the deployment has them."""
+    if not etcd_paths(fleet.manifest):
+        return []
+    secret = options.etcd_secret or dns_label(f"{fleet.manifest.deployment}-etcd-tls", "deployment")
+    return [{"name": "etcd-tls", "secret": {"secretName": secret, "defaultMode": 0o440}}]
 
 
 def ticket_secret(fleet: Fleet, options: KubernetesOptions) -> str:

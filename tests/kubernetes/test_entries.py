@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.kubernetes.test_operator import OPERATED
 
 NAMES = ("north", "south")
 LEASES = {"kind": "kubernetes"}
+OTHER_PORTS = {"http_port": 9000, "grpc_port": 9001, "metrics_port": 9002}
 OPTIONS = parse_options({"image": "registry.example/ppipe:24.10", "namespace": "street"}, "test")
 
 
@@ -219,12 +221,11 @@ def test_compose_with_host_names_publishes_each_entry_on_ports_of_its_own() -> N
         BundleFault, match="entries north and south: both would publish port 8000 on this host"
     ):
         composed(cluster_data(etcd))
-    ports = {"http_port": 9000, "grpc_port": 9001, "metrics_port": 9002}
-    made = composed(cluster_data(etcd, south=ports))
+    made = composed(cluster_data(etcd, south=OTHER_PORTS))
     assert made["services"]["north"]["ports"] == ["127.0.0.1:8000:8000", "127.0.0.1:8001:8001"]
     assert made["services"]["south"]["ports"] == ["127.0.0.1:9000:9000", "127.0.0.1:9001:9001"]
     with pytest.raises(BundleFault, match="leases: kind is 'kubernetes', and containers of one host have no"):
-        composed(cluster_data(LEASES, south=ports))
+        composed(cluster_data(LEASES, south=OTHER_PORTS))
 
 
 def test_entries_are_spread_over_nodes_where_that_can_be(bundle: dict[str, str]) -> None:
@@ -234,14 +235,49 @@ def test_entries_are_spread_over_nodes_where_that_can_be(bundle: dict[str, str])
         assert spread["labelSelector"]["matchLabels"] == each["spec"]["selector"]["matchLabels"]
 
 
-def test_files_for_etcd_that_no_container_gets_are_refused() -> None:
+def over_https(files: dict[str, str], **changes: Any) -> dict[str, Any]:
+    return cluster_data({"kind": "etcd", "endpoints": ["https://etcd-0:2379"], **files}, **changes)
+
+
+def mounts_of(files: dict[str, str], name: str, volume: str) -> dict[str, str]:
+    spec = of_kind(files, "StatefulSet")[name]["spec"]["template"]["spec"]
+    assert (volume in {each["name"] for each in spec["volumes"]}) is ("entry" in name)
+    mounts = spec["containers"][0]["volumeMounts"]
+    return {each["subPath"]: each["mountPath"] for each in mounts if each["name"] == volume}
+
+
+def test_entries_alone_get_the_files_for_etcd() -> None:
     files = {"ca": "/etc/etcd/ca.pem", "certificate": "/etc/etcd/c.pem", "key": "/etc/etcd/k.pem"}
-    leases = {"kind": "etcd", "endpoints": ["https://etcd-0:2379"], **files}
-    for render in (bundled, composed):
-        with pytest.raises(
-            BundleFault, match=r"leases\.ca: '/etc/etcd/ca\.pem', and containers are given no"
-        ):
-            render(cluster_data(leases))
+    made = bundled(over_https(files))
+    for name in of_kind(made, "StatefulSet"):
+        found = mounts_of(made, name, "etcd-tls")
+        wanted = dict(zip(("ca.crt", "tls.crt", "tls.key"), files.values(), strict=True))
+        assert found == (wanted if "entry" in name else {})
+    services = composed(over_https(files, south=OTHER_PORTS))["services"]
+    for name, service in services.items():
+        binds = {each["target"] for each in service["volumes"]}
+        assert (set(files.values()) <= binds) is (name in NAMES), name
+
+
+def test_of_files_for_etcd_only_those_that_are_named_are_mounted() -> None:
+    made = bundled(over_https({"ca": "/etc/etcd/ca.pem"}))
+    assert mounts_of(made, "street-entry-server", "etcd-tls") == {"ca.crt": "/etc/etcd/ca.pem"}
+
+
+def test_a_file_for_etcd_that_mutual_tls_has_too_is_mounted_once() -> None:
+    tls = {"ca": "/etc/tls/ca.pem", "certificate": "/etc/tls/c.pem", "key": "/etc/tls/k.pem"}
+    own = {"certificate": "/etc/etcd/c.pem", "key": "/etc/etcd/k.pem"}
+    made = bundled(over_https({"ca": tls["ca"], **own}) | {"tls": tls})
+    found = mounts_of(made, "street-entry-server", "etcd-tls")
+    assert found == {"tls.crt": own["certificate"], "tls.key": own["key"]}
+
+
+@pytest.mark.parametrize(("render", "changes"), [(bundled, {}), (composed, {"south": OTHER_PORTS})])
+def test_a_file_for_etcd_does_not_lie_where_a_container_has_something_else(
+    render: Callable[[dict[str, Any]], object], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(BundleFault, match=r"leases\.ca: '/tmp/ca\.pem' is below /tmp"):
+        render(over_https({"ca": "/tmp/ca.pem"}, **changes))
 
 
 def test_a_folder_for_leases_that_is_not_there_is_no_other_users() -> None:
