@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from planner.manifest import Chain, ModelEntry
 from planner.shards import Shard, shard_of
@@ -22,6 +23,10 @@ class Fence(NamedTuple):
 
     shard: str
     term: int
+
+
+NO_FENCES: Final[Mapping[str, Fence]] = MappingProxyType({})
+"""Of a deployment with one entry."""
 
 
 class OwnedPart(NamedTuple):

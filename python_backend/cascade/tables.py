@@ -17,8 +17,14 @@ from dataclasses import dataclass
 from planner.cascades.served import CascadeEntry
 from planner.manifest import DeploymentManifest
 from planner.private_folder import PrivateFolder
-from planner.revision import Ack, HandOver, read_acks, read_hand_over
-from python_backend.wire.handed_over import HandedOver
+from planner.revision import Ack, HandOver, read_acks
+from python_backend.wire.handed_over import (
+    HandedOver,
+    TableRefused,
+    require_deployment,
+    require_same,
+    taken_at_start,
+)
 
 
 @dataclass(frozen=True)
@@ -36,28 +42,27 @@ class CascadeTable:
 
 
 def check_cascade(manifest: DeploymentManifest, deployment: str, served: CascadeEntry) -> CascadeEntry:
-    """The manifest's entry of the cascade that is served. Raises ValueError for a table that cannot be taken;
-    the message names the field.
-    """
-    if manifest.deployment != deployment:
-        raise ValueError(f"deployment is {manifest.deployment!r}; {deployment!r} is served here")
+    """The manifest's entry of the cascade that is served. Raises TableRefused."""
+    require_deployment(manifest.deployment, deployment)
     found = next((one for one in manifest.cascades if one.name == served.name), None)
     if found is None:
-        raise ValueError(f"it has no cascade {served.name!r}, which is served here")
-    ways = [tuple((m.model, m.of, m.make, m.most) for m in one.members) for one in (served, found)]
-    for name, now, wanted in (
-        ("members", *ways),
-        ("slo_us", served.slo_us, found.slo_us),
-        ("outputs", served.outputs, found.outputs),
-        ("metrics_port", served.metrics_port, found.metrics_port),
-        ("in_order", served.in_order, found.in_order),
-    ):
-        if now != wanted:
-            raise ValueError(
-                f"cascades.{served.name}.{name} is {wanted!r:.80} where {now!r:.80} is served; a cascade "
-                "that is loaded anew takes it, a running one does not"
-            )
+        raise TableRefused(f"it has no cascade {served.name!r}, which is served here")
+    require_same(
+        f"cascades.{served.name}",
+        "a cascade",
+        (
+            ("members", _ways(served), _ways(found)),
+            ("slo_us", served.slo_us, found.slo_us),
+            ("outputs", served.outputs, found.outputs),
+            ("metrics_port", served.metrics_port, found.metrics_port),
+            ("in_order", served.in_order, found.in_order),
+        ),
+    )
     return found
+
+
+def _ways(cascade: CascadeEntry) -> tuple[object, ...]:
+    return tuple((member.model, member.of, member.make, member.most) for member in cascade.members)
 
 
 def table_at_start(
@@ -67,14 +72,13 @@ def table_at_start(
     log: Callable[[str], None],
 ) -> CascadeTable:
     """By the table that was handed over last, or else by deployment.json."""
-    try:
-        table = None if folder is None else read_hand_over(folder.path)
-        if table is not None:
-            found = check_cascade(table.manifest, manifest.deployment, cascade)
-            return CascadeTable(table.number, table.manifest, found)
-    except (ValueError, OSError) as error:
-        log(f"cascade {cascade.name}: serves by deployment.json: {error}")
-    return CascadeTable(0, manifest, cascade)
+
+    def take(table: HandOver) -> CascadeTable:
+        found = check_cascade(table.manifest, manifest.deployment, cascade)
+        return CascadeTable(table.number, table.manifest, found)
+
+    taken = taken_at_start(folder, f"cascade {cascade.name}", take, log)
+    return taken or CascadeTable(0, manifest, cascade)
 
 
 class CascadeTables:

@@ -64,6 +64,7 @@ COMPILED_MODULES = (
     "python_backend.dispatcher.deciding",
     "python_backend.dispatcher.attempts",
     "python_backend.dispatcher.taking",
+    "python_backend.dispatcher.endings",
     "python_backend.dispatcher.driver",
     "python_backend.stage.worker",
     "python_backend.simulator.counts",

@@ -4,6 +4,7 @@
     taking        each item of a turn to who knows what to do, and what is due by then
     deciding      tells the core what happened, at its time, and records it
     enacting      does what the core has decided: sends batches (hops.py), gives frames up
+    endings       how threads of hops, and of calls to other entries, end what they waited for
     attempts      what stages tell, how batches end, workers lost and back
     offers        with which deadline a frame is offered to the core, and when again
     frames/       where a frame is and which way it may go (frame_state.py: the one table of that), its one
@@ -25,24 +26,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
-from planner.owned import Fence
+from planner.owned import NO_FENCES, Fence
 from python_backend.dispatcher.attempts import Attempts
 from python_backend.dispatcher.brought import (
-    FrameCameBack,
-    FrameRefused,
     FramesCame,
     FramesRefused,
-    HopEnded,
-    HopFailed,
     Item,
-    LookAgain,
     ProbeCame,
     WorkerChange,
 )
 from python_backend.dispatcher.deciding import Deciding
 from python_backend.dispatcher.enacting import Enacting
+from python_backend.dispatcher.endings import Endings
 from python_backend.dispatcher.entries.passing import PassingOn
-from python_backend.dispatcher.frames.frame import ErrorCode, Frame
+from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.frames.open_frames import OpenFrames
 from python_backend.dispatcher.frames.room import Room, bounds_of
 from python_backend.dispatcher.lateness import Lateness
@@ -57,16 +54,14 @@ from python_backend.dispatcher.tables.taking_over import TableChange, TableFaile
 from python_backend.dispatcher.taking import Taking
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.uplink import Uplink
-from python_backend.scheduler.actions import Ticket
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import RequestCancelled
-from python_backend.wire.clock import NEVER, now_us
+from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
-from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.transport import Outputs, Transport
+from python_backend.wire.hop_failure import HopFailure
+from python_backend.wire.transport import Transport
 
 _CLOSING: Final = "the dispatcher is shutting down"
-_NO_FENCES: Final[Mapping[str, Fence]] = {}
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ class Driver:
         number: int = 0,
         uplink: Uplink | None = None,
         passing: PassingOn | None = None,
-        fences: Mapping[str, Fence] = _NO_FENCES,
+        fences: Mapping[str, Fence] = NO_FENCES,
     ) -> None:
         """room: for open frames; as this host's memory allows without. number: of the hand-over that brought
         the table, 0 for deployment.json. uplink: the entry's, if other models send over it too. passing,
@@ -116,6 +111,8 @@ class Driver:
         self._offers = Offers(entry, self._lateness)
         self._frames = OpenFrames(entry, self.counts, log, self.room)
         self._turns: Turns[Item] = Turns("alarms", self._take_turn)
+        self.endings = Endings(self._turns, self._frames, self.counts, log)
+        """For threads of hops, and of calls to other entries."""
         self._tables = ServedTables(self._table_of(number, manifest, entry, core, transport, fences))
         self._assemble(settings or DriverSettings(), len(manifest.models), on_failure, on_seen)
         self._turns.start()
@@ -205,7 +202,7 @@ class Driver:
         entry: ModelEntry,
         core: SchedulerCore,
         transport: Transport,
-        fences: Mapping[str, Fence] = _NO_FENCES,
+        fences: Mapping[str, Fence] = NO_FENCES,
     ) -> None:
         """Serve by another table from now on. number: of this hand-over. entry: what clients see of it must
         be what they see now. core, transport: new ones. fences: of its workers, where there are several
@@ -319,49 +316,16 @@ class Driver:
         fences: Mapping[str, Fence],
     ) -> ServedTable:
         return ServedTable(
-            number, manifest, entry, core, transport, self._end_served, self._end_failed, self._log, fences
+            number,
+            manifest,
+            entry,
+            core,
+            transport,
+            self.endings.served,
+            self.endings.failed,
+            self._log,
+            fences,
         )
 
     def _take_turn(self, items: Sequence[Item]) -> int:
         return self._taking.take(items)
-
-    # Threads of hops, and of calls to other entries
-
-    def served_elsewhere(self, frame: Frame, outputs: Outputs) -> None:
-        """See dispatcher.entries.passing.Returns."""
-        self._frames.serve([frame], outputs)
-        self._look_again()
-        self._turns.take_turn()
-
-    def refused_elsewhere(self, frame: Frame, code: ErrorCode, text: str) -> None:
-        """See dispatcher.entries.passing.Returns."""
-        self._turns.bring(FrameRefused(frame, code, text))
-
-    def came_back(self, frame: Frame) -> None:
-        """See dispatcher.entries.passing.Returns."""
-        self._turns.bring(FrameCameBack(frame))
-
-    def _end_served(self, ticket: Ticket, frames: Sequence[Frame], outputs: Outputs) -> None:
-        self._turns.leave(HopEnded(ticket, now_us(), served=True))
-        self._frames.serve(frames, outputs, ticket.batch_id)
-        self._look_again()
-        self._turns.take_turn()
-
-    def _end_failed(self, ticket: Ticket, frames: Sequence[Frame], failure: HopFailure) -> None:
-        self.counts.failed(failure.kind)
-        self._log(f"batch {ticket.batch_id} attempt {ticket.attempt} failed: {failure}")
-        if failure.kind in (FailureKind.REFUSED, FailureKind.COMPUTE):
-            # Another worker would do the same: the request or the program is at fault.
-            self._turns.bring(HopEnded(ticket, now_us(), served=False))
-            self._frames.fail(frames, str(failure))
-            self._look_again()
-            self._turns.take_turn()
-            return
-        self._turns.bring(HopFailed(ticket, frames, failure))
-
-    def _look_again(self) -> None:
-        """Answers that wait for others of their streams have a time at which they wait no longer: another
-        thread may have had its turn before they began to wait.
-        """
-        if self._frames.due_us != NEVER:
-            self._turns.leave(LookAgain())

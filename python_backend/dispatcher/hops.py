@@ -22,11 +22,10 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
-from planner.owned import Fence
+from planner.owned import NO_FENCES, Fence
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.scheduler.actions import Ticket
 from python_backend.wire import graces
@@ -56,7 +55,7 @@ class Hops:
         failed: Failed,
         log: Callable[[str], None],
         is_given_up: Callable[[int], bool] = lambda batch: False,
-        fences: Mapping[str, Fence] = MappingProxyType({}),
+        fences: Mapping[str, Fence] = NO_FENCES,
     ) -> None:
         """is_given_up: whether nobody waits for a batch any more, though its hop goes on. fences: by worker;
         empty where there is one entry.

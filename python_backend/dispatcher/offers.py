@@ -20,7 +20,6 @@ from typing import Final
 from planner.manifest import ModelEntry
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
-from python_backend.dispatcher.frames.room import patient_us
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.scheduler.events import RequestArrived
 from python_backend.wire.clock import NEVER
@@ -36,7 +35,6 @@ class Offers:
         self._lateness = lateness
         self._serve_late = entry.serves_late
         self._slo_us = entry.served.slo_us
-        self._patient_us = patient_us(self._slo_us)
         self._fastest_us = _fastest_us(entry)
         self._later: list[tuple[int, int]] = []
         """(time, request id) of frames to offer again; some may have been withdrawn since."""
@@ -62,7 +60,7 @@ class Offers:
 
     def _arrived(self, frame: Frame, again: bool) -> RequestArrived:
         info = frame.info
-        behind = frame.crowds or frame.deadline_us - frame.arrived_us > self._patient_us
+        behind = frame.crowds or frame.patient
         return RequestArrived(
             frame.request_id,
             frame.offered_us,
@@ -77,7 +75,6 @@ class Offers:
     def serve(self, entry: ModelEntry) -> None:
         """Frames are offered to the core of this table from now on."""
         self._slo_us = entry.served.slo_us
-        self._patient_us = patient_us(self._slo_us)
         self._lateness.bound_by(self._slo_us)
         self._fastest_us = _fastest_us(entry)
 

@@ -14,13 +14,13 @@ from python_backend.cascade.parent import Outputs, empty_answer
 from python_backend.cascade.service import PASSED_ON, CascadeService
 from python_backend.cascade.tables import CascadeTables, table_at_start
 from python_backend.dispatcher.entries.this_entry import this_entry
-from python_backend.dispatcher.factory import folder_of_tables
 from python_backend.dispatcher.frames.frame import ErrorCode
 from python_backend.dispatcher.metrics.page import Make, open_page
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import ticket_codec
 from python_backend.wire.clock import now_us
+from python_backend.wire.handed_over import folder_of_tables
 from python_backend.wire.parameters.priority import priority_of
 from python_backend.wire.parameters.stream_place import STREAM, stream_place_of
 

@@ -6,16 +6,77 @@ others may write in is not read: that is looked at before each table.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, TypeVar
 
-from planner.private_folder import PrivateFolder
-from planner.revision import TABLE_NAME, Ack, HandOver, read_hand_over, write_ack
+from planner.private_folder import NotPrivate, PrivateFolder
+from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, read_hand_over, write_ack
 from planner.watched import Watched
 
 _LOOK_S: Final = 0.1
+_Table = TypeVar("_Table")
+
+
+class TableRefused(ValueError):
+    """A table that cannot be taken; the message names the field, and what would be accepted."""
+
+
+def revisions_folder() -> PrivateFolder | None:
+    """The folder that PPIPE_REVISIONS names; None without the variable. Raises TableRefused where others may
+    write in it, or it is no folder.
+    """
+    named = os.environ.get(FOLDER_VARIABLE)
+    if not named:
+        return None
+    try:
+        return PrivateFolder(Path(named))
+    except NotPrivate as error:
+        raise TableRefused(f"{FOLDER_VARIABLE}: {error}") from error
+
+
+def folder_of_tables(log: Callable[[str], None]) -> PrivateFolder | None:
+    """Where tables are handed over; None, and the log says why, where that is nowhere safe."""
+    try:
+        return revisions_folder()
+    except (TableRefused, OSError) as error:
+        log(f"no tables are taken: {error}")
+        return None
+
+
+def require_deployment(found: str, served: str) -> None:
+    """Raises TableRefused for a table of another deployment than the one that is served."""
+    if found != served:
+        raise TableRefused(f"deployment is {found!r}; {served!r} is served here")
+
+
+def require_same(where: str, takes: str, fields: Iterable[tuple[str, object, object]]) -> None:
+    """Raises TableRefused for the first of `fields` (name, what is served, what the table has) that differs:
+    clients would notice. where: of the fields in the table. takes: who would take it when loaded anew.
+    """
+    for name, served, wanted in fields:
+        if served != wanted:
+            raise TableRefused(
+                f"{where}.{name} is {wanted!r:.80} where {served!r:.80} is served; {takes} that is loaded "
+                "anew takes it, a running one does not"
+            )
+
+
+def taken_at_start(
+    folder: PrivateFolder | None, who: str, take: Callable[[HandOver], _Table], log: Callable[[str], None]
+) -> _Table | None:
+    """What `take` makes of the table that was handed over last. None where there is none or `take` raises
+    ValueError or OSError: `who` then serves by deployment.json.
+    """
+    try:
+        table = None if folder is None else read_hand_over(folder.path)
+        return None if table is None else take(table)
+    except (ValueError, OSError) as error:
+        log(f"{who}: serves by deployment.json: {error}")
+        return None
 
 
 class HandedOver:

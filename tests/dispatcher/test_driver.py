@@ -567,7 +567,7 @@ def test_an_answer_of_another_entry_waits_no_longer_than_an_earlier_frames_time(
         for number, frame in enumerate(frames):
             frame.stream, frame.place = "camera", number
         driver._frames.add(frames)  # both are at other entries, and nothing else is to be looked at
-        driver.served_elsewhere(frames[1], {"y": np.array([[7]], np.int64)})
+        driver.endings.served_elsewhere(frames[1], {"y": np.array([[7]], np.int64)})
         client.wait()
     assert "the answer to a later frame of stream 'camera' waited for it" in client.answers[0][0][1]
     assert client.answers[1] == [7]

@@ -21,11 +21,12 @@ from python_backend.compiled import IS_COMPILED
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.factory import make_dispatcher
 from python_backend.dispatcher.frames.room import Bounds, bounds_of
-from python_backend.dispatcher.tables.revisions import Revisions, TableRefused, check_table, revisions_folder
+from python_backend.dispatcher.tables.revisions import Revisions, check_table
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.event_log import read_logs
 from python_backend.simulator.replay import replay_as_it_was
 from python_backend.wire.feedback import Notice
+from python_backend.wire.handed_over import TableRefused, revisions_folder
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.ticket_codec import WireTicket
 from tests.dispatcher.test_driver import SLO_US, Client, Hops, driver_with, manifest

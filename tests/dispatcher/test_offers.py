@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.room import Room, bounds_of
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
 from python_backend.scheduler.actions import Dispatch
@@ -21,7 +22,8 @@ def offers() -> Offers:
 
 
 def frame(number: int, timeout_us: int, priority: int = 1) -> Frame:
-    return Frame(
+    """One that has come in, through a room of its own."""
+    made = Frame(
         request_id=number,
         data=memoryview(bytes(8)),
         arrived_us=NOW_US,
@@ -30,6 +32,9 @@ def frame(number: int, timeout_us: int, priority: int = 1) -> Frame:
         send_error=lambda code, text: None,
         priority=priority_of({"ppipe_priority": priority}),
     )
+    entry = manifest().models[0]
+    Room(bounds_of(entry.served, entry.longest_us, 1)).admit([made])
+    return made
 
 
 @pytest.mark.parametrize(

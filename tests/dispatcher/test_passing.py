@@ -27,8 +27,9 @@ from planner.shards import Shard
 from ppipe.serving.ports import free_base
 from python_backend.dispatcher.entries.passing import HOP_US, PassingOn
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
-from python_backend.dispatcher.factory import Dispatcher, _Links, make_dispatcher
+from python_backend.dispatcher.factory import Dispatcher, make_dispatcher
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
+from python_backend.dispatcher.wiring import Wiring
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire import forwarded
@@ -403,8 +404,8 @@ def test_no_datagram_ends_the_thread_that_reads_them() -> None:
         raise OverflowError("int too large to convert to float")
 
     logged: list[str] = []
-    links = _Links(Keys.none(), Reports(Keys.none()), "tiny", logged.append)
-    links.passing = SimpleNamespace(take=fail)  # type: ignore[assignment]
+    wiring = Wiring(Keys.none(), Reports(Keys.none()), "tiny", logged.append)
+    wiring.passing = SimpleNamespace(take=fail)  # type: ignore[assignment]
     for _ in range(3):
-        links.take(b"PPW1")
+        wiring.take(b"PPW1")
     assert logged == ["a datagram cannot be taken: OverflowError('int too large to convert to float')"]

@@ -156,14 +156,9 @@ def bounds_of(served: ServedModel, longest_us: int, dispatchers: int) -> Bounds:
         frames=max(SMALLEST_FRAMES, round(_SPARE * served_frames)),
         bytes=min(_shm_free() // 2, memory_free() // 4) // max(1, dispatchers),
         patient_frames=max(SMALLEST_FRAMES // 2, round(served_frames)),
-        patient_us=patient_us(served.slo_us),
+        patient_us=round(_PATIENT_SLOS * served.slo_us),
         crowd_frames=round(frames_per_us(served) * served.slo_us),
     )
-
-
-def patient_us(slo_us: int) -> int:
-    """A frame that has more time than this is patient."""
-    return round(_PATIENT_SLOS * slo_us)
 
 
 def frames_per_us(served: ServedModel) -> float:

@@ -13,34 +13,21 @@ Rules
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from planner.manifest import DeploymentManifest, ModelEntry
-from planner.private_folder import NotPrivate, PrivateFolder
-from planner.revision import FOLDER_VARIABLE, Ack, HandOver, ack_name
+from planner.private_folder import PrivateFolder
+from planner.revision import Ack, HandOver, ack_name
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.tables.served_table import ServedTable
-from python_backend.wire.handed_over import HandedOver
-
-
-class TableRefused(ValueError):
-    """A table that a dispatcher cannot take; the message names the field, and what would be accepted."""
-
-
-def revisions_folder() -> PrivateFolder | None:
-    """The folder that PPIPE_REVISIONS names; None without the variable. Raises TableRefused where others may
-    write in it, or it is no folder.
-    """
-    named = os.environ.get(FOLDER_VARIABLE)
-    if not named:
-        return None
-    try:
-        return PrivateFolder(Path(named))
-    except NotPrivate as error:
-        raise TableRefused(f"{FOLDER_VARIABLE}: {error}") from error
+from python_backend.wire.handed_over import (
+    HandedOver,
+    TableRefused,
+    require_deployment,
+    require_same,
+    taken_at_start,
+)
 
 
 def seen_from(table: HandOver, me: str) -> HandOver:
@@ -54,8 +41,7 @@ def seen_from(table: HandOver, me: str) -> HandOver:
 def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEntry:
     """The table's entry of the model that is served. Raises TableRefused."""
     manifest = table.manifest
-    if manifest.deployment != deployment:
-        raise TableRefused(f"deployment is {manifest.deployment!r}; {deployment!r} is served here")
+    require_deployment(manifest.deployment, deployment)
     entry = next((each for each in manifest.models if each.model == served.model), None)
     if entry is None:
         raise TableRefused(f"it has no model {served.model!r}, which is served here")
@@ -64,22 +50,35 @@ def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEn
     # A cascade's member has a part of its SLO, which follows from the plan.
     is_member = manifest.cascade_of(served.model) is not None
     slo_us = served.served.slo_us if is_member else entry.served.slo_us
-    for name, now, wanted in (
-        ("dispatcher", served.dispatcher, entry.dispatcher),
-        ("feedback_port", served.feedback_port, entry.feedback_port),
-        ("inputs", served.public_inputs, entry.public_inputs),
-        ("outputs", served.outputs, entry.outputs),
-        ("prepare", served.prepare, entry.prepare),
-        ("late", served.late, entry.late),
-        ("slo_us", served.served.slo_us, slo_us),
-        ("longest_us", served.longest_us, entry.longest_us),
-    ):
-        if now != wanted:
-            raise TableRefused(
-                f"models.{served.model}.{name} is {wanted!r:.80} where {now!r:.80} is served; a dispatcher "
-                "that is loaded anew takes it, a running one does not"
-            )
+    require_same(
+        f"models.{served.model}",
+        "a dispatcher",
+        (
+            ("dispatcher", served.dispatcher, entry.dispatcher),
+            ("feedback_port", served.feedback_port, entry.feedback_port),
+            ("inputs", served.public_inputs, entry.public_inputs),
+            ("outputs", served.outputs, entry.outputs),
+            ("prepare", served.prepare, entry.prepare),
+            ("late", served.late, entry.late),
+            ("slo_us", served.served.slo_us, slo_us),
+            ("longest_us", served.longest_us, entry.longest_us),
+        ),
+    )
     return entry
+
+
+def table_at_start(
+    folder: PrivateFolder | None, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
+) -> tuple[int, DeploymentManifest, ModelEntry]:
+    """The table that was handed over last, with its number, or deployment.json's. manifest: seen from this
+    entry.
+    """
+
+    def take(table: HandOver) -> tuple[int, DeploymentManifest, ModelEntry]:
+        seen = seen_from(table, manifest.entry.name)
+        return seen.number, seen.manifest, check_table(seen, manifest.deployment, entry)
+
+    return taken_at_start(folder, entry.dispatcher, take, log) or (0, manifest, entry)
 
 
 class Revisions:

@@ -13,11 +13,10 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Final
 
 from planner.manifest import DeploymentManifest, ModelEntry
-from planner.owned import Fence
+from planner.owned import NO_FENCES, Fence
 from python_backend.dispatcher.hops import Failed, Hops, Served
 from python_backend.dispatcher.metrics.drift import Drift
 from python_backend.dispatcher.metrics.frame_drift import FrameDrift
@@ -40,7 +39,7 @@ class ServedTable:
         served: Served,
         failed: Failed,
         log: Callable[[str], None],
-        fences: Mapping[str, Fence] = MappingProxyType({}),
+        fences: Mapping[str, Fence] = NO_FENCES,
     ) -> None:
         self.number: Final = number
         self.revision: Final = manifest.epoch
