@@ -37,7 +37,7 @@ from python_backend.dispatcher.brought import (
 )
 from python_backend.dispatcher.deciding import Deciding
 from python_backend.dispatcher.enacting import Enacting
-from python_backend.dispatcher.endings import Endings
+from python_backend.dispatcher.endings import Ends
 from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.frames.open_frames import OpenFrames
@@ -111,7 +111,7 @@ class Driver:
         self._offers = Offers(entry, self._lateness)
         self._frames = OpenFrames(entry, self.counts, log, self.room)
         self._turns: Turns[Item] = Turns("alarms", self._take_turn)
-        self.endings = Endings(self._turns, self._frames, self.counts, log)
+        self.endings = Ends(self._turns, self._frames, self.counts, log)
         """For threads of hops, and of calls to other entries."""
         self._tables = ServedTables(self._table_of(number, manifest, entry, core, transport, fences))
         self._assemble(settings or DriverSettings(), len(manifest.models), on_failure, on_seen)

@@ -32,7 +32,7 @@ _NEVER_AGAIN: Final = (FailureKind.REFUSED, FailureKind.COMPUTE)
 """Another worker would do the same: the request or the program is at fault."""
 
 
-class Endings:
+class Ends:
     """See the module. Thread-safe."""
 
     def __init__(

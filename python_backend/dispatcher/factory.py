@@ -20,7 +20,7 @@ from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.metrics.page import Make, MetricsPage, open_page
-from python_backend.dispatcher.tables.making import Maker, Taking
+from python_backend.dispatcher.tables.making import PartsMaker, TableTaking
 from python_backend.dispatcher.tables.revisions import Revisions, table_at_start
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.dispatcher.wiring import Wiring
@@ -92,7 +92,7 @@ def make_dispatcher(
     wiring = Wiring(keys, reports, entry.model, log)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=wiring.take)
     uplink = Uplink(log)
-    maker = Maker(parameters, keys, log, uplink)
+    maker = PartsMaker(parameters, keys, log, uplink)
     passing = PassingOn(manifest, entry, keys, log) if entry.shards else None
     part = owned_part(entry, {}) if entry.shards else OwnedPart(entry, {})
     parts = maker.parts(manifest, entry, number, part.entry)
@@ -129,7 +129,7 @@ def make_dispatcher(
     listening = threading.Thread(target=receiver.run, args=(handle,), name="notices", daemon=True)
     listening.start()
 
-    taking = Taking(maker, parts, health, driver, closes_left=folder is None)
+    taking = TableTaking(maker, parts, health, driver, closes_left=folder is None)
     shards = None
     if passing is not None:
         passing.start(driver.endings)

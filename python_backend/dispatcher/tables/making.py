@@ -26,7 +26,7 @@ from python_backend.wire.transport import GrpcTransport, Target, Transport, targ
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class TableParts:
     """What is made anew for each table."""
 
     targets: Mapping[str, Target]
@@ -35,7 +35,7 @@ class Parts:
     core: SchedulerCore
 
 
-class Maker:
+class PartsMaker:
     """Makes the parts, for one model."""
 
     def __init__(
@@ -49,7 +49,9 @@ class Maker:
         self._parts = 0
         """Made so far, where there are shards: any two tables may be in use side by side."""
 
-    def parts(self, manifest: DeploymentManifest, entry: ModelEntry, number: int, owned: ModelEntry) -> Parts:
+    def parts(
+        self, manifest: DeploymentManifest, entry: ModelEntry, number: int, owned: ModelEntry
+    ) -> TableParts:
         """number: of the hand-over. owned: of the model `entry`, what this dispatcher schedules."""
         # First what may refuse the table. Notices of an earlier run, sent again, fit no batch of this core.
         told = self._uplink.join(manifest, entry)
@@ -61,16 +63,18 @@ class Maker:
         self._parts += int(bool(entry.shards))
         layout = layout_of_entry(manifest, number, self._parts)
         transport = _transport(manifest, owned, grpc, targets, self._parameters, self._log, layout)
-        return Parts(targets, grpc, transport, core)
+        return TableParts(targets, grpc, transport, core)
 
 
-class Taking:
+class TableTaking:
     """Makes what a table needs, and has it looked after and served. One call at a time."""
 
     shards: ShardOwner | None = None
     """Where there are several entries."""
 
-    def __init__(self, maker: Maker, parts: Parts, health: Health, driver: Driver, closes_left: bool) -> None:
+    def __init__(
+        self, maker: PartsMaker, parts: TableParts, health: Health, driver: Driver, closes_left: bool
+    ) -> None:
         """closes_left: tables that are over, which Revisions does where tables are handed over."""
         self._maker = maker
         self._parts = [parts]
@@ -118,7 +122,7 @@ class Taking:
         for table in left:
             table.hops.close()
 
-    def _served(self) -> Parts:
+    def _served(self) -> TableParts:
         """Those of the table that is served."""
         transport = self._driver.transport
         return next(parts for parts in self._parts if parts.transport is transport)
