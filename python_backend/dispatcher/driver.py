@@ -102,7 +102,7 @@ class Driver:
         whole = manifest.model(entry.model).served  # frames that are passed on stay open here
         self.room = room or Room(bounds_of(whole, entry.longest_us, len(manifest.models)))
         self.counts = Counts(entry.served)
-        self.budget = Budget()
+        self.budget = Budget(self.counts)
         self._log = log
         self._gate = threading.Lock()
         self._accepting = True

@@ -391,6 +391,7 @@ def test_frames_are_offered_by_the_slo_of_the_table_that_is_served() -> None:
         driver.arrive([client.frame(1, slo_us=longer)])
         client.wait()
         assert driver._offers._slo_us == longer
+        assert driver.counts.slo_us == longer
         assert driver._lateness._largest_us == longer // 4
     assert client.answers == {1: [2]}
 

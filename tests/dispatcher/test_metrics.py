@@ -35,7 +35,7 @@ class Driver:
     """What the page reads of one."""
 
     counts: Counts = field(default_factory=lambda: Counts(SERVED))
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget = field(init=False)
     drift: Drift = field(default_factory=lambda: Drift(SERVED, print))
     frame_drift: FrameDrift = field(default_factory=lambda: FrameDrift("m", None, print))
     queue_length: int = 3
@@ -48,6 +48,9 @@ class Driver:
     table: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(revision=2))
     older_tables: tuple[()] = ()
     transport: NullTransport = field(default_factory=lambda: NullTransport(()))
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.counts)
 
 
 class Health:
@@ -161,6 +164,24 @@ def test_the_budget_is_told_part_by_part() -> None:
     assert found["ppipe_queue_slo_ratio_count"][""] == 2
     assert found["ppipe_stage_slo_ratio_sum"] == {"0,0": pytest.approx(0.2), "0,1": pytest.approx(0.1)}
     assert found["ppipe_stage_slo_ratio_count"] == {"0,0": 1, "0,1": 1}
+
+
+def test_shares_of_the_slo_are_of_the_one_that_was_served_then() -> None:
+    """A cascade's division may change from table to table: what was counted before keeps its share."""
+    source = Dispatcher()
+    counts, budget = source.driver.counts, source.driver.budget
+    for slo_us in (150_000, 300_000):
+        counts.serve_by(slo_us)
+        counts.answered(180_000, deadline_us=0)
+        budget.sent(7, 1, now_us=30_000, arrived_us=[0])
+        budget.ended(7, 1, (0, 0), ended_us=60_000, last=True)
+    found = read(source)
+    assert found["ppipe_slo_us"][""] == 300_000
+    assert found["ppipe_latency_slo_ratio_sum"][""] == pytest.approx(1.2 + 0.6)
+    buckets = found["ppipe_latency_slo_ratio_bucket"]
+    assert (buckets["0.5"], buckets["0.75"], buckets["1.1"], buckets["1.25"]) == (0, 1, 1, 2)
+    assert found["ppipe_queue_slo_ratio_sum"][""] == pytest.approx(0.2 + 0.1)
+    assert found["ppipe_stage_slo_ratio_sum"]["0,0"] == pytest.approx(0.2 + 0.1)
 
 
 def test_workers_queue_and_process_are_told() -> None:

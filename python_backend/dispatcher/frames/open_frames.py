@@ -44,7 +44,9 @@ class OpenFrames:
         self.serve_by(entry)
 
     def serve_by(self, entry: ModelEntry) -> None:
-        """Frames that come from now on are answered as this table's policy for streams says."""
+        """Frames that come from now on are answered as this table's policy for streams says, and measured by
+        its SLO."""
+        self._counts.serve_by(entry.served.slo_us)
         policy = entry.served.streams
         self._orders = policy is not None and policy.order == "stream"
         self._most_rps = None if policy is None else policy.most_rps

@@ -20,16 +20,18 @@ _SLO_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 
 
 class LateBatch(NamedTuple):
-    """A batch with a frame that was answered late; at_s: by the calendar's clock."""
+    """A batch with a frame that was answered late. slos: after how many; at_s: by the calendar's clock."""
 
     batch_id: int
-    latency_us: int
+    slos: float
     at_s: float
 
 
 class Counts:
-    """Counters since the start. latency_counts[i]: answers within latency_bounds_us[i], the last one the
-    rest.
+    """Counters since the start. latency_counts[i]: answers within latency_shares[i] of the SLO, the last one
+    the rest.
+
+    What is a share of the SLO is one of the SLO that was served then: another table may bring another.
     """
 
     def __init__(self, served: ServedModel) -> None:
@@ -52,12 +54,16 @@ class Counts:
         self.decision_us = 0
         self.slo_us = served.slo_us
         self.latency_shares = _SLO_SHARES
-        self.latency_bounds_us = tuple(round(served.slo_us * share) for share in _SLO_SHARES)
         self.latency_counts = [0] * (len(_SLO_SHARES) + 1)
         self.latency_sum_us = 0
+        self.latency_sum_slos = 0.0
         self.late_batches: dict[int, LateBatch] = {}
         """By place in latency_counts: the last frame there that was late."""
         self._lock = threading.Lock()
+
+    def serve_by(self, slo_us: int) -> None:
+        """Answers from now on are measured by this SLO."""
+        self.slo_us = slo_us
 
     def dispatched(self, frames: int) -> None:
         """A batch was sent. By whose turn it is at the core."""
@@ -77,15 +83,17 @@ class Counts:
 
     def answered(self, latency_us: int, deadline_us: int, batch_id: int = -1) -> None:
         """A frame of a batch was answered with outputs."""
+        slos = latency_us / self.slo_us
         with self._lock:
-            bucket = bisect_left(self.latency_bounds_us, latency_us)
+            bucket = bisect_left(self.latency_shares, slos)
             if now_us() <= deadline_us:
                 self.in_time += 1
             else:
                 self.late += 1
-                self.late_batches[bucket] = LateBatch(batch_id, latency_us, time.time())
+                self.late_batches[bucket] = LateBatch(batch_id, slos, time.time())
             self.latency_counts[bucket] += 1
             self.latency_sum_us += latency_us
+            self.latency_sum_slos += slos
 
     def stage_ended(self, worker: str, busy_us: int) -> None:
         """A worker ended a batch. By whose turn it is at the core."""

@@ -168,7 +168,7 @@ def _exemplars(counts: Counts) -> dict[str, Exemplar]:
     """By the end of its bucket: the batch of the last frame there that was late."""
     ends = _bucket_ends(counts)
     return {
-        ends[place]: Exemplar({"batch_id": str(late.batch_id)}, late.latency_us / counts.slo_us, late.at_s)
+        ends[place]: Exemplar({"batch_id": str(late.batch_id)}, late.slos, late.at_s)
         for place, late in list(counts.late_batches.items())
     }
 
@@ -193,8 +193,8 @@ def samples(source: MetricsSource) -> Iterator[Sample]:
     for size, count in sorted(counts.batch_sizes.items()):
         yield "batches_total", {"size": str(size)}, count
     yield from _latency_histogram(counts)
-    for (part, labels), (total_us, number) in driver.budget.totals():
-        yield f"{part}_slo_ratio_sum", labels, total_us / counts.slo_us
+    for (part, labels), (slos, number) in driver.budget.totals():
+        yield f"{part}_slo_ratio_sum", labels, slos
         yield f"{part}_slo_ratio_count", labels, number
     for worker, count in list(counts.worker_batches.items()):
         yield "worker_batches_total", {"worker": worker}, count
@@ -254,11 +254,11 @@ def _of_process(report: SelfReport) -> Iterator[Sample]:
 
 def _latency_histogram(counts: Counts) -> Iterator[Sample]:
     """Cumulative, as Prometheus has it: each bucket counts all answers up to its end."""
-    sum_us, each = counts.latency_sum_us, list(counts.latency_counts)
+    sum_slos, each = counts.latency_sum_slos, list(counts.latency_counts)
     totals = list(itertools.accumulate(each))
     for end, total in zip(_bucket_ends(counts), totals, strict=True):
         yield "latency_slo_ratio_bucket", {"le": end}, total
-    yield "latency_slo_ratio_sum", {}, sum_us / counts.slo_us
+    yield "latency_slo_ratio_sum", {}, sum_slos
     yield "latency_slo_ratio_count", {}, totals[-1]
 
 
