@@ -11,6 +11,7 @@ COMPILED_MODULES = (
     "python_backend.scheduler.links",
     "python_backend.scheduler.ingress",
     "python_backend.scheduler.timelines",
+    "python_backend.scheduler.streams.heap",
     "python_backend.scheduler.streams.turns",
     "python_backend.scheduler.streams.book",
     "python_backend.scheduler.streams.answer_order",

@@ -47,8 +47,28 @@ class Request:
         """Of its stream, while it waits for its turn."""
 
 
-class Stream:
-    """What is known of one stream: the frames of one camera."""
+class StreamQueue:
+    """The waiting frames of one stream and priority, by (deadline, sequence)."""
+
+    __slots__ = ("at", "frames", "number", "priority", "rank_us", "steps")
+
+    def __init__(self, priority: int) -> None:
+        self.priority: int = priority
+        self.frames: list[Request] = []
+        self.rank_us: int = 0
+        """The deadline whose place in the queue its first frame has: its own, or that of an older frame that
+        it superseded."""
+        self.steps: int = 0
+        """What its stream has spent, as it counts, while frames wait."""
+        self.number: int = 0
+        """Between those of equal steps and rank the one that waits longer goes first."""
+        self.at: int = -1
+        """Where it stands among those that wait for their turn; -1 while no frame waits."""
+
+
+class Stream(StreamQueue):
+    """What is known of one stream: the frames of one camera. It is itself the queue of its frames of the
+    priority that the first one had."""
 
     __slots__ = (
         "charge",
@@ -58,13 +78,13 @@ class Stream:
         "name",
         "newest_id",
         "open",
-        "queue",
         "seen_us",
         "spent",
         "waiting",
     )
 
-    def __init__(self, name: str, charge: int) -> None:
+    def __init__(self, name: str, charge: int, priority: int) -> None:
+        super().__init__(priority)
         self.name: str = name
         self.charge: int = charge
         """What it spends on each frame that is sent: the less, the greater its weight."""
@@ -77,30 +97,10 @@ class Stream:
         self.seen_us: int = 0
         self.open: int = 0
         """Frames that have not ended."""
-        self.queue: StreamQueue | None = None
-        """Where its frames wait for their turn."""
         self.more_queues: list[StreamQueue] | None = None
-        """Those of frames that have other priorities than those in `queue`: few streams have such."""
+        """Those of frames that have other priorities: few streams have such."""
         self.waiting: Request | None = None
         """Its frame that waits, where only the newest is kept."""
-
-
-class StreamQueue:
-    """The waiting frames of one stream and priority, by (deadline, sequence)."""
-
-    __slots__ = ("entry", "entry_rank_us", "entry_steps", "frames", "priority", "rank_us", "stream")
-
-    def __init__(self, stream: Stream, priority: int) -> None:
-        self.stream: Stream = stream
-        self.priority: int = priority
-        self.frames: list[Request] = []
-        self.rank_us: int = 0
-        """The deadline whose place in the queue its first frame has: its own, or that of an older frame that
-        it superseded."""
-        self.entry: int = -1
-        """Number of its entry among those that wait for their turn; -1 without."""
-        self.entry_steps: int = 0
-        self.entry_rank_us: int = 0
 
 
 class Reservation:

@@ -52,7 +52,7 @@ class Streams:
 
         place: below 0: the next one. again: it was offered before; its place and its rate counted then.
         """
-        stream = self._stream(name, now_us)
+        stream = self._stream(name, request.priority, now_us)
         if name and not again:
             place = place if place >= 0 else stream.last_place + 1
             if place <= stream.last_place:
@@ -97,7 +97,7 @@ class Streams:
         if stream.waiting is request:
             stream.waiting = None
         if self.turns is not None:
-            self.turns.left(request)
+            self.turns.left(request, stream)
 
     def ended(self, request: Request) -> None:
         """The frame is answered or dropped."""
@@ -108,12 +108,12 @@ class Streams:
         stream.open -= 1
         request.stream = None
 
-    def _stream(self, name: str, now_us: int) -> Stream:
+    def _stream(self, name: str, priority: int, now_us: int) -> Stream:
         stream = self.by_name.get(name)
         if stream is None:
             self._forget_idle(now_us)
             weight = self.policy.weight_of(name) if name else PLAIN_WEIGHT
-            stream = Stream(name, max(1, round(STEP * self.heaviest / weight)))
+            stream = Stream(name, max(1, round(STEP * self.heaviest / weight)), priority)
             self.by_name[name] = stream
             self.known.append(stream)
         return stream

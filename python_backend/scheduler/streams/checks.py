@@ -5,6 +5,7 @@ from __future__ import annotations
 from python_backend.scheduler.batches import Request, Stream, StreamQueue
 from python_backend.scheduler.state import State
 from python_backend.scheduler.streams.book import Streams
+from python_backend.scheduler.streams.heap import before
 from python_backend.scheduler.streams.turns import TurnTaking
 
 
@@ -47,23 +48,29 @@ def _check_newest(streams: Streams, waiting: list[Request]) -> None:
 def _check_turns(streams: Streams, turns: TurnTaking, waiting: list[Request]) -> None:
     assert turns.waiting == len(waiting), "the count of frames that wait for their turn is wrong"
     in_queues: set[int] = set()
+    standing = 0
     for stream in streams.by_name.values():
-        for queue in [each for each in (stream.queue, *(stream.more_queues or ())) if each is not None]:
+        for queue in (stream, *(stream.more_queues or ())):
             in_queues |= {id(request) for request in queue.frames}
-            _check_queue(turns, queue)
+            standing += bool(queue.frames)
+            _check_queue(turns, stream, queue)
     assert in_queues == {id(request) for request in waiting}, "frames wait in no queue, or do not wait"
+    assert standing == sum(len(heap.queues) for heap in turns.heaps.values()), "a queue stands twice"
+    for heap in turns.heaps.values():
+        for at, queue in enumerate(heap.queues):
+            assert not at or not before(queue, heap.queues[(at - 1) // 2]), "a queue comes too late"
 
 
-def _check_queue(turns: TurnTaking, queue: StreamQueue) -> None:
-    name = f"queue {queue.priority} of stream {queue.stream.name!r}"
+def _check_queue(turns: TurnTaking, stream: Stream, queue: StreamQueue) -> None:
+    name = f"queue {queue.priority} of stream {stream.name!r}"
     order = [(request.deadline_us, request.sequence) for request in queue.frames]
     assert order == sorted(order), f"{name} is out of order"
     for request in queue.frames:
         assert request.queue is queue, f"{name}: a frame sits elsewhere"
         assert request.priority == queue.priority, f"{name}: a frame of another priority"
-    if queue.frames:
-        assert queue.rank_us <= queue.frames[0].deadline_us, f"{name}: its rank is after its first frame"
-        heap = turns.heaps[queue.priority]
-        valid = [entry for entry in heap if entry[3] is queue and entry[2] == queue.entry]
-        assert len(valid) == 1, f"{name}: {len(valid)} valid entries"
-        assert valid[0][:2] <= (turns.steps(queue.stream), queue.rank_us), f"{name}: its turn would come late"
+    if not queue.frames:
+        assert queue.at == -1, f"{name}: it waits without a frame"
+        return
+    assert queue.rank_us <= queue.frames[0].deadline_us, f"{name}: its rank is after its first frame"
+    assert turns.heaps[queue.priority].queues[queue.at] is queue, f"{name}: another one stands in its place"
+    assert queue.steps == turns.steps(stream), f"{name}: its turn is not where its stream's spending says"
