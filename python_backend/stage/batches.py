@@ -34,13 +34,15 @@ class RaggedBatch:
         infos: Sequence[FrameInfo],
         frames: Sequence[Buffer],
         done: Done,
+        pixels: Array | None = None,
     ) -> None:
+        """pixels: where they are collected, of all frames; None: in memory of its own."""
         self.infos = infos
         self.frames = frames
         self._recipe = recipe
         self._target = target
         self._done = done
-        self._pixels = np.empty((len(infos), recipe.height, recipe.width, recipe.channels), np.uint8)
+        self._pixels = np.empty(shape_of(recipe, len(infos)), np.uint8) if pixels is None else pixels
         self._faults: dict[int, str] = {}
         self._failed: tuple[FailureKind, str] | None = None
         self._lock = threading.Lock()
@@ -58,6 +60,10 @@ class RaggedBatch:
     def put(self, index: int, pixels: Array) -> None:
         """A frame's pixels."""
         self._pixels[index] = pixels
+        self.is_there(index)
+
+    def is_there(self, index: int) -> None:
+        """A frame's pixels are where they are collected."""
         self._ended(index)
 
     def fault(self, index: int, text: str) -> None:
@@ -94,3 +100,8 @@ class RaggedBatch:
             elif index not in self._faults:
                 batch[index] = normalised(self._pixels[index], self._recipe)
         return batch
+
+
+def shape_of(recipe: PrepareRecipe, frames: int) -> tuple[int, int, int, int]:
+    """Of the pixels of so many frames."""
+    return frames, recipe.height, recipe.width, recipe.channels

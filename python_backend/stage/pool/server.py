@@ -46,6 +46,13 @@ FRAME_S = 20.0
 MEMORY_BYTES = 2 << 30
 """What decoding may take beyond what a process has at its start; 89 million pixels take 0.8 GB."""
 IDLE_S = 1.0
+KEPT_BYTES = 64 << 20
+"""Of freed memory, by each process: a frame's planes and pixels take some MB, and pages that go back to the
+system after each one cost as much as resizing does.
+"""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MMAP_BYTES = 32 << 20
+"""The most that glibc takes. What is larger is given back when it is freed."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -154,6 +161,9 @@ def _set_limits(parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if hasattr(libc, "mallopt"):  # glibc's
+        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
     if os.getppid() != parent:
         os._exit(0)  # it ended before we asked to be told
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

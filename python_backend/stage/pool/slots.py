@@ -1,8 +1,11 @@
 """Memory that a stage worker and the pool's processes both see: a slot for each batch under way, made of a
 memfd, which has no name that anybody could guess and goes with the last process that has it.
 
-Rules: slots are used again, since making one costs what touching its pages costs; a process of the pool keeps
-the last ones mapped, and lets go of those that were not used for a while.
+Rules
+- Slots are used again, since making one costs what touching its pages costs; a process of the pool keeps the
+  last ones mapped, and lets go of those that were not used for a while.
+- A batch's pixels are computed on where they lie: their slot is free again when nobody has that array, or a
+  view of it, any more. That is told in the middle of anything, so it takes no lock.
 """
 
 from __future__ import annotations
@@ -11,7 +14,12 @@ import contextlib
 import mmap
 import os
 import threading
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
+
+import numpy as np
+
+from python_backend.wire.kserve import Array
 
 _STEP = 1 << 20
 _FREE = 8
@@ -34,9 +42,10 @@ class Slot:
         self.memory = memoryview(self._map)
 
     def close(self) -> None:
-        """Let go. Nothing may look into it any more."""
-        self.memory.release()
-        self._map.close()
+        """Let go. What somebody still looks into goes with the last of these views."""
+        with contextlib.suppress(BufferError):
+            self.memory.release()
+            self._map.close()
         os.close(self.descriptor)
 
 
@@ -45,30 +54,48 @@ class Slots:
 
     def __init__(self) -> None:
         self._free: list[Slot] = []
+        self._back: deque[Slot] = deque()
+        """Given back, and not yet among the free ones."""
+        self._closed = False
         self._lock = threading.Lock()
 
     def take(self, size: int) -> Slot:
-        """One of at least `size` bytes. Raises OSError."""
+        """One of at least `size` bytes, to be lent to an array or given back. Raises OSError."""
         with self._lock:
+            self._sort_in()
             for index, slot in enumerate(self._free):
                 if slot.size >= size:
                     return self._free.pop(index)
         return Slot(size)
 
+    def lend(self, slot: Slot, shape: tuple[int, ...], at: int) -> Array:
+        """A uint8 array in a slot, from the byte `at` on, with which the slot comes back."""
+        array: Array = np.ndarray(shape, np.uint8, slot.memory, at)
+        weakref.finalize(array, self.give_back, slot).atexit = False
+        return array
+
     def give_back(self, slot: Slot) -> None:
         """For later."""
-        with self._lock:
-            self._free.append(slot)
-            oldest = self._free.pop(0) if len(self._free) > _FREE else None
-        if oldest is not None:
-            oldest.close()
+        self._back.append(slot)
+        if self._closed:
+            self._close_all()
 
     def close(self) -> None:
-        """Let go of those that nobody has."""
-        with self._lock:
-            free, self._free = self._free, []
-        for slot in free:
-            slot.close()
+        """Let go of those that nobody has, and of others when they come back."""
+        self._closed = True
+        self._close_all()
+
+    def _sort_in(self) -> None:
+        while self._back:
+            self._free.append(self._back.popleft())
+        while len(self._free) > _FREE:
+            self._free.pop(0).close()
+
+    def _close_all(self) -> None:
+        for slots in (self._free, self._back):
+            with contextlib.suppress(IndexError):  # each is popped once, by whoever comes first
+                while True:
+                    slots.pop().close()
 
 
 class Mapped:
