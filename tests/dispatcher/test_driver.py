@@ -33,6 +33,7 @@ from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, Outputs
+from tests.waiting import wait_for
 
 SLO_US = 400_000
 
@@ -106,10 +107,11 @@ class Client:
             self.answers[number].append(answer)
 
     def wait(self, timeout_s: float = 60.0) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not all(self.answers.values()):
-            assert time.monotonic() < end_s, {k: v for k, v in self.answers.items() if not v}
-            time.sleep(0.002)
+        wait_for(
+            lambda: all(self.answers.values()),
+            timeout_s,
+            found=lambda: {number: each for number, each in self.answers.items() if not each},
+        )
 
 
 @contextmanager
@@ -374,9 +376,7 @@ def test_a_timer_that_fails_takes_no_frame_along() -> None:
     client = Client()
     with driver_with(Hops(before=before), on_failure=fail, logged=logged) as driver:
         driver.arrive([client.frame(1, slo_us=10 * SLO_US)])
-        end_s = time.monotonic() + 10
-        while not logged and time.monotonic() < end_s:
-            time.sleep(0.01)
+        wait_for(lambda: logged)
         driver.arrive([client.frame(2)])
         release.set()
         client.wait()

@@ -30,6 +30,7 @@ from python_backend.leases.ownership import LeaseTimes
 from python_backend.leases.record_text import from_text, to_text
 from python_backend.wire.clock import now_us
 from tests.leases.small_api import SmallApi
+from tests.waiting import wait_for
 
 MINE = Lease("d/m/0", "a", "run", 1)
 SLOW = LeaseTimes(term_us=2_500_000, gap_us=1_500_000)
@@ -246,14 +247,9 @@ class Entry:
         self.keeper.start()
 
     def wait_for(self, owned: dict[str, int]) -> None:
-        wait_until(lambda: self.keeper.owned == owned, f"{owned}; has {self.keeper.owned}; {self.said}")
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    end_s = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end_s, what
-        time.sleep(0.05)
+        wait_for(
+            lambda: self.keeper.owned == owned, found=lambda: f"{owned}; has {self.keeper.owned}; {self.said}"
+        )
 
 
 @pytest.fixture
@@ -274,11 +270,11 @@ def test_while_etcd_is_gone_or_stopped_owners_own_on_and_nobody_adopts(
     with etcd.under_load():
         etcd.send(end)
         for entry in pair:
-            wait_until(lambda said=entry.said: bool(said), "the store to be missed")  # type: ignore[misc]
+            wait_for(lambda said=entry.said: bool(said), found=lambda: "nobody missed the store")  # type: ignore[misc]
         time.sleep(SLOW.term_us / 1e6 + 0.5)  # longer than a lease lasts
         etcd.send(signal.SIGCONT) if end == signal.SIGSTOP else etcd.start()
         for entry in pair:
-            wait_until(lambda said=entry.said: len(said) > 1, "the store to be back")  # type: ignore[misc]
+            wait_for(lambda said=entry.said: len(said) > 1, found=lambda: "the store was not back again")  # type: ignore[misc]
     for entry, owned in zip(pair, ({"0": 1}, {"1": 1}), strict=True):
         assert "nothing is adopted" in entry.said[0]
         assert entry.history == [owned], "it owned that all the time, and nothing else"
@@ -329,9 +325,9 @@ def test_who_can_serve_no_more_leaves_all_to_the_next_at_once(tmp_path: Path) ->
         left=lambda: told.append({"left": 0}),
     )
     keeper.start()
-    wait_until(lambda: told == [{"0": 1}], "the shard to be owned")
+    wait_for(lambda: told == [{"0": 1}], found=lambda: "the shard was not owned")
     lives[0] = False
-    wait_until(lambda: told == [{"0": 1}, {}, {"left": 0}], "the shard to be left")
+    wait_for(lambda: told == [{"0": 1}, {}, {"left": 0}], found=lambda: "the shard was not left")
     assert FileStore(tmp_path).look("d/m/")["d/m/0"].holder == ""
     keeper.stop()
 
@@ -364,7 +360,7 @@ def test_whatever_a_store_does_the_keeper_looks_again(tmp_path: Path, error: Exc
         Wayward(FileStore(tmp_path), error), "a", "d/m/", {"0": ("a",)}, now_us, log=said.append
     )
     keeper.start()
-    wait_until(lambda: keeper.owned == {"0": 1}, "the shard to be owned")
+    wait_for(lambda: keeper.owned == {"0": 1}, found=lambda: "the shard was not owned")
     keeper.stop()
     assert f"{error!r}; what is owned is served on" in said[0]
 

@@ -27,6 +27,7 @@ from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.target import public_request
 from python_backend.stage.executors.emulated import frame_tag
 from tests.live.hosts import Host, HostsServed, Link, hosts, require_hosts, serve_on_hosts
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 
@@ -121,20 +122,20 @@ def test_a_host_that_ends_is_done_without_and_is_back_when_it_is_started(three: 
 
 def test_each_host_tells_of_the_others_and_of_other_keys(three: Hosts, tmp_path: Path) -> None:
     said = three.served.logs / "entry.out"
-    wait_for(said, "all hosts answer")
+    wait_until_said(said, "all hosts answer")
     three.served.stop("a")
     address = three.made["a"].address
-    wait_for(said, f"host {address} (a) does not answer")
+    wait_until_said(said, f"host {address} (a) does not answer")
     keys = tmp_path / "other.key"
     keys.write_text(f"{'0123456789abcdef' * 4}\n")
     three.served.start(three.made["a"], keys)
-    wait_for(said, f"host {address} (a) has other ticket keys: its stages refuse this host's tickets")
-    wait_for(three.served.logs / "a.out", f"host {three.made['b'].address} (b) has other ticket keys")
+    wait_until_said(said, f"host {address} (a) has other ticket keys: its stages refuse this host's tickets")
+    wait_until_said(three.served.logs / "a.out", f"host {three.made['b'].address} (b) has other ticket keys")
     three.served.stop("a")
     answers = f"host {address} (a) answers\n"
     before = said.read_text(encoding="utf-8").count(answers)
     three.served.start(three.made["a"])
-    wait_for(said, answers, times=before + 1)
+    wait_until_said(said, answers, times=before + 1)
 
 
 def test_a_host_that_the_network_cuts_off_is_done_without_until_it_is_back(three: Hosts) -> None:
@@ -159,10 +160,8 @@ def test_a_host_that_the_network_cuts_off_is_done_without_until_it_is_back(three
 
 
 def wait_until_all_up(three: Hosts) -> None:
-    end_s = time.monotonic() + 90
-    while three.served.metric(three.served.manifest.models[0], "worker_up") < 3:
-        assert time.monotonic() < end_s, three.served.said()
-        time.sleep(0.2)
+    model = three.served.manifest.models[0]
+    wait_for(lambda: three.served.metric(model, "worker_up") >= 3, found=three.served.said)
 
 
 RUN_HERE = ("ppipe status", "ppipe units", "(umask 077; openssl")
@@ -215,12 +214,13 @@ def run_in_a_copy_of_etc(host: Host, lines: list[str], folder: Path) -> list[str
     return [re.sub(r"/\S*/", "", line) for line in done.stdout.splitlines()[-2:]]
 
 
-def wait_for(said: Path, line: str, times: int = 1) -> None:
+def wait_until_said(said: Path, line: str, times: int = 1) -> None:
     """Until a host has said so, so many times."""
-    end_s = time.monotonic() + 90
-    while said.read_text(encoding="utf-8").count(line) < times:
-        assert time.monotonic() < end_s, said.read_text(encoding="utf-8")[-2_000:]
-        time.sleep(0.2)
+
+    def text() -> str:
+        return said.read_text(encoding="utf-8")
+
+    wait_for(lambda: text().count(line) >= times, found=lambda: text()[-2_000:])
 
 
 def test_a_host_that_has_no_part_is_told_so(three: Hosts, tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,10 +53,10 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from tests.ensembles.recipes import recipe
 from tests.live.handmade import free_ports
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
-PATIENCE_S = 120.0
 NAME = "street"
 CUT, SCORES = (TensorSpec("cut", "FP32", (100,)),), (TensorSpec("scores", "FP32", (16,)),)
 FRAME = {"width": 320, "height": 240, "bytes": 70_000}
@@ -161,14 +160,6 @@ def hasten(alerts: Path) -> list[dict[str, Any]]:
     return originals
 
 
-def eventually(found: Callable[[], bool], what: Callable[[], object]) -> None:
-    """Within PATIENCE_S; `what` says what there was instead."""
-    end_s = time.monotonic() + PATIENCE_S
-    while not found():
-        assert time.monotonic() < end_s, what()
-        time.sleep(0.3)
-
-
 @contextlib.contextmanager
 def gpu_page() -> Iterator[int]:
     """A page of Triton's figures of a GPU; its port."""
@@ -204,9 +195,9 @@ def prometheus_of(folder: Path) -> Iterator[str]:
             (port,) = free_ports(1)
             process = stack.enter_context(started(binary, folder, port))
             address = f"http://127.0.0.1:{port}"
-            eventually(
+            wait_for(
                 lambda: process.poll() is not None or answers(f"{address}/-/ready"),  # noqa: B023
-                (folder / "prometheus.log").read_text,
+                found=(folder / "prometheus.log").read_text,
             )
             if process.poll() is None:
                 yield address
@@ -337,7 +328,7 @@ def test_every_query_of_the_dashboard_gives_series(watched: Watched) -> None:
     def empty() -> list[str]:
         return [query for query in asked if not watched.series(query)]
 
-    eventually(lambda: not empty(), empty)
+    wait_for(lambda: not empty(), found=empty)
 
 
 def test_the_variable_of_the_dashboard_lists_the_models(watched: Watched) -> None:
@@ -345,7 +336,7 @@ def test_the_variable_of_the_dashboard_lists_the_models(watched: Watched) -> Non
     match = re.fullmatch(r"label_values\((.*), model\)", variable["query"]["query"])
     assert match
     found = functools.partial(watched.get, "label/model/values", **{"match[]": match[1]})
-    eventually(lambda: found() == ["cars", "faces"], found)
+    wait_for(lambda: found() == ["cars", "faces"], found=found)
 
 
 def test_every_selector_of_the_alerts_gives_series(watched: Watched) -> None:
@@ -355,7 +346,7 @@ def test_every_selector_of_the_alerts_gives_series(watched: Watched) -> None:
     def empty() -> list[str]:
         return [query for query in asked if not watched.series(query)]
 
-    eventually(lambda: not empty(), empty)
+    wait_for(lambda: not empty(), found=empty)
 
 
 def test_more_load_than_planned_fires_its_alerts(watched: Watched) -> None:
@@ -364,11 +355,11 @@ def test_more_load_than_planned_fires_its_alerts(watched: Watched) -> None:
         return all("cars" in fires.get(name, ()) for name in ("PPipeBeyondPlan", "PPipeAttainmentLow"))
 
     with clients(watched.manifest, 250.0, "cars"):
-        eventually(found, watched.firing)
+        wait_for(found, found=watched.firing)
 
 
 def test_a_stage_that_is_slower_than_profiled_fires_its_alert(watched: Watched) -> None:
-    eventually(lambda: "faces" in watched.firing().get("PPipeStageSlow", ()), watched.firing)
+    wait_for(lambda: "faces" in watched.firing().get("PPipeStageSlow", ()), found=watched.firing)
 
 
 def documented() -> dict[str, tuple[str, str, str]]:
@@ -395,16 +386,16 @@ def test_the_page_of_metrics_says_what_is_exported(watched: Watched) -> None:
     """Name by name. The deployment has chains, frames to prepare, and enough of them for every figure."""
     told = documented()
     assert len(told) > 30
-    eventually(
+    wait_for(
         lambda: exported(watched.manifest) == told,
-        lambda: sorted(exported(watched.manifest).items() ^ told.items()),
+        found=lambda: sorted(exported(watched.manifest).items() ^ told.items()),
     )
 
 
 def test_a_stopped_server_fires_its_alerts(watched: Watched) -> None:
     """It neither answers nor ends: its batches fail, its worker is out, its shared memory is held back."""
     wanted = {"PPipeWorkerDown", "PPipeHopsFail", "PPipeNoWorker", "PPipeSlotsQuarantined"}
-    eventually(lambda: not fired_for_faces(watched) & wanted, watched.firing)
+    wait_for(lambda: not fired_for_faces(watched) & wanted, found=watched.firing)
     pid = watched.pid("b")
     fired: set[str] = set()  # one may end before another begins: their windows are short here
 
@@ -414,7 +405,7 @@ def test_a_stopped_server_fires_its_alerts(watched: Watched) -> None:
 
     os.kill(pid, signal.SIGSTOP)
     try:
-        eventually(all_fired, lambda: (fired, watched.firing()))
+        wait_for(all_fired, found=lambda: (fired, watched.firing()))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
@@ -427,4 +418,4 @@ def fired_for_faces(watched: Watched) -> set[str]:
 def test_the_end_of_the_entry_fires_its_alert(watched: Watched) -> None:
     """The last test: nothing is served afterwards."""
     watched.served.stop()
-    eventually(lambda: "PPipeEntryDown" in watched.firing(), watched.firing)
+    wait_for(lambda: "PPipeEntryDown" in watched.firing(), found=watched.firing)

@@ -28,6 +28,7 @@ from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameInfo, FrameKind
 from python_backend.wire.shm.file import PREFIX_VARIABLE, SHM
 from tests.ensembles.recipes import recipe
+from tests.waiting import wait_for
 
 RECIPE = recipe((3, 6, 10))
 TARGET = TensorSpec("image", "FP32", (3, 6, 10))
@@ -145,10 +146,7 @@ def test_workers_of_a_server_share_one_pool_which_ends_after_them(make: Made) ->
     first.close()
     assert numbers(prepared(second, b"3")) == [3]
     second.close()
-    end_s = time.monotonic() + 60
-    while pool_processes() and time.monotonic() < end_s:
-        time.sleep(0.05)
-    assert not pool_processes()
+    wait_for(lambda: not pool_processes(), found=pool_processes)
     assert not list(SHM.glob(f"{os.environ[PREFIX_VARIABLE]}*"))
 
 
