@@ -204,8 +204,8 @@ class Plan:
     cascades: tuple[PlannedCascade, ...] = field(default=(), metadata=LATER)
     """What their models' SLOs and rates are parts of."""
     asked_hash: str = field(default="", metadata=LATER)
-    """Of what deployment and profile ask (planner.deployment.asked), where another problem was solved: one
-    with margins that were searched, or with what the command line said.
+    """Of what deployment and profile ask (planner.deployment.asked), which is less than the problem that was
+    solved: that has hosts and ports, and margins that were searched or given on the command line.
     """
 
     @property

@@ -7,8 +7,9 @@ FOLDER is kept in git: deployment.yaml, profile.json, plan.json, repository/; an
 (options of ppipe kubernetes), kubernetes/ too.
 
 Rules
-- The plan is made anew only when deployment or profile say something else than it was made for: the same
-  problem gives the same plan, and a plan that somebody chose stays.
+- The plan is made anew only when deployment or profile ask for something else than it was made for: a plan
+  that somebody chose, with options of `ppipe plan`, stays. Hosts, ports and what dispatchers do with streams
+  ask for no other plan.
 - With --check nothing in FOLDER changes; what would change is status 1.
 - The summary is Markdown: a table of what becomes of each Triton model, lint's findings, attainment.
 - Status 0: all well; 1: a finding of lint, an attainment too low, a difference with --check, or a fault.
@@ -33,7 +34,7 @@ from model_repo_generator.lint.finding import Finding, Level
 from model_repo_generator.writing.write import LISTING, write
 from planner import serial
 from planner.deployment import Deployment, load_deployment
-from planner.deployment.asked import asked_hash
+from planner.deployment.asked import answers
 from planner.manifest import MANIFEST_NAME, DeploymentManifest
 from planner.plan import Plan
 from planner.profile import Profile
@@ -134,14 +135,15 @@ def renew(folder: Path, load: float, report: Path | None = None) -> Regenerated:
 
 
 def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace) -> Plan:
-    """The plan in the folder if it is of this very problem, else a new one, which is put there. A plan that
-    promised something is followed by one that does, however long the search takes here.
+    """The plan in the folder if it answers what the deployment asks, else a new one, which is put there. A
+    plan that promised something is followed by one that does, however long the search takes here.
     """
+    problem = deployment.to_problem(profile)
     promised = False
     if workspace.plan.is_file():
         plan = workspace.load_plan()
         promised = any(model.promise is not None for model in plan.models)
-        if plan.asked_for == asked_hash(deployment, deployment.to_problem(profile)):
+        if answers(plan, deployment, problem):
             return placed(plan, deployment, profile)
     made = run_plan_unasked(deployment, profile, workspace, slowly=promised)
     return placed(made, deployment, profile)

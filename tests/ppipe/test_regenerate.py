@@ -13,7 +13,9 @@ from planner import serial
 from planner.plan import Plan
 from planner.profile import Profile
 from ppipe import regenerate
+from ppipe.cli import run
 from ppipe.workspace import Workspace, save
+from python_backend import compiled
 from tests.kubernetes.conftest import deployment_data, model_profile
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,21 @@ def test_a_plan_that_somebody_chose_stays(folder: Path) -> None:
     assert serial.load(Plan, folder / "plan.json") == chosen
 
 
+def test_a_changed_port_leaves_a_plan_with_the_margin_that_its_option_gave(
+    folder: Path, data: dict[str, Any]
+) -> None:
+    file = folder / "deployment.yaml"
+    assert run(["plan", str(file), "--work", str(folder), "--margin", "0.3"]) == 0
+    assert regenerate.main([str(folder)]) == 0
+    chosen = (folder / "plan.json").read_bytes()
+    data["cluster"]["groups"][0]["servers"][0]["http_port"] = 9123
+    file.write_text(yaml.safe_dump(data))
+    assert regenerate.main([str(folder), "--check"]) == 1, "the repository names the port"
+    assert regenerate.main([str(folder)]) == 0
+    assert (folder / "plan.json").read_bytes() == chosen
+    assert regenerate.main([str(folder), "--check"]) == 0
+
+
 def test_an_edited_repository_stops_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert regenerate.main([str(folder)]) == 0
     edited = folder / "repository" / "groups" / "entry" / "cars" / "config.pbtxt"
@@ -150,4 +167,6 @@ def test_the_workflow_runs_the_script() -> None:
     assert "deployments/**/deployment.yaml" in triggers["pull_request"]["paths"]
     steps = [step.get("run", "") for step in workflow["jobs"]["regenerate"]["steps"]]
     assert sum("ppipe/scripts/ci-regenerate" in step for step in steps) == 2
+    compiling = next(step for step in steps if "pip install" in step)
+    assert compiling.splitlines()[1] == f"python -m {compiled.__name__}", "margins are searched compiled"
     assert not any("${{" in step for step in steps), "texts of a pull request stay out of shell commands"

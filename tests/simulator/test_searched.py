@@ -13,7 +13,7 @@ import yaml
 from benchmarks.pictures import made_model
 from planner import serial
 from planner.deployment import DeploymentError, load_deployment, parse_deployment
-from planner.deployment.asked import asked_hash
+from planner.deployment.asked import answers, asked_hash
 from planner.plan import Plan, Promise
 from planner.planning import plan
 from planner.problem import Objective, Problem
@@ -123,13 +123,20 @@ def test_a_searched_plan_is_of_the_problem_that_was_asked(
     assert "weight" in notes[0], "and nothing that the search has set"
 
 
-def test_a_plan_for_a_stated_problem_has_the_text_that_it_had(data: dict[str, Any], tmp_path: Path) -> None:
+def test_a_plan_for_a_stated_problem_answers_it_with_and_without_its_hash(
+    data: dict[str, Any], tmp_path: Path
+) -> None:
     file, workspace = tmp_path / "deployment.yaml", Workspace(tmp_path)
     file.write_text(yaml.safe_dump(data | {"planner": {"slo_margin": 0.4}}))
     save(Profile((model_profile("cars"),)), workspace.profile)
     assert run(["plan", str(file), "--work", str(tmp_path)]) == 0
-    assert "asked_hash" not in workspace.plan.read_text()
-    assert serial.load(Plan, workspace.plan).asked_for == serial.load(Plan, workspace.plan).problem_hash
+    deployment, made = load_deployment(file), serial.load(Plan, workspace.plan)
+    problem = deployment.to_problem(workspace.load_profile())
+    assert made.asked_hash == asked_hash(deployment, problem)
+    without = replace(made, asked_hash="")
+    assert without.asked_for == made.problem_hash
+    assert answers(made, deployment, problem)
+    assert answers(without, deployment, problem)
 
 
 def test_an_open_margin_and_a_stated_one_are_asked_for_apart(data: dict[str, Any]) -> None:
@@ -137,7 +144,23 @@ def test_an_open_margin_and_a_stated_one_are_asked_for_apart(data: dict[str, Any
     files = [data | {"planner": planner} for planner in ({}, {"slo_margin": "auto"}, {"slo_margin": 0.4})]
     read = [parse_deployment(file, "test") for file in files]
     nothing, searched, stated = (asked_hash(one, one.to_problem(profile)) for one in read)
-    assert nothing == searched != stated == serial.content_hash(read[2].to_problem(profile))
+    assert nothing == searched != stated
+
+
+def test_what_a_plan_does_not_depend_on_asks_for_no_other(data: dict[str, Any]) -> None:
+    profile = Profile((model_profile("cars"),))
+
+    def asked(changed: dict[str, Any]) -> str:
+        deployment = parse_deployment(changed, "test")
+        return asked_hash(deployment, deployment.to_problem(profile))
+
+    moved, wider = copy.deepcopy(data), copy.deepcopy(data)
+    group = moved["cluster"]["groups"][0]
+    group["servers"][0] |= {"host": "10.9.8.7", "http_port": 9123}
+    moved["cluster"]["entry"]["feedback_port"] = 9321
+    moved["models"][0]["streams"] = {"order": "stream"}
+    wider["cluster"]["groups"][0]["bandwidth_gbps"] = 3.5
+    assert asked(moved) == asked(data) != asked(wider)
 
 
 def test_min_cost_says_what_it_does_not_guarantee(data: dict[str, Any]) -> None:
