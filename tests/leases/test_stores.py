@@ -169,6 +169,7 @@ def test_no_cluster_is_a_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     at = LeasesAt("kubernetes")
     with pytest.raises(ValueError, match=r"leases\.namespace: not given, PPIPE_NAMESPACE is not set"):
         open_store(at, None)
+    pytest.importorskip("kubernetes")
     monkeypatch.setenv("PPIPE_NAMESPACE", "street")
     with pytest.raises(
         ValueError, match=r"no cluster is known here: .*expected a pod with a service account"
