@@ -4,7 +4,8 @@ Two models on four stage servers of two classes, emulated, on real tritonservers
 seeded. Every turn is kept in the results file, so a run goes on where another ended.
 
 Losses are permanent, of a random stage server, half at 70 % and half at 95 % of what the plan for what
-remains serves at 99 % in simulation. Healed: the new revision serves, and every later second attains 0.97.
+remains serves at 99 % in simulation. Healed: the new revision serves, and every later second attains 0.97;
+heal_undisturbed_s: 0.97 of what that plan serves of that second in simulation without any loss.
 Rollouts go between two plans, half of them on GPUs whose memory does not hold both; some are killed and
 taken up again. Loads: rollouts there and back until so many workers were loaded, and what is held more by it.
 """
@@ -119,6 +120,9 @@ def figures(kept: Kept) -> dict[str, Any]:
         "plan_s_max": max((turn["plan_s"] for turn in lost), default=None),
         "heal_s_max": max(healed, default=None),
         "heal_s_median": statistics.median(healed) if healed else None,
+        "heal_undisturbed_s_max": max(
+            (each for turn in lost if (each := turn.get("heal_undisturbed_s")) is not None), default=None
+        ),
         "heal_parts_max": parts_of(lost),
         "never_healed": len(lost) - len(healed),
         "attainment_after_loss_min": min((turn["attainment_after"] for turn in lost), default=None),

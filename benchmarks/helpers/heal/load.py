@@ -104,7 +104,7 @@ def _send(manifest_text: str, stretches: Stretches, seed: int, pipe: Connection)
         )
         for entry in manifest.models
     }
-    arrivals = {model: _arrivals(model, stretches, seed) for model in loads}
+    arrivals = {model: arrivals_us(model, stretches, seed) for model in loads}
     start_s = time.monotonic() + 0.1
     threads = [
         threading.Thread(target=load.run, args=(arrivals[model], start_s)) for model, load in loads.items()
@@ -122,8 +122,8 @@ def _send(manifest_text: str, stretches: Stretches, seed: int, pipe: Connection)
         load.close()
 
 
-def _arrivals(model: str, stretches: Stretches, seed: int) -> list[int]:
-    """Poisson, stretch after stretch."""
+def arrivals_us(model: str, stretches: Stretches, seed: int) -> list[int]:
+    """Of this model: Poisson, stretch after stretch, in microseconds since the start."""
     found: list[int] = []
     began_us = 0
     for number, (seconds, rates) in enumerate(stretches):

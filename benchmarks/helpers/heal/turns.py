@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.helpers.heal.fleet import MEMORY_GIB, TIGHT_GIB, HealFleet, make_fleet, weighted
-from benchmarks.helpers.heal.load import FleetLoad
+from benchmarks.helpers.heal.load import FleetLoad, arrivals_us
+from benchmarks.helpers.heal.undisturbed import Undisturbed
 from benchmarks.helpers.heal.watch import LossParts, Watched, loop, serves_another
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
@@ -51,13 +52,15 @@ _OF_POSSIBLE = 0.97
 @dataclass(frozen=True)
 class LossTurn:
     """attainment_after: of the frames of the 10 s after the loss; possible: what the plan before could
-    serve of them with what was left. heal_s: None where it was never healed.
+    serve of them with what was left. heal_s: None where it was never healed. heal_undisturbed_s: as that, but
+    a window is as good as it can be where the same plan serves no more of it in simulation without any loss.
     """
 
     load: float
     victim: str
     plan_s: float
     heal_s: float | None
+    heal_undisturbed_s: float | None
     parts: LossParts
     attainment_after: float
     possible: float
@@ -131,11 +134,13 @@ def lose(load: float, seed: int) -> LossTurn:
         began_s = time.monotonic()
         other = plan_now(fleet.problem, truth, fleet.plan)
         plan_s = time.monotonic() - began_s
-        factor = load * capacity(tables_of(other, problem_now(fleet.problem, truth)), mix)
+        tables = tables_of(other, problem_now(fleet.problem, truth))
+        factor = load * capacity(tables, mix)
         rates = {model: factor * rate for model, rate in mix.items()}
         left = tables_of(what_is_left(fleet.plan, fleet.problem, truth), fleet.problem)
         possible = sum(min(rates[m], left[m].planned_rps) for m in rates if m in left) / sum(rates.values())
         stretches = [(READY_S + AFTER_S + 20.0, rates)]
+        calm = Undisturbed(tables, {model: arrivals_us(model, stretches, seed) for model in rates})
         watched = Watched()
         with FleetLoad(fleet.manifest, stretches, seed) as load_on, loop(fleet, watched=watched):
             time.sleep(SETTLED_S)
@@ -149,12 +154,16 @@ def lose(load: float, seed: int) -> LossTurn:
                 time.sleep(0.05)
             end_s = load_on.now_s
         score = load_on.score()
-        heal = None if served_s is None else first_good(load_on, lost_s, served_s, end_s - 1.5)
+        heal, beyond = (
+            None if served_s is None else first_good(load_on, lost_s, served_s, end_s - 1.5, possible_s)
+            for possible_s in (_all, calm.attained)
+        )
         return LossTurn(
             load=load,
             victim=victim,
             plan_s=round(plan_s, 3),
             heal_s=None if heal is None else round(heal - lost_s, 2),
+            heal_undisturbed_s=None if beyond is None else round(beyond - lost_s, 2),
             parts=watched.parts(load_on.start_s + lost_s, served_s and served_s - lost_s),
             attainment_after=round(load_on.attained(lost_s, lost_s + 10.0), 4),
             possible=round(min(1.0, possible), 4),
@@ -164,15 +173,27 @@ def lose(load: float, seed: int) -> LossTurn:
         )
 
 
-def first_good(load: FleetLoad, lost_s: float, from_s: float, to_s: float) -> float | None:
-    """From when on every window is as good as it can be; the load is below capacity."""
+def first_good(
+    load: FleetLoad,
+    lost_s: float,
+    from_s: float,
+    to_s: float,
+    can_be: Callable[[float, float], float],
+) -> float | None:
+    """From when on every window is as good as it can be, by `can_be` of its begin and end."""
     bad_s = [
         at
         for at in _steps(lost_s, to_s - _WINDOW_S)
-        if load.attained(at, at + _WINDOW_S) < _OF_POSSIBLE and at + _WINDOW_S > from_s
+        if at + _WINDOW_S > from_s
+        and load.attained(at, at + _WINDOW_S) < _OF_POSSIBLE * can_be(at, at + _WINDOW_S)
     ]
     found = max([from_s, *(at + _STEP_S for at in bad_s)])
     return found if found < to_s - _WINDOW_S else None
+
+
+def _all(_from_s: float, _to_s: float) -> float:
+    """The load is below capacity, so all of it."""
+    return 1.0
 
 
 def roll(turns: int, breaks: bool, kills: int, seed: int) -> list[RolloutTurn]:
