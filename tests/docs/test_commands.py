@@ -45,7 +45,7 @@ RUN_ELSEWHERE = {
 }
 NEEDS_PAPER = "--data DIR"
 READY = "Ctrl-C stops it"
-START_SECONDS = 150.0
+START_SECONDS = 600.0
 
 
 def commands(page: Path) -> list[str]:
