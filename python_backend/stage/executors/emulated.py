@@ -68,8 +68,8 @@ def tags_of(frames: Array) -> Array:
 
 
 def frame_tag(frame: Buffer) -> bytes:
-    """The tag of an image as its client sent it."""
-    return zlib.crc32(frame).to_bytes(4, "little") + zlib.adler32(frame).to_bytes(4, "little")
+    """The tag of an image as its client sent it: a checksum and how many bytes it has."""
+    return zlib.crc32(frame).to_bytes(4, "little") + len(frame).to_bytes(4, "little")
 
 
 def tags_of_frames(infos: Sequence[FrameInfo], frames: Sequence[Buffer]) -> Array:

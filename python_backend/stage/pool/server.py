@@ -48,8 +48,9 @@ MEMORY_BYTES = 2 << 30
 IDLE_S = 1.0
 KEPT_BYTES = 64 << 20
 """Of freed memory, by each process: a frame's planes and pixels take some MB, and pages that go back to the
-system after each one cost as much as resizing does.
+system after each one cost as much as resizing does. Servers that `ppipe serve` starts are told how much.
 """
+_KEPT_VARIABLE = "MALLOC_TRIM_THRESHOLD_"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_BYTES = 32 << 20
 """The most that glibc takes. What is larger is given back when it is freed."""
@@ -161,7 +162,7 @@ def _set_limits(parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if hasattr(libc, "mallopt"):  # glibc's
+    if _KEPT_VARIABLE not in os.environ and hasattr(libc, "mallopt"):  # glibc's
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
     if os.getppid() != parent:
