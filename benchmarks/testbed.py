@@ -1,12 +1,12 @@
 """A testbed of 16 emulated GPUs (4 fast, 12 slow) on 4 real tritonservers: measured beside simulated.
 
-One Poisson trace per load is replayed through PPipe's plan (live and simulated), through NP's plan with the
-same dispatcher, and through plain Triton. Both plans have the margin under which they serve most in
-simulation. The simulator knows no host, so two times are fitted on a run of their own, on another trace: what
-frames lose outside of stages and planned hops (median of measured less simulated latency), which is taken off
-the SLO by which simulated frames are judged; and what the dispatcher keeps free before deadlines because hops
-and answers are late now and then (its own metrics, median of the run), which is taken off the deadlines that
-the simulated core is given.
+One Poisson trace per load is replayed through PPipe's plan (live and simulated) and through NP's plan with
+the same dispatcher; benchmarks/balancers.py has plain Triton. Both plans have the margin under which they
+serve most in simulation. The simulator knows no host, so two times are fitted on a run of their own, on
+another trace: what frames lose outside of stages and planned hops (median of measured less simulated
+latency), which is taken off the SLO by which simulated frames are judged; and what the dispatcher keeps free
+before deadlines because hops and answers are late now and then (its own metrics, median of the run), which is
+taken off the deadlines that the simulated core is given.
 Capacity is the load at which attainment falls through 99 %, between the points of one sweep, measured and
 simulated on the same traces. Everything here is emulated: workers are held for profiled times and compute
 nothing.
@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,23 +32,19 @@ import numpy as np
 
 from benchmarks.helpers.kept import Kept
 from benchmarks.helpers.report import main
-from benchmarks.helpers.testbed.plan import MODEL, best_plan, make_entry, make_problem, simulated_capacity
-from benchmarks.helpers.testbed.points import Point, point_from, point_of
-from benchmarks.helpers.testbed.system import PLAIN, System, plain_entry
-from planner.manifest import ModelEntry
+from benchmarks.helpers.testbed.plan import best_plan, make_entry, make_problem, simulated_capacity
+from benchmarks.helpers.testbed.points import Point, discarded, key_of, measure, point_from, trace_of
+from benchmarks.helpers.testbed.system import System
 from planner.serving import ServedModel
 from python_backend.scheduler.core import SchedulerCore
-from python_backend.simulator.arrivals import Poisson
 from python_backend.simulator.driver import SimulatedDriver
 
 _FIT = "fit"
 _FIT_LOAD = 0.7
 _FIT_FRAMES = 2_000
 _TARGET = 0.99
-_MOST_BUSY = 0.7
-_DISCARDED = "busy host/"
 _BOOTSTRAPS = 1_000
-_PPIPE = "ppipe"
+_PPIPE, _NP = "ppipe", "np"
 
 
 @dataclass(frozen=True)
@@ -77,16 +72,14 @@ def run(
     problem = make_problem(slowdown)
     plan, served = best_plan(problem, "ppipe")
     np_plan, np_served = best_plan(problem, "np")
-    np_entry = make_entry(problem, np_plan, np_served, feedback_port=0)
     systems = {
-        _PPIPE: make_entry(problem, plan, served, feedback_port=0),
-        "np": np_entry,
-        PLAIN: plain_entry(np_entry),
+        _PPIPE: System(make_entry(problem, plan, served, feedback_port=0)),
+        _NP: System(make_entry(problem, np_plan, np_served, feedback_port=0)),
     }
     capacity_rps = simulated_capacity(served)
-    traces = {load: _trace(load * capacity_rps, frames, seed) for load in loads}
-    traces |= {load: _trace(load * capacity_rps, sweep_frames, seed) for load in sweep}
-    fit = _trace(_FIT_LOAD * capacity_rps, _FIT_FRAMES, seed + 1)
+    traces = {load: trace_of(load * capacity_rps, frames, seed) for load in loads}
+    traces |= {load: trace_of(load * capacity_rps, sweep_frames, seed) for load in sweep}
+    fit = trace_of(_FIT_LOAD * capacity_rps, _FIT_FRAMES, seed + 1)
     settings: dict[str, Any] = {
         "frames": frames,
         "sweep_frames": sweep_frames,
@@ -99,11 +92,11 @@ def run(
         name: {load: traces[load][:other_frames] for load in loads} for name in systems
     }
     wanted[_PPIPE] = {_FIT: fit} | traces
-    left = _measure(systems, wanted, points, most)
-    discarded = [_discarded(plain, served.slo_us) for plain in points.named(_DISCARDED)]
+    left = measure(systems, wanted, points, most)
+    again = discarded(points, served.slo_us)
     if left:
-        return {"emulated": True, "left": left, "discarded": discarded}
-    fitted = _fitted(point_from(points[_key(_PPIPE, _FIT)]), served, fit)
+        return {"emulated": True, "left": left, "discarded": again}
+    fitted = _fitted(point_from(points[key_of(_PPIPE, _FIT)]), served, fit)
     shown = [_point(load, traces[load], points, served, fitted) for load in (*loads, *sweep)]
     return {
         "emulated": True,
@@ -118,57 +111,11 @@ def run(
             each | _others(points, each["load_factor"], served.slo_us) for each in shown[: len(loads)]
         ],
         "sweep": shown[len(loads) :],
-        "discarded": discarded,
+        "discarded": again,
         "searched_capacity_rps": round(capacity_rps, 1),
         "simulated_capacity_rps": _crossing(shown, "simulated_attainment"),
         "measured_capacity_rps": _crossing(shown, "measured_attainment"),
     }
-
-
-def _measure(
-    systems: Mapping[str, ModelEntry],
-    wanted: Mapping[str, Mapping[Any, Sequence[int]]],
-    points: Kept,
-    most: int,
-) -> list[str]:
-    """Measure up to `most` of the points that are not there; returns the names of those still missing."""
-    for name, entry in systems.items():
-        missing = {load: trace for load, trace in wanted[name].items() if _key(name, load) not in points}
-        if not missing or most <= 0:
-            continue
-        with System(name, entry) as system:
-            for load, trace in list(missing.items())[:most]:
-                point = point_of(*system.replay(trace))
-                key = _key(name, load)
-                if point.busy_share > _MOST_BUSY:
-                    key = f"{_DISCARDED}{key}/{time.time_ns()}"
-                points.add(key, dataclasses.asdict(point) | {"load": load})
-                most -= 1
-    return [
-        _key(name, load)
-        for name, traces in wanted.items()
-        for load in traces
-        if _key(name, load) not in points
-    ]
-
-
-def _discarded(plain: Mapping[str, Any], slo_us: int) -> Mapping[str, Any]:
-    """What is told of a point that is measured again."""
-    point = point_from(plain)
-    return {
-        "load_factor": plain["load"],
-        "measured_attainment": round(statistics.mean(point.in_time(slo_us)), 4),
-        "host_busy_share": round(point.busy_share, 3),
-    }
-
-
-def _key(system: str, load: object) -> str:
-    return f"{system}/{load}"
-
-
-def _trace(rate_rps: float, frames: int, seed: int) -> list[int]:
-    times = Poisson(rate_rps).times_us(1.2 * frames / rate_rps + 10, seed, MODEL)
-    return [time_us for _, time_us in zip(range(frames), times, strict=False)]
 
 
 def _fitted(point: Point, served: ServedModel, trace: Sequence[int]) -> Fitted:
@@ -211,7 +158,7 @@ def _simulate(served: ServedModel, trace: Sequence[int]) -> list[int | None]:
 def _point(
     load: float, trace: Sequence[int], points: Kept, served: ServedModel, fitted: Fitted
 ) -> dict[str, Any]:
-    point = point_from(points[_key(_PPIPE, load)])
+    point = point_from(points[key_of(_PPIPE, load)])
     measured = point.in_time(served.slo_us)
     simulated = _simulated_in_time(served, trace, fitted)
     low, high = _paired_interval(measured, simulated)
@@ -233,10 +180,8 @@ def _point(
 
 
 def _others(points: Kept, load: float, slo_us: int) -> dict[str, float]:
-    return {
-        f"{name}_attainment": round(statistics.mean(point_from(points[_key(name, load)]).in_time(slo_us)), 4)
-        for name in ("np", PLAIN)
-    }
+    in_time = point_from(points[key_of(_NP, load)]).in_time(slo_us)
+    return {f"{_NP}_attainment": round(statistics.mean(in_time), 4)}
 
 
 def _paired_interval(measured: Sequence[bool], simulated: Sequence[bool]) -> tuple[float, float]:

@@ -158,16 +158,24 @@ def baseline_rps(
     seeds: int,
 ) -> list[float]:
     """Load at 99 % of each seed, with the delay and the largest batch that served most on another seed."""
+    if not workers:
+        return [0.0] * seeds
+    delay_us, fleet = best_batching(served, workers, balancer, rates)
+    return [_load(served, fleet, balancer, delay_us, rates, seconds, seed) for seed in range(1, seeds + 1)]
+
+
+def best_batching(
+    served: ServedModel, workers: Sequence[tuple[int, ...]], balancer: Balancer, rates: Sequence[float]
+) -> tuple[int, list[PlainWorker]]:
+    """The batch delay, and workers with the largest batches, that serve most on a seed for searching."""
     found = [
         (_load(served, fleet, balancer, delay_us, rates, SEARCH_SECONDS, SEARCH_SEED), delay_us, fleet)
         for share in BATCH_SHARES
         for delay_us in sorted({round(delay * served.slo_us) for delay in DELAYS})
         if (fleet := _limited(workers, round(share * served.slo_us) - delay_us))
     ]
-    if not found:
-        return [0.0] * seeds
     _, delay_us, fleet = max(found, key=lambda one: one[0])
-    return [_load(served, fleet, balancer, delay_us, rates, seconds, seed) for seed in range(1, seeds + 1)]
+    return delay_us, fleet
 
 
 def _limited(workers: Sequence[tuple[int, ...]], most_us: int) -> list[PlainWorker]:

@@ -97,9 +97,13 @@ class TaggedLoad:
     def _failed(self, target: int, error: str) -> None:
         """A target has answered so."""
 
+    def _came_back(self, target: int) -> None:
+        """A target has answered a frame, or it was given up."""
+
     def _take(self, number: int, frame: TaggedFrame, target: int, call: Any) -> None:
         frame.ended_s = time.monotonic() - self._start_s
         frame.answers += 1
+        self._came_back(target)
         error = call.exception()
         if error is not None:
             frame.error = f"{error.code().name}: {error.details()}"

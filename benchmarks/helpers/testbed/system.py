@@ -1,5 +1,5 @@
 """The systems that the testbed compares, as real servers with a client: PPipe's plan and NP's plan behind the
-dispatcher, and plain Triton (the whole model on every fast GPU, dynamic batching, round-robin client).
+dispatcher, and plain Triton (the whole model on every fast GPU, dynamic batching, a client that balances).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.helpers.loads.balanced import BalancedLoad, PlainSetting
 from benchmarks.helpers.loads.tagged import TaggedFrame, TaggedLoad
 from benchmarks.helpers.machines.cpu_time import cpu_time_of, host_busy_us
 from model_repo_generator import config, naming
@@ -20,34 +21,36 @@ from model_repo_generator.emulated import write_entries
 from model_repo_generator.model_files import MANIFEST_FROM_MODEL
 from model_repo_generator.shims import VERSION_FOLDER, model_py
 from planner.cluster import Executor
-from planner.manifest import DeploymentManifest, ModelEntry
+from planner.manifest import DeploymentManifest, ModelEntry, StageProgram
+from planner.serving import ServedWorker
 from ppipe.serving import live_metrics
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 
-PLAIN = "plain"
 _LOOK_EVERY_S = 2.0
 
 
 class System:
-    """One system's servers, and a client for them. A context manager."""
+    """One system's servers, and a client for them. A context manager. plain: Triton batches instead, on every
+    worker of a plan of whole models, and no entry server is started.
+    """
 
-    def __init__(self, name: str, entry: ModelEntry) -> None:
-        self._plain = name == PLAIN
+    def __init__(self, entry: ModelEntry, plain: PlainSetting | None = None) -> None:
         self._entry = entry
+        self._plain = plain
         self._stack = ExitStack()
 
     def __enter__(self) -> System:
         root = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ppipe-testbed-")))
         base = free_base(36_000, 40)
         entry = dataclasses.replace(self._entry, feedback_port=base)
-        manifest = (_write_plain if self._plain else _write)(root / "repository", entry, base + 1)
+        manifest = write_entries(root / "repository", (entry,), base + 1, name="testbed")
+        if self._plain is not None:
+            _make_plain(root / "repository", manifest, self._plain)
         self._manifest = manifest
         self._deployment = self._stack.enter_context(ServedDeployment(root / "repository", root / "logs"))
         self._deployment.start()
-        self._load = TaggedLoad(
-            _targets(manifest, self._plain), entry.input, entry.outputs[0].name, entry.served.slo_us
-        )
+        self._load = _load_on(manifest, self._plain)
         self._stack.callback(self._load.close)
         return self
 
@@ -57,7 +60,7 @@ class System:
     def replay(self, arrivals_us: Sequence[int]) -> tuple[list[TaggedFrame], dict[str, float]]:
         """Every frame's end, and what the host did meanwhile."""
         before, busy = cpu_time_of(self._deployment), host_busy_us()
-        with _Reserves(self._manifest, looks=not self._plain) as reserves:
+        with _Reserves(self._manifest, looks=self._plain is None) as reserves:
             frames = self._load.run(arrivals_us)
         host = host_busy_us().since(busy)
         ours_us = sum(cpu_time_of(self._deployment).since(before).values())
@@ -96,47 +99,50 @@ class _Reserves:
                 self._seen_us.append(page.total("ppipe_allowance_us") + page.total("ppipe_guard_us"))
 
 
-def plain_entry(entry: ModelEntry) -> ModelEntry:
-    """One-stage workers only: the first pipeline that NP chose has the whole model."""
-    served = dataclasses.replace(entry.served, pipelines=entry.served.pipelines[:1])
-    return dataclasses.replace(entry, served=served, programs=entry.programs[:1])
+@dataclasses.dataclass(frozen=True)
+class WholeWorker:
+    """One that runs the whole model. latency_us[b - 1]: of a batch of b."""
+
+    worker: ServedWorker
+    program: StageProgram
+    latency_us: tuple[int, ...]
 
 
-def _write(root: Path, entry: ModelEntry, base: int) -> DeploymentManifest:
-    return write_entries(root, (entry,), base, name="testbed")
+def whole_workers(entry: ModelEntry) -> list[WholeWorker]:
+    """All of a plan of NP's, whose pipelines have one stage."""
+    found = []
+    for pipeline, (program,) in zip(entry.served.pipelines, entry.programs, strict=True):
+        (stage,) = pipeline.stages
+        found += [WholeWorker(worker, program, stage.latency_us) for worker in stage.workers]
+    return found
 
 
-def _write_plain(root: Path, entry: ModelEntry, base: int) -> DeploymentManifest:
-    """As NP's deployment, but Triton batches, and no entry server is started."""
-    manifest = write_entries(root, (entry,), base, name="testbed")
-    (stage,), (program,) = entry.served.pipelines[0].stages, entry.programs[0]
-    for worker in stage.workers:
+def _make_plain(root: Path, manifest: DeploymentManifest, setting: PlainSetting) -> None:
+    """Write Triton's own batching over stages of whole models."""
+    (entry,) = manifest.models
+    for each in whole_workers(entry):
+        worker = each.worker
         text = config.plain_config(
             worker.name,
-            program.inputs,
+            each.program.inputs,
             entry.outputs,
-            _plain_batch(entry),
+            setting.max_batch,
             Executor.EMULATED,
             gpu_id=0,
             parameters={"manifest": MANIFEST_FROM_MODEL, "model": entry.model},
-            queue_delay_us=0,
-            queue_timeout_us=entry.served.slo_us - stage.latency_us[_plain_batch(entry) - 1],
+            queue_delay_us=setting.delay_us,
+            queue_timeout_us=entry.served.slo_us - each.latency_us[setting.max_batch - 1],
         )
         folder = root / naming.group_folder(manifest.server(worker.server).group) / worker.name
         (folder / "config.pbtxt").write_text(text)
         (folder / VERSION_FOLDER / "model.py").write_text(model_py("plain"))
-    return manifest
 
 
-def _plain_batch(entry: ModelEntry) -> int:
-    """The largest batch whose latency fits half of the SLO: the other half is for waiting."""
-    latency_us = entry.served.pipelines[0].stages[0].latency_us
-    return max([size for size, us in enumerate(latency_us, 1) if 2 * us <= entry.served.slo_us], default=1)
-
-
-def _targets(manifest: DeploymentManifest, plain: bool) -> list[tuple[str, str]]:
-    if not plain:
-        return [(manifest.entry.grpc_address, manifest.models[0].dispatcher)]
-    workers = manifest.models[0].served.pipelines[0].stages[0].workers
-    servers = {worker.name: manifest.server(worker.server) for worker in workers}
-    return [(server.grpc_address, name) for name, server in servers.items()]
+def _load_on(manifest: DeploymentManifest, plain: PlainSetting | None) -> TaggedLoad:
+    (entry,) = manifest.models
+    spec, output, slo_us = entry.input, entry.outputs[0].name, entry.served.slo_us
+    if plain is None:
+        return TaggedLoad([(manifest.entry.grpc_address, entry.dispatcher)], spec, output, slo_us)
+    workers = whole_workers(entry)
+    targets = [(manifest.server(each.worker.server).grpc_address, each.worker.name) for each in workers]
+    return BalancedLoad(targets, spec, output, slo_us, [each.latency_us for each in workers], plain)
