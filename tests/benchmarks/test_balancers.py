@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from benchmarks.balancers import best_setting, ratios
 from benchmarks.helpers.loads.balanced import PlainSetting, SeenWorkers
 from benchmarks.helpers.testbed.plan import best_plan, make_entry, make_problem
-from benchmarks.helpers.testbed.system import whole_workers
+from benchmarks.helpers.testbed.system import make_plain, whole_workers
+from model_repo_generator.emulated import write_entries
 from python_backend.simulator.plain import BALANCERS, Balancer
 
 FAST, SLOW = (100, 150), (300, 500)
@@ -84,3 +89,18 @@ def test_plain_triton_has_every_gpu_that_meets_the_slo_and_batches_that_fit() ->
         latency_us = whole_workers(whole)[0].latency_us[one.max_batch - 1]
         assert one.delay_us + latency_us < whole.served.slo_us
     assert any(one.max_batch > 1 for one in settings)
+
+
+def test_plain_workers_are_whole_models_that_triton_batches(tmp_path: Path) -> None:
+    problem = make_problem(1.0)
+    whole = make_entry(problem, *best_plan(problem, "np"), feedback_port=1)
+    manifest = write_entries(tmp_path, (whole,), 2, name="testbed")
+    make_plain(tmp_path, manifest, PlainSetting("round-robin", 6_000, 2))
+    for each in whole_workers(whole):
+        folder = tmp_path / manifest.server(each.worker.server).repository / each.worker.name
+        config = model_config_pb2.ModelConfig()
+        text_format.Parse((folder / "config.pbtxt").read_text(), config)
+        assert config.max_batch_size == 2
+        assert config.dynamic_batching.max_queue_delay_microseconds == 6_000
+        assert "root" in config.parameters
+        assert "plain" in (folder / "1" / "model.py").read_text()

@@ -16,12 +16,10 @@ from pathlib import Path
 from benchmarks.helpers.loads.balanced import BalancedLoad, PlainSetting
 from benchmarks.helpers.loads.tagged import TaggedFrame, TaggedLoad
 from benchmarks.helpers.machines.cpu_time import cpu_time_of, host_busy_us
-from model_repo_generator import config, naming
+from model_repo_generator import config
 from model_repo_generator.emulated import write_entries
-from model_repo_generator.model_files import MANIFEST_FROM_MODEL
-from model_repo_generator.shims import VERSION_FOLDER, model_py
-from planner.cluster import Executor
-from planner.manifest import DeploymentManifest, ModelEntry, StageProgram
+from model_repo_generator.model_files import RepositoryLayout, WorkerModel, worker_files
+from planner.manifest import DeploymentManifest, ModelEntry
 from planner.serving import ServedWorker
 from ppipe.serving import live_metrics
 from ppipe.serving.launcher import ServedDeployment
@@ -46,7 +44,7 @@ class System:
         entry = dataclasses.replace(self._entry, feedback_port=base)
         manifest = write_entries(root / "repository", (entry,), base + 1, name="testbed")
         if self._plain is not None:
-            _make_plain(root / "repository", manifest, self._plain)
+            make_plain(root / "repository", manifest, self._plain)
         self._manifest = manifest
         self._deployment = self._stack.enter_context(ServedDeployment(root / "repository", root / "logs"))
         self._deployment.start()
@@ -104,38 +102,38 @@ class WholeWorker:
     """One that runs the whole model. latency_us[b - 1]: of a batch of b."""
 
     worker: ServedWorker
-    program: StageProgram
     latency_us: tuple[int, ...]
 
 
 def whole_workers(entry: ModelEntry) -> list[WholeWorker]:
     """All of a plan of NP's, whose pipelines have one stage."""
     found = []
-    for pipeline, (program,) in zip(entry.served.pipelines, entry.programs, strict=True):
+    for pipeline in entry.served.pipelines:
         (stage,) = pipeline.stages
-        found += [WholeWorker(worker, program, stage.latency_us) for worker in stage.workers]
+        found += [WholeWorker(worker, stage.latency_us) for worker in stage.workers]
     return found
 
 
-def _make_plain(root: Path, manifest: DeploymentManifest, setting: PlainSetting) -> None:
-    """Write Triton's own batching over stages of whole models."""
-    (entry,) = manifest.models
-    for each in whole_workers(entry):
-        worker = each.worker
-        text = config.plain_config(
-            worker.name,
-            each.program.inputs,
+def make_plain(root: Path, manifest: DeploymentManifest, setting: PlainSetting) -> None:
+    """Write workers of whole models, which Triton batches, in place of stages."""
+
+    def config_of(entry: ModelEntry, made: WorkerModel) -> str:
+        stage = entry.served.pipelines[made.place.pipeline].stages[0]
+        return config.plain_config(
+            made.name,
+            made.program.inputs,
             entry.outputs,
             setting.max_batch,
-            Executor.EMULATED,
-            gpu_id=0,
-            parameters={"manifest": MANIFEST_FROM_MODEL, "model": entry.model},
+            made.program.executor,
+            made.gpu_id,
+            made.parameters,
             queue_delay_us=setting.delay_us,
-            queue_timeout_us=entry.served.slo_us - each.latency_us[setting.max_batch - 1],
+            queue_timeout_us=entry.served.slo_us - stage.latency_us[setting.max_batch - 1],
         )
-        folder = root / naming.group_folder(manifest.server(worker.server).group) / worker.name
-        (folder / "config.pbtxt").write_text(text)
-        (folder / VERSION_FOLDER / "model.py").write_text(model_py("plain"))
+
+    (entry,) = manifest.models
+    for path, text in worker_files(manifest, entry, RepositoryLayout(), {}, config_of, adapter="plain"):
+        (root / path).write_text(text)
 
 
 def _load_on(manifest: DeploymentManifest, plain: PlainSetting | None) -> TaggedLoad:
