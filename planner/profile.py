@@ -71,6 +71,12 @@ class LatencyTable:
     """Of a measured latency: half the interquartile range of its samples / their median; () where unknown."""
     expected_error: float | None = None
     """Of estimated latencies: median relative error to expect; None where they are not estimated."""
+    beside_own_us: tuple[tuple[float, ...], ...] = field(default=(), metadata=LATER)
+    """Of slices: while the GPU's other slices run the same model; () where other models were not timed, or it
+    is the whole GPU. latency_us is the worse of this and the next.
+    """
+    beside_others_us: tuple[tuple[float, ...], ...] = field(default=(), metadata=LATER)
+    """While the other slices run another model, the worst of those."""
 
     def __post_init__(self) -> None:
         where = f"latency table of {self.gpu} in {self.slices_per_gpu} slices"
@@ -84,6 +90,10 @@ class LatencyTable:
             raise ValueError(
                 f"{where}: batch_sizes {self.batch_sizes} must be ascending, unique and at least 1"
             )
+        for name in ("beside_own_us", "beside_others_us"):
+            rows = getattr(self, name)
+            if rows and [len(row) for row in rows] != [len(row) for row in self.latency_us]:
+                raise ValueError(f"{where}: {name} needs a figure for each of latency_us, or none at all")
         for block, row in enumerate(self.latency_us):
             if len(row) != len(self.batch_sizes):
                 raise ValueError(

@@ -26,6 +26,7 @@ def run_profile(
     calibrate_with: Profile | None = None,
     repeats: int = 7,
     repeat_check: bool = False,
+    neighbours: bool = False,
 ) -> Profile:
     """Split and time every model, and save that; see planner.profiling.run.ProfileOptions.
 
@@ -41,6 +42,7 @@ def run_profile(
         calibrate_with=calibrate_with,
         repeats=repeats,
         repeat_check=repeat_check,
+        neighbours=neighbours,
         prepare=prepare,
         partial=workspace.partial,
     )

@@ -10,7 +10,7 @@ Rules
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class ProfileOptions:
     `estimate`: classes to estimate from the catalogue; `calibrate_with`: a profile of the same split,
     measured on others.
     `prepare`: how the stages' executor prepares a program; what is timed is what is served.
+    `neighbours`: time slices beside other models' too, and take the worse.
     `partial`: file that keeps the timings, so that an interrupted run goes on. `repeat_check`: time twice.
     """
 
@@ -60,6 +61,7 @@ class ProfileOptions:
     overheads: Overheads = field(default_factory=Overheads)
     estimate: frozenset[str] = frozenset()
     calibrate_with: Profile | None = None
+    neighbours: bool = False
 
 
 def profile_deployment(
@@ -70,8 +72,9 @@ def profile_deployment(
     classes = deployment.to_cluster().gpu_classes
     sources = sources_of(classes, options.estimate)
     devices = _devices(classes, sources, options)
+    others = _neighbours(deployment, devices, options)
     how = _measure_options(options)
-    passes = sum(len(slices) for slices in devices.values())
+    passes = sum(len(slices) + (len(slices) - 1) * _most(others) for slices in devices.values())
     steps = _Steps(progress, total=len(deployment.models) * (2 + how.rounds * passes))
     models = []
     for spec in deployment.models:
@@ -84,7 +87,14 @@ def profile_deployment(
         measuring = replace(how, executor=spec.executor_options.to_options(), stop_us=spec.slo_ms * 1000)
         measured = {
             device: measure_device(
-                spec, split, classes, slices, replace(measuring, device=device), steps.done, options.partial
+                spec,
+                split,
+                classes,
+                slices,
+                replace(measuring, device=device),
+                steps.done,
+                options.partial,
+                others[spec.name],
             )
             for device, slices in devices.items()
         }
@@ -93,6 +103,30 @@ def profile_deployment(
         models.append(_with_precision(model, split, measuring, measured, sources))
         steps.done(f"{spec.name}: profiled")
     return Profile(models=tuple(models))
+
+
+def _neighbours(
+    deployment: Deployment, devices: Mapping[str, Sequence[int]], options: ProfileOptions
+) -> Mapping[str, tuple[ModelSpec, ...]]:
+    """By model the others, whose stages may run beside it. Raises ProfileError where nothing can be so."""
+    models = deployment.models
+    if not options.neighbours:
+        return {spec.name: () for spec in models}
+    if len(models) < 2:
+        raise ProfileError(
+            f"--neighbours: {models[0].name} is the deployment's only model, so none runs beside it; leave "
+            "the option out"
+        )
+    if all(len(slices) < 2 for slices in devices.values()):
+        raise ProfileError(
+            "--neighbours: no GPU class that is measured here is sliced; give one max_slices_per_gpu above "
+            "1, or leave the option out"
+        )
+    return {spec.name: tuple(other for other in models if other is not spec) for spec in models}
+
+
+def _most(others: Mapping[str, Sequence[ModelSpec]]) -> int:
+    return max(map(len, others.values()), default=0)
 
 
 def _noted(loaded: Loaded, guessed: Mapping[str, float]) -> dict[str, str]:

@@ -34,6 +34,13 @@ def profile(
     repeat_check: Annotated[
         bool, typer.Option("--repeat-check", help="Time everything twice and say how far the two differ.")
     ] = False,
+    neighbours: Annotated[
+        bool,
+        typer.Option(
+            "--neighbours",
+            help="Time a GPU's slices beside slices of every other model too; the longer times count.",
+        ),
+    ] = False,
     overheads: Annotated[
         bool,
         typer.Option(
@@ -74,6 +81,7 @@ def profile(
                 calibrate_with=None if calibrate is None else serial.load(Profile, calibrate),
                 repeats=repeats,
                 repeat_check=repeat_check,
+                neighbours=neighbours,
             )
     if overheads or overhead_servers:
         with step("overheads of stages and hops"):
@@ -107,6 +115,7 @@ def _remarks(model: ModelProfile) -> Iterator[str]:
             f"preparing a frame: {prepare.fixed_us:.0f} us, {1e6 * prepare.us_per_pixel:.0f} us per million "
             f"pixels and {1e6 * prepare.us_per_byte:.0f} us per MB"
         )
+    yield from _beside(model)
     told = ("notes", "device_notes", "nvml", "throttled", "repeatability", "warning_repeatability")
     for name, value in model.provenance.items():
         if value and name.startswith(told):
@@ -114,6 +123,19 @@ def _remarks(model: ModelProfile) -> Iterator[str]:
                 f"{float(value):.1%} between two measurements" if name.startswith("repeatability") else value
             )
             yield f"{name}: {shown}"
+
+
+def _beside(model: ModelProfile) -> Iterator[str]:
+    """What other models on a GPU's slices cost, where that was timed."""
+    for table in model.tables:
+        if table.beside_others_us:
+            own, others = (
+                sum(map(sum, figures)) for figures in (table.beside_own_us, table.beside_others_us)
+            )
+            yield (
+                f"{table.gpu} in {table.slices_per_gpu} slices: beside other models {others / own - 1:+.0%} "
+                "against beside its own"
+            )
 
 
 def _classes(deployment: Deployment, text: str) -> frozenset[str]:

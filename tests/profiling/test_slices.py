@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial as partial_of
 
 import pytest
 
@@ -15,12 +16,10 @@ from planner.profiling.networks.errors import ModelError
 from planner.profiling.split import split_model
 from tests.profiling import nets
 
-ENVIRONMENT = "PPIPE_TEST_SLICES"
 
-
-def telling(module, inputs, outputs, options, device, largest) -> Run:
+def telling(folder, module, inputs, outputs, options, device, largest) -> Run:
     """Prepares as usual, and leaves a file that says which share of the threads this process has."""
-    path = f"{os.environ[ENVIRONMENT]}/{os.getpid()}.json"
+    path = f"{folder}/{os.getpid()}.json"
     with open(path, "w", encoding="utf-8") as file:
         json.dump(os.environ.get(PERCENTAGE), file)
     return lambda values: tuple(module(*values))
@@ -35,9 +34,8 @@ def job(spec, prepare, **changes) -> SliceJob:
     return SliceJob(spec=spec(nets.Chain), classes=(), options=options, batch_sizes=(1, 2), **changes)
 
 
-def test_each_slice_is_a_process_with_its_share_and_an_interrupted_run_goes_on(spec, tmp_path, monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
-    wanted = job(spec, telling)
+def test_each_slice_is_a_process_with_its_share_and_an_interrupted_run_goes_on(spec, tmp_path):
+    wanted = job(spec, partial_of(telling, tmp_path))
     identity = identity_of(split_model(wanted.spec), wanted.options, 2)
     file = tmp_path / "partial.jsonl"
     partials = [Partial(file, {**identity, "process": str(index)}) for index in range(2)]

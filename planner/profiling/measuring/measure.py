@@ -79,6 +79,9 @@ class Measurement:
     facts: Mapping[str, str] = field(default_factory=dict)
     throttled: Mapping[str, float] = field(default_factory=dict)
     repeatability: float | None = None
+    beside_own_us: tuple[tuple[float, ...], ...] = ()
+    beside_others_us: tuple[tuple[float, ...], ...] = ()
+    """Of slices, as LatencyTable has them."""
 
 
 def measure(

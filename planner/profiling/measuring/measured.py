@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from planner.cluster import GpuClass
 from planner.deployment import ModelSpec
 from planner.execution import ExecutorOptions
 from planner.profile import LatencyTable, Source
+from planner.profiling.measuring.beside import measure_beside, worse_of
 from planner.profiling.measuring.measure import Measurement, MeasureOptions, Step, identity_of, measure
 from planner.profiling.measuring.mps import SliceJob, measure_slices
 from planner.profiling.measuring.partial import Partial
@@ -35,8 +37,11 @@ def measure_device(
     options: MeasureOptions,
     step: Step,
     partial: Path | None,
+    neighbours: Sequence[ModelSpec] = (),
 ) -> Measured:
-    """One model on one device, whole and in each of these numbers of slices."""
+    """One model on one device, whole and in each of these numbers of slices; of slices the worse of beside
+    the same model and beside each of `neighbours`.
+    """
     made: dict[int, Measurement] = {}
     for count in slices:
         identity = identity_of(split, options, count)
@@ -46,8 +51,26 @@ def measure_device(
         else:
             job = SliceJob(spec=spec, classes=classes, options=options, batch_sizes=spec.batch_sizes)
             each = [Partial(partial, {**identity, "process": str(index)}) for index in range(count)]
-            made[count] = measure_slices(job, count, step, each)
+            own = measure_slices(job, count, step, each)
+            others = [
+                measure_beside(
+                    job,
+                    _job_of(other, job),
+                    count,
+                    step,
+                    Partial(partial, {**identity, "beside": other.name}),
+                )
+                for other in neighbours
+            ]
+            made[count] = worse_of(own, others) if others else own
     return made
+
+
+def _job_of(other: ModelSpec, job: SliceJob) -> SliceJob:
+    """The same for another model."""
+    executor, stop_us = other.executor_options.to_options(), other.slo_ms * 1000
+    options = replace(job.options, executor=executor, stop_us=stop_us)
+    return replace(job, spec=other, options=options, batch_sizes=other.batch_sizes)
 
 
 def measured_tables(gpu_class: GpuClass, measured: Measured) -> list[LatencyTable]:
@@ -60,6 +83,8 @@ def measured_tables(gpu_class: GpuClass, measured: Measured) -> list[LatencyTabl
             latency_us=found.latency_us,
             source=Source.MEASURED,
             spread=found.spread,
+            beside_own_us=found.beside_own_us,
+            beside_others_us=found.beside_others_us,
         )
         for slices, found in measured.items()
         if slices <= gpu_class.max_slices_per_gpu

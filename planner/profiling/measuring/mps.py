@@ -17,7 +17,7 @@ import contextlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -64,21 +64,35 @@ def measure_slices(
     """
     require_mps(job.options.device)
     kept = list(partials) or [Partial(None, {}) for _ in range(slices)]
+    with processes(run_slice, job, slices, slices) as workers:
+        return timed(workers, job, slices, kept, step, f"{job.spec.name} in {slices} slices")
+
+
+def timed(
+    workers: Sequence[Worker],
+    job: SliceJob,
+    slices: int,
+    kept: Sequence[Partial],
+    step: Step | None,
+    label: str,
+) -> Measurement:
+    """What processes of run_slice time together, as one measurement. kept: one per process. label: see
+    `step`, which is called after each round.
+    """
     known = frozenset.intersection(*(partial.known for partial in kept))
-    with _processes(job, slices) as workers:
-        found = _gather(workers, job, slices)
-        usable = [size for size in sorted(job.batch_sizes) if all(size in sizes for sizes, _ in found)]
-        notes = sorted({note for _, said in found for note in said})
-        for worker in workers:
-            worker.pipe.send((usable, known))
-        for repeat in range(job.options.rounds):
-            for batch in usable:
-                if (repeat, batch) not in known:
-                    for partial, times in zip(kept, _gather(workers, job, slices), strict=True):
-                        partial.add(repeat, batch, times)
-            if step is not None:
-                step(f"{job.spec.name} in {slices} slices: round {repeat + 1} of {job.options.rounds}")
-        ends = _gather(workers, job, slices)
+    found = gather(workers, job, slices)
+    usable = [size for size in sorted(job.batch_sizes) if all(size in sizes for sizes, _ in found)]
+    notes = sorted({note for _, said in found for note in said})
+    for worker in workers:
+        worker.pipe.send((usable, known))
+    for repeat in range(job.options.rounds):
+        for batch in usable:
+            if (repeat, batch) not in known:
+                for partial, times in zip(kept, gather(workers, job, slices), strict=True):
+                    partial.add(repeat, batch, times)
+        if step is not None:
+            step(f"{label}: round {repeat + 1} of {job.options.rounds}")
+    ends = gather(workers, job, slices)
     blocks = ends[0][0]
     return measurement_of(job.options, blocks, _together([seen for _, seen in ends]), usable, notes, kept)
 
@@ -104,7 +118,9 @@ def require_mps(device: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Worker:
+class Worker:
+    """A process that times, or that keeps a slice busy, and the pipe to it."""
+
     process: Any
     pipe: Connection
 
@@ -121,17 +137,22 @@ def _context(device: str) -> Any:
 
 
 @contextlib.contextmanager
-def _processes(job: SliceJob, slices: int) -> Iterator[list[_Worker]]:
+def processes(
+    body: Callable[[SliceJob, int, Any, Connection], None], job: SliceJob, slices: int, count: int
+) -> Iterator[list[Worker]]:
+    """So many processes that run `body`, of a device in so many slices, with a barrier of their own. They end
+    with the context.
+    """
     context = _context(job.options.device)
-    barrier = context.Barrier(slices)
+    barrier = context.Barrier(count)
     workers = []
     try:
-        for _ in range(slices):
+        for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=run_slice, args=(job, slices, barrier, theirs), daemon=True)
+            process = context.Process(target=body, args=(job, slices, barrier, theirs), daemon=True)
             process.start()
             theirs.close()
-            workers.append(_Worker(process=process, pipe=ours))
+            workers.append(Worker(process=process, pipe=ours))
         yield workers
     finally:
         for worker in workers:
@@ -143,7 +164,7 @@ def _processes(job: SliceJob, slices: int) -> Iterator[list[_Worker]]:
                 worker.process.join()
 
 
-def _gather(workers: Sequence[_Worker], job: SliceJob, slices: int) -> list[Any]:
+def gather(workers: Sequence[Worker], job: SliceJob, slices: int) -> list[Any]:
     """What each process says next. Raises ModelError with what the first that fails says."""
     said: dict[int, Any] = {}
     while len(said) < len(workers):
@@ -177,10 +198,21 @@ class _Failure:
 
 
 def run_slice(job: SliceJob, slices: int, barrier: Any, pipe: Connection) -> None:
-    """The body of one process."""
+    """The body of one process that times."""
+    as_slice(_time_slice, job, slices, barrier, pipe)
+
+
+def as_slice(
+    body: Callable[[SliceJob, Any, Connection], None],
+    job: SliceJob,
+    slices: int,
+    barrier: Any,
+    pipe: Connection,
+) -> None:
+    """Run `body` with a slice's share of the threads; what goes wrong is said over the pipe."""
     os.environ[PERCENTAGE] = str(100 // slices)
     try:
-        _time_slice(job, barrier, pipe)
+        body(job, barrier, pipe)
     except threading.BrokenBarrierError:
         return  # another process failed, and has said why
     except (EOFError, BrokenPipeError, ConnectionResetError):
