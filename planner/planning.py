@@ -18,6 +18,7 @@ from planner.absent import with_prices_of_absent
 from planner.assembly import assemble_plan, model_plan, objective_of, utilisation, within_entry
 from planner.baselines import dart_models, one_stage
 from planner.binding import bound_by
+from planner.cascades.data import Parts
 from planner.cascades.planning import plan_cascades
 from planner.entry import EntryRow, entry_rows, entry_use, most_factor
 from planner.explain import (
@@ -64,8 +65,10 @@ MOST_PLANNED_AGAIN = 6
 ENTRY_TOLERANCE = 1e-9
 
 
-def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan:
-    """The plan of `problem`. Raises ProblemError (an unknown planner or mode too), Infeasible."""
+def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven", parts: Parts | None = None) -> Plan:
+    """The plan of `problem`. parts: of its cascades' SLOs, for every member, where they are not to be
+    searched. Raises ProblemError (an unknown planner or mode too), Infeasible.
+    """
     _require("planner", planner, get_args(Planner))
     _require("mode", mode, get_args(Mode))
     if problem.cascades:
@@ -74,6 +77,7 @@ def plan(problem: Problem, planner: str = "ppipe", mode: str = "proven") -> Plan
             plan=lambda inner: plan(inner, planner, mode),
             reach=functools.partial(_objective, planner=planner),
             with_build_rates=with_build_rates,
+            parts=parts,
         )
     validate(problem)
     effort = FAST if mode == "fast" else PROVEN

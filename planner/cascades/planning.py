@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from planner import serial
-from planner.cascades.data import Cascade, Member
+from planner.cascades.data import Cascade, Member, Parts
 from planner.cascades.demands import divided, planned_cascades
 from planner.cascades.division import NoDivision, Reach, divide
 from planner.cascades.outlook import Outlook
@@ -21,9 +21,10 @@ def plan_cascades(
     plan: Callable[[Problem], Plan],
     reach: Reach,
     with_build_rates: Callable[[Problem], Problem],
+    parts: Parts | None = None,
 ) -> Plan:
-    """plan: of a problem without cascades. reach: the objective of one by pools, quickly. Raises
-    ProblemError, Infeasible.
+    """plan: of a problem without cascades. reach: the objective of one by pools, quickly. parts: the
+    division, where it is known; the plan's bound is then of that division. Raises ProblemError, Infeasible.
     """
     _validate(problem)
     first = _by_need(by_pool(problem))
@@ -34,6 +35,9 @@ def plan_cascades(
     problem_hash = serial.content_hash(problem)
     demands = tuple(replace(one, batch_build_rps=rates[one.model]) for one in problem.demands)
     problem = replace(problem, demands=demands)
+    if parts is not None:
+        made = plan(divided(problem, parts))
+        return replace(made, cascades=planned_cascades(problem, made), problem_hash=problem_hash)
     try:
         division = divide(by_pool(problem), reach)
     except NoDivision as error:

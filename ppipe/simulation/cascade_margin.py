@@ -1,74 +1,179 @@
-"""The margin of a problem with cascades: the plan of each margin is simulated, and the best one kept.
+"""The plan of a problem with cascades that serves most: many are made, and each is simulated.
+
+Plans of one objective serve very different loads: the objective does not know how long bunches of frames
+wait. So margins and the division of the SLO are searched around the plans of common margins, by what plans
+serve.
 
 Max-rate: the plan that serves most, as the least of capacity over weight among cascades and other models.
 Min-cost: the cheapest plan of which every cascade and model serves its rate; if none does, the one that comes
 nearest.
+
+Rules
+- The same problem gives the same plan, however many processes look for it.
+- A plan that does not serve more than the best one so far is not simulated further.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rich.table import Table
 
+from planner import serial
 from planner.explain import Infeasible
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Objective, Problem, wanted_of
 from planner.serving_build import Links
-from ppipe.simulation.cascades import cascade_capacities, without_cascades
-from ppipe.simulation.telling import Progress, silent
+from ppipe.simulation.cascade_choice import Choice, alike, another
+from ppipe.simulation.cascades import cascade_capacities, serve_enough, without_cascades
+from ppipe.simulation.children import search_pool
+from ppipe.simulation.telling import Progress, silent, telling
 from ppipe.simulation.view import plan_capacities
 from python_backend.simulator.capacity import Workload
 
-MARGINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-_SECONDS, _SEEDS = 10.0, (1, 2)
+MARGINS = (0.2, 0.4, 0.6)
+"""Common ones, to begin with."""
+ROUNDS, AT_ONCE = 16, 8
+"""Of choices around the best one so far."""
+SMALL_GPUS, LEAST_ROUNDS, LEAST_SECONDS = 24, 3, 3.0
+"""Of larger fleets less is tried, and simulated for a shorter time: both take longer."""
+SECONDS, SEEDS = 10.0, (101, 102, 103)
+BETTER = 1.005
+"""What a plan must serve, of what the best one does, to be looked at further."""
 
 
 @dataclass(frozen=True)
-class TriedMargin:
-    """One margin, its plan, and what that serves at 99 %, by name of cascade or model. score: the least of
-    served over wanted.
+class Tried:
+    """A choice, its plan, and what that serves at 99 %, by name of cascade or model; nothing where it does
+    not serve more than another. score: the least of served over wanted.
     """
 
-    margin: float
+    choice: Choice
     plan: Plan
     served_rps: Mapping[str, float]
     score: float
 
 
-def margin_of_cascades(
-    problem: Problem, links: Links, progress: Progress = silent
-) -> tuple[Problem, Plan, tuple[TriedMargin, ...]]:
-    """The problem with the best margin, its proven plan, and all that were tried. Raises Infeasible."""
-    tried = tuple(_tried(problem, links, progress))
-    if not tried:
-        raise Infeasible(f"cascades: no plan at margins of {MARGINS[0]:g} to {MARGINS[-1]:g}")
-    best = _best(problem, tried)
-    chosen = _with_margin(problem, best.margin)
-    return chosen, plan(chosen), tried
+def best_of_cascades(
+    problem: Problem, links: Links, progress: Progress = silent, processes: int = 2
+) -> tuple[Problem, Plan, tuple[Tried, ...]]:
+    """The problem with the margins that were chosen, its plan, and all that served more than those before.
+    Raises Infeasible.
+    """
+    if processes < 2:
+        return _Search(problem, links, progress).run(None)
+    with search_pool(processes) as pool:
+        return _Search(problem, links, progress).run(pool)
 
 
-def _tried(problem: Problem, links: Links, progress: Progress) -> Iterator[TriedMargin]:
-    for done, margin in enumerate(MARGINS):
-        progress("planning and simulating margins", done, len(MARGINS))
-        one = _with_margin(problem, margin)
-        try:
-            made = plan(one, mode="fast")
-        except Infeasible:
-            continue
-        workload = Workload(arrivals=problem.options.expect.arrivals, seconds=_SECONDS, seeds=_SEEDS)
-        served = cascade_capacities(made, one, workload, links)
-        others = plan_capacities(without_cascades(made, one), one, workload=workload, links=links)
-        served |= {name: capacity.load_rps for name, capacity in others.items()}
-        wanted = _wanted(problem)
-        yield TriedMargin(margin, made, served, min(rps / wanted[name] for name, rps in served.items()))
+@dataclass
+class _Search:
+    problem: Problem
+    links: Links
+    progress: Progress
+    best: Tried | None = None
+    steps: list[Tried] = field(default_factory=list)
+    """The starts, and what was better than all before."""
+    seen: set[str] = field(default_factory=set)
+
+    def run(self, pool: Executor | None) -> tuple[Problem, Plan, tuple[Tried, ...]]:
+        gpus = sum(server.gpu_count for server in self.problem.cluster.servers)
+        part = min(1.0, SMALL_GPUS / gpus)
+        seconds = max(min(LEAST_SECONDS, SECONDS), SECONDS * part)
+        self._try([alike(self.problem, margin) for margin in MARGINS], "fast", seconds, pool)
+        if self.best is None:
+            raise Infeasible(f"cascades: no plan at margins of {MARGINS[0]:g} to {MARGINS[-1]:g}")
+        rng = random.Random(0)
+        for _ in range(max(min(LEAST_ROUNDS, ROUNDS), round(ROUNDS * part))):
+            parts = parts_of(self.best.plan, self.problem)
+            choices = [another(self.problem, self.best.choice, parts, rng) for _ in range(AT_ONCE)]
+            self._try(choices, "fast", seconds, pool)
+        found = tuple(parts_of(self.best.plan, self.problem).items())
+        self._try([replace(self.best.choice, parts=found)], "proven", seconds, pool)
+        chosen = self.best.choice.problem(self.problem)
+        return chosen, self.best.plan, tuple(self.steps)
+
+    def _try(self, choices: Sequence[Choice], mode: str, seconds: float, pool: Executor | None) -> None:
+        run: Callable[..., Iterable[Any]] = map if pool is None else pool.map
+        workload = Workload(arrivals=self.problem.options.expect.arrivals, seconds=seconds, seeds=SEEDS)
+        known = frozenset(self.seen)
+        jobs = [(self.problem, one, mode, self.links, workload, self.best, known) for one in choices]
+        found: Iterable[Tried | None]
+        found = telling(self.progress, "planning and simulating", run(_tried, jobs), len(jobs))
+        for one in found:
+            if one is None:
+                continue
+            self.seen.add(_served_alike(one.plan))
+            if not one.choice.parts or (one.served_rps and is_better(self.problem, one, self.best)):
+                self.steps.append(one)
+            if one.served_rps and is_better(self.problem, one, self.best):
+                self.best = one
 
 
-def _with_margin(problem: Problem, margin: float) -> Problem:
-    demands = tuple(replace(demand, slo_margin=None) for demand in problem.demands)
-    return replace(problem, demands=demands, options=replace(problem.options, slo_margin=margin))
+def _tried(
+    job: tuple[Problem, Choice, str, Links, Workload, Tried | None, frozenset[str]],
+) -> Tried | None:
+    """Plan one choice, and simulate the plan as far as it may be better. Runs in a process of its own."""
+    problem, choice, mode, links, workload, best, known = job
+    one = choice.problem(problem)
+    try:
+        made = plan(one, mode=mode, parts=dict(choice.parts) or None)
+    except Infeasible:
+        return None
+    wanted = _wanted(problem)
+    if best is not None and not _may_be_better(problem, made, best, known):
+        return Tried(choice, made, {}, 0.0)
+    if best is not None:
+        least = {name: _to_beat(problem, best) * rate for name, rate in wanted.items()}
+        if not serve_enough(made, one, least, workload, links):
+            return Tried(choice, made, {}, 0.0)
+    served = cascade_capacities(made, one, workload, links)
+    others = plan_capacities(without_cascades(made, one), one, workload=workload, links=links)
+    served |= {name: capacity.load_rps for name, capacity in others.items()}
+    return Tried(choice, made, served, min(rps / wanted[name] for name, rps in served.items()))
+
+
+def parts_of(made: Plan, problem: Problem) -> dict[str, int]:
+    """How a plan divides the cascades' SLOs, by member."""
+    return {
+        member.model: made.model(member.model).slo_us
+        for cascade in problem.cascades
+        for member in cascade.members
+    }
+
+
+def _may_be_better(problem: Problem, made: Plan, best: Tried, known: frozenset[str]) -> bool:
+    """Without simulating it."""
+    if _served_alike(made) in known:
+        return False
+    return not _is_enough(problem, best) or made.objective < best.plan.objective
+
+
+def _to_beat(problem: Problem, best: Tried) -> float:
+    """The score below which a plan is no better."""
+    return 1.0 if _is_enough(problem, best) else best.score * BETTER
+
+
+def _is_enough(problem: Problem, one: Tried) -> bool:
+    """Whether only the cost is left to be better in."""
+    return problem.options.objective is Objective.MIN_COST and one.score >= 1.0
+
+
+def is_better(problem: Problem, one: Tried, best: Tried | None) -> bool:
+    """Whether one is better than the best so far."""
+    if best is not None and _is_enough(problem, one) and _is_enough(problem, best):
+        return one.plan.objective < best.plan.objective
+    return best is None or one.score > best.score
+
+
+def _served_alike(made: Plan) -> str:
+    """The same for plans that serve alike."""
+    return serial.content_hash(tuple((one.model, one.slo_us, one.pipelines) for one in made.models))
 
 
 def _wanted(problem: Problem) -> dict[str, float]:
@@ -86,22 +191,24 @@ def _wanted(problem: Problem) -> dict[str, float]:
     return wanted
 
 
-def _best(problem: Problem, tried: Sequence[TriedMargin]) -> TriedMargin:
-    if problem.options.objective is Objective.MIN_COST and (
-        enough := [one for one in tried if one.score >= 1.0]
-    ):
-        return min(enough, key=lambda one: one.plan.objective)
-    return max(tried, key=lambda one: one.score)
-
-
-def cascade_margin_table(tried: Sequence[TriedMargin], chosen: float) -> Table:
-    """What each margin gave; the chosen one is marked."""
-    table = Table(title="margin by simulation: served at 99 %, frames/s")
-    names = list(tried[0].served_rps)
-    for name in ("margin", *names, "objective", ""):
+def cascade_margin_table(tried: Sequence[Tried], chosen: Plan) -> Table:
+    """What was tried first, and each that was better than all before; the chosen one is marked."""
+    table = Table(title="margins and parts by simulation: served at 99 %, frames/s")
+    names = _names(tried)
+    for name in ("margins", "parts, ms", *names, "objective", ""):
         table.add_column(name, justify="right")
     for one in tried:
-        served = (f"{one.served_rps[name]:.1f}" for name in names)
-        mark = "<-" if one.margin == chosen else ""
-        table.add_row(f"{one.margin:g}", *served, f"{one.plan.objective:.2f}", mark)
+        served = (f"{one.served_rps[name]:.1f}" if one.served_rps else "less" for name in names)
+        mark = "<-" if one.plan is chosen else ""
+        margins = ", ".join(f"{margin:g}" for margin in _once([margin for _, margin in one.choice.margins]))
+        parts = ", ".join(f"{part.slo_us / 1e3:.1f}" for each in one.plan.cascades for part in each.parts)
+        table.add_row(margins, parts, *served, f"{one.plan.objective:.2f}", mark)
     return table
+
+
+def _names(tried: Sequence[Tried]) -> list[str]:
+    return next((list(one.served_rps) for one in tried if one.served_rps), [])
+
+
+def _once(margins: list[float]) -> list[float]:
+    return margins[:1] if len(set(margins)) == 1 else margins

@@ -66,6 +66,17 @@ def _attainment(
     return sum(simulate_cascade(cascade, served, rate_rps, one).attainment for one in each) / len(each)
 
 
+def serve_enough(
+    plan: Plan, problem: Problem, wanted_rps: dict[str, float], workload: Workload, links: Links
+) -> bool:
+    """Whether 99 % of every cascade's frames are complete at these rates, by cascade."""
+    return all(
+        _attainment(cascade, _served(plan, problem, cascade, links), wanted_rps[cascade.name], workload)
+        >= TARGET
+        for cascade in problem.cascades
+    )
+
+
 def _served(plan: Plan, problem: Problem, cascade: Cascade, links: Links) -> dict[str, ServedModel]:
     inner = divided_as_planned(problem, plan)
     return {each.model: served_model(plan, inner, each.model, links) for each in cascade.members}

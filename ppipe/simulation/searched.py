@@ -19,7 +19,7 @@ from planner.deployment import SEARCHED, Deployment
 from planner.losses import must_survive
 from planner.plan import Plan
 from planner.problem import Objective, Problem, wanted_of
-from ppipe.simulation.cascade_margin import cascade_margin_table, margin_of_cascades
+from ppipe.simulation.cascade_margin import best_of_cascades, cascade_margin_table
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margin import auto_margin
 from ppipe.simulation.survival import surviving_plan
@@ -47,8 +47,8 @@ def search_margins(problem: Problem, progress: Progress = silent) -> Searched:
     one with cascades, the one that serves most. Raises what the planner and the search raise.
     """
     if problem.cascades:
-        chosen, made, tried = margin_of_cascades(problem, links="placed", progress=progress)
-        return Searched(chosen, made, cascade_margin_table(tried, chosen.options.slo_margin))
+        chosen, made, tried = best_of_cascades(problem, links="placed", progress=progress)
+        return Searched(chosen, made, cascade_margin_table(tried, made))
     if must_survive(problem):
         chosen, made = surviving_plan(problem, Judge(links="placed"), progress=progress)
         return Searched(chosen, made, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from planner.cascades.data import Cascade, Fanout, Member
 from planner.planning import plan
-from planner.problem import Demand, PlanOptions
+from planner.problem import Demand, Objective, PlanOptions
+from planner.serial import content_hash
 from ppipe.cli import run
-from ppipe.simulation import cascade_margin
+from ppipe.simulation import cascade_choice, cascade_margin
 from ppipe.workspace import Workspace, save
 from tests.fixtures.made_problems import MadeSize, made_problem
 
@@ -64,14 +66,58 @@ def test_what_is_of_single_models_is_refused(
     assert f"{option}: of models by themselves" in capsys.readouterr().err
 
 
-def test_the_margin_that_serves_most_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_that_serves_most_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cascade_margin, "MARGINS", (0.3, 0.99))
-    monkeypatch.setattr(cascade_margin, "_SECONDS", 2.0)
+    monkeypatch.setattr(cascade_margin, "SECONDS", 1.0)
+    monkeypatch.setattr(cascade_margin, "ROUNDS", 1)
+    monkeypatch.setattr(cascade_margin, "AT_ONCE", 3)
     problem = Workspace(folder).load_problem()
-    chosen, made, tried = cascade_margin.margin_of_cascades(problem, links="placed")
-    assert [one.margin for one in tried] == [0.3], "with 99 % of the SLO left unused there is no plan"
-    assert chosen.options.slo_margin == 0.3
-    assert made.cascades[0].slo_us == 400_000
-    assert all(set(one.served_rps) == {"pair", "net02"} for one in tried)
-    rows = cascade_margin.cascade_margin_table(tried, 0.3).row_count
-    assert rows == 1
+    chosen, made, tried = cascade_margin.best_of_cascades(problem, links="placed", processes=1)
+    first, *better = tried
+    assert dict(first.choice.margins) == {"net00": 0.3, "net01": 0.3, "net02": 0.3}
+    assert all(one.choice.parts for one in better), "with 99 % of the SLO left unused there is no plan"
+    scores = [one.score for one in tried]
+    assert scores == sorted(scores)
+    assert set(tried[-1].served_rps) == {"pair", "net02"}
+    assert made is tried[-1].plan
+    assert chosen == tried[-1].choice.problem(problem)
+    assert made.problem_hash == content_hash(chosen)
+    assert made.cascades[0].slo_us == 400_000 == sum(part.slo_us for part in made.cascades[0].parts)
+    assert cascade_margin.cascade_margin_table(tried, made).row_count == len(tried)
+
+
+def test_choices_divide_the_whole_slo_along_every_way() -> None:
+    """A tree: what feeds two has one part, and both have what it leaves."""
+    problem = made_problem(MadeSize(gpus=4, classes=1, models=4, blocks=1, max_slices=1), 1)
+    few = Fanout(2.0, 1.0, 5)
+    members = (
+        Member("net00"),
+        Member("net01", "net00", few, "crops"),
+        Member("net02", "net01", few, "crops"),
+        Member("net03", "net00", few, "crops"),
+    )
+    problem = replace(problem, cascades=(Cascade("tree", 100_000, members, weight=1.0),))
+    parts = {"net00": 30_000, "net01": 30_000, "net02": 40_000, "net03": 70_000}
+    choice, rng, seen = cascade_choice.alike(problem, 0.2), random.Random(1), set()
+    for _ in range(200):
+        choice = cascade_choice.another(problem, choice, parts, rng)
+        parts = dict(choice.parts)
+        assert min(parts.values()) > 0
+        assert parts["net00"] + parts["net01"] + parts["net02"] == 100_000
+        assert parts["net00"] + parts["net03"] == 100_000
+        assert {margin for _, margin in choice.margins} <= {0.2, *cascade_choice.MARGINS}
+        seen.add(choice)
+    assert len(seen) > 150
+
+
+def test_where_all_rates_are_served_the_cheapest_plan_is_the_best(folder: Path) -> None:
+    problem = Workspace(folder).load_problem()
+    problem = replace(problem, options=replace(problem.options, objective=Objective.MIN_COST))
+    made = Workspace(folder).load_plan()
+    enough = cascade_margin.Tried(cascade_choice.alike(problem, 0.3), made, {"pair": 9.0}, 1.2)
+    dearer = replace(enough, plan=replace(made, objective=made.objective + 1), score=1.5)
+    short = replace(enough, plan=replace(made, objective=made.objective - 1), score=0.9)
+    cheaper = replace(short, score=1.0)
+    better = [cascade_margin.is_better(problem, one, enough) for one in (enough, dearer, short, cheaper)]
+    assert better == [False, False, False, True]
+    assert cascade_margin.is_better(problem, enough, short)
