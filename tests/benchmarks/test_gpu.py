@@ -39,15 +39,6 @@ def test_a_rehearsal_gives_figures_of_every_part_and_a_page(
     assert capsys.readouterr().out.count("ok before") == len(ALONE), "nothing is run again"
 
 
-@pytest.mark.live
-@pytest.mark.slow
-def test_a_rehearsal_serves_on_real_tritonservers(tmp_path: Path) -> None:
-    assert rehearse(tmp_path, "serve") == 0
-    results = json.loads((tmp_path / "gpu.json").read_text())["results"]
-    assert results["serve"]["figures"]["answered"] > 0
-    assert results["serve"]["figures"]["mismatched"] == 0
-
-
 def test_a_part_that_fails_or_takes_too_long_says_why_and_is_run_again(tmp_path: Path) -> None:
     late = gpu.run_part("executor", rehearse=True, out=tmp_path, limit_s=0.1)
     assert (late["status"], "it goes on where it was" in late["why"]) == ("failed", True)

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from planner.manifest import DeploymentManifest
-from planner.serial import load
 from ppipe.overheads.measured import measure_there
-from ppipe.overheads.rig import Address, OverheadError, addresses_of, parse_servers, write_rig
-from ppipe.serving.launcher import ServedDeployment
+from ppipe.overheads.rig import Address, OverheadError, parse_servers
 from ppipe.serving.ports import free_base
-from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 
 SIZES = (4_096, 4_194_304)
 
@@ -40,21 +36,3 @@ def test_servers_that_do_not_answer_are_told_what_to_serve(tmp_path: Path):
     assert first.endswith(f"--grpc-port={port}")
     assert "--load-model=overhead_4096.p0.s1.w0" in second
     assert second.endswith(f"--grpc-port={port + 1}")
-
-
-@pytest.mark.live
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-def test_overheads_of_two_real_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    repository = tmp_path / "repository"
-    manifest = write_rig(repository, SIZES)
-    monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "logs" / "ticket.key"))
-    with ServedDeployment(repository, tmp_path / "logs") as deployment:
-        deployment.start()
-        found = measure_there(addresses_of(manifest), repository, None, SIZES, repeats=30)
-    assert load(DeploymentManifest, repository / "deployment.json") == manifest, (
-        "the rig that is served is used"
-    )
-    assert found.times.one_stage_us > 0
-    assert found.times.two_stages_us[4_096] > found.times.one_stage_us
-    assert 0 < found.overheads.stage_us < found.times.one_stage_us
-    assert found.overheads.hop_us > 0

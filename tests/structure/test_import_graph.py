@@ -144,6 +144,13 @@ def test_the_product_imports_no_test_and_benchmarks_take_fixtures_alone() -> Non
     assert users == []
 
 
+def test_what_needs_a_tritonserver_lies_in_one_room() -> None:
+    """The pages' commands are another: they need one here and there."""
+    found = {path.parent for path in (ROOT / "tests").rglob("test_*.py") if "mark.live" in path.read_text()}
+    own = {ROOT / "tests" / "structure"}  # this very file
+    assert found - own == {ROOT / "tests" / "live", ROOT / "tests" / "docs"}
+
+
 def test_there_is_no_circle_of_rooms() -> None:
     left = {(outside(a), outside(b)) for a, b in ARROWS}
     # A package's top folder and its rooms import each other: one room with several doors.
