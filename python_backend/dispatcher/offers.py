@@ -35,7 +35,7 @@ class Offers:
         self._lateness = lateness
         self._serve_late = entry.serves_late
         self._slo_us = entry.served.slo_us
-        self._fastest_us = _fastest_us(entry)
+        self._fastest_us = entry.served.fastest_us()
         self._later: list[tuple[int, int]] = []
         """(time, request id) of frames to offer again; some may have been withdrawn since."""
 
@@ -76,7 +76,7 @@ class Offers:
         """Frames are offered to the core of this table from now on."""
         self._slo_us = entry.served.slo_us
         self._lateness.bound_by(self._slo_us)
-        self._fastest_us = _fastest_us(entry)
+        self._fastest_us = entry.served.fastest_us()
 
     def again(self, frame: Frame, now_us: int) -> bool:
         """Offer a frame that the core gave up once more, a little later, if it has more time than it was
@@ -99,7 +99,3 @@ class Offers:
         """Request ids of frames that are to be offered now, if they are still paused."""
         while self._later and self._later[0][0] <= now_us:
             yield heapq.heappop(self._later)[1]
-
-
-def _fastest_us(entry: ModelEntry) -> int:
-    return min((pipeline.rest_us(0)[0] for pipeline in entry.served.pipelines), default=0)

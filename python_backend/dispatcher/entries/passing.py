@@ -167,7 +167,7 @@ class PassingOn:
     def serves(self, manifest: DeploymentManifest, entry: ModelEntry) -> None:
         """Frames are served by this table from now on. entry: with all workers of the model."""
         self._revision = manifest.epoch
-        self._served_us = min((each.rest_us(0)[0] for each in entry.served.pipelines), default=0)
+        self._served_us = entry.served.fastest_us()
         self._way.spare_us = _spare_us(entry.served)
 
     def owns(self, owned: Mapping[str, int], rate_rps: float) -> None:
