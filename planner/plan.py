@@ -116,8 +116,8 @@ class Promise:
     held_in: float
 
     @property
-    def price(self) -> float:
-        """What the guarantee costs: the share of the unguarded plan's nominal load that is not promised."""
+    def given_up(self) -> float:
+        """What the guarantee takes: the share of the unguarded plan's nominal load that is not promised."""
         return 1.0 - self.guaranteed_rps / self.unguarded_rps if self.unguarded_rps else 0.0
 
 
@@ -164,7 +164,7 @@ class Survival:
     without: float = 0.0
 
     @property
-    def price(self) -> float:
+    def given_up(self) -> float:
         """The share of what could be served without a promise that is not promised."""
         return 1 - self.promised / self.without if self.without else 0.0
 

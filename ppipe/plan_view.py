@@ -105,25 +105,25 @@ def _promises(plan: Plan) -> Table:
     held = {model.promise.held_in for model in plan.models if model.promise}
     said = " / ".join(f"{share:.0%}" for share in sorted(held))
     table = Table(caption=f"guaranteed: served at 99 % in {said} of scenarios", caption_justify="left")
-    for name in ("model", "guaranteed rps", "nominal rps", "unguarded rps", "price"):
+    for name in ("model", "guaranteed rps", "nominal rps", "unguarded rps", "given up"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for model in plan.models:
         if (promise := model.promise) is not None:
             rates = (promise.guaranteed_rps, promise.nominal_rps, promise.unguarded_rps)
-            table.add_row(model.model, *(f"{rate:.1f}" for rate in rates), f"{promise.price:.0%}")
+            table.add_row(model.model, *(f"{rate:.1f}" for rate in rates), f"{promise.given_up:.0%}")
     return table
 
 
 def _survival(survival: Survival) -> Table:
     """What is promised after any loss, what it costs, and which loss binds."""
     table = Table(title="promised after any one loss, in units of the models' weights")
-    for name in ("promised", "no plan promises more than", "without a promise", "price", "binding loss"):
+    for name in ("promised", "no plan promises more than", "without a promise", "given up", "binding loss"):
         table.add_column(name, justify="left" if name == "binding loss" else "right", overflow="fold")
     table.add_row(
         f"{survival.promised:.2f}",
         f"{survival.bound:.2f} (gap {survival.gap:.1%})",
         f"{survival.without:.2f}",
-        f"{survival.price:.0%}",
+        f"{survival.given_up:.0%}",
         f"{survival.binding} (of {survival.losses})",
     )
     return table

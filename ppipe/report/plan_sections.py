@@ -54,7 +54,7 @@ def _words(plan: Plan, problem: Problem | None) -> list[str]:
     if (survival := plan.survival) is not None:
         said.append(
             f"After the worst of {survival.losses} losses ({survival.binding}) it still serves "
-            f"{survival.promised:.2f} times the wanted rates; that costs {survival.price:.0%}."
+            f"{survival.promised:.2f} times the wanted rates; for that it gives up {survival.given_up:.0%}."
         )
     said += [_price_words(plan, problem, gpu) for gpu in list(plan.gpu_price)[:IN_WORDS]]
     return said
@@ -74,7 +74,7 @@ def _price_words(plan: Plan, problem: Problem | None, gpu: str) -> str:
 def _models(plan: Plan) -> Table:
     promised = any(model.promise for model in plan.models)
     names = ["model", "planned frames/s", "SLO ms", "margin", "pipelines", "bound by"]
-    names += ["guaranteed frames/s", "price of the guarantee"] if promised else []
+    names += ["guaranteed frames/s", "given up for it"] if promised else []
     rows = []
     for model in plan.models:
         row = [
@@ -89,7 +89,7 @@ def _models(plan: Plan) -> Table:
             promise = model.promise
             row += [
                 number(promise.guaranteed_rps if promise else None),
-                share(promise.price if promise else None, 0),
+                share(promise.given_up if promise else None, 0),
             ]
         rows.append(row)
     return table("Models", names, rows)

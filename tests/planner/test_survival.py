@@ -51,7 +51,7 @@ def test_after_every_loss_what_is_promised_is_left() -> None:
     assert 0 < survival.promised <= survival.bound
     assert survival.gap == pytest.approx(survival.bound / survival.promised - 1)
     assert survival.without >= survival.promised
-    assert 0 <= survival.price < 1
+    assert 0 <= survival.given_up < 1
 
 
 @pytest.mark.parametrize("seed", [1, 2])

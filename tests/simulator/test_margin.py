@@ -63,7 +63,7 @@ def test_a_guarantee_costs_and_holds_and_the_search_tells_how_far_it_is() -> Non
     for model in found.plan.models:
         assert (promise := model.promise) is not None
         assert 0 < promise.guaranteed_rps < promise.nominal_rps <= promise.unguarded_rps
-        assert 0 < promise.price < 1
+        assert 0 < promise.given_up < 1
 
 
 def test_margins_go_to_their_models() -> None:

@@ -46,7 +46,7 @@ def test_the_promise_is_served_after_every_loss(seed: int, monkeypatch: pytest.M
     with console.capture() as shown:
         console.print(plan_table(made))
     assert made.survival.binding in shown.get()
-    assert "price" in shown.get()
+    assert "given up" in shown.get()
 
 
 def test_figures_of_the_benchmark_are_the_worst_of_its_rows() -> None:
