@@ -33,12 +33,13 @@ class Intake:
         self._own: TensorSpec = entry.input
         self._recipe = entry.prepare
         self._own_inputs = entry.network_inputs
+        self._own_names = frozenset(spec.name for spec in self._own_inputs)
         self._others = entry.other_inputs
 
     def take(self, given: Mapping[str, Array]) -> list[Taken]:
         """The request's frames. Raises ValueError."""
         if self._recipe is None:
-            self._require(given, {spec.name for spec in self._own_inputs})
+            self._require(given, self._own_names)
             rows = _rows(given)
             for spec in self._own_inputs:
                 self._check_own(spec, given[spec.name])
@@ -60,11 +61,11 @@ class Intake:
             raise ValueError(
                 f"expected one of the inputs {', '.join(self.names[:2])} in a request, not {found}"
             )
-        self._require(given, {ways[0], *(spec.name for spec in self._others)})
+        self._require(given, frozenset((ways[0], *(spec.name for spec in self._others))))
         return ways[0]
 
-    def _require(self, given: Mapping[str, Array], wanted: set[str]) -> None:
-        if set(given) != wanted:
+    def _require(self, given: Mapping[str, Array], wanted: frozenset[str]) -> None:
+        if given.keys() != wanted:
             found = ", ".join(given) or "none"
             raise ValueError(f"expected the inputs {', '.join(sorted(wanted))} in a request, not {found}")
 
@@ -84,7 +85,7 @@ class Intake:
         return data, FrameInfo(info.kind, len(data), info.width, info.height, info.orientation)
 
     def _joined(self, given: Mapping[str, Array], specs: tuple[TensorSpec, ...], row: int) -> memoryview:
-        pieces = [kserve.piece(given[spec.name][row : row + 1]) for spec in specs]
+        pieces = [_piece(given[spec.name], row) for spec in specs]
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     def _check_own(self, spec: TensorSpec, array: Array) -> None:
@@ -120,12 +121,21 @@ class Intake:
                 f"input {name}: a frame of {width} x {height} pixels; at most "
                 f"{self._recipe.limits.max_pixels} are taken"
             )
-        data = kserve.piece(array[row : row + 1])
+        data = _piece(array, row)
         return data, FrameInfo(FrameKind.PIXELS, len(data), width, height)
+
+
+def _piece(array: Array, row: int) -> memoryview:
+    """The bytes of one frame of a tensor; most requests have one frame, and no slice is made of theirs."""
+    return kserve.piece(array if len(array) == 1 else array[row : row + 1])
 
 
 def _rows(given: Mapping[str, Array]) -> int:
     """Frames in a request. Raises ValueError where its tensors differ in them, or have none."""
+    if len(given) == 1:
+        for array in given.values():
+            if array.ndim and len(array):
+                return len(array)
     rows = {name: len(array) if array.ndim else 0 for name, array in given.items()}
     if len(set(rows.values())) != 1 or 0 in rows.values():
         said = ", ".join(f"{name} {count}" for name, count in rows.items())

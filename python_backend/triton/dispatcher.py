@@ -154,8 +154,12 @@ class TritonPythonModel:
 
     def _given(self, request: Any) -> Mapping[str, Array]:
         """The inputs that a request has."""
-        tensors = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in self._intake.names)
-        return {name: tensor.as_numpy() for name, tensor in tensors if tensor is not None}
+        given = {}
+        for name in self._intake.names:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is not None:
+                given[name] = tensor.as_numpy()
+        return given
 
 
 class _Wanted(NamedTuple):
