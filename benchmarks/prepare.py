@@ -2,7 +2,8 @@
 fixed + per pixel + per byte, fitted over frames of four sizes and three qualities.
 
 Per preset of preparing as stages do it, on a thread; per library of decoding alone; in processes against
-threads; decoding at a reduced scale against decoding at full size; each kind of resizing of a 1080p frame.
+threads; decoding at a reduced scale against decoding at full size; resizing plane by plane against decoding
+whole; each kind of resizing of a 1080p frame.
 The planner's own costs come from the same code (`ppipe profile --prepare`).
 """
 
@@ -26,8 +27,12 @@ from PIL import Image
 from benchmarks.helpers.machines.cpu_time import tree_us
 from benchmarks.helpers.report import main
 from ensembles.prepare.decoding import decode
+from ensembles.prepare.fitting import placed
+from ensembles.prepare.headers import read_header
 from ensembles.prepare.pixels import encoded_pixels
-from ensembles.prepare.resizing import resize, use_one_thread
+from ensembles.prepare.planes import scaled_planes
+from ensembles.prepare.resizing import resize, scaled, use_one_thread
+from ensembles.prepare.turbojpeg import LIBRARY, library
 from planner.deployment import PreprocessSpec, recipe_of
 from planner.deployment.presets import PRESETS
 from planner.ingress import FrameLimits, PrepareRecipe
@@ -57,6 +62,7 @@ def run(repeats: int = 5, rounds: int = 3, batches: int = 20) -> Mapping[str, An
     }
     figures["resizing_ms"] = _resizing(frames, repeats)
     figures["reduced_over_full"] = _reduced(frames, repeats)
+    figures["planes_over_whole"] = _planes(frames, repeats)
     figures |= _processes(frames, rounds, batches)
     return figures
 
@@ -133,6 +139,42 @@ def _reduced(frames: Sequence[MadeFrame], repeats: int) -> dict[str, float]:
     return {
         "time": round(times[True] / times[False], 3),
         "difference": round(float(np.abs(pixels[0] - pixels[1]).mean()) / 255, 5),
+    }
+
+
+PLANES = {
+    "stretch": {"fit": "stretch", "interpolation": "bilinear"},
+    "letterbox": {"fit": "letterbox", "interpolation": "bilinear"},
+    "antialias": {"fit": "stretch", "interpolation": "antialias"},
+    "bicubic": {"fit": "stretch", "interpolation": "bicubic"},
+}
+
+
+def _planes(frames: Sequence[MadeFrame], repeats: int) -> dict[str, dict[str, float]] | str:
+    """Of a 1080p frame for 640 x 640 that is resized plane by plane: time as a share of that of decoding it
+    whole, and mean difference of pixels / 255. A text where the host has no library for it.
+    """
+    if library() is None:
+        return f"no {LIBRARY} here"
+    (frame,) = [frame for frame in frames if (frame.info.width, frame.info.height) == HD][1:2]
+    return {name: _planes_over_whole(frame, _preset("none", **how), repeats) for name, how in PLANES.items()}
+
+
+def _planes_over_whole(frame: MadeFrame, recipe: PrepareRecipe, repeats: int) -> dict[str, float]:
+    header, place = read_header(frame.data, LIMITS), placed(recipe, *HD)
+    times: dict[str, list[float]] = {"planes": [], "whole": []}
+    for _ in range(3 * repeats):
+        began_s = time.thread_time()
+        pixels = scaled_planes(frame.data, header, place, recipe)
+        times["planes"].append(time.thread_time() - began_s)
+        began_s = time.thread_time()
+        whole = scaled(decode(frame.data, None, header), place, recipe)
+        times["whole"].append(time.thread_time() - began_s)
+    assert pixels is not None
+    return {
+        "time": round(statistics.median(times["planes"]) / statistics.median(times["whole"]), 3),
+        "saved_ms": round(1e3 * (statistics.median(times["whole"]) - statistics.median(times["planes"])), 2),
+        "difference": round(float(np.abs(pixels.astype(int) - whole).mean()) / 255, 5),
     }
 
 
