@@ -283,8 +283,7 @@ def _surviving(problem: Problem, planner: str, effort: Effort, problem_hash: str
     try:
         prices = relax(counts, reserved, problem.options.objective, cost, rows)
     except RatesTooHigh as error:
-        more, fewer = _servable_with(problem), _servable_without(problem, wanted)
-        raise rates_too_high(problem, error, more, fewer) from error
+        raise _too_high(problem, wanted, error) from error
     milp = MilpProblem(reserved, counts, problem.options.objective, prices.bound, cost, entry=rows)
 
     def solve(shares: Sequence[KeptShares]) -> Plan:
@@ -345,9 +344,16 @@ def _wanted(problem: Problem) -> list[WantedModel]:
 
 
 def _bound(problem: Problem, wanted: Sequence[WantedModel]) -> float:
-    """The relaxation's bound on the objective."""
-    counts = gpu_counts_of(problem.cluster)
-    return relax(counts, wanted, problem.options.objective, _gpu_cost(problem), entry_rows(problem)).bound
+    """The relaxation's bound. Raises Infeasible where that does not serve the rates of min-cost."""
+    counts, objective = gpu_counts_of(problem.cluster), problem.options.objective
+    try:
+        return relax(counts, wanted, objective, _gpu_cost(problem), entry_rows(problem)).bound
+    except RatesTooHigh as error:
+        raise _too_high(problem, wanted, error) from error
+
+
+def _too_high(problem: Problem, wanted: Sequence[WantedModel], error: RatesTooHigh) -> Infeasible:
+    return rates_too_high(problem, error, _servable_with(problem), _servable_without(problem, wanted))
 
 
 def _reserved(
@@ -381,8 +387,7 @@ def _search(problem: Problem, wanted: Sequence[WantedModel], effort: Effort) -> 
             entry_rows(problem),
         )
     except RatesTooHigh as error:
-        more, fewer = _servable_with(problem), _servable_without(problem, wanted)
-        raise rates_too_high(problem, error, more, fewer) from error
+        raise _too_high(problem, wanted, error) from error
     except NothingFound as error:
         raise too_few_gpus(problem, wanted) from error
 

@@ -20,6 +20,7 @@ from planner.losses import must_survive
 from planner.plan import Plan
 from planner.problem import Objective, Problem, wanted_of
 from ppipe.simulation.cascade_margin import best_of_cascades, cascade_margin_table
+from ppipe.simulation.guaranteed import guaranteed_shares, search_guaranteed
 from ppipe.simulation.judging import Judge
 from ppipe.simulation.margin import auto_margin
 from ppipe.simulation.survival import surviving_plan
@@ -52,23 +53,22 @@ def search_margins(problem: Problem, progress: Progress = silent) -> Searched:
     if must_survive(problem):
         chosen, made = surviving_plan(problem, Judge(links="placed"), progress=progress)
         return Searched(chosen, made, None)
-    found = auto_margin(problem, links="placed", progress=progress)
+    found = search_guaranteed(problem, lambda asked: auto_margin(asked, links="placed", progress=progress))
     return Searched(found.problem, found.plan, margin_table(found), tuple(short_of(found.plan, problem)))
 
 
 def short_of(made: Plan, problem: Problem) -> Iterator[str]:
-    """A candidate is chosen by few scenarios, a promise found in many: with min-cost it may be less than the
-    rate that was asked for, which the user must hear.
-    """
+    """Where min-cost's plan guarantees less than the rate that was asked for, the user must hear it."""
     if problem.options.objective is not Objective.MIN_COST:
         return
+    shares = guaranteed_shares(made, problem)
     for demand in problem.demands:
-        promise, wanted_rps = made.model(demand.model).promise, wanted_of(demand, problem.options)
-        if promise is not None and promise.guaranteed_rps < wanted_rps:
+        share, wanted_rps = shares[demand.model], wanted_of(demand, problem.options)
+        if share < 1:
             yield (
-                f"{demand.model}: this plan guarantees {promise.guaranteed_rps:.1f} frames/s, and "
-                f"{wanted_rps:g} are wanted; a larger rate_rps finds a plan that guarantees more, if the "
-                "fleet has one"
+                f"{demand.model}: this plan guarantees {share * wanted_rps:.1f} frames/s, and "
+                f"{wanted_rps:g} are wanted; higher rates were planned for too, and no plan that was tried "
+                "guarantees all that is wanted"
             )
 
 
