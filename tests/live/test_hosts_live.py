@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -168,8 +170,9 @@ RUN_HERE = ("ppipe status", "ppipe units", "(umask 077; openssl")
 RUN_ELSEWHERE = ("ppipe profile", "ppipe plan", "ppipe generate")
 SERVED_HERE = "ppipe serve"
 RUN_IN_A_COPY_OF_ETC = ("useradd", "chown", "cp units/")
-NEEDS_MACHINES = ("rsync", "systemctl", "journalctl")
-"""A network with a shell on the other host, and systemd."""
+COPIED_HERE = "rsync"
+NEEDS_MACHINES = ("systemctl", "journalctl")
+"""systemd."""
 
 
 def test_the_commands_of_the_page_run_on_these_hosts(three: Hosts, tmp_path: Path) -> None:
@@ -187,12 +190,41 @@ def test_the_commands_of_the_page_run_on_these_hosts(three: Hosts, tmp_path: Pat
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         else:
-            known = (*RUN_ELSEWHERE, *RUN_IN_A_COPY_OF_ETC, *NEEDS_MACHINES, SERVED_HERE)
+            known = (*RUN_ELSEWHERE, *RUN_IN_A_COPY_OF_ETC, *NEEDS_MACHINES, COPIED_HERE, SERVED_HERE)
             assert line.startswith(known), f"nobody tries: {line}"
     assert len(list(tmp_path.glob("units/*/*.service"))) == 3
     install = [line for line in lines if line.startswith(RUN_IN_A_COPY_OF_ETC)]
     installed = run_in_a_copy_of_etc(three.made["b"], install, tmp_path)
     assert installed == ["root:ppipe 640 street.keys", "ppipe-emulated.service"]
+
+
+def test_the_pages_copies_arrive_on_a_bare_host(tmp_path: Path) -> None:
+    """What stands for ssh runs the other end here, below a folder that stands for its root."""
+    if shutil.which("rsync") is None:
+        pytest.skip("no rsync here")
+    page = (Path(__file__).parents[2] / "docs" / "hosts.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith(COPIED_HERE)]
+    assert len(lines) == 2
+    repository, key, there = (
+        tmp_path / ".ppipe/street/repository",
+        tmp_path / "ticket.key",
+        tmp_path / "there",
+    )
+    repository.mkdir(parents=True)
+    (repository / "deployment.json").write_text("{}")
+    key.write_text("key")
+    key.chmod(0o600)
+    there.mkdir()
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    shell.chmod(0o755)
+    for line in lines:
+        command = line.replace("10.0.0.2:/", f"10.0.0.2:{there}/")
+        environment = {**os.environ, "RSYNC_RSH": str(shell)}
+        subprocess.run(["bash", "-euc", command], cwd=tmp_path, env=environment, check=True)
+    assert (there / "srv/ppipe/street/repository/deployment.json").read_text() == "{}"
+    copied = there / "etc/ppipe/street.keys"
+    assert (copied.read_text(), oct(copied.stat().st_mode & 0o777)) == ("key", "0o600")
 
 
 def run_in_a_copy_of_etc(host: Host, lines: list[str], folder: Path) -> list[str]:

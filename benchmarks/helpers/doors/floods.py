@@ -190,11 +190,12 @@ def callers_through_front(
     timeout_us: int = 0,
     count: int = CALLERS,
     way: Way = Way.FRONT,
+    rows: int = 1,
 ) -> None:
     """So many calls at once through the front, from so many other addresses than the good client's.
-    timeout_us: that they ask for; 0: none, so they are as urgent as the good client's.
+    timeout_us: that they ask for; 0: none, so they are as urgent as the good client's. rows: frames of each.
     """
-    request = frame_request(stand, timeout_us)
+    request = frame_request(stand, timeout_us, rows)
     flood(stand.address(way), request.SerializeToString(), count, stop, sources)
 
 

@@ -181,12 +181,12 @@ def _still_serves(stand: Stand, server: ServerAddress) -> str:
     return "" if answers(stand) else "a right frame is not answered any more"
 
 
-def frame_request(stand: Stand, timeout_us: int = 0) -> pb.ModelInferRequest:
-    """A right frame, as a client that prepares itself sends it."""
+def frame_request(stand: Stand, timeout_us: int = 0, rows: int = 1) -> pb.ModelInferRequest:
+    """Right frames, as a client that prepares itself sends them."""
     spec = stand.entry.input
     request = pb.ModelInferRequest(model_name=stand.entry.dispatcher)
-    request.inputs.add(name=spec.name, datatype=spec.dtype, shape=[1, *spec.shape])
-    request.raw_input_contents.append(bytes(spec.bytes_per_frame))
+    request.inputs.add(name=spec.name, datatype=spec.dtype, shape=[rows, *spec.shape])
+    request.raw_input_contents.append(bytes(rows * spec.bytes_per_frame))
     if timeout_us:
         request.parameters["timeout"].int64_param = timeout_us
     return request
