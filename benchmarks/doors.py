@@ -1,8 +1,9 @@
 """Every door tried against real servers, and a good client's service while each kind of attack goes on.
 
-Tries: what a stranger on the host, a caller of the entry or a peer on the network could try (helpers.doors.tries).
-Attacks: bombs, 5,000 callers, slow readers, replays, forged notices, both HTTP attacks and 5,000 callers
-through the front, and through one that knows the good client (helpers.doors.floods), each twice. docs/security.md says what each door is closed by.
+Tries: what a stranger on the host, a caller of the entry or a peer on the network could try
+(helpers.doors.tries). Attacks: bombs, 5,000 callers, slow readers, replays, forged notices, both HTTP attacks
+and 5,000 callers through the front, and through one that knows the good client (helpers.doors.floods), each
+twice. docs/security.md says what each door is closed by.
 """
 
 from __future__ import annotations
