@@ -6,6 +6,8 @@ Rules
   broke off the rest would be grey.
 - A JPEG whose planes mean anything else, or whose last pixel of chroma covers less than the others, is not
   for here.
+- The library writes planes as large as it finds them in the file: what it finds has to be what our header
+  says, or it would write beyond them.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ _SHARES: Final = {b"\x21\x11\x11": (2, 1), b"\x22\x11\x11": (2, 2)}
 """By the sampling factors of luma, blue and red: 4:2:2 and 4:2:0, which is what cameras write. Where there is
 as much chroma as luma, three planes cost more than they save.
 """
+_TJSAMP: Final = {(2, 1): 1, (2, 2): 2}
+"""The library's number of each."""
 _COLOURS_YCBCR: Final = 1
 _FILE: Final = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong)
 _INT: Final = ctypes.POINTER(ctypes.c_int)
@@ -60,19 +64,19 @@ class TurboJpeg:
         if not handle:
             raise MemoryError("libturbojpeg")
         try:
-            if not self._is_as_said(handle, data, header):
+            if not self._is_as_said(handle, data, header, share):
                 return None
             return self._planes(handle, data, header, share)
         finally:
             self._close(handle)
 
-    def _is_as_said(self, handle: int, data: Plane, header: FrameHeader) -> bool:
+    def _is_as_said(self, handle: int, data: Plane, header: FrameHeader, share: tuple[int, int]) -> bool:
         width, height, sampling, colours = (ctypes.c_int() for _ in range(4))
         found = map(ctypes.byref, (width, height, sampling, colours))
         if self._header(handle, data.ctypes.data, len(data), *found) != 0:
             return False
-        said = (header.width, header.height, _COLOURS_YCBCR)
-        return (width.value, height.value, colours.value) == said
+        said = (header.width, header.height, _TJSAMP[share], _COLOURS_YCBCR)
+        return (width.value, height.value, sampling.value, colours.value) == said
 
     def _planes(self, handle: int, data: Plane, header: FrameHeader, share: tuple[int, int]) -> Planes:
         across, down = share

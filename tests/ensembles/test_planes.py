@@ -5,6 +5,7 @@ pixels is made up, refused alike, and only where it saves anything.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -179,3 +180,21 @@ def test_a_host_without_the_library_decodes_frames_whole(monkeypatch: pytest.Mon
     monkeypatch.setattr(planes, "library", lambda: None)
     _, whole = both_ways(WHOLE, SMALLER)
     np.testing.assert_array_equal(encoded_pixels(WHOLE, SMALLER), whole)
+
+
+@given(
+    st.sampled_from(["444", "422", "420"]),
+    st.sampled_from([b"\x21\x11\x11", b"\x22\x11\x11"]),
+    st.sampled_from([(0, 0), (-2, 0), (0, -2), (2, 0), (0, 2)]),
+)
+def test_a_file_that_the_library_reads_otherwise_than_our_header_is_left_alone(
+    sampling: str, said: bytes, off: tuple[int, int]
+) -> None:
+    """The library writes as much as the file says, whatever room our header's numbers have made."""
+    turbo = turbojpeg.library()
+    assert turbo is not None
+    data = jpeg(picture(64, 48, 1, 4), sampling)
+    header = read_header(data)
+    lying = replace(header, sampling=said, width=header.width + off[0], height=header.height + off[1])
+    found = turbo.planes(data, lying)
+    assert (found is None) == (lying != header)
