@@ -16,6 +16,10 @@ Link out   o_m F + 1 / N A + away F + from A      Link in   1 / N F + o_m A + fr
            with a link to clients: 1 / N F in and 1 / N A out are on C
 Cores      h_m (1 / N + from)
 
+Room       frames come at random and must not wait long for a link: of B and C counts the share that can be
+           used (planner.usable), with t and V of the models' mix, whose rates are as their weights; the model
+           that may wait least decides, since all wait alike
+
 A row does not depend on pipelines. So it takes part in the relaxation and in the MILP as one row on z (or on
 the models' shares u_m of it), and for given rates it is a condition.
 
@@ -28,17 +32,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.cluster import Cluster, EntryServer
 from planner.plan import EntryUse, ModelPlan
-from planner.problem import Problem
-from planner.rates import FrameEnds, ends_of
+from planner.problem import Demand, PlanOptions, Problem, wanted_of
+from planner.rates import FrameEnds, ends_of, late_share, link_wait_us
+from planner.usable import usable_of_link
 
 
 @dataclass(frozen=True)
 class EntryRow:
-    """sum_m per_frame[m] X_m <= capacity. carried: the part of a unit that is of use."""
+    """sum_m per_frame[m] X_m <= capacity. carried: the part of a unit that is of use; usable: of what is
+    carried, the part that leaves room for frames that wait.
+    """
 
     name: str
     resource: str
@@ -48,6 +55,7 @@ class EntryRow:
     carried: float = 1.0
     server: str = ""
     """Which entry, where there are several."""
+    usable: float = 1.0
 
     def used(self, rates: Sequence[float]) -> float:
         """What these rates of all models take."""
@@ -69,6 +77,15 @@ def entry_rows(problem: Problem, owned: Mapping[str, Sequence[float]] | None = N
     ends = [one for one in found if one is not None]
     if not ends:
         return ()
+    return tuple(
+        _with_room(row, problem.demands, problem.options) for row in _whole_rows(problem, ends, owned)
+    )
+
+
+def _whole_rows(
+    problem: Problem, ends: Sequence[FrameEnds], owned: Mapping[str, Sequence[float]] | None
+) -> tuple[EntryRow, ...]:
+    """As if all of a link could be used."""
     entries = problem.cluster.entries
     if len(entries) == 1:
         return tuple(_rows(problem.cluster, entries[0], "", [_ALL] * len(ends), ends))
@@ -145,6 +162,32 @@ def _added(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
     return tuple(map(sum, zip(one, other, strict=True)))
 
 
+def _with_room(row: EntryRow, demands: Sequence[Demand], options: PlanOptions) -> EntryRow:
+    """The row with no more of a link than random arrivals can use."""
+    if row.unit != "Gbit/s":
+        return row
+    counted = [
+        (need, wanted_of(demand, options), demand)
+        for need, demand in zip(row.per_frame, demands, strict=True)
+        if need > 0
+    ]
+    if not counted:
+        return row
+    frames = sum(rate for _, rate, _ in counted)
+    mean = sum(need * rate for need, rate, _ in counted) / frames
+    square = sum(
+        need**2 * rate * (options.dispersion if demand.flow.dispersion is None else demand.flow.dispersion)
+        for need, rate, demand in counted
+    )
+    usable = usable_of_link(
+        wait_us=min(link_wait_us(demand, options) for _, _, demand in counted),
+        frame_us=mean / row.capacity * 1e6,
+        loss=min(late_share(demand, options) for _, _, demand in counted),
+        dispersion=square / frames / mean**2,
+    )
+    return replace(row, capacity=row.capacity * usable, usable=usable)
+
+
 def most_factor(rows: Sequence[EntryRow], rates: Sequence[float]) -> float:
     """The largest z for which z times these rates of all models fit every row."""
     return min((row.most_factor(rates) for row in rows), default=math.inf)
@@ -194,10 +237,11 @@ def entry_use(
             EntryUse(
                 resource=resource,
                 unit=mine[0].unit,
-                capacity=mine[0].capacity / mine[0].carried,
+                capacity=mine[0].capacity / mine[0].usable / mine[0].carried,
                 busy=max(row.used(rates) / row.capacity for row in mine),
-                price=sum(prices.get(row.name, 0.0) * row.carried for row in mine),
+                price=sum(prices.get(row.name, 0.0) * row.usable * row.carried for row in mine),
                 server=server,
+                usable=min(row.usable for row in mine),
             )
         )
     return tuple(uses)

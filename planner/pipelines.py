@@ -31,6 +31,7 @@ from planner.rates import (
     KEPT_DEVIATIONS,
     MIN_STAGE_US,
     FrameEnds,
+    LinkRoom,
     batch_build_us,
     block_deviations_us,
     block_errors_us,
@@ -39,6 +40,7 @@ from planner.rates import (
     ends_of,
     planned_ends,
 )
+from planner.usable import ENDLESS_FRAMES
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -106,6 +108,22 @@ class _KindEnds:
     in_us: Floats
     out_us: Floats
     rps: dict[tuple[bool, bool], Floats]
+    servers: Ints
+    """Of the kind's class."""
+    room: LinkRoom | None = None
+
+    def usable(self, frame_us: Floats, kind: Ints) -> Floats:
+        """rates.FrameEnds.usable, element by element."""
+        shares = np.ones(len(frame_us))
+        if self.room is None:
+            return shares
+        servers = self.servers[kind]
+        for count in np.unique(servers):
+            # Of what may wait as it likes, nothing is asked.
+            near = (servers == count) & (frame_us * ENDLESS_FRAMES > self.room.wait_us * math.sqrt(count))
+            times, places = np.unique(frame_us[near], return_inverse=True)
+            shares[near] = np.array([self.room.usable(float(us), int(count)) for us in times])[places]
+        return shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +253,9 @@ def _kind_ends(cluster: Cluster, kinds: list[_Kind], ends: FrameEnds | None) -> 
     """See rates.planned_ends and rates.end_rate_rps."""
     count = len(kinds)
     free = {(first, last): np.full(count, np.inf) for first in (True, False) for last in (True, False)}
-    found = _KindEnds(np.zeros(count), np.zeros(count), free)
+    servers = [len(cluster.servers_of(cluster.gpu_classes[index].name)) for index, _, _ in kinds]
+    room = None if ends is None else ends.room
+    found = _KindEnds(np.zeros(count), np.zeros(count), free, np.array(servers, dtype=np.int64), room)
     if ends is None:
         return found
     for k, (index, table, batch) in enumerate(kinds):
@@ -370,7 +390,8 @@ def _rates(
             whole_link = 1e6 * workers.batch[sender] / us[row, sender, receiver]
         for stage in (hop, hop + 1):
             share = whole_link / workers.slices[kind[stage]] / workers.gpus_per_server[kind[stage]]
-            rates[stage] = np.minimum(rates[stage], share)
+            frame_us = us[row, sender, receiver] / workers.batch[sender]
+            rates[stage] = np.minimum(rates[stage], share * workers.ends.usable(frame_us, kind[stage]))
     for stage in {0, len(rates) - 1}:
         limit = workers.ends.rps[stage == 0, stage == len(rates) - 1]
         rates[stage] = np.minimum(rates[stage], limit[kind[stage]])

@@ -68,8 +68,8 @@ class PlannedEnds:
 
 @dataclass(frozen=True)
 class EntryUse:
-    """One resource of the entry server: how much of it there is, the share that the planned rates take, and
-    the objective that one more unit brings.
+    """One resource of the entry server: how much of it there is, the share that the planned rates take of
+    what can be used of it, and the objective that one more unit brings.
 
     resource: 'link', 'client link' or 'cores'; unit: 'Gbit/s' or 'core'.
     """
@@ -81,6 +81,8 @@ class EntryUse:
     price: float
     server: str = field(default="", metadata=LATER)
     """Which entry, where there are several."""
+    usable: float = field(default=1.0, metadata=LATER)
+    """Of a link: the share of what it carries that leaves room for frames that wait (planner.usable)."""
 
 
 @dataclass(frozen=True)

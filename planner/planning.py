@@ -60,6 +60,8 @@ WHOLE_THROUGHPUT = 0.97
 """Throughput of plans of whole workers over the relaxation's, about."""
 WHOLE_OF_BOUND = 0.95
 """What whole GPUs reach of the relaxation's throughput, at the least worth trying for."""
+FULL_PARTS = (1.0, 0.5, 0.0)
+"""Between the planned share of the entry's links and all of them, what GPUs are tried for."""
 MOST_PLANNED_AGAIN = 6
 """Models with which planning again takes seconds."""
 ENTRY_TOLERANCE = 1e-9
@@ -233,9 +235,10 @@ def _milp(
         bound = _bound(problem, wanted)
         # The plan's bound is of throughput, not of what arrivals can use of it.
         found = replace(_search(problem, _reserved(problem, wanted, bound, loss), effort), bound=bound)
-    else:
-        found = _fed_by_entry(problem, wanted, effort) or _search(problem, wanted, effort)
-    return _assembled(problem, planner, wanted, found, problem_hash, trim=loss is None)
+        return _assembled(problem, planner, wanted, found, problem_hash, trim=False)
+    if (fed := _fed_by_entry(problem, wanted, effort)) is not None:
+        return _assembled(problem, planner, wanted, fed, problem_hash, trim=True, trim_slowed=False)
+    return _assembled(problem, planner, wanted, _search(problem, wanted, effort), problem_hash, trim=True)
 
 
 def _assembled(
@@ -245,9 +248,11 @@ def _assembled(
     found: FoundPlan,
     problem_hash: str,
     trim: bool,
+    trim_slowed: bool | None = None,
 ) -> Plan:
     """The plan of what was found. trim: without workers that the throughput does not need; others are there
-    to absorb queueing, or losses.
+    to absorb queueing, or losses. trim_slowed: without those that the rate at the entry does not need; None:
+    as `trim`.
     """
     rows = entry_rows(problem)
     models = [
@@ -256,7 +261,7 @@ def _assembled(
     ]
     if any(not model.pipelines for model in models):
         raise too_few_gpus(problem, wanted)
-    models = within_entry(problem, models, rows, trim=trim)
+    models = within_entry(problem, models, rows, trim=trim if trim_slowed is None else trim_slowed)
     entry = entry_use(rows, models, found.prices.entry)
     binding = bound_by(problem, wanted, found.prices, entry)
     models = [replace(model, bound_by=what) for model, what in zip(models, binding, strict=True)]
@@ -311,23 +316,29 @@ def _require_entry(problem: Problem, wanted: Sequence[WantedModel], rows: Sequen
 
 def _fed_by_entry(problem: Problem, wanted: Sequence[WantedModel], effort: Effort) -> FoundPlan | None:
     """Where the entry and not the GPUs bounds max-rate: the cheapest GPUs that serve all that it carries.
-    None where that is not so, or where whole GPUs may not reach it.
+    They keep up with links that are full for a while, where there are so many; else with the share of links
+    that is planned. None where the entry does not bound it, or where whole GPUs may not reach it.
     """
     rows = entry_rows(problem)
-    factor = most_factor(rows, [one.rate for one in wanted])
-    if problem.options.objective is not Objective.MAX_RATE or math.isinf(factor):
+    rates = [one.rate for one in wanted]
+    planned = most_factor(rows, rates)
+    if problem.options.objective is not Objective.MAX_RATE or math.isinf(planned):
         return None
     counts, cost = gpu_counts_of(problem.cluster), _gpu_cost(problem)
-    if factor > relax(counts, wanted, Objective.MAX_RATE, cost).bound * WHOLE_OF_BOUND:
+    most = relax(counts, wanted, Objective.MAX_RATE, cost).bound * WHOLE_OF_BOUND
+    if planned > most:
         return None
-    fixed = [replace(one, rate=one.rate * factor) for one in wanted]
-    limit = problem.options.pipelines_per_class_pair
-    try:
-        found = search(problem.cluster, fixed, Objective.MIN_COST, cost, effort, limit)
-    except (RatesTooHigh, NothingFound):
-        return None
-    prices = relax(counts, wanted, Objective.MAX_RATE, cost, rows)
-    return replace(found, bound=prices.bound, prices=prices)
+    full = most_factor([replace(row, capacity=row.capacity / row.usable) for row in rows], rates)
+    for factor in dict.fromkeys(min(most, planned + (full - planned) * part) for part in FULL_PARTS):
+        fixed = [replace(one, rate=one.rate * factor) for one in wanted]
+        limit = problem.options.pipelines_per_class_pair
+        try:
+            found = search(problem.cluster, fixed, Objective.MIN_COST, cost, effort, limit)
+        except (RatesTooHigh, NothingFound):
+            continue
+        prices = relax(counts, wanted, Objective.MAX_RATE, cost, rows)
+        return replace(found, bound=prices.bound, prices=prices)
+    return None
 
 
 def _wanted(problem: Problem) -> list[WantedModel]:

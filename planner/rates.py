@@ -10,6 +10,9 @@ Rules
   are finished and go back alike. One worker plans with 1 / (slices * GPUs per server) of its server's link
   in, link out and cores; no transfer is stretched by that, only the rate is bounded.
 - Links carry Cluster.carried_share of their bandwidth. A way in or out holds links for its bytes alone.
+- Where the ends are counted, a link is planned with the share of it that random arrivals can use
+  (planner.usable), the room for frames that wait being what the margin leaves. With a loss share it is so at
+  the entry alone: what waits for workers and their servers' links is then a matter of planner.queueing.
 """
 
 from __future__ import annotations
@@ -25,9 +28,15 @@ from planner.frames import NO_COST, FrameSize
 from planner.plan import BlockRange, Pipeline, PlannedEnds, Stage
 from planner.problem import Demand, PlanOptions
 from planner.profile import LatencyTable, ModelProfile
+from planner.usable import usable_of_link
 
 KEPT_DEVIATIONS = 2.054
 """98 % of a normal distribution, the quantile of lateness that the scheduler's guard keeps free."""
+LATE_SHARE = 0.01
+"""Of frames that may be late, where options do not say so."""
+LEAST_WAIT, LEFT_BY_PIPELINES = 0.1, 0.4
+"""Of the SLO: what is left for links even without a margin, since few pipelines take all that they may; and
+what pipelines leave with a loss share, whose margins are no measure of it."""
 MIN_STAGE_US = 1.0
 """No stage is planned faster than this, so that a block measured as 0 us does not make its GPU
 infinitely fast.
@@ -42,6 +51,18 @@ def margin_of(demand: Demand, options: PlanOptions) -> float:
 def budget_us(demand: Demand, options: PlanOptions) -> int:
     """Time that a frame may take: the SLO less its margin, the margin rounded to a whole microsecond."""
     return demand.slo_us - round(margin_of(demand, options) * demand.slo_us)
+
+
+def link_wait_us(demand: Demand, options: PlanOptions) -> float:
+    """How long a frame may wait for links."""
+    least = LEAST_WAIT if options.loss_share is None else LEFT_BY_PIPELINES
+    return demand.slo_us * max(least, margin_of(demand, options))
+
+
+def late_share(demand: Demand, options: PlanOptions) -> float:
+    """Of a model's frames, how many may be late."""
+    loss = LATE_SHARE if options.loss_share is None else options.loss_share
+    return loss * demand.flow.loss_part
 
 
 def batch_build_us(batch_size: int, factor: float, rate_rps: float | None, bunch: float = 1.0) -> float:
@@ -141,6 +162,20 @@ def link_rate_rps(hop_us: float, batch_size: int, slices_per_gpu: int, gpus_per_
 
 
 @dataclass(frozen=True)
+class LinkRoom:
+    """How long frames may wait for a server's link, and how many of them may be late."""
+
+    wait_us: float
+    loss: float
+
+    def usable(self, frame_us: float, servers: int) -> float:
+        """The share of its link that a server may use, frames taking `frame_us` of it. Frames wait for any of
+        the class's servers; other models may have some of them, so room is counted as of their square root.
+        """
+        return usable_of_link(self.wait_us * math.sqrt(max(1, servers)), frame_us, self.loss)
+
+
+@dataclass(frozen=True)
 class FrameEnds:
     """One frame of a model outside the stages: bytes in and out; time on one core to prepare it, to finish
     its answer, and on the entry.
@@ -155,6 +190,12 @@ class FrameEnds:
     hop_us_per_byte: float
     from_clients: bool = True
     """Not made at the entry of another model's answers."""
+    room: LinkRoom | None = None
+    """Of servers' links; None: all of a link counts."""
+
+    def usable(self, cluster: Cluster, gpu: str, frame_us: float) -> float:
+        """The share of a server's link that frames which take `frame_us` of it may use."""
+        return 1.0 if self.room is None else self.room.usable(frame_us, len(cluster.servers_of(gpu)))
 
 
 def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> FrameEnds | None:
@@ -178,6 +219,9 @@ def ends_of(profile: ModelProfile, demand: Demand, options: PlanOptions) -> Fram
         hop_us=overheads.hop_us,
         hop_us_per_byte=overheads.hop_us_per_byte,
         from_clients=not demand.flow.inside,
+        room=None
+        if options.loss_share is not None
+        else LinkRoom(link_wait_us(demand, options), late_share(demand, options)),
     )
 
 
@@ -228,12 +272,17 @@ def end_rate_rps(
     sharing = slices_per_gpu * cluster.gpus_per_server(gpu)
     gbps = cluster.bandwidth_gbps(gpu, gpu)
     needs_us = [
-        wire_us(ends.frame_bytes, gbps) if is_first else 0.0,
-        wire_us(ends.answer_bytes, gbps) if is_last else 0.0,
+        _planned_us(cluster, ends, gpu, wire_us(ends.frame_bytes, gbps)) if is_first else 0.0,
+        _planned_us(cluster, ends, gpu, wire_us(ends.answer_bytes, gbps)) if is_last else 0.0,
         (ends.prepare_us * is_first + ends.finish_us * is_last) / cluster.cores_per_server(gpu),
     ]
     busy_us = max(needs_us)
     return 1e6 / busy_us / sharing if busy_us > 0 else math.inf
+
+
+def _planned_us(cluster: Cluster, ends: FrameEnds, gpu: str, frame_us: float) -> float:
+    """What a frame takes of a server's link, and its part of the time that must stay free."""
+    return frame_us / ends.usable(cluster, gpu, frame_us)
 
 
 def worker_rates_rps(
@@ -250,7 +299,10 @@ def worker_rates_rps(
                 share = cluster.gpus_per_server(stage.gpu)
                 # A hop carries the sender's batch.
                 batch_size = stages[hop].batch_size
-                rate = min(rate, link_rate_rps(hops_us[hop], batch_size, stage.slices_per_gpu, share))
+                carried = link_rate_rps(hops_us[hop], batch_size, stage.slices_per_gpu, share)
+                if ends is not None:
+                    carried *= ends.usable(cluster, stage.gpu, hops_us[hop] / batch_size)
+                rate = min(rate, carried)
         if ends is not None:
             at = (index == 0, index == len(stages) - 1)
             rate = min(rate, end_rate_rps(cluster, ends, stage.gpu, stage.slices_per_gpu, *at))

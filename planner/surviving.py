@@ -23,10 +23,10 @@ from planner.losses import KeptShares, Loss, after, kept_shares, losses_of, rows
 from planner.plan import ModelPlan, Plan, Survival
 from planner.prices import Prices
 from planner.problem import Objective, Problem, wanted_of
-from planner.queueing import usable_share
 from planner.rates import variation_us
 from planner.search import FoundPlan, NothingFound, narrow, pool_of_least_loss
 from planner.solver import Limits
+from planner.usable import usable_share
 
 ROUNDS = 2
 POOL = 12

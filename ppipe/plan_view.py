@@ -185,12 +185,12 @@ def _size(count: int) -> str:
 def _entry(plan: Plan) -> Table:
     """What of the entry server the planned rates take, and what more of it is worth."""
     table = Table()
-    for name in ("entry server", "there", "busy", "price of one more"):
+    for name in ("entry server", "there", "usable", "busy", "price of one more"):
         table.add_column(name, justify="left" if name == "entry server" else "right")
     for use in plan.entry:
         where = f"{use.server}: {use.resource}" if use.server else use.resource
         there = f"{use.capacity:g} {use.unit}" + ("s" if use.unit == "core" and use.capacity != 1 else "")
-        table.add_row(where, there, f"{use.busy:.1%}", f"+{use.price:.4g}")
+        table.add_row(where, there, f"{use.usable:.1%}", f"{use.busy:.1%}", f"+{use.price:.4g}")
     return table
 
 

@@ -137,10 +137,16 @@ def _classes(plan: Plan, problem: Problem | None) -> Table:
 
 def _entry(plan: Plan) -> Table:
     rows = [
-        [text(use.resource), number(use.capacity, 0, f" {use.unit}"), share(use.busy), number(use.price, 4)]
+        [
+            text(use.resource),
+            number(use.capacity, 0, f" {use.unit}"),
+            share(use.usable),
+            share(use.busy),
+            number(use.price, 4),
+        ]
         for use in plan.entry
     ]
-    return table("Entry server", ("resource", "there", "busy", "price of one more"), rows)
+    return table("Entry server", ("resource", "there", "usable", "busy", "price of one more"), rows)
 
 
 def planned_parts_us(model: ModelPlan) -> list[tuple[str, list[tuple[str, float]]]]:

@@ -17,10 +17,10 @@ from planner import serial
 from planner.expectation import Expectation
 from planner.plan import ModelPlan, Plan
 from planner.problem import Problem
-from planner.queueing import usable_share
 from planner.rates import variation_us
 from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
+from planner.usable import usable_share
 from ppipe.simulation.scenarios import Scenario, scenarios_of, workloads
 from python_backend.simulator.capacity import TARGET, Workload, find_capacity
 from python_backend.simulator.guarantee import load_in_most, loads_in

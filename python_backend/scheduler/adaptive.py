@@ -4,7 +4,8 @@ can save.
 - A batch is sent when a worker of a first stage is free and it need not wait for the later ones, not when its
   frames arrive. Where frames have a way to that worker, and are prepared there, it is sent so much earlier
   that it is ready when the worker becomes free: one batch ahead, and more only where way and preparing take
-  longer than a batch computes.
+  longer than a batch computes. One of other models' transfers may be under way on the same uplink just then,
+  so batches are sent earlier by the longest of these; or workers would wait for it each time.
 - Each free pipeline takes the most urgent frames that it can still finish in time; more urgent ones are
   left to faster pipelines.
 - A batch smaller than planned is held back only while no frame in it is in danger.
@@ -64,6 +65,7 @@ class AdaptivePolicy(Policy):
             if ends is not None and state.entry is not None:
                 due_us -= ends.lead_us(state.entry, pipeline.batch_size)
                 due_us -= pipeline.path_us[0] // HOLD_SHARE + state.guard_us
+                due_us -= state.links.others_us[state.entry.uplink]
             if due_us > now_us:
                 self.wake_us = min(self.wake_us, due_us)
             elif self._serve_on(state, pipeline, now_us):
@@ -81,6 +83,8 @@ class AdaptivePolicy(Policy):
                 return False
             early_us = finish_us - now_us - pipeline.way_us(size, state.entry)
             early_us -= pipeline.path_us[0] // HOLD_SHARE + state.guard_us
+            if pipeline.ends is not None and state.entry is not None:
+                early_us -= state.links.others_us[state.entry.uplink]
             if early_us > 0:
                 self.wake_us = min(self.wake_us, now_us + early_us)
                 return False

@@ -11,7 +11,7 @@ So a share bounds the rate and stretches no transfer. That time runs from when s
 from when it starts: what is reserved for later keeps nothing waiting that is sent before it. Where what
 others reserve is told (`taken`), that is kept clear of, and a model may run ahead of its time, by
 RUN_AHEAD_US or by so many transfers as this one. Where it is not, running ahead would fill the link with what
-nobody sees.
+nobody sees. What is sent may find one of the others' transfers under way (`others_us`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from python_backend.scheduler.batches import Reservation
 
 RUN_AHEAD_US: Final = 1_000_000
 RUN_AHEAD_TRANSFERS: Final = 8
+FORGOTTEN: Final = 32
+"""With each transfer that is told, the longest one before it counts by one in so many parts less."""
 
 
 class Links:
@@ -29,8 +31,8 @@ class Links:
     reserved, for policies that only append. `shares`: of links that are shared, by name."""
 
     __slots__ = (
-        "down_busy", "down_due", "down_free", "down_names", "down_share", "now_us", "shares", "told",
-        "up_busy", "up_due", "up_free", "up_names", "up_share",
+        "down_busy", "down_due", "down_free", "down_names", "down_share", "now_us", "others_us", "shares",
+        "told", "up_busy", "up_due", "up_free", "up_names", "up_share",
     )  # fmt: skip
 
     def __init__(self, shares: dict[str, float] | None = None) -> None:
@@ -38,6 +40,8 @@ class Links:
         self.shares: dict[str, float] = shares if shares is not None else {}
         self.told: list[bool] = []
         """Of uplinks: whether what other models send over them is told."""
+        self.others_us: list[int] = []
+        """Of uplinks: the longest of the transfers that others told of lately."""
         self.up_share: list[float] = []
         self.down_share: list[float] = []
         self.up_due: list[float] = []
@@ -58,6 +62,7 @@ class Links:
             self.up_share.append(self.shares.get(name, 1.0))
             self.up_due.append(0.0)
             self.told.append(False)
+            self.others_us.append(0)
             self.up_busy.append([])
         return self.up_names[name]
 
@@ -125,6 +130,8 @@ class Links:
         if name not in self.up_names or until_us <= max(start_us, self.now_us):
             return
         uplink = self.up_names[name]
+        longest_us = self.others_us[uplink]
+        self.others_us[uplink] = max(until_us - start_us, longest_us - longest_us // FORGOTTEN)
         hop = Reservation(0, -1, 0)
         hop.moved = True  # it may overlap what is reserved already
         hop.transfer_start_us = start_us

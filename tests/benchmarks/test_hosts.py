@@ -21,7 +21,7 @@ def test_the_entrys_link_binds_and_no_more_is_promised_than_it_carries(case: Cas
     (model,) = made.models
     assert "entry link" in model.bound_by
     carried_rps = case.entry_mbit * 1e6 / 8 / case.frame_bytes
-    assert 0.9 * carried_rps < model.throughput_rps <= carried_rps
+    assert 0.8 * carried_rps < model.throughput_rps <= carried_rps
     classes = {stage.gpu for pipeline in model.pipelines for stage in pipeline.stages}
     assert classes == {"fast", "slow"}, "the link binds before the GPUs do, but not before the fast ones"
 

@@ -92,7 +92,10 @@ def _pipe(
         per_server = max(s.gpu_count for s in problem.cluster.servers if s.gpu == gpu)
         for hop in hops[max(0, i - 1) : i + 1]:
             if hop > 0:  # nothing crosses a cut of no bytes, so its link limits nothing
-                rate = min(rate, 1e6 * batch / hop / slices / per_server)
+                carried = 1e6 * batch / hop / slices / per_server
+                if problem.options.count_ends:
+                    carried *= _usable(_server_room(problem, demand, gpu) / (hop / batch))
+                rate = min(rate, carried)
         rates.append((gpu, slices, min(rate, limits[i] / slices / per_server)))
     return Pipe(tuple(rates))
 
@@ -125,11 +128,17 @@ def _way_in_and_out(
         cores = min(s.cores or 0 for s in servers)
         total += batch * size * 8 / (min(gbps, entry_gbps) * 1000) + profile.overheads.hop_us
         total += batch * size * profile.overheads.hop_us_per_byte + math.ceil(batch / cores) * core_us
-        limits[i] = min(limits[i], gbps * 1e9 / 8 / size)
+        room = _server_room(problem, demand, chosen[i][0])
+        limits[i] = min(limits[i], gbps * 1e9 / 8 / size * _usable(room / (size * 8 / (gbps * 1000))))
         busy_us = core_us if len(chosen) > 1 else prepare + profile.finish_us
         if busy_us:
             limits[i] = min(limits[i], cores * 1e6 / busy_us)
     return total, limits
+
+
+def _server_room(problem: Problem, demand: Demand, gpu: str) -> float:
+    """How long frames may wait for a server's link, as if it had those of some other servers beside."""
+    return _wait_us(problem, demand) * math.sqrt(sum(s.gpu == gpu for s in problem.cluster.servers))
 
 
 def most_at_entry(problem: Problem, wanted: list[float]) -> float:
@@ -137,20 +146,53 @@ def most_at_entry(problem: Problem, wanted: list[float]) -> float:
     if not problem.options.count_ends:
         return math.inf
     entry, carried = problem.cluster.entry, problem.cluster.carried_share
-    frames = answers = core_s = 0.0
+    frames, answers, core_s = [], [], 0.0
     for demand, rate in zip(problem.demands, wanted, strict=True):
         assert demand.frame is not None
         assert demand.answer_bytes is not None
-        frames += rate * demand.frame.bytes * 8
-        answers += rate * demand.answer_bytes * 8
+        frames.append(demand.frame.bytes * 8)
+        answers.append(demand.answer_bytes * 8)
         cost = problem.profile.model(demand.model).overheads.entry
         core_s += rate * (cost.fixed_us + cost.us_per_byte * demand.frame.bytes) / 1e6
     link = (entry.bandwidth_gbps or 0) * carried * 1e9
     if entry.client_bandwidth_gbps is None:
-        most = link / (frames + answers)
+        both = [f + a for f, a in zip(frames, answers, strict=True)]
+        most = _most_on_link(problem, link, both, wanted)
     else:
-        most = min(link, entry.client_bandwidth_gbps * carried * 1e9) / max(frames, answers)
+        ways = [(each, bits) for each in (link, entry.client_bandwidth_gbps * carried * 1e9)
+                for bits in (frames, answers)]  # fmt: skip
+        most = min(_most_on_link(problem, each, bits, wanted) for each, bits in ways)
     return most if entry.cores is None or not core_s else min(most, entry.cores / core_s)
+
+
+def _most_on_link(problem: Problem, bits_per_s: float, bits: list[int], wanted: list[float]) -> float:
+    """The same of one link, each model's frames of so many bits: with room for those that wait."""
+    frames = sum(wanted)
+    mean = sum(size * rate for size, rate in zip(bits, wanted, strict=True)) / frames
+    square = sum(size**2 * rate for size, rate in zip(bits, wanted, strict=True)) / frames
+    wait_s = min(_wait_us(problem, demand) for demand in problem.demands) / 1e6
+    usable = _usable(wait_s * bits_per_s / mean, square / mean**2)
+    return usable * bits_per_s / (mean * frames)
+
+
+def _wait_us(problem: Problem, demand: Demand) -> float:
+    margin = problem.options.slo_margin if demand.slo_margin is None else demand.slo_margin
+    return demand.slo_us * max(0.1, margin)
+
+
+def _usable(frames: float, variation: float = 1.0) -> float:
+    """The share u of a link of which 0.5 % is lost where so many frames may wait: w exp(-2wK') = 0.5 % in
+    long buffers, by planner.usable's docstring; here by halving u. Frames and variation in hundredths.
+    """
+    variation = round(variation, 2)
+    room = max(0.1, round(frames, 2) + 1.0 - 0.4 * (variation - 1)) / variation
+    low, high = 1e-6, 1.0
+    for _ in range(60):
+        u = (low + high) / 2
+        w = (1 - u) / u
+        kept = math.expm1(min(700.0, 2 * w * room))
+        low, high = (low, u) if (w / kept if kept > 0 else 1 / (2 * room)) > 0.005 else (u, high)
+    return low if high < 1.0 else 1.0
 
 
 def best_by_gpus(problem: Problem, demand: Demand) -> dict[tuple[int, ...], float]:

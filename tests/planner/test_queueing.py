@@ -15,8 +15,9 @@ from planner.plan import ModelPlan, Plan
 from planner.planning import plan
 from planner.prices import WantedModel
 from planner.problem import Objective, Problem
-from planner.queueing import reserves, usable_share
+from planner.queueing import reserves
 from planner.serving import ServedModel, ServedPipeline, ServedStage, ServedWorker
+from planner.usable import usable_share
 from python_backend.simulator.capacity import Workload, find_capacity
 from tests.fixtures.made_problems import MadeSize, made_problem
 

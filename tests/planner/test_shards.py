@@ -115,7 +115,7 @@ def counted(problem: Problem, fixed_us: float) -> Problem:
 def test_the_links_of_all_entries_bound_what_comes_in(two: Plan) -> None:
     """A frame and its answer have 1,100 bytes; one link carries 0.4 of what the GPUs could serve."""
     link_rps = 0.4 * sum(model.throughput_rps for model in two.models)
-    rates = []
+    rates, usable = [], []
     for count in (1, 2):
         problem = counted(with_entries(PROBLEM, count, bandwidth_gbps=link_rps * 1_100 * 8 / 1e9), 0.0)
         made = plan(problem, mode="fast")
@@ -123,8 +123,9 @@ def test_the_links_of_all_entries_bound_what_comes_in(two: Plan) -> None:
         assert {use.server for use in made.entry} == ({""} if count == 1 else {"entry-0", "entry-1"})
         assert max(use.busy for use in made.entry) == pytest.approx(1, abs=1e-6)
         rates.append(sum(model.throughput_rps for model in made.models))
-    assert rates[0] == pytest.approx(link_rps, rel=1e-6)
-    assert 1.5 * rates[0] < rates[1] <= 2 * rates[0] * (1 + 1e-9)
+        usable.append(min(use.usable for use in made.entry))
+    assert rates[0] == pytest.approx(link_rps * usable[0], rel=1e-6)
+    assert 1.5 * rates[0] < rates[1] <= 2 * link_rps * usable[1] * (1 + 1e-9)
 
 
 POOLS = st.lists(

@@ -171,7 +171,8 @@ def test_the_loss_of_an_entry_leaves_all_workers_and_less_of_a_link() -> None:
         assert after(made, loss, wide).models == made.models
         # One of two entries of 10 Gbit/s: each frame comes in and goes out once, answers cost nothing.
         wanted = sum(wanted_of(one, wide.options) for one in wide.demands)
-        assert carried_factor(loss, wide) == pytest.approx(10e9 / 8 / 100_000 / wanted, rel=1e-3)
+        most = 10e9 / 8 / 100_000 / wanted
+        assert 0.99 * most < carried_factor(loss, wide) < most, "some of it is left for frames that wait"
     tight = replace(
         wide, cluster=replace(wide.cluster, more_entries=(replace(entries[1], bandwidth_gbps=1.0),))
     )

@@ -116,3 +116,19 @@ def test_frames_vary_about_what_was_planned() -> None:
     mean = sum(drawn) / len(drawn)
     assert mean == pytest.approx(FRAME, rel=0.02)
     assert (sum((one - mean) ** 2 for one in drawn) / len(drawn)) ** 0.5 == pytest.approx(FRAME / 2, rel=0.05)
+
+
+def test_workers_do_not_wait_for_another_models_large_transfers_each_time() -> None:
+    """One model's transfers take 77 ms and 38 % of the link, the other's 8 to 31 ms and 45 %. Each alone is
+    served in full; together they must not lose what the link has left.
+    """
+    large = model(latency_us=(60_000,), link_us_per_byte=0.22, share=0.7, name="large", slo_us=800_000)
+    latency_us = (20_000, 26_000, 32_000, 38_000)
+    small = model(latency_us=latency_us, link_us_per_byte=0.022, share=0.3, name="small", slo_us=300_000)
+    rates_rps = {"large": 3.6, "small": 59.0}
+    counts = run_together(
+        [large, small],
+        [parse_arrivals("poisson", rps).times_us(30.0, 1, name) for name, rps in rates_rps.items()],
+    )
+    for one in counts:
+        assert one.in_time >= 0.95 * one.offered
