@@ -38,6 +38,8 @@ _FLEET = MadeSize(gpus=12, classes=2, models=2, blocks=6, max_slices=2)
 _SMALL = MadeSize(gpus=5, classes=2, models=2, blocks=3, max_slices=1)
 LOADS = (0.7, 0.9)
 """Of what the simulation serves, on real servers."""
+_GRID = 0.0025
+"""Of the planned rate, to which capacities are found."""
 _BUILD_RPS = 200.0
 """At which batches fill, of small cases: fixed, so that all divisions are measured alike."""
 
@@ -87,7 +89,7 @@ def _compared(seed: int, seconds: float) -> dict[str, Any]:
     began_s = time.monotonic()
     chosen, made, _ = best_of_cascades(problem, links="placed")
     search_s = time.monotonic() - began_s
-    best = cascade_capacities(made, chosen, workload, "placed")["crops"]
+    best = cascade_capacities(made, chosen, workload, "placed", _GRID)["crops"]
     apart_rps = best_apart(problem, workload, best)
     (served,) = simulate_cascades(made, chosen, None, best, workload, "placed")
     ends = served.complete + served.partial + served.declined + served.superseded

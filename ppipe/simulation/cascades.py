@@ -38,20 +38,24 @@ def simulate_cascades(
     return tuple(reports)
 
 
-def cascade_capacities(plan: Plan, problem: Problem, workload: Workload, links: Links) -> dict[str, float]:
-    """The highest load of every cascade of which 99 % of the frames are complete, in its own frames/s."""
+def cascade_capacities(
+    plan: Plan, problem: Problem, workload: Workload, links: Links, grid: float = CAPACITY_GRID
+) -> dict[str, float]:
+    """The highest load of every cascade of which 99 % of the frames are complete, in its own frames/s. grid:
+    the share of the planned rate to which it is found.
+    """
     return {
         cascade.name: _capacity_rps(
-            cascade, _served(plan, problem, cascade, links), _planned_rps(plan, cascade), workload
+            cascade, _served(plan, problem, cascade, links), _planned_rps(plan, cascade), workload, grid
         )
         for cascade in problem.cascades
     }
 
 
 def _capacity_rps(
-    cascade: Cascade, served: dict[str, ServedModel], planned_rps: float, workload: Workload
+    cascade: Cascade, served: dict[str, ServedModel], planned_rps: float, workload: Workload, grid: float
 ) -> float:
-    rates = [planned_rps * CAPACITY_GRID * step for step in range(1, 201)]
+    rates = [planned_rps * grid * step for step in range(1, round(2 / grid) + 1)]
     index = highest_reached(
         rates, planned_rps, lambda index: _attainment(cascade, served, rates[index], workload) >= TARGET
     )

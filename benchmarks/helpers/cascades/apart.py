@@ -32,7 +32,8 @@ _SHARES = (None, 0.35, 0.6)
 """Of the SLO, after which a queue rejects."""
 _SPLITS = 5
 """Divisions of the GPUs that are tried: those of the highest throughput."""
-_GRID = 0.02
+_GRID = 0.005
+"""Of the guess: as fine as what it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _attained(
 def best_apart(problem: Problem, workload: Workload, guess_rps: float) -> float:
     """The most frames/s of the problem's one cascade, of two members, over everything that is searched."""
     (cascade,) = problem.cascades
-    rates = [guess_rps * _GRID * step for step in range(1, 101)]
+    rates = [guess_rps * _GRID * step for step in range(1, round(2 / _GRID) + 1)]
     best = -1
     for queues in (queues for split in _splits(problem, cascade) for queues in _settings(cascade, split)):
 
