@@ -143,7 +143,7 @@ def front(nginx: Path, folder: Path, config: str) -> Iterator[None]:
     command = [str(nginx), "-c", str(folder / "nginx.conf"), "-g", "daemon off; user root;"]
     process = GuardedProcess.start(command, log=folder / "nginx.log")
     try:
-        end_s = time.monotonic() + 10
+        end_s = time.monotonic() + 60
         while not (folder / "nginx.pid").exists():
             if process.poll() is not None or time.monotonic() > end_s:
                 raise RuntimeError((folder / "nginx.log").read_text())
