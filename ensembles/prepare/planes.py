@@ -3,7 +3,8 @@ made RGB. The chroma that a file does not hold need not be made up for it.
 
 Rules
 - All that differs from the usual way is how chroma between its pixels is made up: by the resizing itself,
-  where decoders make up whole pixels first. Means differ by less than 1/255 of the range.
+  where decoders make up whole pixels first. Of photographs that is less than 1/255 of the range in the
+  mean; of small frames full of sharp colours it can be 3/255.
 - Only where a frame becomes smaller in both directions: else there is nothing to save.
 """
 
