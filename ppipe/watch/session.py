@@ -100,7 +100,8 @@ class _Session:
             self._loop.call_soon_threadsafe(self._begin, shot)
 
         def ended() -> None:
-            self._loop.call_soon_threadsafe(self._look_if_over)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the watch is over already
+                self._loop.call_soon_threadsafe(self._look_if_over)
 
         images = self._door.takes_images
         keep = options.clips is not None

@@ -119,7 +119,7 @@ def test_a_demo_killed_half_way_leaves_nothing(tmp_path: Path, number: signal.Si
         assert len(left) >= 3, "servers were running"
         assert list(SHM.glob(f"ppipe_{process.pid}_*")) != []
         process.send_signal(number)
-        status = process.wait(timeout=30)
+        status = process.wait(timeout=150)
     assert status == (-signal.SIGKILL if number is signal.SIGKILL else 128 + number)
     deadline = time.monotonic() + 60
     while alive := [pid for pid in left if Path(f"/proc/{pid}").exists()]:
