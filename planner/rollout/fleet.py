@@ -57,6 +57,9 @@ class Situation:
     """A fleet as it is now. workers: all that are known, by name, loaded or not. rooms: what each GPU has for
     workers, in bytes; a GPU that is not in it is not modelled. out: servers that do not answer. settled:
     whether all dispatchers serve by `tables`; one that refused them may still use any loaded worker.
+    loading: of the loaded those that do not answer yet. They hold their memory, and serve nothing. known:
+    tables of whole revisions whose workers may be loaded; a rollout that was stopped has left `tables` with
+    less than could be made of them.
     """
 
     tables: Tables
@@ -65,11 +68,15 @@ class Situation:
     rooms: Mapping[Gpu, int] = field(default_factory=dict)
     out: frozenset[str] = frozenset()
     settled: bool = True
+    loading: frozenset[str] = frozenset()
+    known: tuple[Tables, ...] = ()
 
     @property
     def usable(self) -> frozenset[str]:
-        """Loaded workers on servers that answer."""
-        return frozenset(name for name in self.loaded if self.workers[name].gpu.server not in self.out)
+        """Loaded workers that answer, on servers that do."""
+        return frozenset(
+            name for name in self.loaded - self.loading if self.workers[name].gpu.server not in self.out
+        )
 
     def taken_bytes(self, gpu: Gpu, workers: Iterable[str]) -> int:
         """What these workers need of a GPU's memory, those elsewhere left out."""

@@ -6,8 +6,10 @@ Rules
   while the old ones serve, and the old ones go last. Nothing is lost.
 - Break before make: elsewhere dispatchers first leave a GPU's old workers out, which then make room. Such
   GPUs go in waves, in the order that loses least of what is wanted (planner.rollout.waves).
-- What no dispatcher uses and the revision does not want goes first: it costs nothing and makes room. Where
+- What no dispatcher uses and the revision does not want goes first where it is in the way, else last. What
+  serves more of what is loaded is handed over before that: a rollout may have been killed after a load. Where
   dispatchers have not all taken the last tables, nothing is known to be unused before they have taken others.
+- A worker that is loading, as a rollout that was killed leaves it, is waited for by a step that loads it.
 - Nothing is remembered from step to step but what the fleet itself shows, so steps that are made anew after
   any of them, for this revision or for the one before, end where they should.
 """
@@ -72,9 +74,11 @@ def steps_to(
 def after_step(now: Situation, step: Step) -> Situation:
     """The fleet once a step has been made."""
     if step.kind is StepKind.LOAD:
-        return replace(now, loaded=now.loaded | set(step.workers))
+        made = set(step.workers)
+        return replace(now, loaded=now.loaded | made, loading=now.loading - made)
     if step.kind is StepKind.UNLOAD:
-        return replace(now, loaded=now.loaded - set(step.workers))
+        gone = set(step.workers)
+        return replace(now, loaded=now.loaded - gone, loading=now.loading - gone)
     assert step.tables is not None
     return replace(now, tables=step.tables, settled=True)
 
@@ -84,10 +88,14 @@ _Lasts = Callable[[Collection[str]], int]
 
 
 def _carried_by_both(now: Situation, revision: FleetRevision) -> dict[str, float]:
-    """Frames/s that a model gets before and after."""
-    before = capacities(now.tables, now.usable)
+    """Frames/s that a model gets before and after. Of a rollout that was stopped, before it was begun."""
+    befores = [capacities(now.tables, now.usable)]
+    befores += [capacities(tables, set(named_in(tables))) for tables in now.known]
     after = capacities(revision.tables, revision.workers.keys())
-    return {model: min(rate, before.get(model, rate)) for model, rate in after.items()}
+    return {
+        model: min(rate, max(before.get(model, 0.0 if now.known else rate) for before in befores))
+        for model, rate in after.items()
+    }
 
 
 def _role(tables: Tables, name: str) -> object:
@@ -123,11 +131,12 @@ class _Way:
         self._wanted = wanted_rps if wanted_rps is not None else _carried_by_both(now, revision)
         self._old_tables = now.tables
         self._mixes = {
-            model: Mixes(now.tables.get(model, new), new) for model, new in revision.tables.items()
+            model: Mixes([tables[model] for tables in (now.tables, *now.known) if model in tables], new)
+            for model, new in revision.tables.items()
         }
 
     def steps(self) -> Iterator[Step]:
-        yield from self._unload_idle()
+        yield from self._unload_idle(self._tight_gpus())
         tight = self._tight_gpus()
         yield from self._load(name for name in self._missing() if self._gpu(name) not in tight)
         for gpus in self._waves_of(tight):
@@ -135,18 +144,34 @@ class _Way:
         yield from self._hand_over(self._new.tables, breaks=False)
         yield from self._unload(self._now.loaded - self._new.workers.keys(), breaks=False)
 
-    def _unload_idle(self) -> Iterator[Step]:
+    def _unload_idle(self, tight: Collection[Gpu]) -> Iterator[Step]:
+        """What is in the way on these GPUs and used by nobody. What is loaded may serve more than it does, as
+        where a rollout was killed after a load: then dispatchers have that first.
+        """
         if not self._now.settled:
             return
-        used = set(named_in(self._now.tables)) | self._new.workers.keys()
-        yield from self._unload(self._now.loaded - used, breaks=False)
+        idle = [name for name in self._going(tight) if name not in set(named_in(self._now.tables))]
+        better = self._tables_without(idle, self._now.usable)
+        if idle and self._lost(better) < self._lost(self._now.tables):
+            yield from self._hand_over(better, breaks=False)
+        yield from self._unload(idle, breaks=False)
+
+    def _lost(self, tables: Tables) -> float:
+        """Of what is wanted, as shares of each model's, with these tables and what is loaded."""
+        rates = capacities(tables, self._now.usable)
+        return sum(
+            max(0.0, 1 - rates[model] / wanted)
+            for model, wanted in self._wanted.items()
+            if wanted > 0 and model in rates
+        )
 
     def _missing(self) -> list[str]:
-        """Wanted workers that are not loaded, and can be."""
+        """Wanted workers that do not answer, on servers that do."""
+        there = self._now.loaded - self._now.loading
         return [
             name
             for name, worker in self._new.workers.items()
-            if name not in self._now.loaded and worker.gpu.server not in self._now.out
+            if name not in there and worker.gpu.server not in self._now.out
         ]
 
     def _tight_gpus(self) -> list[Gpu]:

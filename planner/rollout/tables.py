@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import replace
 
 from planner.rollout.fleet import Tables
@@ -51,7 +51,23 @@ def restricted(table: ServedModel, usable: Collection[str]) -> ServedModel | Non
 
 
 class Mixes:
-    """Of one model: what its two tables can serve with any of their workers."""
+    """Of one model: what its new table and any one older one can serve with any of their workers."""
+
+    def __init__(self, olds: Sequence[ServedModel], new: ServedModel) -> None:
+        each = [old for number, old in enumerate(olds) if old not in olds[:number]]
+        self._pairs = [_Pair(old, new) for old in each or [new]]
+
+    def best_rps(self, usable: Set[str]) -> float:
+        """Frames/s of the table that serves most."""
+        return max(pair.best_rps(usable) for pair in self._pairs)
+
+    def best(self, usable: Set[str]) -> ServedModel | None:
+        """That table; None where nothing serves a frame. Of equal ones that with the first of the older."""
+        return max(self._pairs, key=lambda pair: pair.best_rps(usable)).best(usable)
+
+
+class _Pair:
+    """One older table, and the new one."""
 
     def __init__(self, old: ServedModel, new: ServedModel) -> None:
         self._old, self._new = old, new
@@ -87,7 +103,7 @@ class Mixes:
 
 def between(old: ServedModel, new: ServedModel, usable: Set[str]) -> ServedModel | None:
     """The table that serves most with these workers; None where nothing serves a frame."""
-    return Mixes(old, new).best(usable)
+    return Mixes([old], new).best(usable)
 
 
 _Shape = tuple[tuple[tuple[frozenset[str], float], ...], ...]

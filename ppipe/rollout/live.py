@@ -7,8 +7,8 @@ Rules
   process is left, and each dispatcher has said that it serves by the table and that nothing older is under
   way.
 - A worker whose folder is there need not be loaded yet: a rollout may have been killed while it waited. So
-  those that dispatchers have not used until now are asked before they get a table with them. Nor need they
-  have taken the last table: nothing is unloaded before they have.
+  those that dispatchers do not use are asked, and one that does not answer is still to be loaded. Nor need
+  dispatchers have taken the last table: nothing is unloaded before they have.
 - Nothing is loaded on a server before what was removed from it is gone: it holds memory until then.
 - A server that does not answer is not waited for: its folder alone is changed, for when it is back. Nor is an
   entry of several: its dispatchers begin with the last table when they start again.
@@ -38,6 +38,8 @@ HAND_OVER_GRACE_S = 15.0
 ANSWER_S = 1.0
 SILENT_S = 3.0
 """An entry that has answered nothing for so long is not waited for; one late answer is no silence."""
+NOTICE_S = 2.5
+"""Within that a server has begun to load what was put there."""
 _TICK_S = 0.1
 
 
@@ -60,7 +62,7 @@ class LiveFleet:
         cluster: Cluster,
         origin: tuple[FleetRevision, DeploymentManifest],
         target: tuple[FleetRevision, DeploymentManifest],
-        others: Sequence[FleetRevision] = (),
+        others: Sequence[tuple[FleetRevision, DeploymentManifest]] = (),
         logs_from: Mapping[str, int] | None = None,
     ) -> None:
         self._servers = servers
@@ -71,11 +73,13 @@ class LiveFleet:
         self._older = origin[1]
         self._before = origin[0].workers.keys()
         self._logs_from = dict(logs_from or {})
-        self._workers = {**origin[0].workers, **target[0].workers}
-        for other in others:
-            self._workers |= other.workers
+        self._others = [manifest for _, manifest in others]
+        every = [revision for revision, _ in (origin, target, *others)]
+        self._workers = {name: worker for one in every for name, worker in one.workers.items()}
+        self._known = tuple(revision.tables for revision in every)
         self._probers: dict[str, ModelProber] = {}
         self._missed_s: dict[str, float] = {}
+        self._given_up: set[str] = set()
         self.dropped: set[str] = set()
         """Entries of several that were not waited for."""
 
@@ -109,27 +113,70 @@ class LiveFleet:
 
     def situation(self) -> Situation:
         """As it is now. Raises FleetDown."""
-        loaded = {name for server in self._servers.values() for name in server.models()}
+        there = {name for server in self._servers.values() for name in server.models()}
+        loaded = frozenset(there & self._workers.keys())
         table = _last_table(self._folder, self._answers_at)
+        tables = _tables(table, self._older)
+        out = frozenset(
+            server.name
+            for server in self._cluster.servers
+            if server.name not in self._servers or not self._answers(server.name)
+        )
         return Situation(
-            tables=_tables(table, self._older),
-            loaded=frozenset(loaded & self._workers.keys()),
+            tables=tables,
+            loaded=loaded,
             workers=self._workers,
             rooms=rooms_of(self._cluster),
-            out=frozenset(
-                server.name
-                for server in self._cluster.servers
-                if server.name not in self._servers or not self._answers(server.name)
-            ),
-            settled=table is None or not self._without(table.number, silent_s=0.0),
+            out=out,
+            settled=table is None or not self._without(table.number, silent_s=0.0, over=False),
+            known=self._known,
+            loading=frozenset(name for name in loaded - set(named_in(tables)) if self._is_loading(name, out)),
         )
 
+    def _is_loading(self, name: str, out: Collection[str]) -> bool:
+        """Whether a worker that no dispatcher uses does not answer, where its server does."""
+        server = self._workers[name].gpu.server
+        if server in out:
+            return False
+        return self._prober(server).ask(name, ANSWER_S).verdict is not ProbeVerdict.ANSWERS
+
     def load(self, workers: Sequence[Loadable]) -> None:
-        """See RunningFleet."""
+        """See RunningFleet. What is there already is loading since a rollout was killed, or was put there
+        early: to put it there anew would have it loaded twice.
+        """
         self._wait_until_gone(self._removed({worker.gpu.server for worker in workers}))
-        starts = self.begin_load(workers)
+        there = {w.name for w in workers if w.name in self._servers[w.gpu.server].models()}
+        starts = self.begin_load([worker for worker in workers if worker.name not in there])
         for worker in workers:
-            self._wait_for(worker, starts[worker.gpu.server])
+            if worker.name in there:
+                self._wait_for_old(worker, self._see_begun(worker))
+            else:
+                self._wait_for(worker, starts[worker.gpu.server])
+
+    def _see_begun(self, worker: Loadable) -> int:
+        """Where its server's log was before the load. What no process is begun for has failed to load: it is
+        put there anew.
+        """
+        models = self._servers[worker.gpu.server]
+        until_s = time.monotonic() + NOTICE_S
+        while worker.name not in models.processes():
+            if time.monotonic() > until_s:
+                return self.begin_load([worker])[worker.gpu.server]
+            time.sleep(_TICK_S)
+        return self._logs_from.get(worker.gpu.server, models.mark())
+
+    def _wait_for_old(self, worker: Loadable, log_from: int) -> None:
+        """For a worker that was put there before this rollout. One that the origin has may fail to answer:
+        the way back is not kept from going on by it.
+        """
+        if worker.name in self._given_up:
+            return
+        try:
+            self._wait_for(worker, log_from)
+        except StepFailed:
+            if worker.name not in self._before:
+                raise
+            self._given_up.add(worker.name)
 
     def begin_load(self, workers: Sequence[Loadable]) -> dict[str, int]:
         """Have them loaded, and wait for nothing; where their servers' logs were. Raises StepFailed."""
@@ -189,7 +236,8 @@ class LiveFleet:
     def hand_over(self, tables: Tables, revision: int) -> None:
         """See RunningFleet."""
         self._wait_for_unused(tables)
-        manifest = with_tables(self._manifests[revision], tables, self._other_than(revision))
+        older = [self._other_than(revision), *self._others]
+        manifest = with_tables(self._manifests[revision], tables, *older)
         run = run_of(self._answers_at)
         before = read_hand_over(self._folder, run)
         acks = read_acks(self._answers_at, self._dispatchers())
@@ -205,20 +253,13 @@ class LiveFleet:
         self._remove_chains()
 
     def _wait_for_unused(self, tables: Tables) -> None:
-        """For the workers that dispatchers do not use yet. Those from before the rollout may fail to answer:
-        the way back is not kept from going on by one of them.
-        """
+        """For the workers that dispatchers do not use yet."""
         used = set(named_in(served_tables(self._folder, self._answers_at, self._older)))
         for name in sorted(set(named_in(tables)) - used):
             worker = self._workers[name]
             server = worker.gpu.server
-            if name not in self._servers[server].models() or not self._answers(server):
-                continue
-            try:
-                self._wait_for(worker, self._logs_from.get(server, self._servers[server].mark()))
-            except StepFailed:
-                if name not in self._before:
-                    raise
+            if name in self._servers[server].models() and self._answers(server):
+                self._wait_for_old(worker, self._logs_from.get(server, self._servers[server].mark()))
 
     def _wait_until_settled(self) -> None:
         """Until dispatchers owe nothing to workers of tables before the last one: a rollout may have been
@@ -256,9 +297,13 @@ class LiveFleet:
                 raise StepFailed(f"dispatcher {name!r} refuses the table: {ack.reason}")
         return not self._without(number)
 
-    def _without(self, number: int, silent_s: float = SILENT_S) -> list[str]:
+    def _without(self, number: int, silent_s: float = SILENT_S, over: bool = True) -> list[str]:
+        """Dispatchers that have not taken this table. over: or owe something to workers of older ones."""
         acks = read_acks(self._answers_at, self._dispatchers())
-        late = {name for name in self._dispatchers() if name not in acks or not acks[name].is_over(number)}
+        taken = {
+            name for name, ack in acks.items() if (ack.is_over(number) if over else ack.number == number)
+        }
+        late = self._dispatchers() - taken
         return sorted(late & self._dispatchers(self._silent(silent_s))) if late else []
 
     def _silent(self, for_s: float = SILENT_S) -> Collection[str]:

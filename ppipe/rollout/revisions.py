@@ -138,12 +138,14 @@ def rooms_of(cluster: Cluster) -> dict[Gpu, int]:
 
 
 def with_tables(
-    manifest: DeploymentManifest, tables: Tables, older: DeploymentManifest
+    manifest: DeploymentManifest, tables: Tables, older: DeploymentManifest, *others: DeploymentManifest
 ) -> DeploymentManifest:
-    """The manifest with these tables, whose workers are its own or the older one's. Ensembles of stages
-    within a server are for the whole revision alone. Cascades' parts are those of the tables.
+    """The manifest with these tables, whose workers are its own, the older one's or the others'. Ensembles of
+    stages within a server are for the whole revision alone. Cascades' parts are those of the tables.
     """
-    programs = {**_programs(older), **_programs(manifest)}
+    programs = {
+        name: program for one in (*others, older, manifest) for name, program in _programs(one).items()
+    }
     before = {entry.model: entry for entry in older.models}
     models = tuple(
         _with_table(entry, tables[entry.model], programs, before.get(entry.model, entry))

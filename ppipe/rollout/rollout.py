@@ -233,11 +233,11 @@ def _fleet(
 
 def _others(
     deployed: Deployed, start: Start, target: DeploymentManifest, early: Early | None
-) -> list[FleetRevision]:
+) -> list[tuple[FleetRevision, DeploymentManifest]]:
     """Whose workers may be loaded: the revision to which a rollout went that was stopped, and what was
     loaded early.
     """
     found = [] if early is None else [early.manifest]
     if start.stopped is not None and start.stopped.target != target.epoch:
         found.append(deployed.kept.manifest(start.stopped.target))
-    return [deployed.revision(manifest) for manifest in found]
+    return [(deployed.revision(manifest), manifest) for manifest in found]

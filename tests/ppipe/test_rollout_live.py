@@ -104,7 +104,8 @@ def test_workers_that_a_killed_rollout_put_there_are_waited_for_before_they_are_
             every = {**old.workers, **new.workers}.values()
             folder.make([worker.name for worker in every if worker.gpu.server == server])
         steps = steps_to(new, fleet.situation())
-        assert steps[0].kind is StepKind.HAND_OVER, "by their folders they are loaded"
+        assert (steps[0].kind, sorted(steps[0].workers)) == (StepKind.LOAD, coming), "they do not answer yet"
+        assert steps[0].capacity_rps != steps[1].capacity_rps, "what is loading serves nothing"
         fleet.never = coming[0]
         with pytest.raises(StepFailed, match=coming[0]):
             fleet.hand_over(new.tables, new.number)
@@ -115,6 +116,51 @@ def test_workers_that_a_killed_rollout_put_there_are_waited_for_before_they_are_
         assert read_hand_over(fleet._folder) is not None
         assert sorted(set(fleet.asked)) == coming, "nobody asks the workers that are in use"
         assert fleet.too_early == []
+
+
+def test_a_worker_that_is_loading_is_waited_for_and_not_put_there_twice(
+    made: HealFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one that no process was begun for, as after a load that failed, is put there anew."""
+    monkeypatch.setattr(live, "NOTICE_S", -1.0)
+    deployed, both = made.deployed, (made.deployed.revision(made.manifest), made.manifest)
+    cluster, folders = deployed.deployment.to_cluster(), folders_of(made)
+    first, second = sorted(both[0].workers.values(), key=lambda worker: worker.name)[:2]
+    put: list[str] = []
+    add = HereModels.add
+
+    def adds(models: HereModels, names: Iterable[str]) -> None:
+        put.extend(names)
+        add(models, names)
+
+    monkeypatch.setattr(HereModels, "add", adds)
+    stubs = {str(folders[first.gpu.server].path / first.name)}
+    monkeypatch.setattr(server_models, "stub_folders", lambda: stubs)
+    with SlowFleet(servers_of(made), deployed.tables, deployed.answers, cluster, both, both) as fleet:
+        for server, folder in folders.items():
+            folder.make([worker.name for worker in (first, second) if worker.gpu.server == server])
+        fleet.load([first, second])
+        assert put == [second.name]
+        assert set(fleet.asked) == {first.name, second.name}
+
+
+def test_a_worker_of_the_old_plan_that_fails_to_answer_does_not_keep_a_rollout_from_going_back(
+    made: HealFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "NOTICE_S", -1.0)
+    deployed, both = made.deployed, (made.deployed.revision(made.manifest), made.manifest)
+    cluster, folders = deployed.deployment.to_cluster(), folders_of(made)
+    worker = next(iter(both[0].workers.values()))
+    with SlowFleet(servers_of(made), deployed.tables, deployed.answers, cluster, both, both) as fleet:
+        folder = folders[worker.gpu.server]
+        fleet.never = worker.name
+        folder.make([])
+        with pytest.raises(StepFailed, match="fails"):
+            fleet.load([worker])
+        fleet.load([worker])
+        assert fleet.asked.count(worker.name) == 2
+        fleet.load([worker])
+        assert fleet.asked.count(worker.name) == 2, "it is given up, and not waited for again"
 
 
 def test_nothing_is_unloaded_that_batches_of_an_older_table_may_need(
@@ -405,6 +451,35 @@ def test_servers_of_other_hosts_need_a_folder_that_they_share(made: HealFleet) -
         FleetDown, match=r"fast-0 \(192.0.2.7\).*give it with --fleet, here and to ppipe serve"
     ):
         require_running(made.deployed)
+
+
+def test_a_stopped_rollout_goes_to_a_third_revision_with_workers_of_all_three(made: HealFleet) -> None:
+    """What is between the first two is served on while the third is made."""
+    deployed = made.deployed
+    deployed.workspace.logs.mkdir(parents=True)
+    make_own(deployed.tables)
+    weights = ({"cars": 1.0, "faces": 6.0}, {"cars": 6.0, "faces": 1.0})
+    second, third = (
+        prepare(deployed, plan(weighted(made.problem, one), mode="fast"), number)
+        for number, one in enumerate(weights, start=2)
+    )
+    deployed.kept.keep(made.manifest, made.plan)
+    save_record(
+        RolloutRecord("heal", 1, 2, "asked", "now", ("load",), run_of(deployed.tables)),
+        deployed.workspace.root,
+    )
+    start, wanted = start_of(deployed), deployed.revision(third)
+    origin = (deployed.revision(start.manifest), start.manifest)
+    only_second = tables_of(second) | {"cars": tables_of(third)["cars"]}
+    of_second = {worker.name for _, worker in only_second["faces"].workers()}
+    assert of_second - wanted.workers.keys() - origin[0].workers.keys()
+    with rollout._fleet(deployed, start, origin, (wanted, third)) as fleet:
+        fleet.__class__ = SlowFleet
+        fleet.asked, fleet.too_early = [], []
+        fleet.hand_over(only_second, wanted.number)
+    handed = read_hand_over(deployed.tables)
+    assert handed is not None
+    assert tables_of(handed.manifest) == only_second
 
 
 def test_a_cascades_parts_come_with_the_tables(tmp_path: Path) -> None:
