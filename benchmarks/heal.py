@@ -41,9 +41,10 @@ def run(
     seed: int = 1,
     results: str = "",
     limit_s: float = _NO_END_S,
+    only: str = "",
 ) -> Mapping[str, Any]:
     """The figures of this benchmark, over all turns so far. limit_s: begin no turn after that long; 0 for
-    moves, flap_s, constant_s or loads leaves these out.
+    moves, flap_s, constant_s or loads leaves these out. only: turns whose names begin so.
     """
     settings = {
         "rollouts": rollouts,
@@ -57,7 +58,7 @@ def run(
     end_s = time.monotonic() + limit_s
     left = 0
     for name, turn in _turns(losses, rollouts, kills, moves, flap_s, constant_s, loads, seed):
-        if name in kept:
+        if name in kept or not name.startswith(only):
             continue
         if time.monotonic() > end_s:
             left += 1
@@ -177,4 +178,5 @@ if __name__ == "__main__":
         seed=1,
         results="",
         limit_s=_NO_END_S,
+        only="",
     )

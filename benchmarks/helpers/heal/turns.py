@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.helpers.heal.fleet import MEMORY_GIB, TIGHT_GIB, HealFleet, make_fleet, weighted
 from benchmarks.helpers.heal.load import FleetLoad, arrivals_us
+from benchmarks.helpers.heal.tables_served import TablesServed
 from benchmarks.helpers.heal.undisturbed import Undisturbed
 from benchmarks.helpers.heal.watch import LossParts, Watched, loop, serves_another
 from planner.manifest import DeploymentManifest
@@ -44,6 +45,10 @@ READY_S = 60.0
 """At most, for these plans: they are made niced, on cores that have other things to do."""
 AFTER_S = 16.0
 MIXES = ({"cars": 1.0, "faces": 1.0}, {"cars": 1.0, "faces": 3.0})
+ROLLOUT_LOAD = 0.8
+"""Of what the lesser of the two plans was planned for, model by model."""
+KILLED_WITHIN_S = 3.0, 6.0
+"""Of the first step: make before break, and break before make, which has more of them."""
 _SERVED = 0.99
 _WINDOW_S, _STEP_S = 1.0, 0.25
 _OF_POSSIBLE = 0.97
@@ -72,7 +77,7 @@ class LossTurn:
 @dataclass(frozen=True)
 class RolloutTurn:
     """expected: what the tables in between carry of the load, by their closed form and how long each
-    served.
+    served. Of one that was killed, all from its beginning until another process had brought it to its end.
     """
 
     breaks: bool
@@ -207,7 +212,7 @@ def roll(turns: int, breaks: bool, kills: int, seed: int) -> list[RolloutTurn]:
         there = prepare(fleet.deployed, other, fleet.deployed.kept.next_number(1))
         fleet.deployed.kept.keep(fleet.manifest, fleet.plan)
         rates = {
-            model.model: 0.8 * min(model.throughput_rps, other.model(model.model).throughput_rps) * 0.9
+            model.model: ROLLOUT_LOAD * min(model.throughput_rps, other.model(model.model).throughput_rps)
             for model in fleet.plan.models
         }
         for turn in range(turns):
@@ -227,11 +232,11 @@ def _roll_once(
     seed: int,
 ) -> RolloutTurn:
     seen: list[tuple[float, Sequence[Step]]] = []
-    with FleetLoad(fleet.manifest, [(90.0, rates)], seed) as load:
+    with FleetLoad(fleet.manifest, [(90.0, rates)], seed) as load, TablesServed(fleet) as tables:
         time.sleep(1.5)
-        if killed:
-            _begin_and_kill(fleet, target, choose)
         began_s = load.now_s
+        if killed:
+            began_s = _begin_and_kill(fleet, target, breaks, choose) - load.start_s
         perform(
             fleet.deployed,
             target,
@@ -241,15 +246,14 @@ def _roll_once(
             wanted_rps=rates,
             before={},
         )
-        ended_s = load.now_s
+        made_s = seen[-1][0] if seen else load.now_s
     score = load.score()
-    made_s = seen[-1][0] if seen else ended_s
     return RolloutTurn(
         breaks=breaks,
         killed=killed,
         seconds=round(made_s - began_s, 2),
         attained=round(load.attained(began_s, made_s), 4),
-        expected=round(_expected(seen, rates), 4),
+        expected=round(tables.expected(load.start_s + began_s, load.start_s + made_s, rates), 4),
         loads=sum(len(step.workers) for _, steps in seen[:1] for step in steps),
         unanswered=score.unanswered,
         wrong=score.wrong,
@@ -257,21 +261,10 @@ def _roll_once(
     )
 
 
-def _expected(seen: Sequence[tuple[float, Sequence[Step]]], rates: Mapping[str, float]) -> float:
-    """What the tables of each step carry of the load, by how long it really took."""
-    served = wanted = 0.0
-    for (before_s, steps), (after_s, _), step in zip(
-        seen, seen[1:], seen[0][1] if seen else (), strict=False
-    ):
-        del steps
-        for model, rate in rates.items():
-            served += (after_s - before_s) * min(rate, step.capacity_rps.get(model, 0.0))
-            wanted += (after_s - before_s) * rate
-    return served / wanted if wanted else 1.0
-
-
-def _begin_and_kill(fleet: HealFleet, target: DeploymentManifest, choose: random.Random) -> None:
-    """Another process begins the rollout and is killed at a random moment of it."""
+def _begin_and_kill(
+    fleet: HealFleet, target: DeploymentManifest, breaks: bool, choose: random.Random
+) -> float:
+    """Another process begins the rollout and is killed at a random moment of it. When it was begun."""
     root = str(fleet.deployed.workspace.root)
     command = [sys.executable, "-m", "ppipe", "rollout", str(fleet.file), "--work", root]
     began = subprocess.Popen([*command, "--to", str(target.epoch)], stderr=subprocess.DEVNULL)
@@ -279,9 +272,11 @@ def _begin_and_kill(fleet: HealFleet, target: DeploymentManifest, choose: random
     before = record.stat().st_mtime_ns if record.exists() else 0
     while began.poll() is None and (not record.exists() or record.stat().st_mtime_ns == before):
         time.sleep(0.02)
-    time.sleep(choose.uniform(0.0, 3.0))
+    began_s = time.monotonic()
+    time.sleep(choose.uniform(0.0, KILLED_WITHIN_S[breaks]))
     began.kill()
     began.wait()
+    return began_s
 
 
 def turn_load(seed: int) -> LoopTurn:
