@@ -1,7 +1,13 @@
-"""What was done to a fleet and why: one line of JSON for each rollout, never changed afterwards."""
+"""What was done to a fleet and why: one line of JSON for each rollout, never changed afterwards.
+
+Rules
+- A line that could not be written whole is taken back. One that was cut all the same, as by a host that lost
+  power, costs itself alone: the next begins on a line of its own, and a reader is told what cannot be read.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -73,23 +79,48 @@ class History:
         """Append it in one write, so that a reader never sees half a line. Raises HistoryFault."""
         line = json.dumps(serial.to_plain(entry), ensure_ascii=False) + "\n"
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                os.write(descriptor, line.encode())
-                os.fsync(descriptor)
+                _append(descriptor, line.encode())
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise HistoryFault(f"{self.path}: {error.strerror}; not recorded: {line.strip()}") from error
 
     def entries(self) -> tuple[HistoryEntry, ...]:
-        """All, oldest first. Raises HistoryFault for a line that is no entry."""
-        if not self.path.exists():
-            return ()
-        found = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+        """All that can be read, oldest first. Raises HistoryFault."""
+        return self.read()[0]
+
+    def read(self) -> tuple[tuple[HistoryEntry, ...], tuple[str, ...]]:
+        """The entries, oldest first, and what is wrong with each line that is none. Raises HistoryFault for a
+        file that cannot be read.
+        """
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return (), ()
+        except OSError as error:
+            raise HistoryFault(f"{self.path}: {error.strerror}") from error
+        found, faults = [], []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line:
+                continue
             try:
                 found.append(serial.loads(HistoryEntry, line, f"{self.path}:{number}"))
             except serial.FormatError as error:
-                raise HistoryFault(str(error)) from error
-        return tuple(found)
+                faults.append(str(error))
+        return tuple(found), tuple(faults)
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """All of it or nothing. Raises OSError."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise

@@ -160,13 +160,21 @@ def perform(
                 seconds=round(took_s, 2),
                 steps=record.steps,
                 before=served_before,
-                after=figures(fleet.situation(), measured(target)),
+                after=_after(fleet, target),
                 without=tuple(sorted({*silent, *fleet.dropped})),
             )
             deployed.history.add(entry)
             if failure is not None:
                 raise failure
         return entry
+
+
+def _after(fleet: LiveFleet, target: DeploymentManifest) -> dict[str, ModelFigures]:
+    """Nothing where that is not known: what was done is recorded all the same."""
+    try:
+        return figures(fleet.situation(), measured(target))
+    except (FleetDown, OSError, serial.FormatError):
+        return {}
 
 
 def _settler(deployed: Deployed, *manifests: DeploymentManifest) -> Callable[[int], None]:

@@ -4,18 +4,24 @@ Rules
 - Before each step and after it, the record is written; a process that is killed at any moment leaves a
   fleet from which steps_to makes the rest.
 - A step that fails turns the rollout back to the revision from which it came, by steps that are made from
-  what the fleet then shows. So the old plan serves on, with all of its workers.
+  what the fleet then shows. So the old plan serves on, with all of its workers. A step whose files cannot be
+  written, as on a full disk, fails.
+- Once the record says what is under way, only how far that has come is written to it: a rollout does not stop
+  because that cannot be.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from model_repo_generator.writing.write import WriteFault
 from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables
 from planner.rollout.steps import Step, StepKind, steps_to
+from planner.serial import FormatError
 from ppipe.rollout.record import RolloutRecord, RolloutStatus, save_record
 from ppipe.rollout.text import step_text
 
@@ -62,17 +68,31 @@ def roll_out(
     except StepFailed as failure:
         back = replace(record, detail=f"going back to revision {origin.number}: {failure}", doing="", done=0)
         try:
-            _make_steps(origin, fleet, folder, back, progress, wanted_rps)
+            _make_steps(origin, fleet, folder, back, progress, wanted_rps, first=_note)
         except StepFailed as second:
             detail = f"{failure}\nand the way back to revision {origin.number} failed: {second}"
-            save_record(replace(back, status=RolloutStatus.FAILED, detail=detail), folder)
+            _note(replace(back, status=RolloutStatus.FAILED, detail=detail), folder)
             raise StepFailed(detail) from second
-        settle(origin.number)
-        save_record(replace(back, status=RolloutStatus.TURNED_BACK, detail=str(failure)), folder)
+        turned = replace(back, status=RolloutStatus.TURNED_BACK, detail=str(failure))
+        _settled(turned, origin.number, settle, folder)
         raise
-    settle(target.number)
-    ended = replace(ended, status=RolloutStatus.DONE)
-    save_record(ended, folder)
+    return _settled(replace(ended, status=RolloutStatus.DONE), target.number, settle, folder)
+
+
+def _settled(
+    ended: RolloutRecord, revision: int, settle: Callable[[int], None], folder: Path
+) -> RolloutRecord:
+    """Have servers begin with the revision from now on. Raises StepFailed where that cannot be written; all
+    the same the revision serves, and whoever comes next takes the rollout up.
+    """
+    try:
+        settle(revision)
+        save_record(ended, folder)
+    except (OSError, WriteFault) as error:
+        raise StepFailed(
+            f"revision {revision} is served, but that cannot be written down: {error}; roll out again once "
+            "there is room, or servers that are started anew begin with the one before"
+        ) from error
     return ended
 
 
@@ -83,18 +103,30 @@ def _make_steps(
     record: RolloutRecord,
     progress: Callable[[int, Sequence[Step]], None],
     wanted_rps: Mapping[str, float] | None,
+    first: Callable[[RolloutRecord, Path], None] = save_record,
 ) -> RolloutRecord:
+    """first: writes the record before the first step."""
     now = fleet.situation()
     steps = steps_to(target, now, wanted_rps)
     workers = {**now.workers, **target.workers}
     record = replace(record, steps=tuple(step_text(step) for step in steps))
     progress(0, steps)
     for done, step in enumerate(steps):
-        save_record(replace(record, done=done, doing=record.steps[done]), folder)
-        _make(step, fleet, workers, target.number)
-        save_record(replace(record, done=done + 1), folder)
+        begun = replace(record, done=done, doing=record.steps[done])
+        (_note if done else first)(begun, folder)
+        try:
+            _make(step, fleet, workers, target.number)
+        except (OSError, FormatError) as error:
+            raise StepFailed(f"{record.steps[done]}: {error}") from error
+        _note(replace(record, done=done + 1), folder)
         progress(done + 1, steps)
     return replace(record, done=len(steps))
+
+
+def _note(record: RolloutRecord, folder: Path) -> None:
+    """How far it has come, where that can be written."""
+    with contextlib.suppress(OSError):
+        save_record(record, folder)
 
 
 def _make(step: Step, fleet: RunningFleet, workers: Mapping[str, Loadable], revision: int) -> None:

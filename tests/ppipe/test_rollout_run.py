@@ -4,6 +4,7 @@ by a step that fails; one at a time; each written down.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -19,9 +20,11 @@ from rich.console import Console
 
 from planner.rollout.fleet import FleetRevision, Loadable, Situation, Tables
 from planner.rollout.steps import Step, StepKind, after_step, steps_to
+from planner.serial import FormatError
+from ppipe.rollout import run
 from ppipe.rollout.history import History, HistoryEntry, HistoryFault, ModelFigures, now_text
 from ppipe.rollout.lock import RolloutBusy, rollout_lock
-from ppipe.rollout.record import RolloutRecord, RolloutStatus, load_record
+from ppipe.rollout.record import RolloutRecord, RolloutStatus, load_record, save_record
 from ppipe.rollout.run import StepFailed, roll_out
 from ppipe.rollout.text import step_text, steps_table
 from tests.fixtures.made_rollouts import made_pair
@@ -167,6 +170,73 @@ def test_steps_fit_80_columns() -> None:
     assert all(step_text(step) for step in steps)
 
 
+# A disk that is full
+
+
+class FullDisk:
+    """From the given write on, records cannot be written."""
+
+    def __init__(self, whole: int) -> None:
+        self.left = whole
+
+    def save(self, one: RolloutRecord, folder: Path) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_record(one, folder)
+
+
+@pytest.mark.parametrize("whole", range(8))
+@pytest.mark.parametrize("refuses", ["", "s1"])
+def test_a_disk_that_is_full_leaves_one_of_the_two_revisions_whole(
+    whole: int, refuses: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is begun that is not written down; what was begun is brought to its end, and taken up later."""
+    served, now, wanted = made_pair(3)
+    monkeypatch.setattr(run, "save_record", (disk := FullDisk(whole)).save)
+    fleet = FleetInMemory(now, refuses=refuses)
+    try:
+        ended = roll_out(served, wanted, fleet, tmp_path, record(served, wanted))
+    except OSError:
+        assert whole == 0
+        assert fleet.now == now
+        return
+    except StepFailed as failed:
+        said = str(failed)
+    else:
+        said = ""
+        assert ended.status is RolloutStatus.DONE
+    assert refuses or said == "" or "cannot be written down: [Errno 28] No space left" in said
+    whole_now = (fleet.now.tables, fleet.now.loaded)
+    assert whole_now in [(one.tables, one.workers.keys()) for one in (served, wanted)]
+    kept = load_record(tmp_path)
+    assert kept is not None
+    assert kept.was_stopped == (disk.left < 0 and kept.status is RolloutStatus.UNDER_WAY)
+
+
+@pytest.mark.parametrize(
+    "kind", [OSError(errno.ENOSPC, "No space left on device"), FormatError("x.ack.json: no")]
+)
+def test_a_step_whose_files_cannot_be_written_or_read_turns_the_rollout_back(
+    kind: Exception, tmp_path: Path
+) -> None:
+    served, now, wanted = made_pair(3)
+
+    class NoHandOver(FleetInMemory):
+        def hand_over(self, tables: Tables, revision: int) -> None:
+            if revision == wanted.number:
+                raise kind
+            super().hand_over(tables, revision)
+
+    fleet = NoHandOver(now)
+    with pytest.raises(StepFailed, match=r"hand over: .*(No space|x.ack.json)"):
+        roll_out(served, wanted, fleet, tmp_path, record(served, wanted))
+    assert (fleet.now.tables, fleet.now.loaded) == (served.tables, served.workers.keys())
+    turned = load_record(tmp_path)
+    assert turned is not None
+    assert turned.status is RolloutStatus.TURNED_BACK
+
+
 # One at a time
 
 
@@ -231,10 +301,30 @@ def test_a_history_that_cannot_be_written_is_said_before_anything_is_done(tmp_pa
         history.add(entry())
 
 
-def test_a_line_that_is_no_entry_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b'{"at": 3}\n', b'{"at": "2026-11', b"\xff\xfe\x00", b"\n\n[]\n"])
+def test_a_line_that_is_no_entry_is_named_and_costs_no_other(tmp_path: Path, damage: bytes) -> None:
+    """Cut by a host that lost power, or written by hand; what comes after it is a line of its own."""
     history = History(tmp_path)
+    one, two = entry(), entry(target=3)
+    history.add(one)
+    with history.path.open("ab") as file:
+        file.write(damage)
+    history.add(two)
+    entries, faults = history.read()
+    assert entries == (one, two)
+    assert len(faults) == 1
+    assert faults[0].startswith(f"{history.path}:")
+
+
+@pytest.mark.parametrize("written", [0, 1, 100])
+def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    history, write = History(tmp_path), os.write
     history.add(entry())
-    with history.path.open("a") as file:
-        file.write('{"at": 3}\n')
-    with pytest.raises(HistoryFault, match=r"history.jsonl:2.at: 3 is not a str"):
-        history.entries()
+    before = history.path.read_bytes()
+    monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:written]))
+    with pytest.raises(HistoryFault, match=r"No space left on device; not recorded: .*lost: a"):
+        history.add(entry(target=3))
+    monkeypatch.setattr(os, "write", write)
+    assert history.path.read_bytes() == before
