@@ -8,8 +8,10 @@ Rules
 - For the loss of each single server there is a plan beforehand (loss_plans).
 - A rollout that was stopped is brought to its end first of all (served).
 - While a rollout is made nothing else is looked at; what changed meanwhile is seen at the next turn.
-- A plan that cannot be made, or a rollout that fails, is said and recorded, and tried again after
-  `between_s`.
+- What others roll out meanwhile is what is served from then on; one of theirs that was killed is taken up.
+- A plan that cannot be made, or a rollout that fails, is said and recorded, and tried again (retries).
+- A loss is not acted on while another server is silent: it may be out in a moment, and a plan would need it.
+- What another plan would hardly serve better is good enough: it is no reason to plan any more.
 """
 
 from __future__ import annotations
@@ -20,16 +22,19 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 
+from planner.manifest import DeploymentManifest
+from planner.plan import Plan
 from planner.rollout.fleet import Tables
 from ppipe.operate.looks import Watch
 from ppipe.operate.loss_plans import NOT_ROLLED_OUT, AskedPlan, LossPlans, ServedNow
 from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
 from ppipe.operate.planners import LONGEST_S, Made, Planners
-from ppipe.operate.replan import Truth, flows, wanted_rps, with_servers
+from ppipe.operate.replan import Truth, flows, planned_rps, wanted_rps, with_servers
+from ppipe.operate.retries import Retries
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
-from ppipe.operate.served import take_up, what_is_served
+from ppipe.operate.served import Handed, handed_over, take_up, was_begun, what_is_served
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
-from ppipe.rollout.deployed import Deployed
+from ppipe.rollout.deployed import Deployed, start_of
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.live import FleetDown, served_tables
 from ppipe.rollout.preparing import make_ready
@@ -86,13 +91,16 @@ class OperateLoop:
             deployed, self._problem, planners, self._rates, settings.measure, self._say_text
         )
         self._asked: AskedPlan | None = None
-        self._judged_rps: Mapping[str, float] = served.truth.rates_rps or {
-            model.model: model.throughput_rps
-            for model in served.plan.models
-            if model.model in flows(self._problem)
-        }
+        self._judged_rps: Mapping[str, float] = served.truth.rates_rps or planned_rps(
+            served.plan, self._problem
+        )
         """The mix that what is served was last found good for."""
         self._said, self._said_last = "", ""
+        self._retries = Retries(settings.rules.between_s)
+        self._kept_last: int | None = None
+        """The revision that was kept last for a rollout."""
+        self._seen: Handed | None = None
+        """What was handed over when what is served was last found to be as known."""
         self._stopped, self._take_up_at_s = not settings.advise, now_s
         """Whether there may be a rollout that was stopped, and when to look."""
 
@@ -113,36 +121,86 @@ class OperateLoop:
         if self._stopped and now_s >= self._take_up_at_s and self._takes_up(now_s):
             return Decision(False, None, "a rollout that was stopped was taken up")
         try:
+            self._see_others(now_s)
             tables = served_tables(self._deployed.tables, self._deployed.answers, self.served.manifest)
-        except (FleetDown, OSError) as error:
+        except (FleetDown, ValueError, OSError) as error:
             self._say_text(str(error))
             return Decision(False, None, str(error))
         answering = self._watch.answering(tables, now_s)
         for change in self._health.saw(answering, now_s):
             self._log(str(change))
         view, truth = self._view(tables, now_s)
-        made = None
         if view.cause is None:
             self._asked = None
-            suspected = self._health.suspected
-            if not suspected:
-                self._losses.plan_next(self.served, tables, truth, now_s)
-            if not self._settings.advise:
-                least_gain = self._settings.rules.least_gain
-                self._losses.look(suspected, self.served, truth, least_gain, now_s)
+        wait = self._reason_to_wait(view, truth, now_s)
+        made = None if view.cause is None or wait else self._plan_for(view.cause, truth, now_s)
+        if wait:
+            decision = Decision(False, view.cause, wait)
         else:
-            made = self._plan_for(view.cause, truth, now_s)
-        decision = self._decider.decide(replace(view, promise=None if made is None else made.promise), now_s)
+            promise = None if made is None else made.promise
+            decision = self._decider.decide(replace(view, promise=promise), now_s)
         self._say(decision)
         if made is not None and decision.roll_out:
             self._act(decision, made, truth)
-        elif made is not None and decision.cause is Cause.LOAD and self._is_good_enough(made.promise):
-            self._judged_rps = truth.rates_rps
+        elif made is not None and decision.cause is not None:
+            self._settle_for(decision.cause, made.promise, truth)
+        if view.cause is not Cause.LOSS and not decision.roll_out:
+            self._make_ready(tables, truth, now_s)
         return decision
 
-    def _is_good_enough(self, promise: PlanPromise) -> bool:
+    def _reason_to_wait(self, view: View, truth: Truth, now_s: float) -> str:
+        """Why nothing is done yet, though there is cause; '' if nothing is in the way."""
+        lost = ", ".join(sorted(view.lost))
+        if view.cause is Cause.LOSS and self._health.suspected:
+            return f"lost: {lost}; {', '.join(sorted(self._health.suspected))} may be out in a moment too"
+        if view.cause is not None and (wait_s := self._retries.wait_s(truth.out, now_s)) > 0:
+            return f"{view.cause.value}: the last rollout failed; tried again in {wait_s:.0f} s"
+        return ""
+
+    def _make_ready(self, tables: Tables, truth: Truth, now_s: float) -> None:
+        """For what may be lost."""
+        suspected = self._health.suspected
+        if not suspected:
+            self._losses.plan_next(self.served, tables, truth, now_s)
+        if not self._settings.advise:
+            least_gain = self._settings.rules.least_gain
+            self._losses.look(suspected, self.served, truth, least_gain, now_s)
+
+    def _settle_for(self, cause: Cause, promise: PlanPromise, truth: Truth) -> None:
+        """Take what is served for as good as it can be with what is true now, where it nearly is."""
         rules = self._settings.rules
-        return promise.gain < rules.gain or promise.served >= rules.enough
+        if cause in (Cause.LOSS, Cause.RETURN):
+            if promise.gain < rules.least_gain:
+                self.served = replace(self.served, truth=replace(self.served.truth, out=truth.out))
+        elif promise.gain < rules.gain or promise.served >= rules.enough:
+            if cause is Cause.LOAD:
+                self._judged_rps = truth.rates_rps
+            else:
+                true = replace(self.served.truth, factors=truth.factors)
+                self.served = replace(self.served, truth=true)
+                self._drift.planned_with({_text(key): factor for key, factor in truth.factors.items()})
+
+    def _see_others(self, now_s: float) -> None:
+        """What others have rolled out, or are at, or have left. Raises as start_of, what_is_served."""
+        seen = handed_over(self._deployed)
+        if seen == self._seen:
+            return
+        start = start_of(self._deployed)
+        if start.stopped is not None:
+            if not self._stopped and not self._settings.advise:
+                self._stopped, self._take_up_at_s = True, now_s + self._settings.rules.between_s
+            return
+        known = self.served.manifest
+        if (start.manifest.epoch, start.manifest.plan_hash) != (known.epoch, known.plan_hash):
+            self._log(f"revision {start.manifest.epoch} is served, which somebody else rolled out")
+            self._serve(what_is_served(self._deployed))
+            self._end_act()
+        self._seen = seen
+
+    def _serve(self, served: ServedNow) -> None:
+        """That is what is served, made with nobody knows which rates."""
+        self.served = replace(served, truth=replace(served.truth, factors=self.served.truth.factors))
+        self._judged_rps = planned_rps(served.plan, self._problem)
 
     # What is true now
 
@@ -159,7 +217,7 @@ class OperateLoop:
         factors = dict(self.served.truth.factors)
         factors.update({key: factor for key, factor in pages.drift.items() if _text(key) in drifted})
         view = View(
-            lost=frozenset(out & used),
+            lost=frozenset(out & used) - self.served.truth.out,
             returned=frozenset(self.served.truth.out - out),
             drifted=drifted,
             load_moved=moved,
@@ -220,9 +278,7 @@ class OperateLoop:
             return
         try:
             ready = made.ready or make_ready(self._deployed, made.plan)
-            number = self._deployed.kept.next_number(self.served.manifest.epoch)
-            manifest = replace(ready, epoch=number)
-            self._deployed.kept.keep(manifest, made.plan)
+            manifest = self._keep(ready, made.plan)
             entry = perform(
                 self._deployed,
                 manifest,
@@ -234,13 +290,28 @@ class OperateLoop:
             )
         except NOT_ROLLED_OUT as error:
             self._say_text(f"not rolled out: {error}")
-            self._stopped, self._take_up_at_s = True, time.monotonic() + self._settings.rules.between_s
+            now_s = time.monotonic()
+            self._retries.failed(truth.out, now_s)
+            self._stopped, self._take_up_at_s = True, now_s + self._settings.rules.between_s
         else:
+            self._retries.done()
             self.served = ServedNow(manifest, made.plan, truth)
             self._judged_rps = truth.rates_rps or self._judged_rps
             self._drift.planned_with({_text(key): factor for key, factor in truth.factors.items()})
             self._rolled_out(entry)
         self._end_act()
+
+    def _keep(self, ready: DeploymentManifest, plan: Plan) -> DeploymentManifest:
+        """As a revision: the last one that was kept and never begun is no longer of use."""
+        kept = self._deployed.kept
+        number = kept.next_number(self.served.manifest.epoch)
+        if self._kept_last is not None and not was_begun(self._deployed, self._kept_last):
+            kept.forget(self._kept_last)
+            number = min(number, self._kept_last)
+        manifest = replace(ready, epoch=number)
+        kept.keep(manifest, plan)
+        self._kept_last = number
+        return manifest
 
     def _end_act(self) -> None:
         self._asked = None

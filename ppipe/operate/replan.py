@@ -76,6 +76,12 @@ def flows(problem: Problem) -> frozenset[str]:
     return frozenset(demand.model for demand in problem.demands if demand.model not in fed)
 
 
+def planned_rps(served: Plan, problem: Problem) -> dict[str, float]:
+    """Frames/s that a plan carries, of the models whose frames come from clients."""
+    coming = flows(problem)
+    return {model.model: model.throughput_rps for model in served.models if model.model in coming}
+
+
 def wanted_rps(problem: Problem, truth: Truth) -> dict[str, float]:
     """Frames/s of each model that count: as they come, LEAST_SHARE of all at least; of a model that others
     feed, what comes of these.

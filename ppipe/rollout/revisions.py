@@ -48,6 +48,11 @@ class KeptRevisions:
         if plan is not None:
             serial.save(plan, self.folder / f"{manifest.epoch}.plan.json")
 
+    def forget(self, number: int) -> None:
+        """One that was never served. Raises OSError."""
+        for name in (f"{number}.json", f"{number}.plan.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
     def keep_served(self, manifest: DeploymentManifest) -> None:
         """Keep what is served, if it is not. What is kept under its number may be of an earlier repository:
         ppipe generate counts from 1 again.

@@ -1,17 +1,27 @@
-"""What tables carried of a load while a rollout went on."""
+"""What tables in between serve of a load in simulation, each for as long as it served."""
 
 from __future__ import annotations
 
-import pytest
+from benchmarks.helpers.heal.tables_served import served_of
+from planner.rollout.fleet import Gpu
+from tests.fixtures.made_rollouts import PoolKind, table
 
-from benchmarks.helpers.heal.tables_served import carried
+SEEN = [
+    (0.0, {"net": table("net", [[[Gpu("a", 0), Gpu("b", 0)]]], {(0, 0): PoolKind("whole", 10_000, 0)})}),
+    (4.0, {"net": None}),
+    (6.0, {"net": table("net", [[[Gpu("a", 0)]]], {(0, 0): PoolKind("whole", 10_000, 0)})}),
+]
+"""200 frames/s, nothing, 100 frames/s."""
 
-SEEN = [(0.0, {"a": 100.0, "b": 100.0}), (4.0, {"a": 10.0, "b": 100.0}), (6.0, {"a": 100.0, "b": 100.0})]
+
+def test_each_table_counts_for_as_long_as_it_served() -> None:
+    slow = {"net": range(0, 10_000_000, 20_000)}
+    assert served_of(SEEN, 0.0, 4.0, slow) == 1.0
+    assert served_of(SEEN, 4.0, 6.0, slow) == 0.0
+    assert served_of(SEEN, 2.0, 10.0, slow) == 0.75
+    assert served_of(SEEN, 5.0, 5.0, slow) == 1.0
 
 
-def test_each_table_counts_for_as_long_as_it_served_and_no_more_than_what_comes() -> None:
-    rates = {"a": 20.0, "b": 20.0}
-    assert carried(SEEN, 0.0, 4.0, rates) == 1.0
-    assert carried(SEEN, 4.0, 6.0, rates) == pytest.approx(30 / 40)
-    assert carried(SEEN, 2.0, 10.0, rates) == pytest.approx(1 - 2 * 10 / (8 * 40))
-    assert carried(SEEN, 5.0, 5.0, rates) == 1.0
+def test_a_table_that_is_overloaded_serves_what_it_can() -> None:
+    fast = {"net": range(0, 60_000_000, 5_000)}
+    assert 0.5 <= served_of(SEEN, 6.0, 60.0, fast) < 0.52

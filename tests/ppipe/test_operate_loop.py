@@ -14,18 +14,21 @@ from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
+from planner.revision import HandOver, hand_over
 from planner.rollout.check import RolloutFault
 from planner.rollout.fleet import Tables
+from ppipe.operate import loop as loop_module
 from ppipe.operate import loss_plans, served
 from ppipe.operate.looks import Pages
 from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Made, make_plan
 from ppipe.operate.replan import Truth
-from ppipe.operate.rules import Cause, Decision, RuleSettings
+from ppipe.operate.rules import Cause, Decision, PlanPromise, RuleSettings
 from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.early import Early, forget_early, save_early
-from ppipe.rollout.history import HistoryEntry
+from ppipe.rollout.history import HistoryEntry, HistoryFault
+from ppipe.rollout.lock import RolloutBusy
 from ppipe.rollout.preparing import prepare
 from ppipe.rollout.record import RolloutRecord, RolloutStatus, save_record
 from ppipe.rollout.run import StepFailed
@@ -235,3 +238,147 @@ def test_losing_all_servers_is_said_and_survived(stand: LoopStand) -> None:
     decisions = stand.turn(EVEN, 6.0)
     assert not any(decision.roll_out for decision in decisions)
     assert any("no plan without fast-0, fast-1, slow-0, slow-1" in line for line in stand.said)
+
+
+def test_two_losses_within_a_second_are_healed_by_one_rollout(stand: LoopStand) -> None:
+    """The plan for the first alone would need the second, and fail."""
+    stand.turn(EVEN, 20.0)
+    stand.seen.silent = {"fast-0"}
+    decisions = stand.turn(EVEN, 0.5)
+    stand.seen.silent = {"fast-0", "slow-0"}
+    decisions += stand.turn(EVEN, 3.0)
+    first = next(decision for decision in decisions if decision.roll_out)
+    assert first.cause is Cause.LOSS
+    assert first.why.startswith("lost: fast-0, slow-0;")
+    assert [truth.out for truth in stand.planners.asked] == [frozenset({"fast-0", "slow-0"})]
+
+
+def test_a_silence_beside_a_loss_holds_it_up_no_longer_than_until_it_is_a_loss_or_none(
+    stand: LoopStand,
+) -> None:
+    stand.turn(EVEN, 20.0)
+    stand.seen.silent = {"fast-0"}
+    stand.turn(EVEN, 0.5)
+    stand.seen.silent = {"fast-0", "slow-0"}
+    decisions = stand.turn(EVEN, 1.0)
+    assert decisions[-1].why == "lost: fast-0; slow-0 may be out in a moment too"
+    stand.seen.silent = {"fast-0"}
+    assert stand.turn(EVEN, 0.5)[-1].roll_out
+
+
+def handed(fleet: HealFleet, manifest: DeploymentManifest, number: int) -> None:
+    """As somebody else's rollout leaves it."""
+    fleet.deployed.tables.mkdir(parents=True, exist_ok=True)
+    hand_over(fleet.deployed.tables, HandOver(number, manifest))
+
+
+def test_what_others_roll_out_is_what_is_served_from_then_on(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    other = plan(weighted(fleet.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
+    target = prepare(fleet.deployed, other, 2)
+    fleet.deployed.kept.keep(fleet.manifest, fleet.plan)
+    stand = LoopStand(fleet)
+    stand.turn(EVEN, 2.0)
+    handed(fleet, target, 1)
+    stand.turn(EVEN, 0.5)
+    assert (stand.loop.served.manifest, stand.loop.served.plan) == (target, fleet.deployed.kept.plan(2))
+    assert stand.said == ["revision 2 is served, which somebody else rolled out"]
+    handed(fleet, fleet.manifest, 2)
+    stand.turn(EVEN, 2.0)
+    assert stand.loop.served.plan == fleet.plan
+    assert len(stand.said) == 2
+
+
+def test_a_rollout_of_others_that_was_killed_meanwhile_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    deployed = fleet.deployed
+    other = plan(weighted(fleet.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
+    target = prepare(deployed, other, 2)
+    deployed.kept.keep(fleet.manifest, fleet.plan)
+    asked: list[int] = []
+    stopped = RolloutRecord("heal", 1, 2, "asked", "now", ("load",))
+
+    def perform(deployed: Deployed, wanted: DeploymentManifest, *_: object, **__: object) -> HistoryEntry:
+        asked.append(wanted.epoch)
+        save_record(replace(stopped, status=RolloutStatus.DONE), deployed.workspace.root)
+        return entry(target=wanted.epoch)
+
+    monkeypatch.setattr(served, "perform", perform)
+    monkeypatch.setattr(loss_plans.LossPlans, "plan_next", lambda *_: None)
+    stand = LoopStand(fleet, advise=False, between_s=2.0)
+    stand.turn(EVEN, 3.0)
+    assert asked == []
+    save_record(stopped, deployed.workspace.root)
+    handed(fleet, target, 1)
+    stand.turn(EVEN, 1.5)
+    assert asked == [], "it may be under way"
+    stand.turn(EVEN, 2.0)
+    assert asked == [2]
+    assert stand.loop.served.manifest == target
+
+
+@pytest.mark.parametrize("cause", [Cause.LOSS, Cause.RETURN, Cause.DRIFT])
+def test_what_no_plan_serves_much_better_is_planned_for_once_and_losses_go_on_being_planned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Cause
+) -> None:
+    """Else the loop would plan every few seconds for as long as that lasts, and be unready for a loss."""
+    stand = LoopStand(make_fleet(tmp_path / "work", 30_000))
+    if cause is Cause.RETURN:
+        start = stand.loop.served
+        stand.loop.served = replace(start, truth=replace(start.truth, out=frozenset({"slow-1"})))
+    same = PlanPromise(served=1.0, planned=1.0, simulated_served=1.0, simulated_planned=1.0)
+    make = stand.planners._made
+
+    def as_good(problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+        future: Future[Made] = Future()
+        future.set_result(replace(make(problem, truth, served).result(), promise=same))
+        return future
+
+    monkeypatch.setattr(stand.planners, "_made", as_good)
+    answering = stand.seen.answering
+
+    def drifting(tables: Tables, now_s: float) -> frozenset[str]:
+        alive = answering(tables, now_s)
+        stand.seen.pages = replace(stand.seen.pages, drift={("cars", "fast"): 1.3})
+        return alive
+
+    if cause is Cause.DRIFT:
+        monkeypatch.setattr(stand.seen, "answering", drifting)
+    stand.turn(EVEN, 12.0)
+    stand.planners.idle.clear()
+    if cause is Cause.LOSS:
+        stand.seen.silent = {"slow-1"}
+    decisions = stand.turn(EVEN, 40.0)
+    assert not any(decision.roll_out for decision in decisions)
+    assert decisions[-1].cause is None
+    assert len(stand.planners.asked) <= 2
+    assert stand.loop.is_ready
+    if cause is Cause.LOSS:
+        stand.seen.silent = set()
+        assert Cause.RETURN in {decision.cause for decision in stand.turn(EVEN, 40.0)}
+
+
+def test_revisions_that_were_never_begun_are_not_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the history cannot be written, or another rollout is under way for long."""
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    stand = LoopStand(fleet, advise=False)
+    monkeypatch.setattr(loop_module, "make_ready", lambda deployed, made: fleet.manifest)
+    faults = [HistoryFault("history.jsonl: no"), RolloutBusy("another")]
+
+    def perform(*_: object, **__: object) -> HistoryEntry:
+        raise faults[0]
+
+    monkeypatch.setattr(loop_module, "perform", perform)
+    made = make_plan(stand.loop._problem, Truth(rates_rps=EVEN), fleet.plan)
+    for _ in range(3):
+        stand.loop._act(Decision(True, Cause.LOSS, "lost: x"), made, Truth(rates_rps=EVEN))
+        assert fleet.deployed.kept.numbers() == (2,)
+        faults.reverse()
+    begun = RolloutRecord("heal", 1, 2, "lost: x", "now", ("load",), status=RolloutStatus.TURNED_BACK)
+    save_record(begun, fleet.deployed.workspace.root)
+    stand.loop._act(Decision(True, Cause.LOSS, "lost: x"), made, Truth(rates_rps=EVEN))
+    assert fleet.deployed.kept.numbers() == (2, 3)

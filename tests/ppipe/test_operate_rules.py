@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
+from ppipe.operate.retries import Retries
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
 from ppipe.operate.server_health import ServerChange, ServerHealth, SilenceSettings
 
@@ -240,3 +241,22 @@ def test_drift_must_last_and_is_judged_by_what_was_planned_with() -> None:
 def test_drift_that_comes_and_goes_is_none() -> None:
     watch_drift = DriftWatch(MeasureSettings(drift_s=3.0))
     assert all(watch_drift.saw({"k": 1.5 if at % 3 else 1.0}, float(at)) == {} for at in range(60))
+
+
+# A rollout that fails
+
+
+def test_a_rollout_that_fails_is_tried_again_later_each_time_and_at_once_for_another_loss() -> None:
+    retries, one, both = Retries(longest_s=10.0), frozenset({"a"}), frozenset({"a", "b"})
+    assert retries.wait_s(one, 0.0) == 0.0
+    waits = []
+    for _ in range(5):
+        retries.failed(one, 100.0)
+        waits.append(retries.wait_s(one, 100.0))
+    assert waits == [2.0, 4.0, 8.0, 10.0, 10.0]
+    assert (retries.wait_s(one, 109.0), retries.wait_s(one, 111.0)) == (1.0, 0.0)
+    assert retries.wait_s(both, 100.0) == 0.0
+    retries.failed(both, 100.0)
+    assert retries.wait_s(both, 100.0) == 2.0
+    retries.done()
+    assert retries.wait_s(both, 100.0) == 0.0

@@ -76,7 +76,7 @@ class LossTurn:
 
 @dataclass(frozen=True)
 class RolloutTurn:
-    """expected: what the tables in between carry of the load, by their closed form and how long each
+    """expected: what the tables in between serve of the same frames in simulation, each for as long as it
     served. Of one that was killed, all from its beginning until another process had brought it to its end.
     """
 
@@ -232,7 +232,8 @@ def _roll_once(
     seed: int,
 ) -> RolloutTurn:
     seen: list[tuple[float, Sequence[Step]]] = []
-    with FleetLoad(fleet.manifest, [(90.0, rates)], seed) as load, TablesServed(fleet) as tables:
+    stretches = [(90.0, rates)]
+    with FleetLoad(fleet.manifest, stretches, seed) as load, TablesServed(fleet) as tables:
         time.sleep(1.5)
         began_s = load.now_s
         if killed:
@@ -248,12 +249,14 @@ def _roll_once(
         )
         made_s = seen[-1][0] if seen else load.now_s
     score = load.score()
+    arrivals = {model: arrivals_us(model, stretches, seed) for model in rates}
+    began_at_s, made_at_s = load.start_s + began_s, load.start_s + made_s
     return RolloutTurn(
         breaks=breaks,
         killed=killed,
         seconds=round(made_s - began_s, 2),
         attained=round(load.attained(began_s, made_s), 4),
-        expected=round(tables.expected(load.start_s + began_s, load.start_s + made_s, rates), 4),
+        expected=round(tables.simulated(began_at_s, made_at_s, arrivals, load.start_s), 4),
         loads=sum(len(step.workers) for _, steps in seen[:1] for step in steps),
         unanswered=score.unanswered,
         wrong=score.wrong,

@@ -20,9 +20,9 @@ class Undisturbed:
 
     def __init__(self, tables: Mapping[str, ServedModel], arrivals: Mapping[str, Sequence[int]]) -> None:
         self._frames = sorted(
-            (at_us / 1e6, number not in dropped)
+            (at_us / 1e6, number not in late)
             for model, times_us in arrivals.items()
-            for dropped in (_dropped(tables.get(model), times_us),)
+            for late in (dropped(tables.get(model), times_us),)
             for number, at_us in enumerate(times_us)
         )
 
@@ -32,16 +32,16 @@ class Undisturbed:
         return sum(found) / len(found) if found else 1.0
 
 
-def _dropped(served: ServedModel | None, times_us: Sequence[int]) -> set[int]:
+def dropped(served: ServedModel | None, times_us: Sequence[int]) -> set[int]:
     """Numbers of the frames that are dropped: all where the model has no workers."""
     if served is None:
         return set(range(len(times_us)))
-    dropped: set[int] = set()
+    found: set[int] = set()
 
     def observe(_event: Event, _now_us: int, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Drop):
-                dropped.add(action.request_id)
+                found.add(action.request_id)
 
     SimulatedDriver(served, SchedulerCore(served, "adaptive"), observe=observe).run(iter(times_us))
-    return dropped
+    return found
