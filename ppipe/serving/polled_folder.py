@@ -18,6 +18,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,8 +65,10 @@ class PolledFolder:
         away = self._away()
         ours = shutil.ignore_patterns(BYTECODE)
         shutil.copytree(source, away / "new", copy_function=_take, ignore=ours)
+        newest_ns = _newest_ns(self.path / model)
         for version in filter(Path.is_dir, (away / "new").iterdir()):
             (version / BYTECODE).touch()
+            _make_newer(version, newest_ns)
         if (self.path / model).exists():
             os.rename(self.path / model, away / "old")
         os.rename(away / "new", self.path / model)
@@ -81,7 +84,7 @@ class PolledFolder:
         with contextlib.suppress(FileNotFoundError):
             for version in (self.path / model).iterdir():
                 if version.is_dir():
-                    os.utime(version)
+                    _make_newer(version, _newest_ns(version))
 
     def remove(self, model: str) -> None:
         """Have the server unload a model. In one step: a server that looks now sees all of it or nothing."""
@@ -113,6 +116,19 @@ class PolledFolder:
                 _take(path, made)
             elif path.name != own and not made.is_symlink():
                 made.symlink_to(path)
+
+
+def _newest_ns(folder: Path) -> int:
+    """When the newest of what is in it was changed; 0 where it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return max(path.stat().st_mtime_ns for path in (folder, *folder.rglob("*")))
+    return 0
+
+
+def _make_newer(folder: Path, than_ns: int) -> None:
+    """A clock that was put back makes nothing new by itself."""
+    at_ns = max(time.time_ns(), than_ns + 1)
+    os.utime(folder, ns=(at_ns, at_ns))
 
 
 def _take(source: str | Path, made: str | Path) -> None:
