@@ -96,6 +96,8 @@ def _demand_faults(problem: Problem) -> list[str]:
             faults.append(f"{where}: slo_us {demand.slo_us}; accepted is any whole number >= 1")
         if demand.slo_margin is not None and not 0 <= demand.slo_margin < 1:
             faults.append(f"{where}: slo_margin {demand.slo_margin}; accepted are 0 <= margin < 1")
+        if not 0 <= demand.batch_room <= 1:
+            faults.append(f"{where}: batch_room {demand.batch_room}; accepted are 0 <= batch_room <= 1")
         for field in ("weight", "rate_rps", "batch_build_rps"):
             value = getattr(demand, field)
             if value is not None and not (math.isfinite(value) and value > 0):

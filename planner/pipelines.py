@@ -89,6 +89,12 @@ class Columns:
         index = np.asarray(rows)
         return replace(self, **{name: getattr(self, name)[index] for name in self.__dataclass_fields__})
 
+    def slowest_us(self) -> Floats:
+        """What a batch takes of a worker of the stage that it takes longest of, links included."""
+        stages = np.where(self.gpu >= 0, 1e6 * self.batch / self.rate_rps, 0.0)
+        slowest: Floats = stages.max(axis=1, initial=0.0)
+        return slowest
+
     def gpus_per_rps(self, class_count: int) -> Floats:
         """[row, class]: GPUs of a class that one frame/s through the pipeline keeps busy."""
         busy = np.zeros((len(self), class_count))

@@ -381,7 +381,8 @@ def _reserved(
 def _reserves(problem: Problem, demand: Demand, rate_rps: float, loss: float) -> tuple[Reserve, ...]:
     flow = demand.flow
     dispersion = problem.options.dispersion if flow.dispersion is None else flow.dispersion
-    return reserves(demand.slo_us, rate_rps, loss * flow.loss_part, dispersion, flow.bunch)
+    found = reserves(demand.slo_us, rate_rps, loss * flow.loss_part, dispersion, flow.bunch)
+    return tuple(replace(one, batch_room=demand.batch_room) for one in found)
 
 
 def _search(problem: Problem, wanted: Sequence[WantedModel], effort: Effort) -> FoundPlan:

@@ -62,6 +62,10 @@ class Demand:
     streams: StreamPolicy | None = None
     """Of the run time: a plan does not depend on it."""
     flow: InnerFlow = field(default=InnerFlow(), metadata=LATER)
+    batch_room: float = field(default=0.0, metadata=LATER)
+    """With the options' loss_share: of a batch that idle workers take from a burst at once, the share that
+    counts as room for frames that wait (planner.queueing).
+    """
 
 
 def weight_of(demand: Demand) -> float:

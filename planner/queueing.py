@@ -16,6 +16,16 @@ tangents of u, with an estimate R of X where K multiplies it, make that linear i
 
     usable <= sum_p x_p (u_j - u'_j K_j + u'_j R s_p)
 
+Bursts find workers idle, and these take a batch each at once: x_p t_p frames if all are, t_p what a batch
+takes of the slowest stage. Of that the share that is idle is room beside K,
+
+    K = sum_p x_p (s_p + c t_p)
+
+c is about 1 - u: nothing for Poisson arrivals, half of a batch for gaps of CV 4. Without it short batches
+seem best, which frames can wait for, though large ones take in more of a burst and serve more. How much of a
+batch is worth counting depends on the fleet (workers that a burst made busy together become free together),
+so c is the caller's (Demand.batch_room).
+
 More than X is never counted as usable. How near simulated capacities come to this: docs/scheduler.md.
 """
 
@@ -40,7 +50,7 @@ class Reserve:
     """One tangent for one model: sum_p x_p gain_p >= its wanted rate.
 
     gain_p = constant + per_us * slack; a batch's frames come `frame_us` apart, `bunch` of them at once, and
-    waiting for them is no slack.
+    waiting for them is no slack; `batch_room` (c) of what a batch takes of the slowest stage is.
     """
 
     constant: float = 1.0
@@ -48,11 +58,14 @@ class Reserve:
     slo_us: float = 0.0
     frame_us: float = 0.0
     bunch: float = 1.0
+    batch_room: float = 0.0
 
     def gains(self, columns: Columns) -> Floats:
         """gain_p of every pipeline."""
         waited_for = np.maximum(0.0, columns.batch[:, 0] - self.bunch)
         slack_us = self.slo_us - columns.latency_us - waited_for * self.frame_us
+        if self.batch_room:
+            slack_us = slack_us + self.batch_room * columns.slowest_us()
         gains: Floats = np.maximum(LEAST_GAIN, self.constant + self.per_us * slack_us)
         return gains
 

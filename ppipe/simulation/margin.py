@@ -6,9 +6,9 @@ waiting between stages costs, what errors of the profile do. So candidates are p
 loss and margins (a margin leaves out pipelines of little slack), and simulated in scenarios of what is
 expected.
 
-- First FIRST: margins common to all models. Then each model's own best margin together. Then, from the best
-  so far, the loss or one model's margin a step up or down at a time, until nothing gains or MOST_CANDIDATES
-  were tried.
+- First some rungs (ppipe.simulation.rungs) common to all models. Then each model's own best rung together.
+  Then, from the best so far, the loss or one model's rung a step up or down at a time, until nothing gains or
+  enough were tried.
 - The FINALISTS best are planned again in the planner's thorough mode, which finds better plans for the same
   margins, and compete with those of the fast mode.
 - Score: guaranteed load over weight, two thirds the mean over models and a third the least. For min-cost the
@@ -32,19 +32,12 @@ from planner.serving_build import Links
 from ppipe.simulation.children import search_pool
 from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
-from ppipe.simulation.margined import may_be_wrong, with_margins
+from ppipe.simulation.margined import with_margins
+from ppipe.simulation.rungs import LOSSES, Choice, ladder_of
 from ppipe.simulation.scenarios import Scenario, scenarios_of
 from ppipe.simulation.telling import Progress, silent, telling
 from python_backend.simulator.guarantee import promise_of
 
-LADDER = (0.4, 0.25, 0.16, 0.1, 0.06, 0.03, 0.0)
-"""Margins to choose from."""
-LOSSES = (0.004, 0.01, 0.02)
-"""Shares of loss to plan for; what is served is judged at 1 %."""
-FIRST = ((1, 6), (1, 5), (1, 4), (1, 3))
-"""(loss, margin) to begin with, by index; margins alike for all models."""
-FIRST_IF_WRONG = ((1, 1), (1, 0), (1, 2), (1, 4))
-"""The same where latencies may be wrong: by as much a plan needs room."""
 SCENARIOS, SECONDS = 3, 8.0
 """In which each candidate is judged, and how long one is."""
 MOST_LONGER = 4.0
@@ -52,14 +45,10 @@ MOST_LONGER = 4.0
 PROMISED_IN, PROMISED_SECONDS = 20, 8.0
 AT_ONCE = 5
 """Of these scenarios, simulated by one process."""
-MOST_CANDIDATES = 5
-"""Planned in fast mode."""
 FINALISTS = 2
 ALL_WANTED = 0.99
 """Of wanted rates: loads are looked for on a grid."""
 T = TypeVar("T")
-Choice = tuple[int, tuple[int, ...], str]
-"""Index of a loss, and of a margin for each model; the planner's mode."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +56,7 @@ class Candidate:
     """What was tried, what its plan promises, and what that served at 99 % as guaranteed, by model."""
 
     margins: Mapping[str, float]
+    batch_rooms: Mapping[str, float]
     loss_share: float
     mode: str
     planned_rps: Mapping[str, float]
@@ -117,6 +107,7 @@ class _Search:
         promise: bool,
     ) -> None:
         self.problem = problem
+        self.ladder = ladder_of(problem)
         self.judge = judge
         self.progress = progress
         self.promise = promise
@@ -128,13 +119,13 @@ class _Search:
 
     def run(self, pool: Executor | None) -> MarginSearch:
         count = len(self.problem.demands)
-        first = FIRST_IF_WRONG if may_be_wrong(self.problem) else FIRST
-        self._try([(loss, (step,) * count, "fast") for loss, step in first], pool)
+        self._try([(loss, (step,) * count, "fast") for loss, step in self.ladder.first], pool)
         loss = self._best()[0]
         self._try([(loss, tuple(self._own_best(loss, model) for model in range(count)), "fast")], pool)
-        while len(self.found) < MOST_CANDIDATES:
+        while len(self.found) < self.ladder.most:
             before = self._best()
-            self._try(list(_neighbours(before))[: MOST_CANDIDATES - len(self.found)], pool)
+            more = list(self.ladder.neighbours(before))
+            self._try(more[: self.ladder.most - len(self.found)], pool)
             if self._best() == before:
                 break
         ranked = sorted(self.found, key=lambda choice: -self.found[choice][1].score)
@@ -191,7 +182,9 @@ class _Search:
 
     def _problem(self, choice: Choice) -> Problem:
         loss, steps, _ = choice
-        return with_margins(self.problem, [LADDER[step] for step in steps], LOSSES[loss])
+        rungs = [self.ladder.rungs[step] for step in steps]
+        margins, rooms = [rung.margin for rung in rungs], [rung.batch_room for rung in rungs]
+        return with_margins(self.problem, margins, LOSSES[loss], rooms)
 
     def _try(self, choices: Sequence[Choice], pool: Executor | None) -> None:
         """Plan what was not tried yet, then simulate every model's plan that was not met before."""
@@ -218,20 +211,22 @@ class _Search:
     def _candidate(self, problem: Problem, mode: str, made: Plan | str) -> tuple[Plan | None, Candidate]:
         """made: a plan, or why there is none."""
         margins = {demand.model: demand.slo_margin or 0.0 for demand in problem.demands}
+        rooms = {demand.model: demand.batch_room for demand in problem.demands}
         loss = problem.options.loss_share or 0.0
         if isinstance(made, str):
-            return None, Candidate(margins, loss, mode, {}, {}, 0.0, made)
+            return None, Candidate(margins, rooms, loss, mode, {}, {}, 0.0, made)
         planned = {model.model: model.throughput_rps for model in made.models}
         served = {
             model.model: self.served[self.judge.served_alike(made, problem, model)] for model in made.models
         }
-        return made, Candidate(margins, loss, mode, planned, served, _score(made, problem, served))
+        score = _score(made, problem, served)
+        return made, Candidate(margins, rooms, loss, mode, planned, served, score)
 
     def _best(self) -> Choice:
         return max(self.found, key=lambda choice: self.found[choice][1].score)
 
     def _own_best(self, loss: int, model: int) -> int:
-        """The common margin at which this model served most, planned for this loss."""
+        """The common rung at which this model served most, planned for this loss."""
         name = self.problem.demands[model].model
         common = {
             steps[0]: found
@@ -239,18 +234,6 @@ class _Search:
             if other == loss and len(set(steps)) == 1
         }
         return max(common, key=lambda step: common[step].served_rps.get(name, 0.0))
-
-
-def _neighbours(choice: Choice) -> Iterable[Choice]:
-    loss, steps, mode = choice
-    for other in (loss - 1, loss + 1):
-        if 0 <= other < len(LOSSES):
-            yield other, steps, mode
-    for model in range(len(steps)):
-        for change in (-1, 1):
-            step = steps[model] + change
-            if 0 <= step < len(LADDER):
-                yield loss, (*steps[:model], step, *steps[model + 1 :]), mode
 
 
 def _planned(job: tuple[Problem, str]) -> Plan | str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.serving_build import Links, served_model
-from ppipe.simulation.margin import MarginSearch
+from ppipe.simulation.margin import Candidate, MarginSearch
 from python_backend.scheduler.event_log import EventLog
 from python_backend.simulator.bound import Bound
 from python_backend.simulator.capacity import Capacity, Workload, find_capacity
@@ -118,6 +118,12 @@ def _latencies(report: SimulationReport) -> str:
     return " / ".join(f"{time_us / 1e3:.1f}" for time_us in times_us)
 
 
+def _rung(candidate: Candidate, model: str) -> str:
+    """A margin, and after a plus sign how much of a batch counts as room for bursts."""
+    room = candidate.batch_rooms[model]
+    return f"{candidate.margins[model]:g}" + (f"+{room:g}" if room else "")
+
+
 def margin_table(search: MarginSearch) -> Table:
     """What each margin tried gave: planned and served frames/s of every model; the best is marked."""
     table = Table(title="margin by simulation: planned -> served at 99 %, frames/s")
@@ -132,7 +138,7 @@ def margin_table(search: MarginSearch) -> Table:
             for model in models
         ]
         table.add_row(
-            " ".join(f"{margin:g}" for margin in candidate.margins.values()),
+            " ".join(_rung(candidate, model) for model in models),
             f"{candidate.loss_share:g}",
             candidate.mode,
             *cells,

@@ -108,6 +108,7 @@ def test_contradictory_options_are_named(options: dict[str, object], message: st
         ({"weight": float("nan")}, "weight nan; accepted is any number > 0"),
         ({"weight": 0.0}, r"weight 0\.0; accepted"),
         ({"slo_margin": -0.1}, r"slo_margin -0\.1"),
+        ({"batch_room": 1.5}, r"batch_room 1\.5; accepted are 0 <= batch_room <= 1"),
     ],
 )
 def test_bad_demands_are_named(changes: dict[str, object], message: str) -> None:

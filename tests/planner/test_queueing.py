@@ -36,6 +36,20 @@ def reserved(problem: Problem, least_gives: float = 0.0, loss_share: float | Non
     return replace(problem, options=options)
 
 
+def column(latency_us: float, batch: int, rate_rps: float) -> Columns:
+    """One pipeline of one stage."""
+    return Columns(
+        gpu=np.array([[0]]),
+        slices=np.array([[1]]),
+        start=np.array([[0]]),
+        end=np.array([[1]]),
+        batch=np.array([[batch]]),
+        rate_rps=np.array([[rate_rps]]),
+        latency_us=np.array([float(latency_us)]),
+        waiting_us=np.array([0.0]),
+    )
+
+
 def usable_rps(model: ModelPlan) -> float:
     frames = sum(
         pipeline.throughput_rps * (model.slo_us - pipeline.latency_us) / 1e6
@@ -49,11 +63,13 @@ def shares(made: Plan, problem: Problem) -> list[float]:
     return [usable_rps(made.model(demand.model)) / (demand.weight or 1.0) for demand in problem.demands]
 
 
-def one_pool(workers: int, latency_us: int, slo_us: int) -> ServedModel:
+def one_pool(workers: int, latency_us: int, slo_us: int, batch: int = 1) -> ServedModel:
+    """A batch takes latency_us, and smaller ones less."""
     pool = tuple(ServedWorker(name=f"w{i}", server="s", uplink="u", downlink="d") for i in range(workers))
-    stage = ServedStage(gpu="G", slices_per_gpu=1, latency_us=(latency_us,), workers=pool)
-    pipeline = ServedPipeline(batch_size=1, stages=(stage,), transfer_us=())
-    rate = workers * 1e6 / latency_us
+    latencies = tuple(round(latency_us * (0.3 + 0.7 * size / batch)) for size in range(1, batch + 1))
+    stage = ServedStage(gpu="G", slices_per_gpu=1, latency_us=latencies, workers=pool)
+    pipeline = ServedPipeline(batch_size=batch, stages=(stage,), transfer_us=())
+    rate = workers * batch * 1e6 / latency_us
     return ServedModel(model="m", slo_us=slo_us, planned_rps=rate, pipelines=(pipeline,))
 
 
@@ -76,6 +92,29 @@ def test_simulated_capacity_is_what_the_formula_says(arrivals: str, dispersion: 
     assert found.load_rps / served.planned_rps == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("workers", "batch", "latency_us", "slack_us"),
+    [(20, 2, 80_000, 40_000), (20, 2, 80_000, 80_000), (10, 4, 80_000, 60_000), (20, 4, 160_000, 60_000)],
+)
+def test_of_a_burst_workers_take_a_batch_each_at_once(
+    workers: int, batch: int, latency_us: int, slack_us: int
+) -> None:
+    served = one_pool(workers, latency_us, latency_us + slack_us, batch)
+    one = column(latency_us, batch, 1e6 * batch / latency_us)
+
+    def expected(batch_room: float) -> float:
+        found = reserves(served.slo_us, served.planned_rps, LOSS, 16.0)
+        rows = tuple(replace(reserve, batch_room=batch_room) for reserve in found)
+        return WantedModel("m", one, 1.0, rows).usable_rps({0: served.planned_rps})
+
+    rates = [served.planned_rps * step / 100 for step in range(10, 100)]
+    workload = Workload("gamma:cv=4", seconds=40.0, seeds=(1, 2))
+    found = find_capacity(served, "adaptive", rates, workload, expected(0.3)).load_rps
+    assert expected(0.0) < found
+    assert abs(expected(0.3) - found) < abs(expected(0.0) - found)
+    assert expected(0.3) == pytest.approx(found, abs=0.1 * served.planned_rps)
+
+
 def test_bursts_need_room_in_proportion() -> None:
     shares = [usable_share(30.0, LOSS, dispersion) for dispersion in (0.25, 1.0, 4.0, 16.0)]
     assert shares == sorted(shares, reverse=True)
@@ -94,16 +133,7 @@ def test_more_room_is_worth_less_and_less() -> None:
 @given(frames=st.floats(8.0, 80.0), rate_rps=st.floats(50.0, 5_000.0))
 def test_tangents_lie_above_the_curve_and_near_it(frames: float, rate_rps: float) -> None:
     slack_us = frames / rate_rps * 1e6
-    columns = Columns(
-        gpu=np.array([[0]]),
-        slices=np.array([[1]]),
-        start=np.array([[0]]),
-        end=np.array([[1]]),
-        batch=np.array([[1]]),
-        rate_rps=np.array([[10.0]]),
-        latency_us=np.array([1_000.0]),
-        waiting_us=np.array([0.0]),
-    )
+    columns = column(latency_us=1_000.0, batch=1, rate_rps=10.0)
     wanted = WantedModel("m", columns, 1.0, reserves(round(slack_us) + 1_000, rate_rps, LOSS))
     share = wanted.usable_rps({0: rate_rps}) / rate_rps
     exact = usable_share(frames, LOSS)

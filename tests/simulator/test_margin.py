@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from planner.expectation import Expectation
 from planner.explain import Infeasible
 from planner.planning import plan
-from planner.problem import Objective
-from ppipe.simulation import margin
-from ppipe.simulation.margin import LADDER, auto_margin
+from planner.problem import Objective, Problem
+from ppipe.simulation import margin, rungs
+from ppipe.simulation.margin import auto_margin
 from ppipe.simulation.margined import with_margins
+from ppipe.simulation.rungs import BATCH_ROOMS, LADDER, Rung, ladder_of
 from ppipe.simulation.view import margin_table, plan_capacities, report_table, simulate_plan
 from python_backend.simulator.capacity import Workload
 from tests.fixtures.made_problems import MadeSize, made_problem
@@ -25,8 +27,10 @@ def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 2.0)
     monkeypatch.setattr(margin, "PROMISED_IN", 5)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 2.0)
-    monkeypatch.setattr(margin, "FIRST", ((1, 6), (1, 4), (0, 5)))
-    monkeypatch.setattr(margin, "MOST_CANDIDATES", 6)
+    monkeypatch.setattr(rungs, "FIRST", ((1, 6), (1, 4), (0, 5)))
+    monkeypatch.setattr(rungs, "FIRST_IF_BURSTY", ((1, 5), (1, 8), (1, 10)))
+    monkeypatch.setattr(rungs, "MOST_CANDIDATES", 6)
+    monkeypatch.setattr(rungs, "MOST_IF_BURSTY", 5)
     monkeypatch.setattr(margin, "FINALISTS", 1)
 
 
@@ -70,6 +74,33 @@ def test_margins_go_to_their_models() -> None:
     changed = with_margins(PROBLEM, [0.1, 0.2], 0.02)
     assert [demand.slo_margin for demand in changed.demands] == [0.1, 0.2]
     assert changed.options.loss_share == 0.02
+
+
+def expecting(**what: Any) -> Problem:
+    return replace(PROBLEM, options=replace(PROBLEM.options, expect=Expectation(**what)))
+
+
+def test_only_for_bursts_batches_count_as_room() -> None:
+    rooms = {Rung(0.0, room) for room in BATCH_ROOMS}
+    for arrivals, bursty in (("poisson", False), ("gamma:cv=1", False), ("gamma:cv=2", True)):
+        for slowdown in (0.0, 0.15):
+            ladder = ladder_of(expecting(jitter=0.0, slowdown=slowdown, arrivals=arrivals))
+            first = {ladder.rungs[step] for _, step in ladder.first}
+            assert (rooms <= set(ladder.rungs), bool(rooms & first)) == (bursty, bursty)
+            assert any(rung.margin >= 0.25 for rung in first) == (slowdown > 0)
+            count = len(ladder.rungs)
+            near = list(ladder.neighbours((1, (0, count - 1), "fast")))
+            assert {steps for _, steps, _ in near} == {(0, count - 1), (1, count - 1), (0, count - 2)}
+
+
+def test_a_search_for_bursts_chooses_how_much_of_a_batch_is_room() -> None:
+    bursty = expecting(jitter=0.0, slowdown=0.0, arrivals="gamma:cv=4")
+    found = auto_margin(bursty, processes=1, promise=False)
+    assert {room for candidate in found.tried for room in candidate.batch_rooms.values()} >= {0.0, 0.3, 0.6}
+    assert {demand.model: demand.batch_room for demand in found.problem.demands} == found.best.batch_rooms
+    assert found.best.score >= max(
+        candidate.score for candidate in found.tried if not any(candidate.batch_rooms.values())
+    )
 
 
 def test_plans_are_simulated_model_by_model() -> None:

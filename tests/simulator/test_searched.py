@@ -20,7 +20,7 @@ from planner.problem import Objective, Problem
 from planner.profile import Profile
 from ppipe import regenerate
 from ppipe.cli import run
-from ppipe.simulation import margin, searched
+from ppipe.simulation import margin, rungs, searched
 from ppipe.simulation.judging import ENOUGH_FRAMES, long_enough_s
 from ppipe.simulation.searched import short_of, why_not_searched
 from ppipe.workspace import Workspace, save
@@ -91,9 +91,9 @@ def test_margins_are_searched_or_stated_not_both(data: dict[str, Any]) -> None:
 def test_a_searched_plan_is_of_the_problem_that_was_asked(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(margin, "FIRST", ((1, 6),))
-    monkeypatch.setattr(margin, "FIRST_IF_WRONG", ((1, 2),))
-    monkeypatch.setattr(margin, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(rungs, "FIRST", ((1, 6),))
+    monkeypatch.setattr(rungs, "FIRST_IF_WRONG", ((1, 2),))
+    monkeypatch.setattr(rungs, "MOST_CANDIDATES", 1)
     monkeypatch.setattr(margin, "SECONDS", 0.5)
     monkeypatch.setattr(margin, "PROMISED_IN", 2)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 0.5)

@@ -18,8 +18,9 @@ from planner.problem import Demand, PlanOptions, Problem
 from planner.profile import LatencyTable, ModelProfile, Overheads, Profile, Source, TensorSpec
 from planner.serving import ServedModel
 from planner.serving_build import served_model
-from ppipe.simulation.margin import LADDER, auto_margin
+from ppipe.simulation.margin import auto_margin
 from ppipe.simulation.margined import with_margins
+from ppipe.simulation.rungs import LADDER
 from python_backend.simulator.capacity import Workload, find_capacity
 
 MODEL = "net"
