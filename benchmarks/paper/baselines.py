@@ -1,10 +1,10 @@
 """scripts/paper baselines: our plans beside plain Triton behind four load balancers, on the same traces.
 
 Baseline: every GPU that can meet the SLO alone serves one model whole (NP's division of the GPUs among the
-models, without a margin), with dynamic batching (python_backend.simulator.plain). For each balancer the
-largest batch and the batch delay are found by search on seeds of their own. Ours: planned for Poisson
-arrivals, served by `adaptive`. Load: the highest at 99 % attainment, in steps of 1 % of the reference's
-planned rate.
+models, without a margin), with dynamic batching and a queue timeout (python_backend.simulator.plain). For
+each balancer the largest batch and the batch delay are found by search on seeds of their own. Ours: planned
+for Poisson arrivals, served by `adaptive`. Load: the highest at 99 % attainment, in steps of 1 % of the
+reference's planned rate.
 
 Every seed is a pair: the same trace for both. `ratio` is ours over the best of the four, with a 95 %
 interval of the mean over seeds (Student's t).
@@ -201,7 +201,8 @@ def _load(
         process = parse_arrivals("poisson", rates[index])
         times = list(process.times_us(seconds, seed, served.model))
         most = int((1 - TARGET) * len(times) + 1e-9)
-        return PlainFleet(fleet, balancer, delay_us, seed).missed(times, served.slo_us, most) <= most
+        plain = PlainFleet(fleet, balancer, delay_us, seed, rejects=True)
+        return plain.missed(times, served.slo_us, most) <= most
 
     guess = sum(1e6 * len(each.latency_us) / each.latency_us[-1] for each in fleet) * 0.8
     index = highest_reached(rates, guess, reached)

@@ -10,8 +10,10 @@ is free, it runs what waits, at most `max_batch` frames, as soon as it has that 
 - least-expected-finish: knows each worker's latencies and what it was sent, as a scheduler with the profile
   would; it does not know deadlines, and reserves nothing
 
-Rules: completions go before arrivals of the same time. Nothing is dropped: a late frame is served all the
-same, as by Triton without a queue policy.
+Rules: completions go before arrivals of the same time. With `rejects`, a frame that has waited so long that
+it would end late in a largest batch is rejected when its turn comes (Triton's queue policy, with
+default_timeout_microseconds and timeout_action REJECT). Without, a late frame is served all the same, as by
+Triton without a queue policy.
 """
 
 from __future__ import annotations
@@ -38,7 +40,14 @@ class PlainWorker:
 class PlainFleet:
     """Serves one stream of arrivals, then is done with."""
 
-    def __init__(self, workers: Sequence[PlainWorker], balancer: Balancer, delay_us: int, seed: int) -> None:
+    def __init__(
+        self,
+        workers: Sequence[PlainWorker],
+        balancer: Balancer,
+        delay_us: int,
+        seed: int,
+        rejects: bool = False,
+    ) -> None:
         if not workers:
             raise ValueError("no worker can serve the model alone")
         self._latency = [worker.latency_us for worker in workers]
@@ -48,6 +57,7 @@ class PlainFleet:
         self._timer = [-1] * len(workers)
         self._running: list[list[int]] = [[] for _ in workers]
         self._delay_us = delay_us
+        self._rejects = rejects
         self._choose = getattr(self, f"_{balancer.replace('-', '_')}")
         self._next = -1
         self._rng = random.Random(seed)
@@ -56,7 +66,7 @@ class PlainFleet:
         self._missed = 0
 
     def missed(self, times_us: Sequence[int], slo_us: int, most: int) -> int:
-        """How many of these frames are late; broken off beyond `most`."""
+        """How many of these frames are late or rejected; broken off beyond `most`."""
         self._slo_us = slo_us
         for now_us in times_us:
             while self._events and self._events[0][0] <= now_us:
@@ -82,7 +92,13 @@ class PlainFleet:
     def _start(self, worker: int, now_us: int) -> None:
         """Run what waits, or wait for more."""
         queue, latency = self._queues[worker], self._latency[worker]
-        if not queue or self._running[worker]:
+        if self._running[worker]:
+            return
+        while self._rejects and queue and now_us - queue[0] > self._slo_us - latency[-1]:
+            queue.popleft()
+            self._outstanding[worker] -= 1
+            self._missed += 1
+        if not queue:
             return
         due_us = queue[0] + self._delay_us
         if len(queue) < len(latency) and now_us < due_us:

@@ -48,6 +48,19 @@ def test_a_run_ends_once_too_many_are_late() -> None:
         PlainFleet([], "round-robin", 0, 1)
 
 
+def test_a_frame_that_waited_too_long_is_rejected_and_spares_those_behind_it() -> None:
+    # The second could end at 20 ms only; the third ends in time once that is gone.
+    times = [0, 0, 9_000]
+    served_late = PlainFleet([SINGLE], "round-robin", 0, 1).missed(times, 19_000, 10)
+    rejecting = PlainFleet([SINGLE], "round-robin", 0, 1, rejects=True)
+    assert (served_late, rejecting.missed(times, 19_000, 10)) == (2, 1)
+    # It is outstanding no more, so a balancer that counts sends the next frame there.
+    fleet = PlainFleet([SINGLE, SINGLE], "least-outstanding", 0, 1, rejects=True)
+    assert fleet.missed([0, 0, 0, 0, 12_000, 12_000], 19_000, 10) == 2
+    # As long as its largest batch would still end in time it is served.
+    assert PlainFleet([SINGLE], "round-robin", 0, 1, rejects=True).missed([0, 0], 20_000, 10) == 0
+
+
 def test_who_knows_more_serves_more() -> None:
     pools = ServedStage("G", 1, (40_000,), (ServedWorker("w", "s", "u", "d"),))
     served = ServedModel("m", 120_000, 400.0, (ServedPipeline(1, (pools,), ()),))
