@@ -11,8 +11,6 @@ from ppipe.simulation.scenarios import dispersion_of
 
 RATE_OF_BURSTS = 30.0
 """Frames in one SLO at which bursts of arrivals are counted."""
-BURSTY = 2.0
-"""Variance over mean of arrivals from which they count as bursty; counts of Poisson arrivals are near 1."""
 WINDOW_SLOS = 8
 """Length of the stretch over which bursts of arrivals are counted."""
 
@@ -38,11 +36,6 @@ def dispersion_for(problem: Problem) -> float:
     """How bursty the arrivals are that are expected (PlanOptions.dispersion). Raises ArrivalError."""
     slo_s = max(demand.slo_us for demand in problem.demands) / 1e6
     return dispersion_of(problem.options.expect.arrivals, RATE_OF_BURSTS / slo_s, WINDOW_SLOS * slo_s)
-
-
-def is_bursty(problem: Problem) -> bool:
-    """Whether frames are expected to come in clearly heavier bursts than Poisson arrivals."""
-    return dispersion_for(problem) >= BURSTY
 
 
 def may_be_wrong(problem: Problem) -> bool:

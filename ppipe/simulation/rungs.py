@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from planner.problem import Problem
-from ppipe.simulation.margined import is_bursty, may_be_wrong
+from ppipe.simulation.margined import dispersion_for, may_be_wrong
 
 LADDER = (0.4, 0.25, 0.16, 0.1, 0.06, 0.03, 0.0)
 """Margins to choose from."""
@@ -24,9 +24,16 @@ FIRST = ((1, 6), (1, 5), (1, 4), (1, 3))
 """(loss, rung) to begin with, by index; rungs alike for all models."""
 FIRST_IF_WRONG = ((1, 1), (1, 0), (1, 2), (1, 4))
 """The same where latencies may be wrong: by as much a plan needs room."""
-FIRST_IF_BURSTY = ((1, 5), (1, 7), (1, 8), (1, 9), (1, 10))
-"""The same where arrivals are bursty: how much of a batch is room matters more than small margins do."""
+FIRST_IF_BURSTY = ((1, 6), (1, 4), (1, 3), (1, 7), (1, 8))
+"""The same where arrivals are bursty: a plan serves most of its throughput, and little of a batch is room."""
+FIRST_IF_WILD = ((1, 5), (1, 7), (1, 8), (1, 9), (1, 10))
+"""The same where half of a plan is idle between bursts: how much of a batch is room matters more then
+than small margins do.
+"""
 FIRST_IF_BOTH = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 10))
+"""The same where arrivals are bursty and latencies may be wrong."""
+BURSTY, WILD = 2.0, 9.0
+"""Variance over mean of arrivals from which they count as such; of counted Poisson arrivals it is near 1."""
 MOST_CANDIDATES, MOST_IF_BURSTY = 5, 8
 """Planned in fast mode."""
 Choice = tuple[int, tuple[int, ...], str]
@@ -65,7 +72,9 @@ class Ladder:
 def ladder_of(problem: Problem) -> Ladder:
     """What may be chosen under what is expected. Raises ArrivalError."""
     margins, wrong = tuple(Rung(margin) for margin in LADDER), may_be_wrong(problem)
-    if not is_bursty(problem):
+    dispersion = dispersion_for(problem)
+    if dispersion < BURSTY:
         return Ladder(margins, FIRST_IF_WRONG if wrong else FIRST, MOST_CANDIDATES)
     rooms = tuple(Rung(0.0, room) for room in BATCH_ROOMS)
-    return Ladder(margins + rooms, FIRST_IF_BOTH if wrong else FIRST_IF_BURSTY, MOST_IF_BURSTY)
+    first = FIRST_IF_BOTH if wrong else FIRST_IF_WILD if dispersion >= WILD else FIRST_IF_BURSTY
+    return Ladder(margins + rooms, first, MOST_IF_BURSTY)

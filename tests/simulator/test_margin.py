@@ -28,7 +28,7 @@ def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "PROMISED_IN", 5)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 2.0)
     monkeypatch.setattr(rungs, "FIRST", ((1, 6), (1, 4), (0, 5)))
-    monkeypatch.setattr(rungs, "FIRST_IF_BURSTY", ((1, 5), (1, 8), (1, 10)))
+    monkeypatch.setattr(rungs, "FIRST_IF_WILD", ((1, 5), (1, 8), (1, 10)))
     monkeypatch.setattr(rungs, "MOST_CANDIDATES", 6)
     monkeypatch.setattr(rungs, "MOST_IF_BURSTY", 5)
     monkeypatch.setattr(margin, "FINALISTS", 1)
@@ -82,7 +82,12 @@ def expecting(**what: Any) -> Problem:
 
 def test_only_for_bursts_batches_count_as_room() -> None:
     rooms = {Rung(0.0, room) for room in BATCH_ROOMS}
-    for arrivals, bursty in (("poisson", False), ("gamma:cv=1", False), ("gamma:cv=2", True)):
+    for arrivals, bursty in (
+        ("poisson", False),
+        ("gamma:cv=1", False),
+        ("gamma:cv=2", True),
+        ("gamma:cv=4", True),
+    ):
         for slowdown in (0.0, 0.15):
             ladder = ladder_of(expecting(jitter=0.0, slowdown=slowdown, arrivals=arrivals))
             first = {ladder.rungs[step] for _, step in ladder.first}
