@@ -25,7 +25,8 @@ from benchmarks.helpers.loads.jpegs import camera_jpegs
 from benchmarks.helpers.loads.perf import PerfResult, run_perf
 from benchmarks.helpers.machines import before
 from benchmarks.helpers.machines.cpu_time import frames_of, tree_us
-from benchmarks.helpers.machines.hosts import Host, Link, hosts, why_not
+from benchmarks.helpers.machines.hosts import Host, hosts, why_not
+from benchmarks.helpers.machines.links import Link
 from benchmarks.helpers.machines.served_hosts import HostsServed, serve_on_hosts
 from benchmarks.helpers.report import main
 from ensembles.graphs import frame_input

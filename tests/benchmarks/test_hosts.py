@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.helpers.loads.jpeg import Sent, reasons
 from benchmarks.helpers.machines.hosts import Host
-from benchmarks.hosts import CASES, Case, make_deployment, make_profile
+from benchmarks.helpers.machines.three_hosts import CASES, Case, make_deployment, make_profile
 from planner.planning import plan
 
 MADE = {

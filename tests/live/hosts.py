@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.helpers.machines.hosts import Host, Link, hosts, why_not
+from benchmarks.helpers.machines.hosts import Host, hosts, why_not
+from benchmarks.helpers.machines.links import Link
 from benchmarks.helpers.machines.served_hosts import HostsServed, serve_on_hosts
 
 __all__ = ["Host", "HostsServed", "Link", "hosts", "require_hosts", "serve_on_hosts"]

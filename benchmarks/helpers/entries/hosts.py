@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.helpers.entries.kills import ENTRIES, Callers
 from benchmarks.helpers.loads.tagged import TaggedFrame
 from benchmarks.helpers.machines.etcd import Etcd, find_etcd
-from benchmarks.helpers.machines.hosts import Host, Link, has_netem, hosts, parted, why_not
+from benchmarks.helpers.machines.hosts import Host, delays, hosts, parted, why_not
+from benchmarks.helpers.machines.links import Link
 from benchmarks.helpers.machines.served_hosts import HostsServed, serve_repository
 from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
 from planner.leases import LeasesAt
@@ -204,13 +205,13 @@ def strike(running: EntryHosts, fault: Fault, seed: int, after_s: float = AFTER_
 
 def run_faults(seed: int, *lasts_s: float) -> dict[str, Any]:
     """All faults, one after the other; {} where this machine cannot make hosts or has no etcd. With FAR_LINK
-    where the kernel can delay packets.
+    where packets can be delayed.
     """
     if why_not() or find_etcd() is None:
         return {}
     with (
         tempfile.TemporaryDirectory(prefix="ppipe-apart-") as folder,
-        entry_hosts(Path(folder), FAR_LINK if has_netem() else LINK, ipv6=True) as running,
+        entry_hosts(Path(folder), FAR_LINK if delays() else LINK, ipv6=True) as running,
     ):
         found = []
         for number, fault in enumerate(faults(*lasts_s)):

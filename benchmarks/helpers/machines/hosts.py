@@ -7,7 +7,6 @@ Rules
   an hour.
 - Memory and processes are shared: only network and clock tell the hosts apart.
 - Names begin with our process id; what is left by a run that was killed is swept by the next one.
-- Delay, loss and jitter need the kernel's netem; without it a link has its rate alone, and says so.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.helpers.machines.links import Delays, Link, shaping
+from benchmarks.helpers.machines.relay import TUN, NoRelay, Strand, relayed
+
 _NAMESPACES = Path("/run/netns")
 _PREFIX = "ppipe"
-_QUEUE_MS = 50
-"""How long a packet may wait at a link before it is lost."""
 _CLOCKS_APART_S = 3_600
 _HEADERS_BYTES = 14 + 20 + 32
 """Of a packet as the link counts it: Ethernet, IP, TCP with time stamps."""
@@ -37,21 +37,6 @@ _NOBODY = "02:00:00:00:00:01"
 
 class NoHosts(RuntimeError):
     """This machine cannot make hosts; the message says what is missing."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """Of a host, each way. Delay, jitter and loss only where the kernel has netem."""
-
-    mbit: float
-    delay_ms: float = 0.0
-    jitter_ms: float = 0.0
-    loss_percent: float = 0.0
-    burst_kbit: int = 128
-    """Of the shaper's bucket: a few frames of Ethernet, as a switch port has. Segments larger than that are
-    cut up by the sender's processor; from 512 on whole ones go through, as to a card that cuts them up
-    itself.
-    """
 
 
 @dataclass(frozen=True)
@@ -127,8 +112,14 @@ def has_clocks() -> bool:
     return shutil.which("unshare") is not None and _try(["unshare", "--time", "--monotonic=1", "--", "true"])
 
 
-def has_netem() -> bool:
-    """Whether links can have delay, jitter and loss."""
+def delays() -> Delays | None:
+    """How links can have delay, jitter and loss here; None where they cannot."""
+    if _has_netem():
+        return Delays.NETEM
+    return Delays.RELAY if os.access(TUN, os.R_OK | os.W_OK) else None
+
+
+def _has_netem() -> bool:
     with contextlib.ExitStack() as stack:
         name = f"{_PREFIX}{os.getpid()}_netem"
         _add_namespace(name, stack)
@@ -175,21 +166,49 @@ def hosts(
         _add_namespace(switch, stack)
         _in(switch, ["ip", "link", "add", "bridge", "type", "bridge"])
         _in(switch, ["ip", "link", "set", "bridge", "up"])
+        by_relay = _relayed_links(links)
+        strands = []
         for index, host in enumerate(made.values()):
             _add_namespace(host.namespace, stack)
             port = f"port{index}"
-            _run(["ip", "link", "add", port, "netns", switch, "type", "veth",
-                  "peer", "name", "fleet", "netns", host.namespace])  # fmt: skip
+            if host.name in by_relay:
+                ends = (host.namespace, "fleet"), (switch, port)
+                for namespace, device in ends:
+                    _in(namespace, ["ip", "tuntap", "add", "dev", device, "mode", "tap"])
+                strands.append(Strand(*ends, links[host.name].nature, seed=index))
+            else:
+                _run(["ip", "link", "add", port, "netns", switch, "type", "veth",
+                      "peer", "name", "fleet", "netns", host.namespace])  # fmt: skip
             _in(switch, ["ip", "link", "set", port, "master", "bridge", "up"])
             _in(host.namespace, ["ip", "addr", "add", *_with_net(host.address), "dev", "fleet"])
             _in(host.namespace, ["ip", "link", "set", "fleet", "up"])
-            _shape(host.namespace, "fleet", links[host.name])
-            _shape(switch, port, links[host.name])
+            _shape(host.namespace, "fleet", links[host.name], host.name in by_relay)
+            _shape(switch, port, links[host.name], host.name in by_relay)
+        if strands:
+            _relay(strands, stack)
         if clients is not None:
             _add_client_link(made[clients[0]], clients[1], stack)
         if among:
             _add_here(switch, _address(_HERE, ipv6), stack)
         yield made
+
+
+def _relayed_links(links: Mapping[str, Link]) -> set[str]:
+    """Names of those that netem does not delay. Raises NoHosts."""
+    delayed = {name for name, link in links.items() if not link.is_plain}
+    how = delays() if delayed else None
+    if delayed and how is None:
+        raise NoHosts(
+            f"packets cannot be delayed or lost here: the kernel has no netem, and {TUN} is missing"
+        )
+    return delayed if how is Delays.RELAY else set()
+
+
+def _relay(strands: Sequence[Strand], stack: contextlib.ExitStack) -> None:
+    try:
+        stack.enter_context(relayed(strands))
+    except NoRelay as error:
+        raise NoHosts(str(error)) from None
 
 
 def _address(number: int, ipv6: bool) -> str:
@@ -229,22 +248,14 @@ def _add_namespace(name: str, stack: contextlib.ExitStack) -> None:
     _in(name, ["ip", "link", "set", "lo", "up"])
 
 
-def _shape(namespace: str, device: str, link: Link) -> None:
-    for command in _shaping(device, link):
+def _shape(namespace: str, device: str, link: Link, by_relay: bool = False) -> None:
+    for command in shaping(device, link, by_relay):
         _in(namespace, command)
 
 
 def _shape_here(device: str, link: Link) -> None:
-    for command in _shaping(device, link):
+    for command in shaping(device, link):
         _run(command)
-
-
-def _shaping(device: str, link: Link) -> Iterator[list[str]]:
-    rate = ["rate", f"{link.mbit}mbit", "burst", f"{link.burst_kbit}kbit", "latency", f"{_QUEUE_MS}ms"]
-    yield ["tc", "qdisc", "add", "dev", device, "root", "handle", "1:", "tbf", *rate]
-    if link.delay_ms or link.jitter_ms or link.loss_percent:
-        more = ["delay", f"{link.delay_ms}ms", f"{link.jitter_ms}ms", "loss", f"{link.loss_percent}%"]
-        yield ["tc", "qdisc", "add", "dev", device, "parent", "1:1", "handle", "10:", "netem", *more]
 
 
 def _sweep() -> None:
