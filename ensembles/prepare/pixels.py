@@ -24,11 +24,11 @@ averages what is left.
 _DTYPES = {"FP32": np.float32, "FP16": np.float16}
 
 
-def encoded_pixels(encoded: bytes | memoryview, recipe: PrepareRecipe) -> Frame:
-    """Of an encoded image. Raises FrameFault."""
+def encoded_pixels(encoded: bytes | memoryview, recipe: PrepareRecipe, whole: bool = False) -> Frame:
+    """Of an encoded image. whole: never by planes, as on hosts without libturbojpeg. Raises FrameFault."""
     header = read_header(encoded, recipe.limits)
     place = placed(recipe, *header.upright)
-    pixels = scaled_planes(encoded, header, place, recipe)
+    pixels = None if whole else scaled_planes(encoded, header, place, recipe)
     if pixels is None:
         enough = (REDUCED * place.width, REDUCED * place.height) if recipe.reduced else None
         frame = decode(encoded, enough, header, recipe.order)
@@ -72,9 +72,13 @@ def _laid_out(values: npt.NDArray[Any], recipe: PrepareRecipe) -> npt.NDArray[An
     return values if recipe.layout == "nhwc" else np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-def encoded_input(encoded: bytes | memoryview, recipe: PrepareRecipe) -> npt.NDArray[Any]:
-    """An encoded image to the network's input, without batch dimension. Raises FrameFault."""
-    return normalised(encoded_pixels(encoded, recipe), recipe)
+def encoded_input(
+    encoded: bytes | memoryview, recipe: PrepareRecipe, whole: bool = False
+) -> npt.NDArray[Any]:
+    """An encoded image to the network's input, without batch dimension. whole: as encoded_pixels has it.
+    Raises FrameFault.
+    """
+    return normalised(encoded_pixels(encoded, recipe, whole), recipe)
 
 
 def raw_input(frame: Frame, recipe: PrepareRecipe) -> npt.NDArray[Any]:

@@ -16,26 +16,15 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ensembles.graphs import frame_input
-from model_repo_generator.emulated import (
-    EmulatedModel,
-    EmulatedPipeline,
-    EmulatedStage,
-)
-from planner.frames import FrameSize
-from planner.ingress import PrepareRecipe
-from planner.profile import TensorSpec
 from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.target import public_request
 from python_backend.stage.executors.emulated import frame_tag
-from tests.live.hosts import Host, HostsServed, Link, hosts, require_hosts, serve_on_hosts
+from tests.live.hosts import Host, HostsServed, Link, hosts, jpeg_model, require_hosts, serve_on_hosts
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
 
 PICTURES = make_pictures(4, seed=3, width=640, height=480)
-SIZE = 320
-
 
 _LINKS = {"entry": Link(200), "a": Link(100), "b": Link(100)}
 
@@ -58,32 +47,9 @@ class Hosts:
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     require_hosts()
     root = tmp_path_factory.mktemp("hosts")
-    recipe = PrepareRecipe(
-        kind="jpeg",
-        frame=frame_input("jpeg"),
-        channels=3,
-        height=SIZE,
-        width=SIZE,
-        mean=(0.0,) * 3,
-        std=(1.0,) * 3,
-        planned=FrameSize(640, 480, 60_000),
-    )
-    latency_us = (4_000, 5_000)
-    stages = (
-        EmulatedStage(latency_us, ("a", "b"), (TensorSpec("cut", "FP32", (20_000,)),)),
-        EmulatedStage(latency_us, ("b",), (TensorSpec("scores", "FP32", (16,)),)),
-    )
-    model = EmulatedModel(
-        name="net",
-        slo_us=400_000,
-        planned_rps=50.0,
-        input=TensorSpec("image", "FP32", (3, SIZE, SIZE)),
-        pipelines=(EmulatedPipeline(2, stages, ((8_000, 16_000),)),),
-        prepare=recipe,
-    )
     with (
         hosts(_LINKS, ("entry", Link(1_000)), clocks_apart=True) as made,
-        serve_on_hosts(root, [model], made) as served,
+        serve_on_hosts(root, [jpeg_model()], made) as served,
     ):
         yield Hosts(made, served)
 
