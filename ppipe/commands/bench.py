@@ -62,6 +62,7 @@ def bench(
     """Send frames to a deployment that `ppipe serve` runs, and compare every answer with the unsplit
     model's. Emulated workers compute nothing: where a model has some, its answers are not compared.
     """
+    from ensembles.prepare.turbojpeg import LIBRARY, library
     from ppipe.bench.frames import make_inputs_of, make_pictures
     from ppipe.bench.picture import draw
     from ppipe.bench.reference import make_references
@@ -91,6 +92,13 @@ def bench(
     emulated = emulated_models(manifest)
     computed = [spec for spec in deployment.models if spec.name not in emulated]
     references = make_references(computed, manifest, repository or workspace.repository, pictures, tensors)
+    if library() is None and any(
+        spec.preprocess is not None and spec.preprocess.kind == "jpeg" for spec in computed
+    ):
+        err.print(
+            f"this host has no {LIBRARY}: answers to frames that other hosts prepared with it count as wrong",
+            soft_wrap=True,
+        )
     for reference in references.values():
         if reference.alike:
             err.print(
