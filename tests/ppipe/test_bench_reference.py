@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from tritonclient.grpc import service_pb2
@@ -26,7 +27,7 @@ def response(*values: float) -> service_pb2.ModelInferResponse:
     return answer
 
 
-def right(*values: float) -> dict[str, np.ndarray]:
+def right(*values: float) -> dict[str, npt.NDArray[np.float32]]:
     return {name: np.array([value], np.float32) for name, value in zip("yz", values, strict=True)}
 
 
