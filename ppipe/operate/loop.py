@@ -16,25 +16,26 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field, replace
 
-from planner.manifest import DeploymentManifest
-from planner.plan import Plan
 from planner.rollout.fleet import Tables
+from planner.serial import FormatError
 from ppipe.operate.looks import Watch
 from ppipe.operate.loss_plans import NOT_ROLLED_OUT, AskedPlan, LossPlans, ServedNow
 from ppipe.operate.measured import DriftWatch, MeasureSettings, Rates, has_moved
+from ppipe.operate.others import ActedOn, Others
 from ppipe.operate.planners import LONGEST_S, Made, Planners
 from ppipe.operate.replan import Truth, flows, planned_rps, wanted_rps, with_servers
 from ppipe.operate.retries import Retries
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
-from ppipe.operate.served import Handed, handed_over, take_up, was_begun, what_is_served
+from ppipe.operate.served import take_up, what_is_served
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
-from ppipe.rollout.deployed import Deployed, start_of
+from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.live import FleetDown, served_tables
 from ppipe.rollout.preparing import make_ready
@@ -97,10 +98,7 @@ class OperateLoop:
         """The mix that what is served was last found good for."""
         self._said, self._said_last = "", ""
         self._retries = Retries(settings.rules.between_s)
-        self._kept_last: int | None = None
-        """The revision that was kept last for a rollout."""
-        self._seen: Handed | None = None
-        """What was handed over when what is served was last found to be as known."""
+        self._others = Others(deployed)
         self._stopped, self._take_up_at_s = not settings.advise, now_s
         """Whether there may be a rollout that was stopped, and when to look."""
 
@@ -181,21 +179,14 @@ class OperateLoop:
                 self._drift.planned_with({_text(key): factor for key, factor in truth.factors.items()})
 
     def _see_others(self, now_s: float) -> None:
-        """What others have rolled out, or are at, or have left. Raises as start_of, what_is_served."""
-        seen = handed_over(self._deployed)
-        if seen == self._seen:
-            return
-        start = start_of(self._deployed)
-        if start.stopped is not None:
-            if not self._stopped and not self._settings.advise:
-                self._stopped, self._take_up_at_s = True, now_s + self._settings.rules.between_s
-            return
-        known = self.served.manifest
-        if (start.manifest.epoch, start.manifest.plan_hash) != (known.epoch, known.plan_hash):
-            self._log(f"revision {start.manifest.epoch} is served, which somebody else rolled out")
-            self._serve(what_is_served(self._deployed))
+        """Raises as Others.look."""
+        found = self._others.look(self.served.manifest)
+        if found is ActedOn.UNDER_WAY and not self._stopped and not self._settings.advise:
+            self._stopped, self._take_up_at_s = True, now_s + self._settings.rules.between_s
+        elif isinstance(found, ServedNow):
+            self._log(f"revision {found.manifest.epoch} is served, which somebody else rolled out")
+            self._serve(found)
             self._end_act()
-        self._seen = seen
 
     def _serve(self, served: ServedNow) -> None:
         """That is what is served, made with nobody knows which rates."""
@@ -276,9 +267,11 @@ class OperateLoop:
         """Roll out, unless this only advises."""
         if self._settings.advise or decision.cause is None:
             return
+        kept = 0
         try:
             ready = made.ready or make_ready(self._deployed, made.plan)
-            manifest = self._keep(ready, made.plan)
+            manifest = self._others.keep(ready, made.plan, self.served.manifest.epoch)
+            kept = manifest.epoch
             entry = perform(
                 self._deployed,
                 manifest,
@@ -290,6 +283,8 @@ class OperateLoop:
             )
         except NOT_ROLLED_OUT as error:
             self._say_text(f"not rolled out: {error}")
+            with contextlib.suppress(OSError, FormatError):
+                self._others.forget_unbegun(kept)
             now_s = time.monotonic()
             self._retries.failed(truth.out, now_s)
             self._stopped, self._take_up_at_s = True, now_s + self._settings.rules.between_s
@@ -300,18 +295,6 @@ class OperateLoop:
             self._drift.planned_with({_text(key): factor for key, factor in truth.factors.items()})
             self._rolled_out(entry)
         self._end_act()
-
-    def _keep(self, ready: DeploymentManifest, plan: Plan) -> DeploymentManifest:
-        """As a revision: the last one that was kept and never begun is no longer of use."""
-        kept = self._deployed.kept
-        number = kept.next_number(self.served.manifest.epoch)
-        if self._kept_last is not None and not was_begun(self._deployed, self._kept_last):
-            kept.forget(self._kept_last)
-            number = min(number, self._kept_last)
-        manifest = replace(ready, epoch=number)
-        kept.keep(manifest, plan)
-        self._kept_last = number
-        return manifest
 
     def _end_act(self) -> None:
         self._asked = None

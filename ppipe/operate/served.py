@@ -7,19 +7,14 @@ Rules
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
-
 from planner import serial
-from planner.manifest import MANIFEST_NAME, DeploymentManifest
+from planner.manifest import DeploymentManifest
 from planner.plan import Plan
-from planner.revision import TABLE_NAME, run_of
 from planner.rollout.check import RolloutFault
 from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.replan import Truth
 from ppipe.rollout.deployed import Deployed, start_of
 from ppipe.rollout.history import HistoryEntry
-from ppipe.rollout.record import load_record
 from ppipe.rollout.rollout import Progress, Rows, perform
 
 
@@ -46,33 +41,6 @@ def _plan_of(deployed: Deployed, manifest: DeploymentManifest) -> Plan:
             "first, or plan and generate again"
         )
     return plan
-
-
-class Handed(NamedTuple):
-    """What changes whenever another table is handed over, or servers begin with another revision."""
-
-    run: str
-    table_ns: int
-    generated_ns: int
-
-
-def handed_over(deployed: Deployed) -> Handed:
-    """As it is now: cheap to ask."""
-    table, generated = deployed.tables / TABLE_NAME, deployed.repository / MANIFEST_NAME
-    return Handed(run_of(deployed.answers), _changed_ns(table), _changed_ns(generated))
-
-
-def _changed_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
-def was_begun(deployed: Deployed, number: int) -> bool:
-    """Whether a rollout to this revision, or from it, was the last that was begun. Raises FormatError."""
-    record = load_record(deployed.workspace.root)
-    return record is not None and number in (record.origin, record.target)
 
 
 def take_up(deployed: Deployed, progress: Progress, before: Rows) -> HistoryEntry | None:
