@@ -18,11 +18,22 @@ class Fanout:
     most: int
 
     @property
+    def least_variance(self) -> float:
+        """Of whole numbers: a mean that is none needs some."""
+        over = self.mean % 1.0
+        return over * (1.0 - over)
+
+    @property
+    def variance(self) -> float:
+        """Of the number of frames."""
+        return max(self.deviation**2, self.least_variance)
+
+    @property
     def bunch(self) -> float:
         """E[N^2] / E[N]: of how many frames the bunch is that a frame finds itself in, on average. As they
         come at once, it is also the index of dispersion of their arrivals where answers are Poisson.
         """
-        return self.mean + self.deviation**2 / self.mean
+        return self.mean + self.variance / self.mean
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _dispersion(cascade: Cascade, model: str, outer: float) -> float:
     found = outer
     for member in cascade.way_to(model)[1:]:
         fanout = member.fanout
-        found = fanout.deviation**2 / fanout.mean + fanout.mean * found
+        found = fanout.variance / fanout.mean + fanout.mean * found
     return found
 
 

@@ -25,6 +25,8 @@ CROPS = "crops"
 _WITH_BOXES = ("detection", "text")
 _SPREAD = 4
 """Standard deviations above the mean that `most` is, where it is not stated."""
+_ROUNDING = 1e-3
+"""A deviation is stated in a few digits."""
 _FROM_CASCADE = ("slo_ms", "rate_rps", "weight", "streams")
 
 
@@ -55,14 +57,29 @@ class MemberSpec(Spec):
             raise ValueError(
                 f"{self.model}: most {self.most} is below count {self.count:g}, which is the mean"
             )
+        self._spread()
         return self
+
+    def _spread(self) -> None:
+        """Numbers from 0 to the most, with this mean, spread so far at most. Raises ValueError."""
+        if self.count is None or self.most is None or self.deviation is None:
+            return
+        widest = _widest(self.count, self.most)
+        if self.deviation > widest * (1 + _ROUNDING):
+            raise ValueError(
+                f"{self.model}: deviation {self.deviation:g} is too large: numbers of at most {self.most} "
+                f"with a mean of {self.count:g} have one of at most {widest:.3g}"
+            )
 
     def to_member(self) -> Member:
         """As the planner's type."""
         if self.of is None or self.count is None:
             return Member(self.model)
         deviation = math.sqrt(self.count) if self.deviation is None else self.deviation
-        most = self.most or math.ceil(self.count + _SPREAD * deviation)
+        # The second: where the spread is so wide that few frames in many bring nearly all.
+        most = self.most or math.ceil(self.count + max(_SPREAD * deviation, 2 * deviation**2 / self.count))
+        if self.deviation is None:
+            deviation = min(deviation, _widest(self.count, most))
         return Member(self.model, self.of, Fanout(self.count, deviation, most), self.make)
 
 
@@ -143,6 +160,11 @@ class CascadeSpec(Spec):
             weight=1.0 if self.weight is None and self.rate_rps is None else self.weight,
             rate_rps=self.rate_rps,
         )
+
+
+def _widest(mean: float, most: int) -> float:
+    """Standard deviation of numbers that are 0 or the most, with this mean."""
+    return math.sqrt(mean * max(0.0, most - mean))
 
 
 def with_slos(plain: Any) -> Any:

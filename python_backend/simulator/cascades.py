@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from planner.serving import ServedModel
 from python_backend.simulator.arrivals import parse_arrivals
 from python_backend.simulator.bunches import SUPERSEDED, serve_bunches
 from python_backend.simulator.capacity import Workload
+from python_backend.simulator.fanouts import draw_counts
 
 Times = npt.NDArray[np.int64]
 
@@ -130,22 +130,6 @@ def _bunches(parents: _Answered, fanout: Fanout, seed: Sequence[int]) -> tuple[T
     # Drawn for every parent, so that the same parent has the same crops whatever became of others.
     counts = draw_counts(fanout, len(parents.origin), np.random.default_rng(seed))[answered]
     return np.repeat(parents.origin[answered], counts), np.repeat(parents.at_us[answered], counts)
-
-
-def draw_counts(fanout: Fanout, size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """How many frames come of each of `size` answers: Poisson where mean and variance are equal, negative
-    binomial where the variance is larger, binomial where it is smaller; none above `most`.
-    """
-    mean, variance = fanout.mean, fanout.deviation**2
-    drawn: Any
-    if variance > mean:
-        drawn = rng.negative_binomial(mean**2 / (variance - mean), mean / variance, size)
-    elif variance == mean:
-        drawn = rng.poisson(mean, size)
-    else:
-        trials = max(1, round(mean**2 / (mean - variance)), int(np.ceil(mean)))
-        drawn = rng.binomial(trials, min(1.0, mean / trials), size)
-    return np.asarray(np.minimum(drawn, fanout.most), dtype=np.int64)
 
 
 def _quantile(values: Times, share: float) -> float:

@@ -13,7 +13,7 @@ from planner.streams import StreamPolicy
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.simulator.bunches import NEVER_ANSWERED, serve_bunches
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.cascades import draw_counts, simulate_cascade
+from python_backend.simulator.cascades import simulate_cascade
 from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.jitter import Jitter
 from tests.simulator.test_simulation import mixed_model, single
@@ -71,20 +71,6 @@ def test_what_the_first_leaves_of_its_part_the_next_one_has() -> None:
     cascade, served = pair(27_000, single(5_000, 1, 7_000))
     found = simulate_cascade(cascade, served, 5.0, Workload("cameras:fps=5", 5.0, (1,)))
     assert found.complete == found.offered
-
-
-@pytest.mark.parametrize(
-    ("mean", "deviation"),
-    [(4.0, 0.0), (4.0, 1.5), (4.0, 2.0), (4.0, 5.0), (0.5, 0.7), (0.5, 0.5), (3.0, 3.0)],
-)
-def test_counts_have_the_mean_and_spread_that_were_asked(mean: float, deviation: float) -> None:
-    drawn = draw_counts(Fanout(mean, deviation, 1_000), 20_000, np.random.default_rng(1))
-    assert drawn.mean() == pytest.approx(mean, rel=0.03)
-    assert drawn.std() == pytest.approx(deviation, rel=0.05)
-
-
-def test_no_more_come_than_the_most() -> None:
-    assert draw_counts(Fanout(8.0, 8.0, 20), 10_000, np.random.default_rng(1)).max() == 20
 
 
 def test_the_same_seed_gives_the_same_report() -> None:

@@ -22,7 +22,7 @@ from planner.cascades.data import Cascade
 from planner.problem import Problem
 from planner.profile import ModelProfile
 from python_backend.simulator.capacity import TARGET, Workload, highest_reached
-from python_backend.simulator.cascades import draw_counts
+from python_backend.simulator.fanouts import draw_counts
 
 Times = npt.NDArray[np.int64]
 _REJECTED = -1

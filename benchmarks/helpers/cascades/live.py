@@ -28,7 +28,8 @@ from ppipe.bench.workload import Arrival, RequestTrace
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from python_backend.simulator.capacity import TARGET, Workload, highest_reached
-from python_backend.simulator.cascades import draw_counts, simulate_cascade
+from python_backend.simulator.cascades import simulate_cascade
+from python_backend.simulator.fanouts import draw_counts
 
 _INPUT = TensorSpec("frame", "FP32", (256,))
 _OUTPUT = (TensorSpec("scores", "FP32", (16,)),)
