@@ -12,6 +12,7 @@ frames were complete in time, and how many of the same arrivals, with the same c
 from __future__ import annotations
 
 import dataclasses
+import resource
 import statistics
 import time
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from tests.fixtures.made_problems import MadeSize, made_problem
 CROPS = Fanout(mean=4.0, deviation=4.0, most=20)
 FEW = Fanout(mean=2.0, deviation=1.0, most=6)
 """Of small cases, whose five GPUs are soon full."""
-_FLEET = MadeSize(gpus=12, classes=2, models=2, blocks=6, max_slices=2)
+_GPUS, _CLASSES = 12, 2
 _SMALL = MadeSize(gpus=5, classes=2, models=2, blocks=3, max_slices=1)
 LOADS = (0.7, 0.9)
 """Of what the simulation serves, on real servers."""
@@ -45,14 +46,21 @@ _BUILD_RPS = 200.0
 
 
 def run(
-    fleets: int = 3, small: int = 6, seconds: float = 10.0, seed: int = 1, live_seconds: float = 60.0
+    fleets: int = 3,
+    small: int = 6,
+    seconds: float = 10.0,
+    seed: int = 1,
+    live_seconds: float = 60.0,
+    gpus: int = _GPUS,
+    classes: int = _CLASSES,
 ) -> Mapping[str, Any]:
     """The figures of this benchmark. fleets, small: how many made problems of each kind; live_seconds: of
-    each load on real servers, 0 for none.
+    each load on real servers, 0 for none; gpus, classes: of each fleet.
     """
     if fleets < 1 and small < 1 and live_seconds <= 0:
         raise ValueError("fleets 0, small 0, live_seconds 0: nothing to measure; give one of them above 0")
-    rows = [_compared(seed + number, seconds) for number in range(fleets)]
+    size = MadeSize(gpus=gpus, classes=classes, models=2, blocks=6, max_slices=2)
+    rows = [_compared(size, seed + number, seconds) for number in range(fleets)]
     gaps = [_division_gap(seed + number) for number in range(small)]
     live = measure_live(CROPS, LOADS, live_seconds) if live_seconds > 0 else []
     figures: dict[str, Any] = {"fleets": rows, "live": [dataclasses.asdict(row) for row in live]}
@@ -82,13 +90,13 @@ def cascaded(size: MadeSize, seed: int, crops: Fanout) -> Problem:
     return dataclasses.replace(problem, cascades=(cascade,))
 
 
-def _compared(seed: int, seconds: float) -> dict[str, Any]:
+def _compared(size: MadeSize, seed: int, seconds: float) -> dict[str, Any]:
     """One fleet: capacities of the cascade, and of the models apart, on the same arrivals."""
-    problem = cascaded(_FLEET, seed, CROPS)
+    problem = cascaded(size, seed, CROPS)
     workload = Workload(seconds=seconds, seeds=(1, 2))
-    began_s = time.monotonic()
-    chosen, made, _ = best_of_cascades(problem, links="placed")
-    search_s = time.monotonic() - began_s
+    began_s, began_cpu_s = time.monotonic(), _cpu_s()
+    chosen, made, tried = best_of_cascades(problem, links="placed")
+    search_s, search_cpu_s = time.monotonic() - began_s, _cpu_s() - began_cpu_s
     best = cascade_capacities(made, chosen, workload, "placed", _GRID)["crops"]
     apart_rps = best_apart(problem, workload, best)
     (served,) = simulate_cascades(made, chosen, None, best, workload, "placed")
@@ -98,10 +106,18 @@ def _compared(seed: int, seconds: float) -> dict[str, Any]:
         "together_rps": round(best, 2),
         "apart_rps": round(apart_rps, 2),
         "gain": round(best / apart_rps, 3) if apart_rps else float("inf"),
+        "found_rps": round(tried[-1].score, 2),
         "search_s": round(search_s, 1),
+        "search_cpu_s": round(search_cpu_s, 1),
         "unanswered": served.offered - ends,
         "partial_share": served.partial / served.offered,
     }
+
+
+def _cpu_s() -> float:
+    """Of this process and those that it has waited for."""
+    used = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _division_gap(seed: int) -> float:
@@ -131,4 +147,6 @@ if __name__ == "__main__":
         seconds=10.0,
         seed=1,
         live_seconds=60.0,
+        gpus=_GPUS,
+        classes=_CLASSES,
     )

@@ -6,7 +6,9 @@ Rules: each member stands after the one that feeds it; the first is fed by clien
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from planner.serial import LATER
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,15 @@ class Fanout:
 @dataclass(frozen=True)
 class Member:
     """One model of a cascade. of: whose answers become its frames; '': it takes the cascade's own. make: how,
-    'crops' (one of each box) or a Python function 'package.module:callable'.
+    'crops' (one of each box) or a Python function 'package.module:callable'. headroom: it is planned for so
+    many times its frames, since bunches of them need workers that rest in between.
     """
 
     model: str
     of: str = ""
     fanout: Fanout = Fanout(1.0, 0.0, 1)
     make: str = ""
+    headroom: float = field(default=1.0, metadata=LATER)
 
 
 @dataclass(frozen=True)

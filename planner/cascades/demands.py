@@ -39,11 +39,12 @@ def divided_as_planned(problem: Problem, plan: Plan) -> Problem:
 
 def _inner(problem: Problem, cascade: Cascade, demand: Demand, parts: Parts) -> Demand:
     frames = cascade.frames_of(demand.model)
+    planned = frames * cascade.member(demand.model).headroom
     return replace(
         demand,
         slo_us=parts[demand.model],
-        weight=None if cascade.weight is None else cascade.weight * frames,
-        rate_rps=None if cascade.rate_rps is None else cascade.rate_rps * frames,
+        weight=None if cascade.weight is None else cascade.weight * planned,
+        rate_rps=None if cascade.rate_rps is None else cascade.rate_rps * planned,
         flow=InnerFlow(
             bunch=cascade.member(demand.model).fanout.bunch,
             dispersion=_dispersion(cascade, demand.model, problem.options.dispersion),

@@ -27,12 +27,15 @@ def plan_cascades(
     division, where it is known; the plan's bound is then of that division. Raises ProblemError, Infeasible.
     """
     _validate(problem)
+    problem_hash = serial.content_hash(problem)
+    if parts is not None and all(demand.batch_build_rps is not None for demand in problem.demands):
+        made = plan(divided(problem, parts))
+        return replace(made, cascades=planned_cascades(problem, made), problem_hash=problem_hash)
     first = _by_need(by_pool(problem))
     # The rates at which batches fill are those of one division, so that all are measured alike.
     rates = {
         demand.model: demand.batch_build_rps for demand in with_build_rates(divided(problem, first)).demands
     }
-    problem_hash = serial.content_hash(problem)
     demands = tuple(replace(one, batch_build_rps=rates[one.model]) for one in problem.demands)
     problem = replace(problem, demands=demands)
     if parts is not None:

@@ -1,8 +1,8 @@
 """The plan of a problem with cascades that serves most: many are made, and each is simulated.
 
 Plans of one objective serve very different loads: the objective does not know how long bunches of frames
-wait. So margins and the division of the SLO are searched around the plans of common margins, by what plans
-serve.
+wait. So margins, the division of the SLO and that of the GPUs are searched around the plans of common
+margins, by what plans serve.
 
 Max-rate: the plan that serves most, as the least of capacity over weight among cascades and other models.
 Min-cost: the cheapest plan of which every cascade and model serves its rate; if none does, the one that comes
@@ -91,20 +91,32 @@ class _Search:
         rng = random.Random(0)
         for _ in range(max(min(LEAST_ROUNDS, ROUNDS), round(ROUNDS * part))):
             parts = parts_of(self.best.plan, self.problem)
-            choices = [another(self.problem, self.best.choice, parts, rng) for _ in range(AT_ONCE)]
+            fill_rps = rates_served(self.best, self.problem)
+            choices = [another(self.problem, self.best.choice, parts, fill_rps, rng) for _ in range(AT_ONCE)]
             self._try(choices, "fast", seconds, pool)
-        found = tuple(parts_of(self.best.plan, self.problem).items())
-        self._try([replace(self.best.choice, parts=found)], "proven", seconds, pool)
+        self._prove(seconds, pool)
         chosen = self.best.choice.problem(self.problem)
         return chosen, self.best.plan, tuple(self.steps)
 
-    def _try(self, choices: Sequence[Choice], mode: str, seconds: float, pool: Executor | None) -> None:
+    def _prove(self, seconds: float, pool: Executor | None) -> None:
+        """The best choice planned as well as can be; the same plan with its proof is as good."""
+        assert self.best is not None
+        fast = self.best
+        parts = tuple(parts_of(fast.plan, self.problem).items())
+        (proven,) = self._try([replace(fast.choice, parts=parts)], "proven", seconds, pool)
+        if proven is not None and _served_alike(proven.plan) == _served_alike(fast.plan):
+            self.best = replace(fast, plan=proven.plan)
+            self.steps = [self.best if step is fast else step for step in self.steps]
+
+    def _try(
+        self, choices: Sequence[Choice], mode: str, seconds: float, pool: Executor | None
+    ) -> list[Tried | None]:
         run: Callable[..., Iterable[Any]] = map if pool is None else pool.map
         workload = Workload(arrivals=self.problem.options.expect.arrivals, seconds=seconds, seeds=SEEDS)
         known = frozenset(self.seen)
         jobs = [(self.problem, one, mode, self.links, workload, self.best, known) for one in choices]
-        found: Iterable[Tried | None]
-        found = telling(self.progress, "planning and simulating", run(_tried, jobs), len(jobs))
+        tried: Iterable[Tried | None] = run(_tried, jobs)
+        found = list(telling(self.progress, "planning and simulating", tried, len(jobs)))
         for one in found:
             if one is None:
                 continue
@@ -113,6 +125,7 @@ class _Search:
                 self.steps.append(one)
             if one.served_rps and is_better(self.problem, one, self.best):
                 self.best = one
+        return found
 
 
 def _tried(
@@ -128,13 +141,15 @@ def _tried(
     wanted = _wanted(problem)
     if best is not None and not _may_be_better(problem, made, best, known):
         return Tried(choice, made, {}, 0.0)
+    least: dict[str, float] = {}
     if best is not None:
         least = {name: _to_beat(problem, best) * rate for name, rate in wanted.items()}
         if not serve_enough(made, one, least, workload, links):
             return Tried(choice, made, {}, 0.0)
-    served = cascade_capacities(made, one, workload, links)
+    served = cascade_capacities(made, one, workload, links, reached_rps=least)
     others = plan_capacities(without_cascades(made, one), one, workload=workload, links=links)
-    served |= {name: capacity.load_rps for name, capacity in others.items()}
+    # Capacities are found on a grid of each plan's own, which may pass over what was just served.
+    served |= {name: max(least.get(name, 0.0), capacity.load_rps) for name, capacity in others.items()}
     return Tried(choice, made, served, min(rps / wanted[name] for name, rps in served.items()))
 
 
@@ -145,6 +160,22 @@ def parts_of(made: Plan, problem: Problem) -> dict[str, int]:
         for cascade in problem.cascades
         for member in cascade.members
     }
+
+
+def rates_served(tried: Tried, problem: Problem) -> dict[str, float]:
+    """Frames/s of every model that a plan serves; for min-cost what is wanted, if that is less."""
+    served = dict(tried.served_rps)
+    if problem.options.objective is Objective.MIN_COST:
+        served = {name: min(rps, served[name]) for name, rps in _wanted(problem).items()}
+    inner = {
+        member.model: served[cascade.name] * cascade.frames_of(member.model)
+        for cascade in problem.cascades
+        for member in cascade.members
+    }
+    rates = {
+        demand.model: inner.get(demand.model, served.get(demand.model, 0.0)) for demand in problem.demands
+    }
+    return {model: rps for model, rps in rates.items() if rps > 0}
 
 
 def _may_be_better(problem: Problem, made: Plan, best: Tried, known: frozenset[str]) -> bool:

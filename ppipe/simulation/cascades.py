@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from rich.table import Table
 
@@ -13,8 +14,8 @@ from planner.plan import Plan
 from planner.problem import Problem
 from planner.serving import ServedModel
 from planner.serving_build import Links, served_model
-from python_backend.simulator.capacity import TARGET, Workload, highest_reached
-from python_backend.simulator.cascades import CascadeReport, MemberReport, simulate_cascade
+from python_backend.simulator.capacity import Workload, highest_reached, try_load
+from python_backend.simulator.cascades import CascadeReport, MemberReport, is_reached, simulate_cascade
 
 CAPACITY_GRID = 0.01
 """Capacities are found to this share of the planned rate."""
@@ -39,45 +40,55 @@ def simulate_cascades(
 
 
 def cascade_capacities(
-    plan: Plan, problem: Problem, workload: Workload, links: Links, grid: float = CAPACITY_GRID
+    plan: Plan,
+    problem: Problem,
+    workload: Workload,
+    links: Links,
+    grid: float = CAPACITY_GRID,
+    reached_rps: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """The highest load of every cascade of which 99 % of the frames are complete, in its own frames/s. grid:
-    the share of the planned rate to which it is found.
+    the share of the planned rate to which it is found. reached_rps: loads that are served, as is known.
     """
-    return {
-        cascade.name: _capacity_rps(
-            cascade, _served(plan, problem, cascade, links), _planned_rps(plan, cascade), workload, grid
-        )
-        for cascade in problem.cascades
-    }
+    known = reached_rps or {}
+    found = {}
+    for cascade in problem.cascades:
+        planned_rps, least_rps = _planned_rps(plan, cascade), known.get(cascade.name, 0.0)
+        rates = [planned_rps * grid * step for step in range(1, round(2 / grid) + 1)]
+        rates = [rate for rate in rates if rate > least_rps]
+        served = _served(plan, problem, cascade, links)
+        reached = partial(_is_reached, cascade, served, rates, workload)
+        index = highest_reached(rates, least_rps or planned_rps, reached)
+        found[cascade.name] = rates[index] if index >= 0 else least_rps
+    return found
 
 
-def _capacity_rps(
-    cascade: Cascade, served: dict[str, ServedModel], planned_rps: float, workload: Workload, grid: float
-) -> float:
-    rates = [planned_rps * grid * step for step in range(1, round(2 / grid) + 1)]
-    index = highest_reached(
-        rates, planned_rps, lambda index: _attainment(cascade, served, rates[index], workload) >= TARGET
-    )
-    return rates[index] if index >= 0 else 0.0
-
-
-def _attainment(
-    cascade: Cascade, served: dict[str, ServedModel], rate_rps: float, workload: Workload
-) -> float:
-    """Mean over the workload's seeds."""
-    each = [dataclasses.replace(workload, seeds=(seed,)) for seed in workload.seeds]
-    return sum(simulate_cascade(cascade, served, rate_rps, one).attainment for one in each) / len(each)
+def _is_reached(
+    cascade: Cascade,
+    served: Mapping[str, ServedModel],
+    rates: Sequence[float],
+    workload: Workload,
+    index: int,
+) -> bool:
+    return is_reached(cascade, served, rates[index], workload)
 
 
 def serve_enough(
-    plan: Plan, problem: Problem, wanted_rps: dict[str, float], workload: Workload, links: Links
+    plan: Plan, problem: Problem, wanted_rps: Mapping[str, float], workload: Workload, links: Links
 ) -> bool:
-    """Whether 99 % of every cascade's frames are complete at these rates, by cascade."""
+    """Whether 99 % of the frames of every cascade, and of every model that is in none, are answered whole in
+    time at these rates, by name.
+    """
+    apart = without_cascades(plan, problem)
     return all(
-        _attainment(cascade, _served(plan, problem, cascade, links), wanted_rps[cascade.name], workload)
-        >= TARGET
+        is_reached(cascade, _served(plan, problem, cascade, links), wanted_rps[cascade.name], workload)
         for cascade in problem.cascades
+    ) and all(
+        try_load(
+            served_model(apart, problem, model.model, links), "adaptive", wanted_rps[model.model], workload
+        ).attainment
+        is not None
+        for model in apart.models
     )
 
 

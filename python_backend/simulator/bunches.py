@@ -7,7 +7,8 @@ offers them, then the core's timer.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import numpy as np
@@ -28,6 +29,37 @@ SUPERSEDED = -2
 Times = npt.NDArray[np.int64]
 
 
+class TooMuchMissing(Exception):
+    """More frames lack something than may."""
+
+
+class Missing:
+    """Which of a cascade's own frames lack something."""
+
+    def __init__(self, frames: int, most: int) -> None:
+        self._lacks = bytearray(frames)
+        self._left = most
+
+    def add(self, frame: int) -> None:
+        """It lacks something, perhaps not for the first time. Raises TooMuchMissing."""
+        if not self._lacks[frame]:
+            self._lacks[frame] = 1
+            self._left -= 1
+            if self._left < 0:
+                raise TooMuchMissing
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What of a member's frames is told to `missing` as soon as it is known: those that are dropped, and
+    those answered after `until_us`. origin: of which of the cascade's frames each comes.
+    """
+
+    missing: Missing
+    origin: Sequence[int]
+    until_us: Sequence[int]
+
+
 def serve_bunches(
     served: ServedModel,
     come_us: Times,
@@ -35,24 +67,26 @@ def serve_bunches(
     workload: Workload,
     policy: str = "adaptive",
     places: Iterator[tuple[str, int]] | None = None,
+    watch: Watch | None = None,
 ) -> Times:
     """When each frame was answered; NEVER_ANSWERED or SUPERSEDED if it was dropped. come_us: rising.
 
-    places: of each frame in turn, its stream and its place there; None: frames name no stream.
+    places: of each frame in turn, its stream and its place there; None: frames name no stream. Raises
+    TooMuchMissing where `watch` says so.
     """
-    run = _Run(
-        served, workload, policy, len(come_us), itertools.repeat(("", -1)) if places is None else places
-    )
+    come, due = come_us.tolist(), deadline_us.tolist()
+    nowhere = itertools.repeat(("", -1))
+    run = _Run(served, workload, policy, len(come), nowhere if places is None else places, watch)
     first = 0
-    while first < len(come_us):
-        now_us, last = int(come_us[first]), first
-        while last < len(come_us) and come_us[last] == now_us:
+    while first < len(come):
+        now_us, last = come[first], first
+        while last < len(come) and come[last] == now_us:
             last += 1
         run.go_on(now_us)
-        run.arrive(now_us, [(number, int(deadline_us[number])) for number in range(first, last)])
+        run.arrive(now_us, [(number, due[number]) for number in range(first, last)])
         first = last
     run.go_on(NEVER)
-    return run.answered_us
+    return np.array(run.answered_us, dtype=np.int64)
 
 
 class _Run:
@@ -63,9 +97,11 @@ class _Run:
         policy: str,
         frames: int,
         places: Iterator[tuple[str, int]],
+        watch: Watch | None,
     ) -> None:
         self._places = places
-        self.answered_us = np.full(frames, NEVER_ANSWERED, dtype=np.int64)
+        self._watch = watch
+        self.answered_us = [NEVER_ANSWERED] * frames
         self._core = SchedulerCore(served, policy)
         self._execution = workload.execution(served, workload.seeds[0])
         self._entry = None if served.entry is None else Entry(served.entry, Links())
@@ -112,6 +148,8 @@ class _Run:
                 assert isinstance(action, Drop)
                 if action.reason is DropReason.SUPERSEDED:
                     self.answered_us[action.request_id] = SUPERSEDED
+                elif self._watch is not None:
+                    self._watch.missing.add(self._watch.origin[action.request_id])
 
     def _dispatch(self, dispatch: Dispatch, now_us: int) -> None:
         ticket = dispatch.ticket
@@ -127,7 +165,15 @@ class _Run:
             completed = StageCompleted(ticket.batch_id, ticket.attempt, stage, end_us)
             heappush(self._completions, (end_us, self._serial, completed))
         if ticket.first_stage + len(ends) - 1 == self._last_stage[ticket.pipeline]:
-            self.answered_us[list(dispatch.request_ids)] = answered_us
+            self._answered(dispatch.request_ids, answered_us)
+
+    def _answered(self, numbers: Sequence[int], at_us: int) -> None:
+        for number in numbers:
+            self.answered_us[number] = at_us
+        if self._watch is not None:
+            for number in numbers:
+                if at_us > self._watch.until_us[number]:
+                    self._watch.missing.add(self._watch.origin[number])
 
     def _load(self, frames: int) -> BatchLoad | None:
         """What a batch of planned frames brings."""

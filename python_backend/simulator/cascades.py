@@ -16,7 +16,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,8 @@ import numpy.typing as npt
 from planner.cascades.data import Cascade, Fanout
 from planner.serving import ServedModel
 from python_backend.simulator.arrivals import parse_arrivals
-from python_backend.simulator.bunches import SUPERSEDED, serve_bunches
-from python_backend.simulator.capacity import Workload
+from python_backend.simulator.bunches import SUPERSEDED, Missing, TooMuchMissing, Watch, serve_bunches
+from python_backend.simulator.capacity import TARGET, Workload
 from python_backend.simulator.fanouts import draw_counts
 
 Times = npt.NDArray[np.int64]
@@ -72,11 +72,39 @@ class _Answered:
     in_time: npt.NDArray[np.bool_]
 
 
+def is_reached(
+    cascade: Cascade,
+    served: Mapping[str, ServedModel],
+    rate_rps: float,
+    workload: Workload,
+    target: float = TARGET,
+) -> bool:
+    """Whether the attainment at `rate_rps`, in the mean over the workload's seeds, is the target or more. A
+    run that cannot reach it any more is broken off. Raises ArrivalError.
+    """
+    # The mean over seeds weighs each seed alike, whatever its number of frames.
+    allowed = (1.0 - target) * len(workload.seeds) + 1e-12
+    for seed in workload.seeds:
+        one = replace(workload, seeds=(seed,))
+        try:
+            allowed -= 1.0 - simulate_cascade(cascade, served, rate_rps, one, allowed).attainment
+        except TooMuchMissing:
+            return False
+        if allowed < 0:
+            return False
+    return True
+
+
 def simulate_cascade(
-    cascade: Cascade, served: Mapping[str, ServedModel], rate_rps: float, workload: Workload
+    cascade: Cascade,
+    served: Mapping[str, ServedModel],
+    rate_rps: float,
+    workload: Workload,
+    may_lack: float = 1.0,
 ) -> CascadeReport:
     """Serve `rate_rps` frames/s of the cascade with the workload's first seed. served: each member, its SLO
-    being its part. Raises ArrivalError.
+    being its part. Raises ArrivalError; TooMuchMissing once more than the share `may_lack` of the frames
+    offered lacks something.
     """
     seed = workload.seeds[0]
     times = parse_arrivals(workload.arrivals, rate_rps).times_us(workload.seconds, seed, cascade.name)
@@ -84,6 +112,7 @@ def simulate_cascade(
     answers: dict[str, _Answered] = {}
     ended_us, whole = born_us.copy(), np.ones(len(born_us), dtype=bool)
     first = cascade.members[0].model
+    missing = None if may_lack >= 1 else Missing(len(born_us), int(may_lack * len(born_us)))
     for number, member in enumerate(cascade.members):
         model = served[member.model]
         if member.of:
@@ -93,8 +122,10 @@ def simulate_cascade(
         allowed_us = sum(served[each.model].slo_us for each in cascade.way_to(member.model))
         places = None if member.of else workload.places()
         due_us = born_us[origin] + allowed_us
-        answered_us = serve_bunches(model, come_us, due_us, workload, places=places)
-        in_time = (answered_us >= 0) & (answered_us <= born_us[origin] + cascade.slo_us)
+        until_us = born_us[origin] + cascade.slo_us
+        watch = None if missing is None else Watch(missing, origin.tolist(), until_us.tolist())
+        answered_us = serve_bunches(model, come_us, due_us, workload, places=places, watch=watch)
+        in_time = (answered_us >= 0) & (answered_us <= until_us)
         answers[member.model] = _Answered(origin, answered_us, in_time)
         np.maximum.at(ended_us, origin, answered_us)
         np.logical_and.at(whole, origin, in_time)

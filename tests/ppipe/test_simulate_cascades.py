@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from planner.cascades.data import Cascade, Fanout, Member
+from planner.cascades.demands import divided
+from planner.plan import Plan
 from planner.planning import plan
-from planner.problem import Demand, Objective, PlanOptions
+from planner.problem import Demand, Objective, PlanOptions, Problem
 from planner.serial import content_hash
 from ppipe.cli import run
 from ppipe.simulation import cascade_choice, cascade_margin
+from ppipe.simulation.cascades import cascade_capacities, serve_enough
 from ppipe.workspace import Workspace, save
+from python_backend.simulator.capacity import Workload
 from tests.fixtures.made_problems import MadeSize, made_problem
 
 
@@ -100,12 +104,14 @@ def test_choices_divide_the_whole_slo_along_every_way() -> None:
     parts = {"net00": 30_000, "net01": 30_000, "net02": 40_000, "net03": 70_000}
     choice, rng, seen = cascade_choice.alike(problem, 0.2), random.Random(1), set()
     for _ in range(200):
-        choice = cascade_choice.another(problem, choice, parts, rng)
+        choice = cascade_choice.another(problem, choice, parts, {"net00": 90.0}, rng)
         parts = dict(choice.parts)
         assert min(parts.values()) > 0
         assert parts["net00"] + parts["net01"] + parts["net02"] == 100_000
         assert parts["net00"] + parts["net03"] == 100_000
         assert {margin for _, margin in choice.margins} <= {0.2, *cascade_choice.MARGINS}
+        assert {by for _, by in choice.headroom} <= set(cascade_choice.HEADROOM)
+        assert choice.problem(problem).demands[0].batch_build_rps == 90.0
         seen.add(choice)
     assert len(seen) > 150
 
@@ -121,3 +127,55 @@ def test_where_all_rates_are_served_the_cheapest_plan_is_the_best(folder: Path) 
     better = [cascade_margin.is_better(problem, one, enough) for one in (enough, dearer, short, cheaper)]
     assert better == [False, False, False, True]
     assert cascade_margin.is_better(problem, enough, short)
+
+
+def test_a_load_that_is_served_is_found_though_it_lies_between_the_steps(folder: Path) -> None:
+    """Each plan's steps are shares of its own rate: a plan must not seem to serve less than was just seen."""
+    problem, made = Workspace(folder).load_problem(), Workspace(folder).load_plan()
+    workload = Workload(seconds=2.0, seeds=(1,))
+    (fine,) = cascade_capacities(made, problem, workload, "placed", 0.01).values()
+    seen = {"pair": 0.98 * fine}
+    assert serve_enough(made, problem, seen | {"net02": 0.1}, workload, "placed")
+    (coarse,) = cascade_capacities(made, problem, workload, "placed", 0.5, seen).values()
+    assert coarse >= seen["pair"]
+
+
+def test_other_models_must_serve_enough_too(folder: Path) -> None:
+    problem, made = Workspace(folder).load_problem(), Workspace(folder).load_plan()
+    workload = Workload(seconds=2.0, seeds=(1,))
+    much = 2 * made.model("net02").throughput_rps
+    assert not serve_enough(made, problem, {"pair": 0.1, "net02": much}, workload, "placed")
+
+
+def test_a_member_with_headroom_has_workers_for_more_frames_than_come(folder: Path) -> None:
+    problem = Workspace(folder).load_problem()
+    choice = cascade_choice.alike(problem, 0.3)
+    roomy = replace(choice, headroom=(("net01", 1.2),)).problem(problem)
+    parts = {"net00": 200_000, "net01": 200_000}
+    plain, inner = (divided(one, parts).demands for one in (choice.problem(problem), roomy))
+    assert [one.weight for one in inner] == [1.0, 1.2 * 2.0, 1.0]
+    assert [one.flow for one in inner] == [one.flow for one in plain], "no more frames come for that"
+    made = plan(roomy, mode="fast", parts=parts)
+    (pair,) = made.cascades
+    assert made.model("net01").throughput_rps >= 1.19 * 2.0 * made.objective
+    assert pair.parts[1].frames == 2.0
+
+
+def test_the_same_plan_proven_keeps_its_proof(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade_margin, "MARGINS", (0.3,))
+    monkeypatch.setattr(cascade_margin, "SECONDS", 1.0)
+    monkeypatch.setattr(cascade_margin, "ROUNDS", 0)
+    monkeypatch.setattr(cascade_margin, "LEAST_ROUNDS", 0)
+    seen: list[str] = []
+
+    def planned(problem: Problem, mode: str, parts: dict[str, int] | None) -> Plan:
+        seen.append(mode)
+        made = plan(problem, mode="fast", parts=parts or {"net00": 200_000, "net01": 200_000})
+        return replace(made, gap=0.125 if mode == "fast" else 0.0)
+
+    monkeypatch.setattr(cascade_margin, "plan", planned)
+    problem = Workspace(folder).load_problem()
+    _, made, tried = cascade_margin.best_of_cascades(problem, links="placed", processes=1)
+    assert seen == ["fast", "proven"]
+    assert made.gap == 0.0
+    assert tried[-1].plan is made, "which the table marks"

@@ -11,9 +11,10 @@ from planner.cascades.data import Cascade, Fanout, Member
 from planner.serving import ServedModel
 from planner.streams import StreamPolicy
 from python_backend.scheduler.core import SchedulerCore
+from python_backend.simulator import bunches
 from python_backend.simulator.bunches import NEVER_ANSWERED, serve_bunches
 from python_backend.simulator.capacity import Workload
-from python_backend.simulator.cascades import simulate_cascade
+from python_backend.simulator.cascades import is_reached, simulate_cascade
 from python_backend.simulator.driver import SimulatedDriver
 from python_backend.simulator.jitter import Jitter
 from tests.simulator.test_simulation import mixed_model, single
@@ -92,3 +93,38 @@ def test_frames_of_streams_give_way_to_newer_ones_and_count_apart() -> None:
     assert report.attainment == report.complete / (report.offered - report.superseded)
     plain = simulate_cascade(cascade, served, 300.0, replace(workload, streams=0))
     assert plain.superseded == 0, "frames that name no stream give way to none"
+
+
+@pytest.mark.parametrize("jitter", [Jitter(), Jitter(0.3)])
+@pytest.mark.parametrize("streams", [0, 3])
+@pytest.mark.parametrize("rate_rps", [20.0, 40.0, 55.0, 60.0, 65.0, 80.0, 200.0])
+def test_breaking_off_changes_no_judgement(rate_rps: float, streams: int, jitter: Jitter) -> None:
+    """A simulation is broken off only where the whole of it would miss the target too."""
+    cascade, served = pair(70_000, single(5_000, 1, 50_000))
+    if streams:
+        served["find"] = replace(served["find"], streams=StreamPolicy(keep="newest"))
+    workload = Workload(seconds=3.0, seeds=(1, 2, 3), jitter=jitter, streams=streams)
+    each = [replace(workload, seeds=(seed,)) for seed in workload.seeds]
+    whole = [simulate_cascade(cascade, served, rate_rps, one).attainment for one in each]
+    mean = sum(whole) / len(whole)
+    for target in (0.5, 0.9, 0.99, mean):
+        reached = is_reached(cascade, served, rate_rps, workload, target)
+        assert reached == (mean >= target - 1e-9), f"{mean} against {target}"
+
+
+def test_what_cannot_reach_the_target_is_broken_off_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = mixed_model()
+    come = np.arange(0, 3_000_000, 1_000)
+    missing = bunches.Missing(len(come), 30)
+    watch = bunches.Watch(missing, range(len(come)), (come + served.slo_us).tolist())
+    seen: list[int] = []
+    arrive = bunches._Run.arrive
+
+    def noted(run: bunches._Run, now_us: int, frames: list[tuple[int, int]]) -> None:
+        seen.append(now_us)
+        arrive(run, now_us, frames)
+
+    monkeypatch.setattr(bunches._Run, "arrive", noted)
+    with pytest.raises(bunches.TooMuchMissing):
+        serve_bunches(served, come, come + served.slo_us, Workload(seeds=(1,)), watch=watch)
+    assert seen[-1] < 600_000, "at four times what is served, 31 frames are missing soon"
