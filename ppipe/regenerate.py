@@ -45,6 +45,7 @@ from ppipe.report.page import page_of, render
 from ppipe.steps import run_plan_unasked
 from ppipe.workspace import Workspace
 from python_backend.simulator.capacity import Workload, try_load
+from python_backend.simulator.cascades import mean_attainment
 
 POLICY = "adaptive"
 WORKLOAD = Workload(seconds=20.0, seeds=(1, 2))
@@ -119,19 +120,33 @@ def renew(folder: Path, load: float, report: Path | None = None) -> Regenerated:
     bundle = _renew_bundle(folder, deployment, plan)
     if report is not None:
         _report(before, gather([folder]), deployment.name, report)
-    tables = serving_tables(deployment, profile, plan)
-    attainment = {
-        name: try_load(served, POLICY, served.planned_rps * load, WORKLOAD, target=0.0).attainment or 0.0
-        for name, served in tables.items()
-    }
     return Regenerated(
         differences="\n".join(filter(None, (differences, bundle))),
         changes=format_table(tuple(compare(old, load_units(workspace.repository))), markdown=True),
         findings=lint(
             workspace.repository, context=Context(cluster=deployment.to_cluster(), profile=profile)
         ),
-        attainment=attainment,
+        attainment=attained(deployment, profile, plan, load),
     )
+
+
+def attained(deployment: Deployment, profile: Profile, plan: Plan, load: float) -> dict[str, float]:
+    """Attainment in simulation at this share of the planned rates: of every cascade's whole frames, and of
+    every model that is in none.
+    """
+    tables = serving_tables(deployment, profile, plan)
+    planned = {cascade.name: cascade.throughput_rps for cascade in plan.cascades}
+    cascades = deployment.to_problem(profile).cascades
+    inner = {member.model for cascade in cascades for member in cascade.members}
+    found = {
+        cascade.name: mean_attainment(cascade, tables, planned[cascade.name] * load, WORKLOAD)
+        for cascade in cascades
+    }
+    for name, served in tables.items():
+        if name not in inner:
+            tried = try_load(served, POLICY, served.planned_rps * load, WORKLOAD, target=0.0)
+            found[name] = tried.attainment or 0.0
+    return found
 
 
 def current_plan(deployment: Deployment, profile: Profile, workspace: Workspace) -> Plan:

@@ -37,6 +37,16 @@ def divided_as_planned(problem: Problem, plan: Plan) -> Problem:
     return divided(problem, parts)
 
 
+def parts_of(problem: Problem, plan: Plan) -> dict[str, int] | None:
+    """How the plan divides the SLOs of the problem's cascades, by member; None where it does not divide these."""
+    slos = {model.model: model.slo_us for model in plan.models}
+    for cascade in problem.cascades:
+        for leaf in cascade.leaves:
+            if sum(slos.get(member.model, 0) for member in cascade.way_to(leaf.model)) != cascade.slo_us:
+                return None
+    return {member.model: slos[member.model] for one in problem.cascades for member in one.members}
+
+
 def _inner(problem: Problem, cascade: Cascade, demand: Demand, parts: Parts) -> Demand:
     frames = cascade.frames_of(demand.model)
     planned = frames * cascade.member(demand.model).headroom

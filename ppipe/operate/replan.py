@@ -6,17 +6,21 @@ Rules
   second is taken where it serves NEAR of what the first does.
 - Workers go where they are loaded already (planner.rollout.keeping).
 - Drift stretches the profile: what is measured is taken for all batch sizes.
+- Cascades' SLOs stay divided as they are while that serves and nothing has drifted: margins were searched
+  for that division, and another one takes seconds to find.
 - Of a cascade the frames that clients send are counted, at its first model (`flows`). What comes of them
   follows as deployment.yaml says: under overload it is less than it will be once all is served.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from planner.cascades.data import Cascade
-from planner.cascades.demands import divided_as_planned
+from planner.cascades.data import Cascade, Parts
+from planner.cascades.demands import divided_as_planned, parts_of
+from planner.explain import Infeasible
 from planner.feasibility import check
 from planner.losses import Loss, after
 from planner.plan import Pipeline, Plan
@@ -100,9 +104,10 @@ def wanted_rps(problem: Problem, truth: Truth) -> dict[str, float]:
 def plan_now(problem: Problem, truth: Truth, served: Plan) -> Plan:
     """A plan for what is true, placed where most is loaded. Raises Infeasible, ProblemError."""
     now = problem_now(problem, truth)
-    free = plan(now, mode="fast")
+    parts = _parts_kept(now, truth, served)
+    free = _plan_free(now, parts)
     chosen = free
-    near = _plan_near(now, served)
+    near = _plan_near(now, served, parts)
     if near is not None and near.objective >= NEAR * free.objective:
         chosen = near
     kept = keep_places(chosen, now.cluster, held_by(served))
@@ -111,10 +116,27 @@ def plan_now(problem: Problem, truth: Truth, served: Plan) -> Plan:
     return kept
 
 
-def _plan_near(now: Problem, served: Plan) -> Plan | None:
+def _parts_kept(now: Problem, truth: Truth, served: Plan) -> Parts | None:
+    """The division of cascades' SLOs that is served; None where members take other times than it was made
+    for.
+    """
+    members = {member.model for cascade in now.cascades for member in cascade.members}
+    drifted = {model for (model, _), factor in truth.factors.items() if factor != 1.0}
+    return None if not members or members & drifted else parts_of(now, served)
+
+
+def _plan_free(now: Problem, parts: Parts | None) -> Plan:
+    """Another division only where nothing is served by this one. Raises Infeasible, ProblemError."""
+    if parts is not None:
+        with contextlib.suppress(Infeasible):
+            return plan(now, mode="fast", parts=parts)
+    return plan(now, mode="fast")
+
+
+def _plan_near(now: Problem, served: Plan, parts: Parts | None) -> Plan | None:
     """None where the cuts that are served serve nothing with what is left."""
     try:
-        return with_all_cuts(plan(with_served_cuts(now, served), mode="fast"), now, served)
+        return with_all_cuts(_plan_free(with_served_cuts(now, served), parts), now, served)
     except ValueError:
         return None
 

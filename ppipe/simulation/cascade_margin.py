@@ -24,6 +24,7 @@ from typing import Any
 from rich.table import Table
 
 from planner import serial
+from planner.cascades.demands import parts_of
 from planner.explain import Infeasible
 from planner.plan import Plan
 from planner.planning import plan
@@ -90,7 +91,7 @@ class _Search:
             raise Infeasible(f"cascades: no plan at margins of {MARGINS[0]:g} to {MARGINS[-1]:g}")
         rng = random.Random(0)
         for _ in range(max(min(LEAST_ROUNDS, ROUNDS), round(ROUNDS * part))):
-            parts = parts_of(self.best.plan, self.problem)
+            parts = self._parts()
             fill_rps = rates_served(self.best, self.problem)
             choices = [another(self.problem, self.best.choice, parts, fill_rps, rng) for _ in range(AT_ONCE)]
             self._try(choices, "fast", seconds, pool)
@@ -98,11 +99,17 @@ class _Search:
         chosen = self.best.choice.problem(self.problem)
         return chosen, self.best.plan, tuple(self.steps)
 
+    def _parts(self) -> dict[str, int]:
+        """Of the best plan."""
+        parts = None if self.best is None else parts_of(self.problem, self.best.plan)
+        assert parts is not None  # it was planned for these SLOs
+        return parts
+
     def _prove(self, seconds: float, pool: Executor | None) -> None:
         """The best choice planned as well as can be; the same plan with its proof is as good."""
         assert self.best is not None
         fast = self.best
-        parts = tuple(parts_of(fast.plan, self.problem).items())
+        parts = tuple(self._parts().items())
         (proven,) = self._try([replace(fast.choice, parts=parts)], "proven", seconds, pool)
         if proven is not None and _served_alike(proven.plan) == _served_alike(fast.plan):
             self.best = replace(fast, plan=proven.plan)
@@ -151,15 +158,6 @@ def _tried(
     # Capacities are found on a grid of each plan's own, which may pass over what was just served.
     served |= {name: max(least.get(name, 0.0), capacity.load_rps) for name, capacity in others.items()}
     return Tried(choice, made, served, min(rps / wanted[name] for name, rps in served.items()))
-
-
-def parts_of(made: Plan, problem: Problem) -> dict[str, int]:
-    """How a plan divides the cascades' SLOs, by member."""
-    return {
-        member.model: made.model(member.model).slo_us
-        for cascade in problem.cascades
-        for member in cascade.members
-    }
 
 
 def rates_served(tried: Tried, problem: Problem) -> dict[str, float]:

@@ -95,6 +95,14 @@ def is_reached(
     return True
 
 
+def mean_attainment(
+    cascade: Cascade, served: Mapping[str, ServedModel], rate_rps: float, workload: Workload
+) -> float:
+    """Over the workload's seeds. Raises ArrivalError."""
+    each = [replace(workload, seeds=(seed,)) for seed in workload.seeds]
+    return sum(simulate_cascade(cascade, served, rate_rps, one).attainment for one in each) / len(each)
+
+
 def simulate_cascade(
     cascade: Cascade,
     served: Mapping[str, ServedModel],

@@ -143,6 +143,15 @@ def test_surviving_is_refused_for_cascades() -> None:
         plan(replace(problem, options=replace(problem.options, survive_servers=1)))
 
 
+def test_spot_classes_are_refused_for_cascades() -> None:
+    """They ask for a plan that survives their loss, which would be promised of the members alone."""
+    problem = cascaded(1)
+    first, *others = problem.cluster.gpu_classes
+    cluster = replace(problem.cluster, gpu_classes=(replace(first, spot="cheap"), *others))
+    with pytest.raises(ProblemError, match=rf"gpu_classes\.{first.name}\.spot: .* not for cascades yet"):
+        plan(replace(problem, cluster=cluster))
+
+
 def test_crops_leave_the_entry_and_their_answers_come_but_no_client_sends_them() -> None:
     problem = made_problem(SIZE, 1)
     entry = replace(problem.cluster.entry, bandwidth_gbps=1.0, client_bandwidth_gbps=1.0)

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from planner import serial
+from planner.deployment import parse_deployment
 from planner.plan import Plan
+from planner.planning import plan as make_plan
 from planner.profile import Profile
 from ppipe import regenerate
 from ppipe.cli import run
@@ -170,3 +172,19 @@ def test_the_workflow_runs_the_script() -> None:
     compiling = next(step for step in steps if "pip install" in step)
     assert compiling.splitlines()[1] == f"python -m {compiled.__name__}", "margins are searched compiled"
     assert not any("${{" in step for step in steps), "texts of a pull request stay out of shell commands"
+
+
+def test_a_cascades_whole_frames_are_what_is_simulated(data: dict[str, Any]) -> None:
+    """Members by themselves see neither bunches of crops nor frames that lack one."""
+    data["cluster"]["groups"][0]["gpus_per_server"] = 4
+    data["models"] = [{**data["models"][0], "name": name} for name in ("cars", "faces", "signs")]
+    for model in data["models"][:2]:
+        del model["slo_ms"]
+    members = [{"model": "cars"}, {"model": "faces", "of": "cars", "count": 3, "make": "a.b:c"}]
+    data["cascades"] = [{"name": "seen", "slo_ms": 100, "models": members}]
+    deployment = parse_deployment(data, "test")
+    profile = Profile(models=tuple(model_profile(one["name"]) for one in data["models"]))
+    plan = make_plan(deployment.to_problem(profile), mode="fast")
+    quiet, busy = (regenerate.attained(deployment, profile, plan, load) for load in (0.3, 2.0))
+    assert set(quiet) == set(busy) == {"seen", "signs"}
+    assert quiet["seen"] > 0.99 > 0.7 > busy["seen"]

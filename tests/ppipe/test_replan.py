@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from planner.cascades.data import Cascade, Fanout, Member
+from planner.cascades.demands import parts_of
 from planner.plan import Plan
 from planner.planning import plan
 from planner.problem import Problem
@@ -154,3 +155,30 @@ def test_a_cascade_is_planned_again_around_a_loss_and_by_whole_frames() -> None:
     light = {model: 0.2 * one for model, one in wanted.items()}
     assert attained(tables, light, CASCADED.cascades) >= attained(tables, wanted, CASCADED.cascades)
     assert attained({A: tables[A]}, wanted, CASCADED.cascades) == 0.0, "nothing is whole without its crops"
+
+
+def test_a_cascade_is_planned_again_with_the_division_that_is_served() -> None:
+    """Its margins were searched for that one, and may leave little where another is."""
+    free = plan(CASCADED, mode="fast")
+    parts = parts_of(CASCADED, free)
+    assert parts is not None
+    served_parts = {A: parts[A] + 1_000, B: parts[B] - 1_000}
+    served = plan(CASCADED, mode="fast", parts=served_parts)
+    assert served.placement is not None
+    out = Truth(out=frozenset({served.placement.workers[0].server}))
+    for truth in (out, replace(out, rates_rps={A: served.cascades[0].throughput_rps})):
+        again = plan_now(CASCADED, truth, served)
+        assert {part.model: part.slo_us for part in again.cascades[0].parts} == served_parts
+    drifted = plan_now(CASCADED, replace(out, factors={(A, "C0"): 1.3, (A, "C1"): 1.3}), served)
+    assert sum(part.slo_us for part in drifted.cascades[0].parts) == CASCADED.cascades[0].slo_us
+    assert drifted.cascades[0].parts[0].slo_us != served_parts[A], "what takes longer has another part"
+
+
+def test_another_division_is_found_where_the_served_one_serves_nothing() -> None:
+    slo_us = CASCADED.cascades[0].slo_us
+    free = plan(CASCADED, mode="fast")
+    squeezed = {A: slo_us - 1, B: 1}
+    models = tuple(replace(model, slo_us=squeezed[model.model]) for model in free.models)
+    again = plan_now(CASCADED, Truth(), replace(free, models=models))
+    assert again.cascades[0].throughput_rps > 0
+    assert parts_of(CASCADED, replace(free, models=models[:1])) is None
