@@ -38,7 +38,7 @@ def divided_as_planned(problem: Problem, plan: Plan) -> Problem:
 
 
 def parts_of(problem: Problem, plan: Plan) -> dict[str, int] | None:
-    """How the plan divides the SLOs of the problem's cascades, by member; None where it does not divide these."""
+    """How the plan divides the SLOs of the problem's cascades, by member; None where it divides others."""
     slos = {model.model: model.slo_us for model in plan.models}
     for cascade in problem.cascades:
         for leaf in cascade.leaves:

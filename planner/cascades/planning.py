@@ -70,8 +70,8 @@ def _validate(problem: Problem) -> None:
         raise ProblemError("planner.survive: not for cascades yet; leave it out, or plan the models apart")
     if spot := [one.name for one in problem.cluster.gpu_classes if one.spot]:
         raise ProblemError(
-            f"cluster.gpu_classes.{spot[0]}.spot: plans that survive the loss of a class are not for cascades "
-            "yet; leave it out, or plan the models apart"
+            f"cluster.gpu_classes.{spot[0]}.spot: plans that survive the loss of a class are not for "
+            "cascades yet; leave it out, or plan the models apart"
         )
     validate(divided(problem, {each.model: one.slo_us for one in problem.cascades for each in one.members}))
 

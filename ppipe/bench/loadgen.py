@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ppipe.bench.outcome import Fate, FrameResult, fate_of, is_partial
+from ppipe.bench.outcome import Fate, FrameResult, fate_of, is_partial, why_partial
 from ppipe.bench.reference import Reference
 from ppipe.bench.target import SystemUnderTest
 from ppipe.bench.workload import Arrival, RequestTrace
@@ -153,7 +153,7 @@ class _Run:
         response = call.result()
         reference = self._references.get(arrival.model)
         if is_partial(response):
-            return Fate.PARTIAL, "", 0.0, True
+            return Fate.PARTIAL, why_partial(response), 0.0, True
         abs_error, matched = reference.compare(arrival.frame, response) if reference else (0.0, True)
         if response.id != str(index):
             return Fate.ANSWERED, f"answer {response.id!r} to request {index}", abs_error, False

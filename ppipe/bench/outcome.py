@@ -9,7 +9,7 @@ from enum import Enum
 import grpc
 from tritonclient.grpc import service_pb2
 
-from ensembles.cascade_answer import PARTIAL
+from ensembles.cascade_answer import MISSING, PARTIAL
 
 
 class Fate(Enum):
@@ -62,10 +62,23 @@ class FrameResult:
 
 def is_partial(response: service_pb2.ModelInferResponse) -> bool:
     """Whether this is a cascade's answer that lacks something."""
+    return any(_raw(response, PARTIAL, "BOOL"))
+
+
+def why_partial(response: service_pb2.ModelInferResponse) -> str:
+    """What a partial answer says first of what is missing: a scheduler's reason, or the line as it is."""
+    raw = _raw(response, MISSING, "BYTES")
+    first = raw[4 : 4 + int.from_bytes(raw[:4], "little")].decode(errors="replace")
+    reason = re.search(r"reason=(\w+)", first)
+    return reason[1] if reason else first
+
+
+def _raw(response: service_pb2.ModelInferResponse, name: str, datatype: str) -> bytes:
+    """Of an output; nothing where there is none of this name and type."""
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=False):
-        if tensor.name == PARTIAL and tensor.datatype == "BOOL":
-            return any(raw)
-    return False
+        if tensor.name == name and tensor.datatype == datatype:
+            return bytes(raw)
+    return b""
 
 
 def fate_of(error: grpc.RpcError) -> tuple[Fate, str]:

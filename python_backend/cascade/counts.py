@@ -46,6 +46,11 @@ class CascadeCounts:
         self._add("answered_total", model, 1)
         self._add("answer_us_total", model, took_us)
 
+    def handed(self, model: str, took_us: int) -> None:
+        """All frames of a member that come of one answer were sent, so long after the answer."""
+        self._add("handed_total", model, 1)
+        self._add("handed_us_total", model, took_us)
+
     def missed(self, model: str, frames: int) -> None:
         """So many frames of a member were not made, or not answered."""
         self._add("missing_total", model, frames)

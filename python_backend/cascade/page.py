@@ -22,6 +22,8 @@ COUNTERS = {
     "asked_total": "Frames that a member was asked.",
     "answered_total": "Frames that a member answered.",
     "answer_us_total": "Time that a member's answers took.",
+    "handed_total": "Answers of which a member's frames were made and sent.",
+    "handed_us_total": "Time from these answers until the frames were sent.",
     "missing_total": "Frames of a member that were not made or not answered.",
 }
 GAUGES = {
@@ -30,7 +32,15 @@ GAUGES = {
     "slo_us": "The cascade's SLO.",
     "part_us": "How long after a frame's arrival a member must have answered what came of it.",
 }
-_OF_MEMBERS = ("asked_total", "answered_total", "answer_us_total", "missing_total", "part_us")
+_OF_MEMBERS = (
+    "asked_total",
+    "answered_total",
+    "answer_us_total",
+    "handed_total",
+    "handed_us_total",
+    "missing_total",
+    "part_us",
+)
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 

@@ -169,11 +169,11 @@ class CascadeService:
         """Under the frame's lock, so that none begins to wait when the frame is answered already."""
         for make in makes:
             name = f"make {make.member.make} of {make.member.model}"
-            if not self._threads.put(frame, name, partial(self._make, frame, make)):
+            if not self._threads.put(frame, name, partial(self._make, frame, make, now_us())):
                 self.counts.missed(make.member.model, 1)
                 frame.parent.made(make, _TOO_MANY)
 
-    def _make(self, frame: _Open, make: Make) -> None:
+    def _make(self, frame: _Open, make: Make, answered_us: int) -> None:
         if frame.is_answered:
             return
         made = self._makers[make.member.model].make(make.frame, make.outputs)
@@ -184,6 +184,7 @@ class CascadeService:
         if made.faults:
             self.counts.missed(make.member.model, len(made.faults))
         self._send(frame, asks)
+        self.counts.handed(make.member.model, now_us() - answered_us)
         self._answer_if_whole(frame)
 
     def _answer_if_whole(self, frame: _Open) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from model_repo_generator.emulated import (
     EmulatedCascade,
@@ -41,7 +43,10 @@ _GRID = 0.02
 
 @dataclass(frozen=True)
 class LiveRow:
-    """One load: attainments in percent, of frames complete in time."""
+    """One load: attainments in percent, of frames complete in time. why: reasons of partial answers, by the
+    first thing that each lacks. handed_ms: from an answer of the detector until its crops were sent, mean.
+    late: whole, but after their deadline.
+    """
 
     load: float
     rate_rps: float
@@ -51,6 +56,9 @@ class LiveRow:
     partial: int
     declined: int
     unanswered: int
+    late: int
+    why: Mapping[str, int]
+    handed_ms: float
 
 
 def crops(frame: Any, outputs: Mapping[str, Any]) -> Iterator[Any]:
@@ -113,7 +121,9 @@ def _row(
     )
     arrivals = tuple(Arrival(at_us, cascade.name, number) for number, at_us in enumerate(times_us))
     slo_us = {cascade.name: cascade.slo_us}
+    before = _handed(manifest, cascade)
     results = send_load(target, RequestTrace(arrivals, seconds), {}, LoadOptions(slo_us))
+    handed, handed_us = (now - then for now, then in zip(_handed(manifest, cascade), before, strict=True))
     fates = Counter(result.fate for result in results)
     good = sum(result.is_good(cascade.slo_us) for result in results)
     return LiveRow(
@@ -125,7 +135,22 @@ def _row(
         partial=fates[Fate.PARTIAL],
         declined=fates[Fate.DROPPED] + fates[Fate.FAILED],
         unanswered=fates[Fate.UNANSWERED],
+        late=fates[Fate.ANSWERED] - good,
+        why=Counter(result.reason for result in results if result.fate is Fate.PARTIAL),
+        handed_ms=round(handed_us / max(1.0, handed) / 1e3, 2),
     )
+
+
+def _handed(manifest: DeploymentManifest, cascade: Cascade) -> tuple[float, float]:
+    """Answers of which crops were sent so far, and microseconds that it took."""
+    entry = manifest.cascade(cascade.name)
+    page = urllib.request.urlopen(f"http://{manifest.entry.host}:{entry.metrics_port}/metrics", timeout=5)
+    found = {}
+    for family in text_string_to_metric_families(page.read().decode()):
+        for sample in family.samples:
+            if sample.labels.get("model") == cascade.members[1].model:
+                found[sample.name] = sample.value
+    return found["ppipe_cascade_handed_total"], found["ppipe_cascade_handed_us_total"]
 
 
 def _frame(number: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
