@@ -1,19 +1,22 @@
 """`ppipe watch` on looped files for minutes: is memory bounded, do results' ages grow, is every result named?
 
 A model of emulated workers is served on real tritonservers; the command runs as a user's would, in a process
-of its own. Clips are drawn.
+of its own. Clips are drawn. SIGINT and SIGTERM end it early, with the figures of what was watched by then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +47,24 @@ def run(minutes: float = 10.0, sources: int = 16, fps: float = 5.0) -> Mapping[s
         with ServedDeployment(root / "repository", root / "logs") as deployment:
             deployment.start()
             url = deployment.manifest.entry.grpc_address
-            resident = _watched(clips, url, root / "results.jsonl", fps, 60 * minutes)
+            watched = _watched(_command(clips, url, root / "results.jsonl", fps), 60 * minutes)
         lines = [json.loads(line) for line in (root / "results.jsonl").read_text().splitlines()]
-    return {"emulated": True, "minutes": minutes, "sources": sources, **_figures(lines, resident)}
+    return {
+        "emulated": True,
+        "minutes": round(watched.seconds / 60, 2),
+        "interrupted": watched.interrupted,
+        "sources": sources,
+        **_figures(lines, watched.resident),
+    }
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """How long the command ran, whether that was cut short, and its resident bytes every few seconds."""
+
+    seconds: float
+    interrupted: bool
+    resident: list[int]
 
 
 def _model() -> EmulatedModel:
@@ -62,21 +80,45 @@ def _model() -> EmulatedModel:
     )
 
 
-def _watched(clips: Sequence[Path], url: str, results: Path, fps: float, seconds: float) -> list[int]:
-    """Run the command for so long; its resident bytes, every few seconds."""
+def _command(clips: Sequence[Path], url: str, results: Path, fps: float) -> list[str]:
     command = [sys.executable, "-m", "ppipe", "watch", *map(str, clips), "--model", "net", "--url", url]
-    command += ["--loop", "--fps", str(fps), "--json", str(results)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    return [*command, "--loop", "--fps", str(fps), "--json", str(results)]
+
+
+def _watched(command: Sequence[str], seconds: float) -> _Watched:
+    """Run the command for so long, or until a signal. Raises RuntimeError where it ends otherwise than by our
+    SIGINT.
+    """
+    # Of its own session: Ctrl-C reaches it through us alone, once.
+    with (
+        _signalled() as stop,
+        subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process,
+    ):
         resident = []
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s and process.poll() is None:
-            time.sleep(min(_LOOK_S, max(0.0, end_s - time.monotonic())))
+        began_s = time.monotonic()
+        end_s = began_s + seconds
+        while (left_s := end_s - time.monotonic()) > 0 and process.poll() is None:
+            if stop.wait(min(_LOOK_S, left_s)):
+                break
             resident.append(_resident_bytes(process.pid))
+        ran_s = time.monotonic() - began_s
         process.send_signal(signal.SIGINT)
         status = process.wait(timeout=30)
     if status != 128 + signal.SIGINT:
-        raise RuntimeError(f"ppipe watch ended with status {status}")
-    return resident
+        raise RuntimeError(f"ppipe watch ended with status {status} after {ran_s:.0f} s")
+    return _Watched(ran_s, stop.is_set(), resident)
+
+
+@contextlib.contextmanager
+def _signalled() -> Iterator[threading.Event]:
+    """Set by SIGINT or SIGTERM, which do nothing else meanwhile."""
+    stop = threading.Event()
+    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _resident_bytes(pid: int) -> int:
@@ -85,11 +127,13 @@ def _resident_bytes(pid: int) -> int:
 
 def _figures(lines: Sequence[Mapping[str, Any]], resident: Sequence[int]) -> dict[str, Any]:
     ages = np.array([line["age_ms"] for line in lines if "answer" in line])
+    counted = {"results": len(lines), "answered": len(ages)}
+    if not len(ages) or not resident:
+        return counted
     third = max(1, len(ages) // 3)
     warm = list(resident[int(_WARM_S / _LOOK_S) :]) or list(resident)
     return {
-        "results": len(lines),
-        "answered": len(ages),
+        **counted,
         "without_stream_or_pts": sum(not ("stream" in line and "pts" in line) for line in lines),
         "places_missing": sum(_missing(lines).values()),
         "age_ms_p50": round(float(np.median(ages)), 2),
