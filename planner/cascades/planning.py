@@ -23,7 +23,7 @@ def plan_cascades(
     with_build_rates: Callable[[Problem], Problem],
     parts: Parts | None = None,
 ) -> Plan:
-    """plan: of a problem without cascades. reach: the objective of one by pools, quickly. parts: the
+    """plan: of a problem without cascades. reach: the objective of one by pools, quickly, or about. parts: the
     division, where it is known; the plan's bound is then of that division. Raises ProblemError, Infeasible.
     """
     _validate(problem)
