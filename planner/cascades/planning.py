@@ -23,8 +23,8 @@ def plan_cascades(
     with_build_rates: Callable[[Problem], Problem],
     parts: Parts | None = None,
 ) -> Plan:
-    """plan: of a problem without cascades. reach: the objective of one by pools, quickly, or about. parts: the
-    division, where it is known; the plan's bound is then of that division. Raises ProblemError, Infeasible.
+    """plan: of a problem without cascades. reach: the objective of one by pools, quickly, or about. parts:
+    the division, where it is known; the plan's bound is then of it. Raises ProblemError, Infeasible.
     """
     _validate(problem)
     problem_hash = serial.content_hash(problem)

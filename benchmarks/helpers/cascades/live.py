@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
 from model_repo_generator.emulated import (
     EmulatedCascade,
@@ -28,6 +26,7 @@ from ppipe.bench.outcome import Fate
 from ppipe.bench.target import SystemUnderTest, WayIn, tensor_request
 from ppipe.bench.workload import Arrival, RequestTrace
 from ppipe.serving.launcher import ServedDeployment
+from ppipe.serving.live_metrics import read, read_cascade
 from ppipe.serving.ports import free_base
 from python_backend.simulator.capacity import TARGET, Workload, highest_reached
 from python_backend.simulator.cascades import simulate_cascade
@@ -45,7 +44,8 @@ _GRID = 0.02
 class LiveRow:
     """One load: attainments in percent, of frames complete in time. why: reasons of partial answers, by the
     first thing that each lacks. handed_ms: from an answer of the detector until its crops were sent, mean.
-    late: whole, but after their deadline.
+    late: whole, but after their deadline. drift: measured over stated time of each model's stage, in its last
+    batches.
     """
 
     load: float
@@ -59,6 +59,7 @@ class LiveRow:
     late: int
     why: Mapping[str, int]
     handed_ms: float
+    drift: Mapping[str, float]
 
 
 def crops(frame: Any, outputs: Mapping[str, Any]) -> Iterator[Any]:
@@ -138,19 +139,24 @@ def _row(
         late=fates[Fate.ANSWERED] - good,
         why=Counter(result.reason for result in results if result.fate is Fate.PARTIAL),
         handed_ms=round(handed_us / max(1.0, handed) / 1e3, 2),
+        drift=_drift(manifest),
     )
 
 
 def _handed(manifest: DeploymentManifest, cascade: Cascade) -> tuple[float, float]:
     """Answers of which crops were sent so far, and microseconds that it took."""
-    entry = manifest.cascade(cascade.name)
-    page = urllib.request.urlopen(f"http://{manifest.entry.host}:{entry.metrics_port}/metrics", timeout=5)
-    found = {}
-    for family in text_string_to_metric_families(page.read().decode()):
-        for sample in family.samples:
-            if sample.labels.get("model") == cascade.members[1].model:
-                found[sample.name] = sample.value
-    return found["ppipe_cascade_handed_total"], found["ppipe_cascade_handed_us_total"]
+    page = read_cascade(manifest, manifest.cascade(cascade.name))
+    crops = cascade.members[1].model
+    series = ("ppipe_cascade_handed_total", "ppipe_cascade_handed_us_total")
+    handed, handed_us = (page.total(name, model=crops) for name in series)
+    return handed, handed_us
+
+
+def _drift(manifest: DeploymentManifest) -> dict[str, float]:
+    """Measured over stated time of the members' one stage, median of the last batches."""
+    return {
+        entry.model: round(read(manifest, entry).total("ppipe_stage_drift"), 3) for entry in manifest.models
+    }
 
 
 def _frame(number: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
