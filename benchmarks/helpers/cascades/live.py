@@ -137,7 +137,8 @@ def _row(
         declined=fates[Fate.DROPPED] + fates[Fate.FAILED],
         unanswered=fates[Fate.UNANSWERED],
         late=fates[Fate.ANSWERED] - good,
-        why=Counter(result.reason for result in results if result.fate is Fate.PARTIAL),
+        # No Counter: dataclasses.asdict makes another one of its pairs.
+        why=dict(Counter(result.reason for result in results if result.fate is Fate.PARTIAL)),
         handed_ms=round(handed_us / max(1.0, handed) / 1e3, 2),
         drift=_drift(manifest),
     )
