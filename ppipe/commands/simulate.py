@@ -108,6 +108,10 @@ def simulate(
     _require_pipelines(made)
     if made.cascades:
         _require_no_pictures(curve, gantt, events, policy)
+        if frame_spread:
+            raise DeploymentError(
+                f"--frame-spread {frame_spread:g}: frames of cascades have the planned size; leave it out"
+            )
     try:
         varying = Jitter(jitter, straggler_probability=stragglers, straggler_factor=straggler_factor)
     except ValueError as error:

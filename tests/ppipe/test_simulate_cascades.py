@@ -70,6 +70,11 @@ def test_what_is_of_single_models_is_refused(
     assert f"{option}: of models by themselves" in capsys.readouterr().err
 
 
+def test_no_option_is_passed_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", str(folder / "plan.json"), "--frame-spread", "0.3"]) == 1
+    assert "--frame-spread 0.3: frames of cascades have the planned size" in capsys.readouterr().err
+
+
 def test_the_plan_that_serves_most_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cascade_margin, "MARGINS", (0.3, 0.99))
     monkeypatch.setattr(cascade_margin, "SECONDS", 1.0)
