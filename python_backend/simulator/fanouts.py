@@ -81,8 +81,9 @@ def _logs(fanout: Fanout) -> Floats:
 
 
 def _normed(logs: Floats) -> Floats:
-    weights: Floats = np.exp(logs - logs.max())
-    return weights / weights.sum()
+    weights = np.exp(logs - logs.max())
+    normed: Floats = weights / weights.sum()
+    return normed
 
 
 def _rising_to_zero(off: Callable[[float], float]) -> float:
