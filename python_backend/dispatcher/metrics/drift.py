@@ -32,6 +32,8 @@ class Drift:
         self._ratios: dict[tuple[int, int], deque[float]] = {
             key: deque(maxlen=_WINDOW) for key in self._stages
         }
+        self._off = dict.fromkeys(self._stages, 0)
+        """How many of the ratios are beyond what is tolerated."""
         self._warned_us = dict.fromkeys(self._stages, -_REPEAT_US)
         self._log = log
 
@@ -42,8 +44,13 @@ class Drift:
         if profiled_us <= 0:
             return
         ratios = self._ratios[key]
-        ratios.append(busy_us / profiled_us)
-        if len(ratios) >= _ENOUGH and now_us - self._warned_us[key] > _REPEAT_US:
+        if len(ratios) == _WINDOW:
+            self._off[key] -= int(_is_off(ratios[0]))
+        ratio = busy_us / profiled_us
+        ratios.append(ratio)
+        self._off[key] += int(_is_off(ratio))
+        # Only where most are off their median can be: it is asked for each batch, and sorting takes longer.
+        if 2 * self._off[key] >= len(ratios) >= _ENOUGH and now_us - self._warned_us[key] > _REPEAT_US:
             self._warn_if_off(key, now_us)
 
     def gpu(self, pipeline: int, stage: int) -> str:
@@ -56,13 +63,17 @@ class Drift:
 
     def _warn_if_off(self, key: tuple[int, int], now_us: int) -> None:
         median = _quantile(list(self._ratios[key]), 0.5)
-        if abs(median - 1) > _TOLERATED:
+        if _is_off(median):
             self._warned_us[key] = now_us
             pipeline, stage = key
             self._log(
                 f"{self._model}: stage {stage} of pipeline {pipeline} takes {median:.2f} times its profiled "
                 "latency (median of the last batches): profile and plan again"
             )
+
+
+def _is_off(ratio: float) -> bool:
+    return abs(ratio - 1) > _TOLERATED
 
 
 def _quantile(values: list[float], quantile: float) -> float:
