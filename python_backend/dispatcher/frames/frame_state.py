@@ -31,6 +31,8 @@ class FrameState(Enum):
     PASSED = "passed"
     ANSWERED = "answered"
 
+    __hash__ = object.__hash__  # Enum's own is interpreted, and MOVES is asked twice for every frame
+
 
 MOVES: Final = frozenset(
     {
