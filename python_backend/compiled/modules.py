@@ -71,6 +71,8 @@ COMPILED_MODULES = (
     "python_backend.dispatcher.taking",
     "python_backend.dispatcher.endings",
     "python_backend.dispatcher.driver",
+    "python_backend.dispatcher.wanted",
+    "python_backend.dispatcher.requests",
     "python_backend.stage.worker",
     "python_backend.simulator.counts",
     "python_backend.simulator.execution",

@@ -222,6 +222,11 @@ class Driver:
         return self._tables.now
 
     @property
+    def slo_us(self) -> int:
+        """Of the table that new frames are served by."""
+        return self._tables.now.entry.served.slo_us
+
+    @property
     def older_tables(self) -> list[ServedTable]:
         """Those before that have batches under way."""
         return self._tables.older

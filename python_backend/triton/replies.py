@@ -26,13 +26,14 @@ _FINAL = 1
 
 def send_outputs(sender: Any, outputs: Mapping[str, Array]) -> None:
     """Answer with tensors: arrays, or what stays on a GPU."""
-    tensors = [_tensor(name, array) for name, array in outputs.items()]
+    tensors = [
+        pb_utils.Tensor(name, array) if isinstance(array, np.ndarray) else _on_device(name, array)
+        for name, array in outputs.items()
+    ]
     sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=_FINAL)
 
 
-def _tensor(name: str, array: Any) -> Any:
-    if isinstance(array, np.ndarray):
-        return pb_utils.Tensor(name, array)
+def _on_device(name: str, array: Any) -> Any:
     return pb_utils.Tensor.from_dlpack(name, array)
 
 

@@ -1,4 +1,4 @@
-"""When a stage that takes other than its profiled time is logged: whenever the median of its window is off."""
+"""When a stage that takes other than its profiled time is logged: when the median of its window is off."""
 
 from __future__ import annotations
 
