@@ -3,42 +3,55 @@
 Tries: what a stranger on the host, a caller of the entry or a peer on the network could try
 (helpers.doors.tries). Attacks: bombs, 5,000 callers, slow readers, replays, forged notices, both HTTP attacks
 and 5,000 callers through the front, and through one that knows the good client (helpers.doors.floods), each
-twice. docs/security.md says what each door is closed by.
+twice. docs/security.md says what each door is closed by. Beside them, what callers cost a good client by
+the processors that they have in common with it (helpers.doors.floods, compared).
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.doors.floods import CALLERS, all_attacks, bear, memory_bytes, most_bytes
+from benchmarks.helpers.doors.floods import CALLERS, all_attacks, bear, compared, memory_bytes, most_bytes
 from benchmarks.helpers.doors.stand import Stand, stand
 from benchmarks.helpers.doors.tries import all_tries, foreign_page
 from benchmarks.helpers.report import main
 
 
-def run(seconds: float = 6.0) -> Mapping[str, Any]:
-    """The figures. seconds: of each attack; 0: tries alone."""
+def run(seconds: float = 6.0, only: str = "") -> Mapping[str, Any]:
+    """The figures. seconds: of each attack; 0: tries alone. only: attacks of this name alone, where * is
+    anything.
+    """
     with tempfile.TemporaryDirectory(prefix="ppipe-doors-") as folder, stand(Path(folder)) as tried:
-        figures = try_all(tried)
+        figures = {} if only else try_all(tried)
         if seconds <= 0:
             return figures
         rest_bytes = memory_bytes(tried)
         most_mib = most_bytes(tried, rest_bytes, CALLERS) >> 20
-        borne = {name: bear(tried, attack, seconds) for name, attack in all_attacks(tried).items()}
+        borne, beside = (
+            {name: bear(tried, attack, seconds) for name, attack in attacks.items() if is_asked(name, only)}
+            for attacks in (all_attacks(tried), compared(tried))
+        )
     return {
         **figures,
         "rest_mib": rest_bytes >> 20,
         "most_mib": most_mib,
-        "peak_mib": max(max(each.peak_bytes) for each in borne.values()) >> 20,
+        "peak_mib": max((max(each.peak_bytes) for each in borne.values()), default=0) >> 20,
         "attacks": {name: each.figures() for name, each in borne.items()},
-        "attainment": min(each.attainment for each in borne.values()),
+        "compared": {name: each.figures() for name, each in beside.items()},
+        "attainment": min((each.attainment for each in borne.values()), default=None),
         "unanswered": sum(each.sent - each.answered for each in borne.values()),
         "ended": sorted({name for each in borne.values() for name in each.ended}),
-        "growth": max(each.growth for each in borne.values()),
+        "growth": max((each.growth for each in borne.values()), default=None),
     }
+
+
+def is_asked(name: str, only: str) -> bool:
+    """Whether attacks of this name are to be made."""
+    return fnmatch(name, only) if only else True
 
 
 def try_all(tried: Stand) -> dict[str, Any]:
@@ -58,4 +71,4 @@ def try_all(tried: Stand) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main("Doors tried, and attacks borne.", run, seconds=6.0)
+    main("Doors tried, and attacks borne.", run, seconds=6.0, only="")

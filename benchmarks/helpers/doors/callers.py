@@ -1,9 +1,10 @@
 """Many callers at once, in a process of its own:
 
-    python -m benchmarks.helpers.doors.callers ADDRESS COUNT SOURCES
+    python -m benchmarks.helpers.doors.callers ADDRESS COUNT SOURCES CPU
 
 with a serialised request on its standard input. It ends when all are answered, or when it is ended. SOURCES:
 0: on one connection; else from so many addresses of loopback, on as many connections as let all call at once.
+CPU: `shared`, or `left` for a process that runs when nobody else wants to.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from typing import Any, Final
 
 import grpc
@@ -29,9 +31,24 @@ _STREAMS: Final = 100
 _PIECE: Final = 1 << 16
 
 
-def flood(address: str, request: bytes, count: int, stop: threading.Event, sources: int = 0) -> None:
+class Cpu(Enum):
+    """Which part of the processors a flood has."""
+
+    SHARED = "shared"
+    LEFT = "left"
+
+
+def flood(
+    address: str,
+    request: bytes,
+    count: int,
+    stop: threading.Event,
+    sources: int = 0,
+    cpu: Cpu = Cpu.SHARED,
+) -> None:
     """Make so many calls and wait until they are answered, or until `stop` is set."""
-    command = [sys.executable, "-m", "benchmarks.helpers.doors.callers", address, str(count), str(sources)]
+    module = "benchmarks.helpers.doors.callers"
+    command = [sys.executable, "-m", module, address, str(count), str(sources), cpu.value]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as callers:
         assert callers.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -44,7 +61,10 @@ def flood(address: str, request: bytes, count: int, stop: threading.Event, sourc
 
 def main() -> None:
     """Of the process."""
-    os.nice(_NICE)
+    if Cpu(sys.argv[4]) is Cpu.LEFT:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(_NICE)
     address, count, sources = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     request = sys.stdin.buffer.read()
     with contextlib.ExitStack() as stack:

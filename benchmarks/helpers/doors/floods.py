@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +22,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from benchmarks.helpers.doors.callers import flood
+from benchmarks.helpers.doors.callers import Cpu, flood
 from benchmarks.helpers.doors.stand import CAPACITY_RPS, SLO_US, Stand, Way
 from benchmarks.helpers.doors.tries import (
     bomb,
@@ -30,7 +32,7 @@ from benchmarks.helpers.doors.tries import (
     stage_request,
 )
 from benchmarks.helpers.doors.wire import closing_with_a_large_body, in_small_chunks, raw
-from benchmarks.helpers.loads.tagged import TaggedLoad
+from benchmarks.helpers.loads.tagged import TaggedFrame, TaggedLoad
 from python_backend.dispatcher.frames.room import bounds_of
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, encode
@@ -58,6 +60,8 @@ class Borne:
     attainment: float
     ended: tuple[str, ...]
     peak_bytes: tuple[int, int]
+    lost: Mapping[str, int]
+    """Frames that were not served in time, by what became of them."""
 
     @property
     def growth(self) -> float:
@@ -73,6 +77,7 @@ class Borne:
             "ended": list(self.ended),
             "peak_mib": [size >> 20 for size in self.peak_bytes],
             "growth": round(self.growth, 4),
+            "lost": dict(self.lost),
         }
 
 
@@ -114,14 +119,23 @@ def bear(stand: Stand, attack: Attack, seconds: float) -> Borne:
         frames += load.frames
         peaks.append(memory.bytes)
     now = stand.processes()
-    in_time = sum(frame.in_time(SLO_US / 1e6) and not frame.wrong for frame in frames)
+    lost = Counter(ending_of(frame) for frame in frames if frame.wrong or not frame.in_time(SLO_US / 1e6))
     return Borne(
         sent=len(frames),
         answered=sum(frame.answers == 1 for frame in frames),
-        attainment=in_time / len(frames),
+        attainment=1 - lost.total() / len(frames),
         ended=tuple(name for name, pid in before.items() if now.get(name) != pid),
         peak_bytes=(peaks[0], peaks[1]),
+        lost=lost,
     )
+
+
+def ending_of(frame: TaggedFrame) -> str:
+    """What became of a frame that was not served in time."""
+    if frame.wrong:
+        return "wrong"
+    reason = re.search("reason=[a-z_]+", frame.error)
+    return reason[0] if reason else frame.error[:60] or "late"
 
 
 def _good_client(stand: Stand, way: Way) -> TaggedLoad:
@@ -177,10 +191,16 @@ def bombs(stand: Stand, stop: threading.Event) -> None:
                 stub.ModelInfer(image_request(stand, data), timeout=5)
 
 
-def callers(stand: Stand, stop: threading.Event, count: int = CALLERS) -> None:
+def callers(
+    stand: Stand,
+    stop: threading.Event,
+    count: int = CALLERS,
+    way: Way = Way.ENTRY,
+    cpu: Cpu = Cpu.SHARED,
+) -> None:
     """So many calls at once that ask for an hour's time, each ended after a few seconds at the latest."""
     request = frame_request(stand, timeout_us=3_600_000_000)
-    flood(stand.manifest.entry.grpc_address, request.SerializeToString(), count, stop)
+    flood(stand.address(way), request.SerializeToString(), count, stop, cpu=cpu)
 
 
 def callers_through_front(
@@ -191,12 +211,13 @@ def callers_through_front(
     count: int = CALLERS,
     way: Way = Way.FRONT,
     rows: int = 1,
+    cpu: Cpu = Cpu.SHARED,
 ) -> None:
     """So many calls at once through the front, from so many other addresses than the good client's.
     timeout_us: that they ask for; 0: none, so they are as urgent as the good client's. rows: frames of each.
     """
     request = frame_request(stand, timeout_us, rows)
-    flood(stand.address(way), request.SerializeToString(), count, stop, sources)
+    flood(stand.address(way), request.SerializeToString(), count, stop, sources, cpu)
 
 
 def slow_readers(stand: Stand, stop: threading.Event) -> None:
@@ -265,6 +286,31 @@ def all_attacks(stand: Stand) -> dict[str, Attack]:
     if stand.front_http:
         attacks["HTTP attacks on the front"] = Attack(front_attacks)
         for way, sources in itertools.product((Way.FRONT, Way.KNOWING_FRONT), FRONT_SOURCES):
-            name = f"callers through the {way.value}, {sources} address{'es' if sources > 1 else ''}"
-            attacks[name] = Attack(partial(callers_through_front, sources=sources, way=way), way)
+            made = partial(callers_through_front, sources=sources, way=way)
+            attacks[f"callers through the {way.value}, {_addresses(sources)}"] = Attack(made, way)
     return attacks
+
+
+def compared(stand: Stand) -> dict[str, Attack]:
+    """What shows how much of a good client's loss is the callers' own work, on processors that it shares with
+    them, by name: the same callers, met by an nginx that refuses all; and callers that have of the processors
+    what others leave, as if they had a machine of their own.
+    """
+    if not stand.front_http:
+        return {}
+    attacks = {
+        "callers, refused elsewhere": Attack(partial(callers, way=Way.NOWHERE)),
+        "callers, on what is left": Attack(partial(callers, cpu=Cpu.LEFT)),
+    }
+    for sources in FRONT_SOURCES:
+        made = partial(callers_through_front, sources=sources)
+        name = f"callers through the front, {_addresses(sources)}"
+        attacks[f"{name}, refused elsewhere"] = Attack(partial(made, way=Way.NOWHERE), Way.FRONT)
+        for way in (Way.FRONT, Way.KNOWING_FRONT):
+            name = f"callers through the {way.value}, {_addresses(sources)}"
+            attacks[f"{name}, on what is left"] = Attack(partial(made, way=way, cpu=Cpu.LEFT), way)
+    return attacks
+
+
+def _addresses(sources: int) -> str:
+    return f"{sources} address{'es' if sources > 1 else ''}"

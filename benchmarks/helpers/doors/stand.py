@@ -40,12 +40,14 @@ class Way(Enum):
     ENTRY = "entry"
     FRONT = "front"
     KNOWING_FRONT = "front that knows the good client"
+    NOWHERE = "nginx that refuses all"
 
 
 @dataclass(frozen=True)
 class Stand:
-    """See the module. front_http, front_grpc, knowing_grpc: 0 where there is no nginx; the last one is of
-    a front that knows the good client (KNOWN).
+    """See the module. front_http, front_grpc, knowing_grpc, nowhere_grpc: 0 where there is no nginx.
+    knowing_grpc: of a front that knows the good client (KNOWN). nowhere_grpc: of an nginx that answers each
+    request with 503, and asks nobody.
     """
 
     deployment: ServedDeployment
@@ -53,12 +55,18 @@ class Stand:
     front_http: int
     front_grpc: int
     knowing_grpc: int
+    nowhere_grpc: int
 
     def address(self, way: Way) -> str:
         """For gRPC clients that come this way."""
         if way is Way.ENTRY:
             return self.manifest.entry.grpc_address
-        return f"127.0.0.1:{self.front_grpc if way is Way.FRONT else self.knowing_grpc}"
+        ports = {
+            Way.FRONT: self.front_grpc,
+            Way.KNOWING_FRONT: self.knowing_grpc,
+            Way.NOWHERE: self.nowhere_grpc,
+        }
+        return f"127.0.0.1:{ports[way]}"
 
     @property
     def manifest(self) -> DeploymentManifest:
@@ -111,15 +119,15 @@ class Stand:
 @contextmanager
 def stand(root: Path) -> Iterator[Stand]:
     """Serve it, with an nginx before it where there is one."""
-    base_port = free_base(28_600, 24)
+    base_port = free_base(28_600, 25)
     manifest = write_deployment(root / "repository", [_model()], base_port, name="doors")
     with ServedDeployment(root / "repository", root / "logs") as deployment, ExitStack() as stack:
         deployment.start()
         nginx = find_nginx()
         if nginx is None:
-            yield Stand(deployment, root, 0, 0, 0)
+            yield Stand(deployment, root, 0, 0, 0, 0)
             return
-        http, grpc, knowing_http, knowing_grpc = range(base_port + 20, base_port + 24)
+        http, grpc, knowing_http, knowing_grpc, nowhere = range(base_port + 20, base_port + 25)
         for options in (
             FrontOptions(http_port=http, grpc_port=grpc, folder=root / "front"),
             FrontOptions(
@@ -127,7 +135,18 @@ def stand(root: Path) -> Iterator[Stand]:
             ),
         ):
             stack.enter_context(front(nginx, options.folder, render_front(manifest, options)))
-        yield Stand(deployment, root, http, grpc, knowing_grpc)
+        stack.enter_context(front(nginx, root / "nowhere", _refusing(root / "nowhere", nowhere)))
+        yield Stand(deployment, root, http, grpc, knowing_grpc, nowhere)
+
+
+def _refusing(folder: Path, port: int) -> str:
+    """Where the part of a flood is measured that its own work takes."""
+    return (
+        f"worker_processes auto; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
+        "events { worker_connections 4096; }\n"
+        f"http {{ access_log off; server {{ listen 127.0.0.1:{port} http2; "
+        "http2_max_concurrent_streams 8192; return 503; } }\n"
+    )
 
 
 def find_nginx() -> Path | None:
