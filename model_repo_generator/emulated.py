@@ -158,12 +158,13 @@ def write_entries(
 
     entry_extras: further models of the entry server by name, each as {path below its folder: text}.
     """
-    manifest = _manifest(entries, base_port + len(cascades), name)
+    manifest = _manifest(entries, base_port, name, len(cascades))
     served = tuple(_cascade(one, entries, base_port + number) for number, one in enumerate(cascades))
     extras = entry_extras or {}
     doors = (*manifest.entry.models, *(one.name for one in served), *extras)
-    entry_server = replace(manifest.entry, models=doors)
-    manifest = _moved(replace(manifest, entry=entry_server, cascades=served, leases=leases), hosts or {})
+    more = tuple(replace(each, server=replace(each.server, models=doors)) for each in manifest.more_entries)
+    manifest = replace(manifest, entry=replace(manifest.entry, models=doors), more_entries=more)
+    manifest = _moved(replace(manifest, cascades=served, leases=leases), hosts or {})
     files = {MANIFEST_NAME: serial.dumps(manifest), ADDRESSES_NAME: serial.dumps(server_table(manifest))}
     for entry in manifest.models:
         layout = RepositoryLayout(parameters=stage_parameters or {})
@@ -212,7 +213,9 @@ def build_manifest(models: Sequence[EmulatedModel], base_port: int, name: str) -
     return _manifest(entries, base_port + len(models), name)
 
 
-def _manifest(entries: Sequence[ModelEntry], ports: int, name: str) -> DeploymentManifest:
+def _manifest(entries: Sequence[ModelEntry], ports: int, name: str, cascades: int = 0) -> DeploymentManifest:
+    """ports: from here on they are free; those of so many cascades' pages come first."""
+    ports += cascades
     loads: dict[str, list[str]] = {}
     for entry in entries:
         for _, worker in entry.served.workers():
@@ -222,7 +225,7 @@ def _manifest(entries: Sequence[ModelEntry], ports: int, name: str) -> Deploymen
     dispatchers = tuple(entry.dispatcher for entry in entries)
     first, *others = next((entry.shards[0].order for entry in entries if entry.shards), ("entry",))
     ends = ports + 3 * (len(loads) + 1)
-    step = 3 + len(entries)
+    step = 3 + len(entries) + cascades
     return DeploymentManifest(
         deployment=name,
         epoch=_EPOCH,

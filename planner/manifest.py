@@ -265,6 +265,10 @@ class DeploymentManifest:
             self, entry=mine.server, more_entries=tuple(ports.values()), models=models, cascades=cascades
         )
 
+    def cascade_ports(self, entry: str) -> dict[str, int]:
+        """Ports of the cascades' pages at an entry, by cascade. Raises KeyError."""
+        return {cascade.name: cascade.metrics_port for cascade in self.seen_from(entry).cascades}
+
     def server(self, name: str) -> ServerAddress:
         """The server called `name`, entry servers included. Raises KeyError."""
         for server in self.every_server:

@@ -56,14 +56,14 @@ def render_prometheus(manifest: DeploymentManifest, interval: str = "15s") -> di
 
 
 def _targets(manifest: DeploymentManifest) -> Iterator[Plain]:
-    """An entry per server: Triton's own page, and on entries that of each dispatcher."""
+    """An entry per server: Triton's own page, and on entries that of each dispatcher and each cascade."""
     pages = {
-        entry.server.name: [authority(entry.server.host, port) for port in entry.feedback_ports.values()]
+        entry.server.name: [
+            authority(entry.server.host, port)
+            for port in (*entry.feedback_ports.values(), *manifest.cascade_ports(entry.server.name).values())
+        ]
         for entry in manifest.entry_ports
     }
-    pages[manifest.entry.name] += [
-        authority(manifest.entry.host, cascade.metrics_port) for cascade in manifest.cascades
-    ]
     for server in manifest.every_server:
         own = authority(server.host, server.metrics_port)
         yield {"targets": [own, *pages.get(server.name, ())], "labels": _labels(manifest, server)}

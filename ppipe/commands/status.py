@@ -21,12 +21,14 @@ from ppipe.commands.serve import folders
 from ppipe.console import out
 from ppipe.serving.launcher import load_manifest
 from ppipe.serving.live_metrics import (
+    CASCADE_COUNTER,
     Look,
     cascade_row,
     model_row,
     read,
     read_all,
     read_cascade,
+    read_cascades,
     together,
     worker_rows,
 )
@@ -37,6 +39,7 @@ TIMEOUT_S = 3.0
 _LOOK_S = 1.0
 _HOST_HEADINGS = ("host", "its servers", "whole")
 _ENTRY_HEADINGS = ("model", "entry", "owns of its shards", "passed on", "from others")
+_CASCADE_HEADINGS = ("cascade", "entry", "frames", "complete", "partial", "open")
 _SERVER_HEADINGS = ("server", "address", "answering", "first that does not")
 
 
@@ -58,6 +61,9 @@ def status(
     if manifest.more_entries:
         rows = list(_entry_rows(manifest))
         out.print(*fitting_tables(_ENTRY_HEADINGS, rows, out.width, left=_ENTRY_HEADINGS[:3]))
+        if manifest.cascades:
+            rows = list(cascade_entry_rows(manifest))
+            out.print(*fitting_tables(_CASCADE_HEADINGS, rows, out.width, left=_CASCADE_HEADINGS[:2]))
     if not whole:
         raise typer.Exit(1)
 
@@ -107,6 +113,26 @@ def _entry_rows(manifest: DeploymentManifest) -> Iterator[tuple[str, ...]]:
             )
 
 
+def cascade_entry_rows(manifest: DeploymentManifest) -> Iterator[tuple[str, ...]]:
+    """Each cascade at each entry: its frames so far, and how they ended."""
+    for server in manifest.entries:
+        seen = manifest.seen_from(server.name)
+        for cascade in seen.cascades:
+            try:
+                look = read_cascade(seen, cascade)
+            except OSError:
+                yield cascade.name, server.name, "does not answer", "", "", ""
+                continue
+            ended = look.values("ppipe_cascade_ended_total", "end")
+            yield (
+                cascade.name,
+                server.name,
+                f"{look.total('ppipe_cascade_frames_total'):.0f}",
+                *(f"{ended.get(end, 0.0):.0f}" for end in ("complete", "partial")),
+                f"{look.total('ppipe_cascade_open_frames'):.0f}",
+            )
+
+
 Pages = Mapping[str, Mapping[str, Look]]
 """By model or cascade, and entry."""
 
@@ -119,7 +145,7 @@ def looks(manifest: DeploymentManifest) -> Pages:
             found[entry.model] = read_all(manifest, entry)
     for cascade in manifest.cascades:
         with contextlib.suppress(OSError):
-            found[cascade.name] = {manifest.entry.name: read_cascade(manifest, cascade)}
+            found[cascade.name] = read_cascades(manifest, cascade)
     return found
 
 
@@ -134,13 +160,12 @@ def load_tables(manifest: DeploymentManifest, before: Pages, wait_s: float) -> l
     both = {model: pair for model, pair in pairs.items() if pair[1].series}
     models = [model_row(model, *pair) for model, pair in both.items()]
     workers = [row for model, pair in both.items() for row in worker_rows(model, *pair)]
-    here = manifest.entry.name
     cascades = [
-        cascade_row(one, before[one.name][here], after[one.name][here])
+        (one, together(before.get(one.name, {}), after.get(one.name, {}), CASCADE_COUNTER))
         for one in manifest.cascades
-        if one.name in before and one.name in after
     ]
-    tables = cascade_tables(cascades, out.width) if cascades else []
+    rows = [cascade_row(one, *pair) for one, pair in cascades if pair[1].series]
+    tables = cascade_tables(rows, out.width) if rows else []
     if both:
         tables += [*model_tables(models, out.width), *worker_tables(workers, out.width)]
     return tables

@@ -1,10 +1,10 @@
-"""What the dispatchers of a deployment have done between two looks at their pages of metrics."""
+"""What dispatchers and cascades of a deployment have done between two looks at their pages of metrics."""
 
 from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +15,8 @@ from planner.cascades.served import CascadeEntry
 from planner.manifest import DeploymentManifest, ModelEntry
 
 TIMEOUT_S = 1.0
+DISPATCHER_COUNTER, CASCADE_COUNTER = "ppipe_decisions_total", "ppipe_cascade_frames_total"
+"""Which have become less where a process has begun anew."""
 Labels = Mapping[str, str]
 
 
@@ -104,11 +106,20 @@ def read_all(manifest: DeploymentManifest, entry: ModelEntry) -> dict[str, Look]
     """The pages of a model's dispatchers that show one, by entry; all are read at once. Raises OSError
     where none does.
     """
+    return _read_each(manifest, lambda seen: read(seen, seen.model(entry.model)))
 
+
+def read_cascades(manifest: DeploymentManifest, cascade: CascadeEntry) -> dict[str, Look]:
+    """The same of a cascade."""
+    return _read_each(manifest, lambda seen: read_cascade(seen, seen.cascade(cascade.name)))
+
+
+def _read_each(
+    manifest: DeploymentManifest, read_from: Callable[[DeploymentManifest], Look]
+) -> dict[str, Look]:
     def page(name: str) -> Look | OSError:
-        seen = manifest.seen_from(name)
         try:
-            return read(seen, seen.model(entry.model))
+            return read_from(manifest.seen_from(name))
         except OSError as error:
             return error
 
@@ -126,12 +137,14 @@ def read_all(manifest: DeploymentManifest, entry: ModelEntry) -> dict[str, Look]
     return found
 
 
-def together(before: Mapping[str, Look], after: Mapping[str, Look]) -> tuple[Look, Look]:
-    """Two looks at all entries as if there were one dispatcher: of the entries that both have. One that was
-    restarted in between began at 0.
+def together(
+    before: Mapping[str, Look], after: Mapping[str, Look], counter: str = DISPATCHER_COUNTER
+) -> tuple[Look, Look]:
+    """Two looks at all entries as if there were one dispatcher, or cascade: of the entries that both have.
+    One that was restarted in between began at 0, as `counter` shows.
     """
     both = [entry for entry in after if entry in before]
-    pairs = [_Change(before[entry], after[entry]) for entry in both]
+    pairs = [_Change(before[entry], after[entry], counter) for entry in both]
     return _summed([pair.before for pair in pairs]), _summed([pair.after for pair in pairs])
 
 
@@ -189,7 +202,7 @@ def model_row(model: str, before: Look, after: Look) -> ModelRow:
 
 def cascade_row(cascade: CascadeEntry, before: Look, after: Look) -> CascadeRow:
     """What happened between two looks."""
-    change = _Change(before, after, "ppipe_cascade_frames_total")
+    change = _Change(before, after, CASCADE_COUNTER)
 
     def rates(name: str, label: str) -> dict[str, float]:
         return {key: count / change.seconds for key, count in change.by(name, label).items() if count}
@@ -227,7 +240,7 @@ def worker_rows(model: str, before: Look, after: Look) -> list[WorkerRow]:
 class _Change:
     """Counters' increases between two looks; what was restarted in between began at 0, as `counter` shows."""
 
-    def __init__(self, before: Look, after: Look, counter: str = "ppipe_decisions_total") -> None:
+    def __init__(self, before: Look, after: Look, counter: str = DISPATCHER_COUNTER) -> None:
         restarted = after.total(counter) < before.total(counter)
         self.before = Look(before.at_s, {}) if restarted else before
         self.after = after

@@ -63,16 +63,12 @@ def wanted_ports(manifest: DeploymentManifest, servers: Sequence[ServerAddress])
         for model, port in entry.feedback_ports.items()
         for field, udp in _dispatcher_uses(model)
     ]
-    if manifest.entry in servers:
-        uses += [
-            PortUse(
-                owner=manifest.entry.name,
-                field=f"metrics port of cascade {cascade.name!r}",
-                host=manifest.entry.host,
-                port=cascade.metrics_port,
-            )
-            for cascade in manifest.cascades
-        ]
+    uses += [
+        PortUse(owner=entry.name, field=f"metrics port of cascade {name!r}", host=entry.host, port=port)
+        for entry in manifest.entries
+        if entry in servers
+        for name, port in manifest.cascade_ports(entry.name).items()
+    ]
     return uses
 
 

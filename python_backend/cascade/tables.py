@@ -5,6 +5,8 @@ Rules
 - Each member takes a table in a moment of its own. Until all have, a member has the longer of its two parts:
   neither the workers of the old plan lack time nor those of the new one, and nothing is partial for the
   change. The cascade serves by a table, as its ack says, once all members do.
+- Of several entries each has its own cascade, which waits for the members of its own entry: frames that these
+  pass on go to entries of the same revision alone (dispatcher.entries.passing).
 - What a table changes for clients is refused.
 - A folder that others may write in is not read.
 """
@@ -17,28 +19,40 @@ from dataclasses import dataclass
 from planner.cascades.served import CascadeEntry
 from planner.manifest import DeploymentManifest
 from planner.private_folder import PrivateFolder
-from planner.revision import Ack, HandOver, read_acks
+from planner.revision import Ack, HandOver, ack_name, read_acks
 from python_backend.wire.handed_over import (
     HandedOver,
     TableRefused,
     require_deployment,
     require_same,
+    seen_from,
     taken_at_start,
 )
 
 
 @dataclass(frozen=True)
 class CascadeTable:
-    """A cascade as one table has it. number: of the hand-over; 0: deployment.json."""
+    """A cascade as one table has it. number: of the hand-over; 0: deployment.json. manifest: seen from this
+    entry.
+    """
 
     number: int
     manifest: DeploymentManifest
     cascade: CascadeEntry
 
     @property
+    def ack_name(self) -> str:
+        """Under which the cascade of this entry answers."""
+        return self._at_this_entry(self.cascade.name)
+
+    @property
     def dispatchers(self) -> set[str]:
-        """Of its members."""
-        return {self.manifest.model(member.model).dispatcher for member in self.cascade.members}
+        """Under which its members' dispatchers of this entry answer."""
+        models = (self.manifest.model(member.model) for member in self.cascade.members)
+        return {self._at_this_entry(model.dispatcher) for model in models}
+
+    def _at_this_entry(self, door: str) -> str:
+        return ack_name(self.manifest, self.manifest.entry.name, door)
 
 
 def check_cascade(manifest: DeploymentManifest, deployment: str, served: CascadeEntry) -> CascadeEntry:
@@ -74,11 +88,16 @@ def table_at_start(
     """By the table that was handed over last, or else by deployment.json."""
 
     def take(table: HandOver) -> CascadeTable:
-        found = check_cascade(table.manifest, manifest.deployment, cascade)
-        return CascadeTable(table.number, table.manifest, found)
+        return _checked(table, manifest, cascade)
 
     taken = taken_at_start(folder, f"cascade {cascade.name}", take, log)
     return taken or CascadeTable(0, manifest, cascade)
+
+
+def _checked(table: HandOver, manifest: DeploymentManifest, cascade: CascadeEntry) -> CascadeTable:
+    """The table's own of the cascade, and seen from the entry, that is served. Raises TableRefused."""
+    seen = seen_from(table, manifest.entry.name).manifest
+    return CascadeTable(table.number, seen, check_cascade(seen, manifest.deployment, cascade))
 
 
 class CascadeTables:
@@ -119,12 +138,8 @@ class CascadeTables:
         self._handed.say(self._ack())
 
     def _take(self, table: HandOver) -> None:
-        self._coming = self._checked(table)
+        self._coming = _checked(table, self._served.manifest, self._served.cascade)
         self._serve_by(self._parts.with_longest(self._coming.cascade))
-
-    def _checked(self, table: HandOver) -> CascadeTable:
-        deployment, served = self._served.manifest.deployment, self._served.cascade
-        return CascadeTable(table.number, table.manifest, check_cascade(table.manifest, deployment, served))
 
     def _serve_by(self, cascade: CascadeEntry) -> None:
         self._parts = cascade
@@ -138,7 +153,7 @@ class CascadeTables:
         number, reason = self._handed.refused
         manifest = self._served.manifest
         return Ack(
-            dispatcher=self._served.cascade.name,
+            dispatcher=self._served.ack_name,
             run=self._handed.run,
             number=self._served.number,
             revision=manifest.epoch,

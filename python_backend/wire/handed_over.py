@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -45,6 +46,14 @@ def folder_of_tables(log: Callable[[str], None]) -> PrivateFolder | None:
     except (TableRefused, OSError) as error:
         log(f"no tables are taken: {error}")
         return None
+
+
+def seen_from(table: HandOver, me: str) -> HandOver:
+    """The same table seen from the entry `me`. Raises TableRefused."""
+    names = [server.name for server in table.manifest.entries]
+    if me not in names:
+        raise TableRefused(f"its entries are {', '.join(names)}; this one is {me!r}")
+    return replace(table, manifest=table.manifest.seen_from(me))
 
 
 def require_deployment(found: str, served: str) -> None:

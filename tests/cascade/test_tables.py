@@ -8,13 +8,22 @@ from pathlib import Path
 import pytest
 
 from planner.cascades.served import CascadeEntry
-from planner.manifest import DeploymentManifest
+from planner.manifest import DeploymentManifest, EntryPorts
 from planner.private_folder import PrivateFolder
-from planner.revision import Ack, HandOver, hand_over, read_acks, write_ack
+from planner.revision import Ack, HandOver, ack_name, hand_over, read_acks, write_ack
 from python_backend.cascade.tables import CascadeTable, CascadeTables, check_cascade, table_at_start
 from tests.cascade.test_parent import CASCADE, MANIFEST
 
 MODELS = [member.model for member in CASCADE.members]
+
+
+SERVED = replace(MANIFEST, cascades=(CASCADE,))
+
+
+def two_entries(manifest: DeploymentManifest) -> DeploymentManifest:
+    """The same with an entry "b" beside its own."""
+    ports = {model.model: 30_001 + number for number, model in enumerate(manifest.models)}
+    return replace(manifest, more_entries=(EntryPorts(replace(manifest.entry, name="b"), ports),))
 
 
 def with_detector(part_us: int, epoch: int = 2) -> DeploymentManifest:
@@ -28,14 +37,15 @@ def by_us(cascade: CascadeEntry) -> int:
 
 
 class Watching:
-    """A cascade whose members' acks this writes."""
+    """A cascade whose members' acks this writes. start: what it serves by, as its entry sees it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start: DeploymentManifest = SERVED) -> None:
         folder.chmod(0o700)
         self.folder = folder
         self.parts = [by_us(CASCADE)]
         self.said: list[str] = []
-        start = CascadeTable(0, replace(MANIFEST, cascades=(CASCADE,)), CASCADE)
+        self.manifest = start
+        start = CascadeTable(0, start, start.cascade("street"))
         private = PrivateFolder(folder)
         serve = lambda cascade: self.parts.append(by_us(cascade))  # noqa: E731
         self.tables = CascadeTables(private, start, serve, self.said.append)
@@ -43,11 +53,16 @@ class Watching:
 
     def members_serve(self, number: int, models: list[str] = MODELS) -> None:
         for model in models:
-            write_ack(self.folder, Ack(MANIFEST.model(model).dispatcher, "run", number, 2, ""))
+            self.member_serves(number, model, self.manifest.entry.name)
+
+    def member_serves(self, number: int, model: str, entry: str) -> None:
+        name = ack_name(self.manifest, entry, self.manifest.model(model).dispatcher)
+        write_ack(self.folder, Ack(name, "run", number, 2, ""))
 
     @property
     def ack(self) -> Ack:
-        return read_acks(self.folder, ["street"])["street"]
+        name = ack_name(self.manifest, self.manifest.entry.name, "street")
+        return read_acks(self.folder, [name])[name]
 
 
 @pytest.mark.parametrize("part_us", [50_000, 200_000])
@@ -118,6 +133,40 @@ def test_one_that_starts_serves_by_the_last_table(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text("{")
     assert table_at_start(folder, manifest, CASCADE, said.append).number == 0
     assert "serves by deployment.json" in said[0]
+    folder.close()
+
+
+@pytest.mark.parametrize("me", [MANIFEST.entry.name, "b"])
+def test_each_entry_answers_for_itself_once_its_own_members_serve(tmp_path: Path, me: str) -> None:
+    seen = Watching(tmp_path, two_entries(SERVED).seen_from(me))
+    (other,) = {MANIFEST.entry.name, "b"} - {me}
+    hand_over(tmp_path, HandOver(4, two_entries(with_detector(200_000))))
+    for model in MODELS:
+        seen.member_serves(4, model, other)
+    seen.tables.look()
+    assert (seen.ack.dispatcher, seen.ack.number, seen.said) == (f"street@{me}", 0, [])
+    assert read_acks(tmp_path, ["street", f"street@{other}"]) == {}
+    seen.members_serve(4)
+    seen.tables.look()
+    assert (seen.ack.number, seen.parts[-1]) == (4, 200_000)
+
+
+def test_an_entry_that_a_table_has_no_more_refuses_it(tmp_path: Path) -> None:
+    seen = Watching(tmp_path, two_entries(SERVED).seen_from("b"))
+    hand_over(tmp_path, HandOver(3, with_detector(200_000)))
+    seen.tables.look()
+    assert seen.ack.refused == 3
+    assert seen.ack.reason == f"its entries are {MANIFEST.entry.name}; this one is 'b'"
+
+
+def test_one_that_starts_at_another_entry_serves_by_the_last_table(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    hand_over(tmp_path, HandOver(9, two_entries(with_detector(70_000))))
+    served = two_entries(SERVED).seen_from("b")
+    folder = PrivateFolder(tmp_path)
+    said: list[str] = []
+    found = table_at_start(folder, served, served.cascade("street"), said.append)
+    assert (found.number, by_us(found.cascade), found.manifest.entry.name, said) == (9, 70_000, "b", [])
     folder.close()
 
 

@@ -23,6 +23,7 @@ from ppipe.serving.live_metrics import (
     cascade_row,
     model_row,
     parse,
+    together,
     worker_rows,
 )
 from ppipe.serving.load_tables import cascade_tables, fitting_tables, model_tables, worker_tables
@@ -187,6 +188,22 @@ def test_a_cascade_between_two_looks_and_after_a_restart() -> None:
     assert "superseded 1" in text
     assert "plates 3" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_cascade_at_two_entries_of_which_one_began_anew() -> None:
+    first, second = CascadeCounts(), CascadeCounts()
+    for counts, frames in ((first, 30), (second, 50)):
+        for _ in range(frames):
+            counts.arrived()
+    before = {"a": cascade_page(first, 10.0), "b": cascade_page(second, 10.0)}
+    anew = CascadeCounts()
+    for counts, frames in ((first, 6), (anew, 4)):
+        for _ in range(frames):
+            counts.arrived()
+            counts.ended(End.COMPLETE, 150_000)
+    after = {"a": cascade_page(first, 12.0), "b": cascade_page(anew, 12.0), "c": cascade_page(anew, 12.0)}
+    row = cascade_row(CASCADE, *together(before, after, live_metrics.CASCADE_COUNTER))
+    assert (row.arrived_rps, row.ended_rps, row.open_frames) == (5.0, {"complete": 5.0}, 30)
 
 
 def test_pages_of_all_entries_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

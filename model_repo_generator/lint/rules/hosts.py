@@ -52,8 +52,12 @@ def _ports(here: Sequence[ServerAddress], manifest: DeploymentManifest, shown: s
         for model, port in at.feedback_ports.items()
         if model in called
     ]
-    if manifest.entry in here:
-        uses += [(one.metrics_port, f"metrics_port of cascade {one.name!r}") for one in manifest.cascades]
+    uses += [
+        (port, f"metrics_port of cascade {name!r}" + (f" at {at.name!r}" if manifest.leases else ""))
+        for at in manifest.entries
+        if at in here
+        for name, port in manifest.cascade_ports(at.name).items()
+    ]
     for port, use in uses:
         earlier = owners.setdefault(port, use)
         if earlier != use:

@@ -14,7 +14,6 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.private_folder import PrivateFolder
@@ -26,16 +25,9 @@ from python_backend.wire.handed_over import (
     TableRefused,
     require_deployment,
     require_same,
+    seen_from,
     taken_at_start,
 )
-
-
-def seen_from(table: HandOver, me: str) -> HandOver:
-    """The same table seen from the entry `me`. Raises TableRefused."""
-    names = [server.name for server in table.manifest.entries]
-    if me not in names:
-        raise TableRefused(f"its entries are {', '.join(names)}; this one is {me!r}")
-    return replace(table, manifest=table.manifest.seen_from(me))
 
 
 def check_table(table: HandOver, deployment: str, served: ModelEntry) -> ModelEntry:
