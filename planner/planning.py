@@ -390,7 +390,7 @@ def _reserved(
 def _reserves(problem: Problem, demand: Demand, rate_rps: float, loss: float) -> tuple[Reserve, ...]:
     flow = demand.flow
     dispersion = problem.options.dispersion if flow.dispersion is None else flow.dispersion
-    found = reserves(demand.slo_us, rate_rps, loss * flow.loss_part, dispersion, flow.bunch)
+    found = reserves(demand.own_us, rate_rps, loss * flow.loss_part, dispersion, flow.bunch)
     return tuple(replace(one, batch_room=demand.batch_room) for one in found)
 
 

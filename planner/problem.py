@@ -30,13 +30,15 @@ class InnerFlow:
 
     bunch: of how many that come at once a frame is one, E[N^2] / E[N]. dispersion: variance over mean of
     their number in a stretch of time; None: the options'. loss_part: of the options' loss_share, what this
-    model may lose. inside: they are made at the entry, and no client sends them.
+    model may lose. inside: they are made at the entry, and no client sends them. passed_us: of the SLO, what
+    a frame loses that is passed on to another entry and back, where that is to be counted.
     """
 
     bunch: float = 1.0
     dispersion: float | None = None
     loss_part: float = 1.0
     inside: bool = False
+    passed_us: int = field(default=0, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Demand:
     """With the options' loss_share: of a batch that idle workers take from a burst at once, the share that
     counts as room for frames that wait (planner.queueing).
     """
+
+    @property
+    def own_us(self) -> int:
+        """What pipelines and waiting have of the SLO."""
+        return self.slo_us - self.flow.passed_us
 
 
 def weight_of(demand: Demand) -> float:

@@ -49,8 +49,10 @@ def margin_of(demand: Demand, options: PlanOptions) -> float:
 
 
 def budget_us(demand: Demand, options: PlanOptions) -> int:
-    """Time that a frame may take: the SLO less its margin, the margin rounded to a whole microsecond."""
-    return demand.slo_us - round(margin_of(demand, options) * demand.slo_us)
+    """Time that a frame may take: the SLO, less what being passed on takes of it, less the margin, which is
+    rounded to a whole microsecond.
+    """
+    return demand.own_us - round(margin_of(demand, options) * demand.own_us)
 
 
 def link_wait_us(demand: Demand, options: PlanOptions) -> float:

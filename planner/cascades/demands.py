@@ -6,15 +6,19 @@ Dispersion  of the next member's frames, which come in bunches of N: a compound 
             D' = Var[N] / E[N] + E[N] D, which is E[N^2] / E[N] where D = 1
 Loss        a frame is answered whole only if all that came of it is. Of the share that may be lost, each
             member gets an equal part, divided by its frames for each of the cascade's (union bound).
+Entries     a member with fewer shards than there are entries has its frames of the others passed on: a hop
+            there and one back, which its part has to contain
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from planner.cascades.data import Cascade, CascadePart, Parts, PlannedCascade
 from planner.plan import Plan
 from planner.problem import Demand, InnerFlow, Problem
+from planner.shards import HOP_US
 
 
 def divided(problem: Problem, parts: Parts) -> Problem:
@@ -34,7 +38,23 @@ def divided_as_planned(problem: Problem, plan: Plan) -> Problem:
     if not problem.cascades:
         return problem
     parts = {model.model: model.slo_us for model in plan.models}
-    return divided(problem, parts)
+    return divided(with_passing(problem, passed_on(problem, plan)), parts)
+
+
+def passed_on(problem: Problem, plan: Plan) -> frozenset[str]:
+    """Members of which some entry owns nothing, so that all frames of them that it makes are passed on."""
+    entries = len(problem.cluster.entries)
+    few = {one.model for one in plan.shards if len(one.shards) < entries}
+    return frozenset(each.model for cascade in problem.cascades for each in cascade.members) & few
+
+
+def with_passing(problem: Problem, models: Collection[str]) -> Problem:
+    """With the time that passing frames of these models on takes; theirs alone is counted."""
+    demands = tuple(
+        replace(one, flow=replace(one.flow, passed_us=2 * HOP_US if one.model in models else 0))
+        for one in problem.demands
+    )
+    return replace(problem, demands=demands)
 
 
 def parts_of(problem: Problem, plan: Plan) -> dict[str, int] | None:
@@ -60,6 +80,7 @@ def _inner(problem: Problem, cascade: Cascade, demand: Demand, parts: Parts) -> 
             dispersion=_dispersion(cascade, demand.model, problem.options.dispersion),
             loss_part=1 / (len(cascade.members) * frames),
             inside=bool(cascade.member(demand.model).of),
+            passed_us=demand.flow.passed_us,
         ),
     )
 

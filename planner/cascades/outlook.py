@@ -37,7 +37,8 @@ class Outlook:
     def _needed(self, demand: Demand, columns: Columns) -> npt.NDArray[np.int64]:
         """Per pipeline the least SLO, in microseconds, that it fits."""
         share = 1 - margin_of(demand, self._problem.options)
-        return np.asarray(np.ceil((columns.latency_us + columns.waiting_us) / share), dtype=np.int64) + 1
+        own_us = np.ceil((columns.latency_us + columns.waiting_us) / share)
+        return np.asarray(own_us, dtype=np.int64) + demand.flow.passed_us + 1
 
     def steps(self, model: str) -> npt.NDArray[np.int64]:
         """The parts of the SLO at which one more pipeline of the model comes into reach, rising."""

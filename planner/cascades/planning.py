@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from planner import serial
 from planner.cascades.data import Cascade, Member, Parts
-from planner.cascades.demands import divided, planned_cascades
+from planner.cascades.demands import divided, passed_on, planned_cascades, with_passing
 from planner.cascades.division import NoDivision, Reach, divide
 from planner.cascades.outlook import Outlook
 from planner.explain import Infeasible, ProblemError, validate
@@ -28,9 +28,34 @@ def plan_cascades(
     """
     _validate(problem)
     problem_hash = serial.content_hash(problem)
+    bound: float | None = None
+    passed: frozenset[str] = frozenset()
+    while True:
+        # More of a plan's members may be passed on than were thought to be, and then they have less time.
+        made = _planned(with_passing(problem, passed), plan, reach, with_build_rates, parts)
+        bound = made.upper_bound if bound is None else bound
+        if passed >= passed_on(problem, made):
+            break
+        passed |= passed_on(problem, made)
+    return replace(
+        made,
+        upper_bound=bound,
+        gap=abs(bound - made.objective) / made.objective if made.objective else 0.0,
+        cascades=planned_cascades(problem, made),
+        problem_hash=problem_hash,
+    )
+
+
+def _planned(
+    problem: Problem,
+    plan: Callable[[Problem], Plan],
+    reach: Reach,
+    with_build_rates: Callable[[Problem], Problem],
+    parts: Parts | None,
+) -> Plan:
+    """Of a problem that says which members are passed on."""
     if parts is not None and all(demand.batch_build_rps is not None for demand in problem.demands):
-        made = plan(divided(problem, parts))
-        return replace(made, cascades=planned_cascades(problem, made), problem_hash=problem_hash)
+        return plan(divided(problem, parts))
     first = _by_need(by_pool(problem))
     # The rates at which batches fill are those of one division, so that all are measured alike.
     rates = {
@@ -39,8 +64,7 @@ def plan_cascades(
     demands = tuple(replace(one, batch_build_rps=rates[one.model]) for one in problem.demands)
     problem = replace(problem, demands=demands)
     if parts is not None:
-        made = plan(divided(problem, parts))
-        return replace(made, cascades=planned_cascades(problem, made), problem_hash=problem_hash)
+        return plan(divided(problem, parts))
     try:
         division = divide(by_pool(problem), reach)
     except NoDivision as error:
@@ -48,13 +72,7 @@ def plan_cascades(
     made = plan(divided(problem, division.parts))
     maximise = problem.options.objective is Objective.MAX_RATE
     bound = max(division.bound, made.objective) if maximise else min(division.bound, made.objective)
-    return replace(
-        made,
-        upper_bound=bound,
-        gap=abs(bound - made.objective) / made.objective if made.objective else 0.0,
-        cascades=planned_cascades(problem, made),
-        problem_hash=problem_hash,
-    )
+    return replace(made, upper_bound=bound)
 
 
 def _validate(problem: Problem) -> None:
@@ -89,8 +107,18 @@ def _by_need(problem: Problem) -> dict[str, int]:
             needed = max(sum(least[each.model] for each in way) for way in ways if member in way)
             parts[member.model] = cascade.slo_us * least[member.model] // needed
         if any(parts[model] < need for model, need in least.items()):
-            raise Infeasible(_too_short(cascade, least))
+            hop_us = {one.model: one.flow.passed_us for one in problem.demands if one.flow.passed_us}
+            raise Infeasible(_too_short(cascade, least) + _with_hops(hop_us))
     return parts
+
+
+def _with_hops(hop_us: Mapping[str, int]) -> str:
+    if not hop_us:
+        return ""
+    return (
+        f". {max(hop_us.values()) / 1000:g} ms of that are for passing a frame on to another entry and back: "
+        f"there are fewer shards than entries of {', '.join(hop_us)}; more GPUs or one entry would do"
+    )
 
 
 def _too_short(cascade: Cascade, least: dict[str, int]) -> str:

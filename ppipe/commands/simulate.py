@@ -129,6 +129,7 @@ def simulate(
         _print_cascades(made, problem, factor, rate, workload, chosen, find_capacity, as_json)
         made = without_cascades(made, problem)
         if not made.models:
+            _print_entries(made, as_json)
             return
     if find_capacity:
         _print_capacities(
@@ -157,10 +158,15 @@ def simulate(
             out.print(view.report_table(reports))
     if not as_json and (note := estimates_note(made.latency_sources)):
         out.print(note)
+    _print_entries(made, as_json)
+    _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
+
+
+def _print_entries(made: Plan, as_json: bool) -> None:
+    """That what was simulated has one scheduler where the plan has several."""
     if not as_json and made.shards:
         said = f"{len(made.shards[0].shards[0].order)} entries: simulated as one scheduler of all workers"
         out.print(f"{said}; shards serve a few percent less (docs/scheduler.md)")
-    _draw(made, problem, chosen, policy, workload, factor, rate, curve, gantt)
 
 
 def _require_no_pictures(curve: Path | None, gantt: Path | None, events: Path | None, policy: str) -> None:

@@ -111,7 +111,7 @@ def plan_now(problem: Problem, truth: Truth, served: Plan) -> Plan:
     if near is not None and near.objective >= NEAR * free.objective:
         chosen = near
     kept = keep_places(chosen, now.cluster, held_by(served))
-    kept = replace(kept, shards=plan_shards(kept, now))
+    kept = replace(kept, shards=plan_shards(kept, divided_as_planned(now, kept)))
     check(kept, now)
     return kept
 

@@ -23,9 +23,9 @@ from tritonclient.grpc import service_pb2_grpc
 
 from model_repo_generator.emulated import build_manifest
 from planner.manifest import DeploymentManifest, EntryPorts
-from planner.shards import Shard
+from planner.shards import HOP_US, Shard
 from ppipe.serving.ports import free_base
-from python_backend.dispatcher.entries.passing import HOP_US, PassingOn
+from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
 from python_backend.dispatcher.factory import Dispatcher, make_dispatcher
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame

@@ -9,15 +9,17 @@ from dataclasses import replace
 import pytest
 
 from planner.cascades.data import Cascade, Fanout, Member
-from planner.cascades.demands import divided, divided_as_planned
+from planner.cascades.demands import divided, divided_as_planned, with_passing
 from planner.cascades.outlook import Outlook
+from planner.cascades.planning import _by_need
 from planner.entry import entry_rows
 from planner.explain import Infeasible, ProblemError
 from planner.feasibility import violations
 from planner.frames import FrameSize
 from planner.planning import plan
 from planner.problem import Demand, InnerFlow, Objective, Problem
-from planner.rates import batch_build_us, bunch_us
+from planner.rates import batch_build_us, budget_us, bunch_us
+from planner.shards import HOP_US
 from tests.fixtures.made_problems import MadeSize, made_problem
 
 SIZE = MadeSize(gpus=5, classes=2, models=2, blocks=3, max_slices=1)
@@ -174,3 +176,55 @@ def test_crops_leave_the_entry_and_their_answers_come_but_no_client_sends_them()
         "client link out": (0.0001, 0.0001),
         "client link in": (0.001, 0.0),
     }
+
+
+def at_two_entries(problem: Problem) -> Problem:
+    """The entries of the cluster with a second one like the first."""
+    entry = replace(problem.cluster.entry, name="a")
+    cluster = replace(problem.cluster, entry=entry, more_entries=(replace(entry, name="b"),))
+    return replace(problem, cluster=cluster)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_member_with_fewer_shards_than_entries_has_less_time_by_a_hop_and_back(seed: int) -> None:
+    problem = at_two_entries(cascaded(seed))
+    made = plan(problem)
+    few = {one.model for one in made.shards if len(one.shards) < 2}
+    assert violations(made, problem) == []
+    inner = divided_as_planned(problem, made)
+    assert {one.model: one.flow.passed_us for one in inner.demands} == {
+        one.model: 2 * HOP_US if one.model in few else 0 for one in problem.demands
+    }
+    for one in inner.demands:
+        longest = max(pipe.latency_us for pipe in made.model(one.model).pipelines)
+        assert longest <= budget_us(one, problem.options)
+        assert budget_us(one, problem.options) <= one.slo_us - one.flow.passed_us
+
+
+def test_the_hop_takes_no_more_than_its_time() -> None:
+    """Between the plan with one entry and the one whose cascade is shorter by a hop and back per model."""
+    problem = at_two_entries(cascaded(0))
+    found = [
+        plan(each).objective
+        for each in (
+            cascaded(0),
+            problem,
+            replace(
+                cascaded(0),
+                cascades=tuple(replace(one, slo_us=one.slo_us - 4 * HOP_US) for one in problem.cascades),
+            ),
+        )
+    ]
+    assert found == sorted(found, reverse=True)
+    assert found[1] > 0
+
+
+def test_an_slo_that_the_hop_makes_too_short_is_refused_with_it() -> None:
+    problem = at_two_entries(cascaded(0))
+    passing = with_passing(problem, [one.model for one in problem.demands])
+    (cascade,) = problem.cascades
+    needs = [int(Outlook(problem).steps(member.model)[0]) for member in cascade.members]
+    short = replace(passing, cascades=(replace(cascade, slo_us=sum(needs) + HOP_US),))
+    assert _by_need(replace(short, demands=problem.demands))
+    with pytest.raises(Infeasible, match=r"3 ms of that are for passing a frame on .* fewer shards than"):
+        _by_need(short)

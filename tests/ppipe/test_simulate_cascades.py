@@ -55,6 +55,24 @@ def test_cascades_and_other_models_are_served_side_by_side(
     assert second["frames"] == pytest.approx(2 * first["in_time"], rel=0.2)
 
 
+def test_a_plan_of_two_entries_says_that_it_is_simulated_as_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = Workspace(folder).load_problem()
+    entry = replace(problem.cluster.entry, name="a")
+    cluster = replace(problem.cluster, entry=entry, more_entries=(replace(entry, name="b"),))
+    demands = tuple(one for one in problem.demands if one.model != "net02")
+    problem = replace(problem, cluster=cluster, demands=demands)
+    save(problem, Workspace(tmp_path).problem)
+    save(plan(problem, mode="fast"), Workspace(tmp_path).plan)
+    what = [str(tmp_path / "plan.json"), "--seconds", "1", "--load-factor", "0.3"]
+    assert run(["simulate", *what]) == 0
+    assert "2 entries: simulated as one scheduler of all workers" in capsys.readouterr().out
+    assert run(["simulate", *what, "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)
+    assert pair["cascade"] == "pair"
+
+
 def test_a_cascades_capacity_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--seconds", "2", "--find-capacity", "--no-bound"]
     assert run(["simulate", str(folder / "plan.json"), *options]) == 0

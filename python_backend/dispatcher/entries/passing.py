@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.serving import ServedModel
+from planner.shards import HOP_US
 from python_backend.dispatcher.entries.onward import Onward
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
@@ -42,8 +43,6 @@ from python_backend.wire.transport import Outputs
 
 TELL_US: Final = 20_000
 IDLE_US: Final = 200_000
-HOP_US: Final = 1_500
-"""Of a call to another entry beside half the round trip of a word: two servers take and give the frame."""
 SPARE_BATCHES: Final = 3
 """As in simulator.shards."""
 _SAW_US: Final = 10_000
