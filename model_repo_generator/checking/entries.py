@@ -19,8 +19,6 @@ def check_entries(deployment: Deployment, plan: Plan) -> None:
     names = {entry.name for entry in deployment.to_cluster().entries}
     if len(names) == 1:
         faults = ["the plan is of several entries, the deployment has one: plan again"] if plan.shards else []
-    elif deployment.cascades:
-        faults = ["cascades: they are served by one entry; give one 'entry', or leave the cascades out"]
     else:
         faults = [*_lease_faults(deployment), *_shard_faults(plan, names)]
     if faults:

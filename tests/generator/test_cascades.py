@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,29 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from model_repo_generator.checking.fit import PlanFault
 from model_repo_generator.generate import generate, placed, render_once
+from model_repo_generator.monitoring.prometheus import render_prometheus
 from model_repo_generator.rehearsal import Rehearsal, rehearsed
 from planner import serial
-from planner.cascades.demands import planned_cascades
+from planner.cascades.demands import divided_as_planned, planned_cascades
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import MANIFEST_NAME, DeploymentManifest, EntryPorts
 from planner.plan import Plan
 from planner.profile import Profile, TensorSpec
+from planner.sharding import plan_shards
 from planner.streams import StreamPolicy
 from ppipe.cli import run
+from ppipe.serving.server_command import wanted_ports
 from tests.golden import cases
 
 SLO_MS = 250
 PARTS_US = {"boxes": 150_000, "kinds": 100_000}
 
 
-def deployment(**cascade: Any) -> Deployment:
+def deployment(entries: int = 1, **cascade: Any) -> Deployment:
     classes = [{"name": "L4", "executor": "emulated", "stated": cases.SPEED}]
     data = cases.deployment(classes, [{"gpu": "L4", "count": 1, "gpus_per_server": 3}])
+    if entries > 1:
+        data["cluster"]["entries"] = entries
     (model,) = data["models"]
     del model["slo_ms"]
     detector = model | {"name": "boxes", "postprocess": {"task": "detection", "max_boxes": 6}}
@@ -143,6 +149,35 @@ def test_its_repository_has_no_faults(tmp_path: Path) -> None:
     made = deployment()
     generate(made, profile(), plan(), tmp_path, export=False)
     assert run(["lint", str(tmp_path), "--strict"]) == 0
+
+
+@pytest.fixture
+def of_two() -> tuple[Deployment, Plan]:
+    """Two entries; of one worker each, models have one shard, and each model another home."""
+    made = deployment(entries=2)
+    whole = placed(plan(deployment()), deployment(), profile())
+    shards = plan_shards(whole, divided_as_planned(made.to_problem(profile()), whole))
+    return made, placed(dataclasses.replace(whole, shards=shards), made, profile())
+
+
+def test_two_entries_serve_it_each(of_two: tuple[Deployment, Plan], tmp_path: Path) -> None:
+    made, sharded = of_two
+    generate(made, profile(), sharded, tmp_path, export=False)
+    assert run(["lint", str(tmp_path), "--strict"]) == 0
+    manifest = serial.load(DeploymentManifest, tmp_path / MANIFEST_NAME)
+    assert [entry.models[-1] for entry in manifest.entries] == ["street", "street"]
+    assert [len(model.shards) for model in manifest.models] == [1, 1]
+    assert {model.shards[0].order[0] for model in manifest.models} == {"entry-0", "entry-1"}
+    pages = [(entry.host, *manifest.cascade_ports(entry.name).values()) for entry in manifest.entries]
+    assert len(set(pages)) == 2
+    ports = wanted_ports(manifest, manifest.every_server)
+    assert len({(use.host, use.port, use.udp) for use in ports}) == len(ports)
+    found = [(use.host, use.port) for use in ports if use.field == "metrics port of cascade 'street'"]
+    assert found == pages
+    targets = json.loads(render_prometheus(manifest)["targets.json"])
+    shown = {each["labels"]["pod"]: each["targets"] for each in targets}
+    for entry, (host, port) in zip(manifest.entries, pages, strict=True):
+        assert f"{host}:{port}" in shown[entry.name]
 
 
 def test_another_entry_has_its_page_beside_its_own_dispatchers() -> None:

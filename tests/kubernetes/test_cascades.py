@@ -21,20 +21,22 @@ from model_repo_generator.kubernetes.addresses import check_ports
 from model_repo_generator.kubernetes.fleet import read_fleet
 from model_repo_generator.kubernetes.memory import shm_bytes
 from model_repo_generator.kubernetes.names import BundleFault
-from planner.cascades.demands import planned_cascades
+from planner.cascades.demands import divided_as_planned, planned_cascades
 from planner.deployment import Deployment, parse_deployment
 from planner.manifest import DeploymentManifest
+from planner.placing import place
 from planner.plan import Plan
 from planner.profile import Profile
+from planner.sharding import plan_shards
 from tests.kubernetes.conftest import deployment_data, hand_made_plan, manifest_of, model_profile
+from tests.kubernetes.test_compose import local_data
+from tests.kubernetes.test_entries import LEASES, NAMES, cluster_data
 
 MOST = 20
 
 
-@pytest.fixture(scope="module")
-def made() -> tuple[Deployment, Plan, DeploymentManifest]:
+def cascaded(data: dict[str, Any]) -> tuple[Deployment, Plan, DeploymentManifest]:
     """The models as a cascade: what is found of each car's frame goes to the other."""
-    data = deployment_data()
     for model in data["models"]:
         del model["slo_ms"]
     members = [{"model": "cars"}, {"model": "faces", "of": "cars", "count": 4, "most": MOST, "make": "a.b:c"}]
@@ -45,8 +47,15 @@ def made() -> tuple[Deployment, Plan, DeploymentManifest]:
     models = tuple(dataclasses.replace(model, slo_us=10_000_000) for model in plan.models)
     plan = dataclasses.replace(plan, models=models)
     plan = dataclasses.replace(plan, cascades=planned_cascades(deployment.to_problem(profile), plan))
-    plan = placed(plan, deployment, profile)
+    plan = dataclasses.replace(plan, placement=place(plan, deployment.to_cluster()))
+    inner = divided_as_planned(deployment.to_problem(profile), plan)
+    plan = placed(dataclasses.replace(plan, shards=plan_shards(plan, inner)), deployment, profile)
     return deployment, plan, manifest_of(deployment, plan)
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Deployment, Plan, DeploymentManifest]:
+    return cascaded(deployment_data())
 
 
 def documents(text: str) -> list[Any]:
@@ -119,3 +128,34 @@ def test_a_page_on_a_port_of_another_is_refused(made: tuple[Deployment, Plan, De
         BundleFault, match=r"those of cascades' pages, \[8100, 8101, 8100\] must be different"
     ):
         check_ports(fleet)
+
+
+def test_each_of_two_entries_serves_it(options: KubernetesOptions) -> None:
+    deployment, plan, manifest = cascaded(cluster_data(LEASES))
+    assert {len(shards.shards) for shards in plan.shards} == {1, 2}, "one is passed on from an entry"
+    bundle = render_bundle(manifest, deployment, plan, options)
+    found = json.loads(bundle["launch/servers.json"])["servers"].values()
+    entries = {each["server"]: each for each in found if each["server"] in NAMES}
+    assert set(entries) == set(NAMES)
+    port = manifest.cascade("seen").metrics_port
+    for name, entry in entries.items():
+        assert entry["probes"]["seen"] == "dispatcher"
+        assert "seen" in entry["public"]
+        assert manifest.cascade_ports(name) == {"seen": port}, "a pod each"
+    (servers,) = documents(bundle["servers-street-entry-server.yaml"])
+    assert servers["spec"]["replicas"] == 2
+    (container,) = servers["spec"]["template"]["spec"]["containers"]
+    assert port in [each["containerPort"] for each in container["ports"]]
+
+
+def test_compose_gives_each_of_two_entries_the_cascade() -> None:
+    data = local_data()
+    data["cluster"]["entries"] = 2
+    deployment, plan, manifest = cascaded(data)
+    files = render_compose(manifest, deployment, plan, ComposeOptions(image="ppipe:1"))
+    found = json.loads(files["launch/servers.json"])["servers"].values()
+    entries = [each for each in found if each["server"].startswith("entry")]
+    assert len(entries) == 2
+    assert all(each["probes"]["seen"] == "dispatcher" for each in entries)
+    pages = [manifest.cascade_ports(entry.name)["seen"] for entry in manifest.entries]
+    assert len(set(pages)) == 2, "on one host"

@@ -27,7 +27,7 @@ from ppipe.cli import run
 from ppipe.operate.replan import Truth, plan_now
 from ppipe.rollout.deployed import start_of
 from ppipe.serving.launcher import ServedDeployment
-from ppipe.serving.live_metrics import read_cascade
+from ppipe.serving.live_metrics import read_cascades
 from ppipe.serving.ports import free_base
 
 pytestmark = pytest.mark.live
@@ -53,14 +53,15 @@ def frame_of(number: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return frame
 
 
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HealFleet]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["an entry", "two entries"])
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HealFleet]:
     members = [
         {"model": "cars"},
         {"model": "faces", "of": "cars", "count": 2, "most": 9, "make": f"{__name__}:some_frames"},
     ]
     cascade = {"name": "seen", "slo_ms": SLO_MS, "models": members, "streams": {"order": "stream"}}
-    made = make_fleet(tmp_path_factory.mktemp("fleet"), free_base(23_000, 40), cascade=cascade)
+    base = free_base(23_000, 40)
+    made = make_fleet(tmp_path_factory.mktemp("fleet"), base, cascade=cascade, entries=request.param)
     workspace = made.deployed.workspace
     with ServedDeployment(workspace.repository, workspace.logs) as served:
         served.start()
@@ -68,11 +69,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HealFleet]:
 
 
 class Frames:
-    """Frames that are sent by calls of their own, as they are heard of."""
+    """Frames that are sent by calls of their own, as they are heard of: to all entries in turn, those of a
+    stream to one of them.
+    """
 
     def __init__(self, manifest: DeploymentManifest) -> None:
         self._manifest = manifest
-        self._client = triton.InferenceServerClient(manifest.entry.grpc_address)
+        self._clients = [triton.InferenceServerClient(entry.grpc_address) for entry in manifest.entries]
         self.heard: queue.Queue[tuple[int, Any]] = queue.Queue()
         self.sent = 0
 
@@ -85,7 +88,9 @@ class Frames:
         def hear(result: Any, error: InferenceServerException | None) -> None:
             self.heard.put((number, error if result is None else result))
 
-        self._client.async_infer("seen", [tensor], hear, parameters=parameters or None)
+        turn = int(parameters.get("ppipe_stream", f"s{number}").removeprefix("s"))
+        client = self._clients[turn % len(self._clients)]
+        client.async_infer("seen", [tensor], hear, parameters=parameters or None)
 
     def send_in_order(self, count: int, **parameters: Any) -> None:
         """The same, and wait until it is there: calls of their own may overtake one another."""
@@ -97,13 +102,14 @@ class Frames:
             time.sleep(0.02)
 
     def _arrived(self) -> float:
-        look = read_cascade(self._manifest, self._manifest.cascade("seen"))
-        return look.total("ppipe_cascade_frames_total")
+        looks = read_cascades(self._manifest, self._manifest.cascade("seen")).values()
+        return sum(look.total("ppipe_cascade_frames_total") for look in looks)
 
     def answers(self) -> list[tuple[int, Any]]:
         """Of all that was sent, as they came."""
         found = [self.heard.get(timeout=WAIT_S) for _ in range(self.sent)]
-        self._client.close()
+        for client in self._clients:
+            client.close()
         return found
 
 
@@ -116,10 +122,12 @@ def assert_whole(found: list[tuple[int, Any]], counts: list[int]) -> None:
 
 
 def by_us(fleet: HealFleet) -> float:
-    """By when the first member must have answered, as the cascade's page says."""
+    """By when the first member must have answered, as the cascade's page says at each entry."""
     manifest = fleet.manifest
-    look = read_cascade(manifest, manifest.cascade("seen"))
-    return look.total("ppipe_cascade_part_us", model="cars")
+    looks = read_cascades(manifest, manifest.cascade("seen"))
+    assert set(looks) == {entry.name for entry in manifest.entries}
+    (part_us,) = {look.total("ppipe_cascade_part_us", model="cars") for look in looks.values()}
+    return part_us
 
 
 def rolled_out(fleet: HealFleet, *more: str) -> DeploymentManifest:
@@ -171,6 +179,7 @@ def test_another_plan_reaches_the_cascade_and_no_frame_is_partial_for_it(
     monkeypatch.setattr(ppipe.commands.status, "out", Console(file=text, width=80))
     assert run(["status", str(fleet.file), "--work", str(fleet.deployed.workspace.root)]) == 0
     assert "complete/s" in text.getvalue()
+    assert all(entry.name in text.getvalue() for entry in fleet.manifest.entries)
     assert max(map(len, text.getvalue().splitlines())) <= 80
 
 

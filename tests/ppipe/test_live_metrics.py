@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from planner.cascades.served import CascadeEntry
+from planner.manifest import DeploymentManifest, EntryPorts
+from ppipe.commands import status
 from ppipe.operate.looks import Watch
 from ppipe.serving import live_metrics
 from ppipe.serving.live_metrics import (
@@ -29,7 +32,7 @@ from ppipe.serving.live_metrics import (
 from ppipe.serving.load_tables import cascade_tables, fitting_tables, model_tables, worker_tables
 from python_backend.cascade.counts import CascadeCounts, End
 from python_backend.cascade.page import CascadePage
-from tests.cascade.test_parent import CASCADE
+from tests.cascade.test_parent import CASCADE, MANIFEST
 
 PAGE = """
 ppipe_frames_total{{model="m"}} {frames}
@@ -204,6 +207,34 @@ def test_a_cascade_at_two_entries_of_which_one_began_anew() -> None:
     after = {"a": cascade_page(first, 12.0), "b": cascade_page(anew, 12.0), "c": cascade_page(anew, 12.0)}
     row = cascade_row(CASCADE, *together(before, after, live_metrics.CASCADE_COUNTER))
     assert (row.arrived_rps, row.ended_rps, row.open_frames) == (5.0, {"complete": 5.0}, 30)
+
+
+def test_status_has_a_row_for_each_entry_s_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page of each is read at its own port; one that shows none is named."""
+    ports = {model.model: 30_001 + number for number, model in enumerate(MANIFEST.models)}
+    other = EntryPorts(dataclasses.replace(MANIFEST.entry, name="b"), ports)
+    two = dataclasses.replace(MANIFEST, cascades=(CASCADE,), more_entries=(other,))
+    asked: list[tuple[str, int]] = []
+    counts = CascadeCounts()
+    for end in (End.COMPLETE, End.COMPLETE, End.PARTIAL, None):
+        counts.arrived()
+        if end is not None:
+            counts.ended(end, 1)
+
+    def read_cascade(manifest: DeploymentManifest, cascade: CascadeEntry) -> Look:
+        asked.append((manifest.entry.name, cascade.metrics_port))
+        if manifest.entry.name != "b":
+            raise OSError
+        return cascade_page(counts, 1.0)
+
+    monkeypatch.setattr(status, "read_cascade", read_cascade)
+    first = MANIFEST.entry.name
+    assert list(status.cascade_entry_rows(two)) == [
+        ("street", first, "does not answer", "", "", ""),
+        ("street", "b", "4", "2", "1", "1"),
+    ]
+    assert asked == [(name, two.cascade_ports(name)["street"]) for name in (first, "b")]
+    assert len({port for _, port in asked}) == 2
 
 
 def test_pages_of_all_entries_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

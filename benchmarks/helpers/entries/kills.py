@@ -40,12 +40,14 @@ _WINDOW_S, _STEP_S = 1.0, 0.1
 
 
 class Callers(TaggedLoad):
-    """Of every two, one keeps to each entry."""
+    """Of every two, one keeps to each entry. door: the Triton model to call, which takes what the first model
+    takes; '' for that one.
+    """
 
-    def __init__(self, manifest: DeploymentManifest) -> None:
+    def __init__(self, manifest: DeploymentManifest, door: str = "", slo_us: int = SLO_US) -> None:
         model = manifest.models[0]
-        targets = [(entry.grpc_address, model.dispatcher) for entry in manifest.entries]
-        super().__init__(targets, model.input, model.outputs[0].name, SLO_US)
+        targets = [(entry.grpc_address, door or model.dispatcher) for entry in manifest.entries]
+        super().__init__(targets, model.input, model.outputs[0].name, slo_us)
         self._away_until_s = [0.0] * len(targets)
 
     def _target(self, number: int) -> int:

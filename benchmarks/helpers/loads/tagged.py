@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,10 @@ class TaggedLoad:
     def _failed(self, target: int, error: str) -> None:
         """A target has answered so."""
 
+    def _lacking(self, outputs: Mapping[str, Any]) -> str:
+        """What an answer lacks; '' for a whole one."""
+        return ""
+
     def _came_back(self, target: int) -> None:
         """A target has answered a frame, or it was given up."""
 
@@ -109,8 +113,10 @@ class TaggedLoad:
             frame.error = f"{error.code().name}: {error.details()}"
             self._failed(target, frame.error)
         else:
-            output = kserve.response_outputs(call.result())[self._output]
-            frame.wrong = int(np.ascontiguousarray(output).reshape(-1).view(np.int64)[0]) != number
+            outputs = kserve.response_outputs(call.result())
+            tag = np.ascontiguousarray(outputs[self._output]).reshape(-1).view(np.int64)[0]
+            frame.wrong = int(tag) != number
+            frame.error = self._lacking(outputs)
         with self._ended:
             self._left -= 1
             self._ended.notify_all()
