@@ -17,6 +17,9 @@ from typing import Final, NamedTuple
 from planner.manifest import Chain, ModelEntry
 from planner.shards import Shard, shard_of
 
+HOP_US = 1_500
+"""Of a call to another entry beside half the round trip of a word: two servers take and give the frame."""
+
 
 class Fence(NamedTuple):
     """With which term of which shard a worker is used: it refuses who comes with a lower one."""

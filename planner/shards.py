@@ -10,9 +10,6 @@ from dataclasses import dataclass, replace
 from planner.cluster import EntryServer
 from planner.serving import ServedEntry, ServedHost, ServedLink, ServedModel, ServedPipeline
 
-HOP_US = 1_500
-"""Of a call to another entry beside half the round trip of a word: two servers take and give the frame."""
-
 
 @dataclass(frozen=True)
 class Shard:

@@ -16,9 +16,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from planner.cascades.data import Cascade, CascadePart, Parts, PlannedCascade
+from planner.owned import HOP_US
 from planner.plan import Plan
 from planner.problem import Demand, InnerFlow, Problem
-from planner.shards import HOP_US
 
 
 def divided(problem: Problem, parts: Parts) -> Problem:

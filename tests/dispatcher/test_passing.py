@@ -23,7 +23,8 @@ from tritonclient.grpc import service_pb2_grpc
 
 from model_repo_generator.emulated import build_manifest
 from planner.manifest import DeploymentManifest, EntryPorts
-from planner.shards import HOP_US, Shard
+from planner.owned import HOP_US
+from planner.shards import Shard
 from ppipe.serving.ports import free_base
 from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE

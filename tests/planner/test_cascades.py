@@ -16,10 +16,10 @@ from planner.entry import entry_rows
 from planner.explain import Infeasible, ProblemError
 from planner.feasibility import violations
 from planner.frames import FrameSize
+from planner.owned import HOP_US
 from planner.planning import plan
 from planner.problem import Demand, InnerFlow, Objective, Problem
 from planner.rates import batch_build_us, budget_us, bunch_us
-from planner.shards import HOP_US
 from tests.fixtures.made_problems import MadeSize, made_problem
 
 SIZE = MadeSize(gpus=5, classes=2, models=2, blocks=3, max_slices=1)

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from planner.manifest import DeploymentManifest, ModelEntry
+from planner.owned import HOP_US
 from planner.serving import ServedModel
-from planner.shards import HOP_US
 from python_backend.dispatcher.entries.onward import Onward
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
