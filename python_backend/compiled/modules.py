@@ -42,6 +42,7 @@ COMPILED_MODULES = (
     "python_backend.dispatcher.offers",
     "python_backend.dispatcher.frames.answers",
     "python_backend.dispatcher.frames.in_order",
+    "python_backend.dispatcher.frames.usual",
     "python_backend.dispatcher.frames.room",
     "python_backend.dispatcher.frames.open_frames",
     "python_backend.dispatcher.turns",

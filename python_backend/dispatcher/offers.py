@@ -6,7 +6,8 @@ Rules
   gives it up. With the late policy "serve" this goes on past the deadline.
 - Among frames of one priority, patient ones (frames.room), whose callers wait well beyond the SLO, come
   after those whose callers do not. Else who asks for an hour is served for an hour, in the order of
-  deadlines before all that came later. So do frames of callers that crowd the others out (frames.room).
+  deadlines before all that came later. While it is crowded frames come after others for who has sent them
+  too (Frame.rank).
 - The core is given deadlines less what answers were lately late by (dispatcher.lateness), so that it plans
   with the way back too.
 """
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from planner.manifest import ModelEntry
-from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.scheduler.events import RequestArrived
@@ -60,11 +61,11 @@ class Offers:
 
     def _arrived(self, frame: Frame, again: bool) -> RequestArrived:
         info = frame.info
-        behind = frame.crowds or frame.patient
+        rank = LAST_RANK if frame.patient else frame.rank
         return RequestArrived(
             frame.request_id,
             frame.offered_us,
-            2 * frame.priority - int(behind),
+            (LAST_RANK + 1) * frame.priority - rank,
             0 if info is None else info.size,
             0 if info is None else info.width * info.height,
             frame.stream,

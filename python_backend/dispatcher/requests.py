@@ -26,6 +26,7 @@ from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.clock import now_us
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.kserve import Array
+from python_backend.wire.parameters.caller import caller_of
 
 _NOTHING: Taken = (memoryview(b""), None)
 
@@ -86,7 +87,10 @@ class Requests:
         for request in requests:
             text = request.parameters() or ""
             time_us = min(request.timeout() or slo_us, self._longest_us)
-            if not room.is_full(time_us, len(frames)) or is_of_servers(text):
+            full = room.is_full(time_us, len(frames))
+            if not full and room.is_full_behind:
+                full = room.crowds_out(_caller_in(text), arrived_us)
+            if not full or is_of_servers(text):
                 self._read(request, text, arrived_us, time_us, frames)
                 answers.append(None)
             else:
@@ -201,6 +205,14 @@ class Requests:
             if tensor is not None:
                 given[name] = tensor.as_numpy()
         return given
+
+
+def _caller_in(text: str) -> str:
+    """'' where nobody says, or nobody can read it."""
+    try:
+        return caller_of(parameters_in(text))
+    except ValueError:
+        return ""
 
 
 def _send_error_holding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
 from python_backend.dispatcher.frames.room import Room, bounds_of
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
@@ -53,10 +53,20 @@ def test_who_can_wait_comes_after_who_cannot(first: tuple[int, int], second: tup
     assert before > after
 
 
-def test_frames_of_who_crowds_others_out_come_after_theirs() -> None:
-    made, loud = offers(), frame(0, SLO_US)
-    loud.crowds = True
-    assert made.offer(loud, NOW_US).priority < made.offer(frame(1, SLO_US), NOW_US).priority
+def test_frames_of_a_higher_rank_come_after_those_of_a_lower_one_within_their_priority() -> None:
+    made, offered = offers(), list[int]()
+    for priority, rank in ((2, 0), (2, 1), (2, LAST_RANK), (1, 0), (1, 1), (1, LAST_RANK)):
+        each = frame(len(offered), SLO_US, priority=3 - priority)
+        each.rank = rank
+        offered.append(made.offer(each, NOW_US).priority)
+    assert offered == sorted(set(offered), reverse=True)
+
+
+def test_patient_frames_come_last_of_their_priority() -> None:
+    made, last = offers(), frame(0, SLO_US)
+    last.rank = LAST_RANK
+    priorities = {made.offer(each, NOW_US).priority for each in (last, frame(1, 9 * SLO_US))}
+    assert len(priorities) == 1
 
 
 def test_a_little_more_than_the_slo_is_no_patience() -> None:

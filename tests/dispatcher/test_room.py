@@ -7,8 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
 from python_backend.dispatcher.frames.room import (
+    LEAST_CROWD,
     SMALLEST_FRAMES,
     Bounds,
     Room,
@@ -16,12 +17,15 @@ from python_backend.dispatcher.frames.room import (
     frames_per_us,
     memory_free,
 )
+from python_backend.dispatcher.frames.usual import HOLD_US, SLICE_US
 from tests.dispatcher.test_driver import manifest
 
 
-def frame(size: int, time_us: int = 0, caller: str = "") -> Frame:
+def frame(size: int, time_us: int = 0, caller: str = "", at_us: int = 0) -> Frame:
     data = memoryview(bytes(size))
-    return Frame(0, data, 0, time_us, lambda outputs: None, lambda code, text: None, caller=caller)
+    return Frame(
+        0, data, at_us, at_us + time_us, lambda outputs: None, lambda code, text: None, caller=caller
+    )
 
 
 @given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 50), max_size=8)), max_size=20))
@@ -61,33 +65,92 @@ def test_patient_frames_leave_room_for_the_others(patient: list[bool], coming: i
     assert room.is_full(151, 0) == (inside[150] == 10), "what is answered leaves its room"
 
 
+def ranks(room: Room, callers: str, at_us: int = 0) -> list[int]:
+    """Of frames of these callers that come together."""
+    frames = [frame(1, 0, "known/k" if caller == "K" else caller.strip(), at_us) for caller in callers]
+    return [each.rank for each in room.admit(frames)[0]]
+
+
 def test_who_has_more_open_than_others_comes_after_them_while_too_many_are() -> None:
     room = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
-    admitted = {caller: room.admit([frame(1, 0, caller) for _ in range(4)])[0] for caller in "ab"}
-    assert [each.crowds for each in admitted["a"]] == [False] * 4
-    assert [each.crowds for each in admitted["b"]] == [False] * 4, "as many as the other has are not too many"
-    loud, quiet = room.admit([frame(1, 0, "a"), frame(1, 0, "c")])[0]
-    assert (loud.crowds, quiet.crowds) == (True, False)
-    room.leave([*admitted["b"], loud, quiet])
-    assert not room.admit([frame(1, 0, "a")])[0][0].crowds, "alone it crowds nobody out"
+    assert ranks(room, "aaaa") == [0] * 4
+    assert ranks(room, "bbbb") == [0, 0, 1, 1], "as many as the other has are not too many"
+    assert ranks(room, "ac") == [2, 1]
+    alone = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
+    assert ranks(alone, 9 * "a") == [0] * 6 + [1] * 3, "alone it has as many as callers have on average"
 
 
-def test_strangers_come_after_known_callers_while_too_many_frames_are_open() -> None:
+def test_who_sends_what_he_did_before_it_was_crowded_goes_first() -> None:
+    room, slot_us = Room(Bounds(frames=1_000, bytes=1_000, crowd_frames=6)), 10_000
+    for number in range(200):
+        served, _ = room.admit([frame(1, 0, "good", number * slot_us)])
+        assert served[0].rank == 0
+        room.leave(served)
+    now_us = 200 * slot_us
+    flood = [caller for _ in range(40) for caller in "abcdefgh"]
+    assert set(ranks(room, "".join(flood), now_us)[6:]) == {1, 2}
+    good = [room.admit([frame(1, 0, "good", now_us + number * slot_us)])[0][0] for number in range(100)]
+    assert {each.rank for each in good} == {0}
+    assert room.crowding == len(flood) - 6
+
+
+def test_no_more_go_after_others_than_make_it_crowded() -> None:
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=4))
+    good = [room.admit([frame(1, 0, "good", number * SLICE_US // 2)])[0] for number in range(4)]
+    for each in good:
+        room.leave(each)
+    now_us = 2 * SLICE_US
+    flood = [room.admit([frame(1, 0, caller, now_us)])[0][0] for caller in "abcdabcd"]
+    assert [each.rank > 0 for each in flood] == [False] * 4 + [True] * 4
+    assert room.crowds_out("a", now_us)
+    assert room.crowds_out("new", now_us)
+    for caller in ("good", "known/k", ""):
+        assert not room.crowds_out(caller, now_us), caller
+    room.leave(flood[-1:])
+    assert not room.crowds_out("a", now_us), "one may again"
+
+
+def test_who_is_alone_crowds_nobody_out() -> None:
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=4))
+    assert max(ranks(room, 20 * "a")) == 1
+    assert not room.crowds_out("a", 0)
+    assert room.crowds_out("b", 0)
+    ranks(room, "K")
+    assert room.crowds_out("a", 0)
+
+
+def test_what_is_over_for_a_moment_only_is_still_a_crowd() -> None:
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
+    crowd, _ = room.admit([frame(1, 0, "a") for _ in range(8)])
+    room.leave(crowd)
+    assert ranks(room, "b", HOLD_US - 1) == [1]
+    assert ranks(room, "c", HOLD_US) == [0]
+
+
+def test_strangers_come_after_known_callers_while_it_is_crowded() -> None:
     room = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
     known, _ = room.admit([frame(1, 0, "known/a") for _ in range(8)])
-    assert not any(each.crowds for each in known), "known callers crowd nobody out"
-    assert room.admit([frame(1, 0, "b")])[0][0].crowds
-    room.leave(known[:5])
-    assert not room.admit([frame(1, 0, "b")])[0][0].crowds, "there is room for all"
-    room.admit([frame(1, 0, "b") for _ in range(4)])
-    room.leave(known[5:])
-    assert not room.admit([frame(1, 0, "c")])[0][0].crowds, "no known caller waits"
+    assert not any(each.rank for each in known), "known callers crowd nobody out"
+    assert ranks(room, "b") == [LAST_RANK]
+    room.leave(known)
+    assert ranks(room, "c") == [1], "no known caller waits"
+
+
+def test_a_stranger_who_sends_what_he_did_comes_after_known_callers_and_before_other_strangers() -> None:
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=2))
+    for number in range(3):
+        room.leave(room.admit([frame(1, 0, "usual", number * SLICE_US)])[0])
+    assert ranks(room, "KKK", 3 * SLICE_US) == [0, 0, 0]
+    assert [*ranks(room, "n", 3 * SLICE_US), *_ranks_of(room, "usual", 3 * SLICE_US)] == [LAST_RANK, 1]
+
+
+def _ranks_of(room: Room, caller: str, at_us: int) -> list[int]:
+    return [each.rank for each in room.admit([frame(1, 0, caller, at_us)])[0]]
 
 
 def test_callers_without_a_name_crowd_nobody_out() -> None:
     room = Room(Bounds(frames=100, bytes=100, crowd_frames=2))
-    room.admit([frame(1, 0, "a")])
-    assert not any(each.crowds for each in room.admit([frame(1) for _ in range(9)])[0])
+    assert ranks(room, "a         ") == [0] * 10
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["", "a", "b", "known/c"])), max_size=40))
@@ -120,7 +183,7 @@ def test_frames_beyond_what_can_be_served_in_the_longest_time_find_no_room() -> 
     assert bounds_of(served, 1_000_000_000, 1).patient_frames == round(min(by_stage) * 1_000_000_000)
     least = bounds_of(served, 1, 1)
     assert (least.frames, least.patient_frames) == (SMALLEST_FRAMES, SMALLEST_FRAMES // 2)
-    assert least.crowd_frames == round(min(by_stage) * served.slo_us)
+    assert least.crowd_frames == max(LEAST_CROWD, round(min(by_stage) * served.slo_us))
 
 
 def test_dispatchers_of_one_host_share_its_memory() -> None:

@@ -16,6 +16,7 @@ from python_backend.dispatcher.frames.room import Bounds, Room
 from python_backend.dispatcher.requests import Requests, Triton
 from python_backend.wire import forwarded, ticket_codec
 from python_backend.wire.forwarded import Forwarded
+from python_backend.wire.parameters.caller import CALLER
 from python_backend.wire.signing.keys import TicketError
 
 SLO_US, LONGEST_US = 10_000, 50_000
@@ -165,6 +166,17 @@ def test_requests_that_find_no_room_are_refused_where_they_stand(model: Model) -
     assert [code for code, _ in answers[5:]] == [ErrorCode.UNAVAILABLE] * 2
     assert all(text.startswith("net: ") and "reason=overload" in text for _, text in answers[5:])
     assert (len(model.driver.arrived), model.driver.counted) == (5, 2)
+
+
+def test_who_would_go_after_others_while_no_more_may_is_refused_where_he_stands(model: Model) -> None:
+    model.driver.room = Room(Bounds(frames=50, bytes=100, crowd_frames=2))
+    model.driver.room.admit(
+        [Frame(n, memoryview(b""), 0, SLO_US, print, print, caller=each) for n, each in enumerate("abab")]
+    )
+    known, stranger = (f'{{"{CALLER}":"{name}"}}' for name in ("known/k", "c"))
+    answers = model.take([request(), request(parameters=known), request(parameters=stranger)])
+    assert [answer is None for answer in answers] == [True, True, False]
+    assert model.take([request(parameters="{" + CALLER)]) is None, "what cannot be read is refused later"
 
 
 def test_of_refused_requests_every_frame_counts(model: Model) -> None:

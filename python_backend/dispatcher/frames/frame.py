@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from enum import Enum
+from typing import Final
 
 from python_backend.dispatcher.frames.frame_state import MOVES, FrameState, IllegalMove
 from python_backend.scheduler.actions import DropReason
@@ -23,6 +24,7 @@ class ErrorCode(Enum):
     """We are."""
 
 
+LAST_RANK: Final = 2
 SendOutputs = Callable[[Mapping[str, Array]], None]
 SendError = Callable[[ErrorCode, str], None]
 
@@ -41,7 +43,6 @@ class Frame:
         "asked_after_us",
         "caller",
         "came_too_late",
-        "crowds",
         "data",
         "deadline_us",
         "info",
@@ -51,6 +52,7 @@ class Frame:
         "patient",
         "place",
         "priority",
+        "rank",
         "request_id",
         "send_error",
         "send_outputs",
@@ -103,8 +105,8 @@ class Frame:
         self.stays = stays
         """Whether no other entry may get it: one had it already."""
         self.caller = caller
-        self.crowds = False
-        """Whether its caller had more frames open than others, when too many were (frames.room)."""
+        self.rank = 0
+        """For who has sent it: those of a higher rank go after it, among its priority's (frames.room)."""
         self.patient = False
         """Whether it found room as a patient frame (frames.room)."""
         self.came_too_late = False

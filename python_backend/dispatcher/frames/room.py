@@ -9,9 +9,13 @@ Rules
   at least. By the workers of all entries: frames that are passed on to another one stay open here.
 - Patient frames, whose callers wait well beyond the SLO, may be as many as the plan can serve within that
   time, half of SMALLEST_FRAMES at least: so they leave room for the others, which go before them.
-- While more frames are open than the plan serves within an SLO, a caller with more of them than callers have
-  on average crowds the others out: its next frames go after theirs. Only callers that the front names count.
-  Those whom it knows crowd nobody out, and while they have frames open all strangers' go after theirs.
+- It is crowded while more frames are open than the plan serves within an SLO, LEAST_CROWD at least, and a
+  moment after. Then frames have a rank (Frame.rank), and those of a higher one go after all others: 0 for
+  callers who send no more than they usually do (frames.usual), 1 for others who have no more frames open
+  than callers have on average, LAST_RANK for the rest; 0 where the front names nobody.
+- Of those that go after others as many may be open as make it crowded; more would come too late, and giving
+  one up costs more than refusing it. A caller who has all open frames himself is not held to that.
+- Those whom the front knows keep rank 0, and while they have frames open all strangers come after them.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.serving import ServedModel
-from python_backend.dispatcher.frames.frame import Frame
+from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
+from python_backend.dispatcher.frames.usual import Usual
 from python_backend.wire.clock import NEVER
 from python_backend.wire.parameters.caller import is_known
 from python_backend.wire.shm.file import SHM
@@ -33,13 +38,14 @@ SMALLEST_FRAMES = 512
 _PATIENT_SLOS = 1.5
 """A frame with more time than so many SLOs is patient."""
 _SPARE = 4
+LEAST_CROWD = 4
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Bounds:
     """Of the frames that are open at once. `patient_frames`: of those that have more than `patient_us`.
-    `crowd_frames`: of all, beyond which a caller may have too many.
+    `crowd_frames`: of all, beyond which it is crowded.
     """
 
     frames: int
@@ -61,8 +67,11 @@ class Room:
         self._named = 0
         self._known = 0
         """Open frames by caller, of all callers that are named, and of those that are known."""
+        self._usual = Usual()
+        self._behind = 0
+        """Open frames of a rank above 0."""
         self.crowding = 0
-        """Frames that came so far whose callers crowded others out."""
+        """Frames that came so far and went after others, for who had sent them."""
         self._lock = threading.Lock()
 
     @property
@@ -88,6 +97,19 @@ class Room:
         if self._frames + coming >= bounds.frames or self._bytes >= bounds.bytes:
             return True
         return time_us > bounds.patient_us and self._patient >= bounds.patient_frames
+
+    @property
+    def is_full_behind(self) -> bool:
+        """Whether no more frames may go after others."""
+        return self._behind >= self.bounds.crowd_frames
+
+    def crowds_out(self, caller: str, now_us: int) -> bool:
+        """Whether a frame of this caller would have to go after others, while no more may."""
+        if not caller or is_known(caller) or not self.is_full_behind:
+            return False
+        if self._by_caller.get(caller) == self._frames:
+            return False
+        return not self._usual.would_keep(caller, now_us)
 
     def admit(self, frames: Iterable[Frame]) -> tuple[list[Frame], list[Frame]]:
         """Those that there is room for, which take it, and the others."""
@@ -123,6 +145,7 @@ class Room:
             self._patient += times
         if frame.caller:
             self._take_named(frame, times)
+            self._behind += times * int(frame.rank > 0)
 
     def _take_named(self, frame: Frame, times: int) -> None:
         count = self._by_caller.get(frame.caller, 0) + times
@@ -133,9 +156,21 @@ class Room:
             del self._by_caller[frame.caller]
         if is_known(frame.caller):
             self._known += times
-        elif times > 0 and self._frames > self.bounds.crowd_frames:
-            frame.crowds = self._known > 0 or count * len(self._by_caller) > self._named
-            self.crowding += int(frame.crowds)
+        elif times > 0:
+            frame.rank = self._rank(frame.caller, count, frame.arrived_us)
+            self.crowding += int(frame.rank > 0)
+
+    def _rank(self, caller: str, count: int, now_us: int) -> int:
+        """Of a stranger's frame that has come; he has so many open with it."""
+        usual = self._usual
+        if self._frames > self.bounds.crowd_frames:
+            usual.crowd(now_us)
+        elif not usual.is_crowded(now_us):
+            usual.came(caller, now_us)
+            return 0
+        if usual.keeps(caller, now_us):
+            return int(self._known > 0)
+        return LAST_RANK if self._known or count * len(self._by_caller) > self._named else 1
 
     def _is_patient(self, frame: Frame) -> bool:
         return frame.deadline_us - frame.arrived_us > self.bounds.patient_us
@@ -157,7 +192,7 @@ def bounds_of(served: ServedModel, longest_us: int, dispatchers: int) -> Bounds:
         bytes=min(_shm_free() // 2, memory_free() // 4) // max(1, dispatchers),
         patient_frames=max(SMALLEST_FRAMES // 2, round(served_frames)),
         patient_us=round(_PATIENT_SLOS * served.slo_us),
-        crowd_frames=round(frames_per_us(served) * served.slo_us),
+        crowd_frames=max(LEAST_CROWD, round(frames_per_us(served) * served.slo_us)),
     )
 
 
