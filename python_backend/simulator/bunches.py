@@ -50,7 +50,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Watch:
+class MissingOf:
     """What of a member's frames is told to `missing` as soon as it is known: those that are dropped, and
     those answered after `until_us`. origin: of which of the cascade's frames each comes.
     """
@@ -67,7 +67,7 @@ def serve_bunches(
     workload: Workload,
     policy: str = "adaptive",
     places: Iterator[tuple[str, int]] | None = None,
-    watch: Watch | None = None,
+    watch: MissingOf | None = None,
 ) -> Times:
     """When each frame was answered; NEVER_ANSWERED or SUPERSEDED if it was dropped. come_us: rising.
 
@@ -97,7 +97,7 @@ class _Run:
         policy: str,
         frames: int,
         places: Iterator[tuple[str, int]],
-        watch: Watch | None,
+        watch: MissingOf | None,
     ) -> None:
         self._places = places
         self._watch = watch

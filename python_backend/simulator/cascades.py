@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.cascades.data import Cascade, Fanout
+from planner.cascades.fanouts import draw_counts
 from planner.serving import ServedModel
 from python_backend.simulator.arrivals import parse_arrivals
-from python_backend.simulator.bunches import SUPERSEDED, Missing, TooMuchMissing, Watch, serve_bunches
+from python_backend.simulator.bunches import SUPERSEDED, Missing, MissingOf, TooMuchMissing, serve_bunches
 from python_backend.simulator.capacity import TARGET, Workload
-from python_backend.simulator.fanouts import draw_counts
 
 Times = npt.NDArray[np.int64]
 
@@ -131,7 +131,7 @@ def simulate_cascade(
         places = None if member.of else workload.places()
         due_us = born_us[origin] + allowed_us
         until_us = born_us[origin] + cascade.slo_us
-        watch = None if missing is None else Watch(missing, origin.tolist(), until_us.tolist())
+        watch = None if missing is None else MissingOf(missing, origin.tolist(), until_us.tolist())
         answered_us = serve_bunches(model, come_us, due_us, workload, places=places, watch=watch)
         in_time = (answered_us >= 0) & (answered_us <= until_us)
         answers[member.model] = _Answered(origin, answered_us, in_time)

@@ -116,7 +116,7 @@ def test_what_cannot_reach_the_target_is_broken_off_early(monkeypatch: pytest.Mo
     served = mixed_model()
     come = np.arange(0, 3_000_000, 1_000)
     missing = bunches.Missing(len(come), 30)
-    watch = bunches.Watch(missing, range(len(come)), (come + served.slo_us).tolist())
+    watch = bunches.MissingOf(missing, range(len(come)), (come + served.slo_us).tolist())
     seen: list[int] = []
     arrive = bunches._Run.arrive
 

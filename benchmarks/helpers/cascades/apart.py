@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.cascades.data import Cascade
+from planner.cascades.fanouts import draw_counts
 from planner.problem import Problem
 from planner.profile import ModelProfile
 from python_backend.simulator.capacity import TARGET, Workload, highest_reached
-from python_backend.simulator.fanouts import draw_counts
 
 Times = npt.NDArray[np.int64]
 _REJECTED = -1

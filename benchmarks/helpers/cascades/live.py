@@ -19,6 +19,7 @@ from model_repo_generator.emulated import (
     write_deployment,
 )
 from planner.cascades.data import Cascade, Fanout, Member
+from planner.cascades.fanouts import draw_counts
 from planner.manifest import DeploymentManifest
 from planner.profile import TensorSpec
 from ppipe.bench.loadgen import LoadOptions, send_load
@@ -30,7 +31,6 @@ from ppipe.serving.live_metrics import read, read_cascade
 from ppipe.serving.ports import free_base
 from python_backend.simulator.capacity import TARGET, Workload, highest_reached
 from python_backend.simulator.cascades import simulate_cascade
-from python_backend.simulator.fanouts import draw_counts
 
 _INPUT = TensorSpec("frame", "FP32", (256,))
 _OUTPUT = (TensorSpec("scores", "FP32", (16,)),)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.cascades.data import Fanout
+from planner.cascades.fanouts import chances, draw_counts
 from planner.deployment.cascade import MemberSpec
-from python_backend.simulator.fanouts import chances, draw_counts
 
 
 def stated(count: float, deviation: float | None = None, most: int | None = None) -> Fanout:
