@@ -143,9 +143,11 @@ def test_the_page_counts_every_end(deployment: ServedDeployment) -> None:
     assert changed.pop('answer_us_total{cascade="traffic",model="classifier"}') > 0
     assert changed.pop('answer_us_total{cascade="traffic",model="detector"}') > 0
     assert changed.pop('latency_us_total{cascade="traffic"}') > 0
+    assert changed.pop('handed_us_total{cascade="traffic",model="classifier"}') > 0
     assert changed == {
         'frames_total{cascade="traffic"}': 1,
         'ended_total{cascade="traffic",end="complete"}': 1,
+        'handed_total{cascade="traffic",model="classifier"}': 1,
         'asked_total{cascade="traffic",model="detector"}': 1,
         'asked_total{cascade="traffic",model="classifier"}': 3,
         'answered_total{cascade="traffic",model="detector"}': 1,
