@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.paper import cli
 from benchmarks.paper.robustness import MORE_TO_DO, PLANNED_FOR, SERVED, figures, table
-from ppipe.simulation import margin
+from ppipe.simulation import margin, rungs
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "paper"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the paper's data folder {DATA} is absent")
@@ -44,8 +44,8 @@ def test_figures_are_least_and_mean_over_cases() -> None:
 def test_a_run_that_is_stopped_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(margin, "FIRST", ((1, 1),))
-    monkeypatch.setattr(margin, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(rungs, "FIRST", ((1, 1),))
+    monkeypatch.setattr(rungs, "MOST_CANDIDATES", 1)
     monkeypatch.setattr(margin, "FINALISTS", 0)
     monkeypatch.setattr(margin, "SCENARIOS", 1)
     monkeypatch.setattr(margin, "SECONDS", 1.0)

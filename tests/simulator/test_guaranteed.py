@@ -11,7 +11,7 @@ from planner.expectation import Expectation
 from planner.feasibility import check
 from planner.planning import plan
 from planner.problem import Objective, Problem
-from ppipe.simulation import margin
+from ppipe.simulation import margin, rungs
 from ppipe.simulation.guaranteed import ROUNDS, guaranteed_shares, search_guaranteed
 from ppipe.simulation.margin import MarginSearch, auto_margin
 from tests.fixtures.made_problems import MadeSize, made_problem
@@ -24,8 +24,8 @@ def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 2.0)
     monkeypatch.setattr(margin, "PROMISED_IN", 5)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 2.0)
-    monkeypatch.setattr(margin, "FIRST", ((1, 6),))
-    monkeypatch.setattr(margin, "MOST_CANDIDATES", 1)
+    monkeypatch.setattr(rungs, "FIRST", ((1, 6),))
+    monkeypatch.setattr(rungs, "MOST_CANDIDATES", 1)
     monkeypatch.setattr(margin, "FINALISTS", 0)
 
 
