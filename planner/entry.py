@@ -17,10 +17,8 @@ Link out   o_m F + 1 / N A + away F + from A      Link in   1 / N F + o_m A + fr
 Cores      h_m (1 / N + from)
 
 Room       frames come at random and must not wait long for a link: of B and C counts the share that can be
-           used (planner.usable), with t and V of the models' mix, whose rates are as their weights, and the
-           mean of how long they may wait, weighed by what they send: what is due first is sent first, and
-           then the work lost is that of one queue with this room (Kruk, Lehoczky, Ramanan and Shreve, Heavy
-           traffic analysis for EDF queues with reneging, 2011)
+           used (planner.usable), with t and V of the models' mix, whose rates are as their weights; the model
+           that may wait least decides, since all wait alike
 
 A row does not depend on pipelines. So it takes part in the relaxation and in the MILP as one row on z (or on
 the models' shares u_m of it), and for given rates it is a condition.
@@ -182,8 +180,7 @@ def _with_room(row: EntryRow, demands: Sequence[Demand], options: PlanOptions) -
         for need, rate, demand in counted
     )
     usable = usable_of_link(
-        wait_us=sum(need * rate * link_wait_us(demand, options) for need, rate, demand in counted)
-        / (mean * frames),
+        wait_us=min(link_wait_us(demand, options) for _, _, demand in counted),
         frame_us=mean / row.capacity * 1e6,
         loss=min(late_share(demand, options) for _, _, demand in counted),
         dispersion=square / frames / mean**2,

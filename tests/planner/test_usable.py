@@ -95,18 +95,6 @@ def test_what_counts_of_the_entrys_link_follows_the_margin_and_the_frames() -> N
     assert usable(made({"a": 400_000, "b": 20_000}, 100)) < usable(made({"a": 210_000, "b": 210_000}, 100))
 
 
-def test_a_model_in_a_hurry_takes_room_by_what_it_sends() -> None:
-    """What is due first is sent first: little of it costs the others little."""
-
-    def usable(frame_bytes: int, slo_ms: float) -> float:
-        problem = made({"a": 400_000, "b": frame_bytes}, 100, slo_ms=1_000)
-        hurried = replace(problem.demands[1], slo_us=round(slo_ms * 1000))
-        return min(row.usable for row in entry_rows(replace(problem, demands=(problem.demands[0], hurried))))
-
-    assert usable(20_000, 1_000) > usable(20_000, 200) > usable(400_000, 200)
-    assert usable(20_000, 1_000) - usable(20_000, 200) < 0.1 * (usable(400_000, 1_000) - usable(400_000, 200))
-
-
 def test_a_plan_says_how_much_of_the_link_it_uses_and_keeps_to_it() -> None:
     problem = made({"m": 350_000}, 200)
     planned = plan(problem)
