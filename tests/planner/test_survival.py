@@ -172,13 +172,12 @@ def test_the_loss_of_an_entry_leaves_all_workers_and_less_of_a_link() -> None:
         # One of two entries of 10 Gbit/s: each frame comes in and goes out once, answers cost nothing.
         wanted = sum(wanted_of(one, wide.options) for one in wide.demands)
         most = 10e9 / 8 / 100_000 / wanted
-        assert carried_factor(loss, wide) == pytest.approx(most, rel=0.01)
+        assert 0.99 * most < carried_factor(loss, wide) < most, "some of it is left for frames that wait"
     tight = replace(
         wide, cluster=replace(wide.cluster, more_entries=(replace(entries[1], bandwidth_gbps=1.0),))
     )
     carried = carried_factor(losses_of(tight)[-2], tight)
     assert carried < 0.9 * made.survival.promised
-    assert 0.9 * most / 10 < carried < 0.99 * most / 10, "some of a slower link is left for frames that wait"
     survival = plan(tight).survival
     assert survival is not None
     assert survival.bound == pytest.approx(carried, rel=1e-3)
