@@ -31,9 +31,6 @@ class Noise(CalibrationDataReader):
         return None if frame is None else {"image": frame}
 
 
-HAS_VNNI = "vnni" in Path("/proc/cpuinfo").read_text()
-
-
 @pytest.fixture(params=[QuantType.QInt8, QuantType.QUInt8], ids=["int8", "uint8"])
 def quantised(request, tmp_path: Path) -> Path:
     whole, prepared, made = (tmp_path / f"{name}.onnx" for name in ("whole", "prepared", "made"))
@@ -47,6 +44,8 @@ def quantised(request, tmp_path: Path) -> Path:
         activation_type=request.param,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        # Without VNNI sums of 8-bit products saturate, and where depends on which kernels are fused.
+        reduce_range=True,
     )
     return made
 
@@ -73,20 +72,8 @@ def test_a_quantised_file_is_cut_between_q_and_dq_and_is_bit_equal(spec, quantis
         for stage in stages:
             values = stage.run(values)
         for given, same, right in zip(values, again.run(frames), whole.run(frames), strict=True):
-            assert_same(given, right)
-            assert_same(same, right)
-
-
-def assert_same(given, right):
-    """Bit for bit where the processor has instructions for int8 dot products. Elsewhere ONNX Runtime rounds
-    by other kernels, which depend on what it fuses: few numbers may be off, by one of 256 steps.
-    """
-    if HAS_VNNI or np.array_equal(given, right):
-        np.testing.assert_array_equal(given, right)
-        return
-    steps = np.abs(given - right) / (np.ptp(right) / 255)
-    assert steps.max() <= 1.5
-    assert np.mean(steps > 0) <= 0.05
+            np.testing.assert_array_equal(given, right)
+            np.testing.assert_array_equal(same, right)
 
 
 @pytest.mark.filterwarnings("ignore")
