@@ -34,9 +34,10 @@ def plan_cascades(
         # More of a plan's members may be passed on than were thought to be, and then they have less time.
         made = _planned(with_passing(problem, passed), plan, reach, with_build_rates, parts)
         bound = made.upper_bound if bound is None else bound
-        if passed >= passed_on(problem, made):
+        more = passed_on(problem, made) - passed
+        if not more:
             break
-        passed |= passed_on(problem, made)
+        passed |= more
     return replace(
         made,
         upper_bound=bound,

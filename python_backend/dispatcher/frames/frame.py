@@ -25,6 +25,7 @@ class ErrorCode(Enum):
 
 
 LAST_RANK: Final = 2
+"""The highest rank that a frame can have (Frame.rank)."""
 SendOutputs = Callable[[Mapping[str, Array]], None]
 SendError = Callable[[ErrorCode, str], None]
 

@@ -105,11 +105,12 @@ class Room:
 
     def crowds_out(self, caller: str, now_us: int) -> bool:
         """Whether a frame of this caller would have to go after others, while no more may."""
-        if not caller or is_known(caller) or not self.is_full_behind:
+        if not caller or is_known(caller):
             return False
-        if self._by_caller.get(caller) == self._frames:
-            return False
-        return not self._usual.would_keep(caller, now_us)
+        with self._lock:
+            if not self.is_full_behind or self._by_caller.get(caller) == self._frames:
+                return False
+            return not self._usual.would_keep(caller, now_us)
 
     def admit(self, frames: Iterable[Frame]) -> tuple[list[Frame], list[Frame]]:
         """Those that there is room for, which take it, and the others."""
