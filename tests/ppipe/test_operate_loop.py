@@ -190,14 +190,20 @@ def test_a_load_that_turns_is_planned_for_as_it_is_in_the_end(stand: LoopStand) 
     assert rates["faces"] / sum(rates.values()) == pytest.approx(0.9, abs=0.03)
 
 
+def fleet_and_another(tmp_path: Path) -> tuple[HealFleet, DeploymentManifest]:
+    """A fleet, and another revision of it, of number 2; what is served is kept."""
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    other = plan(weighted(fleet.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
+    target = prepare(fleet.deployed, other, 2)
+    fleet.deployed.kept.keep(fleet.manifest, fleet.plan)
+    return fleet, target
+
+
 def test_a_rollout_that_was_stopped_is_taken_up_or_turned_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = make_fleet(tmp_path / "work", 30_000)
+    fleet, target = fleet_and_another(tmp_path)
     deployed = fleet.deployed
-    other = plan(weighted(fleet.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
-    target = prepare(deployed, other, 2)
-    deployed.kept.keep(fleet.manifest, fleet.plan)
     stopped = RolloutRecord("heal", 1, 2, "lost: x", "now", ("load",))
     save_record(stopped, deployed.workspace.root)
     asked: list[int] = []
@@ -292,11 +298,8 @@ def test_what_others_roll_out_is_what_is_served_from_then_on(tmp_path: Path) -> 
 def test_a_rollout_of_others_that_was_killed_meanwhile_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = make_fleet(tmp_path / "work", 30_000)
+    fleet, target = fleet_and_another(tmp_path)
     deployed = fleet.deployed
-    other = plan(weighted(fleet.problem, {"cars": 1.0, "faces": 6.0}), mode="fast")
-    target = prepare(deployed, other, 2)
-    deployed.kept.keep(fleet.manifest, fleet.plan)
     asked: list[int] = []
     stopped = RolloutRecord("heal", 1, 2, "asked", "now", ("load",))
 
