@@ -128,6 +128,7 @@ def served(deployment: Deployment, profile: Profile, folder: Path) -> Iterator[S
     plain = generate_plain(deployment, profile, plain_out)
     with contextlib.ExitStack() as stack:
         servers = {}
+        # The entry comes after its stages: a worker that it does not find is out until it is asked again.
         for root, server in [
             *((out, server) for server in (*manifest.servers, manifest.entry)),
             (plain_out, plain.servers[0]),
@@ -136,9 +137,7 @@ def served(deployment: Deployment, profile: Profile, folder: Path) -> Iterator[S
             port = server.grpc_port if root == out else 0
             log = folder / f"{root.name}-{server.name}.log"
             servers[name] = stack.enter_context(running(root / server.repository, server.models, log, port))
-        for server in (*manifest.servers, manifest.entry):
-            wait_ready(servers[f"repository/{server.name}"], server.models)
-        wait_ready(servers[f"plain/{plain.servers[0].name}"], plain.servers[0].models)
+            wait_ready(servers[name], server.models)
         for live in servers.values():
             stack.callback(live.process.terminate)  # all at once, then each is waited for
         yield Served(deployment=deployment, manifest=manifest, servers=servers)

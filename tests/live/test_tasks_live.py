@@ -183,7 +183,7 @@ def served(deployment: Deployment, folder: Path, python_without_us: Path) -> Ite
                     first_on_path=python_without_us,
                 )
             )
-        for server in (*manifest.servers, manifest.entry):
+            # The entry comes last: a worker that it does not find is out until it is asked again.
             wait_ready(started[server.name], server.models)
         for live in started.values():
             stack.callback(live.process.terminate)  # all at once, then each is waited for
