@@ -305,6 +305,13 @@ class DeploymentManifest:
                 return cascade
         return None
 
+    def time_us(self, model: str) -> int:
+        """How long a frame of this model has by plan, at most: the SLO; in a cascade, where its frames come
+        of another member's answers, all parts of the SLO on their way. Raises KeyError.
+        """
+        slo_us, cascade = self.model(model).served.slo_us, self.cascade_of(model)
+        return slo_us if cascade is None else max(slo_us, cascade.member(model).by_us)
+
     @property
     def own_models(self) -> tuple[ModelEntry, ...]:
         """Models that are in no cascade: clients send to these, and to the cascades."""

@@ -100,7 +100,8 @@ class Driver:
         """
         self._passing = passing
         whole = manifest.model(entry.model).served  # frames that are passed on stay open here
-        self.room = room or Room(bounds_of(whole, entry.longest_us, len(manifest.models)))
+        time_us = manifest.time_us(entry.model)
+        self.room = room or Room(bounds_of(whole, entry.longest_us, time_us, len(manifest.models)))
         self.counts = Counts(entry.served)
         self.budget = Budget(self.counts)
         self._log = log
@@ -108,7 +109,7 @@ class Driver:
         self._accepting = True
         self._uplink = uplink or Uplink()
         self._lateness = Lateness(entry.served.slo_us)
-        self._offers = Offers(entry, self._lateness)
+        self._offers = Offers(entry, time_us, self._lateness)
         self._frames = OpenFrames(entry, self.counts, log, self.room)
         self._turns: Turns[Item] = Turns("alarms", self._take_turn)
         self.endings = Ends(self._turns, self._frames, self.counts, log)

@@ -1,10 +1,10 @@
 """How frames are offered to the scheduler core: with which deadline, and when again.
 
 Rules
-- A core holds a frame back for a fuller batch as long as its deadline allows. So a frame with a later
-  deadline than its SLO is offered with that of its SLO first, and again, with more time, when the core
-  gives it up. With the late policy "serve" this goes on past the deadline.
-- Among frames of one priority, patient ones (frames.room), whose callers wait well beyond the SLO, come
+- A core holds a frame back for a fuller batch as long as its deadline allows. So a frame with more time than
+  frames have by plan (DeploymentManifest.time_us) is offered with that first, and again, with more, when the
+  core gives it up. With the late policy "serve" this goes on past the deadline.
+- Among frames of one priority, patient ones (frames.room), whose callers wait well beyond that, come
   after those whose callers do not. Else who asks for an hour is served for an hour, in the order of
   deadlines before all that came later. While it is crowded frames come after others for who has sent them
   too (Frame.rank).
@@ -32,22 +32,23 @@ _PAUSE_US: Final = 500
 class Offers:
     """See the module. Used by one thread at a time."""
 
-    def __init__(self, entry: ModelEntry, lateness: Lateness) -> None:
+    def __init__(self, entry: ModelEntry, time_us: int, lateness: Lateness) -> None:
+        """time_us: how long a frame has by plan."""
         self._lateness = lateness
         self._serve_late = entry.serves_late
-        self._slo_us = entry.served.slo_us
+        self._time_us = time_us
         self._fastest_us = entry.served.fastest_us()
         self._later: list[tuple[int, int]] = []
         """(time, request id) of frames to offer again; some may have been withdrawn since."""
 
     def offer(self, frame: Frame, now_us: int) -> RequestArrived:
-        """The frame as the core sees it, which has it from now on: with a deadline no later than its SLO
-        allows, twice that on each new offer.
+        """The frame as the core sees it, which has it from now on: with a deadline no later than its time
+        by plan allows, twice that on each new offer.
         """
         frame.move(FrameState.QUEUED)
         deadline_us = frame.deadline_us
-        if frame.offers or deadline_us > frame.arrived_us + self._slo_us:
-            allowed_us = now_us + (self._slo_us << min(frame.offers, _MOST_DOUBLINGS))
+        if frame.offers or deadline_us > frame.arrived_us + self._time_us:
+            allowed_us = now_us + (self._time_us << min(frame.offers, _MOST_DOUBLINGS))
             deadline_us = allowed_us if self._serve_late else min(deadline_us, allowed_us)
         frame.offers += 1
         frame.offered_us = deadline_us - self._lateness.allowance_us
@@ -73,10 +74,10 @@ class Offers:
             again,
         )
 
-    def serve(self, entry: ModelEntry) -> None:
+    def serve(self, entry: ModelEntry, time_us: int) -> None:
         """Frames are offered to the core of this table from now on."""
-        self._slo_us = entry.served.slo_us
-        self._lateness.bound_by(self._slo_us)
+        self._time_us = time_us
+        self._lateness.bound_by(entry.served.slo_us)
         self._fastest_us = entry.served.fastest_us()
 
     def again(self, frame: Frame, now_us: int) -> bool:

@@ -390,7 +390,7 @@ def test_frames_are_offered_by_the_slo_of_the_table_that_is_served() -> None:
         wait_for(lambda: driver.table.number == 1)
         driver.arrive([client.frame(1, slo_us=longer)])
         client.wait()
-        assert driver._offers._slo_us == longer
+        assert driver._offers._time_us == longer
         assert driver.counts.slo_us == longer
         assert driver._lateness._largest_us == longer // 4
     assert client.answers == {1: [2]}
@@ -476,7 +476,7 @@ def test_an_entry_that_owns_nothing_has_room_for_what_the_whole_model_serves() -
     made = manifest()
     (whole,) = made.models
     nothing = replace(whole, served=replace(whole.served, planned_rps=0.0, pipelines=()))
-    expected = bounds_of(whole.served, whole.longest_us, 1)
+    expected = bounds_of(whole.served, whole.longest_us, whole.served.slo_us, 1)
     driver = Driver(made, nothing, SchedulerCore(nothing.served), Hops(), print)
     try:
         assert figures(driver.room.bounds) == figures(expected)
@@ -486,7 +486,7 @@ def test_an_entry_that_owns_nothing_has_room_for_what_the_whole_model_serves() -
         part = replace(entry, served=replace(entry.served, planned_rps=0.0, pipelines=()))
         driver.hand_over(1, faster, part, SchedulerCore(part.served), Hops())
         wait_for(lambda: driver.table.number == 1)
-        expected = bounds_of(entry.served, entry.longest_us, 1)
+        expected = bounds_of(entry.served, entry.longest_us, entry.served.slo_us, 1)
         wait_for(lambda: figures(driver.room.bounds) == figures(expected))
     finally:
         driver.close()

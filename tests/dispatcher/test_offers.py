@@ -17,12 +17,12 @@ from tests.dispatcher.test_driver import SLO_US, manifest
 NOW_US = 1_000_000
 
 
-def offers() -> Offers:
-    return Offers(manifest().models[0], Lateness(SLO_US))
+def offers(time_us: int = SLO_US) -> Offers:
+    return Offers(manifest().models[0], time_us, Lateness(SLO_US))
 
 
-def frame(number: int, timeout_us: int, priority: int = 1) -> Frame:
-    """One that has come in, through a room of its own."""
+def frame(number: int, timeout_us: int, priority: int = 1, time_us: int = SLO_US) -> Frame:
+    """One that has come in, through a room of its own, where frames have time_us by plan."""
     made = Frame(
         request_id=number,
         data=memoryview(bytes(8)),
@@ -33,7 +33,7 @@ def frame(number: int, timeout_us: int, priority: int = 1) -> Frame:
         priority=priority_of({"ppipe_priority": priority}),
     )
     entry = manifest().models[0]
-    Room(bounds_of(entry.served, entry.longest_us, 1)).admit([made])
+    Room(bounds_of(entry.served, entry.longest_us, time_us, 1)).admit([made])
     return made
 
 
@@ -72,6 +72,18 @@ def test_patient_frames_come_last_of_their_priority() -> None:
 def test_a_little_more_than_the_slo_is_no_patience() -> None:
     made = offers()
     assert len({made.offer(frame(0, time_us), NOW_US).priority for time_us in (SLO_US, SLO_US + 5_000)}) == 1
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0, 1.4, 1.8])
+def test_a_cascades_frames_are_offered_with_all_the_time_that_the_parts_before_left(share: float) -> None:
+    """Else they were offered with the member's own part first, and went after all others, though simulations
+    give them theirs."""
+    by_plan_us = 2 * SLO_US
+    left_us = round(share * SLO_US)
+    made = offers(by_plan_us)
+    urgent, crop = (made.offer(frame(0, time, time_us=by_plan_us), NOW_US) for time in (SLO_US, left_us))
+    assert crop.deadline_us - urgent.deadline_us == left_us - SLO_US
+    assert crop.priority == urgent.priority
 
 
 def test_a_frame_is_served_before_all_that_were_there_and_can_wait() -> None:

@@ -179,16 +179,18 @@ def test_frames_beyond_what_can_be_served_in_the_longest_time_find_no_room() -> 
         for stage in served.pipelines[0].stages
     ]
     assert frames_per_us(served) == min(by_stage)
-    assert bounds_of(served, 1_000_000_000, 1).frames == round(4 * min(by_stage) * 1_000_000_000)
-    assert bounds_of(served, 1_000_000_000, 1).patient_frames == round(min(by_stage) * 1_000_000_000)
-    least = bounds_of(served, 1, 1)
+    most = bounds_of(served, 1_000_000_000, served.slo_us, 1)
+    assert most.frames == round(4 * min(by_stage) * 1_000_000_000)
+    assert most.patient_frames == round(min(by_stage) * 1_000_000_000)
+    least = bounds_of(served, 1, served.slo_us, 1)
     assert (least.frames, least.patient_frames) == (SMALLEST_FRAMES, SMALLEST_FRAMES // 2)
     assert least.crowd_frames == max(LEAST_CROWD, round(min(by_stage) * served.slo_us))
 
 
 def test_dispatchers_of_one_host_share_its_memory() -> None:
     served = manifest().models[0].served
-    assert abs(bounds_of(served, 1, 4).bytes / bounds_of(served, 1, 1).bytes - 0.25) < 0.05
+    alone, shared = (bounds_of(served, 1, served.slo_us, dispatchers) for dispatchers in (1, 4))
+    assert abs(shared.bytes / alone.bytes - 0.25) < 0.05
 
 
 def test_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> None:

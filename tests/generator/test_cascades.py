@@ -119,6 +119,7 @@ def test_a_rehearsal_stretches_it_too() -> None:
     cascade = manifest.cascade("street")
     assert cascade.slo_us == 3000 * SLO_MS
     assert [member.by_us for member in cascade.members] == [450_000, 750_000]
+    assert [manifest.time_us(member.model) for member in cascade.members] == [450_000, 750_000]
     assert cascade.planned_rps == pytest.approx(250 / 3)
 
 

@@ -87,7 +87,9 @@ def most_bytes(stand: Stand, rest_bytes: int, callers: int) -> int:
     """
     entry = stand.entry
     frame_bytes = entry.input.bytes_per_frame
-    bounds = bounds_of(entry.served, entry.longest_us, len(stand.manifest.models))
+    bounds = bounds_of(
+        entry.served, entry.longest_us, stand.manifest.time_us(entry.model), len(stand.manifest.models)
+    )
     open_bytes = min(bounds.bytes, bounds.frames * frame_bytes)
     return rest_bytes + _COPIES * (open_bytes + callers * frame_bytes)
 

@@ -7,8 +7,9 @@ Rules
   Triton holds a frame twice: in /dev/shm and, until it is answered, as it came.
 - Frames: four times what the plan can serve within the longest time that a caller may wait, SMALLEST_FRAMES
   at least. By the workers of all entries: frames that are passed on to another one stay open here.
-- Patient frames, whose callers wait well beyond the SLO, may be as many as the plan can serve within that
-  time, half of SMALLEST_FRAMES at least: so they leave room for the others, which go before them.
+- Patient frames, with well more time than frames have by plan (DeploymentManifest.time_us), may be as many
+  as the plan can serve within the longest time, half of SMALLEST_FRAMES at least: so they leave room for the
+  others, which go before them.
 - It is crowded while more frames are open than the plan serves within an SLO, LEAST_CROWD at least, and a
   moment after. Then frames have a rank (Frame.rank), and those of a higher one go after all others: 0 for
   callers who send no more than they usually do (frames.usual), 1 for others who have no more frames open
@@ -35,8 +36,8 @@ from python_backend.wire.parameters.caller import is_known
 from python_backend.wire.shm.file import SHM
 
 SMALLEST_FRAMES = 512
-_PATIENT_SLOS = 1.5
-"""A frame with more time than so many SLOs is patient."""
+_PATIENT_TIMES = 1.5
+"""A frame with so many times what frames have by plan is patient."""
 _SPARE = 4
 LEAST_CROWD = 4
 _CGROUP = Path("/sys/fs/cgroup")
@@ -185,14 +186,16 @@ class Room:
         )
 
 
-def bounds_of(served: ServedModel, longest_us: int, dispatchers: int) -> Bounds:
-    """Of one of so many dispatchers of this host, as its memory is now. served: the whole model."""
+def bounds_of(served: ServedModel, longest_us: int, time_us: int, dispatchers: int) -> Bounds:
+    """Of one of so many dispatchers of this host, as its memory is now. served: the whole model. longest_us:
+    how long a caller may wait; time_us: how long frames have by plan.
+    """
     served_frames = frames_per_us(served) * longest_us
     return Bounds(
         frames=max(SMALLEST_FRAMES, round(_SPARE * served_frames)),
         bytes=min(_shm_free() // 2, memory_free() // 4) // max(1, dispatchers),
         patient_frames=max(SMALLEST_FRAMES // 2, round(served_frames)),
-        patient_us=round(_PATIENT_SLOS * served.slo_us),
+        patient_us=round(_PATIENT_TIMES * time_us),
         crowd_frames=max(LEAST_CROWD, round(frames_per_us(served) * served.slo_us)),
     )
 

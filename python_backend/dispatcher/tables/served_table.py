@@ -47,6 +47,8 @@ class ServedTable:
         self.entry: Final = entry
         self.whole: Final = manifest.model(entry.model)
         """The model with the workers of all entries; `entry` has those that are this one's."""
+        self.time_us: Final = manifest.time_us(entry.model)
+        """How long a frame has by plan."""
         self.core: Final = core
         self.first_batch = core.next_batch_id
         self.drift: Final = Drift(entry.served, log)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from planner.manifest import ModelEntry
 from python_backend.dispatcher.deciding import Deciding, Told
 from python_backend.dispatcher.enacting import Enacting
 from python_backend.dispatcher.frames.frame_state import FrameState
@@ -91,10 +90,11 @@ class TableChange:
         ]
         try:
             handled = self._told_to(table, [self._offers.repeat(frame) for frame in queued], core_time_us)
-            bounds = bounds_of(table.whole.served, table.whole.longest_us, self._dispatchers)
-            self._serve_by(table.entry)
+            whole = table.whole
+            bounds = bounds_of(whole.served, whole.longest_us, table.time_us, self._dispatchers)
+            self._serve_by(table)
         except Exception as error:
-            self._serve_by(self._tables.now.entry)
+            self._serve_by(self._tables.now)
             self._log(f"table {table.number} is not taken: {error!r}")
             self.failed = TableFailed(table.number, f"its core cannot take over: {error!r}")
             self._tables.refuse(table)
@@ -122,6 +122,6 @@ class TableChange:
         )
         return [*handled, Handled(frames, actions)]
 
-    def _serve_by(self, entry: ModelEntry) -> None:
-        self._offers.serve(entry)
-        self._frames.serve_by(entry)
+    def _serve_by(self, table: ServedTable) -> None:
+        self._offers.serve(table.entry, table.time_us)
+        self._frames.serve_by(table.entry)
