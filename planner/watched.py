@@ -21,3 +21,7 @@ class Watched:
         stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         changed, self._stamp = stamp != self._stamp, stamp
         return changed
+
+    def forget(self) -> None:
+        """What is there counts as changed at the next call."""
+        self._stamp = None

@@ -19,7 +19,7 @@ from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.health import Health
-from python_backend.dispatcher.metrics.page import Make, MetricsPage, open_page
+from python_backend.dispatcher.metrics.page import Make, WantedPage, open_page
 from python_backend.dispatcher.tables.making import PartsMaker, TableTaking
 from python_backend.dispatcher.tables.revisions import Revisions, table_at_start
 from python_backend.dispatcher.uplink import Uplink
@@ -171,7 +171,7 @@ def make_dispatcher(
 
 def show_metrics(
     dispatcher: Dispatcher, manifest: DeploymentManifest, entry: ModelEntry, log: Callable[[str], None]
-) -> MetricsPage | None:
+) -> WantedPage | None:
     """The dispatcher's metrics on the TCP port with the number of its feedback port, as `open_page`."""
 
     def load() -> Make:

@@ -141,8 +141,11 @@ class HandedOver:
             take(table)
             self.refused = (0, "")
         except (ValueError, OSError, KeyError) as error:
+            if (number, str(error)) != self.refused:
+                self._log(f"a table was not taken: {error}")
             self.refused = (number, str(error))
-            self._log(f"a table was not taken: {error}")
+            if number == 0 and isinstance(error, OSError):
+                self._watched.forget()  # it may be as good as any, once it can be read
         self._seen = max(self._seen, number)
 
     def say(self, ack: Ack) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from python_backend.dispatcher.metrics import page as metrics_page
-from python_backend.dispatcher.metrics.page import MOST_CONNECTIONS, MetricsPage
+from python_backend.dispatcher.metrics.page import MOST_CONNECTIONS, MetricsPage, open_page
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -55,3 +56,27 @@ def test_callers_who_say_nothing_or_a_byte_at_a_time_are_sent_away(page: Metrics
     assert ask(page) == b"text\n"
     for caller in callers:
         caller.close()
+
+
+def test_a_page_whose_port_is_taken_opens_when_it_is_free(
+    page: MetricsPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_page, "RETRY_S", 0.05)
+    address, said = ("127.0.0.1", page.port), list[str]()
+    wanted = open_page("m", lambda: lambda _: (b"another's\n", "text/plain"), address, said.append)
+    assert wanted is not None
+    assert [f"TCP port {page.port}" in text for text in said] == [True]
+    assert ask(page) == b"text\n"
+    page.close()
+    wait_for(lambda: len(said) == 2)
+    assert ask(page) == b"another's\n"
+    wanted.close()
+    MetricsPage(lambda _: (b"", ""), address).close()
+
+
+def test_a_page_that_never_got_its_port_closes_at_once(page: MetricsPage) -> None:
+    wanted = open_page("m", lambda: lambda _: (b"", ""), ("127.0.0.1", page.port), lambda text: None)
+    assert wanted is not None
+    began_s = time.monotonic()
+    wanted.close()
+    assert time.monotonic() - began_s < metrics_page.RETRY_S

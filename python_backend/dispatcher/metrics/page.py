@@ -23,6 +23,7 @@ from python_backend.wire.sockets import resolved
 MOST_CONNECTIONS = 16
 CONNECTION_S = 5.0
 FRESH_S = 0.25
+RETRY_S = 2.0
 _OPENMETRICS = "application/openmetrics-text"
 Make = Callable[[bool], tuple[bytes, str]]
 """Body and content type; True: as OpenMetrics."""
@@ -50,19 +51,49 @@ class MetricsPage:
         self._thread.join()
 
 
+class WantedPage:
+    """A page that opens as soon as its TCP port is free: the process that had it may be about to end."""
+
+    def __init__(self, name: str, make: Make, address: tuple[str, int], log: Callable[[str], None]) -> None:
+        self._make = make
+        self._address = address
+        self._page: MetricsPage | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._retry, args=(name, log), name="metrics port", daemon=True
+        )
+        try:
+            self._page = MetricsPage(make, address)
+        except OSError as error:
+            log(f"{name}: no metrics yet: TCP port {address[1]}: {error.strerror}; tried again and again")
+            self._thread.start()
+
+    def close(self) -> None:
+        """Give up the port, or the wish for it."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._page is not None:
+            self._page.close()
+
+    def _retry(self, name: str, log: Callable[[str], None]) -> None:
+        while self._page is None and not self._closing.wait(RETRY_S):
+            with contextlib.suppress(OSError):
+                self._page = MetricsPage(self._make, self._address)
+                log(f"{name}: metrics on TCP port {self._address[1]}")
+
+
 def open_page(
     name: str, load: Callable[[], Make], address: tuple[str, int], log: Callable[[str], None]
-) -> MetricsPage | None:
-    """The page of `name`, made by what `load` imports; None when its TCP port is taken, or prometheus_client
-    is not installed, which the log says: frames are served all the same.
+) -> WantedPage | None:
+    """The page of `name`, made by what `load` imports, now or when its TCP port is free; None when
+    prometheus_client is not installed. The log says so: frames are served all the same.
     """
     try:
-        return MetricsPage(load(), address)
+        return WantedPage(name, load(), address, log)
     except ModuleNotFoundError as error:
         log(f"{name}: no metrics: {error}; pip install prometheus-client")
-    except OSError as error:
-        log(f"{name}: no metrics: TCP port {address[1]}: {error.strerror}")
-    return None
+        return None
 
 
 class _Fresh:
