@@ -143,6 +143,7 @@ def _figures(lines: Sequence[Mapping[str, Any]], resident: Sequence[int]) -> dic
         "resident_mb_warm": round(warm[0] / 1e6, 1),
         "resident_mb_end": round(warm[-1] / 1e6, 1),
         "resident_mb_most": round(max(resident) / 1e6, 1),
+        "resident_mb_by_minute": [round(each / 1e6, 1) for each in resident[:: int(60 / _LOOK_S)]],
     }
 
 

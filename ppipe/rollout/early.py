@@ -34,9 +34,15 @@ def save_early(early: Early, folder: Path) -> None:
 
 
 def load_saved(folder: Path, run: str) -> Early | None:
-    """What may be loaded early in this run of the servers. Raises OSError, planner.serial.FormatError."""
+    """What may be loaded early in this run of the servers. A file that cannot be read as one is none: it must
+    not keep a fleet from being healed; what it named stays on its servers until they are started anew. Raises
+    OSError.
+    """
     path = folder / EARLY_NAME
-    found = serial.load(Early, path) if path.is_file() else None
+    try:
+        found = serial.load(Early, path) if path.is_file() else None
+    except (serial.FormatError, UnicodeDecodeError):
+        return None
     return found if found is not None and found.began_with == run else None
 
 

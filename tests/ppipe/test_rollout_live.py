@@ -24,6 +24,7 @@ from planner.shards import ModelShards, shard_faults
 from ppipe.operate.served import what_is_served
 from ppipe.rollout import live, rollout
 from ppipe.rollout.deployed import Deployed, start_of
+from ppipe.rollout.early import EARLY_NAME
 from ppipe.rollout.live import FleetDown, LiveFleet
 from ppipe.rollout.lock import LOCK_NAME, OPERATE_LOCK, RolloutBusy
 from ppipe.rollout.preparing import make_ready, prepare
@@ -385,6 +386,19 @@ def test_workers_that_were_loaded_early_are_unloaded_by_whoever_comes_next(
     assert set(deployed.early.workers) <= wanted.workers.keys()
     make_own(deployed.tables)
     assert deployed.early is None, "servers that are started anew have them no more"
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"manifest": 3}', b"\xff\xfe", b'{"began_with": ""}'])
+def test_a_damaged_note_of_what_was_loaded_early_keeps_no_fleet_from_being_planned_again(
+    made: HealFleet, text: bytes
+) -> None:
+    deployed = made.deployed
+    deployed.workspace.logs.mkdir(parents=True)
+    make_own(deployed.tables)
+    ready = make_ready(deployed, plan(weighted(made.problem, {"cars": 1.0, "faces": 6.0}), mode="fast"))
+    (deployed.workspace.root / EARLY_NAME).write_bytes(text)
+    assert deployed.early is None
+    dry_run_steps(deployed, ready)
 
 
 def test_one_rollout_at_a_time_on_a_fleet_whatever_working_folder_it_is_of(
