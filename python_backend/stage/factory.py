@@ -14,8 +14,9 @@ from planner.places import StagePlace
 from python_backend.stage.beside import BesidePreparer
 from python_backend.stage.emulated_preparer import EmulatedPreparer
 from python_backend.stage.executors.base import make_executor
+from python_backend.stage.jobs import Finish
 from python_backend.stage.preparing import Preparer, TaggingPreparer
-from python_backend.stage.worker import Finish, StageWorker
+from python_backend.stage.worker import StageWorker
 from python_backend.wire.clocks import AskedClocks, EntryClocks
 from python_backend.wire.kserve import Array
 from python_backend.wire.notice_senders import NoticeSenders

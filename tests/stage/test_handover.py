@@ -13,7 +13,8 @@ import torch
 from model_repo_generator.places import place_of
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.executors.handover import given, taken
-from python_backend.stage.worker import StageWorker, check_inputs
+from python_backend.stage.intake import check_inputs
+from python_backend.stage.worker import StageWorker
 from python_backend.wire import ticket_codec
 from python_backend.wire.chain_transport import CUDA_POOL_BYTES, ChainTransport
 from python_backend.wire.clock import now_us
