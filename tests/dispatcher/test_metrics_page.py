@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -40,6 +41,18 @@ def test_asking_often_makes_it_seldom(page: MetricsPage, made: list[float]) -> N
     for _ in range(100):
         assert ask(page) == b"text\n"
     assert len(made) <= 2 + (time.monotonic() - began_s) / metrics_page.FRESH_S
+
+
+def sent_again(caller: socket.socket) -> int:
+    """Packets that the kernel has sent again for a connection: tcpi_total_retrans of Linux's tcp_info."""
+    return int(struct.unpack_from("I", caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0])
+
+
+def test_a_burst_of_callers_has_nobody_try_again_after_a_second(page: MetricsPage) -> None:
+    callers = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(3 * MOST_CONNECTIONS)]
+    assert sum(sent_again(caller) for caller in callers) == 0
+    for caller in callers:
+        caller.close()
 
 
 def test_callers_who_say_nothing_or_a_byte_at_a_time_are_sent_away(page: MetricsPage) -> None:

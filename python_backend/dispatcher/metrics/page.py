@@ -115,6 +115,8 @@ class _Fresh:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    # Where more wait than this to be taken, the kernel drops who comes, who tries again after 1, 3 and 7 s.
+    request_queue_size = 128
 
     def __init__(self, address: Any, handler: type[BaseHTTPRequestHandler]) -> None:
         self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
