@@ -22,10 +22,11 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -51,6 +52,7 @@ _STEP, _LOWEST, _HIGHEST = 0.01, 0.5, 1.3
 """Loads that are tried, in planned rates."""
 _CPU_S = 6.0
 _CUT_S = (2.0, 10.0)
+_PARTS = ("kills", "cpu", "limited", "apart")
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [Row(**row) for found in kept.named("") for row in found["rows"]]
     if not arguments.json:
         Console(width=110).print(table(rows))
-    live = run_kills(arguments.kills, arguments.seed) if arguments.kills else {}
-    if arguments.kills:
-        live |= cpu_of_entries(_CPU_S) | limited(_CPU_S)
-    live |= run_faults(arguments.seed, *_CUT_S) if arguments.kills else {}
+    live: dict[str, Any] = {}
+    for part in _PARTS if arguments.kills else ():
+        if part in arguments.parts:
+            live |= _live(part, arguments.kills, arguments.seed)
     for each in (*live.pop("by_kill", ()), *live.pop("by_fault", ())):
         print(json.dumps(each), file=sys.stderr)
     print(json.dumps({**live, **figures(rows)}))
@@ -109,7 +111,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of("entries", __doc__.split("\n")[0], each="rate", seeds=2)
     parser.add_argument("--json", action="store_true", help="the figures alone, as the last line")
     parser.add_argument("--kills", type=int, default=20, help="of a random entry, live (default: 20)")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="of what is live")
     return parser.parse_args(argv)
+
+
+def _live(part: str, kills: int, seed: int) -> dict[str, Any]:
+    """The figures of one part on real servers."""
+    measured: Mapping[str, Callable[[], dict[str, Any]]] = {
+        "kills": lambda: run_kills(kills, seed),
+        "cpu": lambda: cpu_of_entries(_CPU_S),
+        "limited": lambda: limited(_CPU_S),
+        "apart": lambda: run_faults(seed, *_CUT_S),
+    }
+    return measured[part]()
 
 
 def _jobs(
