@@ -3,7 +3,8 @@
 An entry and two classes of emulated workers in network namespaces; frames cross real TCP on links that are
 shaped both ways and bind before anything else does. Preparing is emulated at the hosts' stated cores (and
 once done for real). Clients have a link of their own to the entry. Capacity: the highest load of a grid at
-which 99 % of the frames are answered within the SLO.
+which 99 % of the frames are answered within the SLO. Beside each row: what plain TCP carries over the same
+links, in messages of a largest batch, with no server there.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 
 from benchmarks.helpers.loads.jpeg import JpegLoad, Sent, reasons
 from benchmarks.helpers.loads.jpegs import camera_jpegs
-from benchmarks.helpers.machines.hosts import delays, has_clocks, why_not
-from benchmarks.helpers.machines.three_hosts import CASES, REAL_PREPARE, SLO_MS, Case, fleet_of
+from benchmarks.helpers.machines.hosts import delays, has_clocks, hosts, machines_congestion, why_not
+from benchmarks.helpers.machines.raw_tcp import carried
+from benchmarks.helpers.machines.three_hosts import BATCHES, CASES, REAL_PREPARE, SLO_MS, Case, fleet_of
 from benchmarks.helpers.report import main
 from planner.plan import Plan
 from planner.serving import ServedModel
@@ -34,6 +36,7 @@ ROWS = ("350kb", "50kb", "loss-350kb", "loss-50kb", "real", *(f"shared-{models}"
 _DELAY_MS, _JITTER_MS, _LOSS_PERCENT = 1.2, 1.0, 0.1
 """0.2 to 2.2 ms of each link."""
 _PICTURES = 8
+_CONNECTIONS = (1, 4)
 
 
 def run(
@@ -41,8 +44,12 @@ def run(
     loads: tuple[float, ...] = (0.7, 0.9),
     over: float = 2.0,
     rows: str = ",".join(ROWS),
+    congestion: str = "",
 ) -> Mapping[str, Any]:
-    """The figures of this benchmark. rows: which of ROWS, each on a fleet of its own."""
+    """The figures of this benchmark. rows: which of ROWS, each on a fleet of its own. congestion: the hosts'
+    control of TCP, one that this kernel allows to all (net.ipv4.tcp_allowed_congestion_control); '': this
+    machine's.
+    """
     asked = rows.split(",")
     if unknown := sorted(set(asked) - set(ROWS)):
         raise SystemExit(f"rows: {', '.join(unknown)} is none of {', '.join(ROWS)}")
@@ -53,21 +60,22 @@ def run(
         "prepare": "emulated",
         "slo_ms": SLO_MS,
         "clocks_apart": has_clocks(),
+        "congestion": congestion or machines_congestion(),
     }
-    for case in CASES:
+    cases = [dataclasses.replace(case, congestion=congestion) for case in CASES]
+    for case in cases:
         if case.name in asked:
             found = _measure(case, seconds, loads, over)
-            figures |= found if case is CASES[0] else {case.name: found}
-    figures |= _lossy(asked, seconds, loads, over)
+            figures |= found if case is cases[0] else {case.name: found}
+    figures |= _lossy([case for case in cases if f"loss-{case.name}" in asked], seconds, loads, over)
     if "real" in asked:
-        figures["real_prepare"] = _measure_real(CASES[0], seconds, loads)
+        figures["real_prepare"] = _measure_real(cases[0], seconds, loads)
     if shared := [models for models in SHARED if f"shared-{models}" in asked]:
-        figures["shared"] = [_measure_shared(CASES[0], models, seconds, loads) for models in shared]
+        figures["shared"] = [_measure_shared(cases[0], models, seconds, loads) for models in shared]
     return figures
 
 
-def _lossy(asked: Sequence[str], seconds: float, loads: Sequence[float], over: float) -> dict[str, Any]:
-    cases = [case for case in CASES if f"loss-{case.name}" in asked]
+def _lossy(cases: Sequence[Case], seconds: float, loads: Sequence[float], over: float) -> dict[str, Any]:
     how = delays() if cases else None
     if how is None:
         return {"loss": "skipped: no netem and no /dev/net/tun here"} if cases else {}
@@ -79,7 +87,19 @@ def _lossy(asked: Sequence[str], seconds: float, loads: Sequence[float], over: f
     }
 
 
+def _raw_tcp(case: Case) -> list[dict[str, Any]]:
+    """From the entry to the fast hosts' server, over one connection and over as many as there are workers."""
+    with hosts(case.links, congestion=case.congestion) as made:
+        return [
+            dataclasses.asdict(
+                carried(made["entry"], made["fast"], BATCHES[-1] * case.frame_bytes, many, 3.0)
+            )
+            for many in _CONNECTIONS
+        ]
+
+
 def _measure(case: Case, seconds: float, loads: Sequence[float], over: float) -> dict[str, Any]:
+    raw_tcp = _raw_tcp(case)
     with fleet_of(case) as (planned, tables, fleet):
         served = tables["net"]
         jpegs = camera_jpegs(_PICTURES, case.width, case.height, case.frame_bytes)
@@ -97,6 +117,7 @@ def _measure(case: Case, seconds: float, loads: Sequence[float], over: float) ->
             flooded = load.run(_arrivals(over * measured_rps, seconds, 6))
         return {
             "case": dataclasses.asdict(case),
+            "raw_tcp": raw_tcp,
             "bound_by": list(planned.models[0].bound_by),
             "planned_rps": round(planned.models[0].throughput_rps, 1),
             "simulated_capacity_rps": round(capacity_rps, 1),
@@ -245,4 +266,5 @@ if __name__ == "__main__":
         loads=(0.7, 0.9),
         over=2.0,
         rows=",".join(ROWS),
+        congestion="",
     )

@@ -112,6 +112,11 @@ def has_clocks() -> bool:
     return shutil.which("unshare") is not None and _try(["unshare", "--time", "--monotonic=1", "--", "true"])
 
 
+def machines_congestion() -> str:
+    """Control of TCP that hosts have unless told otherwise."""
+    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+
+
 def delays() -> Delays | None:
     """How links can have delay, jitter and loss here; None where they cannot."""
     if _has_netem():
@@ -141,9 +146,11 @@ def hosts(
     clocks_apart: bool = False,
     ipv6: bool = False,
     among: bool = False,
+    congestion: str = "",
 ) -> Iterator[dict[str, Host]]:
     """Hosts by name. clients: (host, link) of a second link from this process's own network to that host.
-    among: this process's own network is one more host. ipv6: addresses of that kind.
+    among: this process's own network is one more host. ipv6: addresses of that kind. congestion: the control
+    of TCP on all of them, as the kernel calls it; '': this machine's.
 
     Raises NoHosts.
     """
@@ -182,6 +189,8 @@ def hosts(
             _in(switch, ["ip", "link", "set", port, "master", "bridge", "up"])
             _in(host.namespace, ["ip", "addr", "add", *_with_net(host.address), "dev", "fleet"])
             _in(host.namespace, ["ip", "link", "set", "fleet", "up"])
+            if congestion:
+                _in(host.namespace, ["sysctl", "-q", f"net.ipv4.tcp_congestion_control={congestion}"])
             _shape(host.namespace, "fleet", links[host.name], host.name in by_relay)
             _shape(switch, port, links[host.name], host.name in by_relay)
         if strands:

@@ -56,6 +56,8 @@ class Case:
     jitter_ms: float = 0.0
     loss_percent: float = 0.0
     """Of every host's link; a packet crosses two. That of the clients has none."""
+    congestion: str = ""
+    """Control of TCP on all hosts; '': this machine's."""
 
     @property
     def links(self) -> dict[str, Link]:
@@ -79,7 +81,7 @@ def fleet_of(
     """A case planned, generated and served; the tables by model."""
     with (
         tempfile.TemporaryDirectory(prefix="ppipe-hosts-") as folder,
-        hosts(case.links, ("entry", CLIENT_LINK), clocks_apart=True) as made,
+        hosts(case.links, ("entry", CLIENT_LINK), clocks_apart=True, congestion=case.congestion) as made,
     ):
         root = Path(folder)
         deployment, profile = make_deployment(case, made, models), make_profile(case, models)
