@@ -3,28 +3,45 @@
 Tries: what a stranger on the host, a caller of the entry or a peer on the network could try
 (helpers.doors.tries). Attacks: bombs, 5,000 callers, slow readers, replays, forged notices, both HTTP attacks
 and 5,000 callers through the front, and through one that knows the good client (helpers.doors.floods), each
-twice. docs/security.md says what each door is closed by. Beside them, what callers cost a good client by
-the processors that they have in common with it (helpers.doors.floods, compared).
+twice, or as often as --times says. docs/security.md says what each door is closed by. Beside them, what
+callers cost a good client by the processors that they have in common with it (`compared`).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.doors.floods import CALLERS, all_attacks, bear, compared, memory_bytes, most_bytes
+from benchmarks.helpers.doors.floods import (
+    CALLERS,
+    FRONT_SOURCES,
+    all_attacks,
+    bear,
+    compared,
+    memory_bytes,
+    most_bytes,
+)
 from benchmarks.helpers.doors.stand import Stand, stand
 from benchmarks.helpers.doors.tries import all_tries, foreign_page
 from benchmarks.helpers.report import main
 
+_MOST_ADDRESSES = 254
+"""They are 127.0.1.1 and the following."""
 
-def run(seconds: float = 6.0, only: str = "") -> Mapping[str, Any]:
+
+def run(
+    seconds: float = 6.0, only: str = "", addresses: Sequence[float] = FRONT_SOURCES, times: int = 2
+) -> Mapping[str, Any]:
     """The figures. seconds: of each attack; 0: tries alone. only: attacks of this name alone, where * is
-    anything.
+    anything. addresses: from how many callers come through the front, such as 2,4,16; one attack each.
+    times: how often each attack is made, one after the other. Raises ValueError.
     """
+    counts = address_counts(addresses)
+    if times < 2:
+        raise ValueError(f"--times {times}: expected 2 or more, for memory is compared between attacks")
     with tempfile.TemporaryDirectory(prefix="ppipe-doors-") as folder, stand(Path(folder)) as tried:
         figures = {} if only else try_all(tried)
         if seconds <= 0:
@@ -32,8 +49,12 @@ def run(seconds: float = 6.0, only: str = "") -> Mapping[str, Any]:
         rest_bytes = memory_bytes(tried)
         most_mib = most_bytes(tried, rest_bytes, CALLERS) >> 20
         borne, beside = (
-            {name: bear(tried, attack, seconds) for name, attack in attacks.items() if is_asked(name, only)}
-            for attacks in (all_attacks(tried), compared(tried))
+            {
+                name: bear(tried, attack, seconds, times)
+                for name, attack in attacks.items()
+                if is_asked(name, only)
+            }
+            for attacks in (all_attacks(tried, counts), compared(tried, counts))
         )
     return {
         **figures,
@@ -47,6 +68,14 @@ def run(seconds: float = 6.0, only: str = "") -> Mapping[str, Any]:
         "ended": sorted({name for each in borne.values() for name in each.ended}),
         "growth": max((each.growth for each in borne.values()), default=None),
     }
+
+
+def address_counts(addresses: Sequence[float]) -> tuple[int, ...]:
+    """As whole numbers. Raises ValueError for what loopback has no addresses for."""
+    for number in addresses:
+        if not (1 <= number <= _MOST_ADDRESSES and number == int(number)):
+            raise ValueError(f"--addresses {number:g}: expected whole numbers from 1 to {_MOST_ADDRESSES}")
+    return tuple(map(int, addresses))
 
 
 def is_asked(name: str, only: str) -> bool:
@@ -71,4 +100,4 @@ def try_all(tried: Stand) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main("Doors tried, and attacks borne.", run, seconds=6.0, only="")
+    main("Doors tried, and attacks borne.", run, seconds=6.0, only="", addresses=FRONT_SOURCES, times=2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.doors import is_asked
-from benchmarks.helpers.doors.floods import ending_of
+from benchmarks.doors import address_counts, is_asked, run
+from benchmarks.helpers.doors.floods import Borne, ending_of
 from benchmarks.helpers.loads.tagged import TaggedFrame
 
 
@@ -31,3 +31,26 @@ def test_attacks_are_chosen_by_name() -> None:
     assert [name for name in names if is_asked(name, "")] == names
     assert [name for name in names if is_asked(name, "callers")] == ["callers"]
     assert [name for name in names if is_asked(name, "callers*")] == names[1:]
+
+
+def test_numbers_of_addresses_are_asked_for() -> None:
+    assert address_counts((2.0, 4.0, 16.0)) == (2, 4, 16)
+
+
+@pytest.mark.parametrize("number", [0.0, 2.5, 255.0, float("nan"), float("inf")])
+def test_what_is_no_number_of_addresses_is_refused(number: float) -> None:
+    with pytest.raises(ValueError, match=r"--addresses .*: expected whole numbers from 1 to 254"):
+        address_counts((8.0, number))
+
+
+def test_one_attack_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="--times 1: expected 2 or more"):
+        run(times=1)
+
+
+@pytest.mark.parametrize(
+    ("peaks", "growth"),
+    [((100, 116), 0.16), ((100, 116, 116), 0.16), ((100, 100, 110), 0.1), ((100, 90), -0.1)],
+)
+def test_memory_grows_by_what_an_attack_adds_to_the_one_before(peaks: tuple[int, ...], growth: float) -> None:
+    assert Borne(1, 1, 1.0, (), peaks, {}).growth == pytest.approx(growth)

@@ -13,9 +13,10 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,20 @@ _SETTLE_S = 1.0
 
 @dataclass(frozen=True)
 class Borne:
-    """What the good client saw, and what the deployment took. Bytes at the peak of the first and the second
-    attack.
-    """
+    """What the good client saw, and what the deployment took. Bytes at the peak of each attack, in order."""
 
     sent: int
     answered: int
     attainment: float
     ended: tuple[str, ...]
-    peak_bytes: tuple[int, int]
+    peak_bytes: tuple[int, ...]
     lost: Mapping[str, int]
     """Frames that were not served in time, by what became of them."""
 
     @property
     def growth(self) -> float:
-        """Of the second attack's peak over the first's."""
-        return self.peak_bytes[1] / self.peak_bytes[0] - 1
+        """Of an attack's peak over that of the one before it, at most."""
+        return max(later / peak for peak, later in pairwise(self.peak_bytes)) - 1
 
     def figures(self) -> Mapping[str, Any]:
         """For a report."""
@@ -99,11 +98,11 @@ def memory_bytes(stand: Stand) -> int:
     return sum(map(_proportional_bytes, stand.processes().values()))
 
 
-def bear(stand: Stand, attack: Attack, seconds: float) -> Borne:
-    """Two attacks of this kind, one after the other."""
+def bear(stand: Stand, attack: Attack, seconds: float, times: int = 2) -> Borne:
+    """So many attacks of this kind, two or more, one after the other."""
     before = stand.processes()
     peaks, frames = [], []
-    for _ in range(2):
+    for _ in range(times):
         memory = _Peak(stand)
         load = _good_client(stand, attack.way)
         stop = threading.Event()
@@ -127,7 +126,7 @@ def bear(stand: Stand, attack: Attack, seconds: float) -> Borne:
         answered=sum(frame.answers == 1 for frame in frames),
         attainment=1 - lost.total() / len(frames),
         ended=tuple(name for name, pid in before.items() if now.get(name) != pid),
-        peak_bytes=(peaks[0], peaks[1]),
+        peak_bytes=tuple(peaks),
         lost=lost,
     )
 
@@ -276,8 +275,8 @@ class Attack:
     way: Way = Way.ENTRY
 
 
-def all_attacks(stand: Stand) -> dict[str, Attack]:
-    """By name."""
+def all_attacks(stand: Stand, addresses: Sequence[int] = FRONT_SOURCES) -> dict[str, Attack]:
+    """By name. addresses: from how many callers come through the front, one attack each."""
     attacks = {
         "bombs": Attack(bombs),
         "callers": Attack(callers),
@@ -287,13 +286,13 @@ def all_attacks(stand: Stand) -> dict[str, Attack]:
     }
     if stand.front_http:
         attacks["HTTP attacks on the front"] = Attack(front_attacks)
-        for way, sources in itertools.product((Way.FRONT, Way.KNOWING_FRONT), FRONT_SOURCES):
+        for way, sources in itertools.product((Way.FRONT, Way.KNOWING_FRONT), addresses):
             made = partial(callers_through_front, sources=sources, way=way)
             attacks[f"callers through the {way.value}, {_addresses(sources)}"] = Attack(made, way)
     return attacks
 
 
-def compared(stand: Stand) -> dict[str, Attack]:
+def compared(stand: Stand, addresses: Sequence[int] = FRONT_SOURCES) -> dict[str, Attack]:
     """What shows how much of a good client's loss is the callers' own work, on processors that it shares with
     them, by name: the same callers, met by an nginx that refuses all; and callers that have of the processors
     what others leave, as if they had a machine of their own.
@@ -304,7 +303,7 @@ def compared(stand: Stand) -> dict[str, Attack]:
         "callers, refused elsewhere": Attack(partial(callers, way=Way.NOWHERE)),
         "callers, on what is left": Attack(partial(callers, cpu=Cpu.LEFT)),
     }
-    for sources in FRONT_SOURCES:
+    for sources in addresses:
         made = partial(callers_through_front, sources=sources)
         name = f"callers through the front, {_addresses(sources)}"
         attacks[f"{name}, refused elsewhere"] = Attack(partial(made, way=Way.NOWHERE), Way.FRONT)
