@@ -54,7 +54,7 @@ def make_problem(slowdown: float) -> Problem:
 def best_plan(problem: Problem, planner: Literal["ppipe", "np"]) -> tuple[Plan, ServedModel]:
     """The plan with the margin under which it serves most in simulation, and what its dispatcher needs."""
     if planner == "ppipe":
-        found = auto_margin(problem, links="placed", processes=1)
+        found = auto_margin(problem, links="placed", processes=1, promise=False)
         return found.plan, served_model(found.plan, found.problem, MODEL, links="placed")
     tried = [
         (made, served_model(made, problem, MODEL, links="placed"))
