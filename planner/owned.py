@@ -5,6 +5,7 @@ Rules
 - Pipelines of which nothing is owned are left out, so programs and chains are numbered anew with the rest.
 - Shards of a table between two plans may lack a stage in every pipeline; such a one has nothing to schedule.
 - A chain is kept where all of its workers are owned.
+- A part without a worker knows what a frame takes its owner, so frames wait for one as long as helps.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def owned_part(entry: ModelEntry, owned: Mapping[str, int]) -> OwnedPart:
     whole = _together(mine) if mine else None
     kept = [p for p, stages in enumerate(whole.workers) if all(stages)] if whole else []
     if whole is None or not kept:
-        served = replace(entry.served, planned_rps=0.0, pipelines=())
+        unowned_us = entry.served.fastest_us()
+        served = replace(entry.served, planned_rps=0.0, pipelines=(), unowned_us=unowned_us)
         return OwnedPart(replace(entry, served=served, programs=(), chains=()), {})
     part = replace(
         entry,

@@ -10,10 +10,11 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from planner.frames import FrameCost
+from planner.serial import LATER
 from planner.streams import StreamPolicy
 
 
@@ -161,6 +162,8 @@ class ServedModel:
     """Those that are shared with other models."""
     streams: StreamPolicy | None = None
     """What is done with frames that name their stream; None: nothing."""
+    unowned_us: int | None = field(default=None, metadata=LATER)
+    """Of a part without a pipeline, while others own the workers: the least that serving a frame takes."""
 
     def __post_init__(self) -> None:
         counted = [pipeline.ends is not None for pipeline in self.pipelines]
@@ -175,8 +178,9 @@ class ServedModel:
                     yield WorkerPlace(p, s, w), worker
 
     def fastest_us(self) -> int:
-        """One frame through the fastest pipeline, without waiting; 0 where there is no pipeline."""
-        return min((pipeline.rest_us(0)[0] for pipeline in self.pipelines), default=0)
+        """One frame through the fastest pipeline, without waiting; where there is no pipeline, what it
+        takes its owner, or 0."""
+        return min((pipeline.rest_us(0)[0] for pipeline in self.pipelines), default=self.unowned_us or 0)
 
     def renamed(self, name_of: Callable[[ServedWorker], str]) -> ServedModel:
         """The same model with other names of workers; they are asked for in the order of `workers`."""

@@ -25,7 +25,7 @@ from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
 from python_backend.scheduler.actions import DropReason, Ticket
-from python_backend.scheduler.events import BatchFailed, StageCompleted, WorkerBack, WorkerLost
+from python_backend.scheduler.events import BatchFailed, StageCompleted, WorkerBack, WorkerLost, Yielded
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 
@@ -89,6 +89,8 @@ class Attempts:
 
     def failed(self, failed: HopFailed, now_us: int) -> None:
         """The attempt of a batch has failed: another one, unless its frames are served already."""
+        if failed.failure.kind is FailureKind.FENCED:
+            self._deciding.handle(Yielded())  # another entry owns what it was sent to, or will in a moment
         self._on_failure(failed.failure)  # first, so that what failed is not chosen for the next attempt
         ticket = failed.ticket
         table = self._tables.with_batch(ticket.batch_id)

@@ -42,6 +42,10 @@ class FrameCameBack:
         self.frame: Final = frame
 
 
+class OwnerHeard:
+    """Another entry owns something, which it did not when it was last heard."""
+
+
 class FrameRefused:
     """Another entry has refused it."""
 
@@ -82,7 +86,7 @@ class LookAgain:
     """Something is due that was not when the last turn ended."""
 
 
-_OfFrames = FramesCame | FramesRefused | ProbeCame | FrameCameBack | FrameRefused
+_OfFrames = FramesCame | FramesRefused | ProbeCame | FrameCameBack | FrameRefused | OwnerHeard
 _OfBatches = HopEnded | HopFailed | Notice | WorkerChange
 Item = _OfFrames | _OfBatches | LookAgain | ServedTable | WantedRecording | Event
 """All that a turn takes."""

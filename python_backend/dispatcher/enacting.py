@@ -23,7 +23,7 @@ from python_backend.dispatcher.tables.served_table import ServedTables
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason
 from python_backend.wire.clock import NEVER, now_us
 
-_TIME_REASONS: Final = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED)
+_TIME_REASONS: Final = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED, DropReason.NO_OWNER)
 
 
 class Enacting:
@@ -79,8 +79,8 @@ class Enacting:
 
     def _drop(self, action: Drop) -> None:
         frame = self._frames.find(action.request_id)
-        if frame is None:
-            return
+        if frame is None or frame.state is FrameState.PASSED:
+            return  # the core was told that it is gone
         # A frame that is offered again is new to the core, and its time may be too short from the start.
         reason = action.reason
         if reason is DropReason.EXPIRED and frame.last_reason is not None:

@@ -18,6 +18,7 @@ from python_backend.dispatcher.brought import (
     HopFailed,
     Item,
     LookAgain,
+    OwnerHeard,
 )
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.dispatcher.frames.open_frames import OpenFrames
@@ -72,6 +73,10 @@ class Ends:
     def came_back(self, frame: Frame) -> None:
         """See dispatcher.entries.passing.Returns."""
         self._turns.bring(FrameCameBack(frame))
+
+    def owner_heard(self) -> None:
+        """See dispatcher.entries.passing.Returns."""
+        self._turns.bring(OwnerHeard())
 
     def _take_turn(self) -> None:
         # Answers that wait for others of their streams have a time at which they wait no longer: another

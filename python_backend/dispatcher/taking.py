@@ -21,6 +21,7 @@ from python_backend.dispatcher.brought import (
     HopFailed,
     Item,
     LookAgain,
+    OwnerHeard,
     ProbeCame,
     WorkerChange,
 )
@@ -108,6 +109,7 @@ class Taking:
             frame = self._frames.find(request_id)
             if frame is not None and frame.state is FrameState.PAUSED:
                 self._deciding.handle(self._offers.offer(frame, host_us))
+                self._look_for_owner(frame)
 
     def _take(self, item: Item) -> None:
         if isinstance(item, Notice):
@@ -116,6 +118,7 @@ class Taking:
             self._attempts.ended(item)
         elif isinstance(item, HopFailed):
             self._attempts.failed(item, now_us())
+            self._look_for_owners()
         elif isinstance(item, FramesRefused):
             self._counts.arrived += item.frames
             for _ in range(item.frames):
@@ -128,10 +131,14 @@ class Taking:
             self._take_cancelled(item)
         elif isinstance(item, FrameCameBack):
             self._attempts.offer_again([item.frame], now_us())
+            self._look_for_owner(item.frame)
+        elif isinstance(item, OwnerHeard):
+            self._look_for_owners()
         elif isinstance(item, FrameRefused):
             self._frames.relay(item.frame, item.code, item.text)
         elif isinstance(item, ServedTable):
             self._change.take(item, self._deciding.core_time_us)
+            self._look_for_owners()
         elif isinstance(item, WantedRecording):
             self._deciding.record(item)
         elif not isinstance(item, FramesCame | LookAgain):
@@ -149,6 +156,29 @@ class Taking:
         if self._passing is not None:
             frames = self._passing.keep(frames, table.core, began_us)
         self._deciding.handle_arrivals([self._offers.offer(frame, began_us) for frame in frames], began_us)
+        if self._passing is not None and table.core.awaits_owner:
+            for frame in frames:
+                self._look_for_owner(frame)
+
+    def _look_for_owners(self) -> None:
+        """Of all frames that wait, oldest first."""
+        if self._passing is not None and self._tables.now.core.awaits_owner:
+            for frame in self._frames.all():
+                self._look_for_owner(frame)
+
+    def _look_for_owner(self, frame: Frame) -> None:
+        """While nothing is owned here, a frame that waits goes to another owner as soon as there is one; one
+        that another entry has passed on goes back there at once, which looks for itself.
+        """
+        if self._passing is None or not self._tables.now.core.awaits_owner:
+            return
+        if frame.state is not FrameState.QUEUED or frame.answered:
+            return
+        if frame.stays:
+            self._frames.drop(frame, DropReason.NO_OWNER)
+        elif not self._passing.pass_on(frame, now_us()):
+            return
+        self._deciding.handle(RequestCancelled(frame.request_id))
 
     def _take_cancelled(self, cancelled: RequestCancelled) -> None:
         frame = self._frames.find(cancelled.request_id)

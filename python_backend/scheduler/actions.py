@@ -17,6 +17,8 @@ class DropReason(Enum):
     """Queueing left too little time for any pipeline."""
     NO_WORKER = "no_worker"
     """Every pipeline has lost all workers of some stage."""
+    NO_OWNER = "no_owner"
+    """Nobody scheduled the model's workers, and time ran out before somebody did."""
     FAILED = "failed"
     """An attempt failed and no time was left for another."""
     CANCELLED = "cancelled"

@@ -28,10 +28,11 @@ from python_backend.scheduler.events import (
     WorkerBack,
     WorkerLost,
     WorkerTaken,
+    Yielded,
 )
 from python_backend.scheduler.invariants import check_state
 from python_backend.scheduler.policies import make_policy
-from python_backend.scheduler.policy import Policy, next_hopeless_us
+from python_backend.scheduler.policy import Policy, fastest_path_us, next_hopeless_us
 from python_backend.scheduler.state import State
 from python_backend.scheduler.timelines import NEVER
 
@@ -50,7 +51,8 @@ class SchedulerCore:
         batch_ids_from: int = 0,
         told: bool = False,
     ) -> None:
-        """served: without a pipeline where this core owns nothing; it drops every frame. told: whether
+        """served: without a pipeline where this core owns nothing: frames wait for another core as long as
+        its unowned_us allows, and without that are dropped. told: whether
         LinkTaken will tell what other models send over the entry's uplink.
         """
         self.told: bool = told
@@ -62,6 +64,9 @@ class SchedulerCore:
         if told and self._state.entry is not None:
             self._state.links.told[self._state.entry.uplink] = True
         self._policy.attach(self._state)
+        self._yields: bool = not served.pipelines and served.unowned_us is not None
+        """Whether another core has, or will have, this one's frames."""
+        self._fastest_us: int = served.fastest_us()
         self._wake_us: int = NEVER
         """The wake-up that the driver was last asked for and has not delivered."""
 
@@ -95,6 +100,8 @@ class SchedulerCore:
             self._state.hold(pipeline, stage, worker, event.until_us)
         elif isinstance(event, Inherited):
             self._state.inherit(event.guard_us, event.frame_bytes, event.prepare_us)
+        elif isinstance(event, Yielded):
+            self._yields = True
         if state.waiting.count > 0 or self._policy.pending():
             self._schedule(now_us)
         return actions
@@ -112,6 +119,11 @@ class SchedulerCore:
     def check_invariants(self) -> None:
         """Raise AssertionError when the state contradicts itself. Costs a walk over everything: for tests."""
         check_state(self._state, self._policy.held())
+
+    @property
+    def awaits_owner(self) -> bool:
+        """Whether frames wait here only until another core has them."""
+        return self._yields and fastest_path_us(self._state) == NEVER
 
     # What metrics read
 
@@ -347,10 +359,26 @@ class SchedulerCore:
             pool.set_usable(worker, lost, False)
 
     def _schedule(self, now_us: int) -> None:
-        wake_us = self._policy.schedule(self._state, now_us)
+        if self._yields and self.awaits_owner:
+            wake_us = self._drop_unowned(now_us)
+        else:
+            wake_us = self._policy.schedule(self._state, now_us)
         if wake_us == NEVER and self._state.waiting.count > 0:
             # Every worker that could take them shows no sign of life, and may never do so.
             wake_us = next_hopeless_us(self._state, now_us)
         if wake_us != NEVER and wake_us != self._wake_us:
             self._wake_us = wake_us
             self._state.actions.append(WakeAt(wake_us))
+
+    def _drop_unowned(self, now_us: int) -> int:
+        """Drop the frames that no other core could serve in time any more; returns when the next one is."""
+        waiting, least_us, next_us = self._state.waiting, now_us + self._fastest_us, NEVER
+        for level in waiting.levels:
+            hopeless = level.first_from(least_us) - level.head
+            if hopeless > 0:
+                for request in waiting.take(level, level.head, hopeless):
+                    late = request.arrived_us + self._fastest_us > request.deadline_us
+                    self._state.drop(request, DropReason.EXPIRED if late else DropReason.NO_OWNER)
+            if level.size() > 0:
+                next_us = min(next_us, level.frames[level.head].deadline_us - self._fastest_us + 1)
+        return next_us

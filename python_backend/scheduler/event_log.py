@@ -36,6 +36,7 @@ _KINDS: Mapping[str, Callable[..., Event]] = {
         events.RequestCancelled,
         events.LinkTaken,
         events.WorkerTaken,
+        events.Yielded,
         events.Inherited,
     )
 }

@@ -98,6 +98,13 @@ class Inherited(Record):
     prepare_us: int
 
 
+@record
+class Yielded(Record):
+    """Another core owns workers of this one, which hears of each of them as lost: with none left, frames
+    wait for another core instead of being dropped.
+    """
+
+
 Event = (
     RequestArrived
     | TimerFired
@@ -108,5 +115,6 @@ Event = (
     | RequestCancelled
     | LinkTaken
     | WorkerTaken
+    | Yielded
     | Inherited
 )

@@ -6,7 +6,8 @@ Rules
 - A frame is passed on where the other's wait, the hop there and `SPARE` of it are shorter than the own wait,
   and always from an entry that owns nothing of its model.
 - A frame that is given up here goes to the owner at which it would still be in time, if there is one.
-- It is passed on once: who gets a frame that was passed on schedules it, whatever its own wait.
+- It is passed on once: who gets a frame that was passed on schedules it, whatever its own wait, or gives it
+  back where he owns nothing any more.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class Forwarding:
         if peer is not None:
             peer.said_us = -STALE_US
 
+    def is_heard(self, name: str, now_us: int) -> bool:
+        """Whether it owns something and was heard of lately."""
+        peer = self.peers.get(name)
+        return peer is not None and now_us - peer.said_us < STALE_US
+
     def target(self, own_us: int, now_us: int) -> str:
         """The peer to pass a new frame to, which then counts as sent; '' to keep it. own_us: how long it
         would wait here; below 0: nothing is owned here."""
@@ -90,7 +96,7 @@ class Forwarding:
         best = ""
         best_us = 0.0
         for name, peer in self.peers.items():
-            if now_us - peer.said_us < STALE_US:
+            if self.is_heard(name, now_us):
                 wait_us = peer.wait_us(now_us) + hops * peer.hop_us
                 if not best or wait_us < best_us:
                     best, best_us = name, wait_us

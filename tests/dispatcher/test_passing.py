@@ -23,7 +23,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from model_repo_generator.emulated import build_manifest
 from planner.manifest import DeploymentManifest, EntryPorts
-from planner.owned import HOP_US
+from planner.owned import HOP_US, owned_part
 from planner.shards import Shard
 from ppipe.serving.ports import free_base
 from python_backend.dispatcher.entries.passing import PassingOn
@@ -33,10 +33,12 @@ from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.dispatcher.wiring import Wiring
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.scheduler.actions import DropReason
+from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire import forwarded
 from python_backend.wire.clock import now_us
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.peer_words import Word
 from python_backend.wire.self_report import Reports
 from python_backend.wire.signing.keys import Keys, TicketError, wall_us
@@ -47,6 +49,9 @@ SHARDS = (
     Shard(("a", "b"), 250.0, (((0,), (0,)),)),
     Shard(("b", "a"), 250.0, (((1,), (1,)),)),
 )
+ONE_SHARD = (Shard(("b", "a"), 500.0, (((0, 1), (0, 1)),)),)
+"""Of a model whose workers entry b owns alone."""
+of_one_shard = pytest.mark.parametrize("deployment", [ONE_SHARD], indirect=True, ids=["one shard"])
 PATIENT_US = 20_000_000
 PATIENCE_S = 30.0
 
@@ -152,22 +157,22 @@ class Entry:
         self.dispatcher.close()
 
 
-def two_entries() -> DeploymentManifest:
+def two_entries(shards: tuple[Shard, ...] = SHARDS) -> DeploymentManifest:
     made = build_manifest([two_stage_model()], free_base(31_000, 40), "d")
     spare = made.models[0].feedback_port + 30
     address = replace(made.entry, name="b", grpc_port=spare + 1)
     return replace(
         made,
         entry=replace(made.entry, name="a"),
-        models=(replace(made.models[0], shards=SHARDS),),
+        models=(replace(made.models[0], shards=shards),),
         more_entries=(EntryPorts(address, {"tiny": spare}),),
         unsigned_tickets=True,
     )
 
 
 @pytest.fixture
-def deployment() -> DeploymentManifest:
-    return two_entries()
+def deployment(request: pytest.FixtureRequest) -> DeploymentManifest:
+    return two_entries(getattr(request, "param", SHARDS))
 
 
 Start = Callable[[str], Entry]
@@ -246,6 +251,80 @@ def test_a_frame_is_passed_on_once_and_its_answer_comes_back(start: Start) -> No
         (text,) = a.front.texts
         with pytest.raises(TicketError, match="to is 'a'; this is 'b'"):
             passing.read(text)
+
+
+@contextmanager
+def owned_by_b(start: Start) -> Iterator[tuple[Entry, Entry]]:
+    b, a = start("b"), start("a")
+    wait_for(lambda: set(b.owned) == {"0"})
+    wait_for(lambda: "b" in a.dispatcher.passing._way.peers)  # type: ignore[union-attr]
+    yield a, b
+
+
+@of_one_shard
+def test_no_frame_is_lost_while_a_shard_is_adopted_and_given_back(start: Start) -> None:
+    with owned_by_b(start) as (a, b):
+        senders, sent, ended = [a], [], threading.Event()
+
+        def send() -> None:
+            while not ended.wait(0.003):
+                sent.extend(entry.send() for entry in senders)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        b.end()
+        wait_for(lambda: set(a.owned) == {"0"})
+        again = start("b")
+        senders.append(again)
+        wait_for(lambda: (set(a.owned), set(again.owned)) == (set(), {"0"}))
+        enough = len(sent) + 50
+        wait_for(lambda: len(sent) > enough)
+        ended.set()
+        thread.join()
+        answers = [caller.wait() for caller in sent]
+        assert [answer for answer in answers if not isinstance(answer, dict)] == []
+        assert a.passed > 0
+
+
+@of_one_shard
+def test_a_frame_waits_for_an_owner_as_long_as_that_helps(start: Start, tmp_path: Path) -> None:
+    with owned_by_b(start) as (a, b), (tmp_path / "leases" / "leases.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # nobody adopts
+        assert a.dispatcher.passing is not None
+        assert b.dispatcher.passing is not None
+        b.dispatcher.passing.owns({}, 0.0)
+        wait_for(lambda: a.dispatcher.passing._way.peers == {})  # type: ignore[union-attr]
+        began_us = now_us()
+        hasty, passed_on, patient = a.send(time_us=300_000), a.send(stays=True), a.send()
+        assert "reason=no_owner" in passed_on.wait()[1], "who has passed it on looks for another"
+        assert "reason=no_owner" in hasty.wait()[1]
+        assert now_us() - began_us > 200_000
+        assert not patient.answered.is_set()
+        b.dispatcher.passing.owns(b.owned, 500.0)
+        assert set(patient.wait()) == {OUTPUT[0].name}
+
+
+@of_one_shard
+def test_a_frame_that_another_entry_owns_no_more_waits_for_the_next(
+    start: Start, deployment: DeploymentManifest
+) -> None:
+    with owned_by_b(start) as (a, b):
+
+        def serve(owned: Mapping[str, int]) -> None:
+            part, manifest = owned_part(deployment.models[0], owned), deployment.seen_from("b")
+            core = SchedulerCore(part.entry.served)
+            b.dispatcher.driver.hand_over(
+                0, manifest, part.entry, core, NullTransport(part.entry.outputs), part.fences
+            )
+
+        serve({})  # b has said that it owns the shard, and schedules none of its workers
+        caller = a.send()
+        assert a.dispatcher.passing is not None
+        counts = a.dispatcher.passing.counts
+        wait_for(lambda: counts.came_back > 2)
+        assert not caller.answered.is_set()
+        serve(b.owned)
+        assert set(caller.wait()) == {OUTPUT[0].name}
 
 
 def test_while_the_leases_cannot_be_reached_owners_serve_on_and_nobody_adopts(
@@ -351,7 +430,7 @@ def test_who_waits_for_an_owner_is_woken_by_owners_alone(passing: PassingOn) -> 
 
 def test_a_frame_that_cannot_even_be_sent_comes_back(passing: PassingOn) -> None:
     back: list[Frame] = []
-    passing._returns = SimpleNamespace(came_back=back.append)  # type: ignore[assignment]
+    passing._returns = SimpleNamespace(came_back=back.append, owner_heard=lambda: None)  # type: ignore[assignment]
     passing._hear(word_of(passing, 1), now_us())
     passing._onward._calls.clear()
     frame = frame_of(1, Caller())

@@ -18,6 +18,7 @@ from python_backend.scheduler.events import (
     WorkerBack,
     WorkerLost,
     WorkerTaken,
+    Yielded,
 )
 
 
@@ -301,6 +302,30 @@ def test_bad_input_is_named() -> None:
 def test_who_owns_no_worker_drops_every_frame() -> None:
     core = SchedulerCore(ServedModel(model="m", slo_us=1_000, planned_rps=0.0, pipelines=()))
     assert core.handle(RequestArrived(1, deadline_us=1_000), 0) == [Drop(1, DropReason.NO_WORKER)]
+
+
+def test_who_owns_no_worker_has_frames_wait_for_an_owner_while_it_helps() -> None:
+    core = SchedulerCore(ServedModel("m", 1_000, planned_rps=0.0, pipelines=(), unowned_us=300))
+    assert core.handle(RequestArrived(1, deadline_us=1_000), 0) == [WakeAt(701)]
+    assert core.handle(RequestArrived(2, deadline_us=2_000, priority=1), 0) == []
+    assert core.handle(RequestArrived(3, deadline_us=299), 0) == [Drop(3, DropReason.EXPIRED)]
+    assert core.awaits_owner
+    assert core.handle(TimerFired(), 701) == [Drop(1, DropReason.NO_OWNER), WakeAt(1_701)]
+    core.check_invariants()
+    assert core.handle(RequestCancelled(2), 800) == [Drop(2, DropReason.CANCELLED)]
+    assert core.unfinished == core.queue_length == 0
+
+
+def test_who_yields_its_workers_has_frames_wait_for_their_owner() -> None:
+    core = SchedulerCore(one_stage())
+    core.handle(RequestArrived(1, deadline_us=10_000), 0)
+    assert core.handle(Yielded(), 1) == []
+    assert not core.awaits_owner
+    core.handle(WorkerLost("a.w0"), 2)
+    assert not [each for each in core.handle(BatchFailed(0, 0, 0), 3) if isinstance(each, Drop)]
+    assert core.awaits_owner
+    assert core.queue_length == 1
+    assert [type(each) for each in core.handle(WorkerBack("a.w0"), 4)] == [Dispatch]
 
 
 def test_frames_that_come_together_share_a_batch() -> None:

@@ -5,7 +5,7 @@ Rules
 - Calls wait on no thread of ours: gRPC's own threads bring the answers.
 - Every frame that is sent, and not given up, ends once: in `served`, in `refused` (the other entry's own
   answer, which its caller gets), in `missed` (this frame alone was not taken, or not answered in time), or
-  in `unreachable`, where nobody serves there.
+  in `unreachable`, where nobody serves there or nothing is owned any more.
 - An answer is waited for as long as a hop's: the other entry may tell late of a hop that failed.
 """
 
@@ -20,11 +20,12 @@ import grpc
 from planner.manifest import ModelEntry, ServerAddress
 from planner.profile import TensorSpec
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
+from python_backend.scheduler.actions import DropReason
 from python_backend.wire import forwarded, graces, kserve
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameKind, body_of
-from python_backend.wire.refusals import REASON
+from python_backend.wire.refusals import REASON, reason_in
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.transport import CHANNEL_OPTIONS, Outputs
 
@@ -158,6 +159,8 @@ class Onward:
                 self._unreachable(frame, to, details)
             else:
                 self._refused(frame, ErrorCode.INVALID, details)
+        elif REASON in details and reason_in(details) is DropReason.NO_OWNER:
+            self._unreachable(frame, to, details)
         elif REASON in details:
             self._refused(frame, ErrorCode.UNAVAILABLE, details)
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED or any(text in details for text in _PASSES):

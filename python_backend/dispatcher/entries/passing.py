@@ -3,7 +3,10 @@ entries tell each other for it (scheduler.forwarding decides, dispatcher.entries
 
 Rules
 - A frame is passed on when it comes, where another owner gets to it clearly sooner or nothing is owned here;
-  or when the core gives it up and another owner would still be in time. Once: then it stays.
+  or when the core gives it up and another owner would still be in time. Once, then it stays: but for a frame
+  whose other entry cannot be reached or owns nothing any more, which may go to another.
+- Frames that come while nobody owns anything wait in the core, and go to the first owner that is heard
+  (dispatcher.taking).
 - Frames of a stream stay with their stream as long as anything is owned here.
 - An entry that cannot be reached gets nothing until it is heard again, and its frames come back to the core;
   so does one that was refused there, or not answered in time, by a queue that goes on.
@@ -67,6 +70,9 @@ class Returns(Protocol):
 
     def came_back(self, frame: Frame) -> None:
         """The other entry cannot be reached."""
+
+    def owner_heard(self) -> None:
+        """Another entry owns something now, or is heard again."""
 
 
 @dataclass
@@ -205,14 +211,18 @@ class PassingOn:
 
     def rescue(self, frame: Frame, reason: DropReason, at_us: int) -> bool:
         """Whether a frame that the core gives up is passed on instead."""
-        if frame.stays or frame.answered or reason not in _RESCUED:
+        if frame.stays or frame.passed or frame.answered or reason not in _RESCUED:
             return False
         with self._lock:
             to = self._way.rescuer(self._served_us, frame.deadline_us - at_us, at_us)
         return self._send(frame, to, at_us)
 
+    def pass_on(self, frame: Frame, at_us: int) -> bool:
+        """Whether a frame that waits here for an owner is on its way to one."""
+        return not frame.answered and self._pass_new(frame, -1, at_us)
+
     def _pass_new(self, frame: Frame, own_us: int, at_us: int) -> bool:
-        if frame.stays or (frame.stream and own_us >= 0):
+        if frame.stays or frame.passed or (frame.stream and own_us >= 0):
             return False
         with self._lock:
             to = self._way.target(own_us, at_us)
@@ -221,7 +231,7 @@ class PassingOn:
     def _send(self, frame: Frame, to: str, at_us: int) -> bool:
         if not to:
             return False
-        frame.stays = True
+        frame.passed = True
         frame.move(FrameState.PASSED)
         self.counts.sent[to] = self.counts.sent.get(to, 0) + 1
         left_us = frame.deadline_us - at_us - 2 * self._peers[to].hop_us
@@ -255,6 +265,7 @@ class PassingOn:
     def _unreachable(self, frame: Frame, to: str, text: str) -> None:
         with self._lock:
             self._way.silent(to)
+        frame.passed = False
         self._missed(frame, to, text)
 
     def _missed(self, frame: Frame, to: str, text: str) -> None:
@@ -301,6 +312,7 @@ class PassingOn:
             )
             return
         with self._lock:
+            owned_before = self._way.is_heard(word.sender, at_us)
             peer.heard_us, peer.its_us, peer.owned = at_us, word.sent_us, word.owned
             if word.echo_us:
                 peer.rtts_us.append(max(0, at_us - word.echo_us - word.held_us))
@@ -314,6 +326,9 @@ class PassingOn:
                 known.frame_us, known.hop_us = 1e6 / word.rate_rps, peer.hop_us
                 self._way.told(word.sender, word.backlog_us, at_us)
                 self._heard_any.set()
+            is_new = not owned_before and self._way.is_heard(word.sender, at_us)
+        if is_new and self._returns is not None:
+            self._returns.owner_heard()
 
     def _run_telling(self) -> None:
         while not self._closing.wait(TELL_US / 1e6):

@@ -50,6 +50,7 @@ class Frame:
         "last_reason",
         "offered_us",
         "offers",
+        "passed",
         "patient",
         "place",
         "priority",
@@ -104,7 +105,9 @@ class Frame:
         self.offered_us = 0
         """The deadline that the core was last given for it."""
         self.stays = stays
-        """Whether no other entry may get it: one had it already."""
+        """Whether no other entry may get it: one has passed it on."""
+        self.passed = False
+        """Whether another entry has, or had, it that could be reached: it gets no other."""
         self.caller = caller
         self.rank = 0
         """For who has sent it: those of a higher rank go after it, among its priority's (frames.room)."""

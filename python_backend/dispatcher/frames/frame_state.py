@@ -10,7 +10,8 @@
     ANSWERED nobody: its one answer is sent, or being sent            never
 
 - A frame may be answered in any state: by an attempt that was given up too early, by a drop, at the end.
-- PASSED is entered once, from NEW or, when the core gave the frame up, from QUEUED.
+- PASSED is entered from NEW or, when the core gave the frame up or nothing is owned here, from QUEUED; again
+  only where the other entry could not be reached.
 - QUEUED, SENT, PAUSED and PASSED are entered by whose turn it is (dispatcher.turns) alone; ANSWERED by any
   thread, through Frame.claim(), whose first caller sends the answer.
 """
