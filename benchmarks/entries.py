@@ -13,7 +13,7 @@ and, where entries were killed (--kills 0 for none), what helpers.entries.kills 
 failed_at_others, double, wrong, adoption_s_max, recovery_s_max, given_back_s_max; helpers.entries.cpu's
 cpu_two_over_one; helpers.entries.limited's two_limited_over_one_rps; and of entries on hosts apart
 (helpers.entries.hosts): apart_faults, apart_attained_min, apart_not_ended, apart_double, apart_wrong,
-apart_back_s_max, apart_kept.
+apart_back_s_max, apart_kept; the same as far_faults and so on, where links delay and lose packets.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _STEP, _LOWEST, _HIGHEST = 0.01, 0.5, 1.3
 """Loads that are tried, in planned rates."""
 _CPU_S = 6.0
 _CUT_S = (2.0, 10.0)
-_PARTS = ("kills", "cpu", "limited", "apart")
+_PARTS = ("kills", "cpu", "limited", "apart", "far")
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in _PARTS if arguments.kills else ():
         if part in arguments.parts:
             live |= _live(part, arguments.kills, arguments.seed)
-    for each in (*live.pop("by_kill", ()), *live.pop("by_fault", ())):
-        print(json.dumps(each), file=sys.stderr)
+            for each in (*live.pop("by_kill", ()), *live.pop("by_fault", ())):
+                print(json.dumps(each), file=sys.stderr)
     print(json.dumps({**live, **figures(rows)}))
     return 0
 
@@ -122,6 +122,7 @@ def _live(part: str, kills: int, seed: int) -> dict[str, Any]:
         "cpu": lambda: cpu_of_entries(_CPU_S),
         "limited": lambda: limited(_CPU_S),
         "apart": lambda: run_faults(seed, *_CUT_S),
+        "far": lambda: run_faults(seed, *_CUT_S, far=True),
     }
     return measured[part]()
 

@@ -203,35 +203,37 @@ def strike(running: EntryHosts, fault: Fault, seed: int, after_s: float = AFTER_
     return figures(fault, callers.frames, cut_s, back_s) | {"kept": meanwhile == before}
 
 
-def run_faults(seed: int, *lasts_s: float) -> dict[str, Any]:
-    """All faults, one after the other; {} where this machine cannot make hosts or has no etcd. With FAR_LINK
-    where packets can be delayed.
+def run_faults(seed: int, *lasts_s: float, far: bool = False) -> dict[str, Any]:
+    """All faults, one after the other; {} where this machine cannot make hosts or has no etcd. far: over
+    FAR_LINK; {} where packets cannot be delayed.
     """
-    if why_not() or find_etcd() is None:
+    if why_not() or find_etcd() is None or (far and not delays()):
         return {}
     with (
         tempfile.TemporaryDirectory(prefix="ppipe-apart-") as folder,
-        entry_hosts(Path(folder), FAR_LINK if delays() else LINK, ipv6=True) as running,
+        entry_hosts(Path(folder), FAR_LINK if far else LINK, ipv6=True) as running,
     ):
         found = []
         for number, fault in enumerate(faults(*lasts_s)):
             running.wait_until_each_owns_its_own()
             found.append(strike(running, fault, seed + number))
-    return together(found)
+    return together(found, "far" if far else "apart")
 
 
-def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """apart_kept: of the faults that cut no entry off, those in which each entry kept what it had."""
-    return {
-        "apart_faults": len(found),
-        "apart_attained_min": min(one["attained"] for one in found),
-        "apart_not_ended": sum(one["not_ended"] for one in found),
-        "apart_double": sum(one["double"] for one in found),
-        "apart_wrong": sum(one["wrong"] for one in found),
-        "apart_back_s_max": max(one["back_s"] for one in found),
-        "apart_kept": all(one["kept"] for one in found if one["fault"] != LOST_ENTRY),
-        "by_fault": list(found),
+def together(found: Sequence[Mapping[str, Any]], prefix: str = "apart") -> dict[str, Any]:
+    """Keys begin with the prefix. kept: of the faults that cut no entry off, those in which each entry kept
+    what it had.
+    """
+    figures = {
+        "faults": len(found),
+        "attained_min": min(one["attained"] for one in found),
+        "not_ended": sum(one["not_ended"] for one in found),
+        "double": sum(one["double"] for one in found),
+        "wrong": sum(one["wrong"] for one in found),
+        "back_s_max": max(one["back_s"] for one in found),
+        "kept": all(one["kept"] for one in found if one["fault"] != LOST_ENTRY),
     }
+    return {f"{prefix}_{name}": value for name, value in figures.items()} | {"by_fault": list(found)}
 
 
 def figures(fault: Fault, frames: Sequence[TaggedFrame], cut_s: float, back_s: float) -> dict[str, Any]:
