@@ -8,10 +8,14 @@ Rules
 - A frame that is given up here goes to the owner at which it would still be in time, if there is one.
 - It is passed on once: who gets a frame that was passed on schedules it, whatever its own wait, or gives it
   back where he owns nothing any more.
+- A stream has a home, wherever its frames come: the owner that draws most for its name (`home`). When owners
+  come and go, those streams move alone that were theirs, or become so.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from typing import Final
 
 STALE_US: Final = 1_000_000
@@ -73,6 +77,23 @@ class Forwarding:
         peer = self.peers.get(name)
         return peer is not None and now_us - peer.said_us < STALE_US
 
+    def home(self, stream: str, me: str, rate_rps: float, now_us: int) -> str:
+        """The owner that a stream belongs to, of those heard of lately and of this one, `me`, if its rate_rps
+        is above 0; '' where that is nobody. Owners get streams by their rates (weighted rendezvous hashing:
+        Thaler and Ravishankar 1998, Schindelhauer and Schomaker 2005).
+        """
+        best, best_draw = (me, _draw(stream, me, rate_rps)) if rate_rps > 0 else ("", 0.0)
+        for name, peer in self.peers.items():
+            if self.is_heard(name, now_us):
+                draw = _draw(stream, name, 1e6 / peer.frame_us)
+                if draw > best_draw:
+                    best, best_draw = name, draw
+        return best
+
+    def sends(self, name: str) -> None:
+        """A frame goes to this peer, whatever its wait."""
+        self.peers[name].sent += 1
+
     def target(self, own_us: int, now_us: int) -> str:
         """The peer to pass a new frame to, which then counts as sent; '' to keep it. own_us: how long it
         would wait here; below 0: nothing is owned here."""
@@ -101,3 +122,12 @@ class Forwarding:
                 if not best or wait_us < best_us:
                     best, best_us = name, wait_us
         return best, best_us
+
+
+def _draw(stream: str, name: str, rate_rps: float) -> float:
+    """What an owner of so many frames/s draws for a stream, alike at every entry: the most is a given owner's
+    with a chance in proportion to its rate.
+    """
+    text = f"{name}\0{stream}".encode("utf-8", "surrogatepass")
+    number = int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big")
+    return -rate_rps / math.log((number + 1) / (2.0**48 + 2.0))

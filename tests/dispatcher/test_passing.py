@@ -25,6 +25,7 @@ from model_repo_generator.emulated import build_manifest
 from planner.manifest import DeploymentManifest, EntryPorts
 from planner.owned import HOP_US, owned_part
 from planner.shards import Shard
+from planner.streams import StreamPolicy
 from ppipe.serving.ports import free_base
 from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
@@ -157,8 +158,10 @@ class Entry:
         self.dispatcher.close()
 
 
-def two_entries(shards: tuple[Shard, ...] = SHARDS) -> DeploymentManifest:
-    made = build_manifest([two_stage_model()], free_base(31_000, 40), "d")
+def two_entries(
+    shards: tuple[Shard, ...] = SHARDS, streams: StreamPolicy | None = None
+) -> DeploymentManifest:
+    made = build_manifest([two_stage_model(streams=streams)], free_base(31_000, 40), "d")
     spare = made.models[0].feedback_port + 30
     address = replace(made.entry, name="b", grpc_port=spare + 1)
     return replace(
@@ -172,7 +175,8 @@ def two_entries(shards: tuple[Shard, ...] = SHARDS) -> DeploymentManifest:
 
 @pytest.fixture
 def deployment(request: pytest.FixtureRequest) -> DeploymentManifest:
-    return two_entries(getattr(request, "param", SHARDS))
+    wanted = getattr(request, "param", SHARDS)
+    return two_entries(streams=wanted) if isinstance(wanted, StreamPolicy) else two_entries(wanted)
 
 
 Start = Callable[[str], Entry]
@@ -251,6 +255,28 @@ def test_a_frame_is_passed_on_once_and_its_answer_comes_back(start: Start) -> No
         (text,) = a.front.texts
         with pytest.raises(TicketError, match="to is 'a'; this is 'b'"):
             passing.read(text)
+
+
+@pytest.mark.parametrize("deployment", [StreamPolicy(order="stream", keep="newest")], indirect=True)
+def test_a_stream_is_served_at_its_home_wherever_its_frames_come(start: Start) -> None:
+    with both(start) as (a, b):
+        for one, other in ((a, "b"), (b, "a")):
+            wait_for(lambda one=one, other=other: other in one.dispatcher.passing._way.peers)  # type: ignore[misc]
+        streams = [f"camera {number}" for number in range(12)]
+        for place, entry in enumerate((a, b, a, b)):
+            callers = [entry.send(stream=stream, place=place) for stream in streams]
+            assert all(set(caller.wait()) == {OUTPUT[0].name} for caller in callers)
+        # Each entry keeps the streams whose home it is, and passes all frames of the others on.
+        assert a.passed % 2 == b.passed % 2 == 0
+        assert 0 < a.passed < 2 * len(streams)
+        assert a.passed + b.passed == 2 * len(streams)
+        # When one ends, its streams are served by the other.
+        b.end()
+        wait_for(lambda: set(a.owned) == {"0", "1"})
+        passed = a.passed
+        callers = [a.send(stream=stream, place=9) for stream in streams]
+        assert all(set(caller.wait()) == {OUTPUT[0].name} for caller in callers)
+        assert a.passed == passed
 
 
 @contextmanager

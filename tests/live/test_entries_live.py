@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from planner.shards import Shard
+from planner.streams import StreamPolicy
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.live_metrics import read
 from tests.live.data_plane_client import PATIENT_US, Client, served, tag_of, two_stage_model
@@ -38,6 +40,12 @@ def owned(deployment: ServedDeployment, entry: str) -> set[str]:
     except OSError:
         return set()
     return set(look.values("ppipe_shard_term", "shard"))
+
+
+def passed_on(deployment: ServedDeployment, entry: str) -> float:
+    """Frames that an entry's dispatcher has passed on so far."""
+    seen = deployment.manifest.seen_from(entry)
+    return read(seen, seen.models[0]).total("ppipe_passed_on_total")
 
 
 @contextmanager
@@ -75,3 +83,26 @@ def test_an_entry_that_is_killed_is_stood_in_for(tmp_path: Path) -> None:
         back = Client(deployment.manifest.seen_from("entry-1"))
         assert tag_of(back.infer(5, timeout=PATIENT_US)["scores"]) == 5
         back.close()
+
+
+def test_a_camera_behind_a_load_balancer_has_its_order_and_its_newest_frame(tmp_path: Path) -> None:
+    """Its frames go to both entries in turn, and yet one of them decides about all of them."""
+    slow = two_stage_model(slo_us=1_000_000, streams=StreamPolicy(order="stream", keep="newest"))
+    cameras = ("north", "east", "south", "west", "yard", "gate")
+    with served(tmp_path, slow, shards={"tiny": SHARDS}) as deployment:
+        wait_for(lambda: owned(deployment, "entry-0") == {"0"} and owned(deployment, "entry-1") == {"1"})
+        entries = [Client(deployment.manifest.seen_from(name)) for name in ("entry-0", "entry-1")]
+        for place in range(8):
+            for number, camera in enumerate(cameras):
+                given = {"ppipe_stream": camera, "ppipe_place": place}
+                tag = 10 * place + number
+                answer = entries[place % 2].infer(tag, timeout=PATIENT_US, parameters=given)
+                assert tag_of(answer["scores"]) == tag
+        # A place that the camera has been at already is known at either entry: both ask its home.
+        for entry in entries:
+            with pytest.raises(InferenceServerException, match="place 3 of stream 'north' is not after"):
+                entry.infer(1, timeout=PATIENT_US, parameters={"ppipe_stream": "north", "ppipe_place": 3})
+        passed = [passed_on(deployment, name) for name in ("entry-0", "entry-1")]
+        assert sum(passed) >= 4 * len(cameras), "each camera has one home, and half of its frames come there"
+        for entry in entries:
+            entry.close()

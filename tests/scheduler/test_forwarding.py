@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from python_backend.scheduler.forwarding import STALE_US, Forwarding
 
@@ -45,3 +47,53 @@ def test_each_owner_counts_with_its_own_hop(way: Forwarding) -> None:
     way.silent("b")
     assert way.target(own_us=53_000, now_us=0) == ""
     assert way.target(own_us=53_001, now_us=0) == "c"
+
+
+OWNERS = st.dictionaries(
+    st.text("abcdefgh", min_size=1, max_size=3), st.floats(1.0, 5_000.0), min_size=1, max_size=6
+)
+STREAMS = [f"camera {number}" for number in range(200)]
+
+
+def homes(owners: dict[str, float], me: str, streams: list[str]) -> list[str]:
+    """Of these streams, as the entry `me` sees it, an owner or not."""
+    way = Forwarding(hop_us=1_000, spare_us=0)
+    for name, rate in owners.items():
+        if name != me:
+            way.add(name, rate)
+            way.told(name, 0, 0)
+    return [way.home(stream, me, owners.get(me, 0.0), 0) for stream in streams]
+
+
+@given(OWNERS)
+def test_all_entries_agree_on_the_home_of_every_stream(owners: dict[str, float]) -> None:
+    seen = [homes(owners, me, STREAMS[:40]) for me in (*owners, "of nothing")]
+    assert all(each == seen[0] for each in seen)
+    assert set(seen[0]) <= set(owners)
+
+
+@given(OWNERS, st.data())
+def test_only_the_streams_of_an_owner_that_goes_move(owners: dict[str, float], data: st.DataObject) -> None:
+    gone = data.draw(st.sampled_from(sorted(owners)))
+    left = {name: rate for name, rate in owners.items() if name != gone}
+    before, after = homes(owners, "me", STREAMS[:40]), homes(left, "me", STREAMS[:40])
+    for was, now in zip(before, after, strict=True):
+        assert now == was or was == gone
+        assert now in left or not left
+
+
+def test_owners_get_streams_by_their_rates() -> None:
+    found = homes({"a": 3_000.0, "b": 1_000.0}, "a", [f"stream {number}" for number in range(4_000)])
+    # The share of a is drawn from 4,000 throws with a chance of 3/4: three deviations are 82.
+    assert abs(found.count("a") - 3_000) < 3 * 28
+
+
+def test_streams_of_an_owner_that_is_silent_move_until_it_is_heard_again(way: Forwarding) -> None:
+    mine = [stream for stream in STREAMS if way.home(stream, "a", 1_000.0, 1) == "b"]
+    assert 0 < len(mine) < len(STREAMS)
+    way.silent("b")
+    assert {way.home(stream, "a", 1_000.0, 2) for stream in mine} == {"a"}
+    assert way.home(mine[0], "a", 0.0, 2) == "", "nobody owns anything"
+    way.told("b", 0, 3)
+    assert {way.home(stream, "a", 1_000.0, 4) for stream in mine} == {"b"}
+    assert {way.home(stream, "a", 1_000.0, 4 + STALE_US) for stream in mine} == {"a"}

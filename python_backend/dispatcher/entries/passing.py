@@ -7,7 +7,9 @@ Rules
   whose other entry cannot be reached or owns nothing any more, which may go to another.
 - Frames that come while nobody owns anything wait in the core, and go to the first owner that is heard
   (dispatcher.taking).
-- Frames of a stream stay with their stream as long as anything is owned here.
+- Where the model has a policy for streams, a frame of a stream goes to its stream's home
+  (scheduler.forwarding), and to another owner only when something failed there: order, shares and superseded
+  frames are one core's.
 - An entry that cannot be reached gets nothing until it is heard again, and its frames come back to the core;
   so does one that was refused there, or not answered in time, by a queue that goes on.
 - Words are sent under no lock that frames need: a host's name may take seconds to be looked up.
@@ -57,6 +59,9 @@ _LOG_US: Final = 10_000_000
 _RESCUED: Final = frozenset(
     {DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED, DropReason.NO_WORKER}
 )
+
+
+_RESCUED_OF_STREAMS: Final = frozenset({DropReason.FAILED, DropReason.NO_WORKER})
 
 
 class Returns(Protocol):
@@ -173,6 +178,7 @@ class PassingOn:
         """Frames are served by this table from now on. entry: with all workers of the model."""
         self._revision = manifest.epoch
         self._served_us = entry.served.fastest_us()
+        self._has_streams = entry.served.streams is not None
         self._way.spare_us = _spare_us(entry.served)
 
     def owns(self, owned: Mapping[str, int], rate_rps: float) -> None:
@@ -211,7 +217,8 @@ class PassingOn:
 
     def rescue(self, frame: Frame, reason: DropReason, at_us: int) -> bool:
         """Whether a frame that the core gives up is passed on instead."""
-        if frame.stays or frame.passed or frame.answered or reason not in _RESCUED:
+        rescued = _RESCUED_OF_STREAMS if frame.stream and self._has_streams else _RESCUED
+        if frame.stays or frame.passed or frame.answered or reason not in rescued:
             return False
         with self._lock:
             to = self._way.rescuer(self._served_us, frame.deadline_us - at_us, at_us)
@@ -222,11 +229,22 @@ class PassingOn:
         return not frame.answered and self._pass_new(frame, -1, at_us)
 
     def _pass_new(self, frame: Frame, own_us: int, at_us: int) -> bool:
-        if frame.stays or frame.passed or (frame.stream and own_us >= 0):
+        if frame.stays or frame.passed:
             return False
         with self._lock:
-            to = self._way.target(own_us, at_us)
+            if frame.stream and self._has_streams:
+                to = self._away(frame.stream, at_us)
+            else:
+                to = self._way.target(own_us, at_us)
         return self._send(frame, to, at_us)
+
+    def _away(self, stream: str, at_us: int) -> str:
+        """Its home, if that is another entry."""
+        home = self._way.home(stream, self._me, self._rate_rps if self._owned else 0.0, at_us)
+        if home in ("", self._me):
+            return ""
+        self._way.sends(home)
+        return home
 
     def _send(self, frame: Frame, to: str, at_us: int) -> bool:
         if not to:
