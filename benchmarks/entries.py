@@ -52,7 +52,14 @@ _STEP, _LOWEST, _HIGHEST = 0.01, 0.5, 1.3
 """Loads that are tried, in planned rates."""
 _CPU_S = 6.0
 _CUT_S = (2.0, 10.0)
-_PARTS = ("kills", "cpu", "limited", "apart", "far")
+_LIVE: Mapping[str, Callable[[int, int], dict[str, Any]]] = {
+    "kills": run_kills,
+    "cpu": lambda kills, seed: cpu_of_entries(_CPU_S),
+    "limited": lambda kills, seed: limited(_CPU_S),
+    "apart": lambda kills, seed: run_faults(seed, *_CUT_S),
+    "far": lambda kills, seed: run_faults(seed, *_CUT_S, far=True),
+}
+"""Parts on real servers, in their order: what each measures, with so many kills and a seed."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.json:
         Console(width=110).print(table(rows))
     live: dict[str, Any] = {}
-    for part in _PARTS if arguments.kills else ():
+    for part, measured in _LIVE.items() if arguments.kills else ():
         if part in arguments.parts:
-            live |= _live(part, arguments.kills, arguments.seed)
+            live |= measured(arguments.kills, arguments.seed)
             for each in (*live.pop("by_kill", ()), *live.pop("by_fault", ())):
                 print(json.dumps(each), file=sys.stderr)
     print(json.dumps({**live, **figures(rows)}))
@@ -111,20 +118,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = parser_of("entries", __doc__.split("\n")[0], each="rate", seeds=2)
     parser.add_argument("--json", action="store_true", help="the figures alone, as the last line")
     parser.add_argument("--kills", type=int, default=20, help="of a random entry, live (default: 20)")
-    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="of what is live")
+    parser.add_argument("--parts", nargs="+", choices=_LIVE, default=tuple(_LIVE), help="of what is live")
     return parser.parse_args(argv)
-
-
-def _live(part: str, kills: int, seed: int) -> dict[str, Any]:
-    """The figures of one part on real servers."""
-    measured: Mapping[str, Callable[[], dict[str, Any]]] = {
-        "kills": lambda: run_kills(kills, seed),
-        "cpu": lambda: cpu_of_entries(_CPU_S),
-        "limited": lambda: limited(_CPU_S),
-        "apart": lambda: run_faults(seed, *_CUT_S),
-        "far": lambda: run_faults(seed, *_CUT_S, far=True),
-    }
-    return measured[part]()
 
 
 def _jobs(

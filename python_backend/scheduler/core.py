@@ -359,7 +359,7 @@ class SchedulerCore:
             pool.set_usable(worker, lost, False)
 
     def _schedule(self, now_us: int) -> None:
-        if self._yields and self.awaits_owner:
+        if self.awaits_owner:
             wake_us = self._drop_unowned(now_us)
         else:
             wake_us = self._policy.schedule(self._state, now_us)

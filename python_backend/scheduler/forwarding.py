@@ -90,17 +90,17 @@ class Forwarding:
                     best, best_draw = name, draw
         return best
 
-    def sends(self, name: str) -> None:
-        """A frame goes to this peer, whatever its wait."""
-        self.peers[name].sent += 1
+    def away(self, stream: str, me: str, rate_rps: float, now_us: int) -> str:
+        """The peer to pass a stream's frame to, its home, which then counts as sent; '' to keep it."""
+        home = self.home(stream, me, rate_rps, now_us)
+        return "" if home == me else self._sent_to(home)
 
     def target(self, own_us: int, now_us: int) -> str:
         """The peer to pass a new frame to, which then counts as sent; '' to keep it. own_us: how long it
         would wait here; below 0: nothing is owned here."""
         best, best_us = self._soonest(1, now_us)
         if best and (own_us < 0 or best_us + self.spare_us < own_us):
-            self.peers[best].sent += 1
-            return best
+            return self._sent_to(best)
         return ""
 
     def rescuer(self, served_us: int, left_us: int, now_us: int) -> str:
@@ -108,9 +108,14 @@ class Forwarding:
         for none. served_us: what serving it takes once its turn comes; left_us: until its deadline."""
         best, best_us = self._soonest(2, now_us)
         if best and best_us + served_us < left_us:
-            self.peers[best].sent += 1
-            return best
+            return self._sent_to(best)
         return ""
+
+    def _sent_to(self, name: str) -> str:
+        """The peer of this name, if any, with one more frame that waits there."""
+        if name:
+            self.peers[name].sent += 1
+        return name
 
     def _soonest(self, hops: int, now_us: int) -> tuple[str, float]:
         """The peer with the shortest wait and so many hops, and that; '' where none was heard of lately."""

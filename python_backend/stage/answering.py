@@ -101,8 +101,7 @@ class Answering:
     def _answer(self, job: BatchJob, outputs: list[Array]) -> None:
         try:
             named = self._named(outputs)
-            ticket = job.wire.ticket
-            if self._finish is not None and ticket is not None and job.wire.hop + 1 == len(ticket.hops):
+            if self._finish is not None and job.at_last_stage:
                 named = self._finish(named, job.wire.ingress)
             job.reply.outputs(self._with_status(job, named))
         except Exception as error:

@@ -79,19 +79,6 @@ class StageIntake:
             return False
         return not self._memory.is_there(wire.frames)
 
-    @staticmethod
-    def _is_last(job: BatchJob) -> bool:
-        """Whether nothing is to be passed on from here; in a chain, Triton does that."""
-        ticket = job.wire.ticket
-        return ticket is not None and (job.wire.chained or job.wire.hop + 1 == len(ticket.hops))
-
-    def _stays_on_device(self, job: BatchJob) -> bool:
-        """Whether the next stage is on this GPU too, and Triton takes the outputs there."""
-        ticket = job.wire.ticket
-        if ticket is None or not job.wire.chained or job.wire.hop + 1 == len(ticket.hops):
-            return False
-        return job.wire.on_device
-
     def close(self) -> None:
         """Let go of shared memory."""
         self._memory.close()

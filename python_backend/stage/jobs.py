@@ -48,15 +48,18 @@ class BatchJob:
         return ticket.hops[self.wire.hop].start_us, ticket.batch_id, ticket.attempt
 
     @property
+    def at_last_stage(self) -> bool:
+        """Whether no stage comes after this one."""
+        ticket = self.wire.ticket
+        return ticket is not None and self.wire.hop + 1 == len(ticket.hops)
+
+    @property
     def is_last(self) -> bool:
         """Whether nothing is to be passed on from here; in a chain, Triton does that."""
-        ticket = self.wire.ticket
-        return ticket is not None and (self.wire.chained or self.wire.hop + 1 == len(ticket.hops))
+        return self.wire.ticket is not None and (self.wire.chained or self.at_last_stage)
 
     @property
     def stays_on_device(self) -> bool:
         """Whether the next stage is on this GPU too, and Triton takes the outputs there."""
-        ticket = self.wire.ticket
-        if ticket is None or not self.wire.chained or self.wire.hop + 1 == len(ticket.hops):
-            return False
-        return self.wire.on_device
+        wire = self.wire
+        return wire.ticket is not None and wire.chained and wire.on_device and not self.at_last_stage

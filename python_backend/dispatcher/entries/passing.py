@@ -182,7 +182,7 @@ class PassingOn:
         self._way.spare_us = _spare_us(entry.served)
 
     def owns(self, owned: Mapping[str, int], rate_rps: float) -> None:
-        """What is owned here from now on, which is told at once."""
+        """What is owned here from now on, which is told at once. rate_rps: of that, 0 for nothing."""
         with self._lock:
             self._owned, self._rate_rps = owned, rate_rps
         if owned:
@@ -233,18 +233,10 @@ class PassingOn:
             return False
         with self._lock:
             if frame.stream and self._has_streams:
-                to = self._away(frame.stream, at_us)
+                to = self._way.away(frame.stream, self._me, self._rate_rps, at_us)
             else:
                 to = self._way.target(own_us, at_us)
         return self._send(frame, to, at_us)
-
-    def _away(self, stream: str, at_us: int) -> str:
-        """Its home, if that is another entry."""
-        home = self._way.home(stream, self._me, self._rate_rps if self._owned else 0.0, at_us)
-        if home in ("", self._me):
-            return ""
-        self._way.sends(home)
-        return home
 
     def _send(self, frame: Frame, to: str, at_us: int) -> bool:
         if not to:
