@@ -23,7 +23,7 @@ from planner.serving_build import Links, served_model
 from planner.usable import usable_share
 from ppipe.simulation.scenarios import Scenario, scenarios_of, workloads
 from python_backend.simulator.capacity import TARGET, Workload, find_capacity
-from python_backend.simulator.guarantee import load_in_most, loads_in
+from python_backend.simulator.guarantee import computed_rps, load_in_most, loads_in
 
 GRID = 0.005
 """Loads are found to this share of the planned rate."""
@@ -81,6 +81,14 @@ class Judge:
         return loads_in(
             served, self.policy, grid_rps(served, PROMISE_GRID), met, self._guess(problem, model, served)
         )
+
+    def computed_rps(
+        self, made: Plan, problem: Problem, name: str, scenarios: Sequence[Scenario]
+    ) -> list[float]:
+        """What one model's workers can compute in each scenario, which nobody simulates for."""
+        served = served_model(made, problem, name, self.links)
+        met = workloads(scenarios, problem, made.model(name), 1.0)
+        return [computed_rps(served, one) for one in met]
 
     def nominal_rps(self, made: Plan, problem: Problem, seconds: float) -> Mapping[str, float]:
         """Of every model the load served at 99 % under Poisson arrivals, latencies as planned."""

@@ -13,7 +13,8 @@ expected.
   margins, and compete with those of the fast mode.
 - Score: guaranteed load over weight, two thirds the mean over models and a third the least. For min-cost the
   least share of a wanted rate that is guaranteed; of plans that guarantee all of it, the cheaper one.
-- What is promised of the winner is found anew, in PROMISED_IN scenarios.
+- What is promised of the winner is found anew, in PROMISED_IN scenarios that chose nothing, and from what its
+  workers can compute in COMPUTED_IN more.
 - Scenarios are never those that results are reported on. No clock decides: same problem, same margins.
 """
 
@@ -34,7 +35,7 @@ from ppipe.simulation.hopeless import require_promises
 from ppipe.simulation.judging import STEADY, Judge
 from ppipe.simulation.margined import with_margins
 from ppipe.simulation.rungs import LOSSES, Choice, ladder_of
-from ppipe.simulation.scenarios import Scenario, scenarios_of
+from ppipe.simulation.scenarios import FIRST_SEED, Scenario, scenarios_of
 from ppipe.simulation.telling import Progress, silent, telling
 from python_backend.simulator.guarantee import promise_of
 
@@ -42,7 +43,7 @@ SCENARIOS, SECONDS = 3, 8.0
 """In which each candidate is judged, and how long one is."""
 MOST_LONGER = 4.0
 """Bursts need longer scenarios to be alike, by their standard deviation; up to so many times."""
-PROMISED_IN, PROMISED_SECONDS = 20, 8.0
+PROMISED_IN, PROMISED_SECONDS, COMPUTED_IN = 20, 8.0, 500
 AT_ONCE = 5
 """Of these scenarios, simulated by one process."""
 FINALISTS = 2
@@ -143,13 +144,15 @@ class _Search:
     def _promising(self, made: Plan, problem: Problem, pool: Executor | None) -> Plan:
         """The plan with what it promises of each model. Raises NoPromise."""
         run: Callable[..., Iterable[Any]] = map if pool is None else pool.map
-        scenarios = scenarios_of(PROMISED_IN)
+        scenarios = scenarios_of(PROMISED_IN, FIRST_SEED + SCENARIOS)
         parts = [scenarios[start : start + AT_ONCE] for start in range(0, PROMISED_IN, AT_ONCE)]
         jobs = [(made, problem, model.model, part, self.judge) for model in made.models for part in parts]
         # Those run meanwhile: what is nominal is only waited for.
         found, nominal = run(_loads_rps, jobs), self._nominal_rps(made, problem, run)
         found = self._told("simulating what is promised", found, len(jobs))
         loads: dict[str, list[float]] = {model.model: [] for model in made.models}
+        others = scenarios_of(COMPUTED_IN, scenarios[-1].seed + 1)
+        in_others = run(_computed_rps, [(made, problem, name, others, self.judge) for name in loads])
         for (_, _, name, _, _), part in zip(jobs, found, strict=True):
             loads[name] += part
         steady = replace(problem, options=replace(problem.options, expect=STEADY, dispersion=1.0))
@@ -158,10 +161,11 @@ class _Search:
             plain = plan(steady, mode="fast")
             unguarded = self._nominal_rps(plain, steady, run)
         held_in, models = problem.options.expect.held_in, []
-        for model in made.models:
+        for model, in_all in zip(made.models, in_others, strict=True):
             rps = nominal[model.model]
+            computed = self.judge.computed_rps(made, problem, model.model, scenarios)
             promise = Promise(
-                promise_of(loads[model.model], held_in),
+                promise_of(loads[model.model], held_in, computed, in_all),
                 rps,
                 max(rps, unguarded.get(model.model, 0.0)),
                 held_in,
@@ -270,3 +274,9 @@ def _loads_rps(job: tuple[Plan, Problem, str, Sequence[Scenario], Judge]) -> lis
     """What one model serves in each of some scenarios. Runs in a process of its own."""
     made, problem, name, scenarios, judge = job
     return judge.loads_rps(made, problem, name, scenarios, PROMISED_SECONDS)
+
+
+def _computed_rps(job: tuple[Plan, Problem, str, Sequence[Scenario], Judge]) -> list[float]:
+    """What one model's workers can compute in each scenario. Runs in a process of its own."""
+    made, problem, name, scenarios, judge = job
+    return judge.computed_rps(made, problem, name, scenarios)

@@ -22,7 +22,7 @@ PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=2, blocks=5, max_slic
 @pytest.fixture(autouse=True)
 def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 2.0)
-    monkeypatch.setattr(margin, "PROMISED_IN", 5)
+    monkeypatch.setattr(margin, "PROMISED_IN", 20)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 2.0)
     monkeypatch.setattr(rungs, "FIRST", ((1, 6),))
     monkeypatch.setattr(rungs, "MOST_CANDIDATES", 1)
@@ -52,7 +52,7 @@ def searched(problem: Problem) -> tuple[MarginSearch, list[MarginSearch]]:
 
 
 def test_what_is_asked_for_is_guaranteed_by_planning_for_more() -> None:
-    problem = wanting(0.45)
+    problem = wanting(0.35)
     found, each = searched(problem)
     assert min(guaranteed_shares(each[0].plan, problem).values()) < 1, "or there was nothing to mend"
     assert min(guaranteed_shares(found.plan, problem).values()) >= 1
@@ -65,7 +65,7 @@ def test_what_is_asked_for_is_guaranteed_by_planning_for_more() -> None:
 
 def test_the_best_guarantee_stays_where_the_fleet_has_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 1.0)
-    monkeypatch.setattr(margin, "PROMISED_IN", 2)
+    monkeypatch.setattr(margin, "PROMISED_IN", 8)
     problem = wanting(0.75)
     found, each = searched(problem)
     shares = [min(guaranteed_shares(one.plan, problem).values()) for one in each]

@@ -25,7 +25,7 @@ PROBLEM = made_problem(MadeSize(gpus=10, classes=2, models=2, blocks=5, max_slic
 @pytest.fixture(autouse=True)
 def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(margin, "SECONDS", 2.0)
-    monkeypatch.setattr(margin, "PROMISED_IN", 5)
+    monkeypatch.setattr(margin, "PROMISED_IN", 12)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 2.0)
     monkeypatch.setattr(rungs, "FIRST", ((1, 6), (1, 4), (0, 5)))
     monkeypatch.setattr(rungs, "FIRST_IF_WILD", ((1, 5), (1, 8), (1, 10)))

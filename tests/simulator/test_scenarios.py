@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist, fmean, stdev
 
+import numpy as np
 import pytest
 
 from benchmarks.paper.capacity import Options
@@ -14,7 +16,7 @@ from planner.serving_build import served_model
 from ppipe.simulation.scenarios import dispersion_of, scenarios_of, workloads
 from python_backend.simulator.arrivals import ArrivalError
 from python_backend.simulator.capacity import Workload, try_load
-from python_backend.simulator.guarantee import load_in_most, loads_in, promise_of, tolerance_factor
+from python_backend.simulator.guarantee import computed_rps, load_in_most, loads_in, promise_of
 from python_backend.simulator.jitter import Jitter, StageJitter
 from tests.fixtures.made_problems import MadeSize, made_problem
 
@@ -76,7 +78,11 @@ def test_a_promise_holds_in_scenarios_that_were_not_simulated() -> None:
     problem = replace(PROBLEM, options=replace(PROBLEM.options, expect=expect))
     rates = [SERVED.planned_rps * step / 100 for step in range(20, 120)]
     seen = workloads(scenarios_of(12), problem, MADE.models[0], 3.0)
-    promised = promise_of(loads_in(SERVED, "adaptive", rates, seen, rates[60]), 0.9)
+    computed, in_all = (
+        [computed_rps(SERVED, one) for one in workloads(some, problem, MADE.models[0], 1.0)]
+        for some in (scenarios_of(12), scenarios_of(300, first_seed=1000))
+    )
+    promised = promise_of(loads_in(SERVED, "adaptive", rates, seen, rates[60]), 0.9, computed, in_all)
     assert 0 < promised <= load_in_most(SERVED, "adaptive", rates, seen, 0.9, rates[60])
     others = workloads(scenarios_of(20, first_seed=500), problem, MADE.models[0], 3.0)
     held = [try_load(SERVED, "adaptive", promised, one).attainment is not None for one in others]
@@ -84,11 +90,46 @@ def test_a_promise_holds_in_scenarios_that_were_not_simulated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "factor"), [(10, 0.9, 2.066), (20, 0.95, 2.208), (50, 0.95, 1.965)]
+    ("count", "share", "confidence", "factor"),
+    [(10, 0.9, 0.9, 2.066), (20, 0.95, 0.9, 2.208), (20, 0.95, 0.95, 2.396), (20, 0.95, 0.99, 2.807)],
 )
-def test_tolerance_factors_are_those_of_the_tables(count: int, share: float, factor: float) -> None:
-    # One-sided limits at 90 % confidence by the noncentral t distribution.
-    assert tolerance_factor(count, share) == pytest.approx(factor, rel=0.03)
+def test_promises_are_tolerance_limits_where_all_compute_alike(
+    count: int, share: float, confidence: float, factor: float
+) -> None:
+    # One-sided factors by the noncentral t distribution. A first load that is low is not what limits.
+    loads = [1000.0 + 10 * NormalDist().inv_cdf((place + 0.5) / count) for place in range(count)]
+    alike = [2000.0] * count
+    promised = promise_of(loads, share, alike, alike * 9, confidence)
+    assert (fmean(loads) - promised) / stdev(loads) == pytest.approx(factor, rel=0.03)
+    assert promised == promise_of(loads, share, confidence=confidence)
+
+
+def test_scenarios_that_are_luckier_than_all_promise_no_more() -> None:
+    """What is computed in all is known, so that it does not matter which scenarios were simulated."""
+    rng = np.random.default_rng(5)
+    computed = rng.normal(1000.0, 50.0, 2_000)
+    loads = 0.9 * computed + rng.normal(0.0, 10.0, 2_000)
+    lucky = computed > np.quantile(computed, 0.6)
+    steady = np.abs(computed - computed.mean()) < 25
+    for chosen in (lucky, steady, np.full(2_000, True)):
+        few = np.flatnonzero(chosen)[:20]
+        promised = promise_of(loads[few].tolist(), 0.95, computed[few].tolist(), computed.tolist())
+        assert 0.95 <= (loads >= promised).mean() <= 0.999
+    naive = promise_of(loads[lucky][:20].tolist(), 0.95)
+    assert (loads >= naive).mean() < 0.9
+
+
+def test_what_is_computed_is_what_each_pipelines_slowest_stage_can() -> None:
+    stages = [[StageJitter(0.0) for _ in pipeline.stages] for pipeline in SERVED.pipelines]
+    plain = computed_rps(SERVED, Workload())
+    assert plain >= SERVED.planned_rps * (1 - 1e-6)
+    slower = tuple(tuple(replace(one, factor=1.25) for one in row) for row in stages)
+    assert computed_rps(SERVED, Workload(jitter=Jitter(stages=slower))) == pytest.approx(plain / 1.25)
+    stages[0][0] = StageJitter(0.0, factor=1e6)
+    one_stalls = computed_rps(SERVED, Workload(jitter=Jitter(stages=tuple(map(tuple, stages)))))
+    assert one_stalls == pytest.approx(
+        computed_rps(replace(SERVED, pipelines=SERVED.pipelines[1:]), Workload()), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_searched_plan_is_of_the_problem_that_was_asked(
     monkeypatch.setattr(rungs, "FIRST_IF_WRONG", ((1, 2),))
     monkeypatch.setattr(rungs, "MOST_CANDIDATES", 1)
     monkeypatch.setattr(margin, "SECONDS", 0.5)
-    monkeypatch.setattr(margin, "PROMISED_IN", 2)
+    monkeypatch.setattr(margin, "PROMISED_IN", 8)
     monkeypatch.setattr(margin, "PROMISED_SECONDS", 0.5)
     file, workspace = tmp_path / "deployment.yaml", Workspace(tmp_path)
     file.write_text(yaml.safe_dump(data))
