@@ -24,6 +24,7 @@ from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
+from python_backend.dispatcher.transfers import Transfers
 from python_backend.scheduler.actions import DropReason, Ticket
 from python_backend.scheduler.events import BatchFailed, StageCompleted, WorkerBack, WorkerLost, Yielded
 from python_backend.wire.feedback import Notice
@@ -44,6 +45,7 @@ class Attempts:
         lateness: Lateness,
         counts: Counts,
         budget: Budget,
+        transfers: Transfers,
         on_failure: Callable[[HopFailure], None],
         on_seen: Callable[[str], None],
     ) -> None:
@@ -54,6 +56,7 @@ class Attempts:
         self._lateness = lateness
         self._counts = counts
         self._budget = budget
+        self._transfers = transfers
         self._on_failure = on_failure
         self._on_seen = on_seen
         self._changes: dict[str, int] = {}
@@ -82,6 +85,7 @@ class Attempts:
         ticket = end.ticket
         table = self._tables.with_batch(ticket.batch_id)
         known = table.under_way.over(ticket)
+        self._transfers.over(ticket.batch_id)
         if end.served and not known.abandoned:
             self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.answer_us - table.core.guard_us)
         last = len(ticket.hops) - 1
@@ -95,6 +99,7 @@ class Attempts:
         ticket = failed.ticket
         table = self._tables.with_batch(ticket.batch_id)
         known = table.under_way.over(ticket)
+        self._transfers.over(ticket.batch_id)
         if known.abandoned:
             self._tables.leave_if_over(table)
             return

@@ -6,6 +6,7 @@ Rules
   frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
   still runs the last one.
 - Before each event the core hears what other models' dispatchers send over the entry's uplink.
+- Before each event it hears, too, where links are behind what is reserved on them (dispatcher.transfers).
 - What the core is told and answers is noted in the recording, if one runs (dispatcher.recording).
 - Cores of older tables have no frames: they are told how their batches end, and decide nothing.
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from python_backend.dispatcher.enacting import Enacting
 from python_backend.dispatcher.recording import Recording, WantedRecording
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
+from python_backend.dispatcher.transfers import Transfers
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.actions import Action, Dispatch
 from python_backend.scheduler.core import SchedulerCore
@@ -36,6 +38,7 @@ class Deciding:
         tables: ServedTables,
         enacting: Enacting,
         uplink: Uplink,
+        transfers: Transfers,
         lead_us: int,
         policy: str,
         log: Callable[[str], None],
@@ -44,6 +47,7 @@ class Deciding:
         self._tables = tables
         self._enacting = enacting
         self._uplink = uplink
+        self._transfers = transfers
         self._lead_us = lead_us
         self._policy = policy
         self._log = log
@@ -92,6 +96,9 @@ class Deciding:
         """What a core answers, knowing what other models' dispatchers take of the entry's uplink, who hear of
         what it takes. note: called with what was heard of them. Nothing is enacted.
         """
+        if self._transfers.look_us <= time_us:
+            for behind in self._transfers.look(core.served_model, now_us()):
+                note(behind, time_us, core.handle(behind, time_us))
         if not self._uplink.shared:
             return _answer(core, told, time_us)
         actions: list[Action] = []

@@ -52,6 +52,7 @@ from python_backend.dispatcher.recording import WantedRecording
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
 from python_backend.dispatcher.tables.taking_over import TableChange, TableFailed
 from python_backend.dispatcher.taking import Taking
+from python_backend.dispatcher.transfers import Transfers
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
@@ -59,6 +60,7 @@ from python_backend.scheduler.events import RequestCancelled
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import HopFailure
+from python_backend.wire.sendings import Sendings
 from python_backend.wire.transport import Transport
 
 _CLOSING: Final = "the dispatcher is shutting down"
@@ -91,12 +93,13 @@ class Driver:
         room: Room | None = None,
         number: int = 0,
         uplink: Uplink | None = None,
+        sendings: Sendings | None = None,
         passing: PassingOn | None = None,
         fences: Mapping[str, Fence] = NO_FENCES,
     ) -> None:
         """room: for open frames; as this host's memory allows without. number: of the hand-over that brought
-        the table, 0 for deployment.json. uplink: the entry's, if other models send over it too. passing,
-        fences: where there are several entries.
+        the table, 0 for deployment.json. uplink: the entry's, if other models send over it too. sendings:
+        what all its transports have on its way. passing, fences: where there are several entries.
         """
         self._passing = passing
         whole = manifest.model(entry.model).served  # frames that are passed on stay open here
@@ -108,6 +111,7 @@ class Driver:
         self._gate = threading.Lock()
         self._accepting = True
         self._uplink = uplink or Uplink()
+        self._sendings = sendings or Sendings()
         self._lateness = Lateness(entry.served.slo_us)
         self._offers = Offers(entry, time_us, self._lateness)
         self._frames = OpenFrames(entry, self.counts, log, self.room)
@@ -127,12 +131,23 @@ class Driver:
     ) -> None:
         """What takes turns, each knowing those before it."""
         tables, frames, offers, log = self._tables, self._frames, self._offers, self._log
+        transfers = Transfers(self._sendings)
         enacting = Enacting(
-            tables, frames, offers, self.counts, self.budget, self._passing, self._turns.bring
+            tables, frames, offers, self.counts, self.budget, transfers, self._passing, self._turns.bring
         )
-        self._deciding = Deciding(tables, enacting, self._uplink, settings.lead_us, settings.policy, log)
+        self._deciding = Deciding(
+            tables, enacting, self._uplink, transfers, settings.lead_us, settings.policy, log
+        )
         self._attempts = Attempts(
-            tables, offers, self._deciding, self._lateness, self.counts, self.budget, on_failure, on_seen
+            tables,
+            offers,
+            self._deciding,
+            self._lateness,
+            self.counts,
+            self.budget,
+            transfers,
+            on_failure,
+            on_seen,
         )
         self._change = TableChange(
             tables, frames, offers, self._deciding, enacting, self.room, dispatchers, log
@@ -331,6 +346,7 @@ class Driver:
             self.endings.failed,
             self._log,
             fences,
+            self._sendings,
         )
 
     def _take_turn(self, items: Sequence[Item]) -> int:

@@ -20,6 +20,7 @@ from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.tables.served_table import ServedTables
+from python_backend.dispatcher.transfers import Transfers
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason
 from python_backend.wire.clock import NEVER, now_us
 
@@ -36,6 +37,7 @@ class Enacting:
         offers: Offers,
         counts: Counts,
         budget: Budget,
+        transfers: Transfers,
         passing: PassingOn | None,
         bring: Callable[[HopEnded], None],
     ) -> None:
@@ -47,6 +49,7 @@ class Enacting:
         self._offers = offers
         self._counts = counts
         self._budget = budget
+        self._transfers = transfers
         self._passing = passing
         self._bring = bring
 
@@ -76,6 +79,7 @@ class Enacting:
         # Its end, however soon it comes, has to wait for this turn to be over.
         self._budget.sent(ticket.batch_id, ticket.attempt, sent_us, arrived_us)
         table.under_way.sent(ticket, frames, sent_us)
+        self._transfers.sent(table.entry.served, ticket, sum([len(frame.data) for frame in frames]))
 
     def _drop(self, action: Drop) -> None:
         frame = self._frames.find(action.request_id)

@@ -30,6 +30,7 @@ from python_backend.wire.feedback import Notice, NoticeReceiver
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.handed_over import folder_of_tables
 from python_backend.wire.self_report import Reports
+from python_backend.wire.sendings import Sendings
 from python_backend.wire.signing.keys import Keys, TicketError
 
 _OWNER_S = 2.0
@@ -92,7 +93,8 @@ def make_dispatcher(
     wiring = Wiring(keys, reports, entry.model, log)
     receiver = NoticeReceiver((manifest.entry.host, entry.feedback_port), keys, other=wiring.take)
     uplink = Uplink(log)
-    maker = PartsMaker(parameters, keys, log, uplink)
+    sendings = Sendings()
+    maker = PartsMaker(parameters, keys, log, uplink, sendings)
     passing = PassingOn(manifest, entry, keys, log) if entry.shards else None
     part = owned_part(entry, {}) if entry.shards else OwnedPart(entry, {})
     parts = maker.parts(manifest, entry, number, part.entry)
@@ -111,6 +113,7 @@ def make_dispatcher(
         on_failure=wiring.failed,
         on_seen=wiring.seen,
         uplink=uplink,
+        sendings=sendings,
         passing=passing,
         fences=part.fences,
     )

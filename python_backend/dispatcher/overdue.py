@@ -6,13 +6,15 @@ or be tried again while there is still time.
 Rules
 - A worker is overdue when a batch of its should have ended one more batch time and some grace ago, and
   nothing has been heard of the worker since then either. A slow worker that goes on ending batches never is.
+- A worker on another host is not overdue while its batch still arrives there: by as much as the last of it
+  came later than reserved, all after it is later. Where stages send, their ends tell by how much lately.
 - Who looks late does not judge: if the looking thread itself was held up, then so was the host.
 - At most half of a pool is out at once by this rule. More are silent only when the fault is on our side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +26,8 @@ _SLO_SHARE: Final = 8
 _PREPARING_SHARE: Final = 4
 _LEAST_US, _MOST_US = 10_000, 100_000
 _LOOKS_PER_GRACE: Final = 3
+_FORGOTTEN: Final = 16
+"""With each end of a stage the longest lateness before it counts by one in so many parts less."""
 
 
 class _Owing:
@@ -47,8 +51,21 @@ class Silent:
 class Overdue:
     """Times are microseconds of the host. Used by one thread at a time."""
 
-    def __init__(self, served: ServedModel, prepares: bool = False) -> None:
-        """prepares: first stages make tensors of clients' frames."""
+    def __init__(
+        self,
+        served: ServedModel,
+        prepares: bool = False,
+        moved_us: Callable[[int], int] = lambda batch: 0,
+    ) -> None:
+        """prepares: first stages make tensors of clients' frames. moved_us: when a batch last moved on its
+        way to its first worker; 0 where nobody knows. Asked of what is late alone.
+        """
+        self._moved_us = moved_us
+        self._most_late_us = served.slo_us
+        self._late_us: dict[tuple[int, int], int] = {}
+        """Of stages that others send to, by pipeline and position: how late they lately ended, less how late
+        the stage before them did.
+        """
         self.grace_us = min(_MOST_US, max(_LEAST_US, served.slo_us // _SLO_SHARE))
         self._unplanned_us = served.slo_us // _PREPARING_SHARE if prepares and served.entry is None else 0
         """More for a first stage whose tickets say nothing of the time to prepare its frames."""
@@ -85,8 +102,15 @@ class Overdue:
         way = self._under_way.get(batch)
         if way is None or stage < way.stage:
             return
-        way.shift_us = max(0, ended_us - way.ticket.hops[stage].end_us)
+        late_us = max(0, ended_us - way.ticket.hops[stage].end_us)
+        if stage > 0 and way.stage == stage:
+            self._learn((way.ticket.pipeline, stage), late_us - way.shift_us)
+        way.shift_us = late_us
         way.stage = stage + 1
+
+    def _learn(self, place: tuple[int, int], late_us: int) -> None:
+        before_us = self._late_us.get(place, 0)
+        self._late_us[place] = max(min(late_us, self._most_late_us), before_us - before_us // _FORGOTTEN, 0)
 
     def over(self, batch: int) -> None:
         """The batch is answered, has failed, or was given up."""
@@ -125,8 +149,14 @@ class Overdue:
             hop = way.ticket.hops[way.stage]
             heard_us = max(self._heard_us.get(hop.worker, 0), self._not_before_us)
             since_us = max(hop.end_us + way.shift_us, heard_us)
-            allowed_us = self._batch_us[way.ticket.pipeline, way.stage]
+            place = way.ticket.pipeline, way.stage
+            allowed_us = self._batch_us[place] + self._late_us.get(place, 0)
             allowed_us += self._unplanned_us if way.stage == 0 else 0
+            if since_us + allowed_us >= before_us:
+                continue
+            if way.stage == 0:
+                late_us = self._moved_us(way.ticket.batch_id) - hop.transfer_end_us
+                since_us = max(since_us, hop.end_us + late_us)
             if since_us + allowed_us < before_us:
                 yield Silent(hop.worker, way.stage, since_us)
 

@@ -4,7 +4,7 @@ given up while their hops go on, and which workers owe something for too long.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from planner.serving import ServedModel
@@ -27,8 +27,14 @@ class Ended:
 class UnderWay:
     """See the module. Used by one thread at a time."""
 
-    def __init__(self, served: ServedModel, prepares: bool = False) -> None:
-        self._overdue = Overdue(served, prepares)
+    def __init__(
+        self,
+        served: ServedModel,
+        prepares: bool = False,
+        moved_us: Callable[[int], int] = lambda batch: 0,
+    ) -> None:
+        """See Overdue."""
+        self._overdue = Overdue(served, prepares, moved_us)
         self._tickets: dict[int, tuple[Ticket, int]] = {}
         """Ticket and number of frames by batch."""
         self._batches: dict[int, Sequence[Frame]] = {}

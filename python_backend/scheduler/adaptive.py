@@ -18,6 +18,7 @@ from typing import Final
 
 from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.ingress import load_of
+from python_backend.scheduler.links import AS_PLANNED
 from python_backend.scheduler.policy import Policy, shed
 from python_backend.scheduler.state import State
 from python_backend.scheduler.streams.book import Streams
@@ -63,7 +64,7 @@ class AdaptivePolicy(Policy):
             due_us = pool.ready_us(worker)
             ends = pipeline.ends
             if ends is not None and state.entry is not None:
-                due_us -= ends.lead_us(state.entry, pipeline.batch_size)
+                due_us -= ends.lead_us(state.entry, pipeline.batch_size, pool.pace(state.entry))
                 due_us -= pipeline.path_us[0] // HOLD_SHARE + state.guard_us
                 due_us -= state.links.others_us[state.entry.uplink]
             if due_us > now_us:
@@ -76,12 +77,13 @@ class AdaptivePolicy(Policy):
         """Send the fullest batch that can still end in time, or wait for a fuller one while that is safe."""
         size = pipeline.batch_size
         finish_us = NEVER
+        pace = AS_PLANNED if state.entry is None else pipeline.pools[0].pace(state.entry)
         while size > 0:
             longer_us = finish_us
             finish_us = state.finish_us(pipeline, size, now_us)
             if finish_us < 0:
                 return False
-            early_us = finish_us - now_us - pipeline.way_us(size, state.entry)
+            early_us = finish_us - now_us - pipeline.way_us(size, state.entry, pace)
             early_us -= pipeline.path_us[0] // HOLD_SHARE + state.guard_us
             if pipeline.ends is not None and state.entry is not None:
                 early_us -= state.links.others_us[state.entry.uplink]

@@ -20,6 +20,7 @@ from python_backend.scheduler.events import (
     BatchFailed,
     Event,
     Inherited,
+    LinkBehind,
     LinkTaken,
     RequestArrived,
     RequestCancelled,
@@ -31,6 +32,7 @@ from python_backend.scheduler.events import (
     Yielded,
 )
 from python_backend.scheduler.invariants import check_state
+from python_backend.scheduler.links import AS_PLANNED
 from python_backend.scheduler.policies import make_policy
 from python_backend.scheduler.policy import Policy, fastest_path_us, next_hopeless_us
 from python_backend.scheduler.state import State
@@ -91,6 +93,10 @@ class SchedulerCore:
             self._state.version += 1
             self._state.links.taken(event.link, event.start_us, event.until_us)
             return actions  # it makes nothing possible that was not before
+        elif isinstance(event, LinkBehind):
+            self._state.version += 1
+            self._state.links.behind(event.link, event.is_down, event.behind_us, event.pace)
+            return actions  # whoever tells it has more to tell
         elif isinstance(event, WorkerLost):
             self._worker(event.worker, True)
         elif isinstance(event, WorkerBack):
@@ -268,6 +274,15 @@ class SchedulerCore:
                 for hop in busy
                 if hop.up_until_us > state.now_us
             ]
+        told += [
+            LinkBehind(name, is_down, 0, paces[index])
+            for is_down, named, paces in (
+                (False, state.links.up_names, state.links.up_pace),
+                (True, state.links.down_names, state.links.down_pace),
+            )
+            for name, index in named.items()
+            if paces[index] > AS_PLANNED
+        ]
         return told
 
     # Events

@@ -35,6 +35,7 @@ _KINDS: Mapping[str, Callable[..., Event]] = {
         events.WorkerBack,
         events.RequestCancelled,
         events.LinkTaken,
+        events.LinkBehind,
         events.WorkerTaken,
         events.Yielded,
         events.Inherited,

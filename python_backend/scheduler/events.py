@@ -80,6 +80,19 @@ class LinkTaken(Record):
 
 
 @record
+class LinkBehind(Record):
+    """What is seen of link `link` (name), the entry's uplink or, if `is_down`, a server's downlink: what was
+    to have crossed it by now takes `behind_us` more, and what is sent takes `pace` / 1000 times as long as
+    planned. Told anew when that changes.
+    """
+
+    link: str
+    is_down: bool
+    behind_us: int
+    pace: int
+
+
+@record
 class WorkerTaken(Record):
     """Batches of another table hold worker `worker` (name) until `until_us`; told anew when that changes."""
 
@@ -114,6 +127,7 @@ Event = (
     | WorkerBack
     | RequestCancelled
     | LinkTaken
+    | LinkBehind
     | WorkerTaken
     | Yielded
     | Inherited

@@ -15,7 +15,7 @@ from typing import Final
 
 from planner.serving import ServedEnds, ServedEntry
 from python_backend.scheduler.batches import Request
-from python_backend.scheduler.links import Links
+from python_backend.scheduler.links import AS_PLANNED, Links, paced_us
 
 
 class BatchLoad:
@@ -161,10 +161,11 @@ class PipelineEnds:
         """How long after they are sent they are there."""
         return whole_us(self.ingress_us + self.ingress_us_per_byte * frame_bytes)
 
-    def lead_us(self, entry: Entry, batch_size: int) -> int:
+    def lead_us(self, entry: Entry, batch_size: int, pace: int = AS_PLANNED) -> int:
         """From sending a batch of mean frames to its being ready, on idle links and cores."""
         turns = 1 if self.cores == 0 else (batch_size + self.cores - 1) // self.cores
-        return self.transfer_us(batch_size * entry.mean_bytes) + turns * entry.mean_prepare_us
+        sent_us = paced_us(self.transfer_us(batch_size * entry.mean_bytes), pace)
+        return sent_us + turns * entry.mean_prepare_us
 
     def back_us(self, batch_size: int) -> int:
         """From the last stage's end to the answers, on idle links."""

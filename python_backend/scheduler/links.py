@@ -12,6 +12,10 @@ from when it starts: what is reserved for later keeps nothing waiting that is se
 others reserve is told (`taken`), that is kept clear of, and a model may run ahead of its time, by
 RUN_AHEAD_US or by so many transfers as this one. Where it is not, running ahead would fill the link with what
 nobody sees. What is sent may find one of the others' transfers under way (`others_us`).
+
+A link that is slower than planned. What the dispatcher sees of its own transfers is told (`behind`): the link
+is held until what is late has crossed it, and each transfer from the entry takes its time by plan times the
+link's pace.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from python_backend.scheduler.batches import Reservation
 
 RUN_AHEAD_US: Final = 1_000_000
 RUN_AHEAD_TRANSFERS: Final = 8
+AS_PLANNED: Final = 1000
+"""Pace of a link: the time of a transfer over that by plan, in thousandths."""
 FORGOTTEN: Final = 32
 """With each transfer that is told, the longest one before it counts by one in so many parts less."""
 
@@ -31,8 +37,9 @@ class Links:
     reserved, for policies that only append. `shares`: of links that are shared, by name."""
 
     __slots__ = (
-        "down_busy", "down_due", "down_free", "down_names", "down_share", "now_us", "others_us", "shares",
-        "told", "up_busy", "up_due", "up_free", "up_names", "up_share",
+        "down_busy", "down_due", "down_free", "down_held", "down_names", "down_pace", "down_share", "now_us",
+        "others_us", "shares", "slow", "told", "up_busy", "up_due", "up_free", "up_held", "up_names",
+        "up_pace", "up_share",
     )  # fmt: skip
 
     def __init__(self, shares: dict[str, float] | None = None) -> None:
@@ -47,6 +54,13 @@ class Links:
         self.up_due: list[float] = []
         self.down_due: list[float] = []
         """Of shared links: up to when this model has used its time."""
+        self.slow: bool = False
+        """Whether any link was ever slower than planned."""
+        self.up_pace: list[int] = []
+        self.down_pace: list[int] = []
+        self.up_held: list[Reservation | None] = []
+        self.down_held: list[Reservation | None] = []
+        """What holds a link until what is late has crossed it."""
         self.up_names: dict[str, int] = {}
         self.down_names: dict[str, int] = {}
         self.up_free: list[int] = []
@@ -61,6 +75,8 @@ class Links:
             self.up_free.append(0)
             self.up_share.append(self.shares.get(name, 1.0))
             self.up_due.append(0.0)
+            self.up_pace.append(AS_PLANNED)
+            self.up_held.append(None)
             self.told.append(False)
             self.others_us.append(0)
             self.up_busy.append([])
@@ -73,6 +89,8 @@ class Links:
             self.down_free.append(0)
             self.down_share.append(self.shares.get(name, 1.0))
             self.down_due.append(0.0)
+            self.down_pace.append(AS_PLANNED)
+            self.down_held.append(None)
             self.down_busy.append([])
         return self.down_names[name]
 
@@ -140,6 +158,38 @@ class Links:
         self.up_free[uplink] = max(self.up_free[uplink], until_us)
         _insert(self.up_busy[uplink], hop, self.now_us, False)
 
+    def behind(self, name: str, is_down: bool, behind_us: int, pace: int) -> None:
+        """What is late takes so much more of this link's time, if there is such a link; and its pace."""
+        names = self.down_names if is_down else self.up_names
+        if name not in names:
+            return
+        link = names[name]
+        paces = self.down_pace if is_down else self.up_pace
+        paces[link] = max(pace, AS_PLANNED)
+        self.slow = self.slow or pace > AS_PLANNED
+        held = self.down_held if is_down else self.up_held
+        busy = (self.down_busy if is_down else self.up_busy)[link]
+        before = held[link]
+        if before is not None:
+            _remove(busy, before)
+        held[link] = None
+        if behind_us <= 0:
+            return
+        hop = Reservation(0, -1, 0)
+        hop.moved = True  # it overlaps what was reserved before this was known
+        hop.transfer_start_us = self.now_us
+        hop.transfer_end_us = hop.up_until_us = hop.down_until_us = _worked_us(
+            busy, self.now_us, behind_us, is_down
+        )
+        held[link] = hop
+        free = self.down_free if is_down else self.up_free
+        free[link] = max(free[link], hop.transfer_end_us)
+        _insert(busy, hop, self.now_us, is_down)
+
+    def pace(self, uplink: int, downlink: int) -> int:
+        """Of a transfer over both: that of the slower one."""
+        return max(self.up_pace[uplink], self.down_pace[downlink])
+
     def remove(self, hop: Reservation) -> None:
         """Free what a hop's transfer still holds."""
         if hop.uplink >= 0:
@@ -166,6 +216,23 @@ def _gap_us(busy: list[Reservation], from_us: int, length_us: int, is_down: bool
                 return from_us
             from_us = until_us
     return from_us
+
+
+def paced_us(time_us: int, pace: int) -> int:
+    """What by plan takes `time_us`, at a pace."""
+    return time_us if pace == AS_PLANNED else time_us * pace // AS_PLANNED
+
+
+def _worked_us(busy: list[Reservation], now_us: int, work_us: int, is_down: bool) -> int:
+    """When a link that never rests has done `work_us` beside what is reserved until then."""
+    time_us = now_us
+    for hop in busy:
+        idle_us = hop.transfer_start_us - time_us
+        if idle_us >= work_us:
+            break
+        work_us -= max(0, idle_us)
+        time_us = max(time_us, hop.down_until_us if is_down else hop.up_until_us)
+    return time_us + work_us
 
 
 def _insert(busy: list[Reservation], hop: Reservation, now_us: int, is_down: bool) -> None:

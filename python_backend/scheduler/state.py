@@ -15,7 +15,7 @@ from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason,
 from python_backend.scheduler.batches import Batch, Request, Reservation
 from python_backend.scheduler.errors import StaleQuoteError
 from python_backend.scheduler.ingress import BatchLoad, Entry, PipelineEnds
-from python_backend.scheduler.links import Links
+from python_backend.scheduler.links import Links, paced_us
 from python_backend.scheduler.streams.book import Streams
 from python_backend.scheduler.timelines import PipelineTimelines, Pool
 from python_backend.scheduler.waiting import WaitingQueue
@@ -115,7 +115,8 @@ class State:
         if ends is not None and entry is not None:
             load = entry.expected(batch_size)
             worker, time_us = pool.fed(ends, entry, load, now_us)
-            time_us += ends.transfer_us(load.frame_bytes)
+            pace = self.links.pace(entry.uplink, pool.downlinks[worker])
+            time_us += paced_us(ends.transfer_us(load.frame_bytes), pace)
             time_us = entry.cores.ready_us(pool.hosts[worker], time_us, load.prepare_us)
         time_us = max(time_us, pool.free_us[worker]) + pool.latency_us[batch_size - 1]
         for stage in range(1, len(pools)):
@@ -453,10 +454,12 @@ def _place_fed(
     """The same of a first stage's hop, into which frames come from the entry, and are prepared."""
     hop.uplink = entry.uplink
     hop.downlink = pool.downlinks[hop.worker]
-    hop.up_wire_us = ends.entry_wire_us(load.frame_bytes)
-    hop.down_wire_us = ends.server_wire_us(load.frame_bytes)
+    links = pool.links
+    hop.up_wire_us = paced_us(ends.entry_wire_us(load.frame_bytes), links.up_pace[hop.uplink])
+    hop.down_wire_us = paced_us(ends.server_wire_us(load.frame_bytes), links.down_pace[hop.downlink])
     hop.transfer_start_us = sent_us
-    hop.transfer_end_us = sent_us + ends.transfer_us(load.frame_bytes)
+    pace = links.pace(hop.uplink, hop.downlink)
+    hop.transfer_end_us = sent_us + paced_us(ends.transfer_us(load.frame_bytes), pace)
     hop.ready_us = entry.cores.ready_us(pool.hosts[hop.worker], hop.transfer_end_us, load.prepare_us)
     hop.start_us = max(hop.ready_us, pool.free_us[hop.worker])
     hop.end_us = hop.start_us + hop.duration_us

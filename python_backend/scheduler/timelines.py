@@ -15,7 +15,7 @@ from typing import Final
 from planner.serving import ServedPipeline, ServedStage
 from python_backend.scheduler.batches import Reservation
 from python_backend.scheduler.ingress import BatchLoad, Cores, Entry, PipelineEnds
-from python_backend.scheduler.links import Links
+from python_backend.scheduler.links import AS_PLANNED, Links, paced_us
 
 NEVER: Final = (1 << 62) - 1
 """A time that does not come."""
@@ -174,9 +174,10 @@ class Pool:
         if worker < 0:
             return -1, 0
         links = self.links
-        up_us = ends.entry_wire_us(load.frame_bytes)
-        down_us = ends.server_wire_us(load.frame_bytes)
-        transfer_us = ends.transfer_us(load.frame_bytes)
+        up_us = paced_us(ends.entry_wire_us(load.frame_bytes), links.up_pace[entry.uplink])
+        wire_us = ends.server_wire_us(load.frame_bytes)
+        plain_us = ends.transfer_us(load.frame_bytes)
+        transfer_us = paced_us(plain_us, links.up_pace[entry.uplink])
         least_us = links.gap_us(entry.uplink, now_us, up_us) + transfer_us
         least_us = entry.cores.ready_us(-1, least_us, load.prepare_us)
         best_us = NEVER
@@ -186,7 +187,10 @@ class Pool:
         scanned = 0
         while True:
             free_us = self.free_us[worker]
-            sent_us = links.fit_us(entry.uplink, self.downlinks[worker], now_us, up_us, down_us)
+            downlink = self.downlinks[worker]
+            transfer_us = paced_us(plain_us, links.pace(entry.uplink, downlink))
+            down_us = paced_us(wire_us, links.down_pace[downlink])
+            sent_us = links.fit_us(entry.uplink, downlink, now_us, up_us, down_us)
             ready_us = entry.cores.ready_us(self.hosts[worker], sent_us + transfer_us, load.prepare_us)
             clear_us = self._clear_us(group, max(ready_us, free_us))
             if best < 0 and clear_us == max(least_us, free_us):
@@ -200,6 +204,16 @@ class Pool:
                 scanned += 1
             if worker < 0:
                 return best, best_sent_us
+
+    def pace(self, entry: Entry) -> int:
+        """Of the slowest way from the entry to a worker of this first stage."""
+        if not self.links.slow:
+            return AS_PLANNED
+        pace = self.links.up_pace[entry.uplink]
+        for group in self.groups:
+            if group.downlink >= 0:
+                pace = max(pace, self.links.down_pace[group.downlink])
+        return pace
 
     def earliest(self) -> int:
         """The worker that is free first, of a first stage the one that could start first and then send at
@@ -277,12 +291,12 @@ class PipelineTimelines:
             for b in range(max_batch)
         ]
 
-    def way_us(self, batch_size: int, entry: Entry | None) -> int:
-        """So many mean frames there and back, everything idle."""
+    def way_us(self, batch_size: int, entry: Entry | None, pace: int = AS_PLANNED) -> int:
+        """So many mean frames there and back, everything idle. pace: of the way from the entry."""
         ends = self.ends
         if ends is None or entry is None:
             return self.path_us[batch_size - 1]
-        return ends.lead_us(entry, batch_size) + self.path_us[batch_size - 1] + ends.back_us(batch_size)
+        return ends.lead_us(entry, batch_size, pace) + self.path_us[batch_size - 1] + ends.back_us(batch_size)
 
     def usable(self) -> bool:
         """Whether every stage has a worker."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from model_repo_generator.emulated import (
     EmulatedModel,
     EmulatedPipeline,
@@ -18,11 +20,13 @@ GRACE_US = 50 * MS
 BATCH_US = 20 * MS
 
 
-def overdue(workers: int = 4, prepares: bool = False) -> Overdue:
+def overdue(
+    workers: int = 4, prepares: bool = False, moved_us: Callable[[int], int] = lambda batch: 0
+) -> Overdue:
     spec = TensorSpec("x", "INT64", (1,))
     stage = EmulatedStage((BATCH_US,), tuple(f"server{index}" for index in range(workers)), (spec,))
     model = EmulatedModel("m", 400 * MS, 100.0, spec, (EmulatedPipeline(1, (stage, stage)),))
-    return Overdue(build_manifest([model], 20_000, "d").models[0].served, prepares)
+    return Overdue(build_manifest([model], 20_000, "d").models[0].served, prepares, moved_us)
 
 
 def worker(stage: int, number: int) -> str:
@@ -141,3 +145,44 @@ def test_who_was_held_up_himself_starts_again() -> None:
     assert watch.silent(woke_us, 0) == []
     assert look(watch, woke_us + BATCH_US + GRACE_US) == []
     assert look(watch, woke_us + 3 * GRACE_US) == [(worker(0, 0), 0)]
+
+
+def test_a_worker_whose_batch_still_arrives_is_not_dead_and_one_that_gets_nothing_is() -> None:
+    """Of two workers, on a crowded link: the batch of one moves until 300 ms, that of the other never."""
+    asked: list[int] = []
+    now_us = 0
+
+    def moved_us(batch: int) -> int:
+        asked.append(batch)
+        return min(now_us, 300 * MS) if batch == 1 else 0
+
+    watch = overdue(moved_us=moved_us)
+    watch.sent(ticket(1, 0, 0), 0)
+    watch.sent(ticket(2, 1, 0), 0)
+    found: list[tuple[str, int]] = []
+    while watch.look_us <= 500 * MS:
+        now_us = watch.look_us
+        for one in watch.silent(now_us, 0):
+            found.append((one.worker, now_us))
+            for late in watch.lost(one.worker):
+                watch.over(late.batch_id)
+        if now_us < 2 * BATCH_US + GRACE_US:
+            assert not asked, "nothing is asked of what is not late"
+    dead_us = 2 * BATCH_US + GRACE_US
+    assert [name for name, _ in found] == [worker(0, 1), worker(0, 0)]
+    assert dead_us <= found[0][1] <= dead_us + GRACE_US
+    assert 300 * MS + dead_us <= found[1][1] <= 300 * MS + dead_us + GRACE_US, (
+        "all of it has come: from then on the worker owes it"
+    )
+
+
+def test_a_later_stage_is_given_what_its_batches_lately_came_late_by() -> None:
+    watch = overdue()
+    for number in range(3):
+        watch.sent(ticket(number, 0, number), 0)
+        watch.heard(worker(0, 0), number, 0, BATCH_US, BATCH_US)
+    watch.heard(worker(1, 0), 0, 1, 2 * BATCH_US + 60 * MS, 2 * BATCH_US + 60 * MS)
+    watch.over(0)
+    dead_us = 3 * BATCH_US + GRACE_US
+    assert look(watch, dead_us + 50 * MS) == []
+    assert {name for name, _ in look(watch, dead_us + 60 * MS + GRACE_US)} == {worker(1, 1), worker(1, 2)}

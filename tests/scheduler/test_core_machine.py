@@ -27,6 +27,7 @@ from python_backend.scheduler.events import (
     BatchFailed,
     Event,
     Inherited,
+    LinkBehind,
     LinkTaken,
     RequestArrived,
     RequestCancelled,
@@ -252,6 +253,15 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(link=st.sampled_from(["in", "up0", "up1", "elsewhere"]), in_us=st.integers(-50, 300))
     def other_models_send(self, link: str, in_us: int) -> None:
         self.send(LinkTaken(link, self.now_us + in_us, self.now_us + in_us + 40))
+
+    @rule(
+        link=st.sampled_from(["in", "up0", "down0", "down1", "elsewhere"]),
+        is_down=st.booleans(),
+        behind_us=st.integers(0, 300),
+        pace=st.integers(1_000, 4_000),
+    )
+    def a_link_falls_behind(self, link: str, is_down: bool, behind_us: int, pace: int) -> None:
+        self.send(LinkBehind(link, is_down, behind_us, pace))
 
     @rule(data=st.data(), in_us=st.integers(-50, 600))
     def other_tables_hold(self, data: Any, in_us: int) -> None:

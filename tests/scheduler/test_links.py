@@ -121,3 +121,25 @@ def test_what_other_models_send_is_kept_clear_of() -> None:
     links.taken("elsewhere", 0, 99)
     assert links.fit_us(0, 0, 0, 6, 6) == 15
     assert links.fit_us(0, 0, 0, 5, 5) == 0
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+def test_a_link_that_is_behind_is_held_until_what_is_late_has_crossed_it(is_down: bool) -> None:
+    """It never rests: what is reserved from 20 to 30 goes on meanwhile."""
+    links = Links()
+    links.uplink("l"), links.downlink("l")
+    links.now_us = 10
+    hop = Reservation(1, 0, 0)
+    hop.uplink, hop.downlink, hop.transfer_start_us = 0, 0, 20
+    hop.up_wire_us, hop.down_wire_us = 10, 10
+    links.add(hop)
+    links.behind("l", is_down, 25, 1_500)
+    assert links.fit_us(0, 0, 10, 5, 5) == 45
+    assert links.pace(0, 0) == 1_500
+    links.behind("l", is_down, 5, 1_200)
+    assert links.fit_us(0, 0, 10, 5, 5) == 15, "what was told before counts no more"
+    links.behind("l", is_down, 0, 1_000)
+    assert links.fit_us(0, 0, 10, 5, 5) == 10
+    assert links.pace(0, 0) == 1_000
+    links.behind("elsewhere", is_down, 50, 2_000)
+    assert links.fit_us(0, 0, 10, 5, 5) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -19,6 +20,7 @@ from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http.connections import IDLE_S
 from python_backend.wire.http.transport import FAR_BYTES, LARGEST_BYTES, HttpTransport
+from python_backend.wire.sendings import Sendings
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
@@ -44,6 +46,8 @@ class Peer:
         self.reads = threading.Event()
         """While clear, bodies of requests are left unread, as by a stopped server."""
         self.reads.set()
+        self.slowly = False
+        """Whether bodies are read in pieces, some MB a second."""
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -81,7 +85,7 @@ class Peer:
                 json_length = next(int(number) for number in head.split() if number.isdigit())
                 total = int(head.rpartition(b"Content-Length: ")[2].split()[0])
                 self.reads.wait(10)
-                body = stream.read(total)
+                body = b"".join(self._pieces(stream, total)) if self.slowly else stream.read(total)
                 self.bodies.append(body[json_length:])
                 self.requests.append(json.loads(body[:json_length]))
                 answer = self.answer(head, body)
@@ -90,6 +94,13 @@ class Peer:
                 # In two pieces, for the other end has to wait for the second.
                 connection.sendall(answer[:50])
                 connection.sendall(answer[50:])
+
+    @staticmethod
+    def _pieces(stream: BinaryIO, total: int) -> Iterator[bytes]:
+        while total > 0 and (piece := stream.read(min(total, 32_768))):
+            total -= len(piece)
+            yield piece
+            time.sleep(0.01)
 
 
 def head_of(stream: BinaryIO) -> bytes:
@@ -148,7 +159,11 @@ def peer() -> Iterator[Peer]:
 
 
 def transport_to(
-    port: int, idle_s: float = IDLE_S, same_host: bool = True, far: bool = True
+    port: int,
+    idle_s: float = IDLE_S,
+    same_host: bool = True,
+    far: bool = True,
+    sendings: Sendings | None = None,
 ) -> tuple[HttpTransport, Bodies]:
     deployment = manifest()
     targets = targets_of(deployment, deployment.models[0], deployment.entry.host)
@@ -157,7 +172,7 @@ def transport_to(
         for name, target in targets.items()
     }
     bodies = Bodies(GrpcTransport(targets, Keys.none()))
-    return HttpTransport(bodies, targets, idle_s, far), bodies  # type: ignore[arg-type]
+    return HttpTransport(bodies, targets, idle_s, far, sendings), bodies  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -428,3 +443,45 @@ def test_where_something_else_listens_bodies_go_through_grpc(peer: Peer, answer:
     transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
     assert bodies.sent == [3]
     transport.close()
+
+
+@pytest.mark.parametrize(
+    ("slowly", "kind"), [(True, FailureKind.EXPIRED), (False, FailureKind.TIMED_OUT)], ids=["slow", "stopped"]
+)
+def test_a_worker_is_not_to_blame_for_what_still_arrives_when_time_is_over(
+    peer: Peer, slowly: bool, kind: FailureKind
+) -> None:
+    """One that has stopped reading is: its connection moves nothing."""
+    peer.slowly = slowly
+    if not slowly:
+        peer.reads.clear()
+    sendings = Sendings()
+    transport, _ = transport_to(peer.port, same_host=False, sendings=sendings)
+    seen: list[int] = []
+    with pytest.raises(HopFailure) as failure, _watched(sendings, seen):
+        transport.infer(wire(), [[bytes(24_000_000)]], 3, 1.2)
+    assert failure.value.kind is kind
+    assert failure.value.kind.blames_worker is not slowly
+    assert seen, "what is on its way can be asked for"
+    assert max(seen) <= 24_100_000
+    assert sendings.left(1) is None, "the call is over"
+    peer.reads.set()
+    transport.close()
+
+
+@contextlib.contextmanager
+def _watched(sendings: Sendings, seen: list[int]) -> Iterator[None]:
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            if (left := sendings.left(1)) is not None:
+                seen.append(left.bytes)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()

@@ -19,6 +19,7 @@ from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.null_transport import NullTransport
+from python_backend.wire.sendings import Sendings
 from python_backend.wire.shm.layout import MemoryLayout, layout_of_entry
 from python_backend.wire.shm.transport import make_transport
 from python_backend.wire.signing.keys import Keys
@@ -39,13 +40,19 @@ class PartsMaker:
     """Makes the parts, for one model."""
 
     def __init__(
-        self, parameters: Mapping[str, str], keys: Keys, log: Callable[[str], None], uplink: Uplink
+        self,
+        parameters: Mapping[str, str],
+        keys: Keys,
+        log: Callable[[str], None],
+        uplink: Uplink,
+        sendings: Sendings,
     ) -> None:
         self.policy = parameters.get("policy", "adaptive")
         self._parameters = parameters
         self._keys = keys
         self._log = log
         self._uplink = uplink
+        self._sendings = sendings
         self._parts = 0
         """Made so far, where there are shards: any two tables may be in use side by side."""
 
@@ -62,7 +69,9 @@ class PartsMaker:
         grpc.connect()
         self._parts += int(bool(entry.shards))
         layout = layout_of_entry(manifest, number, self._parts)
-        transport = _transport(manifest, owned, grpc, targets, self._parameters, self._log, layout)
+        transport = _transport(
+            manifest, owned, grpc, targets, self._parameters, self._log, layout, self._sendings
+        )
         return TableParts(targets, grpc, transport, core)
 
 
@@ -136,6 +145,7 @@ def _transport(
     parameters: Mapping[str, str],
     log: Callable[[str], None],
     layout: MemoryLayout,
+    sendings: Sendings,
 ) -> Transport:
     """By the parameter `transport`: 'auto' (default), 'grpc', or 'null' for measuring the dispatcher
     alone.
@@ -145,5 +155,5 @@ def _transport(
         return NullTransport(entry.outputs)
     if wanted == "grpc":
         return grpc
-    hops = make_transport(grpc, targets, layout, entry.dispatcher, log, far=manifest.tls is None)
+    hops = make_transport(grpc, targets, layout, entry.dispatcher, log, manifest.tls is None, sendings)
     return ChainTransport(hops, entry) if entry.chains else hops

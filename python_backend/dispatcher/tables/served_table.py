@@ -23,6 +23,7 @@ from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.dispatcher.under_way import UnderWay
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import WorkerTaken
+from python_backend.wire.sendings import Sendings
 from python_backend.wire.transport import Transport
 
 
@@ -40,6 +41,7 @@ class ServedTable:
         failed: Failed,
         log: Callable[[str], None],
         fences: Mapping[str, Fence] = NO_FENCES,
+        sendings: Sendings | None = None,
     ) -> None:
         self.number: Final = number
         self.revision: Final = manifest.epoch
@@ -53,7 +55,8 @@ class ServedTable:
         self.first_batch = core.next_batch_id
         self.drift: Final = Drift(entry.served, log)
         self.frame_drift: Final = FrameDrift(entry.model, entry.served.entry, log)
-        self.under_way: Final = UnderWay(entry.served, entry.prepare is not None)
+        sendings = sendings or Sendings()
+        self.under_way: Final = UnderWay(entry.served, entry.prepare is not None, sendings.moved_us)
         self.hops: Final = Hops(
             manifest, entry, transport, served, failed, log, self.under_way.is_given_up, fences
         )

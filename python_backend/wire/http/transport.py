@@ -19,6 +19,8 @@ Rules
 - Every request has a number that its answer must have too: a connection that has another's answer on it would
   mix up batches from then on, and is closed.
 - close() ends calls that wait for an answer.
+- A call to another host that ran out of time while its message was still arriving says so: its link is at
+  fault then, not the worker.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from python_backend.wire.http import messages
 from python_backend.wire.http.connections import IDLE_S, Connection, Connections, NoEndpoint
 from python_backend.wire.http.messages import Answer, Broken
 from python_backend.wire.kserve import Buffer
+from python_backend.wire.sendings import Sending, Sendings
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import (
     Awaited,
@@ -67,15 +70,21 @@ class HttpTransport:
     """See the module. Thread-safe."""
 
     def __init__(
-        self, grpc: Bodies, targets: Mapping[str, Target], idle_s: float = IDLE_S, far: bool = True
+        self,
+        grpc: Bodies,
+        targets: Mapping[str, Target],
+        idle_s: float = IDLE_S,
+        far: bool = True,
+        sendings: Sendings | None = None,
     ) -> None:
-        """far: whether other hosts may be sent plain HTTP."""
+        """far: whether other hosts may be sent plain HTTP. sendings: told what is on its way there."""
         self._grpc = grpc
         self._far_bytes = FAR_BYTES if far else -1
         self._targets = targets
         self._connections = Connections(idle_s)
         self._head = functools.lru_cache(maxsize=4096)(messages.request_head)
         self._ids = itertools.count()
+        self._sendings = sendings or Sendings()
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
@@ -125,8 +134,10 @@ class _Call:
         self._transport = transport
         self._wire = wire
         self._worker = worker_of(wire)
-        server = transport._targets[self._worker].server
-        self._address = (server.host, server.http_port)
+        target = transport._targets[self._worker]
+        self._address = (target.server.host, target.server.http_port)
+        self._is_far = not target.same_host
+        self._sending: Sending | None = None
         self._by_grpc = functools.partial(
             transport._grpc.send_tensors, wire, specs, tensors, batch, timeout_s
         )
@@ -137,6 +148,8 @@ class _Call:
         self._id = next(transport._ids)
         self._make = functools.partial(_message, transport, wire, head, tensors, self._id)
         self._begun: Connection | None = None
+        self._was_arriving = False
+        """Whether the message moved towards the end of a call that ran out of time."""
         self._rest: list[Buffer] = []
         """Of the request, that is not yet sent."""
 
@@ -145,7 +158,9 @@ class _Call:
         connections = self._transport._connections
         while (connection := connections.take(self._address)) is not None:
             try:
-                self._rest = messages.send_now(connection, self._make())
+                message = self._make()
+                self._note(connection, message)
+                self._rest = messages.send_now(connection, message)
             except OSError:
                 connections.drop(connection)
                 continue
@@ -156,12 +171,11 @@ class _Call:
     def outputs(self) -> Outputs:
         """Wait for the answer; send the request first if it was not. Raises HopFailure."""
         try:
-            answer = self._exchange()
+            answer = self._told_when_over()
         except (NoEndpoint, ValueError):  # nobody listens there, or something that speaks no HTTP
             return self._by_grpc()
         except TimeoutError:
-            reason = f"no answer within {self._timeout_s * 1e3:.0f} ms"
-            raise self._failure(FailureKind.TIMED_OUT, reason) from None
+            raise self._out_of_time() from None
         except (OSError, Broken) as error:
             raise self._failure(FailureKind.UNREACHABLE, repr(error)) from None
         if answer.status != 200:
@@ -175,6 +189,13 @@ class _Call:
         except (KeyError, ValueError, TypeError) as error:
             raise self._failure(FailureKind.COMPUTE, f"unreadable answer: {error!r}") from None
 
+    def _told_when_over(self) -> Answer:
+        try:
+            return self._exchange()
+        finally:
+            if self._sending is not None and self._wire.ticket is not None:
+                self._transport._sendings.over(self._wire.ticket.batch_id)
+
     def _exchange(self) -> Answer:
         begun, self._begun = self._begun, None
         if begun is None:
@@ -184,6 +205,8 @@ class _Call:
             kept = begun or connections.take(self._address)
             connection = kept or connections.open(self._address, messages.left_s(self._end_us))
             try:
+                if connection is not begun:
+                    self._note(connection, self._rest)
                 if self._rest:
                     messages.send(connection, self._rest, self._end_us)
                 answer = messages.receive(connection, self._end_us)
@@ -197,10 +220,26 @@ class _Call:
                 self._rest = self._make()
                 continue  # closed while it was idle; those before it in the queue are as old or older
             except BaseException:
+                sending = self._sending
+                self._was_arriving = sending is not None and sending.moved_lately(self._timeout_s)
                 connections.drop(connection)
                 raise
             connections.give(self._address, connection)
             return answer
+
+    def _note(self, connection: Connection, message: list[Buffer]) -> None:
+        if self._is_far:
+            self._sending = Sending(connection, sum(map(len, message)))
+            assert self._wire.ticket is not None
+            self._transport._sendings.begun(self._wire.ticket.batch_id, self._sending)
+
+    def _out_of_time(self) -> HopFailure:
+        reason = f"no answer within {self._timeout_s * 1e3:.0f} ms"
+        if self._was_arriving:
+            return self._failure(
+                FailureKind.EXPIRED, f"{reason}; its message was still arriving towards the end"
+            )
+        return self._failure(FailureKind.TIMED_OUT, reason)
 
     def _failure(self, kind: FailureKind, text: str) -> HopFailure:
         return HopFailure(kind, self._wire.hop, self._worker, text)

@@ -18,6 +18,7 @@ from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.ragged import EMPTY_ELEMENT
+from python_backend.wire.sendings import Sendings
 from python_backend.wire.shm.arena import Arena, Span, padded_size
 from python_backend.wire.shm.file import ArenaError, SharedFile
 from python_backend.wire.shm.layout import SMALLEST_BYTES, MemoryLayout
@@ -182,11 +183,12 @@ def make_transport(
     sender: str,
     log: Callable[[str], None],
     far: bool,
+    sendings: Sendings | None = None,
 ) -> Transport:
     """Shared memory where it pays and fits, and HTTP within this host. `sender`: the Triton model. far:
-    whether other hosts may be sent plain HTTP, which has no TLS.
+    whether other hosts may be sent plain HTTP, which has no TLS. sendings: see HttpTransport.
     """
-    near = HttpTransport(grpc, targets, far=far)
+    near = HttpTransport(grpc, targets, far=far, sendings=sendings)
     share = layout.shares.get(sender)
     if share is None:
         return near
