@@ -20,11 +20,11 @@ from python_backend.dispatcher.deciding import Deciding
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
 from python_backend.dispatcher.lateness import Lateness
+from python_backend.dispatcher.links.transfers import Transfers
 from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
-from python_backend.dispatcher.transfers import Transfers
 from python_backend.scheduler.actions import DropReason, Ticket
 from python_backend.scheduler.events import BatchFailed, StageCompleted, WorkerBack, WorkerLost, Yielded
 from python_backend.wire.feedback import Notice

@@ -6,7 +6,7 @@ Rules
   frames arrive, and workers come free, that much earlier for it. A batch is so under way while its worker
   still runs the last one.
 - Before each event the core hears what other models' dispatchers send over the entry's uplink.
-- Before each event it hears, too, where links are behind what is reserved on them (dispatcher.transfers).
+- Before each event it hears, too, where links are behind what is reserved on them (links.transfers).
 - What the core is told and answers is noted in the recording, if one runs (dispatcher.recording).
 - Cores of older tables have no frames: they are told how their batches end, and decide nothing.
 """
@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from python_backend.dispatcher.enacting import Enacting
+from python_backend.dispatcher.links.transfers import Transfers
 from python_backend.dispatcher.recording import Recording, WantedRecording
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
-from python_backend.dispatcher.transfers import Transfers
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.actions import Action, Dispatch
 from python_backend.scheduler.core import SchedulerCore

@@ -43,6 +43,7 @@ from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.frames.open_frames import OpenFrames
 from python_backend.dispatcher.frames.room import Room, bounds_of
 from python_backend.dispatcher.lateness import Lateness
+from python_backend.dispatcher.links.transfers import Transfers
 from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.metrics.drift import Drift
@@ -52,7 +53,6 @@ from python_backend.dispatcher.recording import WantedRecording
 from python_backend.dispatcher.tables.served_table import ServedTable, ServedTables
 from python_backend.dispatcher.tables.taking_over import TableChange, TableFailed
 from python_backend.dispatcher.taking import Taking
-from python_backend.dispatcher.transfers import Transfers
 from python_backend.dispatcher.turns import Turns
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
@@ -60,7 +60,7 @@ from python_backend.scheduler.events import RequestCancelled
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice
 from python_backend.wire.hop_failure import HopFailure
-from python_backend.wire.sendings import Sendings
+from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.transport import Transport
 
 _CLOSING: Final = "the dispatcher is shutting down"

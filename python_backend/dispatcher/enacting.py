@@ -16,11 +16,11 @@ from python_backend.dispatcher.brought import HopEnded
 from python_backend.dispatcher.entries.passing import PassingOn
 from python_backend.dispatcher.frames.frame_state import FrameState
 from python_backend.dispatcher.frames.open_frames import OpenFrames
+from python_backend.dispatcher.links.transfers import Transfers
 from python_backend.dispatcher.metrics.budget import Budget
 from python_backend.dispatcher.metrics.counts import Counts
 from python_backend.dispatcher.offers import Offers
 from python_backend.dispatcher.tables.served_table import ServedTables
-from python_backend.dispatcher.transfers import Transfers
 from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason
 from python_backend.wire.clock import NEVER, now_us
 

@@ -29,8 +29,8 @@ from python_backend.wire import forwarded
 from python_backend.wire.feedback import Notice, NoticeReceiver
 from python_backend.wire.forwarded import Forwarded
 from python_backend.wire.handed_over import folder_of_tables
+from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.self_report import Reports
-from python_backend.wire.sendings import Sendings
 from python_backend.wire.signing.keys import Keys, TicketError
 
 _OWNER_S = 2.0

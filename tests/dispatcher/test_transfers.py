@@ -19,12 +19,12 @@ from planner.serving import (
     ServedStage,
     ServedWorker,
 )
-from python_backend.dispatcher.transfers import SLACK_SHARE, Transfers
+from python_backend.dispatcher.links.transfers import SLACK_SHARE, Transfers
 from python_backend.scheduler.actions import Dispatch, Drop, DropReason, Ticket, WakeAt
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import LinkBehind, RequestArrived, StageCompleted, TimerFired
 from python_backend.wire.clock import NEVER
-from python_backend.wire.sendings import Left, Sendings
+from python_backend.wire.http.sendings import Left, Sendings
 
 MS = 1_000
 SLO_US = 400 * MS

@@ -19,8 +19,8 @@ from planner.profile import TensorSpec
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http.connections import IDLE_S
+from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.http.transport import FAR_BYTES, LARGEST_BYTES, HttpTransport
-from python_backend.wire.sendings import Sendings
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from python_backend.wire.clock import now_us
-from python_backend.wire.sendings import Sending, Sendings
+from python_backend.wire.http.sendings import Sending, Sendings
 from tests.waiting import wait_for
 
 SIZE = 4_000_000

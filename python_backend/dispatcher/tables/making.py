@@ -18,8 +18,8 @@ from python_backend.dispatcher.health import Health
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
+from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.null_transport import NullTransport
-from python_backend.wire.sendings import Sendings
 from python_backend.wire.shm.layout import MemoryLayout, layout_of_entry
 from python_backend.wire.shm.transport import make_transport
 from python_backend.wire.signing.keys import Keys

@@ -23,7 +23,7 @@ from python_backend.dispatcher.metrics.frame_drift import FrameDrift
 from python_backend.dispatcher.under_way import UnderWay
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import WorkerTaken
-from python_backend.wire.sendings import Sendings
+from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.transport import Transport
 
 

@@ -38,8 +38,8 @@ from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http import messages
 from python_backend.wire.http.connections import IDLE_S, Connection, Connections, NoEndpoint
 from python_backend.wire.http.messages import Answer, Broken
+from python_backend.wire.http.sendings import Sending, Sendings
 from python_backend.wire.kserve import Buffer
-from python_backend.wire.sendings import Sending, Sendings
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import (
     Awaited,

@@ -16,9 +16,9 @@ from planner.manifest import RAGGED_INPUT, SHARED_INPUT
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.ragged import EMPTY_ELEMENT
-from python_backend.wire.sendings import Sendings
 from python_backend.wire.shm.arena import Arena, Span, padded_size
 from python_backend.wire.shm.file import ArenaError, SharedFile
 from python_backend.wire.shm.layout import SMALLEST_BYTES, MemoryLayout

@@ -6,7 +6,7 @@ left when by its reservations it has none. Without this nobody would know: each 
 as the one before it, and under full load for ever.
 
 Rules
-- The kernel is asked (wire.sendings) when a batch should have come and its call goes on, and then every few
+- The kernel is asked (http.sendings) when a batch should have come and its call goes on, and then every few
   milliseconds until it has. While all come in time nothing is asked twice.
 - What does not move is no work of a link: its receiver is stuck or gone.
 - A link's pace is what was seen to cross it while something was late, against its time by plan. It falls back
@@ -24,7 +24,7 @@ from planner.serving import ServedModel
 from python_backend.scheduler.actions import Ticket
 from python_backend.scheduler.events import LinkBehind
 from python_backend.wire.clock import NEVER
-from python_backend.wire.sendings import Sendings
+from python_backend.wire.http.sendings import Sendings
 
 AS_PLANNED: Final = 1000
 SLACK_SHARE: Final = 32

@@ -1,0 +1,1 @@
+"""What is seen of the links that a dispatcher sends over."""
