@@ -50,12 +50,12 @@ from python_backend.simulator.shards import Passing, ShardedRun, find_sharded_ca
 
 _STEP, _LOWEST, _HIGHEST = 0.01, 0.5, 1.3
 """Loads that are tried, in planned rates."""
-_CPU_S = 6.0
+_CPU_S, _LIMITED_S = 4.0, 6.0
 _CUT_S = (2.0, 10.0)
 _LIVE: Mapping[str, Callable[[int, int], dict[str, Any]]] = {
     "kills": run_kills,
     "cpu": lambda kills, seed: cpu_of_entries(_CPU_S),
-    "limited": lambda kills, seed: limited(_CPU_S),
+    "limited": lambda kills, seed: limited(_LIMITED_S),
     "apart": lambda kills, seed: run_faults(seed, *_CUT_S),
     "far": lambda kills, seed: run_faults(seed, *_CUT_S, far=True),
 }

@@ -7,14 +7,15 @@ whenever it has waited twice as long, and some per tick.
 
 from __future__ import annotations
 
+import math
 import threading
 
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.wire.clock import now_us
 
-_TICK_S, _REST_S = 0.02, 0.06
-"""While frames are open, and else: a dispatcher that rests costs little."""
+_TICK_S, _REST_S = 0.02, 0.1
+"""The shortest and the longest pause: where no frame is to be asked about soon, a dispatcher costs little."""
 _WAITED_US = (20_000, 100_000)
 """At least and at most; between them it is this part of the time from a frame's arrival to its deadline."""
 _WAITED_PART = 8
@@ -42,16 +43,22 @@ class Cancellations:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.wait(_TICK_S if self._driver.room.frames else _REST_S):
-            self._tick()
+        pause_s = _REST_S
+        while not self._closing.wait(pause_s):
+            pause_s = min(max(self._tick() / 1e6, _TICK_S), _REST_S)
 
-    def _tick(self) -> None:
+    def _tick(self) -> float:
+        """Ask about those whose time has come; us until the next one's comes, infinite for none."""
         at_us = now_us()
-        waiting = [
-            frame
-            for frame in self._driver.waiting_frames()
-            if frame.waits and at_us - frame.arrived_us >= _asked_next_us(frame)
-        ]
+        waiting = []
+        next_us = math.inf
+        for frame in self._driver.waiting_frames():
+            if frame.waits:
+                left_us = frame.arrived_us + _asked_next_us(frame) - at_us
+                if left_us <= 0:
+                    waiting.append(frame)
+                else:
+                    next_us = min(next_us, left_us)
         # In turn, going on where the last tick ended: the oldest alone would hide all others.
         later = [frame for frame in waiting if frame.request_id > self._last_asked] or waiting
         for frame in later[:_PER_TICK]:
@@ -59,6 +66,7 @@ class Cancellations:
             frame.asked_after_us = at_us - frame.arrived_us
             if frame.ask_cancelled():
                 self._driver.cancel(frame)
+        return 0 if len(later) > _PER_TICK else next_us
 
 
 def _asked_next_us(frame: Frame) -> int:

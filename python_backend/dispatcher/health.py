@@ -29,6 +29,7 @@ from python_backend.wire.transport import Target
 _BLAMES_SERVER = (FailureKind.UNREACHABLE, FailureKind.TIMED_OUT)
 _PROBERS = 8
 _HEARD_LATELY_US = 300_000
+_LONGEST_US = 1_000_000
 
 
 class WorkerProber(Protocol):
@@ -198,22 +199,28 @@ class Health:
         self._back(name, number)
 
     def _run(self) -> None:
+        pause_us = 0
         while not self._closing:
-            self._wake.wait(self._settings.tick_us / 1e6)
+            self._wake.wait(pause_us / 1e6)
             self._wake.clear()
+            # Who is seen meanwhile is due later, and whatever else changes wakes us.
+            pause_us = _LONGEST_US
             for name, worker in self._workers.items():
-                if self._is_due(worker, now_us()):
+                left_us = self._left_us(worker, now_us())
+                pause_us = min(pause_us, max(left_us, self._settings.tick_us))
+                if left_us <= 0:
                     worker.asking = True
                     self._crew.submit(lambda name=name, worker=worker: self._ask(name, worker))  # type: ignore[misc]
 
-    def _is_due(self, worker: _Worker, at_us: int) -> bool:
-        if worker.asking:
-            return False
-        if worker.lost_since_us is not None:
-            return at_us - worker.asked_us >= self._settings.lost_probe_us
+    def _left_us(self, worker: _Worker, at_us: int) -> int:
+        """Until it is to be asked."""
         settings = self._settings
+        if worker.asking:
+            return settings.tick_us
+        if worker.lost_since_us is not None:
+            return worker.asked_us + settings.lost_probe_us - at_us
         wait_us = settings.others_probe_us if worker.is_others else settings.idle_probe_us
-        return at_us - max(worker.seen_us, worker.asked_us) >= wait_us
+        return max(worker.seen_us, worker.asked_us) + wait_us - at_us
 
     def _ask(self, name: str, worker: _Worker) -> None:
         prober = worker.prober

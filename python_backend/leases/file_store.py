@@ -33,10 +33,13 @@ class FileStore:
     def __init__(self, folder: Path, lock_s: float = LOCK_S) -> None:
         """Raises OSError."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path = folder / "leases.json"
-        self._lock_path = folder / "leases.lock"
+        # Texts: paths of pathlib cost more than what is done with them, many times a second.
+        self._folder = os.fspath(folder)
+        self._path = os.path.join(self._folder, "leases.json")
+        self._lock_path = os.path.join(self._folder, "leases.lock")
         self._lock_s = lock_s
-        self._folder = folder
+        self._read_before: dict[str, tuple[str, Lease]] = {}
+        """By name, its text and what that says: most records are as they were."""
         self._alive: dict[str, int] = {}
         """Descriptors of the files that are locked for our runs."""
 
@@ -44,8 +47,8 @@ class FileStore:
         """See LeaseStore."""
         with self._locked(fcntl.LOCK_SH):
             found = self._read()
-        leases = {name: from_text(name, text) for name, text in found.items() if name.startswith(prefix)}
-        over = {lease.run for lease in leases.values() if lease.run and not self._lives(lease.run)}
+        leases = {name: self._said(name, text) for name, text in found.items() if name.startswith(prefix)}
+        over = {run for run in {lease.run for lease in leases.values()} if run and not self._lives(run)}
         return self._given_up(leases, over) if over else leases
 
     def swap(self, swap: Swap) -> bool:
@@ -67,12 +70,21 @@ class FileStore:
         """See LeaseStore."""
         for run, descriptor in self._alive.items():
             with contextlib.suppress(OSError):
-                self._of_run(run).unlink()
+                os.unlink(self._of_run(run))
             os.close(descriptor)
         self._alive.clear()
 
-    def _of_run(self, run: str) -> Path:
-        return self._folder / f"{run}.alive"
+    def _said(self, name: str, text: str) -> Lease:
+        """The lease that a text is. Raises StoreUnreachable."""
+        before = self._read_before.get(name)
+        if before is not None and before[0] == text:
+            return before[1]
+        lease = from_text(name, text)
+        self._read_before[name] = (text, lease)
+        return lease
+
+    def _of_run(self, run: str) -> str:
+        return os.path.join(self._folder, f"{run}.alive")
 
     def _live(self, run: str) -> None:
         """Show that a run of ours lives, for as long as this process does."""
@@ -118,7 +130,7 @@ class FileStore:
             self._write(found)
         for run in runs:
             with contextlib.suppress(OSError):
-                self._of_run(run).unlink()
+                os.unlink(self._of_run(run))
         return {name: from_text(name, found[name]) for name in leases if name in found}
 
     @contextlib.contextmanager
@@ -148,7 +160,8 @@ class FileStore:
 
     def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(self._path.read_bytes())
+            with open(self._path, "rb", buffering=0) as file:
+                found = json.loads(file.read())
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -159,11 +172,11 @@ class FileStore:
 
     def _write(self, leases: Mapping[str, str]) -> None:
         """In one step: who is killed in the middle leaves the old file."""
-        new = self._path.with_suffix(".new")
+        new = f"{self._path}.new"
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(leases, file)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(json.dumps(leases).encode())
             os.replace(new, self._path)
         except OSError as error:
             raise StoreUnreachable(f"{self._path}: {error.strerror}") from error

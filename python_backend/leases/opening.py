@@ -19,6 +19,8 @@ KUBERNETES_TIMES = LeaseTimes(
     gap_us=1_700_000,
     settle_us=3_000_000,
 )
+FILE_TIMES = LeaseTimes(look_us=250_000, beat_us=450_000, term_us=1_200_000, gap_us=700_000)
+"""That a process has ended is seen in files at the next look: the term is for one that hangs."""
 FOLDER_VARIABLE = "PPIPE_LEASES"
 """Environment variable of entry servers with the folder of leases in files."""
 
@@ -40,4 +42,4 @@ def open_store(at: LeasesAt | None, folder: Path | None) -> LeaseStore:
 
 def times_of(at: LeasesAt | None) -> LeaseTimes:
     """How often a store is looked at. An API server is everybody's: more rarely, so adoption takes longer."""
-    return KUBERNETES_TIMES if at is not None and at.kind == "kubernetes" else LeaseTimes()
+    return {"file": FILE_TIMES, "kubernetes": KUBERNETES_TIMES}.get((at or LeasesAt()).kind, LeaseTimes())

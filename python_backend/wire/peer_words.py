@@ -16,7 +16,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from python_backend.wire.signing.keys import Keys
@@ -54,7 +54,7 @@ class Word:
 
 def encode(word: Word, keys: Keys) -> bytes:
     """The datagram of a word."""
-    return text_datagram(_MAGIC, json.dumps(asdict(word), separators=(",", ":")), keys)
+    return text_datagram(_MAGIC, json.dumps(vars(word), separators=(",", ":")), keys)
 
 
 def is_word(datagram: bytes) -> bool:
@@ -79,7 +79,7 @@ def is_fresh(word: Word, wall_us: int) -> bool:
 
 def _checked(word: Word) -> Word | None:
     kinds: dict[str, Any] = {"rate_rps": (int, float), "owned": dict}
-    for name, value in asdict(word).items():
+    for name, value in vars(word).items():
         kind = kinds.get(name, str if name in ("deployment", "model", "sender", "run") else int)
         if not isinstance(value, kind) or isinstance(value, bool):
             return None

@@ -6,6 +6,7 @@ workers answer at once.
 from __future__ import annotations
 
 import fcntl
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -425,18 +426,19 @@ def test_the_shortest_of_its_last_round_trips_is_an_entrys_hop(passing: PassingO
     assert passing._way.peers["b"].hop_us == HOP_US + 20_000
 
 
-def test_frames_are_passed_on_while_words_cannot_be_sent(passing: PassingOn) -> None:
+def test_frames_are_passed_on_while_words_cannot_be_sent(
+    passing: PassingOn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     began, may_go = threading.Event(), threading.Event()
+    looked_up = socket.getaddrinfo
 
-    class Stuck:
-        def send_datagram(self, datagram: bytes) -> None:
-            began.set()
-            may_go.wait(PATIENCE_S)
+    def stuck(*arguments: Any, **more: Any) -> Any:
+        began.set()
+        may_go.wait(PATIENCE_S)
+        return looked_up(*arguments, **more)
 
-        def close(self) -> None: ...
-
-    passing._peers["b"].sender.close()
-    passing._peers["b"].sender = Stuck()  # type: ignore[assignment]
+    monkeypatch.setattr(socket, "getaddrinfo", stuck)
+    passing._peers["b"].sender._connected_until_s = 0.0
     telling = threading.Thread(target=passing.owns, args=({"0": 1}, 250.0))
     telling.start()
     assert began.wait(PATIENCE_S)

@@ -3,17 +3,19 @@
 A dispatcher's process is a model's ceiling long before a machine is: but on two cores the load, the servers
 and the stages end first. So each dispatcher's process is bound to a small share of a core by the kernel, and
 nothing else is: what all of it takes of the machine is then far from the machine's end, and is shown beside
-what is busy in all.
+what is busy in all. Both deployments run all the time and are loaded in turns: how fast a core is changes.
 Callers wait for an answer before they send the next frame; what is counted are answers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,17 @@ from ppipe.serving.processes import stubs_of
 from python_backend.wire import kserve
 from python_backend.wire.transport import CHANNEL_OPTIONS
 
-SHARE = 0.08
-"""Of a core, for each dispatcher's process."""
+SHARES = (0.08, 0.16)
+"""Of a core, for each dispatcher's process: half of the last, and the most that leaves two cores half idle.
+What a dispatcher takes without any frame, more where there are others, weighs twice as much with half of it.
+"""
 CALLERS = 16
 """Of each entry, each with one frame under way."""
 _LATENCY_US = (2_000, 2_200, 2_400, 2_600, 2_800, 3_000, 3_200, 3_400)
 _RPS = 2_000.0
 _SLO_US = 2_000_000
 _WARM_S = 2.0
+_TURNS = 4
 _SHARDS = (
     Shard(ENTRIES, _RPS / 2, (((0, 1),),)),
     Shard(ENTRIES[::-1], _RPS / 2, (((2, 3),),)),
@@ -47,22 +52,51 @@ _SHARDS = (
 
 
 def limited(seconds: float) -> dict[str, Any]:
-    """two_limited_over_one_rps, the rates, and the share of all cores that this took, and that was busy."""
+    """two_limited_over_one_rps, the middle one of the turns' ratios at the larger share, and at each; by
+    share the rates of one and of two, what part of all cores that took, and was busy. seconds: of a turn.
+    """
     try:
-        one, two = _measured((), seconds), _measured(_SHARDS, seconds)
+        with _deployed(()) as one, _deployed(_SHARDS) as two:
+            found = {share: _turns(one, two, share, seconds) for share in SHARES}
     except NoQuota as error:
         return {"limited": f"not measured: {error}"}
+    ratios = {share: [of_two["rps"] / of_one["rps"] for of_one, of_two in found[share]] for share in SHARES}
+
+    def middle(figure: str, digits: int) -> dict[str, list[float]]:
+        return {
+            f"{share:g}": [
+                round(statistics.median(turn[at][figure] for turn in turns), digits) for at in range(2)
+            ]
+            for share, turns in found.items()
+        }
+
     return {
-        "two_limited_over_one_rps": round(two["rps"] / one["rps"], 3),
-        "limited_share": SHARE,
-        "limited_rps": [round(one["rps"], 1), round(two["rps"], 1)],
-        "limited_took": [round(one["took"], 3), round(two["took"], 3)],
-        "limited_machine_busy": [round(one["busy"], 3), round(two["busy"], 3)],
-        "limited_failed": int(one["failed"] + two["failed"]),
+        "two_limited_over_one_rps": round(statistics.median(ratios[SHARES[-1]]), 3),
+        "two_limited_over_one_by_share": {
+            f"{share:g}": round(statistics.median(each), 3) for share, each in ratios.items()
+        },
+        "two_limited_over_one_turns": {
+            f"{share:g}": [round(ratio, 3) for ratio in each] for share, each in ratios.items()
+        },
+        "limited_rps": middle("rps", 1),
+        "limited_took": middle("took", 3),
+        "limited_machine_busy": middle("busy", 3),
+        "limited_failed": int(
+            sum(load["failed"] for turns in found.values() for turn in turns for load in turn)
+        ),
     }
 
 
-def _measured(shards: Sequence[Shard], seconds: float) -> dict[str, float]:
+def _turns(
+    one: ServedDeployment, two: ServedDeployment, share: float, seconds: float
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """What one entry carried in each turn, and what two did."""
+    with quota([*_dispatchers(one), *_dispatchers(two)], share):
+        return [(_load(one, seconds), _load(two, seconds)) for _ in range(_TURNS)]
+
+
+@contextlib.contextmanager
+def _deployed(shards: Sequence[Shard]) -> Iterator[ServedDeployment]:
     with tempfile.TemporaryDirectory(prefix="ppipe-limited-") as folder:
         root = Path(folder)
         repository = root / "repository"
@@ -72,8 +106,7 @@ def _measured(shards: Sequence[Shard], seconds: float) -> dict[str, float]:
             deployment.start()
             if shards:
                 wait_until(lambda: all(owns(deployment, at) == {str(at)} for at in range(2)))
-            with quota(_dispatchers(deployment), SHARE):
-                return _load(deployment, seconds)
+            yield deployment
 
 
 def _dispatchers(deployment: ServedDeployment) -> list[int]:

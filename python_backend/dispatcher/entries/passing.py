@@ -156,19 +156,19 @@ class PassingOn:
         )
         self._heard_any = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run_telling, name="peers", daemon=True)
+        self._teller = threading.Thread(target=self._run_telling, name="peers", daemon=True)
 
     def start(self, returns: Returns) -> None:
         """Begin to tell, and to pass on."""
         self._returns = returns
-        self._thread.start()
+        self._teller.start()
 
     def close(self) -> None:
         """Tell that nothing is owned here any more, and end."""
         self._closing.set()
         self._to_tell.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._teller.is_alive():
+            self._teller.join()
         self.owns({}, 0.0)
         self._onward.close()
         for peer in self._peers.values():
@@ -341,8 +341,11 @@ class PassingOn:
             self._returns.owner_heard()
 
     def _run_telling(self) -> None:
-        while not self._closing.wait(TELL_US / 1e6):
-            self._to_tell.wait((IDLE_US - TELL_US) / 1e6)
+        while not self._closing.is_set():
+            self._to_tell.wait(IDLE_US / 1e6)
+            too_soon_us = self._told_us + TELL_US - now_us()
+            if too_soon_us > 0 and self._closing.wait(too_soon_us / 1e6):
+                return
             self._to_tell.clear()
             at_us = now_us()
             self._told_us, self._told_backlog_us = at_us, self._backlog_now_us(at_us)

@@ -33,7 +33,7 @@ from python_backend.leases.opening import open_store, times_of
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 
-_LOOK_S: Final = 0.1
+_LOOK_S: Final = 0.25
 """How often it is looked whether a table could be taken, and whether one is over."""
 _ALONE_S: Final = 2.0
 """Without a worker that answers, until that is said: at a start none has been asked yet."""
