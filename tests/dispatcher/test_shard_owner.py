@@ -27,6 +27,7 @@ from python_backend.leases.file_store import FileStore
 from python_backend.leases.keeper import LeaseKeeper
 from python_backend.leases.opening import FOLDER_VARIABLE
 from python_backend.wire.null_transport import NullTransport
+from python_backend.wire.shm.layout import MemoryLayout
 from tests.dispatcher.test_passing import two_entries
 from tests.waiting import wait_for
 
@@ -175,7 +176,7 @@ def test_no_table_that_is_over_is_left_and_no_two_send_through_one_file(
     make = making._transport
 
     def noting(*arguments: Any) -> Noted:
-        names.append(arguments[-1].name)
+        names.extend(argument.name for argument in arguments if isinstance(argument, MemoryLayout))
         return Noted(make(*arguments))  # type: ignore[arg-type]
 
     monkeypatch.setattr(making, "_transport", noting)
