@@ -30,6 +30,7 @@ _BLAMES_SERVER = (FailureKind.UNREACHABLE, FailureKind.TIMED_OUT)
 _PROBERS = 8
 _HEARD_LATELY_US = 300_000
 _LONGEST_US = 1_000_000
+"""Between two looks at who is to be asked, whatever the settings."""
 
 
 class WorkerProber(Protocol):

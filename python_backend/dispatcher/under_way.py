@@ -4,10 +4,9 @@ given up while their hops go on, and which workers owe something for too long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from planner.serving import ServedModel
 from python_backend.dispatcher.frames.frame import Frame
 from python_backend.dispatcher.overdue import Overdue, Silent
 from python_backend.scheduler.actions import Ticket
@@ -27,14 +26,8 @@ class Ended:
 class UnderWay:
     """See the module. Used by one thread at a time."""
 
-    def __init__(
-        self,
-        served: ServedModel,
-        prepares: bool = False,
-        moved_us: Callable[[int], int] = lambda batch: 0,
-    ) -> None:
-        """See Overdue."""
-        self._overdue = Overdue(served, prepares, moved_us)
+    def __init__(self, overdue: Overdue) -> None:
+        self._overdue = overdue
         self._tickets: dict[int, tuple[Ticket, int]] = {}
         """Ticket and number of frames by batch."""
         self._batches: dict[int, Sequence[Frame]] = {}

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.helpers.entries.kills import ENTRIES, Callers
+from benchmarks.helpers.entries.deployed import ENTRIES
+from benchmarks.helpers.entries.kills import Callers
 from benchmarks.helpers.loads.tagged import TaggedFrame
 from model_repo_generator.emulated import (
     EmulatedCascade,

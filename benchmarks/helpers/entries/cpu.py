@@ -1,28 +1,23 @@
 """Processor time for each frame with one entry and with two: entry servers, their dispatchers and stages.
 
-Both deployments run all the time and are loaded in turns, so that what the host does meanwhile, and how fast
-its cores are just then, meets both alike. What counts is the middle one of the turns' ratios.
+Both deployments are loaded in turns; what counts is the middle one of the turns' ratios.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import statistics
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.entries.kills import ENTRIES, owns, wait_until
+from benchmarks.helpers.entries.deployed import ENTRIES, deployed, in_turns
 from benchmarks.helpers.loads.tagged import TaggedLoad
 from benchmarks.helpers.machines.cpu_time import cpu_time_of
-from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
+from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage
 from planner.manifest import ModelEntry
 from planner.profile import TensorSpec
 from planner.shards import Shard
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.live_metrics import read
-from ppipe.serving.ports import free_base
 
 SIZES = {"64B": 16, "100KB": 25_000}
 """FP32 numbers of a frame."""
@@ -40,8 +35,12 @@ def cpu_of_entries(seconds: float) -> dict[str, Any]:
     """us of each frame, by size and entries; two over one; the share of frames that were passed on. seconds:
     of load for each turn of each.
     """
-    with _deployed({}) as one, _deployed(dict.fromkeys(SIZES, _SHARDS)) as two:
-        turns = {model.model: _turns(one, two, model, seconds) for model in one.manifest.models}
+    models = [_model(name, numbers) for name, numbers in SIZES.items()]
+    with deployed("cpu", models, {}) as one, deployed("cpu", models, dict.fromkeys(SIZES, _SHARDS)) as two:
+        turns = {
+            model.model: in_turns(one, two, _TURNS, functools.partial(_us_of, entry=model, seconds=seconds))
+            for model in one.manifest.models
+        }
         passed_on = _passed_on(two)
     over = {name: [of_two / of_one for of_one, of_two in pairs] for name, pairs in turns.items()}
     middle = {name: round(statistics.median(ratios), 3) for name, ratios in over.items()}
@@ -59,33 +58,6 @@ def cpu_of_entries(seconds: float) -> dict[str, Any]:
         },
         "cpu_passed_on": round(passed_on, 4),
     }
-
-
-def _turns(
-    one: ServedDeployment, two: ServedDeployment, model: ModelEntry, seconds: float
-) -> list[tuple[float, float]]:
-    """us of each frame with one and with two; who goes first alternates."""
-    found = []
-    for turn in range(_TURNS):
-        order = (one, two) if turn % 2 == 0 else (two, one)
-        us = {id(deployment): _us_of(deployment, model, seconds) for deployment in order}
-        found.append((us[id(one)], us[id(two)]))
-    return found
-
-
-@contextlib.contextmanager
-def _deployed(shards: Mapping[str, Sequence[Shard]]) -> Iterator[ServedDeployment]:
-    with tempfile.TemporaryDirectory(prefix="ppipe-entry-cpu-") as folder:
-        root = Path(folder)
-        models = [_model(name, numbers) for name, numbers in SIZES.items()]
-        write_deployment(root / "repository", models, free_base(31_000, 40), "cpu", shards=shards)
-        with ServedDeployment(root / "repository", root / "logs") as deployment:
-            deployment.start()
-            if shards:
-                wait_until(
-                    lambda: all(owns(deployment, n, at) == {str(n)} for n in range(2) for at in range(2))
-                )
-            yield deployment
 
 
 def _us_of(deployment: ServedDeployment, entry: ModelEntry, seconds: float) -> float:

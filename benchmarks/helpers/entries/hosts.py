@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.entries.kills import ENTRIES, Callers
+from benchmarks.helpers.entries.deployed import ENTRIES
+from benchmarks.helpers.entries.kills import Callers
 from benchmarks.helpers.loads.tagged import TaggedFrame
 from benchmarks.helpers.machines.etcd import Etcd, find_etcd
 from benchmarks.helpers.machines.hosts import Host, delays, hosts, parted, why_not

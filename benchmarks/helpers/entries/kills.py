@@ -8,25 +8,20 @@ from __future__ import annotations
 import os
 import random
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from benchmarks.helpers.entries.deployed import ENTRIES, LONGEST_S, deployed, owns, page_of, wait_until
 from benchmarks.helpers.faults.strike import SLO_US, capacity_rps, emulated_model
 from benchmarks.helpers.loads.tagged import TaggedFrame, TaggedLoad
-from model_repo_generator.emulated import write_deployment
 from planner.manifest import DeploymentManifest
 from planner.shards import Shard
 from ppipe.serving.launcher import ServedDeployment
-from ppipe.serving.live_metrics import Look, read
-from ppipe.serving.ports import free_base
 from python_backend.simulator.arrivals import Poisson
 
-ENTRIES = ("entry-0", "entry-1")
 SHARDS = (
     Shard(ENTRIES, capacity_rps() / 2, (((0, 1), (0, 1)),)),
     Shard(ENTRIES[::-1], capacity_rps() / 2, (((2, 3), (2, 3)),)),
@@ -35,7 +30,6 @@ LOAD = 0.6
 _AWAY_S = 0.5
 """How long callers leave an entry alone that did not answer."""
 _BEFORE_S, _AFTER_S = 2.0, 1.0
-_LONGEST_S = 60.0
 _WINDOW_S, _STEP_S = 1.0, 0.1
 
 
@@ -74,20 +68,13 @@ class Kill:
 
 def run_kills(kills: int, seed: int) -> dict[str, Any]:
     """The figures of so many kills of a random entry."""
-    with tempfile.TemporaryDirectory(prefix="ppipe-entries-") as folder:
-        root = Path(folder)
-        write_deployment(
-            root / "repository", [emulated_model()], free_base(31_000, 40), "entries", shards={"net": SHARDS}
-        )
-        with ServedDeployment(root / "repository", root / "logs") as deployment:
-            deployment.start()
-            wait_until(lambda: all(owns(deployment, entry) == {str(entry)} for entry in range(2)))
-            return _killed(deployment, kills, seed)
+    with deployed("entries", [emulated_model()], {"net": SHARDS}) as deployment:
+        return _killed(deployment, kills, seed)
 
 
 def _killed(deployment: ServedDeployment, kills: int, seed: int) -> dict[str, Any]:
     callers = Callers(deployment.manifest)
-    arrivals = list(Poisson(LOAD * capacity_rps()).times_us(kills * _LONGEST_S, seed, "net"))
+    arrivals = list(Poisson(LOAD * capacity_rps()).times_us(kills * LONGEST_S, seed, "net"))
     thread = threading.Thread(target=callers.run, args=(arrivals,))
     rng, began_s = random.Random(seed), time.monotonic() + 0.05
     thread.start()
@@ -110,7 +97,7 @@ def _kill(deployment: ServedDeployment, victim: int, began_s: float) -> Kill:
     killed_s = time.monotonic()
     wait_until(lambda: owns(deployment, other) == {"0", "1"})
     adopted_s = time.monotonic()
-    wait_until(lambda: _page(deployment, victim) is not None)
+    wait_until(lambda: page_of(deployment, victim) is not None)
     back_s = time.monotonic()
     wait_until(lambda: owns(deployment, victim) == {str(victim)} and owns(deployment, other) == {str(other)})
     returned_s = time.monotonic()
@@ -166,26 +153,3 @@ def _share(frames: Sequence[TaggedFrame], start_s: float, end_s: float) -> float
     """Of the frames that were sent then, those that were answered in time."""
     sent = [frame for frame in frames if start_s <= frame.sent_s < end_s]
     return sum(frame.in_time(SLO_US / 1e6) for frame in sent) / len(sent) if sent else None
-
-
-def _page(deployment: ServedDeployment, entry: int, model: int = 0) -> Look | None:
-    seen = deployment.manifest.seen_from(ENTRIES[entry])
-    try:
-        return read(seen, seen.models[model])
-    except OSError:
-        return None
-
-
-def owns(deployment: ServedDeployment, entry: int, model: int = 0) -> set[str]:
-    """Names of the shards of a model that an entry owns, as it says."""
-    page = _page(deployment, entry, model)
-    return set() if page is None else set(page.values("ppipe_shard_term", "shard"))
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Raises RuntimeError."""
-    end_s = time.monotonic() + _LONGEST_S
-    while not holds():
-        if time.monotonic() > end_s:
-            raise RuntimeError(f"nothing came of it within {_LONGEST_S:g} s")
-        time.sleep(0.02)

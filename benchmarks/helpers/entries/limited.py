@@ -3,33 +3,29 @@
 A dispatcher's process is a model's ceiling long before a machine is: but on two cores the load, the servers
 and the stages end first. So each dispatcher's process is bound to a small share of a core by the kernel, and
 nothing else is: what all of it takes of the machine is then far from the machine's end, and is shown beside
-what is busy in all. Both deployments run all the time and are loaded in turns: how fast a core is changes.
+what is busy in all. Both deployments are loaded in turns.
 Callers wait for an answer before they send the next frame; what is counted are answers.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import statistics
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 
-from benchmarks.helpers.entries.kills import ENTRIES, owns, wait_until
+from benchmarks.helpers.entries.deployed import ENTRIES, deployed, in_turns
 from benchmarks.helpers.machines.cpu_quota import NoQuota, quota
 from benchmarks.helpers.machines.cpu_time import cpu_time_of, host_busy_us
-from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage, write_deployment
+from model_repo_generator.emulated import EmulatedModel, EmulatedPipeline, EmulatedStage
 from planner.profile import TensorSpec
 from planner.shards import Shard
 from ppipe.serving.launcher import ServedDeployment
-from ppipe.serving.ports import free_base
 from ppipe.serving.processes import stubs_of
 from python_backend.wire import kserve
 from python_backend.wire.transport import CHANNEL_OPTIONS
@@ -56,8 +52,14 @@ def limited(seconds: float) -> dict[str, Any]:
     share the rates of one and of two, what part of all cores that took, and was busy. seconds: of a turn.
     """
     try:
-        with _deployed(()) as one, _deployed(_SHARDS) as two:
-            found = {share: _turns(one, two, share, seconds) for share in SHARES}
+        with (
+            deployed("limited", [_model()], {}) as one,
+            deployed("limited", [_model()], {"net": _SHARDS}) as two,
+        ):
+            found = {}
+            for share in SHARES:
+                with quota([*_dispatchers(one), *_dispatchers(two)], share):
+                    found[share] = in_turns(one, two, _TURNS, functools.partial(_load, seconds=seconds))
     except NoQuota as error:
         return {"limited": f"not measured: {error}"}
     ratios = {share: [of_two["rps"] / of_one["rps"] for of_one, of_two in found[share]] for share in SHARES}
@@ -85,28 +87,6 @@ def limited(seconds: float) -> dict[str, Any]:
             sum(load["failed"] for turns in found.values() for turn in turns for load in turn)
         ),
     }
-
-
-def _turns(
-    one: ServedDeployment, two: ServedDeployment, share: float, seconds: float
-) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """What one entry carried in each turn, and what two did."""
-    with quota([*_dispatchers(one), *_dispatchers(two)], share):
-        return [(_load(one, seconds), _load(two, seconds)) for _ in range(_TURNS)]
-
-
-@contextlib.contextmanager
-def _deployed(shards: Sequence[Shard]) -> Iterator[ServedDeployment]:
-    with tempfile.TemporaryDirectory(prefix="ppipe-limited-") as folder:
-        root = Path(folder)
-        repository = root / "repository"
-        more = {"net": shards} if shards else None
-        write_deployment(repository, [_model()], free_base(31_000, 40), "limited", shards=more)
-        with ServedDeployment(repository, root / "logs") as deployment:
-            deployment.start()
-            if shards:
-                wait_until(lambda: all(owns(deployment, at) == {str(at)} for at in range(2)))
-            yield deployment
 
 
 def _dispatchers(deployment: ServedDeployment) -> list[int]:

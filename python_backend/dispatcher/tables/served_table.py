@@ -20,6 +20,7 @@ from planner.owned import NO_FENCES, Fence
 from python_backend.dispatcher.hops import Failed, Hops, Served
 from python_backend.dispatcher.metrics.drift import Drift
 from python_backend.dispatcher.metrics.frame_drift import FrameDrift
+from python_backend.dispatcher.overdue import Overdue
 from python_backend.dispatcher.under_way import UnderWay
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.scheduler.events import WorkerTaken
@@ -55,8 +56,8 @@ class ServedTable:
         self.first_batch = core.next_batch_id
         self.drift: Final = Drift(entry.served, log)
         self.frame_drift: Final = FrameDrift(entry.model, entry.served.entry, log)
-        sendings = sendings or Sendings()
-        self.under_way: Final = UnderWay(entry.served, entry.prepare is not None, sendings.moved_us)
+        moved_us = (sendings or Sendings()).moved_us
+        self.under_way: Final = UnderWay(Overdue(entry.served, entry.prepare is not None, moved_us))
         self.hops: Final = Hops(
             manifest, entry, transport, served, failed, log, self.under_way.is_given_up, fences
         )

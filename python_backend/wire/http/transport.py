@@ -228,9 +228,8 @@ class _Call:
             return answer
 
     def _note(self, connection: Connection, message: list[Buffer]) -> None:
-        if self._is_far:
+        if self._is_far and self._wire.ticket is not None:
             self._sending = Sending(connection, sum(map(len, message)))
-            assert self._wire.ticket is not None
             self._transport._sendings.begun(self._wire.ticket.batch_id, self._sending)
 
     def _out_of_time(self) -> HopFailure:
