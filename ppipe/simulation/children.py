@@ -26,10 +26,11 @@ def search_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
             _start(pool, processes)
             yield pool
         except BaseException:
-            children = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
+            # Its thread ends once its processes have. We wait for that: the interpreter, when it exits,
+            # writes to the pipe of each pool whose thread still runs, and would find this one closed.
+            for child in list((pool._processes or {}).values()):
                 child.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
