@@ -11,7 +11,8 @@ Rules
 - A body is at most the largest frame that a model takes; a connection is a caller's for so long and so many.
 - Of one address, requests under way and requests per second are bounded (front_limits), and so are those of
   all that are under way. Over gRPC each request counts, however few connections they share. What is beyond
-  is refused at once, with 503 (UNAVAILABLE for a gRPC client), and no entry hears of it.
+  is refused at once, with 503 (UNAVAILABLE for a gRPC client), and no entry hears of it. A gRPC connection
+  carries no more than its caller may have under way, so who keeps to one waits instead of being refused.
 - Known callers, by network or by a client's certificate, keep their share whatever strangers send: all
   strangers together may have under way only what leaves them that (known_limits). Without known callers
   all are equal, and many addresses together can take what one of them may not.
@@ -38,6 +39,8 @@ MESSAGE_BYTES = 65_536
 _LEAST_CONNECTIONS = 64
 _LEAST_OF_ALL = 4_096
 """Of all addresses: so that it takes many of them, not a few, to leave others none."""
+_MOST_STREAMS = 128
+"""Requests of one gRPC connection at a time, as nginx has it by default."""
 _MOST_CONNECTIONS = 16_384
 """By default; nginx sets memory aside for each, and takes no more than 65,535."""
 
@@ -153,13 +156,16 @@ def render_front(
         for entry in entries or manifest.entries
     ]
     limits = front_limits(manifest.models)
+    known = known_limits(manifest.models, options.known_share)
+    connections = options.connections or limits.connections
     return render_text(
         "nginx.conf",
         options=options,
-        connections=options.connections or limits.connections,
+        connections=connections,
+        streams=min(_MOST_STREAMS, known.connections if options.knows else connections),
         all_connections=options.all_connections or limits.all_connections,
         requests_per_s=options.requests_per_s or limits.requests_per_s,
-        known=known_limits(manifest.models, options.known_share),
+        known=known,
         entries=addressed,
         body_bytes=options.body_bytes or largest_body(manifest.models),
         models="|".join(re.escape(name) for name in sorted(_public(manifest))),

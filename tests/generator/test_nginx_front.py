@@ -96,6 +96,21 @@ def test_what_is_asked_for_counts_before_what_is_served(manifest: DeploymentMani
         assert line in text
 
 
+@pytest.mark.parametrize(
+    ("options", "streams"),
+    [
+        ({"connections": 7}, 7),
+        ({"connections": 500}, 128),
+        ({"connections": 7, "known": ("10.0.0.0/8",)}, 128),
+    ],
+)
+def test_one_connection_carries_no_more_than_its_caller_may_have_under_way(
+    manifest: DeploymentManifest, options: dict[str, object], streams: int
+) -> None:
+    text = render_front(manifest, FrontOptions(**options))  # type: ignore[arg-type]
+    assert f"http2_max_concurrent_streams {streams};" in text
+
+
 def test_an_entry_is_told_who_called_and_not_by_the_caller(manifest: DeploymentManifest) -> None:
     text = render_front(manifest, FrontOptions())
     for kind in ("proxy", "grpc"):

@@ -18,7 +18,9 @@ from benchmarks.helpers.doors.floods import (
     most_bytes,
     replays,
 )
-from benchmarks.helpers.doors.stand import Stand, Way, find_nginx, stand
+from benchmarks.helpers.doors.stand import CAPACITY_RPS, Stand, Way, find_nginx, stand
+from benchmarks.helpers.loads.tagged import TaggedLoad
+from model_repo_generator.front import front_limits
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
@@ -61,6 +63,23 @@ def test_a_good_client_is_answered_while_thousands_call_the_front_from_one_addre
     borne = bear(tried, Attack(patient, Way.FRONT), 1.0)
     assert borne.ended == ()
     assert borne.answered == borne.sent, "in time or not: benchmarks/doors.py has a bar for that"
+
+
+def test_planned_load_through_one_address_is_not_refused_by_the_front(tried: Stand) -> None:
+    if not tried.front_http:
+        pytest.skip("no nginx here")
+    limit = front_limits(tried.manifest.models).connections
+    steady = [round(1e6 * number / CAPACITY_RPS) for number in range(int(2 * CAPACITY_RPS))]
+    for arrivals_us in (steady, [0] * 2 * limit):
+        load = TaggedLoad(
+            [(tried.address(Way.FRONT), tried.entry.dispatcher)],
+            tried.entry.input,
+            tried.entry.outputs[0].name,
+            tried.entry.longest_us,
+        )
+        frames = load.run(arrivals_us)
+        load.close()
+        assert [frame.error for frame in frames if "503" in frame.error] == []
 
 
 def test_the_dispatcher_knows_callers_of_the_front_apart(tried: Stand) -> None:

@@ -26,7 +26,7 @@ from python_backend.wire import kserve
 _LIMIT_S: Final = 20.0
 _NICE: Final = 10
 """A flood comes from machines of its own; here it has two cores in common with what it floods."""
-_STREAMS: Final = 100
+_STREAMS: Final = 50
 """Calls of one connection: fewer than a front lets it have at a time."""
 _PIECE: Final = 1 << 16
 
