@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             if end is not None and time.monotonic() > end:
                 left += 1
                 continue
-            jobs = [(job, arguments.seconds, arguments.seeds) for job in _cases(setting)]
+            jobs = [(job, arguments.seconds, arguments.seeds) for job in _cases(setting, arguments.processes)]
             rows = list(pool.map(_measure, jobs))
             kept.add(setting.name, {"rows": rows})
             shown = ", ".join(f"{row['ratio']:.3f}" for row in rows)
@@ -95,11 +95,11 @@ Case = tuple[str, str, ServedModel, list[tuple[int, ...]], float]
 """Problem, model, our plan of it, per worker of the baseline its latencies, the reference's planned rate."""
 
 
-def _cases(setting: PaperSetting) -> list[Case]:
+def _cases(setting: PaperSetting, processes: int) -> list[Case]:
     problem = replace(
         setting.problem, options=replace(setting.problem.options, expect=PLANNED_FOR["poisson"])
     )
-    found = auto_margin(problem, promise=False)
+    found = auto_margin(problem, processes=processes, promise=False)
     whole = replace(problem.options, slo_margin=0.0, batch_build_factor=0.0)
     alone = plan(replace(problem, options=whole), "np")
     return [

@@ -133,20 +133,18 @@ class Judge:
         seconds: float,
         most_rps: float | None = None,
     ) -> Mapping[str, float]:
-        options, found = problem.options, {}
+        options, found = problem.options, dict.fromkeys((model.model for model in made.models), 0.0)
         for model in made.models:
             served = served_model(made, problem, model.model, self.links)
-            guess = self._guess(problem, model, served)
+            if served.planned_rps <= 0:
+                continue
             long_s = long_enough_s(served, options.dispersion, seconds)
             met = workloads(scenarios, problem, model, long_s)
-            rates = grid_rps(served)
+            least = min(computed_rps(served, one) for one in met) / computed_rps(served, Workload())
+            rates, guess = grid_rps(served), self._guess(problem, model, served) * least
             if most_rps is not None:
                 rates, guess = [*(rate for rate in rates if rate < most_rps), most_rps], most_rps
-            found[model.model] = (
-                load(served, self.policy, rates, met, options.expect.held_in, guess)
-                if served.planned_rps > 0
-                else 0.0
-            )
+            found[model.model] = load(served, self.policy, rates, met, options.expect.held_in, guess)
         return found
 
     def _guess(self, problem: Problem, model: ModelPlan, served: ServedModel) -> float:

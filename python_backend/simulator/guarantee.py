@@ -15,7 +15,9 @@ Rules
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Sequence
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -46,24 +48,34 @@ def load_in_most(
     target: float = TARGET,
 ) -> float:
     """The highest of `rates_rps` (ascending) that is served at `target` in at least the share `held_in` of
-    the scenarios; 0.0 where none is. A scenario that failed is asked first the next time.
+    the scenarios; 0.0 where none is.
+
+    What most hold is looked for in the scenarios in which workers can compute least. The others are only
+    asked for that load, and looked into where they do not serve it.
     """
-    may_fail = _may_fail(len(scenarios), held_in)
-    order = list(range(len(scenarios)))
+    least: list[int] = []
+    """Of as many scenarios as decide, the highest rate that each reaches, ascending."""
+    deciding = _may_fail(len(scenarios), held_in) + 1
+    for scenario in sorted(scenarios, key=lambda one: computed_rps(served, one)):
+        reached = partial(_reached, served, policy, rates_rps, scenario, target)
+        if len(least) < deciding:
+            insort(least, highest_reached(rates_rps, guess_rps, reached))
+        elif least[-1] >= 0 and not reached(least[-1]):
+            below = rates_rps[: least.pop()]
+            insort(least, highest_reached(below, below[-1] if below else 0.0, reached))
+        guess_rps = rates_rps[max(0, least[-1])]
+    return rates_rps[least[-1]] if least[-1] >= 0 else 0.0
 
-    def reached(index: int) -> bool:
-        failed: list[int] = []
-        for number in list(order):
-            if try_load(served, policy, rates_rps[index], scenarios[number], target).attainment is None:
-                failed.append(number)
-                order.remove(number)
-                order.insert(0, number)
-            if len(failed) > may_fail:
-                return False
-        return True
 
-    index = highest_reached(rates_rps, guess_rps, reached)
-    return rates_rps[index] if index >= 0 else 0.0
+def _reached(
+    served: ServedModel,
+    policy: str,
+    rates_rps: Sequence[float],
+    scenario: Workload,
+    target: float,
+    index: int,
+) -> bool:
+    return try_load(served, policy, rates_rps[index], scenario, target).attainment is not None
 
 
 def loads_in(
@@ -73,11 +85,15 @@ def loads_in(
     scenarios: Sequence[Workload],
     guess_rps: float,
 ) -> list[float]:
-    """Of each scenario the highest of `rates_rps` (ascending) that is served at 99 %."""
+    """Of each scenario the highest of `rates_rps` (ascending) that is served at 99 %. guess_rps: with
+    latencies as planned.
+    """
     loads = []
+    guess = guess_rps / computed_rps(served, Workload())
     for scenario in scenarios:
-        loads.append(find_capacity(served, policy, rates_rps, scenario, guess_rps).load_rps)
-        guess_rps = loads[-1] or guess_rps
+        computed = computed_rps(served, scenario)
+        loads.append(find_capacity(served, policy, rates_rps, scenario, guess * computed).load_rps)
+        guess = loads[-1] / computed or guess
     return loads
 
 

@@ -12,10 +12,12 @@ import pytest
 from benchmarks.paper.capacity import Options
 from planner.expectation import Expectation
 from planner.planning import plan
+from planner.serving import ServedModel
 from planner.serving_build import served_model
 from ppipe.simulation.scenarios import dispersion_of, scenarios_of, workloads
+from python_backend.simulator import guarantee
 from python_backend.simulator.arrivals import ArrivalError
-from python_backend.simulator.capacity import Workload, try_load
+from python_backend.simulator.capacity import TriedLoad, Workload, try_load
 from python_backend.simulator.guarantee import computed_rps, load_in_most, loads_in, promise_of
 from python_backend.simulator.jitter import Jitter, StageJitter
 from tests.fixtures.made_problems import MadeSize, made_problem
@@ -71,6 +73,25 @@ def test_what_is_guaranteed_holds_in_the_share_that_is_asked() -> None:
         held = [try_load(SERVED, "adaptive", load, one).attainment is not None for one in scenarios]
         assert sum(held) >= held_in * len(scenarios)
     assert load_in_most(SERVED, "adaptive", [1e6], scenarios, 1.0, 1e6) == 0.0
+
+
+def test_what_most_hold_is_found_by_asking_most_scenarios_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenarios = met(Expectation(slowdown=0.2), 8)
+    rates = [SERVED.planned_rps * step / 40 for step in range(4, 50)]
+    loads = sorted(loads_in(SERVED, "adaptive", rates, scenarios, rates[-1]))
+    asked: list[Workload] = []
+
+    def counted(served: ServedModel, policy: str, rate: float, one: Workload, target: float) -> TriedLoad:
+        asked.append(one)
+        return try_load(served, policy, rate, one, target)
+
+    monkeypatch.setattr(guarantee, "try_load", counted)
+    for held_in, place in ((1.0, 0), (0.75, 2), (0.5, 4)):
+        for guess in (rates[0], loads[place], rates[-1]):
+            assert load_in_most(SERVED, "adaptive", rates, scenarios, held_in, guess) == loads[place]
+    asked.clear()
+    load_in_most(SERVED, "adaptive", rates, scenarios, 1.0, loads[0])
+    assert len(asked) <= len(scenarios) + 4
 
 
 def test_a_promise_holds_in_scenarios_that_were_not_simulated() -> None:
