@@ -3,8 +3,8 @@
 Rules
 - By whose turn it is at the core alone.
 - A batch whose frames are all answered is not sent: its end is brought to the next turn.
-- A frame that the core gives up is offered again while it has time (dispatcher.offers), else to another entry
-  (dispatcher.entries.passing), else answered with the reason.
+- A frame that the core gives up is offered again while that may help (dispatcher.offers), else to another
+  entry (dispatcher.entries.passing), else answered with the reason.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from python_backend.scheduler.actions import Action, Dispatch, Drop, DropReason
 from python_backend.wire.clock import NEVER, now_us
 
 _TIME_REASONS: Final = (DropReason.EXPIRED, DropReason.OVERLOAD, DropReason.FAILED, DropReason.NO_OWNER)
+_TOO_SHORT: Final = (DropReason.EXPIRED, DropReason.OVERLOAD)
+"""More time alone would help: no worker needs to come back, and no owner to be found."""
 
 
 class Enacting:
@@ -91,7 +93,8 @@ class Enacting:
             reason = frame.last_reason
         if reason is DropReason.FAILED and frame.came_too_late:
             reason = DropReason.OVERLOAD  # nothing has failed: links or workers had more to do than was known
-        if reason in _TIME_REASONS and self._offers.again(frame, now_us()):
+        may_help = reason in _TIME_REASONS and (reason not in _TOO_SHORT or self._offers.has_more(frame))
+        if may_help and self._offers.again(frame, now_us()):
             frame.last_reason = reason
             return
         if self._passing is None or not self._passing.rescue(frame, reason, now_us()):

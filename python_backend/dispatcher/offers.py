@@ -4,6 +4,8 @@ Rules
 - A core holds a frame back for a fuller batch as long as its deadline allows. So a frame with more time than
   frames have by plan (DeploymentManifest.time_us) is offered with that first, and again, with more, when the
   core gives it up. With the late policy "serve" this goes on past the deadline.
+- A frame that the core gave up for want of time, though it was offered with all that it has, is not offered
+  again: of 4,299 such frames one was served in ten more offers each, which are work when there is most of it.
 - Among frames of one priority, patient ones (frames.room), whose callers wait well beyond that, come
   after those whose callers do not. Else who asks for an hour is served for an hour, in the order of
   deadlines before all that came later. While it is crowded frames come after others for who has sent them
@@ -51,6 +53,7 @@ class Offers:
             allowed_us = now_us + (self._time_us << min(frame.offers, _MOST_DOUBLINGS))
             deadline_us = allowed_us if self._serve_late else min(deadline_us, allowed_us)
         frame.offers += 1
+        frame.offered_whole = deadline_us >= frame.deadline_us
         frame.offered_us = deadline_us - self._lateness.allowance_us
         return self._arrived(frame, again=frame.offers > 1)
 
@@ -91,6 +94,10 @@ class Offers:
         frame.move(FrameState.PAUSED)
         heapq.heappush(self._later, (now_us + (_PAUSE_US << min(frame.offers, 5)), frame.request_id))
         return True
+
+    def has_more(self, frame: Frame) -> bool:
+        """Whether a frame may have more time than it was offered with."""
+        return self._serve_late or not frame.offered_whole
 
     @property
     def next_us(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
+from python_backend.dispatcher.frames.frame_state import FrameState
 from python_backend.dispatcher.frames.room import Room, bounds_of
 from python_backend.dispatcher.lateness import Lateness
 from python_backend.dispatcher.offers import Offers
@@ -114,3 +115,13 @@ def test_another_slo_bounds_what_was_learned_before_it() -> None:
     lateness.bound_by(40 * SLO_US)
     lateness.saw(9 * SLO_US)
     assert lateness.allowance_us > 9 * SLO_US, "what was seen is not forgotten"
+
+
+def test_a_frame_may_have_more_time_only_if_it_was_not_offered_with_all_of_it() -> None:
+    made, urgent, patient = offers(), frame(0, SLO_US), frame(1, 3 * SLO_US)
+    for each in (urgent, patient):
+        made.offer(each, NOW_US)
+    assert (made.has_more(urgent), made.has_more(patient)) == (False, True)
+    patient.move(FrameState.PAUSED)
+    made.offer(patient, NOW_US + SLO_US)
+    assert not made.has_more(patient)

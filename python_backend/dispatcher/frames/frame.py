@@ -49,6 +49,7 @@ class Frame:
         "info",
         "last_reason",
         "offered_us",
+        "offered_whole",
         "offers",
         "passed",
         "patient",
@@ -104,6 +105,8 @@ class Frame:
         """Times that the core was given this frame."""
         self.offered_us = 0
         """The deadline that the core was last given for it."""
+        self.offered_whole = False
+        """Whether that was with all its time."""
         self.stays = stays
         """Whether no other entry may get it: one has passed it on."""
         self.passed = False
