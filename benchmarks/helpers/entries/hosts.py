@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.helpers.entries.deployed import ENTRIES
+from benchmarks.helpers.entries.deployed import ENTRIES, wait_until
 from benchmarks.helpers.entries.kills import Callers
 from benchmarks.helpers.loads.tagged import TaggedFrame
 from benchmarks.helpers.machines.etcd import Etcd, find_etcd
@@ -47,7 +47,6 @@ BACK_S, BACK_SHARE = 3.0, 0.99
 _LATENCY_US = (20_000, 32_000, 44_000, 56_000)
 _FIRST_PORT = 25_000
 AFTER_S, _WINDOW_S, _STEP_S = 4.0, 1.0, 0.1
-_LONGEST_S = 60.0
 _LONGEST_LOAD_S = 600.0
 _RATE_RPS = 4 * 2 / (_LATENCY_US[1] / 1e6)
 SHARDS = (
@@ -279,12 +278,3 @@ def _back_s(frames: Sequence[TaggedFrame], back_s: float) -> float:
         if sent and sum(frame.in_time(SLO_US / 1e6) for frame in sent) < BACK_SHARE * len(sent):
             recovered_s = at_s
     return recovered_s - back_s
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Raises RuntimeError."""
-    end_s = time.monotonic() + _LONGEST_S
-    while not holds():
-        if time.monotonic() > end_s:
-            raise RuntimeError(f"nothing came of it within {_LONGEST_S:g} s")
-        time.sleep(0.05)
