@@ -93,7 +93,7 @@ def run(turns: int = 5) -> Mapping[str, Any]:
     figures: dict[str, Any] = {"batch": BATCH, "turns": turns}
     with tempfile.TemporaryDirectory(prefix="ppipe-dispatch-") as folder:
         root = Path(folder)
-        pool_us = _look_at_bare(root / "first")
+        pool_us = look_at_bare(root / "first")
         _write(root / "repository", pool_us)
         with ServedDeployment(root / "repository", root / "logs") as deployment:
             deployment.start()
@@ -105,7 +105,7 @@ def run(turns: int = 5) -> Mapping[str, Any]:
     return figures
 
 
-def _look_at_bare(root: Path) -> dict[str, int]:
+def look_at_bare(root: Path) -> dict[str, int]:
     """Per size, the latency of a batch with which the pool can serve what the bare model does."""
     _write(root / "repository", dict.fromkeys(SIZES, _LATENCY_US))
     latency_us = {}

@@ -7,7 +7,7 @@ the interval is of the mean of its logarithm over all turns (95 %, Student's t).
 better figure for it than wall time, because other programs on the host stretch the latter first.
 
     scripts/benchmarks paired --base ../before --figure frames_per_cpu_s_mean simulator
-    scripts/benchmarks paired --base ../before --figure 'cpu_us_per_frame_64b.hop' dispatch --turns 1
+    scripts/benchmarks paired --base ../before --figure ms_600kb.grpc hop
 
 A figure is a key of the benchmark's JSON, deeper ones behind dots; of an object all numbers are added up.
 """

@@ -1,0 +1,118 @@
+"""What a frame costs a dispatcher's host in two checkouts whose servers stand side by side.
+
+`scripts/benchmarks paired` starts its benchmark anew for each turn, which then chooses how fast its pool of
+emulated workers is. Batches fill otherwise each time, and frames cost otherwise: by 15 % and more. Here both
+checkouts serve all the time, with pools of one speed, and windows of load of a few seconds go to one and the
+other in turn, in an order that changes: whatever the host does meanwhile meets both. Ratios are taken within
+a turn.
+
+    git worktree add --detach ../before REVISION && (cd ../before && scripts/setup)
+    scripts/benchmarks dispatch_turns --base ../before --json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.dispatch import SIZES, look_at_bare
+from benchmarks.helpers.report import main
+from benchmarks.paired import Turn, summary
+
+KINDS = ("hop", "null")
+_ROOT = Path(__file__).parents[1]
+_STAND = _ROOT / "benchmarks" / "helpers" / "machines" / "dispatch_stand.py"
+
+
+class StandFailed(RuntimeError):
+    """A checkout's servers did not start, or a window of load failed."""
+
+
+def run(base: str = "", turns: int = 20, window: float = 0.5) -> Mapping[str, Any]:
+    """The figures. base: a checkout of the revision before, set up. window: of load, in parts of what
+    `dispatch` sends. Raises ValueError, StandFailed."""
+    if not (Path(base) / "pyproject.toml").is_file():
+        raise ValueError(f"--base {base!r}: expected a folder with a checkout of the revision before")
+    if turns < 2 or window <= 0:
+        raise ValueError(f"--turns {turns}, --window {window:g}: expected 2 or more, and above 0")
+    with tempfile.TemporaryDirectory(prefix="ppipe-dispatch-") as folder:
+        latency_us = look_at_bare(Path(folder))
+    found: dict[str, list[Turn]] = {}
+    with Stand(Path(base).resolve(), latency_us) as before, Stand(_ROOT, latency_us) as after:
+        for number in range(-1, turns):
+            for size, (_, _, requests) in SIZES.items():
+                for kind in KINDS:
+                    asked = f"{size} {kind} {max(30, round(window * requests))}"
+                    order = (before, after) if number % 2 else (after, before)
+                    told = {stand: stand.window(asked) for stand in order}
+                    if number >= 0:  # the first turn warms up
+                        turn = Turn(told[before]["cpu_us"], told[after]["cpu_us"])
+                        found.setdefault(f"cpu_us_per_frame_{size}.{kind}", []).append(turn)
+    return {
+        "pool_latency_us": latency_us,
+        **{
+            figure: {key: told for key, told in summary(each).items() if key != "ratios"}
+            for figure, each in found.items()
+        },
+    }
+
+
+class Stand:
+    """A checkout's dispatchers, in a process of that checkout. Raises StandFailed."""
+
+    def __init__(self, checkout: Path, latency_us: Mapping[str, int]) -> None:
+        self._checkout = checkout
+        self._process = subprocess.Popen(
+            [checkout / ".venv" / "bin" / "python", _STAND],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._ask(json.dumps(latency_us))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def window(self, asked: str) -> dict[str, float]:
+        """One window of load."""
+        told: dict[str, float] = json.loads(self._ask(asked))
+        return told
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        said = self._process.stdout.readline().strip()
+        if not said:
+            self._end()
+            raise StandFailed(f"the servers of {self._checkout} ended at {line!r}")
+        return said
+
+    def _end(self) -> None:
+        """Its servers end with its input."""
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+
+
+if __name__ == "__main__":
+    try:
+        main("What a frame costs in two checkouts, side by side.", run, base="", turns=20, window=0.5)
+    except (StandFailed, ValueError) as error:
+        sys.exit(f"benchmarks dispatch_turns: {error}")

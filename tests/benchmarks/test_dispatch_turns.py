@@ -1,0 +1,81 @@
+"""Two checkouts' dispatchers side by side: what is asked of each, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import dispatch_turns
+from benchmarks.dispatch_turns import KINDS, Stand, StandFailed, run
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND = """
+import json, pathlib, sys
+latency_us = json.loads(sys.stdin.readline())
+print("ready", flush=True)
+for line in sys.stdin:
+    with pathlib.Path({log!r}).open("a") as file:
+        file.write({name!r} + " " + line)
+    print(json.dumps({{"cpu_us": latency_us["64b"] * {cost}, "rps": 1}}), flush=True)
+"""
+
+
+def checkout(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "pyproject.toml").touch()
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    return folder
+
+
+def test_windows_go_to_both_in_turn_with_pools_of_one_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, after, log = checkout(tmp_path / "before"), checkout(tmp_path / "after"), tmp_path / "log"
+    looks: list[Path] = []
+
+    def look(root: Path) -> Mapping[str, int]:
+        looks.append(root)
+        return {"64b": 100, "600kb": 200}
+
+    class Scripted(Stand):
+        def __init__(self, folder: Path, latency_us: Mapping[str, int]) -> None:
+            script = tmp_path / f"{folder.name}.py"
+            script.write_text(
+                STAND.format(log=str(log), name=folder.name[0], cost=1 if folder == after else 2)
+            )
+            monkeypatch.setattr(dispatch_turns, "_STAND", script)
+            super().__init__(folder, latency_us)
+
+    monkeypatch.setattr(dispatch_turns, "_ROOT", after)
+    monkeypatch.setattr(dispatch_turns, "look_at_bare", look)
+    monkeypatch.setattr(dispatch_turns, "Stand", Scripted)
+    found: Mapping[str, Any] = json.loads(json.dumps(run(str(base), turns=2, window=0.5)))
+    assert len(looks) == 1
+    asked = log.read_text().split("\n")[:-1]
+    each_turn = 2 * len(KINDS)
+    whose = "".join(line[0] for line in asked)
+    assert whose == "ba" * each_turn + "ab" * each_turn + "ba" * each_turn
+    assert asked[:2] == ["b 64b hop 4000", "a 64b hop 4000"]
+    told = found["cpu_us_per_frame_64b.hop"]
+    assert (told["turns"], told["before"], told["after"], told["ratio"]) == (2, 200, 100, 0.5)
+
+
+def test_a_checkout_whose_servers_do_not_start_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "stand.py"
+    script.write_text("raise SystemExit('no server')")
+    monkeypatch.setattr(dispatch_turns, "_STAND", script)
+    with pytest.raises(StandFailed, match=f"the servers of {tmp_path / 'before'} ended"):
+        Stand(checkout(tmp_path / "before"), {"64b": 1})
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a folder with a checkout"):
+        run(str(tmp_path))
+    with pytest.raises(ValueError, match="--turns 1"):
+        run(str(checkout(tmp_path / "before")), turns=1)
