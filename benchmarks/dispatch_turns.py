@@ -4,7 +4,8 @@
 emulated workers is. Batches fill otherwise each time, and frames cost otherwise: by 15 % and more. Here both
 checkouts serve all the time, with pools of one speed, and windows of load of a few seconds go to one and the
 other in turn, in an order that changes: whatever the host does meanwhile meets both. Ratios are taken within
-a turn.
+a turn. With --stages 127.0.0.2 stages are on another host, as far as either revision knows: nothing goes
+through shared memory, and what the message carries is covered by a digest since there is one.
 
     git worktree add --detach ../before REVISION && (cd ../before && scripts/setup)
     scripts/benchmarks dispatch_turns --base ../before --json
@@ -28,6 +29,7 @@ from benchmarks.helpers.report import main
 from benchmarks.paired import Turn, summary
 
 KINDS = ("hop", "null")
+LOOPBACK = "127.0.0.1"
 _ROOT = Path(__file__).parents[1]
 _STAND = _ROOT / "benchmarks" / "helpers" / "machines" / "dispatch_stand.py"
 
@@ -36,28 +38,31 @@ class StandFailed(RuntimeError):
     """A checkout's servers did not start, or a window of load failed."""
 
 
-def run(base: str = "", turns: int = 20, window: float = 0.5) -> Mapping[str, Any]:
+def run(base: str = "", turns: int = 20, window: float = 0.5, stages: str = LOOPBACK) -> Mapping[str, Any]:
     """The figures. base: a checkout of the revision before, set up. window: of load, in parts of what
-    `dispatch` sends. Raises ValueError, StandFailed."""
+    `dispatch` sends. stages: address of their server, of loopback. Raises ValueError, StandFailed."""
     if not (Path(base) / "pyproject.toml").is_file():
         raise ValueError(f"--base {base!r}: expected a folder with a checkout of the revision before")
     if turns < 2 or window <= 0:
         raise ValueError(f"--turns {turns}, --window {window:g}: expected 2 or more, and above 0")
     with tempfile.TemporaryDirectory(prefix="ppipe-dispatch-") as folder:
         latency_us = look_at_bare(Path(folder))
+    asked = {"latency_us": latency_us, "stages": stages}
+    kinds = KINDS if stages == LOOPBACK else KINDS[:1]
     found: dict[str, list[Turn]] = {}
-    with Stand(Path(base).resolve(), latency_us) as before, Stand(_ROOT, latency_us) as after:
+    with Stand(Path(base).resolve(), asked) as before, Stand(_ROOT, asked) as after:
         for number in range(-1, turns):
             for size, (_, _, requests) in SIZES.items():
-                for kind in KINDS:
-                    asked = f"{size} {kind} {max(30, round(window * requests))}"
+                for kind in kinds:
+                    load = f"{size} {kind} {max(30, round(window * requests))}"
                     order = (before, after) if number % 2 else (after, before)
-                    told = {stand: stand.window(asked) for stand in order}
+                    told = {stand: stand.window(load) for stand in order}
                     if number >= 0:  # the first turn warms up
                         turn = Turn(told[before]["cpu_us"], told[after]["cpu_us"])
                         found.setdefault(f"cpu_us_per_frame_{size}.{kind}", []).append(turn)
     return {
         "pool_latency_us": latency_us,
+        "stages": stages,
         **{
             figure: {key: told for key, told in summary(each).items() if key != "ratios"}
             for figure, each in found.items()
@@ -68,7 +73,7 @@ def run(base: str = "", turns: int = 20, window: float = 0.5) -> Mapping[str, An
 class Stand:
     """A checkout's dispatchers, in a process of that checkout. Raises StandFailed."""
 
-    def __init__(self, checkout: Path, latency_us: Mapping[str, int]) -> None:
+    def __init__(self, checkout: Path, asked: Mapping[str, Any]) -> None:
         self._checkout = checkout
         self._process = subprocess.Popen(
             [checkout / ".venv" / "bin" / "python", _STAND],
@@ -78,7 +83,7 @@ class Stand:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._ask(json.dumps(latency_us))
+        self._ask(json.dumps(asked))
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +93,9 @@ class Stand:
     ) -> None:
         self._end()
 
-    def window(self, asked: str) -> dict[str, float]:
+    def window(self, load: str) -> dict[str, float]:
         """One window of load."""
-        told: dict[str, float] = json.loads(self._ask(asked))
+        told: dict[str, float] = json.loads(self._ask(load))
         return told
 
     def _ask(self, line: str) -> str:
@@ -113,6 +118,13 @@ class Stand:
 
 if __name__ == "__main__":
     try:
-        main("What a frame costs in two checkouts, side by side.", run, base="", turns=20, window=0.5)
+        main(
+            "What a frame costs in two checkouts, side by side.",
+            run,
+            base="",
+            turns=20,
+            window=0.5,
+            stages=LOOPBACK,
+        )
     except (StandFailed, ValueError) as error:
         sys.exit(f"benchmarks dispatch_turns: {error}")

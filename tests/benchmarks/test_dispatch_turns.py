@@ -15,7 +15,7 @@ from benchmarks.dispatch_turns import KINDS, Stand, StandFailed, run
 ROOT = Path(__file__).resolve().parents[2]
 STAND = """
 import json, pathlib, sys
-latency_us = json.loads(sys.stdin.readline())
+latency_us = json.loads(sys.stdin.readline())["latency_us"]
 print("ready", flush=True)
 for line in sys.stdin:
     with pathlib.Path({log!r}).open("a") as file:
@@ -42,13 +42,13 @@ def test_windows_go_to_both_in_turn_with_pools_of_one_speed(
         return {"64b": 100, "600kb": 200}
 
     class Scripted(Stand):
-        def __init__(self, folder: Path, latency_us: Mapping[str, int]) -> None:
+        def __init__(self, folder: Path, asked: Mapping[str, Any]) -> None:
             script = tmp_path / f"{folder.name}.py"
             script.write_text(
                 STAND.format(log=str(log), name=folder.name[0], cost=1 if folder == after else 2)
             )
             monkeypatch.setattr(dispatch_turns, "_STAND", script)
-            super().__init__(folder, latency_us)
+            super().__init__(folder, asked)
 
     monkeypatch.setattr(dispatch_turns, "_ROOT", after)
     monkeypatch.setattr(dispatch_turns, "look_at_bare", look)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from python_backend.dispatcher.frames.usual import (
+    ACTIVE_SHARE,
     BUNCH_US,
     HOLD_US,
     MARGIN,
@@ -83,6 +84,38 @@ def test_who_sends_in_bunches_keeps_them() -> None:
     for second in range(20, 25):
         first = sum(usual.keeps("cameras", second * S) for _ in range(12))
         assert first >= 6, "12 at once: the others of a bunch come as anybody's do"
+
+
+@given(st.floats(20, 500), st.integers(2, 20), st.floats(0.5, 2.8), st.integers(3, 12))
+def test_pauses_of_up_to_three_quarters_of_the_time_do_not_count(
+    rps: float, seconds: int, pause: float, jobs: int
+) -> None:
+    usual = Usual()
+    now_us = 5 * S
+    for _ in range(jobs):
+        now_us = steady(usual, "a", rps, now_us, seconds)
+        for number in range(int(pause * seconds * 4)):  # others send meanwhile
+            usual.came("b", now_us + number * S // 4)
+        now_us += round(pause * seconds * S)
+    now_us = steady(usual, "a", rps, now_us, seconds)
+    usual.crowd(now_us)
+    assert kept(usual, "a", rps, now_us, 10) >= 0.99 * int(rps * 10) / 10
+
+
+@given(st.integers(2, 40), st.integers(4, 8))
+def test_callers_who_took_turns_have_no_custom_of_all_that_was_served_each(callers: int, rounds: int) -> None:
+    """Four times what was served, and a third more, for pauses after a caller's last turn do not count."""
+    usual = Usual()
+    now_us = 0
+    for _ in range(rounds):
+        for number in range(callers):
+            now_us = steady(usual, f"flood {number}", 100, now_us, 1)
+    usual.came("flood 0", now_us + SLICE_US)
+    usual.crowd(now_us + 2 * SLICE_US)
+    now_us += 2 * SLICE_US
+    all_rps = sum(kept(usual, f"flood {number}", 200, now_us, 20) for number in range(callers))
+    bunch = MARGIN * 100 * BUNCH_US / S + 1
+    assert all_rps <= 100 * MARGIN * 4 / 3 / ACTIVE_SHARE + callers * bunch / 20
 
 
 def test_silence_counts() -> None:

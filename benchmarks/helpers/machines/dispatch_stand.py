@@ -1,9 +1,9 @@
 """One checkout's dispatchers, asked for windows of load by lines; benchmarks.dispatch_turns runs it.
 
 It is run by its path in the checkout that is measured, also in one that has no such file, so it takes what it
-measures with from there. Standard input: first {size: latency of a batch in us}, then a line `SIZE KIND
-REQUESTS` for each window. Standard output: `ready`, then a JSON object for each window: us of processor time
-per frame, of all processes that take part, and frames/s.
+measures with from there. Standard input: first {latency_us: {size: of a batch}, stages: address of their
+server}, then a line `SIZE KIND REQUESTS` for each window. Standard output: `ready`, then a JSON object for
+each window: us of processor time per frame, of all processes that take part, and frames/s.
 """
 
 from __future__ import annotations
@@ -15,20 +15,33 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+_WITH_ADDRESSES = ("deployment.json", "addresses.json")
+
 
 def main() -> None:
     """Serve until the input ends."""
     dispatch, launcher = _imported("dispatch"), _imported("launcher")
-    latency_us = json.loads(sys.stdin.readline())
+    asked = json.loads(sys.stdin.readline())
     with tempfile.TemporaryDirectory(prefix="ppipe-dispatch-stand-") as folder:
         root = Path(folder)
-        dispatch._write(root / "repository", latency_us)
+        dispatch._write(root / "repository", asked["latency_us"])
+        for name in _WITH_ADDRESSES:
+            move_stages(root / "repository" / name, asked["stages"])
         with launcher.ServedDeployment(root / "repository", root / "logs") as deployment:
             deployment.start()
             print("ready", flush=True)
             for line in sys.stdin:
                 size, kind, requests = line.split()
                 print(json.dumps(window(dispatch, deployment, root, size, kind, int(requests))), flush=True)
+
+
+def move_stages(manifest: Path, address: str) -> None:
+    """Have the stages' servers at this address, which makes it another host where it is not the entry's."""
+    if manifest.is_file():  # older revisions have all addresses in one file
+        told = json.loads(manifest.read_text())
+        for server in told["servers"]:
+            server["host"] = address
+        manifest.write_text(json.dumps(told))
 
 
 def window(
