@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from model_repo_generator import naming
@@ -41,12 +42,12 @@ class Deployed:
         """From which its servers load."""
         return self.workspace.repository
 
-    @property
+    @cached_property
     def tables(self) -> Path:
         """Where its dispatchers look for tables."""
         return self.fleet or self.workspace.logs.resolve() / REVISIONS
 
-    @property
+    @cached_property
     def answers(self) -> Path:
         """Where they say what they serve, beside the name of their run."""
         return self.tables if self.fleet is None else self.fleet / "there" / naming.ENTRY_GROUP

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -97,8 +100,18 @@ def read_cascade(manifest: DeploymentManifest, cascade: CascadeEntry) -> Look:
 
 
 def _read(url: str) -> Look:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-        text = answer.read().decode()
+    where = urlsplit(url)
+    assert where.hostname is not None
+    connection = HTTPConnection(where.hostname, where.port, timeout=TIMEOUT_S)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", where.path)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        except HTTPException as error:
+            raise OSError(f"{url}: {error!r}") from error
+    if answer.status != 200:
+        raise OSError(f"{url}: {answer.status} {answer.reason}")
     return parse(text, time.monotonic())
 
 
@@ -126,15 +139,22 @@ def _read_each(
     found: dict[str, Look] = {}
     fault = OSError()
     names = [server.name for server in manifest.entries]
-    with ThreadPoolExecutor(len(names)) as crew:
-        for name, look in zip(names, crew.map(page, names), strict=True):
-            if isinstance(look, Look):
-                found[name] = look
-            else:
-                fault = look
+    for name, look in zip(names, _each_at_once(page, names), strict=True):
+        if isinstance(look, Look):
+            found[name] = look
+        else:
+            fault = look
     if not found:
         raise fault
     return found
+
+
+def _each_at_once(page: Callable[[str], Look | OSError], names: Sequence[str]) -> list[Look | OSError]:
+    """One alone needs no further thread."""
+    if len(names) == 1:
+        return [page(names[0])]
+    with ThreadPoolExecutor(len(names)) as crew:
+        return list(crew.map(page, names))
 
 
 def together(
@@ -166,12 +186,31 @@ def frames(looks: Mapping[str, Look]) -> float:
 
 
 def parse(text: str, at_s: float) -> Look:
-    """A page as text."""
+    """A page as text. Of a page that is read again and again only the values are new: what stands before them
+    is taken apart once. Raises ValueError.
+    """
     series: dict[str, list[tuple[Labels, float]]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            series.setdefault(sample.name, []).append((sample.labels, sample.value))
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        labels_end = line.rfind("}") + 1
+        key, value = line[:labels_end], line[labels_end:]
+        if not key:
+            key, value = line.split(maxsplit=1)
+        name, labels = _series(key)
+        series.setdefault(name, []).append((labels, float(value.split(maxsplit=1)[0])))
     return Look(at_s=at_s, series={name: tuple(values) for name, values in series.items()})
+
+
+_KNOWN_SERIES = 65_536
+
+
+@lru_cache(maxsize=_KNOWN_SERIES)
+def _series(key: str) -> tuple[str, Labels]:
+    """Name and labels of what stands before a value. Raises ValueError."""
+    (family,) = text_string_to_metric_families(f"{key} 0\n")
+    (sample,) = family.samples
+    return sample.name, sample.labels
 
 
 def model_row(model: str, before: Look, after: Look) -> ModelRow:

@@ -72,7 +72,7 @@ class ModelProber:
     def __init__(
         self, address: str, cancelled: threading.Event | None = None, tls: TlsFiles | None = None
     ) -> None:
-        self._cancelled = cancelled or threading.Event()
+        self._cancelled = cancelled
         self._channel = open_channel(address, tls, CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._requests: dict[str, service_pb2.ModelInferRequest] = {}
@@ -163,7 +163,11 @@ class ModelProber:
         return self._requests[model]
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
-        """The answer, or an RpcError; CANCELLED soon after `cancelled` is set."""
+        """The answer, or an RpcError; CANCELLED soon after `cancelled` is set. Where nobody can set it, the
+        caller's thread waits itself: gRPC starts a thread for every call that is to be waited for elsewhere.
+        """
+        if self._cancelled is None:
+            return method(request, timeout=timeout_s)
         call = method.future(request, timeout=timeout_s)
         ended = threading.Event()
         call.add_done_callback(lambda _: ended.set())

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from planner.cascades.served import CascadeEntry
@@ -235,6 +236,36 @@ def test_status_has_a_row_for_each_entry_s_cascade(monkeypatch: pytest.MonkeyPat
     ]
     assert asked == [(name, two.cascade_ports(name)["street"]) for name in (first, "b")]
     assert len({port for _, port in asked}) == 2
+
+
+def test_a_page_is_read_as_prometheus_reads_it() -> None:
+    """A label's value may hold what else separates; a time may follow the value."""
+    text = (
+        PAGE.format(**LATER)
+        + """
+# HELP ppipe_odd Text with } and " 7.
+# TYPE ppipe_odd gauge
+ppipe_odd{worker="a } b \\"c\\" #",gpu="x,y=z"} 1.5e+06
+ppipe_odd{worker="",gpu=""} NaN
+ppipe_alone 3 1700000000
+ppipe_alone_end +Inf
+"""
+    )
+    expected: dict[str, list[tuple[dict[str, str], str]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            expected.setdefault(sample.name, []).append((sample.labels, repr(float(sample.value))))
+    for _ in range(2):  # the second time by what is known
+        found = parse(text, 1.0).series
+        assert {
+            name: [(labels, repr(value)) for labels, value in values] for name, values in found.items()
+        } == expected
+
+
+@pytest.mark.parametrize("line", ["ppipe_odd{worker", "ppipe_odd", 'ppipe_odd{a="b"} x'])
+def test_a_line_that_is_none_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"not enough values|could not convert"):
+        parse(line, 1.0)
 
 
 def test_pages_of_all_entries_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
