@@ -17,6 +17,7 @@ COMPILED_MODULES = (
     "python_backend.scheduler.streams.answer_order",
     "python_backend.scheduler.state",
     "python_backend.scheduler.policy",
+    "python_backend.scheduler.shedding",
     "python_backend.scheduler.adaptive",
     "python_backend.scheduler.reference",
     "python_backend.scheduler.reactive",

@@ -9,17 +9,24 @@ can save.
 - Each free pipeline takes the most urgent frames that it can still finish in time; more urgent ones are
   left to faster pipelines.
 - A batch smaller than planned is held back only while no frame in it is in danger.
-- A frame is dropped as soon as no pipeline can meet its deadline any more, and not before.
+- A frame is dropped as soon as no pipeline can meet its deadline any more, and not before, unless there is
+  overload. Then all that are served would end at their deadlines, and be late by whatever no prediction knows
+  of: callers, their networks, the server's doors. As many are served where all wait less. So while frames
+  are shed for overload, no more wait than keep the workers busy (`shedding.py`): few where much is shed, any
+  number where little is. What is more is dropped, the most urgent first, once it has waited longer than it
+  still could.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.ingress import load_of
 from python_backend.scheduler.links import AS_PLANNED
 from python_backend.scheduler.policy import Policy, shed
+from python_backend.scheduler.shedding import Shedding
 from python_backend.scheduler.state import State
 from python_backend.scheduler.streams.book import Streams
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines
@@ -41,6 +48,7 @@ class AdaptivePolicy(Policy):
 
     def __init__(self) -> None:
         self.wake_us: int = NEVER
+        self.shedding: Shedding = Shedding()
 
     def schedule(self, state: State, now_us: int) -> int:
         """Serve what can be served, drop what nothing can serve, and say when that changes."""
@@ -182,15 +190,39 @@ class AdaptivePolicy(Policy):
     def _drop_hopeless(self, state: State, now_us: int) -> None:
         """Drop every frame that the best pipeline, as reserved now, would finish too late."""
         best_us = NEVER
+        full = 0
         for pipeline in state.pipelines:
             finish_us = state.finish_us(pipeline, 1, now_us)
             if finish_us >= 0:
                 best_us = min(best_us, finish_us)
+                full += pipeline.batch_size
         best_us += state.guard_us
         for level in state.waiting.levels:
             hopeless = level.first_from(best_us) - level.head
             if hopeless > 0:
                 for request in state.waiting.take(level, level.head, hopeless):
+                    shed(state, request, now_us)
+        shed_so_far = state.drops[DropReason.OVERLOAD]
+        self.shedding.count(state.sequence, shed_so_far, now_us, state.slo_us)
+        kept = full + self.shedding.spare_frames(state.sequence, shed_so_far)
+        if state.waiting.count > kept:
+            self._drop_early(state, kept, best_us, now_us)
+
+    def _drop_early(self, state: State, kept: int, best_us: int, now_us: int) -> None:
+        """Drop frames that more urgent ones have kept waiting for longer than they could still wait, until
+        so many are left."""
+        for level in state.waiting.levels:
+            most = level.size() - kept
+            early = 0
+            while early < most:
+                request = level.frames[level.head + early]
+                waited_us = now_us - request.arrived_us
+                # What was tried before has waited for that, and is served in what is left.
+                if request.attempts > 0 or request.deadline_us - best_us >= waited_us:
+                    break
+                early += 1
+            if early > 0:
+                for request in state.waiting.take(level, level.head, early):
                     shed(state, request, now_us)
 
 

@@ -376,3 +376,55 @@ def test_frames_that_another_table_has_are_forgotten_and_batches_end_without_the
     assert core.handle(BatchFailed(0, 0, stage=0), 400) == []
     assert (core.in_flight, core.drops()[DropReason.CANCELLED]) == (0, 0)
     core.check_invariants()
+
+
+def flood(core: SchedulerCore, every_us: int, count: int) -> list[int]:
+    """One frame each so often for one worker; how long before their deadlines those that are served end."""
+    spare_us, deadlines, ends = list[int](), dict[int, int](), list[int]()
+    for request_id in range(count):
+        now_us = every_us * request_id
+        actions = []
+        while ends and ends[0] <= now_us:
+            actions += core.handle(StageCompleted(len(spare_us) - 1, 0, 0, ends[0]), ends.pop(0))
+        deadlines[request_id] = now_us + 1_000
+        actions += core.handle(RequestArrived(request_id, deadlines[request_id]), now_us)
+        for action in actions:
+            if isinstance(action, Dispatch):
+                ends.append(action.ticket.hops[0].end_us)
+                (served,) = action.request_ids
+                spare_us.append(deadlines[served] - ends[-1])
+    core.check_invariants()
+    return spare_us
+
+
+def test_in_lasting_overload_frames_keep_a_distance_from_their_deadlines() -> None:
+    """Twice what one worker serves: as many are served as before, but none at the last moment."""
+    spare_us = flood(SchedulerCore(one_stage()), every_us=50, count=400)
+    assert len(spare_us) >= 199
+    assert min(spare_us[15:25]) == 0, "before it has lasted"
+    assert min(spare_us[50:]) >= 1_000 // 3
+
+
+def test_where_little_is_shed_frames_wait_as_long_as_they_can() -> None:
+    spare_us = flood(SchedulerCore(one_stage()), every_us=95, count=1_000)
+    assert len(spare_us) >= 949
+    assert max(spare_us[400:]) < 100
+
+
+def test_overload_is_forgotten_two_slos_after_it() -> None:
+    """All of a burst that one worker can serve are served, the last of them near their deadline."""
+    core = SchedulerCore(one_stage())
+    flood(core, every_us=50, count=100)
+    assert core.drops()[DropReason.OVERLOAD] > 30
+    now_us = 50 * 99
+    while core.in_flight:
+        now_us += 100
+        core.handle(StageCompleted(core.next_batch_id - 1, 0, 0, now_us), now_us)
+    now_us += 2_000
+    before = core.drops()[DropReason.OVERLOAD]
+    burst = [RequestArrived(request_id, now_us + 1_000) for request_id in range(1_000, 1_009)]
+    core.handle_arrivals(burst, now_us)
+    while core.in_flight:
+        now_us += 100
+        core.handle(StageCompleted(core.next_batch_id - 1, 0, 0, now_us), now_us)
+    assert core.drops()[DropReason.OVERLOAD] == before
