@@ -186,10 +186,10 @@ def test_on_a_link_as_planned_nothing_is_held() -> None:
 
 
 def test_a_moment_in_which_nothing_was_sent_is_made_up_for_under_full_load() -> None:
-    """Nothing moves for 250 ms, at twice what the link carries. Who does not know is late from then on."""
+    """Nothing moves for 300 ms, at twice what the link carries. Who does not know is late from then on."""
 
     def paused(ticket: Ticket, now_us: int) -> float:
-        return 0.0 if 500 * MS < now_us < 750 * MS else 1.0
+        return 0.0 if 500 * MS < now_us < 800 * MS else 1.0
 
     unaware = Fleet(paused, hears=False)
     carried_rps = 1e6 / FRAME_US
