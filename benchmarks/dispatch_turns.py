@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +51,7 @@ def run(base: str = "", turns: int = 20, window: float = 0.5, stages: str = LOOP
     asked = {"latency_us": latency_us, "stages": stages}
     kinds = KINDS if stages == LOOPBACK else KINDS[:1]
     found: dict[str, list[Turn]] = {}
+    parts: dict[str, list[tuple[Mapping[str, float], Mapping[str, float]]]] = {}
     with Stand(Path(base).resolve(), asked) as before, Stand(_ROOT, asked) as after:
         for number in range(-1, turns):
             for size, (_, _, requests) in SIZES.items():
@@ -60,14 +62,24 @@ def run(base: str = "", turns: int = 20, window: float = 0.5, stages: str = LOOP
                     if number >= 0:  # the first turn warms up
                         turn = Turn(told[before]["cpu_us"], told[after]["cpu_us"])
                         found.setdefault(f"cpu_us_per_frame_{size}.{kind}", []).append(turn)
+                        both = (told[before]["parts"], told[after]["parts"])
+                        parts.setdefault(f"cpu_us_per_frame_{size}.{kind}", []).append(both)
     return {
         "pool_latency_us": latency_us,
         "stages": stages,
         **{
             figure: {key: told for key, told in summary(each).items() if key != "ratios"}
+            | {
+                "parts_before": _medians([before for before, _ in parts[figure]]),
+                "parts_after": _medians([after for _, after in parts[figure]]),
+            }
             for figure, each in found.items()
         },
     }
+
+
+def _medians(turns: Sequence[Mapping[str, float]]) -> dict[str, int]:
+    return {part: round(statistics.median(turn[part] for turn in turns)) for part in turns[0]}
 
 
 class Stand:
@@ -93,9 +105,9 @@ class Stand:
     ) -> None:
         self._end()
 
-    def window(self, load: str) -> dict[str, float]:
+    def window(self, load: str) -> dict[str, Any]:
         """One window of load."""
-        told: dict[str, float] = json.loads(self._ask(load))
+        told: dict[str, Any] = json.loads(self._ask(load))
         return told
 
     def _ask(self, line: str) -> str:

@@ -20,7 +20,8 @@ print("ready", flush=True)
 for line in sys.stdin:
     with pathlib.Path({log!r}).open("a") as file:
         file.write({name!r} + " " + line)
-    print(json.dumps({{"cpu_us": latency_us["64b"] * {cost}, "rps": 1}}), flush=True)
+    cpu_us = latency_us["64b"] * {cost}
+    print(json.dumps({{"cpu_us": cpu_us, "parts": {{"stub": cpu_us}}, "rps": 1}}), flush=True)
 """
 
 
@@ -62,6 +63,7 @@ def test_windows_go_to_both_in_turn_with_pools_of_one_speed(
     assert asked[:2] == ["b 64b hop 4000", "a 64b hop 4000"]
     told = found["cpu_us_per_frame_64b.hop"]
     assert (told["turns"], told["before"], told["after"], told["ratio"]) == (2, 200, 100, 0.5)
+    assert (told["parts_before"], told["parts_after"]) == ({"stub": 200}, {"stub": 100})
 
 
 def test_a_checkout_whose_servers_do_not_start_is_named(

@@ -3,7 +3,7 @@
 It is run by its path in the checkout that is measured, also in one that has no such file, so it takes what it
 measures with from there. Standard input: first {latency_us: {size: of a batch}, stages: address of their
 server}, then a line `SIZE KIND REQUESTS` for each window. Standard output: `ready`, then a JSON object for
-each window: us of processor time per frame, of all processes that take part, and frames/s.
+each window: us of processor time per frame, of all processes that take part and of each, and frames/s.
 """
 
 from __future__ import annotations
@@ -44,10 +44,8 @@ def move_stages(manifest: Path, address: str) -> None:
         manifest.write_text(json.dumps(told))
 
 
-def window(
-    dispatch: Any, deployment: Any, root: Path, size: str, kind: str, requests: int
-) -> dict[str, float]:
-    """One window of load at one kind of dispatcher: {cpu_us, rps}."""
+def window(dispatch: Any, deployment: Any, root: Path, size: str, kind: str, requests: int) -> dict[str, Any]:
+    """One window of load at one kind of dispatcher: {cpu_us, parts: {role: cpu_us}, rps}."""
     entry = deployment.manifest.entry
     address = f"{entry.host}:{entry.grpc_port}"
     # A pool's dispatcher was a step of an ensemble once, with a name of its own.
@@ -58,7 +56,8 @@ def window(
     measured = dispatch.run_perf(address, model, dispatch.SIZES[size][1], requests)
     frames = dispatch.frames_of(address, model) - frames
     used_us = dispatch._by_role(dispatch.cpu_time_of(deployment).since(before), dispatch.Kind(kind, model))
-    return {"cpu_us": sum(used_us.values()) / frames, "rps": measured.rps}
+    parts = {role: used / frames for role, used in used_us.items()}
+    return {"cpu_us": sum(parts.values()), "parts": parts, "rps": measured.rps}
 
 
 def _imported(name: str) -> Any:
