@@ -11,10 +11,10 @@ can save.
 - A batch smaller than planned is held back only while no frame in it is in danger.
 - A frame is dropped as soon as no pipeline can meet its deadline any more, and not before, unless there is
   overload. Then all that are served would end at their deadlines, and be late by whatever no prediction knows
-  of: callers, their networks, the server's doors. As many are served where all wait less. So while frames
-  are shed for overload, no more wait than keep the workers busy (`shedding.py`): few where much is shed, any
-  number where little is. What is more is dropped, the most urgent first, once it has waited longer than it
-  still could.
+  of: callers, their networks, the server's doors. As many are served where all wait less. So once frames
+  have been shed for overload for a while, no more wait than keep the workers busy (`shedding.py`): few where
+  much is shed, any number where little is. What is more is dropped, the most urgent first, once it has waited
+  longer than it still could.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class AdaptivePolicy(Policy):
                     shed(state, request, now_us)
         shed_so_far = state.drops[DropReason.OVERLOAD]
         self.shedding.count(state.sequence, shed_so_far, now_us, state.slo_us)
-        kept = full + self.shedding.spare_frames(state.sequence, shed_so_far)
+        kept = full + self.shedding.spare_frames()
         if state.waiting.count > kept:
             self._drop_early(state, kept, best_us, now_us)
 

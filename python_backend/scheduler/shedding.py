@@ -1,6 +1,7 @@
 """How much of what comes is shed for overload, and how many frames must wait while it lasts.
 
-Known from the core's own counts and times alone, over the last one to two SLOs.
+Known from the core's own counts and times alone. Of the last LASTING stretches of an SLO each, the one counts
+in which least was shed, so bursts that are over sooner change nothing: what waits then is served after them.
 """
 
 from __future__ import annotations
@@ -16,38 +17,39 @@ Where frames come by chance at r times the rate that they are served at, a queue
 exp(-2 n (r - 1)) of the time. With a share s of them shed, r - 1 is s / (1 - s); so with n = 4 (1 - s) / s
 that is 3 in 10,000.
 """
+LASTING: Final = 3
 
 
 class Shedding:
     """Counts of one core."""
 
-    __slots__ = ("came", "came_before", "shed", "shed_before", "since_us")
+    __slots__ = ("came", "shed", "since_us", "spare")
 
     def __init__(self) -> None:
         self.since_us: int = 0
         self.came: int = 0
         self.shed: int = 0
         """Both as they were at `since_us`."""
-        self.came_before: int = 0
-        self.shed_before: int = 0
-        """As they were an SLO before that, or more."""
+        self.spare: list[int] = []
+        """Of each stretch, the latest last, how many frames must wait where as much is shed."""
 
     def count(self, came: int, shed: int, now_us: int, slo_us: int) -> None:
         """So many frames have come so far, and were shed for overload."""
         past_us = now_us - self.since_us
         if past_us < slo_us:
             return
-        lately = past_us < 2 * slo_us
-        self.came_before = self.came if lately else came
-        self.shed_before = self.shed if lately else shed
+        if past_us >= 2 * slo_us:  # nothing was shed for as long
+            self.spare.clear()
+        shed_here = shed - self.shed
+        served = max(0, came - self.came - shed_here)
+        self.spare.append(SPARE_FRAMES * served // shed_here if shed_here > 0 else NEVER)
+        if len(self.spare) > LASTING:
+            del self.spare[0]
         self.came = came
         self.shed = shed
         self.since_us = now_us
 
-    def spare_frames(self, came: int, shed: int) -> int:
+    def spare_frames(self) -> int:
         """How many frames must wait, full batches aside, so that workers do not run out of them; NEVER while
-        none is shed."""
-        shed -= self.shed_before
-        if shed == 0:
-            return NEVER
-        return SPARE_FRAMES * max(0, came - self.came_before - shed) // shed
+        overload has not lasted."""
+        return max(self.spare) if len(self.spare) == LASTING else NEVER

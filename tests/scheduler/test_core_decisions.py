@@ -402,7 +402,7 @@ def test_in_lasting_overload_frames_keep_a_distance_from_their_deadlines() -> No
     spare_us = flood(SchedulerCore(one_stage()), every_us=50, count=400)
     assert len(spare_us) >= 199
     assert min(spare_us[15:25]) == 0, "before it has lasted"
-    assert min(spare_us[50:]) >= 1_000 // 3
+    assert min(spare_us[80:]) >= 1_000 // 3
 
 
 def test_where_little_is_shed_frames_wait_as_long_as_they_can() -> None:
