@@ -31,6 +31,8 @@ from benchmarks.paired import Turn, summary
 
 KINDS = ("hop", "null")
 LOOPBACK = "127.0.0.1"
+Windows = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""What both checkouts told of one turn, the older one first."""
 _ROOT = Path(__file__).parents[1]
 _STAND = _ROOT / "benchmarks" / "helpers" / "machines" / "dispatch_stand.py"
 
@@ -50,8 +52,7 @@ def run(base: str = "", turns: int = 20, window: float = 0.5, stages: str = LOOP
         latency_us = look_at_bare(Path(folder))
     asked = {"latency_us": latency_us, "stages": stages}
     kinds = KINDS if stages == LOOPBACK else KINDS[:1]
-    found: dict[str, list[Turn]] = {}
-    parts: dict[str, list[tuple[Mapping[str, float], Mapping[str, float]]]] = {}
+    found: dict[str, list[Windows]] = {}
     with Stand(Path(base).resolve(), asked) as before, Stand(_ROOT, asked) as after:
         for number in range(-1, turns):
             for size, (_, _, requests) in SIZES.items():
@@ -60,26 +61,21 @@ def run(base: str = "", turns: int = 20, window: float = 0.5, stages: str = LOOP
                     order = (before, after) if number % 2 else (after, before)
                     told = {stand: stand.window(load) for stand in order}
                     if number >= 0:  # the first turn warms up
-                        turn = Turn(told[before]["cpu_us"], told[after]["cpu_us"])
-                        found.setdefault(f"cpu_us_per_frame_{size}.{kind}", []).append(turn)
-                        both = (told[before]["parts"], told[after]["parts"])
-                        parts.setdefault(f"cpu_us_per_frame_{size}.{kind}", []).append(both)
-    return {
-        "pool_latency_us": latency_us,
-        "stages": stages,
-        **{
-            figure: {key: told for key, told in summary(each).items() if key != "ratios"}
-            | {
-                "parts_before": _medians([before for before, _ in parts[figure]]),
-                "parts_after": _medians([after for _, after in parts[figure]]),
-            }
-            for figure, each in found.items()
-        },
-    }
+                        figure = f"cpu_us_per_frame_{size}.{kind}"
+                        found.setdefault(figure, []).append((told[before], told[after]))
+    figures = {figure: _figures(turns) for figure, turns in found.items()}
+    return {"pool_latency_us": latency_us, "stages": stages, **figures}
 
 
-def _medians(turns: Sequence[Mapping[str, float]]) -> dict[str, int]:
-    return {part: round(statistics.median(turn[part] for turn in turns)) for part in turns[0]}
+def _figures(turns: Sequence[Windows]) -> dict[str, Any]:
+    told = summary([Turn(before["cpu_us"], after["cpu_us"]) for before, after in turns])
+    del told["ratios"]
+    for when, windows in zip(("before", "after"), zip(*turns, strict=True), strict=True):
+        parts = [window["parts"] for window in windows]
+        told[f"parts_{when}"] = {
+            part: round(statistics.median(each[part] for each in parts)) for part in parts[0]
+        }
+    return told
 
 
 class Stand:

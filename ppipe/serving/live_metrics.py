@@ -100,6 +100,9 @@ def read_cascade(manifest: DeploymentManifest, cascade: CascadeEntry) -> Look:
 
 
 def _read(url: str) -> Look:
+    """Without urllib's handlers and proxies: who watches a fleet reads pages again and again.
+    Raises OSError.
+    """
     where = urlsplit(url)
     assert where.hostname is not None
     connection = HTTPConnection(where.hostname, where.port, timeout=TIMEOUT_S)
