@@ -64,14 +64,21 @@ def int_parameter(name: str, value: int) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def request_bytes(head: bytes, parameters: bytes, tensors: Sequence[Sequence[Buffer]]) -> bytes:
-    """A whole request; each tensor is given as the pieces, one or more frames each, that it is made of."""
+def request_pieces(head: bytes, parameters: bytes, tensors: Sequence[Sequence[Buffer]]) -> list[Buffer]:
+    """A whole request, in pieces; each tensor is given as those, one or more frames each, that it is made
+    of.
+    """
     parts: list[Buffer] = [head, parameters]
     tag = _tag(_REQUEST["raw_input_contents"].number)
     for pieces in tensors:
         parts.append(tag + _varint(sum(len(piece) for piece in pieces)))
         parts.extend(pieces)
-    return b"".join(parts)
+    return parts
+
+
+def request_bytes(head: bytes, parameters: bytes, tensors: Sequence[Sequence[Buffer]]) -> bytes:
+    """The same in one piece."""
+    return b"".join(request_pieces(head, parameters, tensors))
 
 
 def response_outputs(answer: bytes) -> dict[str, Array]:

@@ -50,7 +50,7 @@ from python_backend.wire.signing.keys import Keys, Stamp, TicketError
 from python_backend.wire.signing.signatures import is_signed, object_in, signed_object
 
 PARAMETER: Final = "ppipe_ticket"
-FORMAT: Final = 2
+FORMAT: Final = 3
 """2: places. A field that may be left out needs no new number; one that changes what others mean does."""
 FOREIGN_KEY: Final = "the signature is not of this deployment's dispatcher"
 ANONYMOUS_PROBE_TEXT: Final = '{"probe":true}'

@@ -85,6 +85,11 @@ class Bodies(Transport, Protocol):
     def ticket_text(self, wire: WireTicket, tensors: Pieces) -> str:
         """The ticket for one sending with these tensors, its times on the receiver's clock."""
 
+    def request(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int
+    ) -> list[Buffer]:
+        """A gRPC request for one sending, in pieces."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -192,10 +197,16 @@ class GrpcTransport:
         self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int, timeout_s: float
     ) -> Outputs:
         """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
-        worker = worker_of(wire)
+        request = b"".join(self.request(wire, specs, tensors, batch))
+        return self.send(worker_of(wire), wire.hop, request, timeout_s)
+
+    def request(
+        self, wire: WireTicket, specs: Sequence[TensorSpec], tensors: Pieces, batch: int
+    ) -> list[Buffer]:
+        """See Bodies."""
         head = self._head(model_of(wire), tuple(specs), batch)
         ticket = kserve.text_parameter(ticket_codec.PARAMETER, self.ticket_text(wire, tensors))
-        return self.send(worker, wire.hop, kserve.request_bytes(head, ticket, tensors), timeout_s)
+        return kserve.request_pieces(head, ticket, tensors)
 
     def ticket_text(self, wire: WireTicket, tensors: Pieces) -> str:
         """See Bodies."""

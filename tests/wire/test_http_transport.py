@@ -20,7 +20,7 @@ from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http.connections import IDLE_S
 from python_backend.wire.http.sendings import Sendings
-from python_backend.wire.http.transport import FAR_BYTES, LARGEST_BYTES, HttpTransport
+from python_backend.wire.http.transport import LARGEST_BYTES, HttpTransport
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
@@ -29,6 +29,7 @@ from tests.waiting import wait_for
 
 WORKER = "m.p0.s0.w0"
 NUMBERS = np.arange(3, dtype=np.int64)
+SPECS = (TensorSpec("x", "UINT8", (8_000_000,)),)
 Answer = Callable[[bytes, bytes], bytes | None]
 """From head and body of a request to the whole answer; None: close without one."""
 
@@ -404,15 +405,13 @@ def test_without_an_endpoint_and_for_large_batches_bodies_go_through_grpc(peer: 
     transport.close()
 
 
-def test_large_batches_for_another_host_go_from_where_their_frames_lie(peer: Peer) -> None:
-    transport, bodies = transport_to(peer.port, same_host=False)
+def test_a_message_in_more_pieces_than_the_kernel_takes_at_once_arrives(
+    peer: Peer, transport: HttpTransport
+) -> None:
     frames = [bytes([number % 256]) * 5_000 for number in range(1_200)]
-    transport.infer(wire(), [frames], 3, 60.0)
-    assert (bodies.sent, peer.connections, len(peer.requests)) == ([], 1, 1)
-    assert peer.bodies[-1] == b"".join(frames), "more pieces than the kernel takes at once"
-    transport.infer(wire(), [[bytes(FAR_BYTES + 8)]], 7, 1.0)
-    assert bodies.sent == [7]
-    transport.close()
+    transport.send(wire(), SPECS, [frames], 3, 60.0)
+    assert (peer.connections, len(peer.requests)) == (1, 1)
+    assert peer.bodies[-1] == b"".join(frames)
 
 
 def test_under_tls_nothing_for_another_host_goes_in_plain_text(peer: Peer) -> None:
@@ -458,8 +457,8 @@ def test_a_worker_is_not_to_blame_for_what_still_arrives_when_time_is_over(
     sendings = Sendings()
     transport, _ = transport_to(peer.port, same_host=False, sendings=sendings)
     seen: list[int] = []
-    with pytest.raises(HopFailure) as failure, _watched(sendings, seen):
-        transport.infer(wire(), [[bytes(24_000_000)]], 3, 1.2)
+    with pytest.raises(HopFailure) as failure, watched(sendings, seen):
+        transport.send(wire(), SPECS, [[bytes(24_000_000)]], 3, 1.2)
     assert failure.value.kind is kind
     assert failure.value.kind.blames_worker is not slowly
     assert seen, "what is on its way can be asked for"
@@ -470,7 +469,7 @@ def test_a_worker_is_not_to_blame_for_what_still_arrives_when_time_is_over(
 
 
 @contextlib.contextmanager
-def _watched(sendings: Sendings, seen: list[int]) -> Iterator[None]:
+def watched(sendings: Sendings, seen: list[int]) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:

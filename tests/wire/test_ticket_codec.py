@@ -71,8 +71,8 @@ def test_what_stages_need_of_the_way_arrives_with_it(
 
 def test_a_ticket_of_another_format_is_refused() -> None:
     text = encode(wire(), Keys.none())
-    with pytest.raises(TicketError, match="format 1; this stage reads format 2"):
-        decode(text.replace('{"v":2,', '{"v":1,'), Keys.none(), 0)
+    with pytest.raises(TicketError, match="format 1; this stage reads format 3"):
+        decode(text.replace('{"v":3,', '{"v":1,'), Keys.none(), 0)
 
 
 def test_any_change_of_a_signed_ticket_is_noticed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Connections to servers' HTTP endpoints that stay open between calls."""
+"""Connections to servers that stay open between calls."""
 
 from __future__ import annotations
 
@@ -6,27 +6,42 @@ import contextlib
 import socket
 import threading
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeVar
 
 from python_backend.wire.clock import now_us
 
 IDLE_S: Final = 5.0
 """A connection that nothing was sent on for so long is closed."""
-Connection = socket.socket
 Address = tuple[str, int]
-"""Host and HTTP port."""
+"""Host and port."""
+
+
+class Closable(Protocol):
+    """A socket, or what has one of its own."""
+
+    def close(self) -> None:
+        """Close it."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Wake up who waits in it. Raises OSError."""
+
+
+Connection = TypeVar("Connection", bound=Closable)
 
 
 class NoEndpoint(Exception):
-    """Nobody listens: the server is gone, or serves no HTTP."""
+    """Nobody listens: the server is gone, or has no such endpoint."""
 
 
-class Connections:
+class Connections(Generic[Connection]):
     """Open connections: those of calls, and idle ones by address, the one used last on top. Thread-safe. A
     thread closes what has been idle for long; it lives while there is any.
     """
 
-    def __init__(self, idle_s: float) -> None:
+    def __init__(self, idle_s: float, make: Callable[[socket.socket, Address], Connection]) -> None:
+        """make: a connection of a new socket. May raise OSError."""
+        self._make = make
         self._idle_us = round(idle_s * 1e6)
         self._kept: dict[Address, deque[tuple[int, Connection]]] = {}
         self._used: set[Connection] = set()
@@ -47,11 +62,12 @@ class Connections:
         if self._closing.is_set():
             raise ConnectionAbortedError("the transport is closed")
         try:
-            connection = socket.create_connection(address, timeout=timeout_s)
+            opened = socket.create_connection(address, timeout=timeout_s)
         except ConnectionRefusedError as error:
             raise NoEndpoint from error
-        connection.settimeout(None)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        opened.settimeout(None)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = self._make(opened, address)
         if self._in_use(connection) is None:
             raise ConnectionAbortedError("the transport is closed")
         return connection

@@ -187,14 +187,19 @@ def error_of(content: Buffer) -> str | None:
 
 
 def _receive(connection: socket.socket, received: bytearray, end_us: int) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _time_left(end_us))
-    try:
-        piece = connection.recv(_RECEIVE_BYTES)
-    except BlockingIOError:
-        raise TimeoutError from None
+    piece = next_piece(connection, end_us)
     if not piece:
         raise Broken(begun=bool(received))
     received += piece
+
+
+def next_piece(connection: socket.socket, end_us: int) -> bytes:
+    """What comes next; empty where the other side has closed it. Raises OSError, TimeoutError at `end_us`."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _time_left(end_us))
+    try:
+        return connection.recv(_RECEIVE_BYTES)
+    except BlockingIOError:
+        raise TimeoutError from None
 
 
 def left_s(end_us: int) -> float:

@@ -1,14 +1,12 @@
 """Hops through Triton's HTTP endpoint, over plain sockets that stay open.
 
 A small message costs a third of the processor time of a gRPC call here (0.1 against 0.32 ms) and a quarter
-less in the server, which counts once per batch on both sides of every hop. A large one is sent to another
-host from where its frames lie: the kernel's copy is the only one.
+less in the server, which counts once per batch on both sides of every hop.
 
 Rules
-- Small messages to servers of this host go this way, also those that say where in shared memory a batch
-  lies; what has found no place there goes through gRPC bodies. To other hosts all but the largest go this
-  way.
-- Everything goes through gRPC bodies if the server has no HTTP endpoint, and to other hosts under TLS.
+- Small messages go this way, also those that say where in shared memory a batch lies. Large ones go through
+  gRPC bodies: to another host by wire.http2, within this one by the library.
+- Everything goes through the library's if the server has no HTTP endpoint, and to other hosts under TLS.
 - A connection carries one request at a time. One that was kept and turns out closed, as after a restart of
   its server, is replaced and the request sent again: execution is at least once.
 - Every wait has the time limit of its call; a connection whose call ran out of time is closed.
@@ -27,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -36,9 +35,10 @@ from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http import messages
-from python_backend.wire.http.connections import IDLE_S, Connection, Connections, NoEndpoint
+from python_backend.wire.http.connections import IDLE_S, Connections, NoEndpoint
 from python_backend.wire.http.messages import Answer, Broken
 from python_backend.wire.http.sendings import Sending, Sendings
+from python_backend.wire.http2.transport import Http2Calls
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import (
@@ -56,8 +56,6 @@ from python_backend.wire.transport import (
 
 LARGEST_BYTES: Final = 131_072
 """Of tensors in a message; above this gRPC's copies cost no more than HTTP's."""
-FAR_BYTES: Final = 33_554_432
-"""The same, to another host; servers from 25.08 on take at most 64 MB of a request this way."""
 _QUICK_BYTES: Final = 12_288
 """Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
 _CODES = {
@@ -79,24 +77,27 @@ class HttpTransport:
     ) -> None:
         """far: whether other hosts may be sent plain HTTP. sendings: told what is on its way there."""
         self._grpc = grpc
-        self._far_bytes = FAR_BYTES if far else -1
+        self._far = far
         self._targets = targets
-        self._connections = Connections(idle_s)
+        self._connections = Connections(idle_s, lambda connection, _: connection)
         self._head = functools.lru_cache(maxsize=4096)(messages.request_head)
         self._ids = itertools.count()
         self._sendings = sendings or Sendings()
+        self._large = Http2Calls(grpc, self._sendings, idle_s)
 
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
         target = self._targets[worker_of(wire)]
-        if size_of(tensors) > (LARGEST_BYTES if target.same_host else self._far_bytes):
+        if size_of(tensors) <= LARGEST_BYTES and (target.same_host or self._far):
+            return self.send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
+        if target.same_host or not self._far:
             return self._grpc.infer(wire, tensors, batch, timeout_s)
-        return self.send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
+        return self._large.infer(wire, target, target.inputs, in_message(wire, tensors), batch, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
         target = self._targets[worker_of(wire)]
-        if size_of(tensors) > (_QUICK_BYTES if target.same_host else min(_QUICK_BYTES, self._far_bytes)):
+        if size_of(tensors) > _QUICK_BYTES or not (target.same_host or self._far):
             return None
         return self.begin_send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
 
@@ -116,6 +117,7 @@ class HttpTransport:
     def close(self) -> None:
         """See Transport."""
         self._connections.close()
+        self._large.close()
         self._grpc.close()
 
 
@@ -147,7 +149,7 @@ class _Call:
         head = transport._head(tuple(specs), batch, size)
         self._id = next(transport._ids)
         self._make = functools.partial(_message, transport, wire, head, tensors, self._id)
-        self._begun: Connection | None = None
+        self._begun: socket.socket | None = None
         self._was_arriving = False
         """Whether the message moved towards the end of a call that ran out of time."""
         self._rest: list[Buffer] = []
@@ -227,7 +229,7 @@ class _Call:
             connections.give(self._address, connection)
             return answer
 
-    def _note(self, connection: Connection, message: list[Buffer]) -> None:
+    def _note(self, connection: socket.socket, message: list[Buffer]) -> None:
         if self._is_far and self._wire.ticket is not None:
             self._sending = Sending(connection, sum(map(len, message)))
             self._transport._sendings.begun(self._wire.ticket.batch_id, self._sending)
