@@ -63,6 +63,7 @@ def run(base: str = "", turns: int = 20, window: float = 0.5, stages: str = LOOP
                     if number >= 0:  # the first turn warms up
                         figure = f"cpu_us_per_frame_{size}.{kind}"
                         found.setdefault(figure, []).append((told[before], told[after]))
+            print(f"turn {number + 1} of {turns}", file=sys.stderr, flush=True)
     figures = {figure: _figures(turns) for figure, turns in found.items()}
     return {"pool_latency_us": latency_us, "stages": stages, **figures}
 
@@ -72,8 +73,10 @@ def _figures(turns: Sequence[Windows]) -> dict[str, Any]:
     del told["ratios"]
     for when, windows in zip(("before", "after"), zip(*turns, strict=True), strict=True):
         parts = [window["parts"] for window in windows]
+        # A process that took no tick of the clock in a window is not in it.
         told[f"parts_{when}"] = {
-            part: round(statistics.median(each[part] for each in parts)) for part in parts[0]
+            part: round(statistics.median(each.get(part, 0.0) for each in parts))
+            for part in sorted(set().union(*parts))
         }
     return told
 
