@@ -25,7 +25,7 @@ _MORE_AFTER: Final = 1 << 24
 _REFUSED: Final = 7
 
 
-class Unserved(ConnectionError):
+class Unserved(Exception):
     """The connection takes no call any more, and this one was not begun by the server."""
 
 
@@ -90,7 +90,7 @@ class Http2Connection:
         return size + frames.FRAME_HEAD_BYTES * -(-size // self._frame)
 
     def call(self, path: str, message: Sequence[Buffer], end_us: int) -> Answered:
-        """Make a call. Raises OSError (Unserved, and TimeoutError at `end_us`), Broken, Reset, and ValueError
+        """Make a call. Raises OSError, TimeoutError at `end_us`, Broken, Unserved, Reset, and ValueError
         for what is no HTTP/2.
         """
         self._stream += 2

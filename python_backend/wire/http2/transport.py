@@ -23,7 +23,13 @@ from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http.connections import IDLE_S, Address, Connections, NoEndpoint
 from python_backend.wire.http.messages import Broken, left_s
 from python_backend.wire.http.sendings import Sending, Sendings
-from python_backend.wire.http2.connection import Answered, Http2Connection, Reset, connected
+from python_backend.wire.http2.connection import (
+    Answered,
+    Http2Connection,
+    Reset,
+    Unserved,
+    connected,
+)
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Bodies, Outputs, Pieces, Target, failure_from, worker_of
 
@@ -85,7 +91,7 @@ class _Call:
             answered = self._answered()
         except TimeoutError:
             raise self._out_of_time() from None
-        except (OSError, NoEndpoint, Broken, ValueError) as error:
+        except (OSError, NoEndpoint, Broken, Unserved, ValueError) as error:
             raise self._failure(FailureKind.UNREACHABLE, repr(error)) from None
         except Reset as error:
             raise self._failure(FailureKind.COMPUTE, str(error)) from None
@@ -107,7 +113,7 @@ class _Call:
             connection = kept or connections.open(self._address, left_s(self._end_us))
             try:
                 answered = self._made_on(connection)
-            except (ConnectionError, Broken) as error:
+            except (ConnectionError, Broken, Unserved) as error:
                 connections.drop(connection)
                 if kept is None or (isinstance(error, Broken) and error.begun):
                     raise
