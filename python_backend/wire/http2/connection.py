@@ -268,4 +268,5 @@ class _Answer:
 def _unpadded(flags: int, content: bytes, skipped: int) -> bytes:
     if not flags & frames.PADDED:
         return content[skipped:] if skipped else content
-    return content[1 + skipped : len(content) - content[0]]
+    end = len(content) - content[0]
+    return content[1 + skipped : end]
