@@ -5,7 +5,9 @@ seeded. Every turn is kept in the results file, so a run goes on where another e
 
 Losses are permanent, of a random stage server, half at 70 % and half at 95 % of what the plan for what
 remains serves at 99 % in simulation. Healed: the new revision serves, and every later second attains 0.97;
-heal_undisturbed_s: 0.97 of what that plan serves of that second in simulation without any loss.
+heal_undisturbed_s: 0.97 of what that plan serves of that second in simulation without any loss. Calm turns
+have the arrivals of losses at 95 % on servers that serve the plan without the lost one from the start: how
+often would a healing that takes no time have missed 5 s.
 Rollouts go between two plans, half of them on GPUs whose memory does not hold both; some are killed and
 taken up again. Loads: rollouts there and back until so many workers were loaded, and what is held more by it.
 """
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.helpers.heal.loads import load_and_unload
-from benchmarks.helpers.heal.turns import constant, flap, lose, roll, turn_load
+from benchmarks.helpers.heal.turns import calm, constant, flap, lose, roll, turn_load
 from benchmarks.helpers.kept import Kept
 from benchmarks.helpers.report import main
 
@@ -32,6 +34,7 @@ _NO_END_S = 1e9
 
 def run(
     losses: int = 20,
+    calms: int = 10,
     rollouts: int = 20,
     kills: int = 5,
     moves: int = 1,
@@ -57,7 +60,7 @@ def run(
     kept = Kept(Path(results) if results else None, settings)
     end_s = time.monotonic() + limit_s
     left = 0
-    for name, turn in _turns(losses, rollouts, kills, moves, flap_s, constant_s, loads, seed):
+    for name, turn in _turns(losses, calms, rollouts, kills, moves, flap_s, constant_s, loads, seed):
         if name in kept or not name.startswith(only):
             continue
         if time.monotonic() > end_s:
@@ -70,6 +73,7 @@ def run(
 
 def _turns(
     losses: int,
+    calms: int,
     rollouts: int,
     kills: int,
     moves: int,
@@ -81,6 +85,9 @@ def _turns(
     for number in range(losses):
         load = _LOADS[number % len(_LOADS)]
         yield f"loss/{load}/{seed + number}", lambda load=load, s=seed + number: asdict(lose(load, s))  # type: ignore[misc]
+    for number in range(calms):
+        load, s = _LOADS[-1], seed + len(_LOADS) * number + len(_LOADS) - 1
+        yield f"calm/{load}/{s}", lambda load=load, s=s: asdict(calm(load, s))  # type: ignore[misc]
     half, killed = rollouts // 2, kills // 2
     for breaks, count, dead in ((False, half, killed), (True, rollouts - half, kills - killed)):
         if count:
@@ -110,7 +117,8 @@ def figures(kept: Kept) -> dict[str, Any]:
     made = [turn for turn in rolled if not turn["breaks"]]
     broke = [turn for turn in rolled if turn["breaks"]]
     moved, flaps, still = (list(kept.named(f"{kind}/")) for kind in ("moved", "flap", "constant"))
-    every = [*lost, *rolled, *moved, *flaps, *still]
+    calms = list(kept.named("calm/"))
+    every = [*lost, *calms, *rolled, *moved, *flaps, *still]
     healed = [turn["heal_s"] for turn in lost if turn["heal_s"] is not None]
     loaded = list(kept.named("loads/"))
     return {
@@ -124,6 +132,7 @@ def figures(kept: Kept) -> dict[str, Any]:
         "heal_undisturbed_s_max": max(
             (each for turn in lost if (each := turn.get("heal_undisturbed_s")) is not None), default=None
         ),
+        "calm_missed_mean": round(statistics.mean(turn["missed"] for turn in calms), 3) if calms else None,
         "heal_parts_max": parts_of(lost),
         "never_healed": len(lost) - len(healed),
         "attainment_after_loss_min": min((turn["attainment_after"] for turn in lost), default=None),
@@ -169,6 +178,7 @@ if __name__ == "__main__":
         __doc__.split("\n")[0],
         run,
         losses=20,
+        calms=10,
         rollouts=20,
         kills=5,
         moves=1,

@@ -44,6 +44,8 @@ SETTLED_S = 8.0
 READY_S = 60.0
 """At most, for these plans: they are made niced, on cores that have other things to do."""
 AFTER_S = 16.0
+HEALED_WITHIN_S = 5.0
+CALM_S = 80.0
 MIXES = ({"cars": 1.0, "faces": 1.0}, {"cars": 1.0, "faces": 3.0})
 ROLLOUT_LOAD = 0.8
 """Of what the lesser of the two plans was planned for, model by model."""
@@ -69,6 +71,20 @@ class LossTurn:
     parts: LossParts
     attainment_after: float
     possible: float
+    unanswered: int
+    wrong: int
+    double: int
+
+
+@dataclass(frozen=True)
+class CalmTurn:
+    """missed: of the moments at which a server could have been lost and the plan without it could have served
+    at once, the share with a second below _OF_POSSIBLE later than HEALED_WITHIN_S.
+    """
+
+    load: float
+    attained: float
+    missed: float
     unanswered: int
     wrong: int
     double: int
@@ -129,29 +145,50 @@ def capacity(tables: Mapping[str, ServedModel], mix: Mapping[str, float]) -> flo
     return low
 
 
+@dataclass(frozen=True)
+class Loss:
+    """A stage server to kill, the plan without it and what made it wait, and the load that goes with it:
+    frames/s by model, so much of the capacity of what remains. possible: what the plan before could serve of
+    that with what is left.
+    """
+
+    victim: str
+    plan: Plan
+    plan_s: float
+    tables: Mapping[str, ServedModel]
+    rates: Mapping[str, float]
+    possible: float
+
+
+def drawn(fleet: HealFleet, load: float, seed: int) -> Loss:
+    """The loss of this seed."""
+    choose = random.Random(seed)
+    victim = choose.choice([server.name for server in fleet.manifest.servers if server.models])
+    mix = {model.model: model.throughput_rps for model in fleet.plan.models}
+    truth = Truth(out=frozenset({victim}), rates_rps=mix)
+    began_s = time.monotonic()
+    plan = plan_now(fleet.problem, truth, fleet.plan)
+    plan_s = time.monotonic() - began_s
+    tables = tables_of(plan, problem_now(fleet.problem, truth))
+    factor = load * capacity(tables, mix)
+    rates = {model: factor * rate for model, rate in mix.items()}
+    left = tables_of(what_is_left(fleet.plan, fleet.problem, truth), fleet.problem)
+    possible = sum(min(rates[m], left[m].planned_rps) for m in rates if m in left) / sum(rates.values())
+    return Loss(victim, plan, plan_s, tables, rates, min(1.0, possible))
+
+
 def lose(load: float, seed: int) -> LossTurn:
     """Kill a stage server for good under so much of the capacity of what remains."""
-    choose = random.Random(seed)
     with served_fleet(mix=seed % 2) as (fleet, served):
-        victim = choose.choice([server.name for server in fleet.manifest.servers if server.models])
-        mix = {model.model: model.throughput_rps for model in fleet.plan.models}
-        truth = Truth(out=frozenset({victim}), rates_rps=mix)
-        began_s = time.monotonic()
-        other = plan_now(fleet.problem, truth, fleet.plan)
-        plan_s = time.monotonic() - began_s
-        tables = tables_of(other, problem_now(fleet.problem, truth))
-        factor = load * capacity(tables, mix)
-        rates = {model: factor * rate for model, rate in mix.items()}
-        left = tables_of(what_is_left(fleet.plan, fleet.problem, truth), fleet.problem)
-        possible = sum(min(rates[m], left[m].planned_rps) for m in rates if m in left) / sum(rates.values())
-        stretches = [(READY_S + AFTER_S + 20.0, rates)]
-        calm = Undisturbed(tables, {model: arrivals_us(model, stretches, seed) for model in rates})
+        loss = drawn(fleet, load, seed)
+        stretches = [(READY_S + AFTER_S + 20.0, loss.rates)]
+        calm = Undisturbed(loss.tables, {model: arrivals_us(model, stretches, seed) for model in loss.rates})
         watched = Watched()
         with FleetLoad(fleet.manifest, stretches, seed) as load_on, loop(fleet, watched=watched):
             time.sleep(SETTLED_S)
             watched.wait_until_ready(READY_S - SETTLED_S)
             lost_s = load_on.now_s
-            end_for_good(served, victim)
+            end_for_good(served, loss.victim)
             served_s = None
             while load_on.now_s < lost_s + AFTER_S:
                 if served_s is None and serves_another(fleet):
@@ -165,13 +202,46 @@ def lose(load: float, seed: int) -> LossTurn:
         )
         return LossTurn(
             load=load,
-            victim=victim,
-            plan_s=round(plan_s, 3),
+            victim=loss.victim,
+            plan_s=round(loss.plan_s, 3),
             heal_s=None if heal is None else round(heal - lost_s, 2),
             heal_undisturbed_s=None if beyond is None else round(beyond - lost_s, 2),
             parts=watched.parts(load_on.start_s + lost_s, served_s and served_s - lost_s),
             attainment_after=round(load_on.attained(lost_s, lost_s + 10.0), 4),
-            possible=round(min(1.0, possible), 4),
+            possible=round(loss.possible, 4),
+            unanswered=score.unanswered,
+            wrong=score.wrong,
+            double=score.double,
+        )
+
+
+def calm(load: float, seed: int) -> CalmTurn:
+    """The load of a loss on servers that have its plan from the start: what is short there is no part of
+    healing.
+    """
+    with served_fleet(mix=seed % 2) as (fleet, served):
+        loss = drawn(fleet, load, seed)
+        target = prepare(fleet.deployed, loss.plan, fleet.deployed.kept.next_number(1))
+        perform(fleet.deployed, target, "rollout", "measured", before={})
+        end_for_good(served, loss.victim)
+        time.sleep(SETTLED_S)
+        with FleetLoad(fleet.manifest, [(CALM_S + 20.0, loss.rates)], seed) as load_on:
+            time.sleep(CALM_S)
+        score = load_on.score()
+        short_s = [
+            at
+            for at in _steps(SETTLED_S, CALM_S - 1.5 - _WINDOW_S)
+            if load_on.attained(at, at + _WINDOW_S) < _OF_POSSIBLE
+        ]
+        begins_s = list(_steps(SETTLED_S, CALM_S - 1.5 - AFTER_S))
+        missed = [
+            any(begin + HEALED_WITHIN_S <= at < begin + AFTER_S - _WINDOW_S for at in short_s)
+            for begin in begins_s
+        ]
+        return CalmTurn(
+            load=load,
+            attained=round(load_on.attained(SETTLED_S, CALM_S - 1.5), 4),
+            missed=round(sum(missed) / len(missed), 3),
             unanswered=score.unanswered,
             wrong=score.wrong,
             double=score.double,
