@@ -4,7 +4,10 @@
 emulated workers is. Batches fill otherwise each time, and frames cost otherwise: by 15 % and more. Here both
 checkouts serve all the time, with pools of one speed, and windows of load of a few seconds go to one and the
 other in turn, in an order that changes: whatever the host does meanwhile meets both. Ratios are taken within
-a turn. With --stages 127.0.0.2 stages are on another host, as far as either revision knows: nothing goes
+a turn. But each start of servers has a speed of its own for as long as they run, by 1 to 4 %: with --starts
+they are started so many times, the turns are shared out, and the interval is of the starts' means.
+
+With --stages 127.0.0.2 stages are on another host, as far as either revision knows: nothing goes
 through shared memory, and what the message carries is covered by a digest since there is one.
 
     git worktree add --detach ../before REVISION && (cd ../before && scripts/setup)
@@ -21,6 +24,8 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import astuple
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,37 +46,57 @@ class StandFailed(RuntimeError):
     """A checkout's servers did not start, or a window of load failed."""
 
 
-def run(base: str = "", turns: int = 20, window: float = 0.5, stages: str = LOOPBACK) -> Mapping[str, Any]:
+def run(
+    base: str = "", turns: int = 20, starts: int = 1, window: float = 0.5, stages: str = LOOPBACK
+) -> Mapping[str, Any]:
     """The figures. base: a checkout of the revision before, set up. window: of load, in parts of what
     `dispatch` sends. stages: address of their server, of loopback. Raises ValueError, StandFailed."""
     if not (Path(base) / "pyproject.toml").is_file():
         raise ValueError(f"--base {base!r}: expected a folder with a checkout of the revision before")
     if turns < 2 or window <= 0:
         raise ValueError(f"--turns {turns}, --window {window:g}: expected 2 or more, and above 0")
+    if starts < 1 or turns % starts:
+        raise ValueError(f"--starts {starts}: expected 1 or more, of which --turns {turns} is a multiple")
     with tempfile.TemporaryDirectory(prefix="ppipe-dispatch-") as folder:
         latency_us = look_at_bare(Path(folder))
     asked = {"latency_us": latency_us, "stages": stages}
+    found: dict[str, list[list[Windows]]] = {}
+    for start in range(starts):
+        print(f"start {start + 1} of {starts}", file=sys.stderr, flush=True)
+        with Stand(Path(base).resolve(), asked) as before, Stand(_ROOT, asked) as after:
+            for figure, told in _turns(before, after, turns // starts, window, stages).items():
+                found.setdefault(figure, []).append(told)
+    figures = {figure: _figures(told) for figure, told in found.items()}
+    return {"pool_latency_us": latency_us, "stages": stages, "starts": starts, **figures}
+
+
+def _turns(before: Stand, after: Stand, turns: int, window: float, stages: str) -> dict[str, list[Windows]]:
+    """Of servers that stand, by figure."""
     kinds = KINDS if stages == LOOPBACK else KINDS[:1]
     found: dict[str, list[Windows]] = {}
-    with Stand(Path(base).resolve(), asked) as before, Stand(_ROOT, asked) as after:
-        for number in range(-1, turns):
-            for size, (_, _, requests) in SIZES.items():
-                for kind in kinds:
-                    load = f"{size} {kind} {max(30, round(window * requests))}"
-                    order = (before, after) if number % 2 else (after, before)
-                    told = {stand: stand.window(load) for stand in order}
-                    if number >= 0:  # the first turn warms up
-                        figure = f"cpu_us_per_frame_{size}.{kind}"
-                        found.setdefault(figure, []).append((told[before], told[after]))
-            print(f"turn {number + 1} of {turns}", file=sys.stderr, flush=True)
-    figures = {figure: _figures(turns) for figure, turns in found.items()}
-    return {"pool_latency_us": latency_us, "stages": stages, **figures}
+    for number in range(-1, turns):
+        for size, (_, _, requests) in SIZES.items():
+            for kind in kinds:
+                load = f"{size} {kind} {max(30, round(window * requests))}"
+                order = (before, after) if number % 2 else (after, before)
+                told = {stand: stand.window(load) for stand in order}
+                if number >= 0:  # the first turn warms up
+                    figure = f"cpu_us_per_frame_{size}.{kind}"
+                    found.setdefault(figure, []).append((told[before], told[after]))
+        print(f"turn {number + 1} of {turns}", file=sys.stderr, flush=True)
+    return found
 
 
-def _figures(turns: Sequence[Windows]) -> dict[str, Any]:
-    told = summary([Turn(before["cpu_us"], after["cpu_us"]) for before, after in turns])
+def _figures(starts: Sequence[Sequence[Windows]]) -> dict[str, Any]:
+    each = [[Turn(before["cpu_us"], after["cpu_us"]) for before, after in turns] for turns in starts]
+    means = [
+        Turn(*(statistics.geometric_mean(side) for side in zip(*map(astuple, turns), strict=True)))
+        for turns in each
+    ]
+    told = summary(means if len(means) > 1 else each[0])
+    told["turns"] = sum(map(len, each))
     del told["ratios"]
-    for when, windows in zip(("before", "after"), zip(*turns, strict=True), strict=True):
+    for when, windows in zip(("before", "after"), zip(*chain(*starts), strict=True), strict=True):
         parts = [window["parts"] for window in windows]
         # A process that took no tick of the clock in a window is not in it.
         told[f"parts_{when}"] = {
@@ -134,6 +159,7 @@ if __name__ == "__main__":
             run,
             base="",
             turns=20,
+            starts=1,
             window=0.5,
             stages=LOOPBACK,
         )
