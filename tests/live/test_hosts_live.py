@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ppipe.bench.frames import encode_jpeg, make_pictures
 from ppipe.bench.target import public_request
 from python_backend.stage.executors.emulated import frame_tag
+from python_backend.wire.http.transport import LARGEST_BYTES
 from tests.live.hosts import Host, HostsServed, Link, hosts, jpeg_model, require_hosts, serve_on_hosts
 from tests.waiting import wait_for
 
@@ -76,6 +78,21 @@ def test_what_leaves_the_entry_is_little_more_than_the_frames(three: Hosts) -> N
     sent = three.made["entry"].sent_bytes() - before
     frames = 5 * sum(len(encode_jpeg(picture)) for picture in PICTURES)
     assert frames < sent < 1.2 * frames, "as tensors they would be twenty times as large"
+
+
+def test_large_frames_cross_the_network_from_where_they_lie(three: Hosts) -> None:
+    """By gRPC calls over sockets of the dispatcher's own (wire.http2), to whichever host."""
+    noise = np.random.default_rng(7).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    tag = frame_tag(encode_jpeg(noise))
+    assert len(encode_jpeg(noise)) > LARGEST_BYTES
+    request = public_request(three.served.manifest.models[0], noise)
+    request.model_name = "net"
+    request.parameters["timeout"].int64_param = 2_000_000
+    with grpc.insecure_channel(three.served.address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        calls = [stub.ModelInfer.future(request, timeout=10) for _ in range(12)]
+        answers = [call.result().raw_output_contents[0][:8] for call in calls]
+    assert answers == [tag] * 12
 
 
 def test_a_host_that_ends_is_done_without_and_is_back_when_it_is_started(three: Hosts) -> None:

@@ -1,6 +1,7 @@
 """A connection to a gRPC server over plain TCP that carries one call at a time.
 
 Rules
+- A server is heard before the first call: its windows and frames are as large as it says.
 - What is sent goes out from where it lies, in frames as large as the server takes, no more at once than its
   windows have room for; while there is none, its frames are read.
 - Its windows are ours alone: the same socket carries nobody else's call. Ours have no bounds that matter.
@@ -11,7 +12,7 @@ Rules
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from python_backend.wire.http import messages
@@ -61,6 +62,8 @@ class Http2Connection:
         self._stream_window = 0
         self._received = bytearray()
         self._taken = 0
+        self._is_heard = False
+        """The server has told its settings."""
         self._is_left = False
         """The server said that it goes away."""
         hello = {
@@ -84,21 +87,27 @@ class Http2Connection:
         """Whether another call can be made on it."""
         return not self._is_left and self._stream + 2 < frames.LAST_STREAM
 
-    def bytes_of(self, message: Sequence[Buffer]) -> int:
-        """How many a message takes on the connection, in whole frames and without a header list."""
-        size = frames.MESSAGE_HEAD_BYTES + sum([len(piece) for piece in message])
-        return size + frames.FRAME_HEAD_BYTES * -(-size // self._frame)
-
-    def call(self, path: str, message: Sequence[Buffer], end_us: int) -> Answered:
-        """Make a call. Raises OSError, TimeoutError at `end_us`, Broken, Unserved, Reset, and ValueError
+    def call(
+        self,
+        path: str,
+        message: Sequence[Buffer],
+        end_us: int,
+        begun: Callable[[int], None] = lambda size: None,
+    ) -> Answered:
+        """Make a call. begun: told before anything of it goes out how many bytes of this connection it takes,
+        or a few less. Raises OSError, TimeoutError at `end_us`, Broken, Unserved, Reset, and ValueError
         for what is no HTTP/2.
         """
         self._stream += 2
         self._stream_window = self._initial_window
         answer = _Answer()
         self._hear_waiting(answer)
+        while not self._is_heard:
+            self._hear(answer, end_us)
         if self._is_left:
             raise Unserved("the server goes away")
+        size = frames.MESSAGE_HEAD_BYTES + sum([len(piece) for piece in message])
+        begun(size + frames.FRAME_HEAD_BYTES * -(-size // self._frame))
         self._send(path, message, answer, end_us)
         while not answer.ended:
             self._hear(answer, end_us)
@@ -205,6 +214,7 @@ class Http2Connection:
             answer.data(flags, content)
 
     def _settings(self, content: bytes) -> None:
+        self._is_heard = True
         for name, value in frames.settings_of(content):
             if name == frames.INITIAL_WINDOW_SIZE:
                 self._stream_window += value - self._initial_window

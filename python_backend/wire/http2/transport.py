@@ -130,11 +130,14 @@ class _Call:
     def _made_on(self, connection: Http2Connection) -> Answered:
         # Made for each sending: a ticket is good once.
         message = self._calls._bodies.request(self._wire, self._specs, self._tensors, self._batch)
-        if self._wire.ticket is not None:
-            self._sending = Sending(connection.socket, connection.bytes_of(message))
-            self._calls._sendings.begun(self._wire.ticket.batch_id, self._sending)
+
+        def begun(size: int) -> None:
+            if self._wire.ticket is not None:
+                self._sending = Sending(connection.socket, size)
+                self._calls._sendings.begun(self._wire.ticket.batch_id, self._sending)
+
         try:
-            return connection.call(kserve.INFER_METHOD, message, self._end_us)
+            return connection.call(kserve.INFER_METHOD, message, self._end_us, begun)
         except TimeoutError:
             raise self._out_of_time() from None
 
