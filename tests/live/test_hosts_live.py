@@ -81,7 +81,7 @@ def test_what_leaves_the_entry_is_little_more_than_the_frames(three: Hosts) -> N
 
 
 def test_large_frames_cross_the_network_from_where_they_lie(three: Hosts) -> None:
-    """By gRPC calls over sockets of the dispatcher's own (wire.http2), to whichever host."""
+    """And so do cuts of two frames, as gRPC calls over sockets of the stages' own (wire.http2)."""
     noise = np.random.default_rng(7).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     tag = frame_tag(encode_jpeg(noise))
     assert len(encode_jpeg(noise)) > LARGEST_BYTES

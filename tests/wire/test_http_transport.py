@@ -26,6 +26,7 @@ from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
 from tests.dispatcher.test_driver import manifest
 from tests.waiting import wait_for
+from tests.wire.test_ragged import INFOS
 
 WORKER = "m.p0.s0.w0"
 NUMBERS = np.arange(3, dtype=np.int64)
@@ -412,6 +413,17 @@ def test_a_message_in_more_pieces_than_the_kernel_takes_at_once_arrives(
     transport.send(wire(), SPECS, [frames], 3, 60.0)
     assert (peer.connections, len(peer.requests)) == (1, 1)
     assert peer.bodies[-1] == b"".join(frames)
+
+
+def test_clients_frames_go_to_another_host_this_way_and_large_tensors_do_not(peer: Peer) -> None:
+    transport, _ = transport_to(peer.port, same_host=False)
+    frames = WireTicket("d", 1, hop=0, ticket=wire().ticket, ingress=INFOS)
+    transport.infer(frames, [[bytes(LARGEST_BYTES)] for _ in INFOS], len(INFOS), 5.0)
+    assert (peer.connections, len(peer.requests)) == (1, 1)
+    with pytest.raises(HopFailure, match="NoEndpoint"):  # nobody takes gRPC there
+        transport.infer(wire(), [[bytes(LARGEST_BYTES + 8)]], 7, 5.0)
+    assert peer.connections == 1
+    transport.close()
 
 
 def test_under_tls_nothing_for_another_host_goes_in_plain_text(peer: Peer) -> None:

@@ -4,8 +4,9 @@ A small message costs a third of the processor time of a gRPC call here (0.1 aga
 less in the server, which counts once per batch on both sides of every hop.
 
 Rules
-- Small messages go this way, also those that say where in shared memory a batch lies. Large ones go through
-  gRPC bodies: to another host by wire.http2, within this one by the library.
+- Small messages go this way, also those that say where in shared memory a batch lies, and clients' frames to
+  another host. Large tensors go through gRPC bodies: to another host by wire.http2, within this one by the
+  library.
 - Everything goes through the library's if the server has no HTTP endpoint, and to other hosts under TLS.
 - A connection carries one request at a time. One that was kept and turns out closed, as after a restart of
   its server, is replaced and the request sent again: execution is at least once.
@@ -56,6 +57,8 @@ from python_backend.wire.transport import (
 
 LARGEST_BYTES: Final = 131_072
 """Of tensors in a message; above this gRPC's copies cost no more than HTTP's."""
+FAR_BYTES: Final = 33_554_432
+"""Of clients' frames to another host; servers from 25.08 on take at most 64 MB of a request this way."""
 _QUICK_BYTES: Final = 12_288
 """Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
 _CODES = {
@@ -88,9 +91,12 @@ class HttpTransport:
     def infer(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Outputs:
         """See Transport."""
         target = self._targets[worker_of(wire)]
-        if size_of(tensors) <= LARGEST_BYTES and (target.same_host or self._far):
+        if not (target.same_host or self._far):
+            return self._grpc.infer(wire, tensors, batch, timeout_s)
+        far_frames = wire.carries_frames and not target.same_host
+        if size_of(tensors) <= (FAR_BYTES if far_frames else LARGEST_BYTES):
             return self.send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
-        if target.same_host or not self._far:
+        if target.same_host:
             return self._grpc.infer(wire, tensors, batch, timeout_s)
         return self._large.infer(wire, target, target.inputs, in_message(wire, tensors), batch, timeout_s)
 
