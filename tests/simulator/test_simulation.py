@@ -183,7 +183,8 @@ def test_memory_does_not_grow_with_the_number_of_frames() -> None:
         assert counts.offered == frames
         return size
 
-    assert peak(40_000) < 1.5 * peak(10_000)
+    # One number kept of each frame would be three times as much; other threads' memory is counted too.
+    assert peak(40_000) - peak(10_000) < 10 * 30_000
 
 
 def test_reports_add_up() -> None:
