@@ -228,19 +228,20 @@ def calm(load: float, seed: int) -> CalmTurn:
         with FleetLoad(fleet.manifest, [(CALM_S + 20.0, loss.rates)], seed) as load_on:
             time.sleep(CALM_S)
         score = load_on.score()
+        end_s = CALM_S - 1.5
         short_s = [
             at
-            for at in _steps(SETTLED_S, CALM_S - 1.5 - _WINDOW_S)
+            for at in _steps(SETTLED_S, end_s - _WINDOW_S)
             if load_on.attained(at, at + _WINDOW_S) < _OF_POSSIBLE
         ]
-        begins_s = list(_steps(SETTLED_S, CALM_S - 1.5 - AFTER_S))
+        begins_s = list(_steps(SETTLED_S, end_s - AFTER_S))
         missed = [
             any(begin + HEALED_WITHIN_S <= at < begin + AFTER_S - _WINDOW_S for at in short_s)
             for begin in begins_s
         ]
         return CalmTurn(
             load=load,
-            attained=round(load_on.attained(SETTLED_S, CALM_S - 1.5), 4),
+            attained=round(load_on.attained(SETTLED_S, end_s), 4),
             missed=round(sum(missed) / len(missed), 3),
             unanswered=score.unanswered,
             wrong=score.wrong,
