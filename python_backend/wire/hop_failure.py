@@ -79,6 +79,17 @@ class HopFailure(Exception):
         return _MARK + json.dumps(plain)
 
 
+def out_of_time(hop: int, worker: str, timeout_s: float, was_arriving: bool) -> HopFailure:
+    """Of a call that was not answered in time. was_arriving: its message was still moving towards the end,
+    so its link is at fault and not its worker.
+    """
+    reason = f"no answer within {timeout_s * 1e3:.0f} ms"
+    if was_arriving:
+        text = f"{reason}; its message was still arriving towards the end"
+        return HopFailure(FailureKind.EXPIRED, hop, worker, text)
+    return HopFailure(FailureKind.TIMED_OUT, hop, worker, reason)
+
+
 def from_wire(message: str) -> HopFailure | None:
     """The failure inside a Triton error's message, or None if it was not written by a stage of ours."""
     _, mark, text = message.partition(_MARK)

@@ -51,7 +51,9 @@ from python_backend.wire.signing.signatures import is_signed, object_in, signed_
 
 PARAMETER: Final = "ppipe_ticket"
 FORMAT: Final = 3
-"""2: places. A field that may be left out needs no new number; one that changes what others mean does."""
+"""2: places; 3: digests by AEGIS. A field that may be left out needs no new number; one that changes what
+others mean does.
+"""
 FOREIGN_KEY: Final = "the signature is not of this deployment's dispatcher"
 ANONYMOUS_PROBE_TEXT: Final = '{"probe":true}'
 _IN_A_CHAIN: Final = "chain"

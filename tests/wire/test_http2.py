@@ -75,6 +75,17 @@ class Server:
         self.given.append(request)
         return self.serve(request, context)
 
+    def hold(self) -> threading.Event:
+        """From now on answers wait until this is set."""
+        released = threading.Event()
+
+        def wait(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+            released.wait(10)
+            return summed(request, context)
+
+        self.serve = wait
+        return released
+
     def stop(self, grace: float | None = None) -> None:
         self._server.stop(grace).wait()
 
@@ -93,14 +104,17 @@ class Caller:
         deployment = manifest()
         found = targets_of(deployment, deployment.models[0], deployment.entry.host)
         self._target: Target = replace(
-            found[WORKER], server=replace(found[WORKER].server, grpc_port=port), same_host=False
+            found[WORKER],
+            server=replace(found[WORKER].server, grpc_port=port),
+            inputs=SPECS,
+            same_host=False,
         )
         self.sendings = Sendings()
         self._grpc = GrpcTransport({WORKER: self._target}, Keys.none())
         self._calls = Http2Calls(self._grpc, self.sendings, idle_s)
 
     def infer(self, data: list[Any], timeout_s: float = 10.0, ticket: WireTicket | None = None) -> list[int]:
-        outputs = self._calls.infer(ticket or wire(), self._target, SPECS, [data], 3, timeout_s)
+        outputs = self._calls.infer(ticket or wire(), self._target, [data], 3, timeout_s)
         sums: list[int] = outputs["y"].tolist()
         return sums
 
@@ -197,13 +211,7 @@ def test_a_restarted_server_is_reached_by_a_new_connection(server: Server) -> No
 
 
 def test_a_call_has_its_time_and_no_more(server: Server) -> None:
-    released = threading.Event()
-
-    def wait(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        released.wait(10)
-        return summed(request, context)
-
-    server.serve = wait
+    released = server.hold()
     with caller_of(server.port) as caller:
         began_s = time.monotonic()
         with pytest.raises(HopFailure) as failure:
@@ -216,13 +224,7 @@ def test_a_call_has_its_time_and_no_more(server: Server) -> None:
 
 
 def test_close_ends_calls_that_wait_for_an_answer(server: Server) -> None:
-    released = threading.Event()
-
-    def wait(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        released.wait(10)
-        return summed(request, context)
-
-    server.serve = wait
+    released = server.hold()
     with caller_of(server.port) as caller, ThreadPoolExecutor(1) as threads:
         asked = threads.submit(caller.infer, batch())
         wait_for(lambda: bool(server.given))
@@ -240,13 +242,7 @@ def test_connections_that_nothing_needs_any_more_are_closed(server: Server) -> N
 
 def test_what_has_come_whole_is_not_under_way_any_more(server: Server) -> None:
     """While its worker computes, on a new connection and on one that was used: the link is free then."""
-    released = threading.Event()
-
-    def wait(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
-        released.wait(10)
-        return summed(request, context)
-
-    server.serve = wait
+    released = server.hold()
     with caller_of(server.port) as caller, ThreadPoolExecutor(1) as threads:
         for _ in range(3):
             released.clear()
@@ -356,11 +352,25 @@ def test_answers_are_read_however_they_come(answer: bytes) -> None:
         (frame(frames.HEADERS, GOOD, frames.END_HEADERS | frames.END_STREAM, 1), ValueError),
         (frame(frames.HEADERS, b"\xff" * 9, frames.END_HEADERS | frames.END_STREAM, 1), ValueError),
         (frame(frames.HEADERS, STATUS, frames.END_HEADERS | frames.END_STREAM, 1), ValueError),
+        (frame(frames.DATA, b"", frames.PADDED, 1), ValueError),
+        (frames.settings({frames.MAX_FRAME_SIZE: 0}), ValueError),
         (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", ValueError),
         (b"220 mail.example ESMTP\r\n\r\n", ValueError),
         (b"", TimeoutError),
     ],
-    ids=["refused", "reset", "away", "no status", "no headers", "no message", "http", "mail", "silent"],
+    ids=[
+        "refused",
+        "reset",
+        "away",
+        "no status",
+        "no headers",
+        "no message",
+        "no padding",
+        "no frames",
+        "http",
+        "mail",
+        "silent",
+    ],
 )
 def test_what_is_no_answer_is_an_error_in_time(answer: bytes, error: type[Exception]) -> None:
     peer = Scripted(answer if answer[:1].isalnum() else SETTINGS + answer)

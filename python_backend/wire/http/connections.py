@@ -65,9 +65,13 @@ class Connections(Generic[Connection]):
             opened = socket.create_connection(address, timeout=timeout_s)
         except ConnectionRefusedError as error:
             raise NoEndpoint from error
-        opened.settimeout(None)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = self._make(opened, address)
+        try:
+            opened.settimeout(None)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._make(opened, address)
+        except BaseException:
+            opened.close()
+            raise
         if self._in_use(connection) is None:
             raise ConnectionAbortedError("the transport is closed")
         return connection

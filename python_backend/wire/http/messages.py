@@ -202,6 +202,14 @@ def next_piece(connection: socket.socket, end_us: int) -> bytes:
         raise TimeoutError from None
 
 
+def waiting_piece(connection: socket.socket) -> bytes | None:
+    """The same of what has come by now; None where nothing has. Raises OSError."""
+    try:
+        return connection.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+
+
 def left_s(end_us: int) -> float:
     """Seconds until then. Raises TimeoutError when there are none."""
     return _left_us(end_us) / 1e6

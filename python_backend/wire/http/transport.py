@@ -34,7 +34,7 @@ import grpc
 
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
-from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.hop_failure import FailureKind, HopFailure, out_of_time
 from python_backend.wire.http import messages
 from python_backend.wire.http.connections import IDLE_S, Connections, NoEndpoint
 from python_backend.wire.http.messages import Answer, Broken
@@ -98,7 +98,7 @@ class HttpTransport:
             return self.send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
         if target.same_host:
             return self._grpc.infer(wire, tensors, batch, timeout_s)
-        return self._large.infer(wire, target, target.inputs, in_message(wire, tensors), batch, timeout_s)
+        return self._large.infer(wire, target, in_message(wire, tensors), batch, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
@@ -241,12 +241,7 @@ class _Call:
             self._transport._sendings.begun(self._wire.ticket.batch_id, self._sending)
 
     def _out_of_time(self) -> HopFailure:
-        reason = f"no answer within {self._timeout_s * 1e3:.0f} ms"
-        if self._was_arriving:
-            return self._failure(
-                FailureKind.EXPIRED, f"{reason}; its message was still arriving towards the end"
-            )
-        return self._failure(FailureKind.TIMED_OUT, reason)
+        return out_of_time(self._wire.hop, self._worker, self._timeout_s, self._was_arriving)
 
     def _failure(self, kind: FailureKind, text: str) -> HopFailure:
         return HopFailure(kind, self._wire.hop, self._worker, text)

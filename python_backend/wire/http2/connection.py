@@ -20,7 +20,6 @@ from python_backend.wire.http.messages import Broken
 from python_backend.wire.http2 import frames
 from python_backend.wire.kserve import Buffer
 
-_RECEIVE_BYTES: Final = 65_536
 _MORE_AFTER: Final = 1 << 24
 """Bytes of answers after which the server gets room for as many more."""
 _REFUSED: Final = 7
@@ -65,7 +64,7 @@ class Http2Connection:
         self._is_heard = False
         """The server has told its settings."""
         self._is_left = False
-        """The server said that it goes away."""
+        """It takes no other call: the server goes away, or did not wait for a message's end."""
         hello = {
             frames.HEADER_TABLE_SIZE: 0,
             frames.ENABLE_PUSH: 0,
@@ -106,17 +105,15 @@ class Http2Connection:
             self._hear(answer, end_us)
         if self._is_left:
             raise Unserved("the server goes away")
-        size = frames.MESSAGE_HEAD_BYTES + sum([len(piece) for piece in message])
+        whole = [frames.message_head(sum([len(piece) for piece in message])), *message]
+        size = sum([len(piece) for piece in whole])
         begun(size + frames.FRAME_HEAD_BYTES * -(-size // self._frame))
-        self._send(path, message, answer, end_us)
+        self._send(path, frames.Cursor(whole), size, answer, end_us)
         while not answer.ended:
             self._hear(answer, end_us)
         return answer.told()
 
-    def _send(self, path: str, message: Sequence[Buffer], answer: _Answer, end_us: int) -> None:
-        size = sum([len(piece) for piece in message])
-        whole = frames.Cursor([frames.message_head(size), *message])
-        size += frames.MESSAGE_HEAD_BYTES
+    def _send(self, path: str, whole: frames.Cursor, size: int, answer: _Answer, end_us: int) -> None:
         head = frames.request_headers(path, self._authority)
         out: list[Buffer] = [
             frames.frame_head(len(head), frames.HEADERS, frames.END_HEADERS, self._stream),
@@ -151,11 +148,9 @@ class Http2Connection:
 
     def _hear_waiting(self, answer: _Answer) -> None:
         """Take what has come by now."""
-        try:
-            piece = self.socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        self._take(piece, answer)
+        piece = messages.waiting_piece(self.socket)
+        if piece is not None:
+            self._take(piece, answer)
 
     def _hear(self, answer: _Answer, end_us: int) -> None:
         self._take(messages.next_piece(self.socket, end_us), answer)
@@ -220,6 +215,10 @@ class Http2Connection:
                 self._stream_window += value - self._initial_window
                 self._initial_window = value
             elif name == frames.MAX_FRAME_SIZE:
+                if value < frames.DEFAULT_FRAME:
+                    raise ValueError(
+                        f"frames of {value} bytes at most; HTTP/2 asks for {frames.DEFAULT_FRAME}"
+                    )
                 self._frame = value
         self.socket.sendall(frames.frame_head(0, frames.SETTINGS, frames.ACK, 0))
 
@@ -278,5 +277,7 @@ class _Answer:
 def _unpadded(flags: int, content: bytes, skipped: int) -> bytes:
     if not flags & frames.PADDED:
         return content[skipped:] if skipped else content
+    if not content:
+        raise ValueError("a padded frame that does not say by how much")
     end = len(content) - content[0]
     return content[1 + skipped : end]

@@ -11,15 +11,13 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import grpc
 
-from planner.profile import TensorSpec
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
-from python_backend.wire.hop_failure import FailureKind, HopFailure
+from python_backend.wire.hop_failure import FailureKind, HopFailure, out_of_time
 from python_backend.wire.http.connections import IDLE_S, Address, Connections, NoEndpoint
 from python_backend.wire.http.messages import Broken, left_s
 from python_backend.wire.http.sendings import Sending, Sendings
@@ -49,13 +47,12 @@ class Http2Calls:
         self,
         wire: WireTicket,
         target: Target,
-        specs: Sequence[TensorSpec],
         tensors: Pieces,
         batch: int,
         timeout_s: float,
     ) -> Outputs:
-        """Have a batch served whose tensors, of these specs, come along. Raises HopFailure."""
-        return _Call(self, wire, target, specs, tensors, batch, timeout_s).outputs()
+        """Have a batch served whose tensors come along. Raises HopFailure."""
+        return _Call(self, wire, target, tensors, batch, timeout_s).outputs()
 
     def close(self) -> None:
         """Give up connections, and end calls that wait for an answer."""
@@ -70,7 +67,6 @@ class _Call:
         calls: Http2Calls,
         wire: WireTicket,
         target: Target,
-        specs: Sequence[TensorSpec],
         tensors: Pieces,
         batch: int,
         timeout_s: float,
@@ -78,7 +74,7 @@ class _Call:
         self._calls = calls
         self._wire = wire
         self._address: Address = (target.server.host, target.server.grpc_port)
-        self._specs = specs
+        self._specs = target.inputs
         self._tensors = tensors
         self._batch = batch
         self._timeout_s = timeout_s
@@ -142,11 +138,9 @@ class _Call:
             raise self._out_of_time() from None
 
     def _out_of_time(self) -> HopFailure:
-        reason = f"no answer within {self._timeout_s * 1e3:.0f} ms"
-        if self._sending is not None and self._sending.moved_lately(self._timeout_s):
-            text = f"{reason}; its message was still arriving towards the end"
-            return self._failure(FailureKind.EXPIRED, text)
-        return self._failure(FailureKind.TIMED_OUT, reason)
+        sending = self._sending
+        was_arriving = sending is not None and sending.moved_lately(self._timeout_s)
+        return out_of_time(self._wire.hop, worker_of(self._wire), self._timeout_s, was_arriving)
 
     def _failure(self, kind: FailureKind, text: str) -> HopFailure:
         return HopFailure(kind, self._wire.hop, worker_of(self._wire), text)

@@ -173,7 +173,7 @@ def _mac(keyed: hmac.HMAC, text: str) -> str:
     # Two thirds of what hmac.digest costs, which also gives the interpreter's lock away.
     mac = keyed.copy()
     mac.update(text.encode())
-    return str(mac.hexdigest())
+    return mac.hexdigest()
 
 
 def _digest(key: bytes, number: int, pieces: Iterable[bytes | memoryview]) -> str:
