@@ -32,11 +32,8 @@ _NOTHING: Taken = (memoryview(b""), None)
 
 
 class Triton(NamedTuple):
-    """What is done with Triton's objects. input_of: a request's tensor of this name, None without it.
-    refusal: an answer that is an error, to be returned.
-    """
+    """What is done with Triton's objects. refusal: an answer that is an error, to be returned."""
 
-    input_of: Callable[[Any, str], Any]
     send_outputs: Callable[[Any, Mapping[str, Array]], None]
     send_error: Callable[[Any, ErrorCode, str], None]
     refusal: Callable[[ErrorCode, str], Any]
@@ -73,7 +70,7 @@ class Requests:
         self._longest_us = entry.longest_us
         self._driver = driver
         self._passed_on = passed_on
-        self._input_of, self._send_outputs, self._send_error, self._refusal = triton
+        self._send_outputs, self._send_error, self._refusal = triton
         self._ids = itertools.count()
 
     def take(self, requests: Sequence[Any]) -> list[Any] | None:
@@ -94,7 +91,7 @@ class Requests:
                 self._read(request, text, arrived_us, time_us, frames)
                 answers.append(None)
             else:
-                refused += self._rows(request)
+                refused += _rows(request)
                 answers.append(self._refusal(ErrorCode.UNAVAILABLE, room.text(self._model)))
         if frames:
             self._driver.arrive(frames)
@@ -115,7 +112,7 @@ class Requests:
                 return
             mark = parameters.get(forwarded.PARAMETER)
             said = None if mark is None else self._passed_on(str(mark))
-            taken = self._intake.take(self._given(request))
+            taken = self._intake.take(_given(request))
             wanted = wanted_of(parameters, said, time_us, len(taken), self._longest_us)
         except (ValueError, TypeError) as error:
             self._send_error(sender, ErrorCode.INVALID, str(error))
@@ -188,23 +185,18 @@ class Requests:
             wanted.caller,
         )
 
-    def _rows(self, request: Any) -> int:
-        """Frames of a request, by the first input that it has: Triton has made arrays of all of them."""
-        for name in self._intake.names:
-            tensor = self._input_of(request, name)
-            if tensor is not None:
-                shape = tensor.as_numpy().shape
-                return max(1, shape[0]) if shape else 1
-        return 1
 
-    def _given(self, request: Any) -> dict[str, Array]:
-        """The inputs that a request has."""
-        given: dict[str, Array] = {}
-        for name in self._intake.names:
-            tensor = self._input_of(request, name)
-            if tensor is not None:
-                given[name] = tensor.as_numpy()
-        return given
+def _given(request: Any) -> dict[str, Array]:
+    """The inputs that a request has."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def _rows(request: Any) -> int:
+    """Frames of a request, by the first input that it has."""
+    for tensor in request.inputs():
+        shape = tensor.as_numpy().shape
+        return max(1, shape[0]) if shape else 1
+    return 1
 
 
 def _caller_in(text: str) -> str:

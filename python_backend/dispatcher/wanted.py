@@ -64,7 +64,9 @@ def is_of_servers(text: str) -> bool:
 
 def parameters_in(text: str) -> Mapping[str, Any]:
     """Those that matter here. Raises ValueError."""
-    if not text or not any(name in text for name in _PARAMETERS):
-        return {}
-    parameters = json.loads(text)
-    return parameters if isinstance(parameters, dict) else {}
+    if len(text) > len("{}"):
+        for name in _PARAMETERS:
+            if name in text:
+                parameters = json.loads(text)
+                return parameters if isinstance(parameters, dict) else {}
+    return {}

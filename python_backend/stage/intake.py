@@ -30,7 +30,14 @@ class StageIntake:
     """Of the worker at one place. Thread-safe."""
 
     def __init__(self, place: StagePlace, keys: Keys, clocks: EntryClocks) -> None:
-        self._place = place
+        self._deployment = place.deployment
+        self._worker = place.worker
+        self._server = place.place.server
+        self._blocks = place.blocks
+        self._ends = (place.blocks.is_first, place.blocks.is_last)
+        self._inputs = place.program.inputs
+        self._most = place.program.max_batch_size
+        self._tls = place.tls is not None
         self._keys = keys
         self._clocks = clocks
         self._memory = SharedReader()
@@ -43,10 +50,9 @@ class StageIntake:
             raise TicketError(
                 f"no {ticket_codec.PARAMETER}: stages are called by their dispatcher; call the public model"
             )
-        place = self._place
         wire = ticket_codec.decode(text, self._keys, arrived_us, self._clocks)
-        wire = ticket_codec.at_own_hop(wire, place.worker, arrived_us)
-        ticket_codec.check_addressee(wire, place.deployment, place.worker)
+        wire = ticket_codec.at_own_hop(wire, self._worker, arrived_us)
+        ticket_codec.check_addressee(wire, self._deployment, self._worker)
         if wire.ticket is not None:
             self._check_path(wire)
         return wire
@@ -56,14 +62,14 @@ class StageIntake:
         ticket says. Raises TicketError, ValueError, CannotRead, HopFailure.
         """
         if shared and wire.frames is not None:
-            inputs = self._memory.arrays(wire.frames, self._place.program.inputs, shared)
-        check_inputs(self._place.program.inputs, inputs, self._place.program.max_batch_size)
+            inputs = self._memory.arrays(wire.frames, self._inputs, shared)
+        check_inputs(self._inputs, inputs, self._most)
         self._use(wire, [kserve.piece(array) for array in inputs] if wire.digest else ())
         return inputs
 
     def frames(self, wire: WireTicket, bodies: Sequence[Buffer]) -> Sequence[Buffer]:
         """Clients' frames: `bodies`, or what lies in shared memory where these are empty. Raises the same."""
-        check_frames(wire.ingress, bodies, wire.frames is not None, self._place.program.max_batch_size)
+        check_frames(wire.ingress, bodies, wire.frames is not None, self._most)
         frames = bodies
         if wire.frames is not None:
             frames = self._memory.pieces(wire.frames, [info.size for info in wire.ingress])
@@ -90,22 +96,24 @@ class StageIntake:
         stamp = wire.stamp
         if stamp is None:  # a probe
             return
-        self._fences.check(wire)
+        if wire.way.fences:
+            self._fences.check(wire)
         # A later stage of a chain gets what Triton hands over from the stage before.
-        covered = wire.relative and self._place.tls is None and not (wire.chained and wire.hop > 0)
+        covered = wire.relative and not self._tls and not (wire.chained and wire.hop > 0)
         if covered and not self._keys.accepts_digest(stamp, message, wire.digest):
             raise TicketError(f"{ticket_codec.PARAMETER}: the tensors are not those it was signed for")
         self._used.use(stamp, wall_us(), same_host=not wire.relative)
 
     def _check_path(self, wire: WireTicket) -> None:
         assert wire.ticket is not None
-        blocks, hops, servers = self._place.blocks, len(wire.ticket.hops), wire.way.servers
-        if (wire.hop == 0, wire.hop + 1 == hops) != (blocks.is_first, blocks.is_last):
+        hops, servers = len(wire.ticket.hops), wire.way.servers
+        if (wire.hop == 0, wire.hop + 1 == hops) != self._ends:
+            blocks = self._blocks
             raise TicketError(
                 f"hop {wire.hop} of {hops} is not for blocks [{blocks.start}, {blocks.end}) of {blocks.count}"
             )
-        if servers and servers[wire.hop] != self._place.place.server:
-            raise TicketError(f"for server {servers[wire.hop]!r}; this is {self._place.place.server!r}")
+        if servers and servers[wire.hop] != self._server:
+            raise TicketError(f"for server {servers[wire.hop]!r}; this is {self._server!r}")
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Sequence[Array], max_batch: int) -> None:

@@ -27,7 +27,7 @@ class TritonPythonModel:
         self._dispatcher = make_dispatcher(manifest, entry, folder.parameters, pb_utils.Logger.log_warn)
         pb_utils.Logger.log_info(f"{folder.name}: {code_in_use()}")
         self._metrics = show_metrics(self._dispatcher, manifest, entry, pb_utils.Logger.log_warn)
-        triton = Triton(pb_utils.get_input_tensor_by_name, send_outputs, send_error, error_response)
+        triton = Triton(send_outputs, send_error, error_response)
         self._requests = Requests(entry, self._dispatcher.driver, self._dispatcher.forwarded, triton)
 
     def execute(self, requests: list[Any]) -> list[Any] | None:

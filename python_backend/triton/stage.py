@@ -41,26 +41,24 @@ class TritonPythonModel:
         self._gets_frames = folder.place.takes_frames
         self._inputs = [spec.name for spec in folder.place.program.inputs]
         self._take = _taker(folder.parameters)
+        """What Triton hands over goes with the request, which the reply holds."""
 
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with one request; the answer is sent later by the worker's threads."""
         for request in requests:
             reply = SenderReply(request)
             try:
+                given = {tensor.name(): tensor for tensor in request.inputs()}
                 if self._gets_frames:
-                    bodies = pb_utils.get_input_tensor_by_name(request, RAGGED).as_numpy().ravel().tolist()
+                    bodies = given[RAGGED].as_numpy().ravel().tolist()
                     self._worker.submit_frames(ticket_of(request), bodies, reply)
                     continue
-                control = pb_utils.get_input_tensor_by_name(request, SHARED_FRAMES)
+                control = given.get(SHARED_FRAMES)
                 shared = 0 if control is None else len(control.as_numpy())
-                self._worker.submit(ticket_of(request), self._arrays(request), reply, shared)
+                arrays = [self._take(given[name]) for name in self._inputs if name in given]
+                self._worker.submit(ticket_of(request), arrays, reply, shared)
             except Exception as error:
                 reply.error(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
-
-    def _arrays(self, request: Any) -> list[Array]:
-        """Copies of the tensors that lie in the message: what Triton hands over goes with the request."""
-        tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs]
-        return [self._take(tensor) for tensor in tensors if tensor is not None]
 
     def finalize(self) -> None:
         """Called by Triton before the end."""

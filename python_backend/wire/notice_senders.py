@@ -5,6 +5,7 @@ Their addresses are those of the table of servers, as it is now. Sockets to othe
 
 from __future__ import annotations
 
+from planner.places import ServerTable
 from python_backend.wire.clocks import EntryClocks
 from python_backend.wire.feedback import Notice, NoticeSender
 from python_backend.wire.servers import Servers
@@ -21,6 +22,9 @@ class NoticeSenders:
         self._clocks = clocks
         self._senders: dict[tuple[str, int], NoticeSender] = {}
         """By address."""
+        self._table: ServerTable = servers.table
+        self._found: dict[str, NoticeSender] = {}
+        """By entry server, as `_table` has them."""
 
     def send(self, entry: str, notice: Notice) -> None:
         """Send to the model's dispatcher on an entry server, or lose it."""
@@ -41,8 +45,17 @@ class NoticeSenders:
             sender.close()
 
     def _sender(self, entry: str) -> NoticeSender | None:
+        table = self._servers.table
+        if table is not self._table:
+            self._table, self._found = table, {}
+        sender = self._found.get(entry)
+        if sender is None and (sender := self._made(table, entry)) is not None:
+            self._found[entry] = sender
+        return sender
+
+    def _made(self, table: ServerTable, entry: str) -> NoticeSender | None:
         try:
-            address = self._servers.table.feedback(entry, self._model)
+            address = table.feedback(entry, self._model)
         except KeyError:  # an entry server that is not there any more
             return None
         sender = self._senders.get(address)

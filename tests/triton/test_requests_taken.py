@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,7 +58,6 @@ class Model:
         self.sent: list[Any] = []
         self.said: list[Any] = []
         triton = Triton(
-            input_of=lambda request, name: request.inputs.get(name),
             send_outputs=self.send_outputs,
             send_error=lambda sender, code, text: self.said.append((sender, code, text)),
             refusal=lambda code, text: (code, text),
@@ -84,13 +83,17 @@ def model() -> Iterator[Model]:
     made.driver.arrived.clear()
 
 
+def tensor(as_numpy: Callable[[], Any]) -> Any:
+    return SimpleNamespace(name=lambda: "image", as_numpy=as_numpy)
+
+
 def request(timeout_us: int = 0, parameters: str = "", rows: int = 1) -> Any:
     """One whose frames are 0, 1, 2, ... throughout."""
     frames = np.repeat(np.arange(rows, dtype=np.float32)[:, None], 3, axis=1)
     return SimpleNamespace(
         timeout=lambda: timeout_us,
         parameters=lambda: parameters,
-        inputs={"image": SimpleNamespace(as_numpy=lambda: frames)},
+        inputs=lambda: [tensor(lambda: frames)],
         get_response_sender=lambda: "sender",
         is_cancelled=lambda: False,
     )
@@ -135,9 +138,9 @@ def test_a_mark_is_of_one_frame(model: Model) -> None:
 
 def test_what_is_wrong_is_answered_at_once(model: Model) -> None:
     wrong = request()
-    wrong.inputs["image"] = SimpleNamespace(as_numpy=lambda: np.zeros((1, 4), np.float32))
+    wrong.inputs = lambda: [tensor(lambda: np.zeros((1, 4), np.float32))]
     broken = request()
-    broken.inputs["image"] = SimpleNamespace(as_numpy=lambda: 1 / 0)
+    broken.inputs = lambda: [tensor(lambda: 1 / 0)]
     texts = ('{"ppipe_priority":0}', '{"ppipe_forwarded":"forged"}', '{"ppipe_stream":')
     assert model.take([wrong, broken, *(request(parameters=text) for text in texts)]) is None
     assert (model.driver.arrived, model.driver.counted) == ([], 0)
@@ -181,7 +184,7 @@ def test_who_would_go_after_others_while_no_more_may_is_refused_where_he_stands(
 
 def test_of_refused_requests_every_frame_counts(model: Model) -> None:
     nothing = request()
-    nothing.inputs.clear()
+    nothing.inputs = list
     model.take([*[request() for _ in range(5)], request(rows=4), request(rows=0), nothing])
     assert model.driver.counted == 4 + 1 + 1
 

@@ -16,7 +16,7 @@ from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.wire.kserve import Array
 
 _THREADS: Final = 4
-_SHORTEST_RUN: Final = 4
+_SHORTEST_RUN: Final = 8
 Answer = tuple[Frame, Mapping[str, Array]]
 _Error = tuple[Frame, ErrorCode, str]
 
