@@ -3,8 +3,9 @@
 An entry and two classes of emulated workers in network namespaces; frames cross real TCP on links that are
 shaped both ways and bind before anything else does. Preparing is emulated at the hosts' stated cores (and
 once done for real). Clients have a link of their own to the entry. Capacity: the highest load of a grid at
-which 99 % of the frames are answered within the SLO. Beside each row: what plain TCP carries over the same
-links, in messages of a largest batch, with no server there.
+which 99 % of the frames are answered within the SLO, over several draws of arrivals: of 10 s at 50 frames/s,
+one draw's capacity differs from the next one's by a tenth. Beside each row: what plain TCP carries over the
+same links, in messages of a largest batch, with no server there.
 """
 
 from __future__ import annotations
@@ -37,18 +38,20 @@ _DELAY_MS, _JITTER_MS, _LOSS_PERCENT = 1.2, 1.0, 0.1
 """0.2 to 2.2 ms of each link."""
 _PICTURES = 8
 _CONNECTIONS = (1, 4)
+_FIRST_DRAW = 4
 
 
 def run(
     seconds: float = 10.0,
     loads: tuple[float, ...] = (0.7, 0.9),
     over: float = 2.0,
+    draws: int = 3,
     rows: str = ",".join(ROWS),
     congestion: str = "",
 ) -> Mapping[str, Any]:
-    """The figures of this benchmark. rows: which of ROWS, each on a fleet of its own. congestion: the hosts'
-    control of TCP, one that this kernel allows to all (net.ipv4.tcp_allowed_congestion_control); '': this
-    machine's.
+    """The figures of this benchmark. draws: of arrivals, for a capacity. rows: which of ROWS, each on a fleet
+    of its own. congestion: the hosts' control of TCP, one that this kernel allows to all
+    (net.ipv4.tcp_allowed_congestion_control); '': this machine's.
     """
     asked = rows.split(",")
     if unknown := sorted(set(asked) - set(ROWS)):
@@ -65,9 +68,10 @@ def run(
     cases = [dataclasses.replace(case, congestion=congestion) for case in CASES]
     for case in cases:
         if case.name in asked:
-            found = _measure(case, seconds, loads, over)
+            found = _measure(case, seconds, loads, over, draws)
             figures |= found if case is cases[0] else {case.name: found}
-    figures |= _lossy([case for case in cases if f"loss-{case.name}" in asked], seconds, loads, over)
+    lossy = [case for case in cases if f"loss-{case.name}" in asked]
+    figures |= _lossy(lossy, seconds, loads, over, draws)
     if "real" in asked:
         figures["real_prepare"] = _measure_real(cases[0], seconds, loads)
     if shared := [models for models in SHARED if f"shared-{models}" in asked]:
@@ -75,14 +79,16 @@ def run(
     return figures
 
 
-def _lossy(cases: Sequence[Case], seconds: float, loads: Sequence[float], over: float) -> dict[str, Any]:
+def _lossy(
+    cases: Sequence[Case], seconds: float, loads: Sequence[float], over: float, draws: int
+) -> dict[str, Any]:
     how = delays() if cases else None
     if how is None:
         return {"loss": "skipped: no netem and no /dev/net/tun here"} if cases else {}
     worse: dict[str, Any] = {"delay_ms": _DELAY_MS, "jitter_ms": _JITTER_MS, "loss_percent": _LOSS_PERCENT}
     return {
         f"loss-{case.name}": {"by": how.value}
-        | _measure(dataclasses.replace(case, **worse), seconds, loads, over)
+        | _measure(dataclasses.replace(case, **worse), seconds, loads, over, draws)
         for case in cases
     }
 
@@ -98,7 +104,7 @@ def _raw_tcp(case: Case) -> list[dict[str, Any]]:
         ]
 
 
-def _measure(case: Case, seconds: float, loads: Sequence[float], over: float) -> dict[str, Any]:
+def _measure(case: Case, seconds: float, loads: Sequence[float], over: float, draws: int) -> dict[str, Any]:
     raw_tcp = _raw_tcp(case)
     with fleet_of(case) as (planned, tables, fleet):
         served = tables["net"]
@@ -107,10 +113,10 @@ def _measure(case: Case, seconds: float, loads: Sequence[float], over: float) ->
         with contextlib.closing(load):
             load.run(_arrivals(0.3 * planned.models[0].throughput_rps, seconds / 2, 9))
             capacity_rps, _ = _capacity(
-                lambda times: _simulated(served, times), served.planned_rps, seconds, steps=12
+                lambda times: _simulated(served, times), served.planned_rps, seconds, draws, steps=12
             )
             measured_rps, tried = _capacity(
-                lambda times: _attainment(load.run(times)), capacity_rps, seconds, steps=5
+                lambda times: _attainment(load.run(times)), capacity_rps, seconds, draws, steps=5
             )
             points = [_point(load, served, share * measured_rps, share, seconds) for share in loads]
             base = _goodput(load.run(_arrivals(measured_rps, seconds, 5)), seconds)
@@ -230,16 +236,18 @@ def _simulated(served: ServedModel, arrivals_us: Sequence[int]) -> float:
 
 
 def _capacity(
-    attained: Callable[[Sequence[int]], float], guess_rps: float, seconds: float, steps: int
+    attained: Callable[[Sequence[int]], float], guess_rps: float, seconds: float, draws: int, steps: int
 ) -> tuple[float, list[list[float]]]:
     """By halving between what is served and what is not. The simulator and the servers get the same frames
-    at the same times: with so few, another draw would be another capacity.
+    at the same times.
     """
     tried: list[list[float]] = []
     low, high = 0.0, guess_rps * 1.1
     rate_rps = guess_rps * 0.95
     for _ in range(steps):
-        share = attained(_arrivals(rate_rps, seconds, 4))
+        share = statistics.fmean(
+            attained(_arrivals(rate_rps, seconds, _FIRST_DRAW + draw)) for draw in range(draws)
+        )
         tried.append([round(rate_rps, 1), round(share, 4)])
         low, high = (rate_rps, high) if share >= TARGET else (low, rate_rps)
         rate_rps = (low + high) / 2 if low else high * 0.8
@@ -265,6 +273,7 @@ if __name__ == "__main__":
         seconds=10.0,
         loads=(0.7, 0.9),
         over=2.0,
+        draws=3,
         rows=",".join(ROWS),
         congestion="",
     )
