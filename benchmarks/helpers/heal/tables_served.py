@@ -11,7 +11,7 @@ from itertools import pairwise
 from types import TracebackType
 
 from benchmarks.helpers.heal.fleet import HealFleet
-from benchmarks.helpers.heal.undisturbed import dropped
+from benchmarks.helpers.heal.simulated import simulate
 from planner.revision import read_acks, read_hand_over
 from planner.rollout.fleet import Tables
 from planner.rollout.tables import restricted
@@ -95,6 +95,6 @@ def served_of(
         begin_us, end_us = 1e6 * max(from_s, at_s), 1e6 * min(to_s, next_s)
         for model, times_us in arrivals.items():
             mine = [at_us for at_us in times_us if begin_us <= at_us < end_us]
-            served += len(mine) - len(dropped(tables.get(model), mine))
+            served += len(mine) - len(simulate(tables.get(model), mine).dropped)
             total += len(mine)
     return served / total if total else 1.0

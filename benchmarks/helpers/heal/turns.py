@@ -15,14 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.helpers.heal.fleet import MEMORY_GIB, TIGHT_GIB, HealFleet, make_fleet, weighted
 from benchmarks.helpers.heal.load import FleetLoad, arrivals_us
+from benchmarks.helpers.heal.simulated import AFTER_S, first_good, missed_at_best
 from benchmarks.helpers.heal.tables_served import TablesServed
-from benchmarks.helpers.heal.undisturbed import Undisturbed
 from benchmarks.helpers.heal.watch import LossParts, Watched, loop, serves_another
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
@@ -43,48 +43,32 @@ SETTLED_S = 8.0
 """Of load before anything is done: the loop knows the rates then. Before a loss it also has its plans."""
 READY_S = 60.0
 """At most, for these plans: they are made niced, on cores that have other things to do."""
-AFTER_S = 16.0
-HEALED_WITHIN_S = 5.0
-CALM_S = 80.0
 MIXES = ({"cars": 1.0, "faces": 1.0}, {"cars": 1.0, "faces": 3.0})
 ROLLOUT_LOAD = 0.8
 """Of what the lesser of the two plans was planned for, model by model."""
 KILLED_WITHIN_S = 3.0, 6.0
 """Of the first step: make before break, and break before make, which has more of them."""
 _SERVED = 0.99
-_WINDOW_S, _STEP_S = 1.0, 0.25
-_OF_POSSIBLE = 0.97
+_LOSS_MOMENTS = 40
+"""That a loss of the same load is simulated at, a second apart."""
 
 
 @dataclass(frozen=True)
 class LossTurn:
     """attainment_after: of the frames of the 10 s after the loss; possible: what the plan before could
-    serve of them with what was left. heal_s: None where it was never healed. heal_undisturbed_s: as that, but
-    a window is as good as it can be where the same plan serves no more of it in simulation without any loss.
+    serve of them with what was left. heal_s: None where it was never healed. missed_at_best: of losses of
+    this load at other moments, the share that takes longer than HEALED_WITHIN_S in simulation, where healing
+    could not be faster.
     """
 
     load: float
     victim: str
     plan_s: float
     heal_s: float | None
-    heal_undisturbed_s: float | None
+    missed_at_best: float
     parts: LossParts
     attainment_after: float
     possible: float
-    unanswered: int
-    wrong: int
-    double: int
-
-
-@dataclass(frozen=True)
-class CalmTurn:
-    """missed: of the moments at which a server could have been lost and the plan without it could have served
-    at once, the share with a second below _OF_POSSIBLE later than HEALED_WITHIN_S.
-    """
-
-    load: float
-    attained: float
-    missed: float
     unanswered: int
     wrong: int
     double: int
@@ -148,14 +132,14 @@ def capacity(tables: Mapping[str, ServedModel], mix: Mapping[str, float]) -> flo
 @dataclass(frozen=True)
 class Loss:
     """A stage server to kill, the plan without it and what made it wait, and the load that goes with it:
-    frames/s by model, so much of the capacity of what remains. possible: what the plan before could serve of
-    that with what is left.
+    frames/s by model, so much of the capacity of what remains. left: what is left of the plan before.
+    possible: the share of the load that it could serve.
     """
 
     victim: str
-    plan: Plan
     plan_s: float
     tables: Mapping[str, ServedModel]
+    left: Mapping[str, ServedModel]
     rates: Mapping[str, float]
     possible: float
 
@@ -174,7 +158,7 @@ def drawn(fleet: HealFleet, load: float, seed: int) -> Loss:
     rates = {model: factor * rate for model, rate in mix.items()}
     left = tables_of(what_is_left(fleet.plan, fleet.problem, truth), fleet.problem)
     possible = sum(min(rates[m], left[m].planned_rps) for m in rates if m in left) / sum(rates.values())
-    return Loss(victim, plan, plan_s, tables, rates, min(1.0, possible))
+    return Loss(victim, plan_s, tables, left, rates, min(1.0, possible))
 
 
 def lose(load: float, seed: int) -> LossTurn:
@@ -182,7 +166,9 @@ def lose(load: float, seed: int) -> LossTurn:
     with served_fleet(mix=seed % 2) as (fleet, served):
         loss = drawn(fleet, load, seed)
         stretches = [(READY_S + AFTER_S + 20.0, loss.rates)]
-        calm = Undisturbed(loss.tables, {model: arrivals_us(model, stretches, seed) for model in loss.rates})
+        arrivals = {model: arrivals_us(model, stretches, seed) for model in loss.rates}
+        moments_s = [SETTLED_S + second for second in range(_LOSS_MOMENTS)]
+        missed = missed_at_best(loss.left, loss.tables, arrivals, moments_s)
         watched = Watched()
         with FleetLoad(fleet.manifest, stretches, seed) as load_on, loop(fleet, watched=watched):
             time.sleep(SETTLED_S)
@@ -196,16 +182,13 @@ def lose(load: float, seed: int) -> LossTurn:
                 time.sleep(0.05)
             end_s = load_on.now_s
         score = load_on.score()
-        heal, beyond = (
-            None if served_s is None else first_good(load_on, lost_s, served_s, end_s - 1.5, possible_s)
-            for possible_s in (_all, calm.attained)
-        )
+        heal = None if served_s is None else first_good(load_on.attained, lost_s, served_s, end_s - 1.5)
         return LossTurn(
             load=load,
             victim=loss.victim,
             plan_s=round(loss.plan_s, 3),
             heal_s=None if heal is None else round(heal - lost_s, 2),
-            heal_undisturbed_s=None if beyond is None else round(beyond - lost_s, 2),
+            missed_at_best=round(missed, 3),
             parts=watched.parts(load_on.start_s + lost_s, served_s and served_s - lost_s),
             attainment_after=round(load_on.attained(lost_s, lost_s + 10.0), 4),
             possible=round(loss.possible, 4),
@@ -213,63 +196,6 @@ def lose(load: float, seed: int) -> LossTurn:
             wrong=score.wrong,
             double=score.double,
         )
-
-
-def calm(load: float, seed: int) -> CalmTurn:
-    """The load of a loss on servers that have its plan from the start: what is short there is no part of
-    healing.
-    """
-    with served_fleet(mix=seed % 2) as (fleet, served):
-        loss = drawn(fleet, load, seed)
-        target = prepare(fleet.deployed, loss.plan, fleet.deployed.kept.next_number(1))
-        perform(fleet.deployed, target, "rollout", "measured", before={})
-        end_for_good(served, loss.victim)
-        time.sleep(SETTLED_S)
-        with FleetLoad(fleet.manifest, [(CALM_S + 20.0, loss.rates)], seed) as load_on:
-            time.sleep(CALM_S)
-        score = load_on.score()
-        end_s = CALM_S - 1.5
-        short_s = [
-            at
-            for at in _steps(SETTLED_S, end_s - _WINDOW_S)
-            if load_on.attained(at, at + _WINDOW_S) < _OF_POSSIBLE
-        ]
-        begins_s = list(_steps(SETTLED_S, end_s - AFTER_S))
-        missed = [
-            any(begin + HEALED_WITHIN_S <= at < begin + AFTER_S - _WINDOW_S for at in short_s)
-            for begin in begins_s
-        ]
-        return CalmTurn(
-            load=load,
-            attained=round(load_on.attained(SETTLED_S, end_s), 4),
-            missed=round(sum(missed) / len(missed), 3),
-            unanswered=score.unanswered,
-            wrong=score.wrong,
-            double=score.double,
-        )
-
-
-def first_good(
-    load: FleetLoad,
-    lost_s: float,
-    from_s: float,
-    to_s: float,
-    can_be: Callable[[float, float], float],
-) -> float | None:
-    """From when on every window is as good as it can be, by `can_be` of its begin and end."""
-    bad_s = [
-        at
-        for at in _steps(lost_s, to_s - _WINDOW_S)
-        if at + _WINDOW_S > from_s
-        and load.attained(at, at + _WINDOW_S) < _OF_POSSIBLE * can_be(at, at + _WINDOW_S)
-    ]
-    found = max([from_s, *(at + _STEP_S for at in bad_s)])
-    return found if found < to_s - _WINDOW_S else None
-
-
-def _all(_from_s: float, _to_s: float) -> float:
-    """The load is below capacity, so all of it."""
-    return 1.0
 
 
 def roll(turns: int, breaks: bool, kills: int, seed: int) -> list[RolloutTurn]:
@@ -447,8 +373,3 @@ def end_for_good(served: ServedDeployment, server: str) -> None:
     pid = next(status.pid for status in served.statuses if status.name == server)
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
-
-
-def _steps(from_s: float, to_s: float) -> Iterator[float]:
-    for number in range(max(0, int((to_s - from_s) / _STEP_S))):
-        yield from_s + number * _STEP_S
