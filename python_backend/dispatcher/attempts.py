@@ -86,8 +86,9 @@ class Attempts:
         table = self._tables.with_batch(ticket.batch_id)
         known = table.under_way.over(ticket)
         self._transfers.over(ticket.batch_id)
-        if end.served and not known.abandoned:
-            self._lateness.saw(end.ended_us + _ANSWERING_US - ticket.answer_us - table.core.guard_us)
+        if end.served and not known.abandoned and table is self._tables.now:
+            late_us = end.ended_us + _ANSWERING_US - ticket.answer_us - table.core.guard_us
+            self._lateness.saw(late_us, end.ended_us)
         last = len(ticket.hops) - 1
         self._deciding.tell(table, StageCompleted(ticket.batch_id, ticket.attempt, last, end.ended_us))
 
@@ -138,7 +139,7 @@ class Attempts:
         for table in self._tables.all():
             if table.under_way.look_us > now_us:
                 continue
-            for silent in table.under_way.silent(now_us, self._lateness.allowance_us):
+            for silent in table.under_way.silent(now_us, self._lateness.allowance_us(now_us)):
                 text = f"silent for {now_us - silent.since_us} us with a batch to end"
                 failure = HopFailure(FailureKind.OVERDUE, silent.stage, silent.worker, text)
                 self._counts.failed(failure.kind)

@@ -302,7 +302,7 @@ class Driver:
     @property
     def allowance_us(self) -> int:
         """Time that is taken off deadlines."""
-        return self._lateness.allowance_us
+        return self._lateness.allowance_us(now_us())
 
     @property
     def guard_us(self) -> int:

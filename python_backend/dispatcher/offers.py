@@ -54,7 +54,7 @@ class Offers:
             deadline_us = allowed_us if self._serve_late else min(deadline_us, allowed_us)
         frame.offers += 1
         frame.offered_whole = deadline_us >= frame.deadline_us
-        frame.offered_us = deadline_us - self._lateness.allowance_us
+        frame.offered_us = deadline_us - self._lateness.allowance_us(now_us)
         return self._arrived(frame, again=frame.offers > 1)
 
     def repeat(self, frame: Frame) -> RequestArrived:
@@ -80,7 +80,7 @@ class Offers:
     def serve(self, entry: ModelEntry, time_us: int) -> None:
         """Frames are offered to the core of this table from now on."""
         self._time_us = time_us
-        self._lateness.bound_by(entry.served.slo_us)
+        self._lateness.begin(entry.served.slo_us)
         self._fastest_us = entry.served.fastest_us()
 
     def again(self, frame: Frame, now_us: int) -> bool:

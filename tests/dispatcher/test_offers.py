@@ -104,19 +104,6 @@ def test_a_frame_is_served_before_all_that_were_there_and_can_wait() -> None:
     assert next_sent[0].request_ids == (100,)
 
 
-def test_another_slo_bounds_what_was_learned_before_it() -> None:
-    """Where frames are refused for the allowance no answer comes that could lower it."""
-    lateness = Lateness(40 * SLO_US)
-    for _ in range(600):
-        lateness.saw(9 * SLO_US)
-    assert lateness.allowance_us > 9 * SLO_US
-    lateness.bound_by(5 * SLO_US)
-    assert lateness.allowance_us == 5 * SLO_US // 4
-    lateness.bound_by(40 * SLO_US)
-    lateness.saw(9 * SLO_US)
-    assert lateness.allowance_us > 9 * SLO_US, "what was seen is not forgotten"
-
-
 def test_a_frame_may_have_more_time_only_if_it_was_not_offered_with_all_of_it() -> None:
     made, urgent, patient = offers(), frame(0, SLO_US), frame(1, 3 * SLO_US)
     for each in (urgent, patient):
