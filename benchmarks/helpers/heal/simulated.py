@@ -26,7 +26,6 @@ AFTER_S = 16.0
 """Of a loss, that are looked at."""
 SERVES_AFTER_S = 1.6
 """The soonest: by default 1.5 s of silence make a server lost. A tenth for loading and handing over."""
-_BEFORE_S = 2.0
 _WINDOW_S, _STEP_S = 1.0, 0.25
 
 
@@ -98,7 +97,7 @@ def _around_loss(
     left: ServedModel | None, then: ServedModel | None, times_us: Sequence[int], lost_s: float
 ) -> list[tuple[float, bool]]:
     """One model's frames: when they came, and whether they are in time."""
-    marks_s = (lost_s - _BEFORE_S, lost_s + SERVES_AFTER_S, lost_s + AFTER_S)
+    marks_s = (lost_s, lost_s + SERVES_AFTER_S, lost_s + AFTER_S)
     begin, hand_over, end = (bisect_left(times_us, int(mark_s * 1e6)) for mark_s in marks_s)
     from_us = int(marks_s[1] * 1e6)
     before, after = times_us[begin:hand_over], times_us[hand_over:end]
