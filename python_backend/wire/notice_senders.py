@@ -48,9 +48,10 @@ class NoticeSenders:
         table = self._servers.table
         if table is not self._table:
             self._table, self._found = table, {}
-        sender = self._found.get(entry)
+        found = self._found  # another thread may begin anew: what is made here is of this table
+        sender = found.get(entry)
         if sender is None and (sender := self._made(table, entry)) is not None:
-            self._found[entry] = sender
+            found[entry] = sender
         return sender
 
     def _made(self, table: ServerTable, entry: str) -> NoticeSender | None:
