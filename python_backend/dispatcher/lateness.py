@@ -17,6 +17,8 @@ from bisect import bisect_left, insort
 from collections import deque
 from typing import Final
 
+from python_backend.wire.clock import NEVER
+
 MEMORY_US: Final = 5_000_000
 _LONGEST_US: Final = 20_000_000
 _FEWEST: Final = 32
@@ -26,7 +28,6 @@ _SPARE_SHARE: Final = 0.01
 _LARGEST_SHARE: Final = 0.25
 _FIRST_SHARE: Final = 0.05
 _FIRST_US: Final = 5_000
-_NEVER: Final = 1 << 62
 
 
 class Lateness:
@@ -37,7 +38,7 @@ class Lateness:
         """(when, how late), the oldest first."""
         self._sorted: list[int] = []
         self._largest_us = self._spare_us = self._first_us = self._allowance_us = 0
-        self._next_us: int = _NEVER
+        self._next_us: int = NEVER
         """When the oldest is to be forgotten, if there are enough others."""
         self.begin(slo_us)
 
@@ -76,7 +77,7 @@ class Lateness:
         return self._seen[0][0] + (MEMORY_US if count > _FEWEST else _LONGEST_US)
 
     def _changed(self) -> None:
-        self._next_us = self._due_us() if self._seen else _NEVER
+        self._next_us = self._due_us() if self._seen else NEVER
         if len(self._sorted) >= _FEWEST:
             quantile_us = self._sorted[int(_QUANTILE * (len(self._sorted) - 1))]
             self._allowance_us = max(0, min(quantile_us + self._spare_us, self._largest_us))

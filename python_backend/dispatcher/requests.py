@@ -192,7 +192,7 @@ def _given(request: Any) -> dict[str, Array]:
 
 
 def _rows(request: Any) -> int:
-    """Frames of a request, by the first input that it has."""
+    """Frames of a request, by the first input that it has: Triton has made arrays of all of them."""
     for tensor in request.inputs():
         shape = tensor.as_numpy().shape
         return max(1, shape[0]) if shape else 1

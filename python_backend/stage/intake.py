@@ -96,8 +96,7 @@ class StageIntake:
         stamp = wire.stamp
         if stamp is None:  # a probe
             return
-        if wire.way.fences:
-            self._fences.check(wire)
+        self._fences.check(wire)
         # A later stage of a chain gets what Triton hands over from the stage before.
         covered = wire.relative and not self._tls and not (wire.chained and wire.hop > 0)
         if covered and not self._keys.accepts_digest(stamp, message, wire.digest):

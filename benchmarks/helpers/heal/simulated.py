@@ -19,12 +19,12 @@ from python_backend.simulator.driver import SimulatedDriver
 
 Attained = Callable[[float, float], float]
 """The share in time of the frames that are due between two times in seconds; 1 where there are none."""
-OF_POSSIBLE = 0.97
+_OF_POSSIBLE = 0.97
 """A second is good that attains so much."""
-HEALED_WITHIN_S = 5.0
+_HEALED_WITHIN_S = 5.0
 AFTER_S = 16.0
 """Of a loss, that are looked at."""
-SERVES_AFTER_S = 1.6
+_SERVES_AFTER_S = 1.6
 """The soonest: by default 1.5 s of silence make a server lost. A tenth for loading and handing over."""
 _WINDOW_S, _STEP_S = 1.0, 0.25
 
@@ -76,9 +76,9 @@ def missed_at_best(
     arrivals: Mapping[str, Sequence[int]],
     moments_s: Sequence[float],
 ) -> float:
-    """Of losses at these moments, the share with a second that is not good later than HEALED_WITHIN_S, if
-    what is `left` serves until SERVES_AFTER_S, and `then` the new tables with what waits. arrivals: by model,
-    in microseconds.
+    """Of losses at these moments, the share with a second that is not good later than _HEALED_WITHIN_S, if
+    what is `left` serves until _SERVES_AFTER_S, and `then` the new tables with what waits. arrivals: by
+    model, in microseconds.
     """
     missed = 0
     for lost_s in moments_s:
@@ -88,8 +88,8 @@ def missed_at_best(
             for frame in _around_loss(left.get(model), then.get(model), times_us, lost_s)
         ]
         end_s = lost_s + AFTER_S
-        good_s = first_good(attained_of(frames), lost_s, lost_s + SERVES_AFTER_S, end_s)
-        missed += good_s is None or good_s > lost_s + HEALED_WITHIN_S
+        good_s = first_good(attained_of(frames), lost_s, lost_s + _SERVES_AFTER_S, end_s)
+        missed += good_s is None or good_s > lost_s + _HEALED_WITHIN_S
     return missed / len(moments_s)
 
 
@@ -97,7 +97,7 @@ def _around_loss(
     left: ServedModel | None, then: ServedModel | None, times_us: Sequence[int], lost_s: float
 ) -> list[tuple[float, bool]]:
     """One model's frames: when they came, and whether they are in time."""
-    marks_s = (lost_s, lost_s + SERVES_AFTER_S, lost_s + AFTER_S)
+    marks_s = (lost_s, lost_s + _SERVES_AFTER_S, lost_s + AFTER_S)
     begin, hand_over, end = (bisect_left(times_us, int(mark_s * 1e6)) for mark_s in marks_s)
     from_us = int(marks_s[1] * 1e6)
     before, after = times_us[begin:hand_over], times_us[hand_over:end]
@@ -131,6 +131,6 @@ def first_good(attained: Attained, lost_s: float, from_s: float, to_s: float) ->
     found = from_s
     for step in range(max(0, int((last_s - lost_s) / _STEP_S))):
         at_s = lost_s + step * _STEP_S
-        if at_s + _WINDOW_S > from_s and attained(at_s, at_s + _WINDOW_S) < OF_POSSIBLE:
+        if at_s + _WINDOW_S > from_s and attained(at_s, at_s + _WINDOW_S) < _OF_POSSIBLE:
             found = max(found, at_s + _STEP_S)
     return found if found < last_s else None

@@ -57,8 +57,8 @@ _LOSS_MOMENTS = 40
 class LossTurn:
     """attainment_after: of the frames of the 10 s after the loss; possible: what the plan before could
     serve of them with what was left. heal_s: None where it was never healed. missed_at_best: of losses of
-    this load at other moments, the share that takes longer than HEALED_WITHIN_S in simulation, where healing
-    could not be faster.
+    this load at other moments, the share that takes longer than 5 s in simulation, where healing could not
+    be faster.
     """
 
     load: float
