@@ -33,7 +33,7 @@ from ppipe.operate.planners import LONGEST_S, Made, Planners
 from ppipe.operate.replan import Truth, flows, planned_rps, wanted_rps, with_servers
 from ppipe.operate.retries import Retries
 from ppipe.operate.rules import Cause, Decider, Decision, PlanPromise, RuleSettings, View
-from ppipe.operate.served import take_up, what_is_served
+from ppipe.operate.served import problems_of, take_up, what_is_served
 from ppipe.operate.server_health import ServerHealth, SilenceSettings
 from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.history import HistoryEntry
@@ -42,6 +42,10 @@ from ppipe.rollout.preparing import make_ready
 from ppipe.rollout.rollout import Progress, no_progress, perform
 
 TURN_S = 0.3
+SILENT_TURN_S = 0.1
+"""While a server is silent: how soon it is found lost, and what its loss needs made ready, is time in which
+frames are refused.
+"""
 FRESH_S = 3.0
 """A plan for load or drift is made anew after that long, while the reason holds."""
 
@@ -76,7 +80,8 @@ class OperateLoop:
         now_s = time.monotonic() if now_s is None else now_s
         self._deployed = deployed
         running = {server.name for server in served.manifest.servers}
-        self._problem = with_servers(deployed.deployment.to_problem(deployed.profile), running)
+        self._problems = tuple(with_servers(problem, running) for problem in problems_of(deployed))
+        self._problem = self._problems[0]
         self.served = served
         self._settings = settings
         self._watch = watch
@@ -89,7 +94,7 @@ class OperateLoop:
         self._drift = DriftWatch(settings.measure)
         self._decider = Decider(settings.rules)
         self._losses = LossPlans(
-            deployed, self._problem, planners, self._rates, settings.measure, self._say_text
+            deployed, self._problems, planners, self._rates, settings.measure, self._say_text
         )
         self._asked: AskedPlan | None = None
         self._judged_rps: Mapping[str, float] = served.truth.rates_rps or planned_rps(
@@ -112,7 +117,8 @@ class OperateLoop:
         while not stop.is_set():
             began_s = time.monotonic()
             self.turn(began_s)
-            stop.wait(max(0.0, TURN_S - (time.monotonic() - began_s)))
+            turn_s = SILENT_TURN_S if self._health.silent else TURN_S
+            stop.wait(max(0.0, turn_s - (time.monotonic() - began_s)))
 
     def turn(self, now_s: float) -> Decision:
         """One turn; what was decided."""
@@ -219,8 +225,8 @@ class OperateLoop:
 
     def _plan_for(self, cause: Cause, truth: Truth, now_s: float) -> Made | None:
         """The plan for what is true now, where there is one already. A loss is waited for: so long may a
-        plan take. A plan for a mix that has moved on since is made anew: while a load turns, the window over
-        which rates are taken holds some of both.
+        plan take, which is then made with the stated margins alone. A plan for a mix that has moved on since
+        is made anew: while a load turns, the window over which rates are taken holds some of both.
         """
         if cause is Cause.LOSS and (kept := self._losses.kept_for(self.served, truth)) is not None:
             return kept
@@ -228,7 +234,8 @@ class OperateLoop:
         if asked is not None and asked.made.done() and now_s - asked.since_s > FRESH_S:
             asked = None
         if asked is None or self._losses.is_stale(asked, truth):
-            asked = AskedPlan(truth, now_s, self._planners.now(self._problem, truth, self.served.plan))
+            problems = self._problems[:1] if cause is Cause.LOSS else self._problems
+            asked = AskedPlan(truth, now_s, self._planners.now(problems, truth, self.served.plan))
             self._asked = asked
         return self._made(asked, LONGEST_S if cause is Cause.LOSS else 0.0)
 

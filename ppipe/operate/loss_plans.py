@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass, replace
 
@@ -57,19 +57,21 @@ class AskedPlan:
 
 
 class LossPlans:
-    """See the module. `say` hears of what could not be made ready."""
+    """See the module. problems: with different margins, of which the best plan counts. `say` hears of what
+    could not be made ready.
+    """
 
     def __init__(
         self,
         deployed: Deployed,
-        problem: Problem,
+        problems: Sequence[Problem],
         planners: Planners,
         rates: Rates,
         settings: MeasureSettings,
         say: Callable[[str], None],
     ) -> None:
         self._deployed = deployed
-        self._problem = problem
+        self._problems = problems
         self._planners = planners
         self._rates = rates
         self._settings = settings
@@ -103,7 +105,7 @@ class LossPlans:
         self.complete = not lacking and not under_way
         if lacking and not under_way:
             after = replace(truth, out=truth.out | {lacking[0]})
-            future = self._planners.idly(self._deployed, self._problem, after, served.plan)
+            future = self._planners.idly(self._deployed, self._problems, after, served.plan)
             self._kept[lacking[0]] = AskedPlan(after, now_s, future)
 
     def _lacks_plan(self, server: str, truth: Truth) -> bool:

@@ -9,9 +9,9 @@ Rules
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import ParamSpec, TypeVar
 
@@ -24,6 +24,8 @@ from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.preparing import make_ready
 
 LONGEST_S = 1.0
+_ALL = 0.99
+"""Attainment beyond which plans differ by what more they could serve."""
 _NICE = 19
 
 P = ParamSpec("P")
@@ -41,13 +43,30 @@ class Made:
     ready: DeploymentManifest | None = None
 
 
-def make_plan(problem: Problem, truth: Truth, served: Plan, deployed: Deployed | None = None) -> Made:
-    """Runs in a planner's process. deployed: whose repository is given what the plan needs. Raises
-    Infeasible.
+def make_plan(
+    problems: Sequence[Problem], truth: Truth, served: Plan, deployed: Deployed | None = None
+) -> Made:
+    """Runs in a planner's process. problems: the same with different margins; the plan of whichever serves
+    most. deployed: whose repository is given what the plan needs. Raises Infeasible, ProblemError.
     """
-    plan = plan_now(problem, truth, served)
-    ready = None if deployed is None else make_ready(deployed, plan)
-    return Made(plan, promise_of(plan, served, problem, truth), ready)
+    found: list[Made] = []
+    faults: list[ValueError] = []
+    for problem in problems:
+        try:
+            plan = plan_now(problem, truth, served)
+        except ValueError as fault:
+            faults.append(fault)
+        else:
+            found.append(Made(plan, promise_of(plan, served, problem, truth)))
+    if not found:
+        raise faults[0]
+    best = max(found, key=_worth)
+    return best if deployed is None else replace(best, ready=make_ready(deployed, best.plan))
+
+
+def _worth(made: Made) -> tuple[float, float]:
+    """What comes is served in time first of all; beyond that, the more the better."""
+    return min(made.promise.simulated_planned, _ALL), made.promise.planned
 
 
 class Planners:
@@ -66,13 +85,15 @@ class Planners:
         for planner in (self._now, self._idle):
             planner.close()
 
-    def now(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+    def now(self, problems: Sequence[Problem], truth: Truth, served: Plan) -> Future[Made]:
         """At once. Its result raises BrokenExecutor where the process ended by itself."""
-        return self._now.submit(make_plan, problem, truth, served)
+        return self._now.submit(make_plan, problems, truth, served)
 
-    def idly(self, deployed: Deployed, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+    def idly(
+        self, deployed: Deployed, problems: Sequence[Problem], truth: Truth, served: Plan
+    ) -> Future[Made]:
         """When nothing else is to be done, with what it needs put into the repository."""
-        return self._idle.submit(make_plan, problem, truth, served, deployed)
+        return self._idle.submit(make_plan, problems, truth, served, deployed)
 
 
 class Planner:

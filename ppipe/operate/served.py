@@ -1,4 +1,4 @@
-"""What is served when the loop begins; and a rollout that was stopped, brought to its end.
+"""What is served when the loop begins, and what its plans may be of; and a rollout that was stopped, brought to its end.
 
 Rules
 - A rollout that was killed, or whose way back failed, leaves a fleet between two revisions. It is taken up
@@ -7,15 +7,20 @@ Rules
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from planner import serial
+from planner.deployment.asked import answers
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
+from planner.problem import Problem
 from planner.rollout.check import RolloutFault
 from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.replan import Truth
 from ppipe.rollout.deployed import Deployed, start_of
 from ppipe.rollout.history import HistoryEntry
 from ppipe.rollout.rollout import Progress, Rows, perform
+from ppipe.workspace import MissingResult
 
 
 def what_is_served(deployed: Deployed) -> ServedNow:
@@ -27,6 +32,30 @@ def what_is_served(deployed: Deployed) -> ServedNow:
     return ServedNow(
         manifest, plan, Truth(out=frozenset(there - used) if manifest.epoch > 1 else frozenset())
     )
+
+
+def problems_of(deployed: Deployed) -> tuple[Problem, ...]:
+    """What the deployment asks, as it states it; and with the margins that were searched for the plan of its
+    working folder, if that answers the same. Those find better plans and take longer (planner.queueing).
+    """
+    stated = deployed.deployment.to_problem(deployed.profile)
+    try:
+        found, plan = deployed.workspace.load_problem(), deployed.workspace.load_plan()
+    except MissingResult:
+        return (stated,)
+    searched = found.options.loss_share is not None and serial.content_hash(found) == plan.problem_hash
+    if not searched or not answers(plan, deployed.deployment, stated):
+        return (stated,)
+    margins = {demand.model: demand for demand in found.demands}
+    demands = tuple(
+        replace(
+            demand,
+            slo_margin=margins[demand.model].slo_margin,
+            batch_room=margins[demand.model].batch_room,
+        )
+        for demand in stated.demands
+    )
+    return stated, replace(stated, demands=demands, options=found.options)
 
 
 def _plan_of(deployed: Deployed, manifest: DeploymentManifest) -> Plan:

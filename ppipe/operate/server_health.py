@@ -32,7 +32,7 @@ class SilenceSettings:
 
     silent_s: float = 1.5
     healthy_s: float = 30.0
-    suspect_s: float = 0.6
+    suspect_s: float = 0.4
 
     def __post_init__(self) -> None:
         for name in ("silent_s", "healthy_s", "suspect_s"):
@@ -92,6 +92,13 @@ class ServerHealth:
             if not server.is_out
             and server.silent_s >= self._settings.suspect_s
             and not self._was_out_lately(server, self._looked_s)
+        )
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Servers that are in and did not answer when last looked at."""
+        return frozenset(
+            name for name, server in self._servers.items() if not server.is_out and server.silent_s > 0
         )
 
     def saw(self, answering: Collection[str], now_s: float) -> tuple[ServerChange, ...]:

@@ -40,7 +40,7 @@ SILENT_S = 3.0
 """An entry that has answered nothing for so long is not waited for; one late answer is no silence."""
 NOTICE_S = 2.5
 """Within that a server has begun to load what was put there."""
-_TICK_S = 0.1
+_TICK_S = 0.05
 
 
 class FleetDown(Exception):

@@ -18,7 +18,7 @@ from planner.private_folder import NotPrivate, PrivateFolder
 from planner.revision import FOLDER_VARIABLE, TABLE_NAME, Ack, HandOver, read_hand_over, write_ack
 from planner.watched import Watched
 
-_LOOK_S: Final = 0.25
+_LOOK_S: Final = 0.1
 """How often; each look wakes a thread that shares the interpreter with frames."""
 _Table = TypeVar("_Table")
 

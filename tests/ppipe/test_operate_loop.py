@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.helpers.heal.fleet import HealFleet, make_fleet, weighted
+from planner import serial
+from planner.deployment import load_deployment
+from planner.deployment.asked import asked_hash
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.planning import plan
@@ -23,7 +26,7 @@ from ppipe.operate.looks import Pages
 from ppipe.operate.loop import OperateLoop, OperateSettings
 from ppipe.operate.loss_plans import ServedNow
 from ppipe.operate.planners import Made, make_plan
-from ppipe.operate.replan import Truth
+from ppipe.operate.replan import Truth, problem_now, promise_of
 from ppipe.operate.rules import Cause, Decision, PlanPromise, RuleSettings
 from ppipe.rollout.deployed import Deployed
 from ppipe.rollout.early import Early, forget_early, save_early
@@ -32,6 +35,7 @@ from ppipe.rollout.lock import RolloutBusy
 from ppipe.rollout.preparing import prepare
 from ppipe.rollout.record import RolloutRecord, RolloutStatus, save_record
 from ppipe.rollout.run import StepFailed
+from ppipe.simulation.margined import with_margins
 from ppipe.workspace import save
 from tests.ppipe.test_rollout_run import entry
 
@@ -65,23 +69,25 @@ class PlannersHere:
         self.asked: list[Truth] = []
         self.idle: list[Truth] = []
 
-    def now(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+    def now(self, problems: Sequence[Problem], truth: Truth, served: Plan) -> Future[Made]:
         self.asked.append(truth)
-        return self._made(problem, truth, served)
+        return self._made(problems, truth, served)
 
-    def idly(self, deployed: Deployed, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+    def idly(
+        self, deployed: Deployed, problems: Sequence[Problem], truth: Truth, served: Plan
+    ) -> Future[Made]:
         self.idle.append(truth)
-        made = self._made(problem, truth, served)
+        made = self._made(problems, truth, served)
         if made.exception() is not None:
             return made
         ready: Future[Made] = Future()
         ready.set_result(replace(made.result(), ready=self.ready))
         return ready
 
-    def _made(self, problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+    def _made(self, problems: Sequence[Problem], truth: Truth, served: Plan) -> Future[Made]:
         future: Future[Made] = Future()
         try:
-            future.set_result(make_plan(problem, truth, served))
+            future.set_result(make_plan(problems, truth, served))
         except ValueError as error:
             future.set_exception(error)
         return future
@@ -376,7 +382,7 @@ def test_revisions_that_were_never_begun_are_not_gathered(
         raise faults[0]
 
     monkeypatch.setattr(loop_module, "perform", perform)
-    made = make_plan(stand.loop._problem, Truth(rates_rps=EVEN), fleet.plan)
+    made = make_plan([stand.loop._problem], Truth(rates_rps=EVEN), fleet.plan)
     for _ in range(3):
         stand.loop._act(Decision(True, Cause.LOSS, "lost: x"), made, Truth(rates_rps=EVEN))
         assert fleet.deployed.kept.numbers() == ()
@@ -385,3 +391,75 @@ def test_revisions_that_were_never_begun_are_not_gathered(
     save_record(begun, fleet.deployed.workspace.root)
     stand.loop._act(Decision(True, Cause.LOSS, "lost: x"), made, Truth(rates_rps=EVEN))
     assert fleet.deployed.kept.numbers() == (2,)
+
+
+def _search(fleet: HealFleet, margin: float) -> Problem:
+    """As `ppipe plan --margin auto` leaves the working folder, had it found this margin."""
+    deployed = fleet.deployed
+    stated = deployed.deployment.to_problem(deployed.profile)
+    found = with_margins(stated, [margin] * len(stated.demands), 0.01)
+    save(found, deployed.workspace.problem)
+    asked = asked_hash(deployed.deployment, stated)
+    save(replace(plan(found, mode="fast"), asked_hash=asked), deployed.workspace.plan)
+    return found
+
+
+def test_margins_that_were_searched_are_planned_with_too(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    found = _search(fleet, 0.2)
+    stated, searched = served.problems_of(fleet.deployed)
+    assert stated == fleet.deployed.deployment.to_problem(fleet.deployed.profile)
+    assert serial.content_hash(searched) == serial.content_hash(found)
+    assert {demand.slo_margin for demand in stated.demands} == {None}
+
+
+@pytest.mark.parametrize("problem", ["of another plan", "gone", "not searched"])
+def test_without_a_search_for_what_is_asked_the_stated_margins_count(tmp_path: Path, problem: str) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    workspace = fleet.deployed.workspace
+    found = _search(fleet, 0.2)
+    if problem == "of another plan":
+        save(replace(found, demands=found.demands[:1]), workspace.problem)
+    elif problem == "gone":
+        workspace.problem.unlink()
+    else:
+        _search(fleet, 0.2)
+        stated = fleet.deployed.deployment.to_problem(fleet.deployed.profile)
+        save(stated, workspace.problem)
+        save(replace(plan(stated, mode="fast"), asked_hash=""), workspace.plan)
+    assert len(served.problems_of(fleet.deployed)) == 1
+
+
+def test_margins_that_were_searched_for_another_question_do_not_count(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    _search(fleet, 0.2)
+    fleet.file.write_text(fleet.file.read_text().replace("slo_ms: 600", "slo_ms: 900"))
+    asks = replace(fleet.deployed, deployment=load_deployment(fleet.file))
+    assert len(served.problems_of(asks)) == 1
+
+
+@pytest.mark.parametrize("lost", SERVERS)
+def test_of_several_margins_the_plan_that_serves_most_counts(tmp_path: Path, lost: str) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    _search(fleet, 0.2)
+    problems = served.problems_of(fleet.deployed)
+    truth = Truth(out=frozenset({lost}), rates_rps=EVEN)
+    each = [make_plan([problem], truth, fleet.plan) for problem in problems]
+    for order in (problems, problems[::-1]):
+        best = make_plan(order, truth, fleet.plan)
+        assert best.promise.simulated_planned >= min(0.99, *(made.promise.simulated_planned for made in each))
+        assert best.promise in [made.promise for made in each]
+        enough = [made.promise.planned for made in each if made.promise.simulated_planned >= 0.99]
+        assert not enough or best.promise.planned == max(enough)
+
+
+def test_margins_that_leave_no_plan_are_passed_over(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path / "work", 30_000)
+    stated = fleet.deployed.deployment.to_problem(fleet.deployed.profile)
+    hopeless = with_margins(stated, [0.999] * len(stated.demands), 0.01)
+    truth = Truth(rates_rps=EVEN)
+    made = make_plan([hopeless, stated], truth, fleet.plan)
+    assert made.promise == promise_of(made.plan, fleet.plan, stated, truth)
+    assert problem_now(stated, truth).options.slo_margin == made.plan.models[0].slo_margin
+    with pytest.raises(ValueError, match="cars|faces"):
+        make_plan([hopeless, hopeless], truth, fleet.plan)
