@@ -80,6 +80,7 @@ COMPILED_MODULES = (
     "python_backend.dispatcher.driver",
     "python_backend.dispatcher.wanted",
     "python_backend.dispatcher.requests",
+    "python_backend.stage.fences",
     "python_backend.stage.jobs",
     "python_backend.stage.intake",
     "python_backend.stage.answering",
