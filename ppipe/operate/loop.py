@@ -47,7 +47,7 @@ SILENT_TURN_S = 0.1
 frames are refused.
 """
 FRESH_S = 3.0
-"""A plan for load or drift is made anew after that long, while the reason holds."""
+"""A plan for load or drift is made anew that long after it was made, while the reason holds."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class OperateLoop:
         """For what may be lost."""
         suspected = self._health.suspected
         if not suspected:
-            self._losses.plan_next(self.served, tables, truth, now_s)
+            self._losses.plan_next(self.served, tables, truth)
         if not self._settings.advise:
             least_gain = self._settings.rules.least_gain
             self._losses.look(suspected, self.served, truth, least_gain, now_s)
@@ -231,11 +231,14 @@ class OperateLoop:
         if cause is Cause.LOSS and (kept := self._losses.kept_for(self.served, truth)) is not None:
             return kept
         asked = self._asked
-        if asked is not None and asked.made.done() and now_s - asked.since_s > FRESH_S:
-            asked = None
+        if asked is not None and asked.made.done():
+            done_s = now_s if asked.done_s is None else asked.done_s
+            asked = self._asked = replace(asked, done_s=done_s)
+            if now_s - done_s > FRESH_S:
+                asked = None
         if asked is None or self._losses.is_stale(asked, truth):
             problems = self._problems[:1] if cause is Cause.LOSS else self._problems
-            asked = AskedPlan(truth, now_s, self._planners.now(problems, truth, self.served.plan))
+            asked = AskedPlan(truth, self._planners.now(problems, truth, self.served.plan))
             self._asked = asked
         return self._made(asked, LONGEST_S if cause is Cause.LOSS else 0.0)
 

@@ -49,11 +49,11 @@ class ServedNow:
 
 @dataclass(frozen=True)
 class AskedPlan:
-    """A plan that is being made."""
+    """A plan that is being made. done_s: when it was first seen to be made."""
 
     truth: Truth
-    since_s: float
     made: Future[Made]
+    done_s: float | None = None
 
 
 class LossPlans:
@@ -97,7 +97,7 @@ class LossPlans:
         """Another plan is served."""
         self._kept, self.complete = {}, False
 
-    def plan_next(self, served: ServedNow, tables: Tables, truth: Truth, now_s: float) -> None:
+    def plan_next(self, served: ServedNow, tables: Tables, truth: Truth) -> None:
         """For a server that a plan is lacking of, or whose plan is for another mix."""
         used = sorted({worker.server for table in tables.values() for _, worker in table.workers()})
         lacking = [server for server in used if self._lacks_plan(server, truth)]
@@ -106,7 +106,7 @@ class LossPlans:
         if lacking and not under_way:
             after = replace(truth, out=truth.out | {lacking[0]})
             future = self._planners.idly(self._deployed, self._problems, after, served.plan)
-            self._kept[lacking[0]] = AskedPlan(after, now_s, future)
+            self._kept[lacking[0]] = AskedPlan(after, future)
 
     def _lacks_plan(self, server: str, truth: Truth) -> bool:
         kept = self._kept.get(server)

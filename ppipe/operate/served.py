@@ -1,4 +1,4 @@
-"""What is served when the loop begins, and what its plans may be of; and a rollout that was stopped, brought to its end.
+"""What is served when the loop begins, and what it plans for; a rollout that was stopped, brought to its end.
 
 Rules
 - A rollout that was killed, or whose way back failed, leaves a fleet between two revisions. It is taken up
@@ -36,12 +36,13 @@ def what_is_served(deployed: Deployed) -> ServedNow:
 
 def problems_of(deployed: Deployed) -> tuple[Problem, ...]:
     """What the deployment asks, as it states it; and with the margins that were searched for the plan of its
-    working folder, if that answers the same. Those find better plans and take longer (planner.queueing).
+    working folder, if that answers the same. Those find better plans and take longer (planner.queueing). A
+    file that cannot be read keeps nobody from planning.
     """
     stated = deployed.deployment.to_problem(deployed.profile)
     try:
         found, plan = deployed.workspace.load_problem(), deployed.workspace.load_plan()
-    except MissingResult:
+    except (MissingResult, ValueError, OSError):
         return (stated,)
     searched = found.options.loss_share is not None and serial.content_hash(found) == plan.problem_hash
     if not searched or not answers(plan, deployed.deployment, stated):

@@ -340,9 +340,9 @@ def test_what_no_plan_serves_much_better_is_planned_for_once_and_losses_go_on_be
     same = PlanPromise(served=1.0, planned=1.0, simulated_served=1.0, simulated_planned=1.0)
     make = stand.planners._made
 
-    def as_good(problem: Problem, truth: Truth, served: Plan) -> Future[Made]:
+    def as_good(problems: Sequence[Problem], truth: Truth, served: Plan) -> Future[Made]:
         future: Future[Made] = Future()
-        future.set_result(replace(make(problem, truth, served).result(), promise=same))
+        future.set_result(replace(make(problems, truth, served).result(), promise=same))
         return future
 
     monkeypatch.setattr(stand.planners, "_made", as_good)
@@ -413,7 +413,7 @@ def test_margins_that_were_searched_are_planned_with_too(tmp_path: Path) -> None
     assert {demand.slo_margin for demand in stated.demands} == {None}
 
 
-@pytest.mark.parametrize("problem", ["of another plan", "gone", "not searched"])
+@pytest.mark.parametrize("problem", ["of another plan", "gone", "damaged", "not searched"])
 def test_without_a_search_for_what_is_asked_the_stated_margins_count(tmp_path: Path, problem: str) -> None:
     fleet = make_fleet(tmp_path / "work", 30_000)
     workspace = fleet.deployed.workspace
@@ -422,6 +422,8 @@ def test_without_a_search_for_what_is_asked_the_stated_margins_count(tmp_path: P
         save(replace(found, demands=found.demands[:1]), workspace.problem)
     elif problem == "gone":
         workspace.problem.unlink()
+    elif problem == "damaged":
+        workspace.problem.write_bytes(b"\xff{")
     else:
         _search(fleet, 0.2)
         stated = fleet.deployed.deployment.to_problem(fleet.deployed.profile)
@@ -461,5 +463,27 @@ def test_margins_that_leave_no_plan_are_passed_over(tmp_path: Path) -> None:
     made = make_plan([hopeless, stated], truth, fleet.plan)
     assert made.promise == promise_of(made.plan, fleet.plan, stated, truth)
     assert problem_now(stated, truth).options.slo_margin == made.plan.models[0].slo_margin
-    with pytest.raises(ValueError, match="cars|faces"):
+    with pytest.raises(ValueError, match=r"cars|faces"):
         make_plan([hopeless, hopeless], truth, fleet.plan)
+
+
+def test_a_plan_that_takes_long_is_used_once_it_is_there(stand: LoopStand) -> None:
+    """As with many servers and searched margins: longer than a plan counts as fresh once it is made."""
+    made_at_once = stand.planners.now
+    asked: list[tuple[Future[Made], Made]] = []
+
+    def now(problems: Sequence[Problem], truth: Truth, served: Plan) -> Future[Made]:
+        asked.append((Future(), made_at_once(problems, truth, served).result()))
+        return asked[-1][0]
+
+    stand.planners.now = now  # type: ignore[method-assign]
+    stand.turn(EVEN, 20.0)
+    stand.turn(TURNED, 30.0)
+    number = len(asked)
+    assert number >= 1
+    future, made = asked[-1]
+    assert all("no plan for that yet" in decision.why for decision in stand.turn(TURNED, 6.0))
+    assert len(asked) == number
+    future.set_result(made)
+    assert "with another plan" in stand.turn(TURNED, 0.5)[0].why
+    assert len(asked) == number
