@@ -12,8 +12,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.helpers.doors.floods import (
     CALLERS,
@@ -28,6 +29,7 @@ from benchmarks.helpers.doors.stand import Stand, stand
 from benchmarks.helpers.doors.tries import all_tries, foreign_page
 from benchmarks.helpers.report import main
 
+T = TypeVar("T")
 _MOST_ADDRESSES = 254
 """They are 127.0.1.1 and the following."""
 
@@ -43,18 +45,18 @@ def run(
     if times < 2:
         raise ValueError(f"--times {times}: expected 2 or more, for memory is compared between attacks")
     with tempfile.TemporaryDirectory(prefix="ppipe-doors-") as folder, stand(Path(folder)) as tried:
+        groups = tuple(make(tried, counts) for make in (all_attacks, compared))
+        asked = tuple(named_so(attacks, only) for attacks in groups)
+        if not any(asked):
+            raise ValueError(f"--only {only!r}: expected one of {', '.join(chain(*groups))}")
         figures = {} if only else try_all(tried)
         if seconds <= 0:
             return figures
         rest_bytes = memory_bytes(tried)
         most_mib = most_bytes(tried, rest_bytes, CALLERS) >> 20
         borne, beside = (
-            {
-                name: bear(tried, attack, seconds, times)
-                for name, attack in attacks.items()
-                if is_asked(name, only)
-            }
-            for attacks in (all_attacks(tried, counts), compared(tried, counts))
+            {name: bear(tried, attack, seconds, times) for name, attack in attacks.items()}
+            for attacks in asked
         )
     return {
         **figures,
@@ -78,9 +80,9 @@ def address_counts(addresses: Sequence[float]) -> tuple[int, ...]:
     return tuple(map(int, addresses))
 
 
-def is_asked(name: str, only: str) -> bool:
-    """Whether attacks of this name are to be made."""
-    return fnmatch(name, only) if only else True
+def named_so(attacks: Mapping[str, T], only: str) -> dict[str, T]:
+    """Those that are to be made; all of them where `only` is ''."""
+    return {name: attack for name, attack in attacks.items() if not only or fnmatch(name, only)}
 
 
 def try_all(tried: Stand) -> dict[str, Any]:
