@@ -40,6 +40,13 @@ def answers(plan: Plan, deployment: Deployment, problem: Problem) -> bool:
     return plan.asked_for in (asked_hash(deployment, problem), whole)
 
 
+def is_searched(solved: Problem, plan: Plan, deployment: Deployment, problem: Problem) -> bool:
+    """Whether the plan's problem is what the deployment asks, with margins that were searched for it. solved:
+    the plan's. problem: the one that the deployment states.
+    """
+    return solved.options.loss_share is not None and answers(plan, deployment, problem)
+
+
 def _with_open_margins(deployment: Deployment, problem: Problem) -> Problem:
     if not margins_are_open(deployment):
         return problem

@@ -16,7 +16,7 @@ from model_repo_generator.generate import generate as write_repository
 from model_repo_generator.rehearsal import Rehearsal, RehearsalFault, rehearsed
 from planner import serial
 from planner.deployment import Deployment, load_deployment
-from planner.deployment.asked import answers, margins_are_open
+from planner.deployment.asked import is_searched, margins_are_open
 from planner.plan import Plan
 from planner.profile import Profile
 from ppipe.commands.arguments import DeploymentFile, WorkFolder
@@ -128,8 +128,8 @@ def _require_made_for_this(
     if serial.content_hash(problem) != plan.problem_hash:
         return  # of another plan
     now = deployment.to_problem(profile)
-    if problem.options.loss_share is not None and answers(plan, deployment, now):
-        return  # it has the margins that were searched for this very problem
+    if is_searched(problem, plan, deployment, now):
+        return
     changes = changed_since(problem, now, margins_are_open(deployment))
     stale = [change for change in changes if not change.on_purpose]
     if stale and check:

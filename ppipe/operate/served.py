@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner import serial
-from planner.deployment.asked import answers
+from planner.deployment.asked import is_searched
 from planner.manifest import DeploymentManifest
 from planner.plan import Plan
 from planner.problem import Problem
@@ -44,19 +44,11 @@ def problems_of(deployed: Deployed) -> tuple[Problem, ...]:
         found, plan = deployed.workspace.load_problem(), deployed.workspace.load_plan()
     except (MissingResult, ValueError, OSError):
         return (stated,)
-    searched = found.options.loss_share is not None and serial.content_hash(found) == plan.problem_hash
-    if not searched or not answers(plan, deployed.deployment, stated):
+    if serial.content_hash(found) != plan.problem_hash:
         return (stated,)
-    margins = {demand.model: demand for demand in found.demands}
-    demands = tuple(
-        replace(
-            demand,
-            slo_margin=margins[demand.model].slo_margin,
-            batch_room=margins[demand.model].batch_room,
-        )
-        for demand in stated.demands
-    )
-    return stated, replace(stated, demands=demands, options=found.options)
+    if not is_searched(found, plan, deployed.deployment, stated):
+        return (stated,)
+    return stated, replace(found, cluster=stated.cluster)
 
 
 def _plan_of(deployed: Deployed, manifest: DeploymentManifest) -> Plan:
