@@ -6,12 +6,11 @@ served all the same, and it waits without a limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2 as pb
 
 from planner.manifest import ModelEntry, ServerAddress
 from python_backend.cascade.frames import Given
@@ -68,20 +67,23 @@ class Asker:
 
 def request_of(model: str, given: Given, parameters: Mapping[str, Any]) -> bytes:
     """A ModelInferRequest. Raises TypeError for arrays that no tensor can be."""
-    message = pb.ModelInferRequest(model_name=model)
+    inputs: list[tuple[str, str, Sequence[int]]] = []
     raw: list[list[Buffer]] = []
     for name, array in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"input {name!r}: expected text as its name")
         datatype = "BYTES" if array.dtype.kind in "OSU" else _DATATYPE_OF.get(array.dtype.type)
         if datatype is None:
             raise TypeError(f"input {name}: an array of {array.dtype}, which no tensor can be")
-        message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        inputs.append((name, datatype, array.shape))
         raw += body_of(_text_elements(name, array)) if datatype == "BYTES" else [[kserve.piece(array)]]
-    for name, value in parameters.items():
-        if isinstance(value, str):
-            message.parameters[name].string_param = value
-        else:
-            message.parameters[name].int64_param = int(value)
-    return kserve.request_bytes(message.SerializeToString(), b"", raw)
+    said = [
+        kserve.text_parameter(name, value)
+        if isinstance(value, str)
+        else kserve.int_parameter(name, int(value))
+        for name, value in parameters.items()
+    ]
+    return kserve.request_bytes(kserve.head_of(model, inputs), b"".join(said), raw)
 
 
 def _text_elements(name: str, array: Array) -> list[list[Buffer]]:

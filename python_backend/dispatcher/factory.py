@@ -117,7 +117,7 @@ def make_dispatcher(
         passing=passing,
         fences=part.fences,
     )
-    health = Health(parts.targets, parts.grpc, lost=driver.worker_lost, back=driver.worker_back, log=log)
+    health = Health(parts.targets, parts.prober, lost=driver.worker_lost, back=driver.worker_back, log=log)
     wiring.health = health
     wiring.driver = driver
     wiring.passing = passing

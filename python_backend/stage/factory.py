@@ -18,6 +18,7 @@ from python_backend.stage.jobs import Finish
 from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.worker import StageWorker
 from python_backend.wire.clocks import AskedClocks, EntryClocks
+from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.kserve import Array
 from python_backend.wire.notice_senders import NoticeSenders
 from python_backend.wire.ragged import FrameInfo
@@ -25,7 +26,7 @@ from python_backend.wire.routes import RoutedTransport, Routes
 from python_backend.wire.self_report import Reporter, report_of
 from python_backend.wire.servers import Servers
 from python_backend.wire.shm.layout import layout_of_worker
-from python_backend.wire.shm.transport import make_transport
+from python_backend.wire.shm.transport import with_memory
 from python_backend.wire.signing.keys import KEY_FILE_VARIABLE, Keys
 from python_backend.wire.transport import GrpcTransport, Transport
 
@@ -94,7 +95,8 @@ def _way_on(
     layout = layout_of_worker(place.worker, place.program)
     if place.blocks.is_last:
         layout = replace(layout, shares={})
-    inner = make_transport(grpc, routes.targets, layout, place.worker, log, far=place.tls is None)
+    near = HttpTransport(grpc, routes.targets, far=place.tls is None)
+    inner = with_memory(near, routes.targets, layout, place.worker, log)
     return RoutedTransport(inner, routes, grpc.keep)
 
 

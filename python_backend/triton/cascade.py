@@ -16,6 +16,7 @@ from python_backend.cascade.tables import CascadeTables, table_at_start
 from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.frames.frame import ErrorCode
 from python_backend.dispatcher.metrics.page import Make, open_page
+from python_backend.triton.garbage import leave_start_alone
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import send_error, send_outputs
 from python_backend.wire import ticket_codec
@@ -46,6 +47,7 @@ class TritonPythonModel:
         self._names = tuple(spec.name for spec in self._service.first.public_inputs)
         address = (manifest.entry.host, cascade.metrics_port)
         self._page = open_page(cascade.name, self._load_page, address, log)
+        leave_start_alone()
 
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with whatever has come; answers are sent later by the service's threads."""

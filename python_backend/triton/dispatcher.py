@@ -11,6 +11,7 @@ from python_backend.dispatcher.entries.this_entry import this_entry
 from python_backend.dispatcher.factory import make_dispatcher, show_metrics
 from python_backend.dispatcher.requests import Requests, Triton
 from python_backend.triton.bytes_elements import use_views
+from python_backend.triton.garbage import leave_start_alone
 from python_backend.triton.model_folder import open_model_folder
 from python_backend.triton.replies import error_response, send_error, send_outputs
 
@@ -29,6 +30,7 @@ class TritonPythonModel:
         self._metrics = show_metrics(self._dispatcher, manifest, entry, pb_utils.Logger.log_warn)
         triton = Triton(send_outputs, send_error, error_response)
         self._requests = Requests(entry, self._dispatcher.driver, self._dispatcher.forwarded, triton)
+        leave_start_alone()
 
     def execute(self, requests: list[Any]) -> list[Any] | None:
         """Called by Triton with whatever has come. Returns the answers to requests that find no room, and

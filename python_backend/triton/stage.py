@@ -12,6 +12,7 @@ import triton_python_backend_utils as pb_utils
 from planner.manifest import RAGGED, SHARED_FRAMES
 from python_backend.dispatcher.frames.frame import ErrorCode
 from python_backend.stage.factory import make_stage_worker
+from python_backend.triton.garbage import leave_start_alone
 from python_backend.triton.model_folder import open_place_folder
 from python_backend.triton.replies import SenderReply
 from python_backend.wire import ticket_codec
@@ -42,6 +43,7 @@ class TritonPythonModel:
         self._inputs = [spec.name for spec in folder.place.program.inputs]
         self._take = _taker(folder.parameters)
         """What Triton hands over goes with the request, which the reply holds."""
+        leave_start_alone()
 
     def execute(self, requests: list[Any]) -> None:
         """Called by Triton with one request; the answer is sent later by the worker's threads."""

@@ -1,5 +1,5 @@
-"""Moves a batch to a worker's server and brings the answer back: the one interface, and gRPC as its first
-kind.
+"""Moves a batch to a worker's server and brings the answer back: the one interface, and the gRPC library as
+its first kind, which is loaded where something goes that way.
 
 Rules: an infer call blocks its thread, always has a time limit, and ends in outputs or in a HopFailure.
 Tensors are given as the pieces they are made of, in the stage's positional order, so that forming a batch
@@ -8,14 +8,11 @@ copies nothing.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-import grpc
+from typing import TYPE_CHECKING, Final, Protocol
 
 from planner.manifest import (
     RAGGED_INPUT,
@@ -33,8 +30,11 @@ from python_backend.wire.hop_failure import FailureKind, HopFailure, from_wire
 from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.ragged import EMPTY_ELEMENT, body_of
 from python_backend.wire.signing.keys import Keys
+from python_backend.wire.status import Status
 from python_backend.wire.ticket_codec import WireTicket
-from python_backend.wire.tls import open_channel
+
+if TYPE_CHECKING:
+    from python_backend.wire.grpc_line import Line
 
 CHANNEL_OPTIONS = (
     # A restarted server is usable within 0.05 s of being back, instead of gRPC's 2 s and more.
@@ -82,6 +82,9 @@ class Bodies(Transport, Protocol):
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""
 
+    def probe(self, worker: str, timeout_s: float) -> None:
+        """Have `worker` answer a frame of zeros. Raises HopFailure."""
+
     def ticket_text(self, wire: WireTicket, tensors: Pieces) -> str:
         """The ticket for one sending with these tensors, its times on the receiver's clock."""
 
@@ -118,9 +121,8 @@ def size_of(tensors: Pieces) -> int:
 
 
 def worker_of(wire: WireTicket) -> str:
-    """That a batch is sent to next."""
-    assert wire.ticket is not None
-    return wire.ticket.hops[wire.hop].worker
+    """That a batch is sent to next; of a probe, who is asked."""
+    return wire.chain if wire.ticket is None else wire.ticket.hops[wire.hop].worker
 
 
 def model_of(wire: WireTicket) -> str:
@@ -128,6 +130,16 @@ def model_of(wire: WireTicket) -> str:
     it.
     """
     return wire.chain or worker_of(wire)
+
+
+def probe_of(worker: str) -> WireTicket:
+    """Asks a worker for a sign of life."""
+    return WireTicket(deployment="", revision=0, hop=0, ticket=None, chain=worker)
+
+
+def zeros_for(target: Target) -> Pieces:
+    """One frame of zeros, as it goes into a message to this worker."""
+    return [[zero_of(spec)] for spec in target.inputs]
 
 
 def targets_of(manifest: DeploymentManifest, entry: ModelEntry, own_host: str) -> dict[str, Target]:
@@ -162,19 +174,20 @@ class GrpcTransport:
         self._targets = targets
         self._tls = tls
         self._keys = keys
-        self._probe_text = ticket_codec.ANONYMOUS_PROBE_TEXT
-        self._lines: dict[Address, _Line] = {}
-        """Changed under the lock."""
+        self._lines: dict[Address, Line] = {}
+        """Opened when first used; changed under the lock."""
+        self._is_closed = False
         self._lock = threading.Lock()
-        for target in targets.values():
-            self._open(target.server)
         self._head = functools.lru_cache(maxsize=4096)(kserve.request_head)
 
     def connect(self) -> None:
         """Have connections made, in the background: the first batch should not wait for one."""
-        for (host, port), line in self._lines.items():
+        servers = {(each.server.host, each.server.grpc_port): each.server for each in self._targets.values()}
+        for (host, port), server in servers.items():
+            with self._lock:
+                line = self._line(server)
             name = f"connect {host}:{port}"
-            threading.Thread(target=_wake_up, args=(line.channel,), name=name, daemon=True).start()
+            threading.Thread(target=line.wake_up, args=(_CONNECT_S,), name=name, daemon=True).start()
 
     def keep(self, addresses: Collection[Address]) -> None:
         """Close connections to all other addresses, once the calls on them have ended."""
@@ -210,6 +223,8 @@ class GrpcTransport:
 
     def ticket_text(self, wire: WireTicket, tensors: Pieces) -> str:
         """See Bodies."""
+        if wire.ticket is None:
+            return ticket_codec.ANONYMOUS_PROBE_TEXT
         if self._targets[worker_of(wire)].same_host:
             return ticket_codec.encode(wire, self._keys)
         covered = tensors if self._tls is None else None
@@ -219,12 +234,12 @@ class GrpcTransport:
 
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""
-        line = self._line_to(self._targets[worker].server)
         try:
-            answer = line.call(request, timeout=timeout_s)
-            return kserve.response_outputs(answer)
-        except grpc.RpcError as error:
-            raise failure_of(error, hop, worker) from None
+            line = self._line_to(self._targets[worker].server)
+        except OSError as error:
+            raise HopFailure(FailureKind.UNREACHABLE, hop, worker, repr(error)) from None
+        try:
+            return kserve.response_outputs(line.infer(worker, hop, request, timeout_s))
         except kserve.WireError as error:
             raise HopFailure(FailureKind.COMPUTE, hop, worker, str(error)) from None
         finally:
@@ -235,85 +250,54 @@ class GrpcTransport:
     def probe(self, worker: str, timeout_s: float) -> None:
         """Have `worker` answer a frame of zeros. Raises HopFailure."""
         target = self._targets[worker]
-        zeros = [[zero_of(spec)] for spec in target.inputs]
-        ticket = kserve.text_parameter(ticket_codec.PARAMETER, self._probe_text)
-        head = self._head(worker, target.inputs, 1)
-        self.send(worker, 0, kserve.request_bytes(head, ticket, zeros), timeout_s)
+        self.send_tensors(probe_of(worker), target.inputs, zeros_for(target), 1, timeout_s)
 
     def close(self) -> None:
         """See Transport."""
+        with self._lock:
+            self._is_closed = True
         for line in self._lines.values():
-            line.channel.close()
+            line.close()
 
-    def _line_to(self, server: ServerAddress) -> _Line:
+    def _line_to(self, server: ServerAddress) -> Line:
         """One to use, until its count of calls is taken down."""
         with self._lock:
-            line = self._lines.get((server.host, server.grpc_port)) or self._open(server)
+            line = self._line(server)
             line.calls += 1
             return line
 
-    def _open(self, server: ServerAddress) -> _Line:
+    def _line(self, server: ServerAddress) -> Line:
+        """Under the lock. Raises OSError where a file of TLS cannot be read, and after close()."""
+        from python_backend.wire.grpc_line import Line
+
         key = (server.host, server.grpc_port)
-        if key not in self._lines:
-            self._lines[key] = _Line(open_channel(address_of(server), self._tls, CHANNEL_OPTIONS))
-        return self._lines[key]
+        line = self._lines.get(key)
+        if line is None:
+            if self._is_closed:
+                raise ConnectionAbortedError("the transport is closed")
+            line = self._lines[key] = Line(server.grpc_address, self._tls, CHANNEL_OPTIONS)
+        return line
 
 
-class _Line:
-    """A connection. calls: under way on it. is_left: no new ones are to come."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.channel: Final = channel
-        self.call: Final = _unary(channel, kserve.INFER_METHOD)
-        self.calls = 0
-        self.is_left = False
-
-    def close_if_left(self) -> None:
-        if self.is_left and self.calls == 0:
-            self.channel.close()
-
-
-def _unary(channel: grpc.Channel, method: str) -> Any:
-    """A call that, without serialisers, takes and gives the bytes as they are on the wire."""
-    return channel.unary_unary(method)
-
-
-def address_of(server: ServerAddress) -> str:
-    """Where a server takes gRPC calls."""
-    return server.grpc_address
-
-
-def _wake_up(channel: grpc.Channel) -> None:
-    """One call that waits for the server; that it fails is no harm."""
-    live = _unary(channel, kserve.LIVE_METHOD)
-    with contextlib.suppress(grpc.RpcError, ValueError):
-        live(b"", timeout=_CONNECT_S, wait_for_ready=True)
-
-
-def failure_of(error: grpc.RpcError, hop: int, worker: str) -> HopFailure:
-    """What a failed call to `worker` says about it, or about a stage behind it."""
-    return failure_from(error.code(), error.details() or "", hop, worker)
-
-
-def failure_from(code: grpc.StatusCode, details: str, hop: int, worker: str) -> HopFailure:
-    """As failure_of, for a status code and its text."""
+def failure_from(status: Status, details: str, hop: int, worker: str) -> HopFailure:
+    """What a call to `worker` that ended so says about it, or about a stage behind it."""
     told = from_wire(details)
     if told is not None:
         return told
-    return HopFailure(_kind_of(code, details), hop, worker, f"{code.name}: {details[:300]}")
+    return HopFailure(_kind_of(status, details), hop, worker, f"{status.name}: {details[:300]}")
 
 
-def _kind_of(code: grpc.StatusCode, details: str) -> FailureKind:
+def _kind_of(status: Status, details: str) -> FailureKind:
     if SHARED_FRAMES in details:
         return FailureKind.NO_MEMORY  # a repository of an older generator: its stages have no such input
     if "Stub process" in details:
         return FailureKind.DEAD_STUB
-    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+    if status in (Status.DEADLINE_EXCEEDED, Status.CANCELLED):
         return FailureKind.TIMED_OUT
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if status is Status.UNAVAILABLE:
         return FailureKind.UNREACHABLE
-    if code is grpc.StatusCode.NOT_FOUND:
+    if status is Status.NOT_FOUND:
         return FailureKind.NOT_LOADED
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
+    if status is Status.INVALID_ARGUMENT:
         return FailureKind.REFUSED
     return FailureKind.COMPUTE

@@ -20,7 +20,7 @@ from python_backend.dispatcher import factory
 from python_backend.dispatcher.entries import shard_owner
 from python_backend.dispatcher.entries.shard_owner import ShardOwner
 from python_backend.dispatcher.entries.this_entry import ENTRY_VARIABLE
-from python_backend.dispatcher.tables import making
+from python_backend.dispatcher.tables.making import PartsMaker
 from python_backend.dispatcher.tables.served_table import ServedTable
 from python_backend.dispatcher.tables.taking_over import TableFailed
 from python_backend.leases.file_store import FileStore
@@ -173,13 +173,14 @@ def test_no_table_that_is_over_is_left_and_no_two_send_through_one_file(
     monkeypatch.setattr(LeaseKeeper, "start", lambda keeper: None)  # the test itself says what is owned
     monkeypatch.setattr(factory, "_OWNER_S", 0.0)
     names: list[str] = []
-    make = making._transport
+    make = PartsMaker._ways
 
-    def noting(*arguments: Any) -> Noted:
+    def noting(maker: PartsMaker, *arguments: Any) -> tuple[Any, Noted]:
         names.extend(argument.name for argument in arguments if isinstance(argument, MemoryLayout))
-        return Noted(make(*arguments))  # type: ignore[arg-type]
+        prober, transport = make(maker, *arguments)
+        return prober, Noted(transport)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(making, "_transport", noting)
+    monkeypatch.setattr(PartsMaker, "_ways", noting)
     tables: list[ServedTable] = []
     manifest = replace(deployment, models=(replace(deployment.models[0], shards=SHARDS),))
     with_shards = factory.make_dispatcher(manifest, manifest.models[0], {"transport": "null"}, lambda _: None)

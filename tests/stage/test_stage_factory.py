@@ -102,7 +102,7 @@ def test_connections_to_where_a_server_was_are_closed_once_their_calls_have_ende
     other = grpc._line_to(made.server("server0"))
     closed: list[object] = []
     for line in (called, other):
-        line.channel.close = functools.partial(closed.append, line)  # type: ignore[method-assign]
+        line.close = functools.partial(closed.append, line)  # type: ignore[method-assign]
     other.calls -= 1
     moved = [replace(each, host="10.0.0.7") if each.name == "server1" else each for each in made.servers]
     serial.save(server_table(replace(made, servers=tuple(moved))), path)

@@ -22,7 +22,7 @@ from python_backend.wire.http.connections import IDLE_S
 from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.http.transport import LARGEST_BYTES, HttpTransport
 from python_backend.wire.signing.keys import Keys
-from python_backend.wire.ticket_codec import WireTicket
+from python_backend.wire.ticket_codec import ANONYMOUS_PROBE_TEXT, WireTicket
 from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
 from tests.dispatcher.test_driver import manifest
 from tests.waiting import wait_for
@@ -147,6 +147,9 @@ class Bodies:
 
     def infer(self, wire: Any, tensors: Any, batch: int, timeout_s: float) -> Any:
         return self.send_tensors(wire, (), tensors, batch, timeout_s)
+
+    def probe(self, worker: str, timeout_s: float) -> None:
+        self.sent.append(1)
 
     def send_tensors(self, wire: Any, specs: Any, tensors: Any, batch: int, timeout_s: float) -> Any:
         self.sent.append(batch)
@@ -393,17 +396,35 @@ def test_after_close_nothing_is_kept(peer: Peer) -> None:
     assert not any(thread.name == "idle connections" for thread in threading.enumerate())
 
 
-def test_without_an_endpoint_and_for_large_batches_bodies_go_through_grpc(peer: Peer) -> None:
+def test_without_an_endpoint_bodies_go_through_the_grpc_library(peer: Peer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = int(unused.getsockname()[1])
     transport, bodies = transport_to(port)
     transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
-    assert bodies.sent == [3]
+    transport.probe(WORKER, 1.0)
+    assert bodies.sent == [3, 1]
     transport.close()
-    transport, bodies = transport_to(peer.port)
-    transport.infer(wire(), [[bytes(LARGEST_BYTES + 8)]], 7, 1.0)
-    assert (bodies.sent, peer.connections) == ([7], 0)
+
+
+@pytest.mark.parametrize("same_host", [True, False])
+def test_large_tensors_go_neither_this_way_nor_through_the_library(peer: Peer, same_host: bool) -> None:
+    transport, bodies = transport_to(peer.port, same_host=same_host)
+    with pytest.raises(HopFailure, match="NoEndpoint"):  # nobody takes gRPC there
+        transport.infer(wire(), [[bytes(LARGEST_BYTES + 8)]], 7, 1.0)
+    assert (bodies.sent, peer.connections) == ([], 0)
     transport.close()
+
+
+def test_a_worker_is_asked_with_a_frame_of_zeros(peer: Peer, transport: HttpTransport) -> None:
+    transport.probe(WORKER, 1.0)
+    (request,) = peer.requests
+    assert request["parameters"]["ppipe_ticket"] == ANONYMOUS_PROBE_TEXT
+    assert [each["shape"] for each in request["inputs"]] == [[1, 1]]
+    assert peer.bodies[-1] == bytes(8)
+    peer.answer = refused("500 Internal Server Error", "Stub process 'm' is not healthy.")
+    with pytest.raises(HopFailure) as caught:
+        transport.probe(WORKER, 1.0)
+    assert (caught.value.kind, caught.value.worker) == (FailureKind.DEAD_STUB, WORKER)
 
 
 def test_a_message_in_more_pieces_than_the_kernel_takes_at_once_arrives(
@@ -415,14 +436,11 @@ def test_a_message_in_more_pieces_than_the_kernel_takes_at_once_arrives(
     assert peer.bodies[-1] == b"".join(frames)
 
 
-def test_clients_frames_go_to_another_host_this_way_and_large_tensors_do_not(peer: Peer) -> None:
+def test_clients_frames_go_to_another_host_this_way(peer: Peer) -> None:
     transport, _ = transport_to(peer.port, same_host=False)
     frames = WireTicket("d", 1, hop=0, ticket=wire().ticket, ingress=INFOS)
     transport.infer(frames, [[bytes(LARGEST_BYTES)] for _ in INFOS], len(INFOS), 5.0)
     assert (peer.connections, len(peer.requests)) == (1, 1)
-    with pytest.raises(HopFailure, match="NoEndpoint"):  # nobody takes gRPC there
-        transport.infer(wire(), [[bytes(LARGEST_BYTES + 8)]], 7, 5.0)
-    assert peer.connections == 1
     transport.close()
 
 
@@ -430,7 +448,8 @@ def test_under_tls_nothing_for_another_host_goes_in_plain_text(peer: Peer) -> No
     transport, bodies = transport_to(peer.port, same_host=False, far=False)
     transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
     assert transport.begin(wire(), [[NUMBERS.tobytes()]], 3, 1.0) is None
-    assert (bodies.sent, peer.connections) == ([3], 0)
+    transport.probe(WORKER, 1.0)
+    assert (bodies.sent, peer.connections) == ([3, 1], 0)
     transport.close()
 
 

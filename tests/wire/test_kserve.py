@@ -32,6 +32,37 @@ def test_a_request_is_read_by_protobuf(batch: int, pieces: int, text: str) -> No
     assert list(message.raw_input_contents) == [a.tobytes(), b.tobytes()]
 
 
+@given(
+    name=st.text(max_size=20),
+    shape=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4),
+    text=st.text(max_size=20),
+    number=st.integers(-(2**63), 2**63 - 1),
+)
+def test_each_field_is_as_protobuf_writes_it(name: str, shape: list[int], text: str, number: int) -> None:
+    head = pb.ModelInferRequest(model_name="m")
+    head.inputs.add(name=f"x{name}", datatype="FP32", shape=[1, *shape])
+    assert kserve.head_of("m", [(f"x{name}", "FP32", [1, *shape])]) == head.SerializeToString()
+    parameters = pb.ModelInferRequest()
+    parameters.parameters[name].string_param = text
+    assert kserve.text_parameter(name, text) == parameters.SerializeToString()
+    parameters.parameters[name].int64_param = number
+    assert kserve.int_parameter(name, number) == parameters.SerializeToString()
+
+
+def test_shapes_are_read_packed_and_one_by_one_and_what_is_unknown_is_passed_over() -> None:
+    message = pb.ModelInferResponse(model_name="m")
+    output = message.outputs.add(name="y", datatype="UINT8", shape=[1, 300])
+    output.parameters["more"].string_param = "x"
+    message.raw_output_contents.append(bytes(300))
+    packed = message.SerializeToString()
+    assert b"\x1a\x03\x01\xac\x02" in packed
+    # As long, so that the lengths around it hold.
+    by_one = packed.replace(b"\x1a\x03\x01\xac\x02", b"\x18\x01\x18\xac\x02")
+    assert pb.ModelInferResponse.FromString(by_one) == message
+    for answer in (packed, by_one):
+        assert kserve.response_outputs(answer)["y"].shape == (1, 300)
+
+
 @given(size=st.integers(0, 500), identifier=st.text(max_size=5))
 def test_an_answer_of_protobuf_is_read(size: int, identifier: str) -> None:
     array = np.arange(size, dtype=np.int64).reshape(1, size)

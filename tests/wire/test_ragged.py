@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2 as pb
 
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve, ticket_codec
@@ -101,7 +102,7 @@ def test_frames_lie_in_shared_memory_one_after_the_other() -> None:
 
 def test_texts_in_answers_come_back_as_arrays() -> None:
     labels = np.array([[b"cat", "Käfer".encode()], [b"", b"x"]], dtype=np.object_)
-    message = kserve.pb.ModelInferResponse()
+    message = pb.ModelInferResponse()
     message.outputs.add(name="labels", datatype="BYTES", shape=labels.shape)
     elements = [[bytes(text)] for text in labels.ravel()]
     message.raw_output_contents.append(b"".join(body_of(elements)[0]))

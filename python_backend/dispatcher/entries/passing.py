@@ -30,7 +30,6 @@ from typing import Final, Protocol
 from planner.manifest import DeploymentManifest, ModelEntry
 from planner.owned import HOP_US
 from planner.serving import ServedModel
-from python_backend.dispatcher.entries.onward import Onward
 from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.dispatcher.frames.frame_state import FrameState
 from python_backend.scheduler.actions import DropReason
@@ -143,6 +142,9 @@ class PassingOn:
         }
         servers = [more.server for more in manifest.more_entries]
         self._returns: Returns | None = None
+        # With the gRPC library, which a dispatcher without other entries does not load.
+        from python_backend.dispatcher.entries.onward import Onward
+
         self._onward = Onward(
             manifest.deployment,
             entry,

@@ -14,14 +14,15 @@ from planner.owned import OwnedPart
 from planner.revision import HandOver
 from python_backend.dispatcher.driver import Driver
 from python_backend.dispatcher.entries.shard_owner import ShardOwner
-from python_backend.dispatcher.health import Health
+from python_backend.dispatcher.health import Health, WorkerProber
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
 from python_backend.wire.http.sendings import Sendings
+from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.shm.layout import MemoryLayout, layout_of_entry
-from python_backend.wire.shm.transport import make_transport
+from python_backend.wire.shm.transport import with_memory
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.transport import GrpcTransport, Target, Transport, targets_of
 
@@ -31,7 +32,7 @@ class TableParts:
     """What is made anew for each table."""
 
     targets: Mapping[str, Target]
-    grpc: GrpcTransport
+    prober: WorkerProber
     transport: Transport
     core: SchedulerCore
 
@@ -65,14 +66,32 @@ class PartsMaker:
         ids_from = secrets.randbits(40)
         core = SchedulerCore(owned.served, policy=self.policy, batch_ids_from=ids_from, told=told)
         targets = targets_of(manifest, entry, own_host=manifest.entry.host)
-        grpc = GrpcTransport(targets, self._keys, manifest.tls)
-        grpc.connect()
         self._parts += int(bool(entry.shards))
         layout = layout_of_entry(manifest, number, self._parts)
-        transport = _transport(
-            manifest, owned, grpc, targets, self._parameters, self._log, layout, self._sendings
-        )
-        return TableParts(targets, grpc, transport, core)
+        prober, transport = self._ways(manifest, owned, targets, layout)
+        return TableParts(targets, prober, transport, core)
+
+    def _ways(
+        self,
+        manifest: DeploymentManifest,
+        entry: ModelEntry,
+        targets: Mapping[str, Target],
+        layout: MemoryLayout,
+    ) -> tuple[WorkerProber, Transport]:
+        """What asks workers, and what brings them batches: by the parameter `transport`, 'auto' (default),
+        'grpc', or 'null' for measuring the dispatcher alone.
+        """
+        wanted = self._parameters.get("transport", "auto")
+        grpc = GrpcTransport(targets, self._keys, manifest.tls)
+        if manifest.tls is not None or wanted == "grpc":
+            grpc.connect()
+        if wanted == "grpc":
+            return grpc, grpc
+        near = HttpTransport(grpc, targets, far=manifest.tls is None, sendings=self._sendings)
+        if wanted == "null":
+            return near, NullTransport(entry.outputs)
+        hops = with_memory(near, targets, layout, entry.dispatcher, self._log)
+        return near, ChainTransport(hops, entry) if entry.chains else hops
 
 
 class TableTaking:
@@ -107,7 +126,7 @@ class TableTaking:
         made = self._maker.parts(manifest, entry, number, part.entry)
         with self._lock:
             self._parts = [*self._parts[self._parts.index(self._served()) :], made]
-        self._health.look_after(made.targets, made.grpc)
+        self._health.look_after(made.targets, made.prober)
         own = {worker.name for _, worker in part.entry.served.workers()}
         self._health.leave_to_others(made.targets.keys() - own)
         self._driver.hand_over(number, manifest, part.entry, made.core, made.transport, part.fences)
@@ -121,7 +140,7 @@ class TableTaking:
     def undo(self) -> None:
         with self._lock:
             served = self._served()
-        self._health.look_after(served.targets, served.grpc)
+        self._health.look_after(served.targets, served.prober)
 
     def tidy(self, refused: bool) -> None:
         """Called now and then where there are several entries. refused: whether a table was not taken."""
@@ -135,25 +154,3 @@ class TableTaking:
         """Those of the table that is served."""
         transport = self._driver.transport
         return next(parts for parts in self._parts if parts.transport is transport)
-
-
-def _transport(
-    manifest: DeploymentManifest,
-    entry: ModelEntry,
-    grpc: GrpcTransport,
-    targets: Mapping[str, Target],
-    parameters: Mapping[str, str],
-    log: Callable[[str], None],
-    layout: MemoryLayout,
-    sendings: Sendings,
-) -> Transport:
-    """By the parameter `transport`: 'auto' (default), 'grpc', or 'null' for measuring the dispatcher
-    alone.
-    """
-    wanted = parameters.get("transport", "auto")
-    if wanted == "null":
-        return NullTransport(entry.outputs)
-    if wanted == "grpc":
-        return grpc
-    hops = make_transport(grpc, targets, layout, entry.dispatcher, log, manifest.tls is None, sendings)
-    return ChainTransport(hops, entry) if entry.chains else hops

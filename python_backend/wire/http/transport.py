@@ -5,9 +5,8 @@ less in the server, which counts once per batch on both sides of every hop.
 
 Rules
 - Small messages go this way, also those that say where in shared memory a batch lies, and clients' frames to
-  another host. Large tensors go through gRPC bodies: to another host by wire.http2, within this one by the
-  library.
-- Everything goes through the library's if the server has no HTTP endpoint, and to other hosts under TLS.
+  another host. Large tensors go in gRPC bodies (wire.http2).
+- Everything goes through the gRPC library if the server has no HTTP endpoint, and to other hosts under TLS.
 - A connection carries one request at a time. One that was kept and turns out closed, as after a restart of
   its server, is replaced and the request sent again: execution is at least once.
 - Every wait has the time limit of its call; a connection whose call ran out of time is closed.
@@ -30,8 +29,6 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import grpc
-
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure, out_of_time
@@ -41,6 +38,7 @@ from python_backend.wire.http.messages import Answer, Broken
 from python_backend.wire.http.sendings import Sending, Sendings
 from python_backend.wire.http2.transport import Http2Calls
 from python_backend.wire.kserve import Buffer
+from python_backend.wire.status import Status
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import (
     Awaited,
@@ -51,8 +49,10 @@ from python_backend.wire.transport import (
     failure_from,
     in_message,
     model_of,
+    probe_of,
     size_of,
     worker_of,
+    zeros_for,
 )
 
 LARGEST_BYTES: Final = 131_072
@@ -61,9 +61,8 @@ FAR_BYTES: Final = 33_554_432
 """Of clients' frames to another host; servers from 25.08 on take at most 64 MB of a request this way."""
 _QUICK_BYTES: Final = 12_288
 """Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT, 404: grpc.StatusCode.NOT_FOUND,
-    499: grpc.StatusCode.CANCELLED, 503: grpc.StatusCode.UNAVAILABLE,
+_STATUSES: Final = {
+    400: Status.INVALID_ARGUMENT, 404: Status.NOT_FOUND, 499: Status.CANCELLED, 503: Status.UNAVAILABLE,
 }  # fmt: skip
 
 
@@ -96,9 +95,19 @@ class HttpTransport:
         far_frames = wire.carries_frames and not target.same_host
         if size_of(tensors) <= (FAR_BYTES if far_frames else LARGEST_BYTES):
             return self.send(wire, target.inputs, in_message(wire, tensors), batch, timeout_s)
-        if target.same_host:
-            return self._grpc.infer(wire, tensors, batch, timeout_s)
         return self._large.infer(wire, target, in_message(wire, tensors), batch, timeout_s)
+
+    def probe(self, worker: str, timeout_s: float) -> None:
+        """Have `worker` answer a frame of zeros. Raises HopFailure."""
+        target = self._targets[worker]
+        if not (target.same_host or self._far):
+            self._grpc.probe(worker, timeout_s)
+            return
+        wire, zeros = probe_of(worker), zeros_for(target)
+        if size_of(zeros) <= LARGEST_BYTES:
+            self.send(wire, target.inputs, zeros, 1, timeout_s)
+        else:
+            self._large.infer(wire, target, zeros, 1, timeout_s)
 
     def begin(self, wire: WireTicket, tensors: Pieces, batch: int, timeout_s: float) -> Awaited | None:
         """See Transport."""
@@ -190,8 +199,8 @@ class _Call:
             said = messages.error_of(answer.content)
             if said is None:  # no tritonserver listens there
                 return self._by_grpc()
-            code = _CODES.get(answer.status, grpc.StatusCode.INTERNAL)
-            raise failure_from(code, said, self._wire.hop, self._worker)
+            status = _STATUSES.get(answer.status, Status.INTERNAL)
+            raise failure_from(status, said, self._wire.hop, self._worker)
         try:
             return messages.outputs_of(answer)
         except (KeyError, ValueError, TypeError) as error:

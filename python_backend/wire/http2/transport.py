@@ -11,10 +11,6 @@ Rules
 
 from __future__ import annotations
 
-from typing import Final
-
-import grpc
-
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure, out_of_time
@@ -28,10 +24,9 @@ from python_backend.wire.http2.connection import (
     Unserved,
     connected,
 )
+from python_backend.wire.status import status_of
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import Bodies, Outputs, Pieces, Target, failure_from, worker_of
-
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Http2Calls:
@@ -95,8 +90,8 @@ class _Call:
             if self._sending is not None and self._wire.ticket is not None:
                 self._calls._sendings.over(self._wire.ticket.batch_id)
         if answered.status != 0:
-            code = _CODES.get(answered.status, grpc.StatusCode.UNKNOWN)
-            raise failure_from(code, answered.said, self._wire.hop, worker_of(self._wire))
+            status = status_of(answered.status)
+            raise failure_from(status, answered.said, self._wire.hop, worker_of(self._wire))
         try:
             return kserve.response_outputs(answered.message)
         except kserve.WireError as error:

@@ -16,7 +16,6 @@ from planner.manifest import RAGGED_INPUT, SHARED_INPUT
 from planner.profile import TensorSpec
 from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind, HopFailure
-from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.ragged import EMPTY_ELEMENT
 from python_backend.wire.shm.arena import Arena, Span, padded_size
@@ -25,7 +24,6 @@ from python_backend.wire.shm.layout import SMALLEST_BYTES, MemoryLayout
 from python_backend.wire.ticket_codec import SharedFrames, WireTicket
 from python_backend.wire.transport import (
     Awaited,
-    GrpcTransport,
     Outputs,
     Pieces,
     Target,
@@ -176,19 +174,14 @@ class ShmTransport:
             self._arena.dead(failure.worker)
 
 
-def make_transport(
-    grpc: GrpcTransport,
+def with_memory(
+    near: HttpTransport,
     targets: Mapping[str, Target],
     layout: MemoryLayout,
     sender: str,
     log: Callable[[str], None],
-    far: bool,
-    sendings: Sendings | None = None,
 ) -> Transport:
-    """Shared memory where it pays and fits, and HTTP within this host. `sender`: the Triton model. far:
-    whether other hosts may be sent plain HTTP, which has no TLS. sendings: see HttpTransport.
-    """
-    near = HttpTransport(grpc, targets, far=far, sendings=sendings)
+    """`near`, with shared memory where it pays and fits. `sender`: the Triton model."""
     share = layout.shares.get(sender)
     if share is None:
         return near
