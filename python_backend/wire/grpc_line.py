@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
@@ -27,7 +27,6 @@ class Line:
         self._infer: Any = self._channel.unary_unary(kserve.INFER_METHOD)
         self.calls = 0
         self.is_left = False
-        self.address: Final = address
 
     def infer(self, worker: str, hop: int, request: bytes, timeout_s: float) -> bytes:
         """The serialised answer. Raises HopFailure for what it says of `worker`, or of a stage behind it."""

@@ -9,6 +9,7 @@ copies nothing.
 from __future__ import annotations
 
 import functools
+import socket
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ class GrpcTransport:
     def send(self, worker: str, hop: int, request: bytes, timeout_s: float) -> Outputs:
         """Send a whole serialised request. Raises HopFailure."""
         try:
-            line = self._line_to(self._targets[worker].server)
+            line = self._line_to(self._targets[worker].server, timeout_s)
         except OSError as error:
             raise HopFailure(FailureKind.UNREACHABLE, hop, worker, repr(error)) from None
         try:
@@ -259,8 +260,12 @@ class GrpcTransport:
         for line in self._lines.values():
             line.close()
 
-    def _line_to(self, server: ServerAddress) -> Line:
-        """One to use, until its count of calls is taken down."""
+    def _line_to(self, server: ServerAddress, timeout_s: float) -> Line:
+        """One to use, until its count of calls is taken down. Raises OSError."""
+        address = (server.host, server.grpc_port)
+        if address not in self._lines:
+            # The library is not to be loaded because a server has just ended: all threads would wait for it.
+            socket.create_connection(address, timeout_s).close()
         with self._lock:
             line = self._line(server)
             line.calls += 1

@@ -98,12 +98,12 @@ def test_connections_to_where_a_server_was_are_closed_once_their_calls_have_ende
     hops = tuple(tensor_hop(name, 0, 0, 0, 1) for name in ("m.p0.s0.w0", "m.p0.s1.w0"))
     wire = WireTicket("d", 1, 1, plain_ticket(0, 0, 0, 9, hops), way=Way(("server0", "server1"), "entry", 0))
     assert way_on.begin(wire, [[b""]], 1, 1.0) is None
-    called = grpc._line_to(made.server("server1"))
-    other = grpc._line_to(made.server("server0"))
+    called = grpc._line(made.server("server1"))
+    other = grpc._line(made.server("server0"))
     closed: list[object] = []
     for line in (called, other):
         line.close = functools.partial(closed.append, line)  # type: ignore[method-assign]
-    other.calls -= 1
+    called.calls += 1
     moved = [replace(each, host="10.0.0.7") if each.name == "server1" else each for each in made.servers]
     serial.save(server_table(replace(made, servers=tuple(moved))), path)
     way_on.begin(wire, [[b""]], 1, 1.0)
@@ -111,7 +111,7 @@ def test_connections_to_where_a_server_was_are_closed_once_their_calls_have_ende
     called.calls -= 1
     called.close_if_left()
     assert closed == [called], "the address of the other is still in the table"
-    assert grpc._line_to(made.server("server1")) is not called
+    assert grpc._line(made.server("server1")) is not called
     way_on.close()
 
 

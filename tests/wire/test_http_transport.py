@@ -6,6 +6,8 @@ import contextlib
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -403,6 +405,31 @@ def test_without_an_endpoint_bodies_go_through_the_grpc_library(peer: Peer) -> N
     transport.infer(wire(), [[NUMBERS.tobytes()]], 3, 1.0)
     transport.probe(WORKER, 1.0)
     assert bodies.sent == [3, 1]
+    transport.close()
+
+
+@pytest.mark.parametrize("factory", ["dispatcher", "stage"])
+def test_a_stub_starts_without_the_libraries_of_grpc_and_protobuf(factory: str) -> None:
+    program = f"import sys, python_backend.{factory}.factory; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    roots = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "numpy" in roots
+    assert not roots & {"grpc", "google", "tritonclient", "asyncio"}
+
+
+def test_the_library_is_not_loaded_because_a_server_has_ended() -> None:
+    deployment = manifest()
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = int(unused.getsockname()[1])
+    targets = targets_of(deployment, deployment.models[0], deployment.entry.host)
+    target = targets[WORKER]
+    targets[WORKER] = replace(target, server=replace(target.server, http_port=port, grpc_port=port))
+    grpc = GrpcTransport(targets, Keys.none())
+    transport = HttpTransport(grpc, targets)
+    with pytest.raises(HopFailure) as caught:
+        transport.probe(WORKER, 1.0)
+    assert (caught.value.kind, caught.value.worker) == (FailureKind.UNREACHABLE, WORKER)
+    assert grpc._lines == {}
     transport.close()
 
 
