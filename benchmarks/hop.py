@@ -32,13 +32,14 @@ from ppipe.serving.ports import free_base
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.shm.arena import Arena, share_of
 from python_backend.wire.shm.file import SharedFile
 from python_backend.wire.shm.transport import ShmTransport
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import WireTicket
-from python_backend.wire.transport import GrpcTransport, Transport, targets_of
+from python_backend.wire.transport import Transport, targets_of
 
 SIZES = {"4kb": (4_096, 60), "600kb": (614_400, 40), "6mb": (6_291_456, 25), "25mb": (26_214_400, 10)}
 """Per size: bytes, repetitions."""

@@ -40,10 +40,11 @@ from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
 from python_backend.wire.feedback import Notice, NoticeReceiver
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import Way, WireTicket
-from python_backend.wire.transport import GrpcTransport, targets_of
+from python_backend.wire.transport import targets_of
 
 SIZES = (4_096, 65_536, 262_144, 1_048_576, 4_194_304, 12_582_912)
 """Bytes of the feature maps: what cuts of vision models carry per frame, and some batches."""

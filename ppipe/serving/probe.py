@@ -22,9 +22,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from planner.manifest import TlsFiles
 from planner.profile import DTYPE_BYTES
 from python_backend.wire import forwarded, ticket_codec
+from python_backend.wire.grpc.channels import open_channel
 from python_backend.wire.hop_failure import FailureKind, from_wire
 from python_backend.wire.signing.keys import Keys
-from python_backend.wire.tls import open_channel
 
 PROBE_SLO_US = 60_000_000
 """Deadline that a probe asks for, so that a dispatcher does not drop it while everything is still cold."""

@@ -15,10 +15,9 @@ import grpc
 from planner.manifest import ModelEntry, ServerAddress
 from python_backend.cascade.frames import Given
 from python_backend.wire import kserve
+from python_backend.wire.grpc.channels import CHANNEL_OPTIONS, open_channel
 from python_backend.wire.kserve import Array, Buffer, WireError
 from python_backend.wire.ragged import body_of
-from python_backend.wire.tls import open_channel
-from python_backend.wire.transport import CHANNEL_OPTIONS
 
 _GRACE_S = 0.05
 """By so much a dispatcher may be late with saying that a frame was not served."""

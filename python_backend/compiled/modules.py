@@ -51,6 +51,7 @@ COMPILED_MODULES = (
     "python_backend.dispatcher.intake",
     "python_backend.wire.threads",
     "python_backend.wire.transport",
+    "python_backend.wire.grpc.transport",
     "python_backend.wire.http.connections",
     "python_backend.wire.http.messages",
     "python_backend.wire.http2.frames",

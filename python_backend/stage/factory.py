@@ -18,6 +18,7 @@ from python_backend.stage.jobs import Finish
 from python_backend.stage.preparing import Preparer, TaggingPreparer
 from python_backend.stage.worker import StageWorker
 from python_backend.wire.clocks import AskedClocks, EntryClocks
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.kserve import Array
 from python_backend.wire.notice_senders import NoticeSenders
@@ -28,7 +29,7 @@ from python_backend.wire.servers import Servers
 from python_backend.wire.shm.layout import layout_of_worker
 from python_backend.wire.shm.transport import with_memory
 from python_backend.wire.signing.keys import KEY_FILE_VARIABLE, Keys
-from python_backend.wire.transport import GrpcTransport, Transport
+from python_backend.wire.transport import Transport
 
 
 def make_stage_worker(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 
-class Status(IntEnum):
+class GrpcStatus(IntEnum):
     """https://grpc.github.io/grpc/core/md_doc_statuscodes.html"""
 
     OK = 0
@@ -29,9 +29,9 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
-def status_of(number: int) -> Status:
+def status_of(number: int) -> GrpcStatus:
     """UNKNOWN for a number that is none of them."""
     try:
-        return Status(number)
+        return GrpcStatus(number)
     except ValueError:
-        return Status.UNKNOWN
+        return GrpcStatus.UNKNOWN

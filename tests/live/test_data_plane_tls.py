@@ -16,9 +16,10 @@ from ppipe.commands.status import silent_models
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base, is_free
 from python_backend.wire import kserve
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.signing.keys import Keys
-from python_backend.wire.transport import GrpcTransport, targets_of
+from python_backend.wire.transport import targets_of
 from tests.live.data_plane_client import PATIENT_US, Client, tag_of, two_stage_model
 
 pytestmark = pytest.mark.live

@@ -18,13 +18,13 @@ from python_backend.scheduler.actions import plain_ticket, tensor_hop
 from python_backend.stage.factory import make_stage_worker
 from python_backend.wire.clock import now_us
 from python_backend.wire.clocks import NO_CLOCKS
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.notice_senders import NoticeSenders
 from python_backend.wire.routes import RoutedTransport, Routes
 from python_backend.wire.servers import Servers
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import Way, WireTicket, encode
-from python_backend.wire.transport import GrpcTransport
 from tests.dispatcher.test_driver import manifest
 from tests.stage.test_stage_worker import Reply
 
@@ -98,11 +98,11 @@ def test_connections_to_where_a_server_was_are_closed_once_their_calls_have_ende
     hops = tuple(tensor_hop(name, 0, 0, 0, 1) for name in ("m.p0.s0.w0", "m.p0.s1.w0"))
     wire = WireTicket("d", 1, 1, plain_ticket(0, 0, 0, 9, hops), way=Way(("server0", "server1"), "entry", 0))
     assert way_on.begin(wire, [[b""]], 1, 1.0) is None
-    called = grpc._line(made.server("server1"))
-    other = grpc._line(made.server("server0"))
+    called = grpc._connection(made.server("server1"))
+    other = grpc._connection(made.server("server0"))
     closed: list[object] = []
-    for line in (called, other):
-        line.close = functools.partial(closed.append, line)  # type: ignore[method-assign]
+    for each in (called, other):
+        each.close = functools.partial(closed.append, each)  # type: ignore[method-assign]
     called.calls += 1
     moved = [replace(each, host="10.0.0.7") if each.name == "server1" else each for each in made.servers]
     serial.save(server_table(replace(made, servers=tuple(moved))), path)
@@ -111,7 +111,7 @@ def test_connections_to_where_a_server_was_are_closed_once_their_calls_have_ende
     called.calls -= 1
     called.close_if_left()
     assert closed == [called], "the address of the other is still in the table"
-    assert grpc._line(made.server("server1")) is not called
+    assert grpc._connection(made.server("server1")) is not called
     way_on.close()
 
 

@@ -24,6 +24,7 @@ from tritonclient.grpc import service_pb2 as pb
 from planner.profile import TensorSpec
 from python_backend.wire import kserve
 from python_backend.wire.clock import now_us
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http.connections import IDLE_S
 from python_backend.wire.http.sendings import Sendings
@@ -32,7 +33,7 @@ from python_backend.wire.http2.connection import Answered, Http2Connection, Rese
 from python_backend.wire.http2.transport import Http2Calls
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import PARAMETER, WireTicket
-from python_backend.wire.transport import GrpcTransport, Target, targets_of
+from python_backend.wire.transport import Target, targets_of
 from tests.dispatcher.test_driver import manifest
 from tests.waiting import wait_for
 from tests.wire.test_http_transport import WORKER, watched, wire

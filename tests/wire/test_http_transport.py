@@ -19,13 +19,14 @@ import pytest
 
 from planner.profile import TensorSpec
 from python_backend.scheduler.actions import plain_ticket, tensor_hop
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.http.connections import IDLE_S
 from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.http.transport import LARGEST_BYTES, HttpTransport
 from python_backend.wire.signing.keys import Keys
 from python_backend.wire.ticket_codec import ANONYMOUS_PROBE_TEXT, WireTicket
-from python_backend.wire.transport import Awaited, GrpcTransport, targets_of
+from python_backend.wire.transport import Awaited, targets_of
 from tests.dispatcher.test_driver import manifest
 from tests.waiting import wait_for
 from tests.wire.test_ragged import INFOS
@@ -429,7 +430,7 @@ def test_the_library_is_not_loaded_because_a_server_has_ended() -> None:
     with pytest.raises(HopFailure) as caught:
         transport.probe(WORKER, 1.0)
     assert (caught.value.kind, caught.value.worker) == (FailureKind.UNREACHABLE, WORKER)
-    assert grpc._lines == {}
+    assert grpc._connections == {}
     transport.close()
 
 

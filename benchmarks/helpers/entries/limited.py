@@ -28,7 +28,7 @@ from planner.shards import Shard
 from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.processes import stubs_of
 from python_backend.wire import kserve
-from python_backend.wire.transport import CHANNEL_OPTIONS
+from python_backend.wire.grpc.channels import CHANNEL_OPTIONS
 
 SHARES = (0.08, 0.16)
 """Of a core, for each dispatcher's process: half of the last, and the most that leaves two cores half idle.

@@ -17,9 +17,10 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.processes import stubs_of
 from ppipe.serving.supervisor import ServerState
 from python_backend.wire import kserve
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.hop_failure import HopFailure
 from python_backend.wire.signing.keys import Keys
-from python_backend.wire.transport import GrpcTransport, targets_of
+from python_backend.wire.transport import targets_of
 
 _STOP_S = 2.0
 _PATIENCE_S = 60.0

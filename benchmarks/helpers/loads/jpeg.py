@@ -18,8 +18,8 @@ import grpc
 from ensembles.graphs import frame_input
 from python_backend.stage.executors.emulated import frame_tag
 from python_backend.wire import kserve
+from python_backend.wire.grpc.channels import CHANNEL_OPTIONS
 from python_backend.wire.ragged import body_of
-from python_backend.wire.transport import CHANNEL_OPTIONS
 
 _GRACE_S = 3.0
 

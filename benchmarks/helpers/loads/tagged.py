@@ -15,7 +15,7 @@ import numpy as np
 
 from planner.profile import TensorSpec
 from python_backend.wire import kserve
-from python_backend.wire.transport import CHANNEL_OPTIONS
+from python_backend.wire.grpc.channels import CHANNEL_OPTIONS
 
 _GRACE_S = 2.0
 

@@ -23,11 +23,12 @@ from python_backend.dispatcher.frames.frame import ErrorCode, Frame
 from python_backend.scheduler.actions import DropReason
 from python_backend.wire import forwarded, graces, kserve
 from python_backend.wire.forwarded import Forwarded
+from python_backend.wire.grpc.channels import CHANNEL_OPTIONS
 from python_backend.wire.kserve import Buffer
 from python_backend.wire.ragged import FrameKind, body_of
 from python_backend.wire.refusals import REASON, reason_in
 from python_backend.wire.signing.keys import Keys
-from python_backend.wire.transport import CHANNEL_OPTIONS, Outputs
+from python_backend.wire.transport import Outputs
 
 _PASSES: Final = ("Exceeds maximum queue size", "Request timeout expired")
 """In the text of Triton's own refusals of one request, whose model goes on serving."""

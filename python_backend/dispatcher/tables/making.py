@@ -18,13 +18,14 @@ from python_backend.dispatcher.health import Health, WorkerProber
 from python_backend.dispatcher.uplink import Uplink
 from python_backend.scheduler.core import SchedulerCore
 from python_backend.wire.chain_transport import ChainTransport
+from python_backend.wire.grpc.transport import GrpcTransport
 from python_backend.wire.http.sendings import Sendings
 from python_backend.wire.http.transport import HttpTransport
 from python_backend.wire.null_transport import NullTransport
 from python_backend.wire.shm.layout import MemoryLayout, layout_of_entry
 from python_backend.wire.shm.transport import with_memory
 from python_backend.wire.signing.keys import Keys
-from python_backend.wire.transport import GrpcTransport, Target, Transport, targets_of
+from python_backend.wire.transport import Target, Transport, targets_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ from python_backend.wire.http.messages import Answer, Broken
 from python_backend.wire.http.sendings import Sending, Sendings
 from python_backend.wire.http2.transport import Http2Calls
 from python_backend.wire.kserve import Buffer
-from python_backend.wire.status import Status
+from python_backend.wire.status import GrpcStatus
 from python_backend.wire.ticket_codec import WireTicket
 from python_backend.wire.transport import (
     Awaited,
@@ -62,7 +62,8 @@ FAR_BYTES: Final = 33_554_432
 _QUICK_BYTES: Final = 12_288
 """Of tensors in a message that begin() makes and sends: what costs its caller next to nothing."""
 _STATUSES: Final = {
-    400: Status.INVALID_ARGUMENT, 404: Status.NOT_FOUND, 499: Status.CANCELLED, 503: Status.UNAVAILABLE,
+    400: GrpcStatus.INVALID_ARGUMENT, 404: GrpcStatus.NOT_FOUND,
+    499: GrpcStatus.CANCELLED, 503: GrpcStatus.UNAVAILABLE,
 }  # fmt: skip
 
 
@@ -199,7 +200,7 @@ class _Call:
             said = messages.error_of(answer.content)
             if said is None:  # no tritonserver listens there
                 return self._by_grpc()
-            status = _STATUSES.get(answer.status, Status.INTERNAL)
+            status = _STATUSES.get(answer.status, GrpcStatus.INTERNAL)
             raise failure_from(status, said, self._wire.hop, self._worker)
         try:
             return messages.outputs_of(answer)

@@ -1,4 +1,4 @@
-"""Large messages to other hosts: gRPC calls over plain sockets, sent from where their tensors lie."""
+"""Large messages: gRPC calls over plain sockets, sent from where their tensors lie."""
 
 from python_backend.compiled import compiled_path
 

@@ -1,4 +1,4 @@
-"""Large tensors to other hosts: gRPC calls over plain sockets, so that tensors go out from where they lie.
+"""Large tensors: gRPC calls over plain sockets, so that tensors go out from where they lie.
 
 Triton reads a gRPC body at half of what an HTTP body costs it, which comes in pieces of 16 KB; the gRPC
 library copies each message twice before it sends it. This has neither.

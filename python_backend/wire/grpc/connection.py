@@ -1,28 +1,27 @@
 """A connection of the gRPC library. The one module of the hops that loads it, and itself loaded only where
-one is opened (wire.transport.GrpcTransport).
+one is opened (wire.grpc.transport).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
 from planner.manifest import TlsFiles
 from python_backend.wire import kserve
+from python_backend.wire.grpc.channels import CHANNEL_OPTIONS, open_channel
 from python_backend.wire.status import status_of
-from python_backend.wire.tls import open_channel
 from python_backend.wire.transport import failure_from
 
 
-class Line:
+class GrpcConnection:
     """To one server. calls: under way on it. is_left: no new ones are to come."""
 
-    def __init__(self, address: str, tls: TlsFiles | None, options: Sequence[tuple[str, object]]) -> None:
+    def __init__(self, address: str, tls: TlsFiles | None) -> None:
         """Raises OSError where a file of `tls` cannot be read."""
-        self._channel = open_channel(address, tls, options)
+        self._channel = open_channel(address, tls, CHANNEL_OPTIONS)
         # A call that, without serialisers, takes and gives the bytes as they are on the wire.
         self._infer: Any = self._channel.unary_unary(kserve.INFER_METHOD)
         self.calls = 0

@@ -1,4 +1,5 @@
-"""Mutual TLS between a deployment's hosts: a stage server and who calls it show each other certificates.
+"""Channels of the gRPC library. With mutual TLS between a deployment's hosts, a stage server and who calls it
+show each other certificates.
 
 Both must be signed by the deployment's CA. Files are read when a channel is made; a renewed certificate is
 used by whatever is started after it.
@@ -14,6 +15,15 @@ import grpc
 from planner.manifest import TlsFiles
 
 Options = Sequence[tuple[str, object]]
+
+CHANNEL_OPTIONS = (
+    # A restarted server is usable within 0.05 s of being back, instead of gRPC's 2 s and more.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
 
 
 def open_channel(address: str, tls: TlsFiles | None, options: Options) -> grpc.Channel:
