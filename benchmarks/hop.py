@@ -1,4 +1,5 @@
-"""How fast a batch reaches a stage: shared memory and gRPC hops against memcpy and a bare TCP socket.
+"""How fast a batch reaches a stage: through shared memory, in a message (body: wire.http, wire.http2), and by the
+gRPC library, against memcpy and a bare TCP socket.
 
 A hop is one call of our transport to a stage on a real tritonserver, there and back with a small answer;
 the stage computes nothing. floor: two memcpys of the tensor and one 4 KB gRPC hop, what a hop through
@@ -63,6 +64,7 @@ def run() -> Mapping[str, Any]:
     return (
         rounded
         | {f"shm_over_grpc_{size}": round(ways["grpc"] / ways["shm"], 2) for size, ways in medians.items()}
+        | {f"body_over_grpc_{size}": round(ways["grpc"] / ways["body"], 2) for size, ways in medians.items()}
         | {f"shm_over_floor_{size}": round(ways["shm"] / floor_ms[size], 2) for size, ways in medians.items()}
     )
 
@@ -88,12 +90,14 @@ def _measure(deployment: ServedDeployment, keys: Keys, size: str) -> dict[str, f
     share = share_of(0, [size_bytes], 2)
     arena = Arena(SharedFile(f"bench_{size}", share.end, share), share)
     shm = ShmTransport(HttpTransport(GrpcTransport(targets, keys), targets), targets, arena, smallest_bytes=0)
+    body = HttpTransport(GrpcTransport(targets, keys), targets)
     grpc = GrpcTransport(targets, keys)
     echo = _TcpSink(size_bytes)
     ways: dict[str, Callable[[], object]] = {
         "memcpy": lambda: np.copyto(target, frame),
         "tcp": lambda: echo.send(frame),
         "grpc": lambda: _hop(grpc, manifest.deployment, size, frame),
+        "body": lambda: _hop(body, manifest.deployment, size, frame),
         "shm": lambda: _hop(shm, manifest.deployment, size, frame),
     }
     times: dict[str, list[float]] = {way: [] for way in ways}
@@ -106,6 +110,7 @@ def _measure(deployment: ServedDeployment, keys: Keys, size: str) -> dict[str, f
                     times[way].append((time.perf_counter() - began_s) * 1e3)
     finally:
         shm.close()
+        body.close()
         grpc.close()
         echo.close()
     return {way: statistics.median(values) for way, values in times.items()}
