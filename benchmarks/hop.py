@@ -1,5 +1,5 @@
-"""How fast a batch reaches a stage: through shared memory, in a message (body: wire.http, wire.http2), and by the
-gRPC library, against memcpy and a bare TCP socket.
+"""How fast a batch reaches a stage: through shared memory, in a message (body: wire.http, wire.http2), and by
+the gRPC library, against memcpy and a bare TCP socket.
 
 A hop is one call of our transport to a stage on a real tritonserver, there and back with a small answer;
 the stage computes nothing. floor: two memcpys of the tensor and one 4 KB gRPC hop, what a hop through
