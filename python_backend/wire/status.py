@@ -1,5 +1,5 @@
-"""gRPC's status codes by their numbers, without the library that names them: loading it takes a fifth of a
-stub's start, and hops need none of it (wire.http, wire.http2).
+"""gRPC's status codes by their numbers, without the library that names them: loading it and protobuf's takes
+60 to 70 ms of a stub's start, and hops need neither (wire.http, wire.http2).
 """
 
 from __future__ import annotations

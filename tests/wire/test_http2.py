@@ -101,14 +101,14 @@ def server() -> Iterator[Server]:
 class Caller:
     """Calls to a port, as a dispatcher makes them."""
 
-    def __init__(self, port: int, idle_s: float = IDLE_S) -> None:
+    def __init__(self, port: int, idle_s: float = IDLE_S, same_host: bool = False) -> None:
         deployment = manifest()
         found = targets_of(deployment, deployment.models[0], deployment.entry.host)
         self._target: Target = replace(
             found[WORKER],
             server=replace(found[WORKER].server, grpc_port=port),
             inputs=SPECS,
-            same_host=False,
+            same_host=same_host,
         )
         self.sendings = Sendings()
         self._grpc = GrpcTransport({WORKER: self._target}, Keys.none())
@@ -125,8 +125,8 @@ class Caller:
 
 
 @contextlib.contextmanager
-def caller_of(port: int, idle_s: float = IDLE_S) -> Iterator[Caller]:
-    made = Caller(port, idle_s)
+def caller_of(port: int, idle_s: float = IDLE_S, same_host: bool = False) -> Iterator[Caller]:
+    made = Caller(port, idle_s, same_host)
     try:
         yield made
     finally:
@@ -424,6 +424,17 @@ def test_a_worker_is_not_to_blame_for_what_still_arrives_when_time_is_over() -> 
         assert seen, "what is on its way can be asked for"
         assert 0 < min(seen) <= max(seen) <= 24_100_000
         assert caller.sendings.left(1) is None, "the call is over"
+    peer.close()
+
+
+def test_within_a_host_there_is_no_link_to_blame() -> None:
+    peer = Scripted(WIDE, pause_s=0.01)
+    seen: list[int] = []
+    with caller_of(peer.port, same_host=True) as caller, watched(caller.sendings, seen):
+        with pytest.raises(HopFailure) as failure:
+            caller.infer([bytes(24_000_000)], 1.2)
+        assert failure.value.kind is FailureKind.TIMED_OUT
+        assert not seen
     peer.close()
 
 

@@ -6,7 +6,8 @@ library copies each message twice before it sends it. This has neither.
 Rules
 - As with wire.http: connections are kept, one that turns out closed is replaced and the call made again, and
   every wait has the time limit of its call.
-- A call that ran out of time while its message was still arriving says so: its link is at fault then.
+- A call to another host that ran out of time while its message was still arriving says so: its link is at
+  fault then.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Http2Calls:
     """See the module. Thread-safe."""
 
     def __init__(self, bodies: Bodies, sendings: Sendings, idle_s: float = IDLE_S) -> None:
-        """sendings: told what is on its way."""
+        """sendings: told what is on its way to other hosts."""
         self._bodies = bodies
         self._sendings = sendings
         self._connections = Connections(idle_s, connected)
@@ -69,6 +70,7 @@ class _Call:
         self._calls = calls
         self._wire = wire
         self._address: Address = (target.server.host, target.server.grpc_port)
+        self._is_far = not target.same_host
         self._specs = target.inputs
         self._tensors = tensors
         self._batch = batch
@@ -123,7 +125,7 @@ class _Call:
         message = self._calls._bodies.request(self._wire, self._specs, self._tensors, self._batch)
 
         def begun(size: int) -> None:
-            if self._wire.ticket is not None:
+            if self._is_far and self._wire.ticket is not None:
                 self._sending = Sending(connection.socket, size)
                 self._calls._sendings.begun(self._wire.ticket.batch_id, self._sending)
 
