@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 
+from benchmarks.helpers.loads.bare import bare_model
 from benchmarks.helpers.loads.perf import run_perf
 from benchmarks.helpers.machines.cpu_time import cpu_time_of, frames_of
 from benchmarks.helpers.report import main
-from model_repo_generator import config
 from model_repo_generator.emulated import (
     EmulatedModel,
     EmulatedPipeline,
@@ -52,32 +52,6 @@ _WORKERS = 2
 _LATENCY_US = 1_000
 """Of a stage where it is to be no bottleneck; it holds no processor. A core that believes in no latency at
 all would take every batch to be overdue."""
-
-BARE = """
-import queue
-import threading
-
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def initialize(self, args):
-        self._queue = queue.SimpleQueue()
-        threading.Thread(target=self._answer, daemon=True).start()
-
-    def execute(self, requests):
-        for request in requests:
-            frame = pb_utils.get_input_tensor_by_name(request, "frame").as_numpy()
-            self._queue.put((request.get_response_sender(), frame, request))
-
-    def _answer(self):
-        scores = np.zeros((1, 16), np.float32)
-        while True:
-            sender, _, _ = self._queue.get()
-            response = pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("scores", scores)])
-            sender.send(response, flags=1)
-"""
 
 
 @dataclass(frozen=True)
@@ -133,7 +107,7 @@ def _write(root: Path, pool_us: Mapping[str, int]) -> None:
             ("hop1", 1, 1, _LATENCY_US),
         )
     ]
-    extras = {f"bare_{size}": _bare(size) for size in SIZES}
+    extras = {f"bare_{size}": bare_model(f"bare_{size}", _frame(size), OUTPUT) for size in SIZES}
     ports = free_base(33_000, 3 * 10 + 2 * len(models))
     write_deployment(root, models, ports, entry_extras=extras)
     for size in SIZES:
@@ -155,11 +129,6 @@ def _model(kind: str, size: str, batch_size: int, workers: int, latency_us: int)
         pipelines=(EmulatedPipeline(batch_size=batch_size, stages=(stage,)),),
         late="serve",
     )
-
-
-def _bare(size: str) -> Mapping[str, str]:
-    text = config.dispatcher_config(f"bare_{size}", (_frame(size),), OUTPUT, {})
-    return {"config.pbtxt": text, "1/model.py": BARE}
 
 
 def _throughput(deployment: ServedDeployment, size: str, turns: int) -> dict[str, Any]:

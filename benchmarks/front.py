@@ -3,15 +3,18 @@
 Closed loop, frames prepared for real. Measured on one host and across network namespaces, and beside it, in
 turns, the same on main as it was before frames travelled as they came (an ensemble that decoded them at the
 entry). The floor is what nothing can avoid: decoding the same frames at full size (simplejpeg) and resizing
-them (OpenCV, bilinear) on one thread, in the same run.
+them (OpenCV, bilinear) on one thread, in the same run. What of the entry is not ours is measured too:
+the same frames to a Python model in the same server that answers at once, while the cores decode.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from typing import Any
 import cv2
 import simplejpeg
 
+from benchmarks.helpers.loads.bare import bare_model
 from benchmarks.helpers.loads.jpegs import camera_jpegs
 from benchmarks.helpers.loads.perf import PerfResult, run_perf
 from benchmarks.helpers.machines import before
@@ -55,6 +59,9 @@ BATCH_US = (1_000, 1_500, 2_000, 2_500)
 WORKERS = 2
 SLO_US = 3_000_000
 """Long: a closed loop drops nothing."""
+_MODEL = "net"
+_OUTPUT = TensorSpec("scores", "FP32", (16,))
+_BARE = "bare"
 _SETTLE_S = 0.5
 _FLOOR_PASSES = 5
 _LINK = Link(1_000, burst_kbit=1_024)
@@ -108,16 +115,19 @@ def run(turns: int = 3, frames: int = 400, before_frames: int = 120) -> Mapping[
 def _side_by_side(
     today: Way, older: Way | None, data: Path, jpegs: Sequence[bytes], turns: int, frames: int, fewer: int
 ) -> dict[str, Any]:
-    looks, looks_before, floors = [], [], []
+    looks, looks_before, floors, bare = [], [], [], []
     for _ in range(turns):
         floors.append(floor_ms(jpegs))
         looks.append(_look(today, data, frames))
+        with cores_decoding(jpegs):
+            bare.append(_look(today, data, frames, _BARE))
         if older is not None:
             looks_before.append(_look(older, data, fewer))
     floor = statistics.median(floors)
     figures: dict[str, Any] = {
         "floor_ms_per_frame": round(floor, 3),
         "entry_cpu_ms_per_frame": _median(look.entry_ms for look in looks),
+        "entry_cpu_ms_per_frame_bare": _median(look.entry_ms for look in bare),
         "cpu_ms_per_frame": _median(look.total_ms for look in looks),
         "cpu_over_floor": _median(look.total_ms / own for look, own in zip(looks, floors, strict=True)),
         "rps": _median(look.rps for look in looks),
@@ -138,18 +148,43 @@ def floor_ms(jpegs: Sequence[bytes]) -> float:
     began_s = time.thread_time()
     for _ in range(_FLOOR_PASSES):
         for jpeg in jpegs:
-            pixels = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
-            cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+            _prepare(jpeg)
     return (time.thread_time() - began_s) * 1e3 / (_FLOOR_PASSES * len(jpegs))
 
 
-def _look(way: Way, data: Path, frames: int) -> Look:
-    _load(way, data, CONCURRENCY * 6)  # warm
+@contextlib.contextmanager
+def cores_decoding(jpegs: Sequence[bytes]) -> Iterator[None]:
+    """Every core busy with what the floor is of, as they are where frames are prepared."""
+    end = threading.Event()
+
+    def decode() -> None:
+        while not end.is_set():
+            for jpeg in jpegs:
+                _prepare(jpeg)
+
+    threads = [threading.Thread(target=decode) for _ in range(os.cpu_count() or 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+
+
+def _prepare(jpeg: bytes) -> None:
+    pixels = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+    cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+
+
+def _look(way: Way, data: Path, frames: int, model: str = _MODEL) -> Look:
+    _load(way, data, CONCURRENCY * 6, model)  # warm
     time.sleep(_SETTLE_S)
     entry_us, total_us = tree_us(way.entry_pids), tree_us(way.pids)
-    answered = _answered(way)
-    result = _load(way, data, frames)
-    number = max(1, _answered(way) - answered)
+    answered = frames_of(way.address, model)
+    result = _load(way, data, frames, model)
+    number = max(1, frames_of(way.address, model) - answered)
     return Look(
         rps=result.rps,
         entry_ms=(tree_us(way.entry_pids) - entry_us) / 1e3 / number,
@@ -157,20 +192,16 @@ def _look(way: Way, data: Path, frames: int) -> Look:
     )
 
 
-def _load(way: Way, data: Path, frames: int) -> PerfResult:
+def _load(way: Way, data: Path, frames: int, model: str = _MODEL) -> PerfResult:
     extra = ["--input-data", str(data), "--shape", "jpeg:1"]
-    return run_perf(way.address, "net", CONCURRENCY, frames, extra=extra)
-
-
-def _answered(way: Way) -> int:
-    return frames_of(way.address, "net")
+    return run_perf(way.address, model, CONCURRENCY, frames, extra=extra)
 
 
 def front_model() -> EmulatedModel:
     """The network of this benchmark."""
-    stage = EmulatedStage(BATCH_US, ("a",) * WORKERS, (TensorSpec("scores", "FP32", (16,)),))
+    stage = EmulatedStage(BATCH_US, ("a",) * WORKERS, (_OUTPUT,))
     return EmulatedModel(
-        name="net",
+        name=_MODEL,
         slo_us=SLO_US,
         planned_rps=100.0,
         input=TensorSpec("image", "FP32", (3, SIZE, SIZE)),
@@ -190,7 +221,9 @@ def front_model() -> EmulatedModel:
 
 @contextlib.contextmanager
 def _served(root: Path) -> Iterator[Way]:
-    manifest = write_deployment(root / "repository", [front_model()], free_base(33_000, 20))
+    extras = {_BARE: bare_model(_BARE, frame_input("jpeg"), (_OUTPUT,))}
+    ports = free_base(33_000, 20)
+    manifest = write_deployment(root / "repository", [front_model()], ports, entry_extras=extras)
     with ServedDeployment(root / "repository", root / "logs") as deployment:
         deployment.start()
         pids = {status.name: status.pid for status in deployment.statuses if status.pid is not None}
@@ -226,10 +259,10 @@ def _across_hosts(jpegs: Sequence[bytes], frames: int) -> dict[str, Any]:
 def _look_at_hosts(served: HostsServed, entry: Host, data: Path, frames: int) -> dict[str, Any]:
     way = Way(served.address, served.pids("entry"), [*served.pids("entry"), *served.pids("a")])
     _load(way, data, CONCURRENCY * 6)
-    answered, wire, payload = _answered(way), entry.sent_bytes(), entry.sent_payload()
+    answered, wire, payload = frames_of(way.address, _MODEL), entry.sent_bytes(), entry.sent_payload()
     taken = entered_bytes(served, served.manifest.models[0])
     look = _look(way, data, frames)
-    number = _answered(way) - answered
+    number = frames_of(way.address, _MODEL) - answered
     came_in = entered_bytes(served, served.manifest.models[0]) - taken
     return {
         "hosts_rps": round(look.rps, 1),

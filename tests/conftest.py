@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -16,3 +17,8 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts servers first: it takes longest, and waits most, while tests beside it compute."""
+    items.sort(key=lambda item: item.get_closest_marker("live") is None)

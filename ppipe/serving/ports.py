@@ -5,6 +5,7 @@ A check before the start gives a clear error; the bind itself still decides.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -16,6 +17,9 @@ from planner.addresses import same_host
 from python_backend.wire.sockets import resolved
 
 LOOPBACK = "127.0.0.1"
+_HUNDRED = 100
+_CLAIMS: dict[int, int] = {}
+"""Descriptors that are held until this process ends, by the hundred ports that they claim."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,32 @@ def is_free(port: int, host: str = LOOPBACK, udp: bool = False) -> bool:
 
 
 def free_base(first: int, count: int, last: int = 60_000) -> int:
-    """The first port from `first` on, in steps of 100, from which `count` ports are free. Raises
+    """The first port from `first` on, in steps of 100, from which `count` ports are free. No other process is
+    given them by this while this one lives: it may take seconds until servers have bound them. Raises
     PortInUse.
     """
-    for base in range(first, last - count, 100):
-        if all(is_free(port) and is_free(port, udp=True) for port in range(base, base + count)):
+    for base in range(first, last - count, _HUNDRED):
+        free = all(is_free(port) and is_free(port, udp=True) for port in range(base, base + count))
+        if free and _claimed(base, count):
             return base
     raise PortInUse(f"no run of {count} free ports between {first} and {last}")
+
+
+def _claimed(base: int, count: int) -> bool:
+    """Whether these ports' hundreds are this process's now. Claims are names of abstract sockets, which the
+    kernel takes back when a process ends, however it ends.
+    """
+    hundreds = range(base // _HUNDRED, (base + count - 1) // _HUNDRED + 1)
+    for hundred in hundreds:
+        if hundred in _CLAIMS:
+            continue
+        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as claim:
+            try:
+                claim.bind(f"\0ppipe-ports-{hundred}")
+            except OSError:
+                return False
+            _CLAIMS[hundred] = claim.detach()
+    return True
 
 
 def _said(use: PortUse) -> str:

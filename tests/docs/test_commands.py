@@ -92,6 +92,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.live
+@pytest.mark.unhurried
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
 def test_commands_of_a_page_run(page: Path, reader: Path) -> None:

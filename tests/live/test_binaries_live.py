@@ -15,7 +15,7 @@ import tritonclient.grpc as triton
 from ppipe.serving.binaries import find_perf_analyzer, find_tritonserver
 from tests.live.handmade import free_ports
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 # Says which interpreter runs it, to show that stubs see this environment and no other.
 MODEL = """

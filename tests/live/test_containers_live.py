@@ -29,7 +29,7 @@ from ppipe.serving.binaries import find_tritonserver
 from tests.kubernetes.conftest import deployment_data, model_profile, stage
 from tests.live.handmade import free_ports
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 START_S = 90
 PREFIX = f"ppipe-test-{os.getpid()}-"

@@ -22,7 +22,7 @@ from tests.live.data_plane_client import (
     two_stage_model,
 )
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 LATENCY_US = (5_000, 6_000, 7_000, 8_000)
 

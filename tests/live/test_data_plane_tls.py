@@ -22,7 +22,7 @@ from python_backend.wire.signing.keys import Keys
 from python_backend.wire.transport import targets_of
 from tests.live.data_plane_client import PATIENT_US, Client, tag_of, two_stage_model
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 NAME = "stages.example"
 

@@ -55,6 +55,7 @@ def test_the_demo_measures_three_systems_and_every_answer_is_right(tmp_path: Pat
     assert len(workload) == summary["requests"] + 1
 
 
+@pytest.mark.unhurried
 @pytest.mark.timeout(300)
 def test_the_video_demo_reads_the_words_of_its_clip(tmp_path: Path) -> None:
     command = demo("--video", "--json", "--seconds", "1", cwd=tmp_path)
@@ -102,6 +103,7 @@ def descendants(pid: int) -> list[int]:
     return below + [pid for child in below for pid in descendants(child)]
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize(
     ("number", "when"),
     [

@@ -19,7 +19,7 @@ from ppipe.serving.launcher import ServedDeployment
 from python_backend.wire.shm.layout import SMALLEST_BYTES
 from tests.profiling import nets
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 SIDE = 96
 

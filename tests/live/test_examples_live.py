@@ -34,7 +34,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from ppipe.workspace import Workspace
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 EXAMPLES = Path(__file__).parents[2] / "ensembles" / "examples"
 DEMO = "demo"

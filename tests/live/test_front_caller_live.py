@@ -23,7 +23,7 @@ from tests.live.data_plane_client import two_stage_model
 from tests.live.handmade import free_ports, write_model
 from tests.live.live_server import running, wait_ready
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 MODEL = "tiny"
 SAYS = """

@@ -37,7 +37,7 @@ from ppipe.serving.supervisor import ServerStatus
 from tests.live.tiny_net import write_tiny
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 PICTURES = make_pictures(3, seed=5)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks.test_gpu import rehearse
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from python_backend.wire.http.transport import LARGEST_BYTES
 from tests.live.hosts import Host, HostsServed, Link, hosts, jpeg_model, require_hosts, serve_on_hosts
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 PICTURES = make_pictures(4, seed=3, width=640, height=480)
 

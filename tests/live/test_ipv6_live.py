@@ -17,7 +17,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from tests.live.tiny_net import write_tiny
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.lint.battery import COMPLETED_CASES, DIES_CASES, HANGS_CASES, LOADED_
 from tests.lint.battery.roots import ROOT_CASES, RootCase
 from tests.lint.battery.server import asked_server, loads_everything, place_python_library
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 THIS_SERVER = Context(
     host=Host(gpus=0, backends=frozenset({"python"}), agents=frozenset(), same_machine=True)

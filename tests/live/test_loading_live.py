@@ -19,7 +19,7 @@ from ppipe.serving.supervisor import ServerState, ServerStatus
 from tests.live.handmade import free_ports, write_deployment, write_model
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 SERVER = "slow-0"
 
 

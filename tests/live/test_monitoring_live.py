@@ -55,7 +55,7 @@ from tests.ensembles.recipes import recipe
 from tests.live.handmade import free_ports
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = [pytest.mark.live, pytest.mark.unhurried, pytest.mark.slow]
 
 NAME = "street"
 CUT, SCORES = (TensorSpec("cut", "FP32", (100,)),), (TensorSpec("scores", "FP32", (16,)),)

@@ -19,7 +19,7 @@ from ppipe.cli import run
 from ppipe.serving.launcher import ServedDeployment, ServeError
 from ppipe.serving.ports import free_base
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 FRAMES = 8
 DEPLOYMENT = """

@@ -29,7 +29,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from tests.onnx import files
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 FRAMES = 6
 BATCH = 4

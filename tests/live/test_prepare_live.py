@@ -29,7 +29,7 @@ from python_backend.stage.executors.emulated import frame_tag
 from tests.ensembles.recipes import recipe
 from tests.live.data_plane_client import served
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 LATENCY_US = (2_000, 2_500, 3_000, 3_500, 4_000, 4_500, 5_000, 5_500)
 SCORES = (TensorSpec("scores", "FP32", (16,)),)

@@ -14,7 +14,7 @@ from ppipe.serving.launcher import ServedDeployment
 from ppipe.serving.ports import free_base
 from tests.live.data_plane_client import Client, two_stage_model
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 
 def test_a_recorded_run_replays_to_the_same_actions(

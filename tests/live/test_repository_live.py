@@ -24,7 +24,7 @@ from tests.ensembles.recipes import recipe
 from tests.live.handmade import free_ports
 from tests.live.live_server import LiveServer, running, wait_ready
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 NETWORK = '''
 import torch

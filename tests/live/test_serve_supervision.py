@@ -23,7 +23,7 @@ from ppipe.serving.supervisor import ServerState, ServerStatus
 from tests.live.handmade import free_ports, write_deployment
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 FAILING = "raise RuntimeError('no such weights')"
 SERVE_FOREVER = """

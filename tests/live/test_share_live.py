@@ -11,7 +11,7 @@ from planner.plan import Plan
 from planner.profile import Profile
 from tests.live.live_server import running, wait_ready
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 
 def test_a_server_takes_its_class_configuration(

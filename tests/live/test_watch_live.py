@@ -22,7 +22,7 @@ from tests.fixtures.camera import camera_of
 from tests.live.data_plane_client import served
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.unhurried]
 
 PATIENCE_S = 120.0
 

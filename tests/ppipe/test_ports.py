@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -65,6 +67,18 @@ def test_a_free_base_skips_a_run_with_one_port_taken() -> None:
     with socket.create_server(("127.0.0.1", base + 9)):
         assert free_base(base, 10) > base
         assert free_base(base, 9) == base
+
+
+def test_two_processes_that_look_for_ports_at_once_find_different_ones() -> None:
+    base = free_base(random.randrange(10_000, 19_000), 10)
+    ask = "import sys; from ppipe.serving.ports import free_base; base = int(sys.argv[1]);"
+    ask += "print(free_base(base, 10), free_base(base - 95, 100))"
+    command = [sys.executable, "-c", ask, str(base)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    others = [int(word) for word in told.split()]
+    assert min(others) > base + 9
+    assert free_base(base, 10) == base
+    assert free_base(others[0], 10) == others[0], "claims end with the process that had them"
 
 
 def test_ports_of_ipv6_addresses_are_looked_at_too(port: int) -> None:
