@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -115,10 +116,16 @@ def from_plain(cls: Any, plain: Any, where: str) -> Any:
     return _scalar(cls, plain, where)
 
 
+@functools.cache
+def _hints(cls: Any) -> Mapping[str, Any]:
+    """The annotations of a dataclass by field; evaluating them takes longer than reading a record."""
+    return typing.get_type_hints(cls)
+
+
 def _record(cls: Any, plain: Any, where: str) -> Any:
     if not isinstance(plain, dict):
         raise FormatError(f"{where}: {plain!r} is not an object with the fields of {cls.__name__}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in plain:
         if name not in fields:
