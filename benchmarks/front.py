@@ -138,6 +138,9 @@ def _side_by_side(
             "rps_before": _median(look.rps for look in looks_before),
             "entry_cpu_ms_per_frame_before": _median(look.entry_ms for look in looks_before),
             "speedup_over_before": _median(ratios),
+            "entry_cpu_before_over_now": _median(
+                then.entry_ms / now.entry_ms for now, then in zip(looks, looks_before, strict=True)
+            ),
         }
     return figures
 
