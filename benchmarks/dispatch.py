@@ -107,7 +107,7 @@ def _write(root: Path, pool_us: Mapping[str, int]) -> None:
             ("hop1", 1, 1, _LATENCY_US),
         )
     ]
-    extras = {f"bare_{size}": bare_model(f"bare_{size}", _frame(size), OUTPUT) for size in SIZES}
+    extras = {f"bare_{size}": bare_model(f"bare_{size}", _frame(size), OUTPUT[0]) for size in SIZES}
     ports = free_base(33_000, 3 * 10 + 2 * len(models))
     write_deployment(root, models, ports, entry_extras=extras)
     for size in SIZES:

@@ -224,7 +224,7 @@ def front_model() -> EmulatedModel:
 
 @contextlib.contextmanager
 def _served(root: Path) -> Iterator[Way]:
-    extras = {_BARE: bare_model(_BARE, frame_input("jpeg"), (_OUTPUT,))}
+    extras = {_BARE: bare_model(_BARE, frame_input("jpeg"), _OUTPUT)}
     ports = free_base(33_000, 20)
     manifest = write_deployment(root / "repository", [front_model()], ports, entry_extras=extras)
     with ServedDeployment(root / "repository", root / "logs") as deployment:

@@ -117,24 +117,29 @@ def from_plain(cls: Any, plain: Any, where: str) -> Any:
 
 
 @functools.cache
-def _hints(cls: Any) -> Mapping[str, Any]:
-    """The annotations of a dataclass by field; evaluating them takes longer than reading a record."""
-    return typing.get_type_hints(cls)
+def _fields(cls: Any) -> Mapping[str, tuple[Any, bool]]:
+    """Of a dataclass, by field: its annotation, and whether it has no default. Evaluating annotations takes
+    longer than reading a record.
+    """
+    hints, missing = typing.get_type_hints(cls), dataclasses.MISSING
+    return {
+        field.name: (hints[field.name], field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(cls)
+    }
 
 
 def _record(cls: Any, plain: Any, where: str) -> Any:
     if not isinstance(plain, dict):
         raise FormatError(f"{where}: {plain!r} is not an object with the fields of {cls.__name__}")
-    hints = _hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = _fields(cls)
     for name in plain:
         if name not in fields:
             raise FormatError(f"{where}.{name}: unknown field; {cls.__name__} has {', '.join(fields)}")
     values = {}
-    for name, field in fields.items():
+    for name, (annotation, is_needed) in fields.items():
         if name in plain:
-            values[name] = from_plain(hints[name], plain[name], f"{where}.{name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values[name] = from_plain(annotation, plain[name], f"{where}.{name}")
+        elif is_needed:
             raise FormatError(f"{where}.{name}: missing; {cls.__name__} needs it")
     try:
         return cls(**values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from model_repo_generator import config
 from planner.profile import TensorSpec
@@ -34,10 +34,9 @@ class TritonPythonModel:
 """
 
 
-def bare_model(name: str, frame: TensorSpec, outputs: Sequence[TensorSpec]) -> Mapping[str, str]:
+def bare_model(name: str, frame: TensorSpec, output: TensorSpec) -> Mapping[str, str]:
     """Its files, {path below its folder: text}. It takes a frame as our dispatchers do (decoupled, in lists),
-    and answers from a thread of its own with zeros. outputs: one, FP32, of one dimension.
+    and answers from a thread of its own with zeros. output: FP32, of one dimension.
     """
-    (output,) = outputs
     code = _CODE.format(frame=frame.name, numbers=output.shape[0], output=output.name)
-    return {"config.pbtxt": config.dispatcher_config(name, (frame,), outputs, {}), "1/model.py": code}
+    return {"config.pbtxt": config.dispatcher_config(name, (frame,), (output,), {}), "1/model.py": code}
