@@ -14,7 +14,7 @@ can save.
   of: callers, their networks, the server's doors. As many are served where all wait less. So once frames
   have been shed for overload for a while, no more wait than keep the workers busy (`shedding.py`): few where
   much is shed, any number where little is. What is more is dropped, the most urgent first, once it has waited
-  longer than it still could.
+  longer than it still could. Each priority is seen with those above it: what is shed below costs it nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from python_backend.scheduler.actions import DropReason
 from python_backend.scheduler.batches import Request, Reservation
 from python_backend.scheduler.ingress import load_of
 from python_backend.scheduler.links import AS_PLANNED
-from python_backend.scheduler.policy import Policy, shed
-from python_backend.scheduler.shedding import Shedding
+from python_backend.scheduler.policy import Policy, shed_reason
 from python_backend.scheduler.state import State
 from python_backend.scheduler.streams.book import Streams
 from python_backend.scheduler.timelines import NEVER, PipelineTimelines
@@ -48,7 +47,6 @@ class AdaptivePolicy(Policy):
 
     def __init__(self) -> None:
         self.wake_us: int = NEVER
-        self.shedding: Shedding = Shedding()
 
     def schedule(self, state: State, now_us: int) -> int:
         """Serve what can be served, drop what nothing can serve, and say when that changes."""
@@ -200,21 +198,21 @@ class AdaptivePolicy(Policy):
         for level in state.waiting.levels:
             hopeless = level.first_from(best_us) - level.head
             if hopeless > 0:
-                for request in state.waiting.take(level, level.head, hopeless):
-                    shed(state, request, now_us)
-        shed_so_far = state.drops[DropReason.OVERLOAD]
-        self.shedding.count(state.sequence, shed_so_far, now_us, state.slo_us)
-        kept = full + self.shedding.spare_frames()
-        if state.waiting.count > kept:
-            self._drop_early(state, kept, best_us, now_us)
+                self._shed(state, level, hopeless, now_us)
+        self._drop_early(state, full, best_us, now_us)
 
-    def _drop_early(self, state: State, kept: int, best_us: int, now_us: int) -> None:
-        """Drop frames that more urgent ones have kept waiting for longer than they could still wait, until
-        so many are left."""
+    def _drop_early(self, state: State, full: int, best_us: int, now_us: int) -> None:
+        """Of each priority, drop frames that more urgent ones have kept waiting for longer than they could
+        still wait, until no more wait than are to, with those of higher priorities."""
+        came = lost = waiting = 0
         for level in state.waiting.levels:
-            most = level.size() - kept
+            came += level.came
+            lost += level.shed
+            waiting += level.size()
+            level.shedding.count(came, lost, now_us, state.slo_us)
+            most = waiting - full - level.shedding.spare_frames()
             early = 0
-            while early < most:
+            while early < min(most, level.size()):
                 request = level.frames[level.head + early]
                 waited_us = now_us - request.arrived_us
                 # What was tried before has waited for that, and is served in what is left.
@@ -222,8 +220,16 @@ class AdaptivePolicy(Policy):
                     break
                 early += 1
             if early > 0:
-                for request in state.waiting.take(level, level.head, early):
-                    shed(state, request, now_us)
+                self._shed(state, level, early, now_us)
+                lost += early
+                waiting -= early
+
+    def _shed(self, state: State, level: PriorityLevel, count: int, now_us: int) -> None:
+        """Drop so many frames of one priority, the most urgent ones."""
+        for request in state.waiting.take(level, level.head, count):
+            reason = shed_reason(state, request, now_us)
+            level.shed += int(reason is DropReason.OVERLOAD)
+            state.drop(request, reason)
 
 
 def inherited_us(streams: Streams, level: PriorityLevel) -> int:

@@ -41,12 +41,6 @@ class Policy:
         return False
 
 
-def shed(state: State, request: Request, now_us: int) -> None:
-    """Drop a frame, already taken from the queue, that no pipeline can serve in time, with the reason that
-    fits."""
-    state.drop(request, shed_reason(state, request, now_us))
-
-
 def shed_reason(state: State, request: Request, now_us: int) -> DropReason:
     """Why nothing can serve it: no workers, a failed attempt, too late from the start, or queueing."""
     fastest_us = fastest_path_us(state)

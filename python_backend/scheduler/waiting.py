@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from python_backend.scheduler.batches import Request
+from python_backend.scheduler.shedding import Shedding
 
 _COMPACT_AT: Final = 256
 """Dead entries at the head of a level before they are cut off."""
@@ -17,12 +18,18 @@ _COMPACT_AT: Final = 256
 class PriorityLevel:
     """The waiting frames of one priority, by (deadline, sequence)."""
 
-    __slots__ = ("frames", "head", "priority")
+    __slots__ = ("came", "frames", "head", "priority", "shed", "shedding")
 
     def __init__(self, priority: int) -> None:
         self.priority: int = priority
         self.frames: list[Request] = []
         self.head: int = 0
+        self.came: int = 0
+        """Frames that have waited here so far, first attempts alone."""
+        self.shed: int = 0
+        """Of these, how many were dropped for overload."""
+        self.shedding: Shedding = Shedding()
+        """Of this priority and all above it."""
 
     def size(self) -> int:
         """How many frames wait here."""
@@ -118,8 +125,11 @@ class WaitingQueue:
 
     def insert(self, request: Request) -> None:
         """Put a frame in its place."""
-        self.level(request.priority).insert(request)
+        level = self.level(request.priority)
+        level.insert(request)
         self.count += 1
+        if request.attempts == 0:
+            level.came += 1
 
     def take(self, level: PriorityLevel, index: int, count: int) -> list[Request]:
         """Remove and return `count` frames of `level` from index `index` on."""

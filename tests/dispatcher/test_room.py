@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
+from python_backend.dispatcher.frames.given_up import LEAST, SHARE, STRETCH_US, GivenUp
 from python_backend.dispatcher.frames.room import (
     LEAST_CROWD,
     SMALLEST_FRAMES,
@@ -72,12 +73,46 @@ def ranks(room: Room, callers: str, at_us: int = 0) -> list[int]:
 
 
 def test_who_has_more_open_than_others_comes_after_them_while_too_many_are() -> None:
-    room = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
-    assert ranks(room, "aaaa") == [0] * 4
-    assert ranks(room, "bbbb") == [0, 0, 1, 1], "as many as the other has are not too many"
-    assert ranks(room, "ac") == [2, 1]
+    room = Room(Bounds(frames=100, bytes=100, crowd_frames=12))
+    assert ranks(room, "aaabbb") == [0] * 6, "half of what makes it crowded"
+    assert ranks(room, "aacb") == [2, 2, 1, 2], "as many as callers have on average are not too many"
     alone = Room(Bounds(frames=100, bytes=100, crowd_frames=6))
     assert ranks(alone, 9 * "a") == [0] * 6 + [1] * 3, "alone it has as many as callers have on average"
+
+
+def test_it_is_crowded_while_more_come_than_are_served_however_few_are_open() -> None:
+    room, step_us = Room(Bounds(frames=100, bytes=100, crowd_frames=80)), 10_000
+    for number in range(200):
+        room.leave(room.admit([frame(1, 0, "good", number * step_us)])[0])
+    now_us = 200 * step_us
+    kept = room.admit([frame(1, 0, "flood", now_us) for _ in range(20)])[0]
+    assert not any(each.rank for each in kept)
+    for number in range(LEAST):
+        assert room.admit([frame(1, 0, "new", now_us)])[0][0].rank == 0, number
+        room.gave_up(now_us)
+    came = room.admit([frame(1, 0, caller, now_us) for caller in ("flood", "good", "new")])[0]
+    assert [each.rank for each in came] == [LAST_RANK, 0, 1]
+    assert ranks(room, "b", now_us + HOLD_US - 1) == [1]
+    assert ranks(room, "c", now_us + HOLD_US) == [0]
+
+
+@given(st.integers(1, 300))
+def test_what_is_given_up_of_a_load_that_is_served_crowds_nobody(frames: int) -> None:
+    given_up, lost = GivenUp(), int(SHARE * frames)
+    for number in range(frames):
+        given_up.came(number)
+    assert not any(given_up.lost(frames) for _ in range(lost))
+    enough = [given_up.lost(frames) for _ in range(LEAST)]
+    assert enough == [lost + number + 1 >= LEAST for number in range(LEAST)]
+
+
+@given(st.integers(1, 20), st.integers(1, 3))
+def test_what_was_given_up_counts_for_a_stretch(frames: int, times: int) -> None:
+    given_up = GivenUp()
+    for time in range(times):
+        for _ in range(LEAST - 1):
+            given_up.came(time * STRETCH_US)
+            assert not given_up.lost(time * STRETCH_US)
 
 
 def test_who_sends_what_he_did_before_it_was_crowded_goes_first() -> None:
@@ -88,20 +123,19 @@ def test_who_sends_what_he_did_before_it_was_crowded_goes_first() -> None:
         room.leave(served)
     now_us = 200 * slot_us
     flood = [caller for _ in range(40) for caller in "abcdefgh"]
-    assert set(ranks(room, "".join(flood), now_us)[6:]) == {1, 2}
+    assert set(ranks(room, "".join(flood), now_us)[3:]) == {1, 2}
     good = [room.admit([frame(1, 0, "good", now_us + number * slot_us)])[0][0] for number in range(100)]
     assert {each.rank for each in good} == {0}
-    assert room.crowding == len(flood) - 6
+    assert room.crowding == len(flood) - 3, "the first are half of what makes it crowded"
 
 
 def test_no_more_go_after_others_than_make_it_crowded() -> None:
     room = Room(Bounds(frames=100, bytes=100, crowd_frames=4))
-    good = [room.admit([frame(1, 0, "good", number * SLICE_US // 2)])[0] for number in range(4)]
-    for each in good:
-        room.leave(each)
-    now_us = 2 * SLICE_US
-    flood = [room.admit([frame(1, 0, caller, now_us)])[0][0] for caller in "abcdabcd"]
-    assert [each.rank > 0 for each in flood] == [False] * 4 + [True] * 4
+    for number in range(6):
+        room.leave(room.admit([frame(1, 0, "good", number * SLICE_US // 2)])[0])
+    now_us = 3 * SLICE_US
+    flood = [room.admit([frame(1, 0, caller, now_us)])[0][0] for caller in "abcdab"]
+    assert [each.rank > 0 for each in flood] == [False] * 2 + [True] * 4
     assert room.crowds_out("a", now_us)
     assert room.crowds_out("new", now_us)
     for caller in ("good", "known/k", ""):

@@ -32,7 +32,7 @@ def kept(usual: Usual, caller: str, rps: float, start_us: int, seconds: float) -
     return sum(usual.keeps(caller, time_us) for time_us in times) / seconds
 
 
-@given(st.floats(2, 500), st.floats(2, 90))
+@given(st.floats(2, 500), st.floats(3, 90))
 def test_who_came_before_a_flood_keeps_the_rate_that_he_had(rps: float, seconds: float) -> None:
     usual = Usual()
     now_us = steady(usual, "a", rps, 5 * S, seconds)
@@ -58,6 +58,18 @@ def test_the_first_frames_of_a_flood_are_not_its_custom() -> None:
     usual.crowd(now_us + 1_000)
     assert not usual.keeps("flood", now_us + 2_000)
     assert usual.keeps("good", now_us + 2_000)
+
+
+@given(st.integers(0, 2 * SLICE_US), st.integers(1, SLICE_US))
+def test_a_flood_that_crowds_after_a_while_has_no_custom_of_it(begun_us: int, before_us: int) -> None:
+    usual = Usual()
+    now_us = steady(usual, "good", 100, 0, 3) + begun_us
+    for at_us in range(now_us, now_us + before_us, 5_000):
+        usual.came("flood", at_us)
+    now_us += before_us
+    usual.crowd(now_us)
+    assert not usual.keeps("flood", now_us)
+    assert usual.keeps("good", now_us)
 
 
 def test_a_flood_with_pauses_does_not_become_custom_in_them() -> None:
@@ -125,8 +137,9 @@ def test_silence_counts() -> None:
         usual.came("b", second * S)
     usual.came("a", 303 * S)
     usual.came("b", 304 * S)
-    usual.crowd(304 * S)
-    assert kept(usual, "a", 100, 304 * S, 10) < 5
+    usual.came("b", 305 * S)
+    usual.crowd(305 * S)
+    assert kept(usual, "a", 100, 305 * S, 10) < 5
 
 
 def test_a_caller_is_remembered_in_a_quiet_time_without_frames() -> None:
@@ -142,7 +155,8 @@ def test_no_more_callers_are_remembered_than_there_is_room_for() -> None:
         usual.came(str(number), number)
     usual.came("last", 2 * SLICE_US)
     usual.came("last", 4 * SLICE_US)
-    usual.crowd(5 * SLICE_US)
-    assert [usual.keeps(str(number), 5 * SLICE_US) for number in (0, 10, 11, MOST_CALLERS)] == [
+    usual.came("last", 6 * SLICE_US)
+    usual.crowd(7 * SLICE_US)
+    assert [usual.keeps(str(number), 7 * SLICE_US) for number in (0, 10, 11, MOST_CALLERS)] == [
         False, False, True, True,
     ]  # fmt: skip

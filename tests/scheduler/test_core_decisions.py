@@ -411,6 +411,39 @@ def test_where_little_is_shed_frames_wait_as_long_as_they_can() -> None:
     assert max(spare_us[400:]) < 100
 
 
+def _lost_beside_a_flood(bunch: int, flood_every_us: int, count: int) -> tuple[int, int, int]:
+    """Frames of priority 1, in bunches that take half the time of one worker, and a flood of priority 0: how
+    many of either were dropped, and how many of the flood were served.
+    """
+    core, ends = SchedulerCore(one_stage()), list[int]()
+    lost, served_low = {0: 0, 1: 0}, 0
+    came = [(bunch * 200 * number, 1) for number in range(count // bunch) for _ in range(bunch)]
+    came += [(flood_every_us * number, 0) for number in range(count * 200 // flood_every_us)]
+    came.sort()
+    for request_id, (now_us, priority) in enumerate(came):
+        actions = []
+        while ends and ends[0] <= now_us:
+            actions += core.handle(StageCompleted(core.next_batch_id - 1, 0, 0, ends[0]), ends.pop(0))
+        actions += core.handle(RequestArrived(request_id, now_us + 1_000, priority), now_us)
+        for action in actions:
+            if isinstance(action, Dispatch):
+                ends.append(action.ticket.hops[0].end_us)
+                served_low += came[action.request_ids[0]][1] == 0
+            elif isinstance(action, Drop):
+                lost[came[action.request_id][1]] += 1
+    core.check_invariants()
+    return lost[1], lost[0], served_low
+
+
+@pytest.mark.parametrize("bunch", [1, 2, 4, 8])
+@pytest.mark.parametrize("flood_every_us", [20, 50, 90])
+def test_what_is_shed_of_a_lower_priority_costs_a_higher_one_nothing(bunch: int, flood_every_us: int) -> None:
+    lost_high, lost_low, served_low = _lost_beside_a_flood(bunch, flood_every_us, 800)
+    assert lost_high == 0
+    assert lost_low > 100
+    assert served_low >= 700, "all that the other leaves"
+
+
 def test_overload_is_forgotten_two_slos_after_it() -> None:
     """All of a burst that one worker can serve are served, the last of them near their deadline."""
     core = SchedulerCore(one_stage())

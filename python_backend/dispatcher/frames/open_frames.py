@@ -140,6 +140,8 @@ class OpenFrames:
 
     def _answer_dropped(self, frame: Frame, reason: DropReason) -> None:
         self._counts.dropped(reason)
+        if reason is DropReason.OVERLOAD:
+            self._room.gave_up(now_us())
         text = stream_text(self._model, reason, frame.stream, frame.place, self._most_rps)
         if text is None:
             allowed_us = frame.deadline_us - frame.arrived_us

@@ -10,10 +10,13 @@ Rules
 - Patient frames, with well more time than frames have by plan (DeploymentManifest.time_us), may be as many
   as the plan can serve within the longest time, half of SMALLEST_FRAMES at least: so they leave room for the
   others, which go before them.
-- It is crowded while more frames are open than the plan serves within an SLO, LEAST_CROWD at least, and a
-  moment after. Then frames have a rank (Frame.rank), and those of a higher one go after all others: 0 for
-  callers who send no more than they usually do (frames.usual), 1 for others who have no more frames open
-  than callers have on average, LAST_RANK for the rest; 0 where the front names nobody.
+- It is crowded while more frames are open than the plan serves within an SLO, LEAST_CROWD at least, or too
+  many are given up (frames.given_up), and a moment after.
+- Then, and as soon as half as many are open for more than one caller, frames have a rank (Frame.rank), and
+  those of a higher one go after all others: 0 for callers who send no more than they usually do
+  (frames.usual), 1 for others who have no more frames open than callers have on average, LAST_RANK for the
+  rest; 0 where the front names nobody. Half, or the first frames of a flood would stand before those of who
+  came before it.
 - Of those that go after others as many may be open as make it crowded; more would come too late, and giving
   one up costs more than refusing it. A caller who has all open frames himself is not held to that.
 - Those whom the front knows keep rank 0, and while they have frames open all strangers come after them.
@@ -30,6 +33,7 @@ from pathlib import Path
 
 from planner.serving import ServedModel
 from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
+from python_backend.dispatcher.frames.given_up import GivenUp
 from python_backend.dispatcher.frames.usual import Usual
 from python_backend.wire.clock import NEVER
 from python_backend.wire.parameters.caller import is_known
@@ -69,6 +73,7 @@ class Room:
         self._known = 0
         """Open frames by caller, of all callers that are named, and of those that are known."""
         self._usual = Usual()
+        self._given_up = GivenUp()
         self._behind = 0
         """Open frames of a rank above 0."""
         self.crowding = 0
@@ -132,6 +137,12 @@ class Room:
             for frame in frames:
                 self._take(frame, -1)
 
+    def gave_up(self, now_us: int) -> None:
+        """One of the open frames will not be served, because more came than can be."""
+        with self._lock:
+            if self._given_up.lost(now_us):
+                self._usual.crowd(now_us)
+
     def _has_room(self, frame: Frame) -> bool:
         bounds = self.bounds
         if self._frames >= bounds.frames or self._bytes + len(frame.data) > bounds.bytes:
@@ -143,6 +154,7 @@ class Room:
         self._bytes += times * len(frame.data)
         if times > 0:
             frame.patient = self._is_patient(frame)
+            self._given_up.came(frame.arrived_us)
         if frame.patient:
             self._patient += times
         if frame.caller:
@@ -164,12 +176,13 @@ class Room:
 
     def _rank(self, caller: str, count: int, now_us: int) -> int:
         """Of a stranger's frame that has come; he has so many open with it."""
-        usual = self._usual
-        if self._frames > self.bounds.crowd_frames:
+        usual, most = self._usual, self.bounds.crowd_frames
+        if self._frames > most:
             usual.crowd(now_us)
         elif not usual.is_crowded(now_us):
             usual.came(caller, now_us)
-            return 0
+            if 2 * self._frames <= most or count == self._named:
+                return 0
         if usual.keeps(caller, now_us):
             return int(self._known > 0)
         return LAST_RANK if self._known or count * len(self._by_caller) > self._named else 1

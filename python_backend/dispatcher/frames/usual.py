@@ -4,8 +4,9 @@ So who was served before a flood goes on as before, however many addresses the f
 new, or send more than they did.
 
 Rules
-- Time passes in slices. What came in a slice counts when it has ended calm; of a crowded one nothing counts,
-  and no time has passed. So the first frames of a flood, which come before it crowds, are not its custom.
+- Time passes in slices. What came in a slice counts when the next one has ended calm, too; of a crowded one
+  and the one before nothing counts, and no time has passed. So the first frames of a flood, which come before
+  it crowds, are not its custom.
 - A caller's rate is the mean over the calm slices in which he sent something, what is longer ago than
   MEMORY_US counting less and less. It is kept however long the crowding lasts.
 - Pauses do not lower it while he sends in ACTIVE_SHARE of the calm time since he was first seen; beyond that
@@ -65,6 +66,9 @@ class Usual:
         self._customs: dict[str, Custom] = {}
         """Who was heard of last comes last."""
         self._slice: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+        self._last_us = 0
+        """The slice before this one, and how long it was."""
         self._began_us = 0
         self._calm_us: float = 0.0
         self._crowded_until_us = 0
@@ -76,6 +80,8 @@ class Usual:
     def crowd(self, now_us: int) -> None:
         """It is crowded now."""
         self._slice.clear()
+        self._last.clear()
+        self._last_us = 0
         self._crowded_until_us = self._began_us = now_us + HOLD_US
 
     def came(self, caller: str, now_us: int) -> None:
@@ -98,12 +104,12 @@ class Usual:
         return True
 
     def _end_slice(self, now_us: int) -> None:
-        begun_us, self._calm_us = self._calm_us, self._calm_us + (now_us - self._began_us)
-        self._began_us = now_us
-        for caller, frames in self._slice.items():
+        begun_us, self._calm_us = self._calm_us, self._calm_us + self._last_us
+        for caller, frames in self._last.items():
             custom = self._customs.pop(caller, None) or Custom(begun_us)
             custom.add(frames, begun_us, self._calm_us)
             self._customs[caller] = custom
-        self._slice.clear()
+        self._last, self._slice = self._slice, {}
+        self._last_us, self._began_us = now_us - self._began_us, now_us
         while len(self._customs) > MOST_CALLERS:
             del self._customs[next(iter(self._customs))]
