@@ -39,6 +39,9 @@ _DELAY_MS, _JITTER_MS, _LOSS_PERCENT = 1.2, 1.0, 0.1
 _PICTURES = 8
 _CONNECTIONS = (1, 4)
 _FIRST_DRAW = 4
+_WARM_SHARE = 0.3
+"""Of the planned rates. More than the link carries would be learned from: how late answers are, above all."""
+_WARM_SEED = 200
 
 
 def run(
@@ -111,7 +114,7 @@ def _measure(case: Case, seconds: float, loads: Sequence[float], over: float, dr
         jpegs = camera_jpegs(_PICTURES, case.width, case.height, case.frame_bytes)
         load = JpegLoad(fleet.address, served.model, jpegs, served.slo_us)
         with contextlib.closing(load):
-            load.run(_arrivals(0.3 * planned.models[0].throughput_rps, seconds / 2, 9))
+            load.run(_arrivals(_WARM_SHARE * planned.models[0].throughput_rps, seconds / 2, _WARM_SEED))
             capacity_rps, _ = _capacity(
                 lambda times: _simulated(served, times), served.planned_rps, seconds, draws, steps=12
             )
@@ -143,7 +146,11 @@ def _measure_shared(case: Case, models: int, seconds: float, loads: Sequence[flo
         clients = {name: JpegLoad(fleet.address, name, jpegs, table.slo_us) for name, table in tables.items()}
         for client in clients.values():
             stack.enter_context(contextlib.closing(client))
-        _run_together(clients, {name: _arrivals(5.0, 2.0, 9) for name in clients})
+        warm = {
+            one.model: _arrivals(_WARM_SHARE * one.throughput_rps, seconds / 2, seed)
+            for seed, one in enumerate(planned.models, start=_WARM_SEED)
+        }
+        _run_together(clients, warm)
         return {
             "models": models,
             "bound_by": sorted({resource for one in planned.models for resource in one.bound_by}),
@@ -209,7 +216,7 @@ def _points(case: Case, prepare: str, seconds: float, loads: Sequence[float]) ->
         jpegs = camera_jpegs(_PICTURES, case.width, case.height, case.frame_bytes)
         load = JpegLoad(fleet.address, served.model, jpegs, served.slo_us)
         with contextlib.closing(load):
-            load.run(_arrivals(0.3 * planned_rps, seconds / 2, 9))
+            load.run(_arrivals(_WARM_SHARE * planned_rps, seconds / 2, _WARM_SEED))
             return {
                 "planned_rps": round(planned_rps, 1),
                 "points": [_point(load, served, share * planned_rps, share, seconds) for share in loads],

@@ -65,6 +65,21 @@ def test_a_good_client_is_answered_while_thousands_call_the_front_from_one_addre
     assert borne.answered == borne.sent, "in time or not: benchmarks/doors.py has a bar for that"
 
 
+def test_who_was_served_before_goes_first_while_one_address_sends_all_that_it_may(tried: Stand) -> None:
+    if not tried.front_http:
+        pytest.skip("no nginx here")
+
+    def crowded() -> bool:
+        before = tried.metric("crowding_frames_total")
+        borne = bear(tried, Attack(partial(callers_through_front, sources=1), Way.FRONT), 2.0)
+        assert borne.answered == borne.sent
+        refused = borne.lost.get("reason=overload", 0)
+        assert refused <= 0.05 * borne.sent, "those of strangers are; late ones depend on this machine"
+        return tried.metric("crowding_frames_total") > before
+
+    wait_for(crowded, 60.0)
+
+
 def test_planned_load_through_one_address_is_not_refused_by_the_front(tried: Stand) -> None:
     if not tried.front_http:
         pytest.skip("no nginx here")

@@ -39,7 +39,7 @@ COUNTERS = {
     "unusable_total": "Frames that are no usable images, each answered with what is wrong with it.",
     "superseded_total": "Frames that a newer one of their stream made worthless before they were sent.",
     "dropped_total": "Frames answered with an error, by reason.",
-    "crowding_frames_total": "Frames that went after others' while it was crowded, for who had sent them.",
+    "crowding_frames_total": "Frames that went after others', for who had sent them: in a crowd, or nearly.",
     "passed_on_total": "Frames that were passed on to another entry, by entry.",
     "passed_back_total": "Of these, frames that came back because that entry did not answer.",
     "passed_here_total": "Frames that other entries passed on to this one.",
