@@ -96,6 +96,19 @@ def test_it_is_crowded_while_more_come_than_are_served_however_few_are_open() ->
     assert ranks(room, "c", now_us + HOLD_US) == [0]
 
 
+def test_what_patient_frames_take_is_nobodys_custom() -> None:
+    """They take what others leave."""
+    room = Room(Bounds(frames=100, bytes=100, patient_us=1_500, crowd_frames=10))
+    for number in range(12):
+        for caller, time_us in (("patient", 2_000), ("usual", 1_000)) * 20:
+            room.leave(room.admit([frame(1, time_us, caller, number * SLICE_US)])[0])
+    ranks(room, "abcdefghijk", 12 * SLICE_US)
+    assert _ranks_of(room, "usual", 12 * SLICE_US) == [0]
+    assert _ranks_of(room, "patient", 12 * SLICE_US) == [1]
+    room.admit([frame(1, 2_000, "usual", 12 * SLICE_US)])
+    assert _ranks_of(room, "usual", 12 * SLICE_US) == [0], "nor does it use any up"
+
+
 @given(st.integers(1, 300))
 def test_what_is_given_up_of_a_load_that_is_served_crowds_nobody(frames: int) -> None:
     given_up, lost = GivenUp(), int(SHARE * frames)

@@ -16,7 +16,7 @@ Rules
   those of a higher one go after all others: 0 for callers who send no more than they usually do
   (frames.usual), 1 for others who have no more frames open than callers have on average, LAST_RANK for the
   rest; 0 where the front names nobody. Half, or the first frames of a flood would stand before those of who
-  came before it.
+  came before it. Patient frames are nobody's custom: they take what others leave.
 - Of those that go after others as many may be open as make it crowded; more would come too late, and giving
   one up costs more than refusing it. A caller who has all open frames himself is not held to that.
 - Those whom the front knows keep rank 0, and while they have frames open all strangers come after them.
@@ -171,19 +171,20 @@ class Room:
         if is_known(frame.caller):
             self._known += times
         elif times > 0:
-            frame.rank = self._rank(frame.caller, count, frame.arrived_us)
+            frame.rank = self._rank(frame.caller, count, frame.patient, frame.arrived_us)
             self.crowding += int(frame.rank > 0)
 
-    def _rank(self, caller: str, count: int, now_us: int) -> int:
+    def _rank(self, caller: str, count: int, patient: bool, now_us: int) -> int:
         """Of a stranger's frame that has come; he has so many open with it."""
         usual, most = self._usual, self.bounds.crowd_frames
         if self._frames > most:
             usual.crowd(now_us)
         elif not usual.is_crowded(now_us):
-            usual.came(caller, now_us)
+            if not patient:
+                usual.came(caller, now_us)
             if 2 * self._frames <= most or count == self._named:
                 return 0
-        if usual.keeps(caller, now_us):
+        if not patient and usual.keeps(caller, now_us):
             return int(self._known > 0)
         return LAST_RANK if self._known or count * len(self._by_caller) > self._named else 1
 
