@@ -114,7 +114,7 @@ def _measure(case: Case, seconds: float, loads: Sequence[float], over: float, dr
         jpegs = camera_jpegs(_PICTURES, case.width, case.height, case.frame_bytes)
         load = JpegLoad(fleet.address, served.model, jpegs, served.slo_us)
         with contextlib.closing(load):
-            load.run(_arrivals(_WARM_SHARE * planned.models[0].throughput_rps, seconds / 2, _WARM_SEED))
+            load.run(_warming(planned.models[0].throughput_rps, seconds))
             capacity_rps, _ = _capacity(
                 lambda times: _simulated(served, times), served.planned_rps, seconds, draws, steps=12
             )
@@ -147,8 +147,8 @@ def _measure_shared(case: Case, models: int, seconds: float, loads: Sequence[flo
         for client in clients.values():
             stack.enter_context(contextlib.closing(client))
         warm = {
-            one.model: _arrivals(_WARM_SHARE * one.throughput_rps, seconds / 2, seed)
-            for seed, one in enumerate(planned.models, start=_WARM_SEED)
+            one.model: _warming(one.throughput_rps, seconds, number)
+            for number, one in enumerate(planned.models)
         }
         _run_together(clients, warm)
         return {
@@ -216,7 +216,7 @@ def _points(case: Case, prepare: str, seconds: float, loads: Sequence[float]) ->
         jpegs = camera_jpegs(_PICTURES, case.width, case.height, case.frame_bytes)
         load = JpegLoad(fleet.address, served.model, jpegs, served.slo_us)
         with contextlib.closing(load):
-            load.run(_arrivals(_WARM_SHARE * planned_rps, seconds / 2, _WARM_SEED))
+            load.run(_warming(planned_rps, seconds))
             return {
                 "planned_rps": round(planned_rps, 1),
                 "points": [_point(load, served, share * planned_rps, share, seconds) for share in loads],
@@ -259,6 +259,11 @@ def _capacity(
         low, high = (rate_rps, high) if share >= TARGET else (low, rate_rps)
         rate_rps = (low + high) / 2 if low else high * 0.8
     return (low or rate_rps), tried
+
+
+def _warming(planned_rps: float, seconds: float, number: int = 0) -> list[int]:
+    """What comes before frames count. number: of the model, whose frames come at times of their own."""
+    return _arrivals(_WARM_SHARE * planned_rps, seconds / 2, _WARM_SEED + number)
 
 
 def _arrivals(rate_rps: float, seconds: float, seed: int) -> list[int]:

@@ -210,9 +210,9 @@ class AdaptivePolicy(Policy):
             lost += level.shed
             waiting += level.size()
             level.shedding.count(came, lost, now_us, state.slo_us)
-            most = waiting - full - level.shedding.spare_frames()
+            most = min(waiting - full - level.shedding.spare_frames(), level.size())
             early = 0
-            while early < min(most, level.size()):
+            while early < most:
                 request = level.frames[level.head + early]
                 waited_us = now_us - request.arrived_us
                 # What was tried before has waited for that, and is served in what is left.

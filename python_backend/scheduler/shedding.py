@@ -1,7 +1,8 @@
 """How much of what comes is shed for overload, and how many frames must wait while it lasts.
 
-Known from the core's own counts and times alone. Of the last LASTING stretches of an SLO each, the one counts
-in which least was shed, so bursts that are over sooner change nothing: what waits then is served after them.
+Known from counts and times alone, of a priority and those above it (waiting.PriorityLevel). Of the last
+LASTING stretches of an SLO each, the one counts in which least was shed, so bursts that are over sooner
+change nothing: what waits then is served after them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LASTING: Final = 3
 
 
 class Shedding:
-    """Counts of one core."""
+    """Of one priority and all above it."""
 
     __slots__ = ("came", "shed", "since_us", "spare")
 

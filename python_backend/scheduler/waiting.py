@@ -29,7 +29,6 @@ class PriorityLevel:
         self.shed: int = 0
         """Of these, how many were dropped for overload."""
         self.shedding: Shedding = Shedding()
-        """Of this priority and all above it."""
 
     def size(self) -> int:
         """How many frames wait here."""

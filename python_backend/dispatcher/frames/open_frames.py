@@ -140,12 +140,13 @@ class OpenFrames:
 
     def _answer_dropped(self, frame: Frame, reason: DropReason) -> None:
         self._counts.dropped(reason)
+        at_us = now_us()
         if reason is DropReason.OVERLOAD:
-            self._room.gave_up(now_us())
+            self._room.gave_up(at_us)
         text = stream_text(self._model, reason, frame.stream, frame.place, self._most_rps)
         if text is None:
             allowed_us = frame.deadline_us - frame.arrived_us
-            text = drop_text(self._model, reason, now_us() - frame.deadline_us, allowed_us)
+            text = drop_text(self._model, reason, at_us - frame.deadline_us, allowed_us)
         code = ErrorCode.INVALID if reason is DropReason.PLACE else ErrorCode.UNAVAILABLE
         self._answers.error(frame, code, text)
 

@@ -171,20 +171,20 @@ class Room:
         if is_known(frame.caller):
             self._known += times
         elif times > 0:
-            frame.rank = self._rank(frame.caller, count, frame.patient, frame.arrived_us)
+            frame.rank = self._rank(frame, count)
             self.crowding += int(frame.rank > 0)
 
-    def _rank(self, caller: str, count: int, patient: bool, now_us: int) -> int:
+    def _rank(self, frame: Frame, count: int) -> int:
         """Of a stranger's frame that has come; he has so many open with it."""
-        usual, most = self._usual, self.bounds.crowd_frames
+        usual, most, now_us = self._usual, self.bounds.crowd_frames, frame.arrived_us
         if self._frames > most:
             usual.crowd(now_us)
         elif not usual.is_crowded(now_us):
-            if not patient:
-                usual.came(caller, now_us)
+            if not frame.patient:
+                usual.came(frame.caller, now_us)
             if 2 * self._frames <= most or count == self._named:
                 return 0
-        if not patient and usual.keeps(caller, now_us):
+        if not frame.patient and usual.keeps(frame.caller, now_us):
             return int(self._known > 0)
         return LAST_RANK if self._known or count * len(self._by_caller) > self._named else 1
 
