@@ -45,6 +45,7 @@ COMPILED_MODULES = (
     "python_backend.dispatcher.frames.answers",
     "python_backend.dispatcher.frames.in_order",
     "python_backend.dispatcher.frames.given_up",
+    "python_backend.dispatcher.frames.patient",
     "python_backend.dispatcher.frames.usual",
     "python_backend.dispatcher.frames.room",
     "python_backend.dispatcher.frames.open_frames",

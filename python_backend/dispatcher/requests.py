@@ -84,7 +84,7 @@ class Requests:
         for request in requests:
             text = request.parameters() or ""
             time_us = min(request.timeout() or slo_us, self._longest_us)
-            full = room.is_full(time_us, len(frames))
+            full = room.is_full(time_us, len(frames), arrived_us)
             if not full and room.is_full_behind:
                 full = room.crowds_out(_caller_in(text), arrived_us)
             if not full or is_of_servers(text):

@@ -53,4 +53,4 @@ def test_one_attack_alone_is_refused() -> None:
     [((100, 116), 0.16), ((100, 116, 116), 0.16), ((100, 100, 110), 0.1), ((100, 90), -0.1)],
 )
 def test_memory_grows_by_what_an_attack_adds_to_the_one_before(peaks: tuple[int, ...], growth: float) -> None:
-    assert Borne(1, 1, 1.0, (), peaks, {}).growth == pytest.approx(growth)
+    assert Borne(1, 1, 1, 1.0, (), peaks, {}).growth == pytest.approx(growth)

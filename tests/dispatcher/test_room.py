@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
 from python_backend.dispatcher.frames.given_up import LEAST, SHARE, STRETCH_US, GivenUp
+from python_backend.dispatcher.frames.patient import LEAST as LEAST_PATIENT
+from python_backend.dispatcher.frames.patient import PatientRoom
 from python_backend.dispatcher.frames.room import (
     LEAST_CROWD,
     SMALLEST_FRAMES,
@@ -54,16 +56,68 @@ def test_patient_frames_leave_room_for_the_others(patient: list[bool], coming: i
     for waits in patient:
         time_us = 151 if waits else 150
         least = inside[151] < 4 if waits else True
-        assert room.is_full(time_us, 0) == (not least or sum(inside.values()) == 10)
+        assert room.is_full(time_us, 0, 0) == (not least or sum(inside.values()) == 10)
         admitted, _ = room.admit([frame(1, time_us)])
         assert len(admitted) == int(least and sum(inside.values()) < 10)
         inside[time_us] += len(admitted)
         waiting += admitted if waits else []
-    assert room.is_full(150, coming) == (sum(inside.values()) + coming >= 10)
+    assert room.is_full(150, coming, 0) == (sum(inside.values()) + coming >= 10)
     if sum(inside.values()) + coming < 10:
-        assert room.is_full(151, coming) == (inside[151] == 4), "those that come may be others"
+        assert room.is_full(151, coming, 0) == (inside[151] == 4), "those that come may be others"
     room.leave(waiting)
-    assert room.is_full(151, 0) == (inside[150] == 10), "what is answered leaves its room"
+    assert room.is_full(151, 0, 0) == (inside[150] == 10), "what is answered leaves its room"
+
+
+def test_none_comes_in_the_place_of_a_patient_frame_that_is_given_up() -> None:
+    """Given up together, as those of a flood are, they would let as many in again, and those are given up."""
+    room = Room(Bounds(frames=900, bytes=900, patient_frames=300, patient_us=100, longest_us=500))
+    flood = [frame(1, 500) for _ in range(400)]
+    open_, refused = room.admit(flood)
+    assert (len(open_), len(refused)) == (300, 100)
+    for each in open_[:250]:
+        room.gave_up(each, 450)
+        room.leave([each])
+    assert room.is_full(500, 0, 450)
+    room.leave(open_[250:260], served=True)
+    again = room.admit([frame(1, 500, at_us=460) for _ in range(400)])[0]
+    assert len(again) == 20, "the places of 10 that were served, and as many more"
+    assert not room.is_full(100, 0, 460), "others have their room"
+    assert not room.is_full(500, 0, 950), "none was given up for as long as a frame may wait"
+    assert len(room.admit([frame(1, 500, at_us=950) for _ in range(400)])[0]) == 300 - 40 - 20
+
+
+@given(st.lists(st.tuples(st.sampled_from("sgo"), st.integers(0, 60)), max_size=60), st.integers(1, 60))
+def test_as_many_may_be_patient_as_by_plan_less_what_others_need(
+    steps: list[tuple[str, int]], planned: int
+) -> None:
+    room, now_us, given_up_us, fewer, others = PatientRoom(), 1_000, 0, 0, list[int]()
+    for what, later_us in steps:
+        now_us += later_us
+        if now_us - given_up_us >= 100:
+            fewer = 0
+        if what == "s":
+            room.served()
+            fewer = max(0, fewer - 1)
+        elif what == "g":
+            room.gave_up(planned, 100, now_us)
+            given_up_us, fewer = now_us, min(fewer + 1, planned)
+        else:
+            room.other_came(100, now_us)
+            others.append(now_us)
+        least = min(LEAST_PATIENT, planned)
+        most = room.most(planned, 100, now_us)
+        within = [sum(now_us - each < span for each in others) for span in (1, 200)]
+        assert max(least, planned - fewer - within[1]) <= most <= max(least, planned - fewer - within[0])
+    assert room.most(planned, 100, now_us + 200) == planned, "nobody else comes, none was given up"
+
+
+def test_patient_frames_have_room_for_what_others_leave() -> None:
+    """Others come at half of what is planned, evenly: half is left, whenever one looks."""
+    room = PatientRoom()
+    for now_us in range(0, 10_000, 10):
+        room.other_came(1_000, now_us)
+        if now_us >= 2_000:
+            assert abs(room.most(200, 1_000, now_us) - 100) <= 1
 
 
 def ranks(room: Room, callers: str, at_us: int = 0) -> list[int]:
@@ -88,8 +142,9 @@ def test_it_is_crowded_while_more_come_than_are_served_however_few_are_open() ->
     kept = room.admit([frame(1, 0, "flood", now_us) for _ in range(20)])[0]
     assert not any(each.rank for each in kept)
     for number in range(LEAST):
-        assert room.admit([frame(1, 0, "new", now_us)])[0][0].rank == 0, number
-        room.gave_up(now_us)
+        (one,) = room.admit([frame(1, 0, "new", now_us)])[0]
+        assert one.rank == 0, number
+        room.gave_up(one, now_us)
     came = room.admit([frame(1, 0, caller, now_us) for caller in ("flood", "good", "new")])[0]
     assert [each.rank for each in came] == [LAST_RANK, 0, 1]
     assert ranks(room, "b", now_us + HOLD_US - 1) == [1]
@@ -214,9 +269,9 @@ def test_callers_are_forgotten_with_their_last_frames(steps: list[tuple[bool, st
 
 def test_no_frame_finds_room_where_the_bytes_are_taken() -> None:
     room = Room(Bounds(frames=10, bytes=5))
-    assert not room.is_full(1, 0)
+    assert not room.is_full(1, 0, 0)
     room.admit([frame(5)])
-    assert room.is_full(1, 0)
+    assert room.is_full(1, 0, 0)
 
 
 def test_frames_beyond_what_can_be_served_in_the_longest_time_find_no_room() -> None:

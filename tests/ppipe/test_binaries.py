@@ -58,6 +58,7 @@ def test_stubs_find_this_python_first_and_large_messages_are_cheap(unpacked: Pat
     assert environment["PATH"] == f"{prefix}/bin:{os.environ['PATH']}"
     assert environment["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
     assert environment["MALLOC_TRIM_THRESHOLD_"] == "4294967296"
+    assert environment["MALLOC_ARENA_MAX"] == "1"
 
 
 def test_library_folders_of_the_caller_come_after_ours(

@@ -4,7 +4,7 @@
 
 with a serialised request on its standard input. It ends when all are answered, or when it is ended. SOURCES:
 0: on one connection; else from so many addresses of loopback, on as many connections as let all call at once.
-CPU: `shared`, or `left` for a process that runs when nobody else wants to.
+CPU: `less` for a process that leaves others most of the processors while they want them, or `equal`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -32,10 +33,10 @@ _PIECE: Final = 1 << 16
 
 
 class Cpu(Enum):
-    """Which part of the processors a flood has."""
+    """Which part of the processors a flood has: a tenth of what each server may, or as much."""
 
-    SHARED = "shared"
-    LEFT = "left"
+    LESS = "less"
+    EQUAL = "equal"
 
 
 def flood(
@@ -44,12 +45,12 @@ def flood(
     count: int,
     stop: threading.Event,
     sources: int = 0,
-    cpu: Cpu = Cpu.SHARED,
+    cpu: Cpu = Cpu.LESS,
 ) -> None:
     """Make so many calls and wait until they are answered, or until `stop` is set."""
     module = "benchmarks.helpers.doors.callers"
     command = [sys.executable, "-m", module, address, str(count), str(sources), cpu.value]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as callers:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as callers:
         assert callers.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             callers.stdin.write(request)
@@ -61,10 +62,8 @@ def flood(
 
 def main() -> None:
     """Of the process."""
-    if Cpu(sys.argv[4]) is Cpu.LEFT:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(_NICE)
+    if Cpu(sys.argv[4]) is Cpu.LESS:
+        _give_way()
     address, count, sources = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     request = sys.stdin.buffer.read()
     with contextlib.ExitStack() as stack:
@@ -73,6 +72,15 @@ def main() -> None:
         calls = [made[number % len(made)].future(request, timeout=_LIMIT_S) for number in range(count)]
         for each in calls:
             each.exception()
+
+
+def _give_way() -> None:
+    """To processes of other sessions, too: Linux shares processors out among sessions first, where it makes
+    groups of them (sched(7), autogroup), and a process's own nice value counts within its session alone.
+    """
+    os.nice(_NICE)
+    with contextlib.suppress(OSError):  # a kernel without such groups
+        Path("/proc/self/autogroup").write_text(str(_NICE), encoding="ascii")
 
 
 def _channels(address: str, count: int, sources: int) -> Iterator[grpc.Channel]:

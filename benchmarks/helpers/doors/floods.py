@@ -48,14 +48,18 @@ _COPIES = 2
 """Of a request that Triton has: as it came, and in shared memory. Of an open frame as many more: in the
 dispatcher, and in a transport."""
 _SETTLE_S = 1.0
+_CAME = "frames_total"
 
 
 @dataclass(frozen=True)
 class Borne:
-    """What the good client saw, and what the deployment took. Bytes at the peak of each attack, in order."""
+    """What the good client saw, and what the deployment took. Bytes at the peak of each attack, in order.
+    `came`: frames that reached the dispatcher, the good client's among them.
+    """
 
     sent: int
     answered: int
+    came: int
     attainment: float
     ended: tuple[str, ...]
     peak_bytes: tuple[int, ...]
@@ -72,6 +76,7 @@ class Borne:
         return {
             "sent": self.sent,
             "answered": self.answered,
+            "came": self.came,
             "attainment": round(self.attainment, 4),
             "ended": list(self.ended),
             "peak_mib": [size >> 20 for size in self.peak_bytes],
@@ -100,7 +105,7 @@ def memory_bytes(stand: Stand) -> int:
 
 def bear(stand: Stand, attack: Attack, seconds: float, times: int = 2) -> Borne:
     """So many attacks of this kind, two or more, one after the other."""
-    before = stand.processes()
+    before, came = stand.processes(), stand.metric(_CAME)
     peaks, frames = [], []
     for _ in range(times):
         memory = _Peak(stand)
@@ -124,6 +129,7 @@ def bear(stand: Stand, attack: Attack, seconds: float, times: int = 2) -> Borne:
     return Borne(
         sent=len(frames),
         answered=sum(frame.answers == 1 for frame in frames),
+        came=round(stand.metric(_CAME) - came),
         attainment=1 - lost.total() / len(frames),
         ended=tuple(name for name, pid in before.items() if now.get(name) != pid),
         peak_bytes=tuple(peaks),
@@ -197,7 +203,7 @@ def callers(
     stop: threading.Event,
     count: int = CALLERS,
     way: Way = Way.ENTRY,
-    cpu: Cpu = Cpu.SHARED,
+    cpu: Cpu = Cpu.LESS,
 ) -> None:
     """So many calls at once that ask for an hour's time, each ended after a few seconds at the latest."""
     request = frame_request(stand, timeout_us=3_600_000_000)
@@ -212,7 +218,7 @@ def callers_through_front(
     count: int = CALLERS,
     way: Way = Way.FRONT,
     rows: int = 1,
-    cpu: Cpu = Cpu.SHARED,
+    cpu: Cpu = Cpu.LESS,
 ) -> None:
     """So many calls at once through the front, from so many other addresses than the good client's.
     timeout_us: that they ask for; 0: none, so they are as urgent as the good client's. rows: frames of each.
@@ -294,14 +300,14 @@ def all_attacks(stand: Stand, addresses: Sequence[int] = FRONT_SOURCES) -> dict[
 
 def compared(stand: Stand, addresses: Sequence[int] = FRONT_SOURCES) -> dict[str, Attack]:
     """What shows how much of a good client's loss is the callers' own work, on processors that it shares with
-    them, by name: the same callers, met by an nginx that refuses all; and callers that have of the processors
-    what others leave, as if they had a machine of their own.
+    them, by name: the same callers, met by an nginx that refuses all; and callers that take as much of the
+    processors as the entry gets, which none on machines of their own do.
     """
     if not stand.front_http:
         return {}
     attacks = {
         "callers, refused elsewhere": Attack(partial(callers, way=Way.NOWHERE)),
-        "callers, on what is left": Attack(partial(callers, cpu=Cpu.LEFT)),
+        "callers, on equal terms": Attack(partial(callers, cpu=Cpu.EQUAL)),
     }
     for sources in addresses:
         made = partial(callers_through_front, sources=sources)
@@ -309,7 +315,7 @@ def compared(stand: Stand, addresses: Sequence[int] = FRONT_SOURCES) -> dict[str
         attacks[f"{name}, refused elsewhere"] = Attack(partial(made, way=Way.NOWHERE), Way.FRONT)
         for way in (Way.FRONT, Way.KNOWING_FRONT):
             name = f"callers through the {way.value}, {_addresses(sources)}"
-            attacks[f"{name}, on what is left"] = Attack(partial(made, way=way, cpu=Cpu.LEFT), way)
+            attacks[f"{name}, on equal terms"] = Attack(partial(made, way=way, cpu=Cpu.EQUAL), way)
     return attacks
 
 

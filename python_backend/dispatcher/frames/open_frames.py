@@ -93,7 +93,7 @@ class OpenFrames:
     def _claimed(self, answers: Sequence[Answer], batch_id: int) -> list[Answer]:
         """Those that are to be sent: nobody else has answered their frames."""
         claimed = [answer for answer in answers if answer[0].claim()]
-        self._forget([frame for frame, _ in answers])
+        self._forget([frame for frame, _ in answers], served=True)
         for frame, _ in claimed:
             self._counts.answered(now_us() - frame.arrived_us, frame.deadline_us, batch_id)
         return claimed
@@ -142,7 +142,7 @@ class OpenFrames:
         self._counts.dropped(reason)
         at_us = now_us()
         if reason is DropReason.OVERLOAD:
-            self._room.gave_up(at_us)
+            self._room.gave_up(frame, at_us)
         text = stream_text(self._model, reason, frame.stream, frame.place, self._most_rps)
         if text is None:
             allowed_us = frame.deadline_us - frame.arrived_us
@@ -171,8 +171,9 @@ class OpenFrames:
         if self._in_order is not None:
             self._in_order.ended(frames)
 
-    def _forget(self, frames: Iterable[Frame]) -> None:
-        self._room.leave([frame for frame in frames if self._by_id.pop(frame.request_id, None) is not None])
+    def _forget(self, frames: Iterable[Frame], served: bool = False) -> None:
+        open_ = [frame for frame in frames if self._by_id.pop(frame.request_id, None) is not None]
+        self._room.leave(open_, served)
 
     def close(self) -> None:
         """Send what was taken and forget all frames."""

@@ -9,7 +9,7 @@ Rules
   at least. By the workers of all entries: frames that are passed on to another one stay open here.
 - Patient frames, with well more time than frames have by plan (DeploymentManifest.time_us), may be as many
   as the plan can serve within the longest time, half of SMALLEST_FRAMES at least: so they leave room for the
-  others, which go before them.
+  others, which go before them. Fewer as others come and while patient frames are given up (frames.patient).
 - It is crowded while more frames are open than the plan serves within an SLO, LEAST_CROWD at least, or too
   many are given up (frames.given_up), and a moment after.
 - Then, and as soon as half as many are open for more than one caller, frames have a rank (Frame.rank), and
@@ -34,6 +34,7 @@ from pathlib import Path
 from planner.serving import ServedModel
 from python_backend.dispatcher.frames.frame import LAST_RANK, Frame
 from python_backend.dispatcher.frames.given_up import GivenUp
+from python_backend.dispatcher.frames.patient import PatientRoom
 from python_backend.dispatcher.frames.usual import Usual
 from python_backend.wire.clock import NEVER
 from python_backend.wire.parameters.caller import is_known
@@ -49,14 +50,15 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of the frames that are open at once. `patient_frames`: of those that have more than `patient_us`.
-    `crowd_frames`: of all, beyond which it is crowded.
+    """Of the frames that are open at once. `patient_frames`: of those that have more than `patient_us`, and
+    at most `longest_us`. `crowd_frames`: of all, beyond which it is crowded.
     """
 
     frames: int
     bytes: int
     patient_frames: int = NEVER
     patient_us: int = NEVER
+    longest_us: int = NEVER
     crowd_frames: int = NEVER
 
 
@@ -68,6 +70,7 @@ class Room:
         self._frames = 0
         self._bytes = 0
         self._patient = 0
+        self._patient_room = PatientRoom()
         self._by_caller: dict[str, int] = {}
         self._named = 0
         self._known = 0
@@ -95,14 +98,14 @@ class Room:
         """That are named, and have frames open."""
         return len(self._by_caller)
 
-    def is_full(self, time_us: int, coming: int) -> bool:
+    def is_full(self, time_us: int, coming: int, now_us: int) -> bool:
         """Whether a frame that has so much time would find no room, behind so many that are about to come.
         How many of those are patient is not known here: `admit` looks.
         """
         bounds = self.bounds
         if self._frames + coming >= bounds.frames or self._bytes >= bounds.bytes:
             return True
-        return time_us > bounds.patient_us and self._patient >= bounds.patient_frames
+        return time_us > bounds.patient_us and self._patient >= self._most_patient(now_us)
 
     @property
     def is_full_behind(self) -> bool:
@@ -131,23 +134,30 @@ class Room:
                     refused.append(frame)
         return admitted, refused
 
-    def leave(self, frames: Iterable[Frame]) -> None:
-        """They have been answered."""
+    def leave(self, frames: Iterable[Frame], served: bool = False) -> None:
+        """They have been answered; with outputs, where they were served."""
         with self._lock:
             for frame in frames:
                 self._take(frame, -1)
+                if served and frame.patient:
+                    self._patient_room.served()
 
-    def gave_up(self, now_us: int) -> None:
-        """One of the open frames will not be served, because more came than can be."""
+    def gave_up(self, frame: Frame, now_us: int) -> None:
+        """One of the open frames, which will not be served, because more came than can be."""
         with self._lock:
             if self._given_up.lost(now_us):
                 self._usual.crowd(now_us)
+            if frame.patient:
+                self._patient_room.gave_up(self.bounds.patient_frames, self.bounds.longest_us, now_us)
+
+    def _most_patient(self, now_us: int) -> int:
+        return self._patient_room.most(self.bounds.patient_frames, self.bounds.longest_us, now_us)
 
     def _has_room(self, frame: Frame) -> bool:
         bounds = self.bounds
         if self._frames >= bounds.frames or self._bytes + len(frame.data) > bounds.bytes:
             return False
-        return self._patient < bounds.patient_frames or not self._is_patient(frame)
+        return not self._is_patient(frame) or self._patient < self._most_patient(frame.arrived_us)
 
     def _take(self, frame: Frame, times: int) -> None:
         self._frames += times
@@ -155,6 +165,8 @@ class Room:
         if times > 0:
             frame.patient = self._is_patient(frame)
             self._given_up.came(frame.arrived_us)
+            if not frame.patient:
+                self._patient_room.other_came(self.bounds.longest_us, frame.arrived_us)
         if frame.patient:
             self._patient += times
         if frame.caller:
@@ -210,6 +222,7 @@ def bounds_of(served: ServedModel, longest_us: int, time_us: int, dispatchers: i
         bytes=min(_shm_free() // 2, memory_free() // 4) // max(1, dispatchers),
         patient_frames=max(SMALLEST_FRAMES // 2, round(served_frames)),
         patient_us=round(_PATIENT_TIMES * time_us),
+        longest_us=longest_us,
         crowd_frames=max(LEAST_CROWD, round(frames_per_us(served) * served.slo_us)),
     )
 
