@@ -15,13 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_MALLOC = {
-    # Large messages without an mmap and a page fault storm for each: up to 1.8 times faster at 6 MB.
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-    # One heap: with one for each thread, which none gives back, every flood leaves a server larger.
-    "MALLOC_ARENA_MAX": "1",
-}
+from model_repo_generator.heap import HEAP_VARIABLES
 
 
 class BinaryMissing(Exception):
@@ -59,14 +53,14 @@ def find_tritonserver() -> TritonInstall:
     """
     on_path = shutil.which("tritonserver")
     if on_path is not None:
-        return TritonInstall(Path(on_path), None, _MALLOC | _search_paths())
+        return TritonInstall(Path(on_path), None, HEAP_VARIABLES | _search_paths())
     root = _unpacked()
     home = root / "pytriton" / "tritonserver"
     server = _require(home / "bin" / "tritonserver")
     backends = home / "backends"
     _require(backends / "python" / "triton_python_backend_stub")
     libraries = (root / "nvidia_pytriton.libs", _libpython_folder(_libpython_candidates()))
-    return TritonInstall(server, backends, _MALLOC | _search_paths(libraries))
+    return TritonInstall(server, backends, HEAP_VARIABLES | _search_paths(libraries))
 
 
 def find_perf_analyzer() -> PerfAnalyzer:

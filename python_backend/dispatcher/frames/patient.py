@@ -19,7 +19,7 @@ LEAST: Final = 16
 
 
 class PatientRoom:
-    """Used by one thread at a time. Times in us on one clock that never goes back."""
+    """Told by one thread at a time, asked by any. Times in us on one clock that never goes back."""
 
     __slots__ = ("_began_us", "_last_us", "_others", "_others_before", "_taken")
 
