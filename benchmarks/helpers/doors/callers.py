@@ -2,8 +2,9 @@
 
     python -m benchmarks.helpers.doors.callers ADDRESS COUNT SOURCES CPU
 
-with a serialised request on its standard input. It ends when all are answered, or when it is ended. SOURCES:
-0: on one connection; else from so many addresses of loopback, on as many connections as let all call at once.
+with a serialised request on its standard input. When all are answered, all call again at once, until the
+process is ended. SOURCES: 0: on one connection; else from so many addresses of loopback, on as many
+connections as let all call at once.
 CPU: `less` for a process that leaves others most of the processors while they want them, or `equal`.
 """
 
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 
@@ -47,7 +48,7 @@ def flood(
     sources: int = 0,
     cpu: Cpu = Cpu.LESS,
 ) -> None:
-    """Make so many calls and wait until they are answered, or until `stop` is set."""
+    """Make so many calls at once, again whenever all are answered, until `stop` is set."""
     module = "benchmarks.helpers.doors.callers"
     command = [sys.executable, "-m", module, address, str(count), str(sources), cpu.value]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as callers:
@@ -55,12 +56,11 @@ def flood(
         with contextlib.suppress(BrokenPipeError):
             callers.stdin.write(request)
             callers.stdin.close()
-        while not stop.wait(0.1) and callers.poll() is None:
-            pass
+        stop.wait()
         callers.terminate()
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Of the process."""
     if Cpu(sys.argv[4]) is Cpu.LESS:
         _give_way()
@@ -69,9 +69,10 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         channels = [stack.enter_context(each) for each in _channels(address, count, sources)]
         made: list[Any] = [channel.unary_unary(kserve.INFER_METHOD) for channel in channels]
-        calls = [made[number % len(made)].future(request, timeout=_LIMIT_S) for number in range(count)]
-        for each in calls:
-            each.exception()
+        while True:
+            calls = [made[number % len(made)].future(request, timeout=_LIMIT_S) for number in range(count)]
+            for each in calls:
+                each.exception()
 
 
 def _give_way() -> None:
