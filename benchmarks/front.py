@@ -4,7 +4,9 @@ Closed loop, frames prepared for real. Measured on one host and across network n
 turns, the same on main as it was before frames travelled as they came (an ensemble that decoded them at the
 entry). The floor is what nothing can avoid: decoding the same frames at full size (simplejpeg) and resizing
 them (OpenCV, bilinear) on one thread, in the same run. What of the entry is not ours is measured too:
-the same frames to a Python model in the same server that answers at once, while the cores decode.
+the same frames to a Python model in the same server that answers at once, while the cores decode. Floor, that
+model and the client together are `speedup_of_floor`: how many times the old frames/s these cores could have
+for whoever did nothing else.
 """
 
 from __future__ import annotations
@@ -84,6 +86,7 @@ class Look:
     rps: float
     entry_ms: float
     total_ms: float
+    client_ms: float
 
 
 def run(turns: int = 3, frames: int = 400, before_frames: int = 120) -> Mapping[str, Any]:
@@ -128,13 +131,19 @@ def _side_by_side(
         "floor_ms_per_frame": round(floor, 3),
         "entry_cpu_ms_per_frame": _median(look.entry_ms for look in looks),
         "entry_cpu_ms_per_frame_bare": _median(look.entry_ms for look in bare),
+        "client_cpu_ms_per_frame": _median(look.client_ms for look in looks),
         "cpu_ms_per_frame": _median(look.total_ms for look in looks),
         "cpu_over_floor": _median(look.total_ms / own for look, own in zip(looks, floors, strict=True)),
         "rps": _median(look.rps for look in looks),
     }
     if looks_before:
         ratios = [now.rps / then.rps for now, then in zip(looks, looks_before, strict=True)]
+        possible = [
+            _most_rps(own + alone.entry_ms + alone.client_ms) / then.rps
+            for own, alone, then in zip(floors, bare, looks_before, strict=True)
+        ]
         figures |= {
+            "speedup_of_floor": _median(possible),
             "rps_before": _median(look.rps for look in looks_before),
             "entry_cpu_ms_per_frame_before": _median(look.entry_ms for look in looks_before),
             "speedup_over_before": _median(ratios),
@@ -185,14 +194,27 @@ def _look(way: Way, data: Path, frames: int, model: str = _MODEL) -> Look:
     _load(way, data, CONCURRENCY * 6, model)  # warm
     time.sleep(_SETTLE_S)
     entry_us, total_us = tree_us(way.entry_pids), tree_us(way.pids)
-    answered = frames_of(way.address, model)
+    answered, client_s = frames_of(way.address, model), _children_s()
     result = _load(way, data, frames, model)
+    client_s = _children_s() - client_s
     number = max(1, frames_of(way.address, model) - answered)
     return Look(
+        client_ms=client_s * 1e3 / number,
         rps=result.rps,
         entry_ms=(tree_us(way.entry_pids) - entry_us) / 1e3 / number,
         total_ms=(tree_us(way.pids) - total_us) / 1e3 / number,
     )
+
+
+def _children_s() -> float:
+    """Processor time of this process's children that have ended: clients, where servers go on."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _most_rps(ms: float) -> float:
+    """Frames/s of all cores, where each takes so much of one."""
+    return (os.cpu_count() or 1) * 1e3 / ms
 
 
 def _load(way: Way, data: Path, frames: int, model: str = _MODEL) -> PerfResult:
