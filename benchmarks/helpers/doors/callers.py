@@ -48,16 +48,20 @@ def flood(
     sources: int = 0,
     cpu: Cpu = Cpu.LESS,
 ) -> None:
-    """Make so many calls at once, again whenever all are answered, until `stop` is set."""
+    """Make so many calls at once, again whenever all are answered, until `stop` is set. The process is
+    started again if it ends before: under such calls a check of its own has ended gRPC's client.
+    """
     module = "benchmarks.helpers.doors.callers"
     command = [sys.executable, "-m", module, address, str(count), str(sources), cpu.value]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as callers:
-        assert callers.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            callers.stdin.write(request)
-            callers.stdin.close()
-        stop.wait()
-        callers.terminate()
+    while not stop.is_set():
+        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as callers:
+            assert callers.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                callers.stdin.write(request)
+                callers.stdin.close()
+            while not stop.wait(0.1) and callers.poll() is None:
+                pass
+            callers.terminate()
 
 
 def main() -> NoReturn:
