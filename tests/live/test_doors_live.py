@@ -104,7 +104,9 @@ def test_the_dispatcher_knows_callers_of_the_front_apart(tried: Stand) -> None:
     def crowded() -> bool:
         # Four frames in a request: so those that two addresses may have under way are many more than are
         # served in an SLO, also where requests are slow to come.
-        callers_through_front(tried, threading.Event(), sources=2, count=400, rows=4)
+        over = threading.Event()
+        threading.Timer(2.0, over.set).start()
+        callers_through_front(tried, over, sources=2, count=400, rows=4)
         return tried.metric("crowding_frames_total") > 0
 
     wait_for(crowded)
