@@ -199,10 +199,10 @@ def _look(way: Way, data: Path, frames: int, model: str = _MODEL) -> Look:
     client_s = _children_s() - client_s
     number = max(1, frames_of(way.address, model) - answered)
     return Look(
-        client_ms=client_s * 1e3 / number,
         rps=result.rps,
         entry_ms=(tree_us(way.entry_pids) - entry_us) / 1e3 / number,
         total_ms=(tree_us(way.pids) - total_us) / 1e3 / number,
+        client_ms=client_s * 1e3 / number,
     )
 
 

@@ -54,14 +54,19 @@ def flood(
     module = "benchmarks.helpers.doors.callers"
     command = [sys.executable, "-m", module, address, str(count), str(sources), cpu.value]
     while not stop.is_set():
-        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as callers:
-            assert callers.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                callers.stdin.write(request)
-                callers.stdin.close()
-            while not stop.wait(0.1) and callers.poll() is None:
-                pass
-            callers.terminate()
+        _call(command, request, stop)
+
+
+def _call(command: Sequence[str], request: bytes, stop: threading.Event) -> None:
+    """One process, until it ends or `stop` is set."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as callers:
+        assert callers.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            callers.stdin.write(request)
+            callers.stdin.close()
+        while not stop.wait(0.1) and callers.poll() is None:
+            pass
+        callers.terminate()
 
 
 def main() -> NoReturn:
@@ -70,13 +75,12 @@ def main() -> NoReturn:
         _give_way()
     address, count, sources = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     request = sys.stdin.buffer.read()
-    with contextlib.ExitStack() as stack:
-        channels = [stack.enter_context(each) for each in _channels(address, count, sources)]
-        made: list[Any] = [channel.unary_unary(kserve.INFER_METHOD) for channel in channels]
-        while True:
-            calls = [made[number % len(made)].future(request, timeout=_LIMIT_S) for number in range(count)]
-            for each in calls:
-                each.exception()
+    channels = list(_channels(address, count, sources))
+    made: list[Any] = [channel.unary_unary(kserve.INFER_METHOD) for channel in channels]
+    while True:
+        calls = [made[number % len(made)].future(request, timeout=_LIMIT_S) for number in range(count)]
+        for each in calls:
+            each.exception()
 
 
 def _give_way() -> None:

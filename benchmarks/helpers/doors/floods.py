@@ -205,7 +205,7 @@ def callers(
     way: Way = Way.ENTRY,
     cpu: Cpu = Cpu.LESS,
 ) -> None:
-    """So many calls at once that ask for an hour's time, each ended after a few seconds at the latest."""
+    """So many calls at once that ask for an hour's time, again whenever all are answered."""
     request = frame_request(stand, timeout_us=3_600_000_000)
     flood(stand.address(way), request.SerializeToString(), count, stop, cpu=cpu)
 
@@ -220,7 +220,8 @@ def callers_through_front(
     rows: int = 1,
     cpu: Cpu = Cpu.LESS,
 ) -> None:
-    """So many calls at once through the front, from so many other addresses than the good client's.
+    """So many calls at once through the front, again whenever all are answered, from so many other addresses
+    than the good client's.
     timeout_us: that they ask for; 0: none, so they are as urgent as the good client's. rows: frames of each.
     """
     request = frame_request(stand, timeout_us, rows)
