@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,8 @@ from benchmarks.helpers.doors.floods import (
 from benchmarks.helpers.doors.stand import CAPACITY_RPS, Stand, Way, find_nginx, stand
 from benchmarks.helpers.loads.tagged import TaggedLoad
 from model_repo_generator.front import front_limits
+from python_backend.triton.pretouch import BODIES, BODY_BYTES, most_resident_bytes
+from python_backend.triton.time_slices import SLICE_NS, slice_ns
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.live
@@ -30,6 +33,12 @@ pytestmark = pytest.mark.live
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     with stand(tmp_path_factory.mktemp("doors")) as made:
         yield made
+
+
+def test_an_entry_has_the_memory_of_floods_from_its_start(tried: Stand) -> None:
+    entry, stage = (tried.pid(server.name) for server in (tried.manifest.entry, tried.manifest.servers[0]))
+    wait_for(lambda: most_resident_bytes(entry) > BODIES * BODY_BYTES)
+    assert most_resident_bytes(stage) < BODIES * BODY_BYTES, "callers do not reach it"
 
 
 def test_every_door_holds(tried: Stand) -> None:
@@ -54,6 +63,12 @@ def test_callers_without_end_end_nothing_and_take_no_more_memory_than_is_said(tr
     assert borne.ended == ()
     assert borne.answered == borne.sent
     assert max(borne.peak_bytes) <= most
+    entry, stage = (tried.pid(server.name) for server in (tried.manifest.entry, tried.manifest.servers[0]))
+    if slice_ns(stage):  # Linux 6.12 or later
+        assert slice_ns(stage) > SLICE_NS, "nobody flooded it"
+        for process in (entry, tried.processes()[tried.entry.dispatcher]):
+            threads = [int(task.name) for task in Path(f"/proc/{process}/task").iterdir()]
+            assert {slice_ns(thread) for thread in threads} == {SLICE_NS}
 
 
 def test_a_good_client_is_answered_while_thousands_call_the_front_from_one_address(tried: Stand) -> None:
