@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from benchmarks.helpers.doors.floods import (
     CALLERS,
     FRONT_SOURCES,
+    SETTLE_S,
     all_attacks,
     bear,
     compared,
@@ -31,8 +32,6 @@ from benchmarks.helpers.doors.tries import all_tries, foreign_page
 from benchmarks.helpers.report import main
 
 T = TypeVar("T")
-_SETTLE_S = 1.0
-"""An entry takes memory when it starts (python_backend/triton/pretouch.py)."""
 _MOST_ADDRESSES = 254
 """They are 127.0.1.1 and the following."""
 
@@ -55,7 +54,7 @@ def run(
         figures = {} if only else try_all(tried)
         if seconds <= 0:
             return figures
-        time.sleep(_SETTLE_S)
+        time.sleep(SETTLE_S)
         rest_bytes = memory_bytes(tried)
         most_mib = most_bytes(tried, rest_bytes, CALLERS) >> 20
         borne, beside = (

@@ -27,9 +27,9 @@ from planner.profile import DTYPE_BYTES, TensorSpec
 
 MIB = 1 << 20
 SHM_HEADROOM = 1.25
-SERVER_MIB = 640
-"""tritonserver itself: 150 MB resident when idle, 128 MiB that an entry takes at its start, more with
-connections and large messages under way.
+SERVER_MIB = 512
+"""tritonserver itself: 150 MB resident when idle, more with connections and large messages under way, of
+which an entry takes 128 MiB at its start.
 """
 STUB_MIB: Mapping[Executor, int] = {Executor.CPU: 1024, Executor.EMULATED: 384, Executor.CUDA: 3072}
 """Per stub, host memory: torch's libraries and weights; with CUDA also its context and pinned buffers."""

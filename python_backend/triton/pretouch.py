@@ -44,15 +44,11 @@ def start_pretouch(server_pid: int, host: str, port: int, warn: Callable[[str], 
 
 def _pretouch(server_pid: int, host: str, port: int, warn: Callable[[str], None]) -> None:
     size = BODIES * BODY_BYTES
-    if size > memory_free() // _SHARE_OF_FREE:
+    if size > memory_free() // _SHARE_OF_FREE or most_resident_bytes(server_pid) >= size:
         return
     try:
         with ExitStack() as connections:
-            first = connections.enter_context(_connected(host, port))
-            if most_resident_bytes(server_pid) >= size:  # this model was loaded into a server that served
-                return
-            send_body(first, BODY_BYTES)
-            for _ in range(BODIES - 1):
+            for _ in range(BODIES):
                 send_body(connections.enter_context(_connected(host, port)), BODY_BYTES)
     except OSError as error:
         warn(f"memory for floods is taken as they come, not at the start: {host}:{port}: {error}")
@@ -74,11 +70,8 @@ def send_body(connection: socket.socket, size: int) -> None:
     """All of a request with such a body but its last byte. Raises OSError."""
     head = f"POST /v2/health/ready HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
     connection.sendall(head.encode())
-    left = size - 1
-    while left:
-        piece = _PIECE[:left]
-        connection.sendall(piece)
-        left -= len(piece)
+    for sent in range(0, size - 1, len(_PIECE)):
+        connection.sendall(_PIECE[: size - 1 - sent])
     time.sleep(_READ_S)
 
 

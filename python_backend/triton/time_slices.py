@@ -3,7 +3,7 @@
 A request passes from Triton's threads to the dispatcher's and back. In a flood, threads that read requests
 have the processors; each hand-over then waits for their time slices (1.4 ms each on two cores), while up to
 1,900 requests were seen to come in. With slices of 0.1 ms the entry's threads give way to each other sooner;
-nobody's share of the processors is another. Small frames then cost a few percent more processor time, so an
+nobody's share of the processors is another. Small frames may then cost 1 or 2 % more processor time, so an
 entry that never refused one keeps the kernel's own slices.
 
 Linux takes such a wish since 6.12 (sched(7), EEVDF: `sched_runtime` of threads without a real-time policy);
@@ -33,22 +33,23 @@ def take_short_slices(pid: int) -> int:
     """Every thread that this process has, and what those start. Returns how many threads it is said of: none
     on other processors than x86-64 and AArch64, of another user's process, or under a real-time policy.
     """
-    said = 0
+    said, number, libc = 0, _SYSTEM_CALL.get(platform.machine()), ctypes.CDLL(None)
     with contextlib.suppress(OSError):  # it has ended
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            said += _take_short_slices(int(task.name))
+        for task in Path(f"/proc/{pid}/task").iterdir() if number else ():
+            wish = _wish(int(task.name))
+            said += bool(wish) and libc.syscall(number, int(task.name), wish, 0) == 0
     return said
 
 
-def _take_short_slices(thread: int) -> bool:
-    number = _SYSTEM_CALL.get(platform.machine())
-    with contextlib.suppress(OSError):  # it has ended
+def _wish(thread: int) -> bytes:
+    """For short slices, and for all else that the system call sets as it is; empty for a thread that has
+    ended, or has a real-time policy.
+    """
+    with contextlib.suppress(OSError):
         policy, nice = os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)
-        if number is None or policy not in _ORDINARY:
-            return False
-        wish = _ATTRIBUTES.pack(_ATTRIBUTES.size, policy, 0, nice, 0, SLICE_NS, 0, 0)
-        return bool(ctypes.CDLL(None).syscall(number, thread, wish, 0) == 0)
-    return False
+        if policy in _ORDINARY:
+            return _ATTRIBUTES.pack(_ATTRIBUTES.size, policy, 0, nice, 0, SLICE_NS, 0, 0)
+    return b""
 
 
 def slice_ns(thread: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from python_backend.triton import pretouch
 from python_backend.triton.pretouch import BODIES, BODY_BYTES, most_resident_bytes, send_body, start_pretouch
+from tests.waiting import wait_for
 
 _NOBODY = 1 << 60
 """No process has had so much memory."""
@@ -57,6 +58,7 @@ def test_a_new_server_is_sent_all_bodies(monkeypatch: pytest.MonkeyPatch) -> Non
     said: list[str] = []
     with listening() as (port, came):
         start_pretouch(os.getpid(), "127.0.0.1", port, said.append).join(60)
+        wait_for(lambda: len(came) == BODIES and min(map(len, came)) >= BODY_BYTES)
     assert said == []
     assert len(came) == BODIES
     assert all(len(each) > BODY_BYTES - 1 for each in came)
@@ -74,6 +76,7 @@ def test_nothing_is_sent_to_a_server_that_had_as_much_or_where_memory_is_short(
 
 
 def test_what_nobody_listens_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretouch, "most_resident_bytes", lambda pid: 0)
     monkeypatch.setattr(pretouch, "_PATIENCE_S", 0.1)
     said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -47,7 +47,10 @@ FRONT_SOURCES = (1, 8)
 _COPIES = 2
 """Of a request that Triton has: as it came, and in shared memory. Of an open frame as many more: in the
 dispatcher, and in a transport."""
-_SETTLE_S = 1.0
+SETTLE_S = 1.0
+"""Before an attack, with the good client alone, and after it; also until a new entry has taken what memory it
+takes at its start.
+"""
 _CAME = "frames_total"
 
 
@@ -112,10 +115,10 @@ def bear(stand: Stand, attack: Attack, seconds: float, times: int = 2) -> Borne:
         load = _good_client(stand, attack.way)
         stop = threading.Event()
         attackers = threading.Thread(target=attack.flood, args=(stand, stop))
-        client = threading.Thread(target=load.run, args=(_steady(seconds + 2 * _SETTLE_S),))
+        client = threading.Thread(target=load.run, args=(_steady(seconds + 2 * SETTLE_S),))
         with memory:
             client.start()
-            time.sleep(_SETTLE_S)
+            time.sleep(SETTLE_S)
             attackers.start()
             time.sleep(seconds)
             stop.set()
