@@ -17,7 +17,8 @@ _NICE = 5
 @pytest.fixture
 def other() -> Iterator[subprocess.Popen[bytes]]:
     """A process that waits, nicer than others."""
-    with subprocess.Popen(["nice", "-n", str(_NICE), "sleep", "600"]) as process:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
         yield process
         process.kill()
 
@@ -30,10 +31,9 @@ def _kernel_takes_wishes() -> None:
 
 @pytest.mark.usefixtures("_kernel_takes_wishes")
 def test_a_process_gets_short_slices_and_stays_as_nice_as_it_was(other: subprocess.Popen[bytes]) -> None:
-    nice = os.getpriority(os.PRIO_PROCESS, other.pid)
     assert take_short_slices(other.pid) == 1
     assert slice_ns(other.pid) == SLICE_NS
-    assert os.getpriority(os.PRIO_PROCESS, other.pid) == nice
+    assert os.getpriority(os.PRIO_PROCESS, other.pid) == _NICE
     assert os.sched_getscheduler(other.pid) == os.SCHED_OTHER
 
 
