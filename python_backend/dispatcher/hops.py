@@ -165,7 +165,7 @@ class Hops:
             deployment=self._manifest.deployment,
             revision=self._manifest.epoch,
             hop=0,
-            ticket=ticket.with_deadline(max(frame.deadline_us for frame in frames)),
+            ticket=ticket.with_deadline(max([frame.deadline_us for frame in frames])),
             ingress=tuple([frame.info for frame in frames if frame.info is not None]),
             way=Way(
                 servers=tuple([self._servers[hop.worker] for hop in ticket.hops]),
@@ -176,7 +176,7 @@ class Hops:
         )
 
     def _time_limit_s(self, ticket: Ticket, frames: Sequence[Frame]) -> float:
-        latest_us = max(ticket.answer_us, *(frame.deadline_us for frame in frames), ticket.deadline_us)
+        latest_us = max(ticket.answer_us, ticket.deadline_us, *[frame.deadline_us for frame in frames])
         return max(1, latest_us - now_us() + self._grace_us) / 1e6
 
 

@@ -17,7 +17,6 @@ Rules
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import Final
 
 from planner.manifest import ModelEntry
@@ -104,7 +103,6 @@ class Offers:
         """When a frame is to be offered again; NEVER when none is."""
         return self._later[0][0] if self._later else NEVER
 
-    def due(self, now_us: int) -> Iterator[int]:
-        """Request ids of frames that are to be offered now, if they are still paused."""
-        while self._later and self._later[0][0] <= now_us:
-            yield heapq.heappop(self._later)[1]
+    def take_next(self) -> int:
+        """The request id of the frame that is to be offered then, if it is still paused. Told once."""
+        return heapq.heappop(self._later)[1]

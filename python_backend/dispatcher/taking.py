@@ -81,7 +81,8 @@ class Taking:
             if len(arrived) >= _MOST_TOGETHER:
                 self._guarded(self._take_arrivals, arrived)
                 arrived = []
-        self._guarded(self._take_arrivals, arrived)
+        if arrived or not items:
+            self._guarded(self._take_arrivals, arrived)
         return min(self._deciding.wake_us, self._attempts.look_us, self._offers.next_us, self._frames.due_us)
 
     def _guarded(self, take: Callable[[_Taken], None], what: _Taken) -> None:
@@ -105,8 +106,8 @@ class Taking:
                     self._deciding.handle(RequestCancelled(lost.request_id))
                 elif lost.state is FrameState.PASSED and self._passing is not None:
                     self._passing.give_up(lost)
-        for request_id in self._offers.due(host_us):
-            frame = self._frames.find(request_id)
+        while self._offers.next_us <= host_us:
+            frame = self._frames.find(self._offers.take_next())
             if frame is not None and frame.state is FrameState.PAUSED:
                 self._deciding.handle(self._offers.offer(frame, host_us))
                 self._look_for_owner(frame)

@@ -11,38 +11,17 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from python_backend.wire.clock import NEVER, now_us
+from python_backend.wire.threads import Bell
 
 _LONGEST_S: Final = 3600.0
 
 Item = TypeVar("Item")
-
-
-class Bell:
-    """Wakes up the one thread that waits for it, or the next time that it waits.
-
-    No queue: SimpleQueue.get() of CPython 3.11 waits for ever when its timeout is over before it begins to
-    wait, which alarms that are due in a moment come to.
-    """
-
-    def __init__(self) -> None:
-        self._silent = threading.Lock()
-        self._silent.acquire()
-
-    def ring(self) -> None:
-        """Twice is as good as once."""
-        with contextlib.suppress(RuntimeError):
-            self._silent.release()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when it has rung, or when the time is over."""
-        self._silent.acquire(timeout=timeout_s)
 
 
 class Turns(Generic[Item]):

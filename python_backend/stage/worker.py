@@ -39,6 +39,7 @@ from python_backend.wire.hop_failure import FailureKind, HopFailure
 from python_backend.wire.kserve import Array, Buffer
 from python_backend.wire.shm.reader import CannotRead
 from python_backend.wire.signing.keys import Keys, TicketError
+from python_backend.wire.threads import Bell
 from python_backend.wire.transport import Transport
 
 MOST_WAITING: Final = 256
@@ -84,7 +85,9 @@ class StageWorker:
         self._random = random.Random(place.worker)
         self._waiting: list[tuple[tuple[int, int, int], int, BatchJob]] = []
         self._sequence = 0
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._bell = Bell()
+        """Rings for the compute thread when a batch waits, and at the end."""
         self._closing = False
         self._busy_since_us: int | None = None
         self._broken = ""
@@ -128,7 +131,7 @@ class StageWorker:
             self._answering.fail(job, FailureKind.EXPIRED, _TOO_MANY)
             return
         assert self._preparer is not None
-        with self._wake:
+        with self._lock:
             full = self._is_full()
             self._sequence += 1
             number = self._sequence
@@ -141,7 +144,7 @@ class StageWorker:
         self._preparer.begin(wire.ingress, frames, take, self._latest_us(job))
 
     def _take_prepared(self, number: int, prepared: Prepared) -> None:
-        with self._wake:
+        with self._lock:
             job = self._preparing.pop(number, None)
         if job is None:  # it was refused meanwhile
             return
@@ -155,29 +158,30 @@ class StageWorker:
 
     def _enqueue(self, job: BatchJob) -> None:
         """Have a batch wait for the worker."""
-        with self._wake:
+        with self._lock:
             closing = self._closing
             full = not closing and self._is_full()
             if not closing and not full:
                 self._sequence += 1
                 heapq.heappush(self._waiting, (job.order, self._sequence, job))
-                self._wake.notify()
         if closing:
             self._answering.refuse(job.reply, FailureKind.UNREACHABLE, _CLOSING, job.wire.hop)
         elif full:
             self._answering.fail(job, FailureKind.EXPIRED, _FULL)
+        else:
+            self._bell.ring()
 
     def _is_full(self) -> bool:
         return len(self._waiting) + len(self._preparing) >= MOST_WAITING
 
     def close(self) -> None:
         """Finish the batch that runs, refuse those that wait, end all threads."""
-        with self._wake:
+        with self._lock:
             self._closing = True
             left = [job for _, _, job in self._waiting] + list(self._preparing.values())
             self._waiting.clear()
             self._preparing.clear()
-            self._wake.notify()
+        self._bell.ring()
         for job in left:
             self._answering.refuse(job.reply, FailureKind.UNREACHABLE, _CLOSING, job.wire.hop)
         if self._preparer is not None:
@@ -195,7 +199,7 @@ class StageWorker:
         elif isinstance(error, CannotRead):
             self._answering.refuse(reply, FailureKind.NO_MEMORY, str(error))
         else:
-            with self._wake:
+            with self._lock:
                 self.refused += int(isinstance(error, TicketError))
             self._answering.refuse(reply, FailureKind.REFUSED, str(error))
 
@@ -235,10 +239,13 @@ class StageWorker:
         return ""
 
     def _next(self) -> BatchJob | None:
-        with self._wake:
-            while not self._waiting and not self._closing:
-                self._wake.wait()
-            return heapq.heappop(self._waiting)[2] if self._waiting else None
+        while True:
+            with self._lock:
+                if self._waiting:
+                    return heapq.heappop(self._waiting)[2]
+                if self._closing:
+                    return None
+            self._bell.wait()
 
     def _serve(self, job: BatchJob) -> None:
         began_us = now_us()

@@ -27,10 +27,10 @@ _FINAL = 1
 
 def send_outputs(sender: Any, outputs: Mapping[str, Array]) -> None:
     """Answer with tensors: arrays, or what stays on a GPU."""
-    tensors = [
-        pb_utils.Tensor(name, array) if isinstance(array, np.ndarray) else _on_device(name, array)
-        for name, array in outputs.items()
-    ]
+    tensors = []
+    for name, array in outputs.items():  # run for every frame: a comprehension is one call more
+        is_here = isinstance(array, np.ndarray)
+        tensors.append(pb_utils.Tensor(name, array) if is_here else _on_device(name, array))
     sender.send(pb_utils.InferenceResponse(tensors), _FINAL)
 
 
@@ -92,4 +92,5 @@ class SenderReply:
             self._request = None
 
     def __del__(self) -> None:
-        self.error(ErrorCode.INTERNAL, "the request was lost inside the stage")
+        if self._request is not None:
+            self.error(ErrorCode.INTERNAL, "the request was lost inside the stage")

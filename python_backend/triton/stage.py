@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -77,8 +76,8 @@ def _taker(parameters: Mapping[str, str]) -> Callable[[Any], Array]:
 
 def ticket_of(request: Any) -> str | None:
     """The ticket text of a request, None without one."""
-    text = json.loads(request.parameters() or "{}").get(ticket_codec.PARAMETER)
-    return None if text is None else str(text)
+    text = request.parameters()
+    return ticket_codec.in_parameters(text) if text else None
 
 
 def device_of(args: dict[str, str]) -> str:

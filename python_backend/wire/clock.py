@@ -5,15 +5,19 @@ microseconds.
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from python_backend.scheduler.timelines import NEVER
 
 __all__ = ["NEVER", "now_us", "sleep_until"]
 
 
+_monotonic_ns: Final = time.monotonic_ns
+
+
 def now_us() -> int:
     """Microseconds since some fixed time before this host's processes started."""
-    return time.monotonic_ns() // 1000
+    return _monotonic_ns() // 1000
 
 
 def sleep_until(end_us: int) -> None:

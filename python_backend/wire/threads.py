@@ -1,9 +1,9 @@
-"""A crew of threads that run tasks handed to them; cheaper than an executor with futures, which nobody here
-awaits.
+"""How threads work for each other: a bell that wakes one up, and a crew that runs tasks handed to it, which
+is cheaper than an executor with futures that nobody here awaits.
 
-Rules: threads start when tasks outnumber those that wait for one, up to the limit, and end after some time
-without work; a task that raises is reported and ends nothing; close() runs what was handed in before it and
-joins every thread.
+Rules of a crew: threads start when tasks outnumber those that wait for one, up to the limit, and end after
+some time without work; a task that raises is reported and ends nothing; close() runs what was handed in
+before it and joins every thread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,30 @@ from typing import Final
 Task = Callable[[], None]
 IDLE_S: Final = 10.0
 """A thread that had nothing to do for so long ends."""
+
+
+class Bell:
+    """Wakes up the one thread that waits for it, or the next time that it waits. A tenth of the calls that a
+    condition variable of Python's makes.
+
+    No queue: SimpleQueue.get() of CPython 3.11 waits for ever when its timeout is over before it begins to
+    wait, which alarms that are due in a moment come to.
+    """
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """Twice is as good as once."""
+        try:
+            self._silent.release()
+        except RuntimeError:  # it has rung, and nobody was woken up yet
+            return
+
+    def wait(self, timeout_s: float = -1) -> None:
+        """Return when it has rung, or when the time is over; -1: that is never."""
+        self._silent.acquire(timeout=timeout_s)
 
 
 class Crew:

@@ -207,6 +207,14 @@ def encode(
     return signed_object(",".join(fields), keys)
 
 
+def in_parameters(text: str) -> str | None:
+    """The ticket's text in a request's parameters, a JSON object as Triton writes it; None without one.
+    Raises ValueError.
+    """
+    told = _value_of(text).get(PARAMETER)
+    return None if told is None else str(told)
+
+
 def stray_text(keys: Keys) -> str:
     """A ticket that every stage refuses: who has the same keys for being of no deployment, others for its
     signature. So it tells whether two hosts have the same keys, and nothing is done.
@@ -232,7 +240,7 @@ def decode(text: str, keys: Keys, received_us: int, clocks: EntryClocks = NO_CLO
     if signed is None:
         raise TicketError(f"{PARAMETER}: {FOREIGN_KEY}")
     try:
-        return _wire_ticket(json.loads(signed), received_us, clocks)
+        return _wire_ticket(_value_of(signed), received_us, clocks)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TicketError(f"{PARAMETER}: {type(error).__name__}: {error}") from error
 
@@ -283,6 +291,15 @@ def is_anonymous_probe(text: object) -> bool:
     return isinstance(body, dict) and body.get("probe") is True
 
 
+_raw_decode = json.JSONDecoder().raw_decode
+
+
+def _value_of(text: str) -> Any:
+    """As json.loads, in two thirds of its time, where nothing stands around the value."""
+    value, end = _raw_decode(text)
+    return value if end == len(text) else json.loads(text)
+
+
 _quoted = functools.lru_cache(maxsize=4096)(json.dumps)
 
 
@@ -290,9 +307,11 @@ def _ticket_fields(ticket: Ticket, way: Way, origin_us: int) -> str:
     """As JSON. Formatted here, because json.dumps takes three times as long and every hop waits for it."""
     servers = way.servers or ("",) * len(ticket.hops)
     hops = ",".join(
-        f"[{_quoted(hop.worker)},{_quoted(server)},{hop.transfer_start_us - origin_us},"
-        f"{hop.transfer_end_us - origin_us},{hop.start_us - origin_us},{hop.end_us - origin_us}]"
-        for hop, server in zip(ticket.hops, servers, strict=True)
+        [
+            f"[{_quoted(hop.worker)},{_quoted(server)},{hop.transfer_start_us - origin_us},"
+            f"{hop.transfer_end_us - origin_us},{hop.start_us - origin_us},{hop.end_us - origin_us}]"
+            for hop, server in zip(ticket.hops, servers, strict=True)
+        ]
     )
     return (
         f'"batch":{ticket.batch_id},"attempt":{ticket.attempt},"pipeline":{ticket.pipeline},'
@@ -356,9 +375,14 @@ def _shared_frames(plain: Any) -> SharedFrames:
 
 
 def _hop(plain: Any, origin_us: int) -> Hop:
-    worker, _, *times = plain
-    transfer_start_us, transfer_end_us, start_us, end_us = (_whole(time_us) + origin_us for time_us in times)
-    return tensor_hop(_text(worker), transfer_start_us, transfer_end_us, start_us, end_us)
+    worker, _, transfer_start_us, transfer_end_us, start_us, end_us = plain
+    return tensor_hop(
+        _text(worker),
+        _whole(transfer_start_us) + origin_us,
+        _whole(transfer_end_us) + origin_us,
+        _whole(start_us) + origin_us,
+        _whole(end_us) + origin_us,
+    )
 
 
 def _whole(value: Any) -> int:

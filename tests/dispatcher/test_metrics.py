@@ -88,7 +88,7 @@ def read(source: Dispatcher) -> dict[str, dict[str, float]]:
 def test_the_latency_histogram_is_cumulative_and_complete() -> None:
     source = Dispatcher()
     for latency_us in (15_000, 16_000, 140_000, 10_000_000):
-        source.driver.counts.answered(latency_us, deadline_us=1 << 60)
+        source.driver.counts.answered(latency_us, in_time=True)
     found = read(source)
     buckets = found["ppipe_latency_slo_ratio_bucket"]
     assert buckets["0.1"] == 1
@@ -101,8 +101,8 @@ def test_the_latency_histogram_is_cumulative_and_complete() -> None:
 
 def test_openmetrics_names_the_batches_of_late_frames() -> None:
     source = Dispatcher()
-    source.driver.counts.answered(15_000, 1 << 60, batch_id=6)
-    source.driver.counts.answered(200_000, 0, batch_id=7)
+    source.driver.counts.answered(15_000, in_time=True, batch_id=6)
+    source.driver.counts.answered(200_000, in_time=False, batch_id=7)
     body, content_type = page(source, "m", openmetrics=True)  # type: ignore[arg-type]
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     found = {
@@ -172,7 +172,7 @@ def test_shares_of_the_slo_are_of_the_one_that_was_served_then() -> None:
     counts, budget = source.driver.counts, source.driver.budget
     for slo_us in (150_000, 300_000):
         counts.serve_by(slo_us)
-        counts.answered(180_000, deadline_us=0)
+        counts.answered(180_000, in_time=False)
         budget.sent(7, 1, now_us=30_000, arrived_us=[0])
         budget.ended(7, 1, (0, 0), ended_us=60_000, last=True)
     found = read(source)

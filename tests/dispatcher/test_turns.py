@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from python_backend.dispatcher.turns import Bell, Turns
+from python_backend.dispatcher.turns import Turns
 from python_backend.wire.clock import NEVER, now_us
 
 
@@ -113,30 +113,6 @@ def test_an_earlier_alarm_replaces_a_later_one(work: Work) -> None:
     due_us = work.alarm_us = now_us() + 20_000
     work.turns.bring(2)
     assert 0 <= work.calls.get(timeout=30) - due_us < 30_000_000
-
-
-def test_a_bell_never_keeps_its_waiter_longer_than_it_was_told() -> None:
-    """Not even when the time is over before the waiting begins."""
-
-    def wait_often() -> None:
-        for _ in range(50_000):
-            Bell().wait(1e-7)
-
-    waiting = threading.Thread(target=wait_often, daemon=True)
-    waiting.start()
-    waiting.join(300)
-    assert not waiting.is_alive()
-
-
-def test_a_bell_that_rang_before_is_heard_once() -> None:
-    bell = Bell()
-    bell.ring()
-    bell.ring()
-    began_s = time.monotonic()
-    bell.wait(60.0)
-    assert time.monotonic() - began_s < 30
-    bell.wait(0.05)
-    assert time.monotonic() - began_s >= 0.05
 
 
 def test_nothing_is_done_after_close() -> None:

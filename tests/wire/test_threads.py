@@ -1,4 +1,4 @@
-"""Crews: every task runs once, threads come with work and go without."""
+"""Crews: every task runs once, threads come with work and go without. Bells: nobody waits for nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from python_backend.wire.threads import Crew
+from python_backend.wire.threads import Bell, Crew
 from tests.waiting import wait_for
 
 
@@ -78,3 +78,27 @@ def test_short_of_threads_those_that_there_are_do_the_work(monkeypatch: pytest.M
     gate.set()
     assert done.wait(5)
     crew.close()
+
+
+def test_a_bell_never_keeps_its_waiter_longer_than_it_was_told() -> None:
+    """Not even when the time is over before the waiting begins."""
+
+    def wait_often() -> None:
+        for _ in range(50_000):
+            Bell().wait(1e-7)
+
+    waiting = threading.Thread(target=wait_often, daemon=True)
+    waiting.start()
+    waiting.join(300)
+    assert not waiting.is_alive()
+
+
+def test_a_bell_that_rang_before_is_heard_once() -> None:
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    began_s = time.monotonic()
+    bell.wait(60.0)
+    assert time.monotonic() - began_s < 30
+    bell.wait(0.05)
+    assert time.monotonic() - began_s >= 0.05

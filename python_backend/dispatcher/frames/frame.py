@@ -151,5 +151,5 @@ class Frame:
             return not self._answered and self._is_cancelled()
 
     def __del__(self) -> None:
-        if self.claim():
+        if not self._answered and self.claim():
             self.send_error(ErrorCode.INTERNAL, "the request was lost inside the dispatcher")

@@ -94,8 +94,9 @@ class OpenFrames:
         """Those that are to be sent: nobody else has answered their frames."""
         claimed = [answer for answer in answers if answer[0].claim()]
         self._forget([frame for frame, _ in answers], served=True)
+        at_us = now_us()
         for frame, _ in claimed:
-            self._counts.answered(now_us() - frame.arrived_us, frame.deadline_us, batch_id)
+            self._counts.answered(at_us - frame.arrived_us, at_us <= frame.deadline_us, batch_id)
         return claimed
 
     def overtaken(self, at_us: int) -> list[Frame]:

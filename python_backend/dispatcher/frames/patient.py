@@ -35,14 +35,12 @@ class PatientRoom:
 
     def most(self, planned: int, longest_us: int, now_us: int) -> int:
         """How many may be open, of so many by plan. longest_us: how long a frame may wait."""
-        taken = 0 if now_us - self._last_us >= longest_us else self._taken
+        taken = self._still_taken(longest_us, now_us)
         return max(planned - taken - self._come_lately(longest_us, now_us), min(LEAST, planned))
 
     def gave_up(self, planned: int, longest_us: int, now_us: int) -> None:
         """One of the open ones; as in `most`."""
-        if now_us - self._last_us >= longest_us:
-            self._taken = 0
-        self._taken = min(self._taken + 1, planned)
+        self._taken = min(self._still_taken(longest_us, now_us) + 1, planned)
         self._last_us = now_us
 
     def served(self) -> None:
@@ -58,6 +56,9 @@ class PatientRoom:
             self._others = 0
             self._began_us = now_us
         self._others += 1
+
+    def _still_taken(self, longest_us: int, now_us: int) -> int:
+        return 0 if now_us - self._last_us >= longest_us else self._taken
 
     def _come_lately(self, longest_us: int, now_us: int) -> int:
         """Others in the last longest time; those of the stretch before as if they had come evenly."""

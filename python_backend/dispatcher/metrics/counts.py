@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from planner.serving import ServedModel
 from python_backend.scheduler.actions import DropReason
-from python_backend.wire.clock import now_us
 from python_backend.wire.hop_failure import FailureKind
 
 _SLO_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
@@ -81,12 +80,12 @@ class Counts:
         else:
             self.drops[reason] += 1
 
-    def answered(self, latency_us: int, deadline_us: int, batch_id: int = -1) -> None:
+    def answered(self, latency_us: int, in_time: bool, batch_id: int = -1) -> None:
         """A frame of a batch was answered with outputs."""
         slos = latency_us / self.slo_us
         with self._lock:
             bucket = bisect_left(self.latency_shares, slos)
-            if now_us() <= deadline_us:
+            if in_time:
                 self.in_time += 1
             else:
                 self.late += 1

@@ -227,8 +227,12 @@ def _left_us(end_us: int) -> int:
     return left_us
 
 
-def _fields(head: bytes) -> dict[bytes, bytes]:
+def _read_fields(head: bytes) -> dict[bytes, bytes]:
     lines = head.split(b"\r\n")[1:]
     return {
         name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)
     }
+
+
+_fields = functools.lru_cache(maxsize=1024)(_read_fields)
+"""Of an answer's head, by name in lower case: answers of one kind and size have the same."""

@@ -14,16 +14,18 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import itertools
 import os
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from python_backend.scheduler.declare import record
+from python_backend.scheduler.record import Record
 from python_backend.wire.clock import now_us
 
 KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
@@ -31,14 +33,16 @@ KEY_FILE_VARIABLE = "PPIPE_TICKET_KEY_FILE"
 _LOOK_US = 500_000
 """How often the key file is looked at."""
 _MOST_DERIVED = 1024
+_BLOCK: Final = 64
+"""Bytes of a block of SHA-256."""
 
 
 class TicketError(ValueError):
     """A ticket that cannot be read or is not for this receiver; the message says what would be accepted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+@record
+class Stamp(Record):
     """Of one signing: `run` of the signing process, `number` there, and when it was (us, time of day)."""
 
     run: str
@@ -65,8 +69,7 @@ class Keys:
         self._looked_us = now_us()
         self._stamp: tuple[int, int] | None = None
         self._texts: tuple[bytes, ...] = ()
-        self._keys: tuple[hmac.HMAC, ...] = ()
-        """Each has taken in its key, and is copied to sign."""
+        self._keys: tuple[_Keyed, ...] = ()
         self._derived: dict[tuple[bytes, str], bytes] = {}
         self._run = secrets.token_hex(8)
         self._numbers = itertools.count()
@@ -100,7 +103,7 @@ class Keys:
     def mac(self, text: str) -> str:
         """The signature of `text` with the first key; '' when nothing is signed."""
         self._look()
-        return _mac(self._keys[0], text) if self._keys else ""
+        return self._keys[0].mac(text) if self._keys else ""
 
     def accepts(self, text: str, mac: str) -> bool:
         """Whether any key signed `text`."""
@@ -143,7 +146,7 @@ class Keys:
         return key
 
     def _fits_any(self, text: str, given: bytes, length: int) -> bool:
-        return any(hmac.compare_digest(_mac(key, text)[:length].encode(), given) for key in self._keys)
+        return any(hmac.compare_digest(key.mac(text)[:length].encode(), given) for key in self._keys)
 
     def _look(self, at_once: bool = False) -> bool:
         """Read the file again if it has changed; whether that was looked at."""
@@ -164,16 +167,29 @@ class Keys:
         if not texts or min(map(len, texts)) < 16:
             raise TicketError(f"{path}: expected one key of at least 16 characters per line")
         self._texts = texts
-        self._keys = tuple(hmac.new(key, digestmod="sha256") for key in texts)
+        self._keys = tuple(_Keyed(key) for key in texts)
         self._derived = {}
         self._stamp = stamp
 
 
-def _mac(keyed: hmac.HMAC, text: str) -> str:
-    # Two thirds of what hmac.digest costs, which also gives the interpreter's lock away.
-    mac = keyed.copy()
-    mac.update(text.encode())
-    return mac.hexdigest()
+class _Keyed:
+    """HMAC-SHA256 under one key (RFC 2104): two hashes that have taken in the key, and are copied to sign. In
+    half the time of hmac.HMAC, which is interpreted, and a third of hmac.digest, which also gives the
+    interpreter's lock away.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
+        self._inner: Final = hashlib.sha256(bytes([byte ^ 0x36 for byte in block]))
+        self._outer: Final = hashlib.sha256(bytes([byte ^ 0x5C for byte in block]))
+
+    def mac(self, text: str) -> str:
+        """The signature of `text`, as 64 hexadecimal digits."""
+        inner = self._inner.copy()
+        inner.update(text.encode())
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.hexdigest()
 
 
 def _digest(key: bytes, number: int, pieces: Iterable[bytes | memoryview]) -> str:
