@@ -5,7 +5,8 @@ emulated workers is. Batches fill otherwise each time, and frames cost otherwise
 checkouts serve all the time, with pools of one speed, and windows of load of a few seconds go to one and the
 other in turn, in an order that changes: whatever the host does meanwhile meets both. Ratios are taken within
 a turn. But each start of servers has a speed of its own for as long as they run, by 1 to 4 %: with --starts
-they are started so many times, the turns are shared out, and the interval is of the starts' means.
+they are started so many times, the turns are shared out, and the interval is of the starts' means. A start
+whose servers fail is begun anew, at most MOST_FAILED times, and counted.
 
 With --stages 127.0.0.2 stages are on another host, as far as either revision knows: nothing goes
 through shared memory, and what the message carries is covered by a digest since there is one.
@@ -36,6 +37,7 @@ from benchmarks.paired import Turn, summary
 
 KINDS = ("hop", "null")
 LOOPBACK = "127.0.0.1"
+MOST_FAILED = 3
 Windows = tuple[Mapping[str, Any], Mapping[str, Any]]
 """What both checkouts told of one turn, the older one first."""
 _ROOT = Path(__file__).parents[1]
@@ -60,14 +62,22 @@ def run(
     with tempfile.TemporaryDirectory(prefix="ppipe-dispatch-") as folder:
         latency_us = look_at_bare(Path(folder))
     asked = {"latency_us": latency_us, "stages": stages}
-    found: dict[str, list[list[Windows]]] = {}
-    for start in range(starts):
-        print(f"start {start + 1} of {starts}", file=sys.stderr, flush=True)
-        with Stand(Path(base).resolve(), asked) as before, Stand(_ROOT, asked) as after:
-            for figure, told in _turns(before, after, turns // starts, window, stages).items():
-                found.setdefault(figure, []).append(told)
-    figures = {figure: _figures(told) for figure, told in found.items()}
-    return {"pool_latency_us": latency_us, "stages": stages, "starts": starts, **figures}
+    told: list[dict[str, list[Windows]]] = []
+    failed: list[str] = []
+    while len(told) < starts:
+        print(f"start {len(told) + 1} of {starts}", file=sys.stderr, flush=True)
+        try:
+            with Stand(Path(base).resolve(), asked) as before, Stand(_ROOT, asked) as after:
+                told.append(_turns(before, after, turns // starts, window, stages))
+        except StandFailed as error:
+            failed.append(str(error))
+            if len(failed) > MOST_FAILED:
+                raise
+            continue
+        for figure, windows in told[-1].items():
+            print(f"{figure}: {_mean_of(windows).ratio:.4f}", file=sys.stderr, flush=True)
+    figures = {figure: _figures([each[figure] for each in told]) for figure in told[0]}
+    return {"pool_latency_us": latency_us, "stages": stages, "starts": starts, "failed": failed, **figures}
 
 
 def _turns(before: Stand, after: Stand, turns: int, window: float, stages: str) -> dict[str, list[Windows]]:
@@ -88,13 +98,8 @@ def _turns(before: Stand, after: Stand, turns: int, window: float, stages: str) 
 
 
 def _figures(starts: Sequence[Sequence[Windows]]) -> dict[str, Any]:
-    each = [[Turn(before["cpu_us"], after["cpu_us"]) for before, after in turns] for turns in starts]
-    means = [
-        Turn(*(statistics.geometric_mean(side) for side in zip(*map(astuple, turns), strict=True)))
-        for turns in each
-    ]
-    told = summary(means if len(means) > 1 else each[0])
-    told["turns"] = sum(map(len, each))
+    told = summary(list(map(_mean_of, starts)) if len(starts) > 1 else _turns_of(starts[0]))
+    told["turns"] = sum(map(len, starts))
     del told["ratios"]
     for when, windows in zip(("before", "after"), zip(*chain(*starts), strict=True), strict=True):
         parts = [window["parts"] for window in windows]
@@ -104,6 +109,15 @@ def _figures(starts: Sequence[Sequence[Windows]]) -> dict[str, Any]:
             for part in sorted(set().union(*parts))
         }
     return told
+
+
+def _turns_of(windows: Sequence[Windows]) -> list[Turn]:
+    return [Turn(before["cpu_us"], after["cpu_us"]) for before, after in windows]
+
+
+def _mean_of(windows: Sequence[Windows]) -> Turn:
+    sides = zip(*map(astuple, _turns_of(windows)), strict=True)
+    return Turn(*(statistics.geometric_mean(side) for side in sides))
 
 
 class Stand:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +32,37 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
-def test_windows_go_to_both_in_turn_with_pools_of_one_speed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Two checkouts whose servers are scripts; `today` is a line that today's run before each window. Returns
+    what is asked of them.
+    """
     base, after, log = checkout(tmp_path / "before"), checkout(tmp_path / "after"), tmp_path / "log"
-    looks: list[Path] = []
 
-    def look(root: Path) -> Mapping[str, int]:
-        looks.append(root)
-        return {"64b": 100, "600kb": 200}
+    def set_up(today: str = "pass") -> list[str]:
+        class Scripted(Stand):
+            def __init__(self, folder: Path, asked: Mapping[str, Any]) -> None:
+                is_today = folder == after
+                text = STAND.format(log=str(log), name=folder.name[0], cost=1 if is_today else 2)
+                script = tmp_path / f"{folder.name}.py"
+                script.write_text(text.replace("    with", f"    {today if is_today else 'pass'}\n    with"))
+                monkeypatch.setattr(dispatch_turns, "_STAND", script)
+                super().__init__(folder, asked)
 
-    class Scripted(Stand):
-        def __init__(self, folder: Path, asked: Mapping[str, Any]) -> None:
-            script = tmp_path / f"{folder.name}.py"
-            script.write_text(
-                STAND.format(log=str(log), name=folder.name[0], cost=1 if folder == after else 2)
-            )
-            monkeypatch.setattr(dispatch_turns, "_STAND", script)
-            super().__init__(folder, asked)
+        monkeypatch.setattr(dispatch_turns, "_ROOT", after)
+        monkeypatch.setattr(dispatch_turns, "look_at_bare", lambda root: {"64b": 100, "600kb": 200})
+        monkeypatch.setattr(dispatch_turns, "Stand", Scripted)
+        return [str(base), str(log)]
 
-    monkeypatch.setattr(dispatch_turns, "_ROOT", after)
-    monkeypatch.setattr(dispatch_turns, "look_at_bare", look)
-    monkeypatch.setattr(dispatch_turns, "Stand", Scripted)
-    found: Mapping[str, Any] = json.loads(json.dumps(run(str(base), turns=2, window=0.5)))
-    assert len(looks) == 1
-    asked = log.read_text().split("\n")[:-1]
+    return set_up
+
+
+def test_windows_go_to_both_in_turn_with_pools_of_one_speed(
+    scripted: Callable[..., list[str]],
+) -> None:
+    base, log = scripted()
+    found: Mapping[str, Any] = json.loads(json.dumps(run(base, turns=2, window=0.5)))
+    asked = Path(log).read_text().split("\n")[:-1]
     each_turn = 2 * len(KINDS)
     whose = "".join(line[0] for line in asked)
     assert whose == "ba" * each_turn + "ab" * each_turn + "ba" * each_turn
@@ -64,6 +70,23 @@ def test_windows_go_to_both_in_turn_with_pools_of_one_speed(
     told = found["cpu_us_per_frame_64b.hop"]
     assert (told["turns"], told["before"], told["after"], told["ratio"]) == (2, 200, 100, 0.5)
     assert (told["parts_before"], told["parts_after"]) == ({"stub": 200}, {"stub": 100})
+    assert found["failed"] == []
+
+
+def test_a_start_whose_servers_fail_is_begun_anew_and_told_of(
+    scripted: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Hours of windows are not lost with it."""
+    once = tmp_path / "once"
+    fails_once = f"p = pathlib.Path({str(once)!r}); p.exists() or (p.touch(), sys.exit())"
+    base, _ = scripted(fails_once)
+    found = run(base, turns=4, starts=2)
+    (failed,) = found["failed"]
+    assert str(tmp_path / "after") in failed
+    assert found["cpu_us_per_frame_600kb.null"]["turns"] == 4
+    base, _ = scripted("sys.exit()")
+    with pytest.raises(StandFailed):
+        run(base, turns=4, starts=2)
 
 
 def test_a_checkout_whose_servers_do_not_start_is_named(
