@@ -295,9 +295,9 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 
 def _value_of(text: str) -> Any:
-    """As json.loads, in two thirds of its time, where nothing stands around the value."""
+    """As json.loads, in two thirds of its time; blanks before the value are refused. Raises ValueError."""
     value, end = _raw_decode(text)
-    return value if end == len(text) else json.loads(text)
+    return value if end == len(text) else json.loads(text)  # blanks may follow, and nothing else
 
 
 _quoted = functools.lru_cache(maxsize=4096)(json.dumps)
