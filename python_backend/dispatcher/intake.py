@@ -36,9 +36,9 @@ class Intake:
         self._own_names = frozenset(spec.name for spec in self._own_inputs)
         self._others = entry.other_inputs
         self._dtypes = {
-            spec.name: kserve.DTYPE_OF[spec.dtype]
+            spec.name: np.dtype(kserve.NUMPY_OF[spec.dtype])
             for spec in (self._own, *self._own_inputs)
-            if spec.dtype in kserve.DTYPE_OF
+            if spec.dtype in kserve.NUMPY_OF
         }
 
     def take(self, given: Mapping[str, Array]) -> list[Taken]:
@@ -94,7 +94,7 @@ class Intake:
         return pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
 
     def _check_own(self, spec: TensorSpec, array: Array) -> None:
-        if array.shape[1:] != spec.shape or not kserve.is_of(array, self._dtypes[spec.name]):
+        if array.shape[1:] != spec.shape or array.dtype != self._dtypes[spec.name]:
             raise ValueError(
                 f"input {spec.name}: {array.dtype} {list(array.shape)}; expected frames: "
                 f"{spec.dtype} {_batch_of(spec)}"

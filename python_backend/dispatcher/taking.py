@@ -81,7 +81,7 @@ class Taking:
             if len(arrived) >= _MOST_TOGETHER:
                 self._guarded(self._take_arrivals, arrived)
                 arrived = []
-        if arrived or not items:
+        if arrived or not items:  # what is due was looked for before each of the others
             self._guarded(self._take_arrivals, arrived)
         return min(self._deciding.wake_us, self._attempts.look_us, self._offers.next_us, self._frames.due_us)
 

@@ -123,7 +123,7 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Sequence[Array], max_batch
     if not 1 <= batch <= max_batch:
         raise ValueError(f"batch of {batch}; expected 1 to {max_batch} frames")
     for spec, array in zip(specs, inputs, strict=True):
-        if array.shape != (batch, *spec.shape) or not _is_of(array, kserve.DTYPE_OF[spec.dtype]):
+        if array.shape != (batch, *spec.shape) or _dtype(array) != kserve.NUMPY_OF[spec.dtype]:
             raise ValueError(
                 f"input {spec.name}: {array.dtype} {list(array.shape)}; "
                 f"expected {spec.dtype} {[batch, *spec.shape]}"
@@ -145,8 +145,6 @@ def check_frames(
             raise ValueError(f"a frame of {len(body)} bytes; the ticket says {info.size}")
 
 
-def _is_of(array: Array, dtype: np.dtype[np.generic]) -> bool:
+def _dtype(array: Array) -> np.dtype[np.generic]:
     """Inputs that stay on a GPU are torch's."""
-    if isinstance(array, np.ndarray):
-        return kserve.is_of(array, dtype)
-    return bool(dtype == np.dtype(str(array.dtype).removeprefix("torch.")))
+    return array.dtype if isinstance(array, np.ndarray) else np.dtype(str(array.dtype).removeprefix("torch."))

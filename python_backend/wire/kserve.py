@@ -28,9 +28,6 @@ NUMPY_OF: Mapping[str, type[np.generic]] = {
     "UINT64": np.uint64, "FP64": np.float64,
 }  # fmt: skip
 
-DTYPE_OF: Mapping[str, np.dtype[np.generic]] = {name: np.dtype(kind) for name, kind in NUMPY_OF.items()}
-"""The same as numpy has them, one object each: to make one of its type, or to compare with that, is slow."""
-
 _SERVICE: Final = "/inference.GRPCInferenceService/"
 INFER_METHOD = _SERVICE + "ModelInfer"
 LIVE_METHOD = _SERVICE + "ServerLive"
@@ -163,7 +160,7 @@ def array_of(datatype: str, buffer: Buffer, shape: Sequence[int]) -> Array:
     """
     if datatype == "BYTES":
         return np.array(elements_of(buffer), dtype=np.object_).reshape(tuple(shape))
-    return np.frombuffer(buffer, dtype=DTYPE_OF[datatype]).reshape(tuple(shape))
+    return np.frombuffer(buffer, dtype=NUMPY_OF[datatype]).reshape(tuple(shape))
 
 
 def zeros_of(spec: TensorSpec, batch: int = 1) -> Array:
@@ -171,11 +168,6 @@ def zeros_of(spec: TensorSpec, batch: int = 1) -> Array:
     if spec.dtype == "BYTES":
         return np.full((batch, *spec.shape), b"", dtype=np.object_)
     return np.zeros((batch, *spec.shape), NUMPY_OF[spec.dtype])
-
-
-def is_of(array: Array, dtype: np.dtype[np.generic]) -> bool:
-    """Whether its elements are of this type."""
-    return array.dtype is dtype or array.dtype == dtype
 
 
 def elements_of(buffer: Buffer) -> list[bytes]:

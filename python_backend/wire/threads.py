@@ -19,11 +19,11 @@ IDLE_S: Final = 10.0
 
 
 class Bell:
-    """Wakes up the one thread that waits for it, or the next time that it waits. A tenth of the calls that a
-    condition variable of Python's makes.
+    """Wakes up the one thread that waits for it, or the next time that it waits.
 
-    No queue: SimpleQueue.get() of CPython 3.11 waits for ever when its timeout is over before it begins to
-    wait, which alarms that are due in a moment come to.
+    No condition variable: Python's is interpreted, and makes a lock for each wait. No queue:
+    SimpleQueue.get() of CPython 3.11 waits for ever when its timeout is over before it begins to wait, which
+    alarms that are due in a moment come to.
     """
 
     def __init__(self) -> None:

@@ -35,9 +35,15 @@ def checkout(folder: Path) -> Path:
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Two checkouts whose servers are scripts; `today` is a line that today's run before each window. Returns
-    what is asked of them.
+    the older one, the log of what is asked of them, and that of looks at the bare model.
     """
     base, after, log = checkout(tmp_path / "before"), checkout(tmp_path / "after"), tmp_path / "log"
+    looks = tmp_path / "looks"
+
+    def look(root: Path) -> Mapping[str, int]:
+        with looks.open("a") as file:
+            file.write(f"{root}\n")
+        return {"64b": 100, "600kb": 200}
 
     def set_up(today: str = "pass") -> list[str]:
         class Scripted(Stand):
@@ -50,9 +56,9 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
                 super().__init__(folder, asked)
 
         monkeypatch.setattr(dispatch_turns, "_ROOT", after)
-        monkeypatch.setattr(dispatch_turns, "look_at_bare", lambda root: {"64b": 100, "600kb": 200})
+        monkeypatch.setattr(dispatch_turns, "look_at_bare", look)
         monkeypatch.setattr(dispatch_turns, "Stand", Scripted)
-        return [str(base), str(log)]
+        return [str(base), str(log), str(looks)]
 
     return set_up
 
@@ -60,8 +66,9 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 def test_windows_go_to_both_in_turn_with_pools_of_one_speed(
     scripted: Callable[..., list[str]],
 ) -> None:
-    base, log = scripted()
+    base, log, looks = scripted()
     found: Mapping[str, Any] = json.loads(json.dumps(run(base, turns=2, window=0.5)))
+    assert len(Path(looks).read_text().splitlines()) == 1
     asked = Path(log).read_text().split("\n")[:-1]
     each_turn = 2 * len(KINDS)
     whose = "".join(line[0] for line in asked)
@@ -79,12 +86,12 @@ def test_a_start_whose_servers_fail_is_begun_anew_and_told_of(
     """Hours of windows are not lost with it."""
     once = tmp_path / "once"
     fails_once = f"p = pathlib.Path({str(once)!r}); p.exists() or (p.touch(), sys.exit())"
-    base, _ = scripted(fails_once)
+    base, *_ = scripted(fails_once)
     found = run(base, turns=4, starts=2)
     (failed,) = found["failed"]
     assert str(tmp_path / "after") in failed
     assert found["cpu_us_per_frame_600kb.null"]["turns"] == 4
-    base, _ = scripted("sys.exit()")
+    base, *_ = scripted("sys.exit()")
     with pytest.raises(StandFailed):
         run(base, turns=4, starts=2)
 
