@@ -74,11 +74,13 @@ class ServerPlan:
 
 
 class ServerDied(Exception):
-    """The server process has ended, or cannot go on. `by_signal`: a signal ended it, so it said nothing."""
+    """The server process has ended, or cannot go on. `unexplained`: it could not say why, since it hung or a
+    signal ended it.
+    """
 
-    def __init__(self, text: str, by_signal: bool = False) -> None:
+    def __init__(self, text: str, unexplained: bool = False) -> None:
         super().__init__(text)
-        self.by_signal = by_signal
+        self.unexplained = unexplained
 
 
 class StopAsked(Exception):
@@ -97,6 +99,7 @@ class ServerLife:
         self._endings = Endings()
         self._watched: set[str] = set()
         """Models whose stubs are looked after."""
+        self._loaded = False
         self._silences = 0
         self._reloads = 0
         self._answering = False
@@ -148,6 +151,7 @@ class ServerLife:
         """Returns when the server calls itself ready, which is when its models are loaded."""
         while not self._prober.is_server_ready(HEALTH_TIMEOUT_S):
             self._step("it has not loaded its models")
+        self._loaded = True
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Returns when `ready` says so; for what depends on others and has its own deadline there."""
@@ -218,9 +222,9 @@ class ServerLife:
             raise StopAsked
         status = self._process.poll()
         if status is not None:
-            raise ServerDied(f"it ended with status {status}{self._last_words()}", by_signal=status > 128)
+            raise ServerDied(f"it ended with status {status}{self._last_words()}", unexplained=status > 128)
         if waiting_for is not None and time.monotonic() > self._deadline_s:
-            raise ServerDied(f"too late: {waiting_for}{self._last_words()}")
+            raise ServerDied(f"too late: {waiting_for}{self._last_words()}", unexplained=not self._loaded)
 
     def _stub_ended(self, model: str) -> None:
         if model == _SERVER or not self._lives():

@@ -2,8 +2,8 @@
 
 Rules
 - A server that ends before it ever served has failed: its log says why, and trying again would say it again.
-  One that a signal ended has said nothing (on a starved machine a tritonserver sometimes crashes as it
-  starts), so it is tried once more.
+  One that a signal ended, or that did not load in time, has said nothing (on a starved machine a tritonserver
+  sometimes crashes or hangs as it starts), so it is tried once more.
 - One that served and died is started again, after a wait that grows with each early death.
 - Few servers load at a time, because loading is what costs processor time.
 """
@@ -72,8 +72,8 @@ class ServerKeeper(threading.Thread):
         self._may_start = threading.Event()
         self._may_start.set()
         self._served_from_s: float | None = None
-        self._may_crash = 1
-        self._by_signal = False
+        self._more_starts = 1
+        self._unexplained = False
         self._reporting = threading.Lock()
         self.status = ServerStatus(name=plan.name, models=len(plan.models))
 
@@ -97,7 +97,7 @@ class ServerKeeper(threading.Thread):
         try:
             while True:
                 self._run_one_life()
-                if not self.status.has_served and not self._crash_is_allowed():
+                if not self.status.has_served and not self._is_tried_again():
                     self._report(state=ServerState.FAILED)
                     return
                 self._report(state=ServerState.WAITING, restarts=self.status.restarts + 1)
@@ -109,9 +109,9 @@ class ServerKeeper(threading.Thread):
         except StopAsked:
             self._report(state=ServerState.STOPPED, pid=None, answering=0)
 
-    def _crash_is_allowed(self) -> bool:
-        self._may_crash -= int(self._by_signal)
-        return self._by_signal and self._may_crash >= 0
+    def _is_tried_again(self) -> bool:
+        self._more_starts -= int(self._unexplained)
+        return self._unexplained and self._more_starts >= 0
 
     def _run_one_life(self) -> None:
         """Start, serve, die. Raises StopAsked."""
@@ -131,7 +131,7 @@ class ServerKeeper(threading.Thread):
                 self._report(state=ServerState.SERVING, has_served=True)
                 life.watch(self._fails, lambda models: self._report(models=models, answering=models))
         except ServerDied as death:
-            self._by_signal = death.by_signal
+            self._unexplained = death.unexplained
             self._report(detail=str(death), pid=None, answering=0)
         finally:
             if loading:

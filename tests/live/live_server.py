@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,13 @@ from pathlib import Path
 import tritonclient.grpc as triton
 
 from ppipe.serving.binaries import find_tritonserver
+from ppipe.serving.guard import children_of
 from python_backend.wire.signing.keys import KEY_FILE_VARIABLE
 from tests.live.handmade import free_ports
 
 START_S = 200
+HANGS_S = 100
+"""After which one that has not loaded a single model is started once more."""
 
 
 @dataclass
@@ -28,9 +32,11 @@ class LiveServer:
     log: Path
     process: subprocess.Popen[bytes] = field(init=False)
     starts: int = 0
+    started_s: float = 0.0
 
     def start(self) -> None:
         self.starts += 1
+        self.started_s = time.monotonic()
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -46,6 +52,17 @@ class LiveServer:
     def starved(self) -> bool:
         """Whether it ended as Triton does, seldom, when a very busy machine starts many stubs at once."""
         return self.process.poll() is not None and "interprocess::lock_exception" in self.said()
+
+    def hangs(self) -> bool:
+        """Whether none of its stubs has come up for long, as happens still more seldom."""
+        late = time.monotonic() - self.started_s > HANGS_S
+        return late and "successfully loaded" not in self.said()
+
+    def doing(self) -> str:
+        """What each thread of its processes is at, which its log does not say: a line each."""
+        pids = [self.process.pid, *children_of(self.process.pid)]
+        tasks = [task for pid in pids for task in Path(f"/proc/{pid}/task").glob("*")]
+        return "\n".join(map(_doing, tasks))
 
 
 @contextlib.contextmanager
@@ -118,7 +135,10 @@ def wait_ready(server: LiveServer, models: Sequence[str]) -> None:
     waiting = list(models)
     with triton.InferenceServerClient(server.grpc) as client:
         while waiting:
-            if server.starved() and server.starts == 1:
+            if server.starts == 1 and (server.starved() or server.hangs()):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("default")  # told, but no failure
+                    warnings.warn(f"started again:\n{server.said()}{server.doing()}", stacklevel=2)
                 _end(server.process)
                 server.start()
             alive = server.process.poll() is None
@@ -138,3 +158,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _doing(task: Path) -> str:
+    with contextlib.suppress(OSError):  # ended meanwhile
+        name, _, fields = (task / "stat").read_text().partition(" (")[2].rpartition(") ")
+        call = (task / "syscall").read_text().split()[0]
+        return f"{task.parts[2]} {name}: {fields.split()[0]}, system call {call}, {fields.split()[11]} ticks"
+    return f"{task.parts[2]}: ended"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from ppipe.serving.server_command import (
     started_servers,
     wanted_ports,
 )
-from ppipe.serving.server_life import log_errors
+from ppipe.serving.server_life import ServerPlan, log_errors
+from ppipe.serving.supervisor import ServerKeeper, ServerState
 
 INSTALL = TritonInstall(Path("/opt/tritonserver"), None, {"A": "b"})
 STAGE = ServerAddress(
@@ -182,3 +184,32 @@ def test_a_server_is_given_a_copy_of_its_own_models_alone(tmp_path: Path) -> Non
         folder.add("d")
     folder.make(("a",))
     assert folder.models() == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("script", "lives", "said"),
+    [
+        pytest.param("exit 1", 1, "it ended with status 1", id="one that fails says why"),
+        pytest.param("kill -KILL $$", 2, "it ended with status 137", id="one that a signal ends does not"),
+        pytest.param("exec sleep 600", 2, "too late: it has not loaded its models", id="nor one that hangs"),
+    ],
+)
+def test_a_server_is_started_once_more_where_its_log_cannot_say_why(
+    tmp_path: Path, script: str, lives: int, said: str
+) -> None:
+    plan = ServerPlan(
+        name="slow-0",
+        address="127.0.0.1:1",
+        models=("m",),
+        command=("bash", "-c", f"echo a life; {script}"),
+        environment=dict(os.environ),
+        log=tmp_path / "slow-0.log",
+        shm_prefix=f"ppipe_{os.getpid()}_never_",
+        start_timeout_s=0.5,
+    )
+    keeper = ServerKeeper(plan, threading.Semaphore(), changed=lambda status: None)
+    keeper.start()
+    keeper.join(30.0)
+    assert keeper.status.state is ServerState.FAILED
+    assert said in keeper.status.detail
+    assert plan.log.read_text().count("a life") == lives
